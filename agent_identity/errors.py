@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What can go wrong, and what to do about it.
+
+    AgentIdentityError                     .code (stable, also the span's error.type)  .remedy  .retryable
+    ├─ ConfigurationError
+    ├─ NoSessionError
+    ├─ DeniedError                         the tool did not run; .policy_id
+    │   ├─ ApprovalRequiredError           .pending
+    │   └─ RevokedError
+    ├─ CredentialError
+    │   ├─ CredentialUnavailableError      retrying may help
+    │   └─ CredentialRejectedError         it will not
+    ├─ VerificationError                   .code says which rule
+    │   ├─ InvalidSubjectError             the principal's token
+    │   └─ InvalidAssertionError           a chain or an assertion
+    ├─ LedgerError
+    └─ TransportError                      the network
+
+A message says what happened to whom and holds no secret; the way out is in `.remedy`, which a traceback shows as a note.
+Programs branch on the class and on `.code`, never on the text.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+__all__ = [
+    "AgentIdentityError",
+    "ApprovalRequiredError",
+    "ConfigurationError",
+    "CredentialError",
+    "CredentialRejectedError",
+    "CredentialUnavailableError",
+    "DeniedError",
+    "InvalidAssertionError",
+    "InvalidSubjectError",
+    "LedgerError",
+    "NoSessionError",
+    "RevokedError",
+    "TransportError",
+    "VerificationError",
+]
+
+
+class AgentIdentityError(Exception):
+    """Catch this to catch everything that the library raises on purpose.
+
+    `code` is stable across releases, `remedy` says what to do, `retryable` whether the same call may succeed later,
+    `call_id` which tool call it ended (None outside one).
+    """
+
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, code: str, message: str, *, remedy: str | None = None) -> None:
+        super().__init__(message)
+        self.code = code
+        self.remedy = remedy
+        self.call_id: str | None = None
+        if remedy is not None:
+            self.add_note(f"what to do: {remedy}")
+
+
+class ConfigurationError(AgentIdentityError):
+    """The library was set up or called in a way that can't work."""
+
+
+class NoSessionError(AgentIdentityError):
+    """A tool was called outside every on-behalf-of session, so it did not run."""
+
+
+class DeniedError(AgentIdentityError):
+    """The call was refused before the tool ran; `policy_id` names the rule, where one did."""
+
+    def __init__(
+        self, code: str, message: str, *, remedy: str | None = None, policy_id: str | None = None
+    ) -> None:
+        super().__init__(code, message, remedy=remedy)
+        self.policy_id = policy_id
+
+
+class ApprovalRequiredError(DeniedError):
+    """A person has to say yes first; `pending` is what they are asked, None when nobody can be asked."""
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        remedy: str | None = None,
+        policy_id: str | None = None,
+        pending: object | None = None,
+    ) -> None:
+        super().__init__(code, message, remedy=remedy, policy_id=policy_id)
+        self.pending = pending
+
+
+class RevokedError(DeniedError):
+    """The principal, a session, a grant or an agent above this call was revoked."""
+
+
+class CredentialError(AgentIdentityError):
+    """No credential for the resource could be had."""
+
+
+class CredentialUnavailableError(CredentialError):
+    """The issuer could not be reached or was busy; `retry_after` is its own word in seconds, where it gave one."""
+
+    retryable = True
+
+    def __init__(
+        self,
+        code: str,
+        message: str,
+        *,
+        remedy: str | None = None,
+        retry_after: float | None = None,
+    ) -> None:
+        super().__init__(code, message, remedy=remedy)
+        self.retry_after = retry_after
+
+
+class CredentialRejectedError(CredentialError):
+    """The issuer said no, or its answer can't be accepted; asking again gives the same."""
+
+
+class VerificationError(AgentIdentityError):
+    """Signed data failed a check; `code` says which rule, no claim of it is to be used."""
+
+
+class InvalidSubjectError(VerificationError):
+    """The principal's token failed a check, so no session opened."""
+
+
+class InvalidAssertionError(VerificationError):
+    """A delegation chain or a call's assertion failed a check."""
+
+
+class LedgerError(AgentIdentityError):
+    """The record could not be written or read; a tool whose intent is not on record did not run."""
+
+
+class TransportError(AgentIdentityError):
+    """The network failed, or the peer answered outside the limits (deadline, size, redirect, encoding)."""
+
+    retryable = True

@@ -1,0 +1,186 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Flows: what has to be asked of the world, apart from how it is asked.
+
+A flow is a generator that yields an ask and is sent the answer. All logic that needs I/O is written once, as a flow,
+and driven by `run` in sync code and by `arun` in async code. Five rules keep that sound:
+
+F1  A flow holds nothing across a `yield`: no lock, no span, no file, no contextvar token. An abandoned generator is
+    finalised somewhere else, and then the lock stays locked.
+F2  A flow is used once. Keep what makes it, and make another for each call.
+F3  A driver follows no redirect on a flow's behalf, and speaks https only, loopback excepted.
+F4  Time and randomness are arguments (`now`, `jti`), so that a test owns both.
+F5  A flow is closed by the task that drives it, always.
+
+tests/drivers/test_flow.py and tests/drivers/test_http.py hold the tests of these rules.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from contextlib import closing
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
+
+from agent_identity.errors import AgentIdentityError
+
+if TYPE_CHECKING:
+    from agent_identity.values import JSON
+
+__all__ = [
+    "Append",
+    "Ask",
+    "Done",
+    "Draft",
+    "Expiring",
+    "Flow",
+    "HttpRequest",
+    "HttpResponse",
+    "Shared",
+    "advance",
+    "append",
+    "arun",
+    "http",
+    "run",
+    "shared",
+]
+
+T = TypeVar("T")
+E_co = TypeVar("E_co", bound="Expiring", covariant=True)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpRequest:
+    """One request, in values of our own. Headers and body carry secrets, so neither is shown."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpResponse:
+    """One answer, read whole. Header names are in lower case; a repeated header is joined by `, `."""
+
+    status: int
+    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
+    body: bytes = field(default=b"", repr=False)
+
+
+class Draft(NamedTuple):
+    """What is to be recorded: `public` in clear, `sealed` encrypted under the key of the subject `pseudonym`.
+
+    The five references are what the record can be found by later; None where it has no such thing.
+    `ref` is a further one: the `jti` of a grant or token, or the model's tool call id.
+    """
+
+    kind: str
+    pseudonym: str | None
+    session_id: str | None
+    call_id: str | None
+    trace_id: str | None
+    span_id: str | None
+    ref: str | None
+    public: dict[str, JSON]
+    sealed: dict[str, JSON] | None
+
+
+class Expiring(Protocol):
+    """What a shared fetch brings: something that ends at a time, in Unix seconds."""
+
+    @property
+    def issued_at(self) -> float: ...
+
+    @property
+    def expires_at(self) -> float: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Shared(Generic[E_co]):
+    """Ask for what everybody with the same `key` shares: from the cache, or from one fetch for all who wait.
+
+    `start` makes the flow of that fetch; it is called at most once per flight, by whoever leads it.
+    """
+
+    key: bytes
+    start: Callable[[], Flow[E_co]] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Append:
+    """Ask that a record be committed; the answer None means that it is."""
+
+    draft: Draft
+
+
+Ask: TypeAlias = "HttpRequest | Shared[Expiring] | Append"
+Answer: TypeAlias = "HttpResponse | Expiring | None"
+Flow: TypeAlias = Generator[Ask, Answer, T]
+
+
+@dataclass(frozen=True, slots=True)
+class Done(Generic[T]):
+    """The end of a flow, and its value."""
+
+    value: T
+
+
+def http(request: HttpRequest) -> Flow[HttpResponse]:
+    """Ask for an HTTP exchange, and give the answer its type back."""
+    answer = yield request
+    assert isinstance(answer, HttpResponse)  # noqa: S101 - a driver that answers otherwise is a bug in the driver
+    return answer
+
+
+def shared(ask: Shared[E_co]) -> Flow[E_co]:
+    """Ask for what is shared, and give the answer its type back."""
+    answer = yield ask
+    return answer  # type: ignore[return-value]  # the driver ran `ask.start`, whose type this is
+
+
+def append(draft: Draft) -> Flow[None]:
+    """Ask for a record to be committed."""
+    yield Append(draft)
+
+
+def advance(flow: Flow[T], answer: Answer | AgentIdentityError) -> Ask | Done[T]:
+    """Take a flow one step. Nothing but the flow runs inside this `try`.
+
+    A driver that put the exchange inside it would turn a `StopIteration` raised by the transport into the flow's result.
+    """
+    try:
+        if isinstance(answer, AgentIdentityError):
+            return flow.throw(answer)
+        return flow.send(answer)
+    except StopIteration as stop:
+        return Done(stop.value)
+
+
+def run(flow: Flow[T], world: Callable[[Ask], Answer]) -> T:
+    """Drive a flow in sync code. `world` answers each ask, or raises.
+
+    An `AgentIdentityError` of the world is thrown into the flow, so that it can fall back with a plain `except`;
+    anything else ends the flow and passes through.
+    """
+    with closing(flow):
+        step = advance(flow, None)
+        while not isinstance(step, Done):
+            try:
+                answer: Answer | AgentIdentityError = world(step)
+            except AgentIdentityError as error:
+                answer = error
+            step = advance(flow, answer)
+        return step.value
+
+
+async def arun(flow: Flow[T], world: Callable[[Ask], Awaitable[Answer]]) -> T:
+    """Drive a flow in async code; the same as `run` with one `await`."""
+    with closing(flow):
+        step = advance(flow, None)
+        while not isinstance(step, Done):
+            try:
+                answer: Answer | AgentIdentityError = await world(step)
+            except AgentIdentityError as error:
+                answer = error
+            step = advance(flow, answer)
+        return step.value

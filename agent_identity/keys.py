@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Keys: an agent's own, which lives in memory only, and those that a state directory keeps.
+
+Public keys travel as JWK dicts and are named by their RFC 7638 thumbprint.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
+
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+from agent_identity.errors import ConfigurationError
+from agent_identity.values import b64url
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+__all__ = ["JWK", "SigningKey", "private_directory", "thumbprint", "write_private"]
+
+JWK: TypeAlias = Mapping[str, object]
+
+_ES256: Final = ec.ECDSA(hashes.SHA256())
+_REQUIRED_MEMBERS: Final = {
+    "EC": ("crv", "kty", "x", "y"),
+    "OKP": ("crv", "kty", "x"),
+    "RSA": ("e", "kty", "n"),
+}
+
+
+class SigningKey:
+    """A private key that signs compact JWS: ES256 on P-256, or Ed25519.
+
+    It has no readable form and can't be pickled or copied. `public_jwk` is what others verify with.
+    """
+
+    __slots__ = ("__weakref__", "_private", "_sign", "alg", "public_jwk", "thumbprint")
+
+    def __init__(self, private: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
+        self._private = private
+        self._sign: Callable[[bytes], bytes]
+        if isinstance(private, ed25519.Ed25519PrivateKey):
+            self.alg = "Ed25519"
+            self._sign = private.sign
+            point = private.public_key().public_bytes_raw()
+            self.public_jwk: dict[str, str] = {"kty": "OKP", "crv": "Ed25519", "x": b64url(point)}
+        else:
+            self.alg = "ES256"
+            self._sign = _es256(private)
+            numbers = private.public_key().public_numbers()
+            self.public_jwk = {
+                "kty": "EC",
+                "crv": "P-256",
+                "x": b64url(numbers.x.to_bytes(32, "big")),
+                "y": b64url(numbers.y.to_bytes(32, "big")),
+            }
+        self.thumbprint = thumbprint(self.public_jwk)
+
+    @classmethod
+    def generate(cls, alg: str = "ES256") -> SigningKey:
+        """A fresh key for `alg`: ES256, or Ed25519."""
+        if alg == "Ed25519":
+            return cls(ed25519.Ed25519PrivateKey.generate())
+        return cls(ec.generate_private_key(ec.SECP256R1()))
+
+    @classmethod
+    def from_pem(cls, pem: bytes) -> SigningKey:
+        """Read an unencrypted PKCS#8 key.
+
+        Raises:
+            ConfigurationError: it isn't a P-256 or Ed25519 private key.
+        """
+        try:
+            private = serialization.load_pem_private_key(pem, password=None)
+        except (ValueError, TypeError):
+            private = None
+        if isinstance(private, ed25519.Ed25519PrivateKey) or (
+            isinstance(private, ec.EllipticCurvePrivateKey)
+            and isinstance(private.curve, ec.SECP256R1)
+        ):
+            return cls(private)
+        raise ConfigurationError(
+            "key_unusable", "a signing key must be P-256 or Ed25519 in unencrypted PKCS#8 PEM"
+        )
+
+    def to_pem(self) -> bytes:
+        """The private key as unencrypted PKCS#8, for `write_private` alone. An agent's own key never goes this way."""
+        return self._private.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.NoEncryption(),
+        )
+
+    def sign(self, data: bytes) -> bytes:
+        """The raw signature as JWS wants it: r‖s of 64 bytes for ES256, RFC 8032 for Ed25519."""
+        return self._sign(data)
+
+    def compact(self, header: str, payload: bytes) -> str:
+        """A compact JWS over `payload`; `header` is an encoded one from `jws_header`."""
+        signing_input = f"{header}.{b64url(payload)}"
+        return f"{signing_input}.{b64url(self._sign(signing_input.encode('ascii')))}"
+
+    def __repr__(self) -> str:
+        return f"<SigningKey {self.alg} {self.thumbprint}>"
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError("a SigningKey can't be pickled or copied")
+
+
+def _es256(private: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
+    def sign(data: bytes) -> bytes:
+        der = private.sign(data, _ES256)
+        # SEQUENCE{INTEGER r, INTEGER s}; each may be padded with a zero or shorter than 32 bytes. For P-256 every
+        # length fits one byte.
+        split = 4 + der[3]
+        return der[4:split][-32:].rjust(32, b"\0") + der[split + 2 :][-32:].rjust(32, b"\0")
+
+    return sign
+
+
+def thumbprint(jwk: JWK) -> str:
+    """The RFC 7638 SHA-256 thumbprint of a public JWK.
+
+    Raises:
+        ConfigurationError: a required member is missing, or the key type has no thumbprint here.
+    """
+    names = _REQUIRED_MEMBERS.get(str(jwk.get("kty")))
+    if names is None or not all(isinstance(jwk.get(name), str) for name in names):
+        raise ConfigurationError("key_unusable", "a JWK lacks the members its thumbprint needs")
+    # Members are base64url or registered names, so that no character needs escaping.
+    text = ",".join(f'"{name}":"{jwk[name]}"' for name in names)
+    return b64url(hashlib.sha256(f"{{{text}}}".encode()).digest())
+
+
+def private_directory(path: Path) -> Path:
+    """Make a folder that only its owner can enter (0700), or check that it is one.
+
+    Raises:
+        ConfigurationError: it is a link, somebody else's, or can't be closed to others.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if path.is_symlink() or status.st_uid != os.getuid():
+            raise ConfigurationError(
+                "state_not_private", f"{path} is a link or belongs to somebody else"
+            )
+        if status.st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            "state_unusable",
+            f"{path} can't be used as a state directory",
+            remedy="choose another state_dir",
+        ) from error
+    return path
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file that only its owner can read (0600), whole or not at all."""
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise

@@ -1,0 +1,256 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The small values that every layer speaks in: principals, decisions, secrets, identifiers."""
+
+from __future__ import annotations
+
+import binascii
+import hmac
+import os
+import re
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+
+from agent_identity.errors import ConfigurationError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+__all__ = [
+    "JSON",
+    "LOCAL",
+    "Approval",
+    "Decision",
+    "Principal",
+    "Secret",
+    "agent_uri",
+    "b64url",
+    "new_id",
+    "scope_set",
+    "scrub",
+    "unb64url",
+]
+
+JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | None"
+
+LOCAL: Final = "urn:agent-identity:local"
+"""The resource of a tool that reaches nothing outside its process; no network verifier accepts it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Principal:
+    """Whoever the agent acts for: OAuth `sub`, its issuer (None = the embedded authority's own), and what kind it is.
+
+    `profile` is `user`, `service`, `trigger` or another `sub_profile` of the actor-profile draft.
+    """
+
+    sub: str
+    iss: str | None = None
+    profile: str = "user"
+
+    def __post_init__(self) -> None:
+        if not self.sub:
+            raise ConfigurationError("principal_empty", "a principal needs a non-empty sub")
+
+    @classmethod
+    def parse(cls, text: str) -> Principal:
+        """Read `user:alice`, `user:<iss>#<sub>`, `service:…` or `trigger:…`.
+
+        Raises:
+            ConfigurationError: the text has no profile or no subject.
+        """
+        profile, colon, rest = text.partition(":")
+        if not colon or profile not in _PROFILES or not rest:
+            raise ConfigurationError(
+                "principal_malformed",
+                "a principal is written <profile>:<sub>, for instance user:alice",
+                remedy=f"begin it with one of {', '.join(sorted(_PROFILES))}",
+            )
+        iss, hash_sign, sub = rest.rpartition("#")
+        if hash_sign and iss.startswith(("https://", "http://", "urn:", "spiffe://")):
+            return cls(sub, iss=iss, profile=profile)
+        return cls(rest, profile=profile)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.profile}:{self.sub}"
+            if self.iss is None
+            else f"{self.profile}:{self.iss}#{self.sub}"
+        )
+
+
+_PROFILES: Final = frozenset({"user", "service", "trigger"})
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What policy said of one call. Make it with `permit`, `deny` or `approval`."""
+
+    verdict: Literal["permit", "deny", "approval"]
+    reason: str | None = None
+    policy_id: str | None = None
+    role: str | None = None
+
+    @classmethod
+    def permit(cls, *, policy_id: str | None = None) -> Decision:
+        """Let the call go on."""
+        return cls("permit", policy_id=policy_id)
+
+    @classmethod
+    def deny(cls, reason: str, *, policy_id: str | None = None) -> Decision:
+        """Refuse the call; `reason` goes into the record, never to the model."""
+        return cls("deny", reason=reason, policy_id=policy_id)
+
+    @classmethod
+    def approval(cls, role: str, *, policy_id: str | None = None) -> Decision:
+        """Refuse the call unless somebody in `role` says yes to exactly these arguments."""
+        return cls("approval", policy_id=policy_id, role=role)
+
+
+@dataclass(frozen=True, slots=True)
+class Approval:
+    """Who said yes to a call, how, and how that was proven (`evidence`: key, issuer or asserted).
+
+    `at` is Unix seconds, `digest` the `sha-256:…` digest of the facts that were approved.
+    """
+
+    id: str
+    by: str
+    method: str
+    at: int
+    digest: str
+    evidence: Literal["key", "issuer", "asserted"] = "asserted"
+    proof: str | None = None
+    acr: str | None = None
+
+
+class Secret:
+    """Text that opens something. `reveal()` is the only way to it, so a grep for that word is the audit.
+
+    It has no readable form, can't be pickled, copied or serialised, and compares in constant time.
+    """
+
+    __slots__ = ("__weakref__", "_text")
+
+    def __init__(self, text: str) -> None:
+        self._text = text
+        _live[id(self)] = self
+
+    def reveal(self) -> str:
+        """The text itself; keep it out of variables that outlive the line."""
+        return self._text
+
+    def __repr__(self) -> str:
+        return "<Secret>"
+
+    __str__ = __repr__
+
+    def __format__(self, spec: str, /) -> str:
+        return "<Secret>"
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._text.encode(), other._text.encode())
+
+    __hash__ = None  # type: ignore[assignment]  # equal by value, and a hash would be a trace of it
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError("a Secret can't be pickled or copied")
+
+    def __copy__(self) -> NoReturn:
+        raise TypeError("a Secret can't be pickled or copied")
+
+    def __deepcopy__(self, memo: object, /) -> NoReturn:
+        raise TypeError("a Secret can't be pickled or copied")
+
+
+_live: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
+_COMPACT_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+
+
+def scrub(text: str) -> str:
+    """Replace every living secret and every signed token in a text that leaves for a model, a log or telemetry."""
+    for secret in list(_live.values()):
+        value = secret.reveal()
+        if value and value in text:
+            text = text.replace(value, "<secret>")
+    return _COMPACT_JWT.sub("<token>", text)
+
+
+def b64url(data: bytes) -> str:
+    """Base64url without padding (RFC 7515 §2)."""
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=\n").decode("ascii")
+
+
+def unb64url(text: str) -> bytes:
+    """The bytes of a base64url text; exactly one spelling is accepted for each value.
+
+    Raises:
+        VerificationError: padding, foreign characters, or trailing bits that aren't zero.
+    """
+    if len(text) % 4 == 1 or not text.isascii() or _NOT_URL.search(text):
+        raise VerificationError("malformed_base64", "not base64url without padding")
+    data = binascii.a2b_base64(text.translate(_FROM_URL) + "=" * (-len(text) % 4))
+    if b64url(data) != text:
+        raise VerificationError("malformed_base64", "base64url with trailing bits that aren't zero")
+    return data
+
+
+_TO_URL: Final = bytes.maketrans(b"+/", b"-_")
+_FROM_URL: Final = str.maketrans("-_", "+/")
+_NOT_URL: Final = re.compile(r"[^A-Za-z0-9_-]")
+
+
+_ids: list[str] = []
+"""Random identifiers drawn by the page, one system call for 256; `list.pop` is atomic, and a forked child starts empty."""
+
+
+def new_id(prefix: str) -> str:
+    """A fresh identifier: `prefix` (`ses_`, `call_`, `grant_`, …) and 128 random bits in hex."""
+    try:
+        return prefix + _ids.pop()
+    except IndexError:
+        page = os.urandom(16 * 256).hex()
+        _ids.extend(page[at : at + 32] for at in range(32, len(page), 32))
+        return prefix + page[:32]
+
+
+os.register_at_fork(after_in_child=_ids.clear)
+
+
+def agent_uri(name: str) -> str:
+    """The URI of an agent: a URI stays itself, a bare name becomes `urn:agent-identity:agent:<name>`.
+
+    Raises:
+        ConfigurationError: the name is empty or has characters that a URI can't hold.
+    """
+    if ":" in name and _URI.fullmatch(name):
+        return name
+    if not _AGENT_NAME.fullmatch(name):
+        raise ConfigurationError(
+            "agent_name",
+            "an agent is named by a URI or by letters, digits, dots, dashes and underscores",
+        )
+    return f"urn:agent-identity:agent:{name}"
+
+
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
+
+
+def scope_set(scopes: Iterable[str]) -> frozenset[str]:
+    """Scopes as a set of exact tokens (RFC 6749 §3.3); there is no prefix, wildcard or case magic.
+
+    Raises:
+        ConfigurationError: a single string in place of a list, or a token with foreign characters.
+    """
+    if isinstance(scopes, str):
+        raise ConfigurationError("scope_malformed", "scopes are a list of tokens, not one string")
+    tokens = frozenset(scopes)
+    if not all(_SCOPE_TOKEN.fullmatch(token) for token in tokens):
+        raise ConfigurationError(
+            "scope_malformed", "a scope holds characters that RFC 6749 §3.3 doesn't allow"
+        )
+    return tokens
