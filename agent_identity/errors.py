@@ -22,7 +22,7 @@ Programs branch on the class and on `.code`, never on the text.
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import Any, ClassVar, Self, TypeVar
 
 __all__ = [
     "AgentIdentityError",
@@ -58,6 +58,23 @@ class AgentIdentityError(Exception):
         self.call_id: str | None = None
         if remedy is not None:
             self.add_note(f"what to do: {remedy}")
+
+    def again(self) -> Self:
+        """A copy to raise elsewhere: several callers may share one failure, but not one traceback or `call_id`."""
+        return _rebuilt(type(self), self.args, dict(self.__dict__))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+
+
+E = TypeVar("E", bound=AgentIdentityError)
+
+
+def _rebuilt(kind: type[E], args: tuple[object, ...], state: dict[str, object]) -> E:
+    error = kind.__new__(kind, *args)
+    error.args = args
+    error.__dict__.update(state)
+    return error
 
 
 class ConfigurationError(AgentIdentityError):

@@ -1,0 +1,145 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authority behind a web server: raw ASGI 3, which only translates. Limits are kept before anything is parsed.
+
+On loopback a page in the user's browser can reach us under a name of its own (DNS rebinding), so that there the `Host` has to
+be the issuer's and an `Origin`, if any, too.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, MutableMapping
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
+
+from agent_identity.authority.answers import OAuthError
+from agent_identity.authority.asked import BODY_LIMIT
+from agent_identity.flow import HttpRequest, HttpResponse
+from agent_identity.uris import is_loopback
+
+if TYPE_CHECKING:
+    from agent_identity.authority.endpoints import Endpoints
+
+__all__ = ["AsgiApp"]
+
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+_HEADERS_LIMIT: Final = 96 * 1024
+_HEADERS: Final = 100
+
+
+class AsgiApp:
+    """`uvicorn.run(authority.asgi())`, or any other ASGI server."""
+
+    def __init__(self, handle: Callable[[HttpRequest], HttpResponse], endpoints: Endpoints) -> None:
+        self._handle = handle
+        self._origin = endpoints.origin
+        self._is_guarded = is_loopback(endpoints.issuer) or endpoints.origin.endswith(".invalid")
+
+    async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1008})
+        elif scope["type"] == "http":
+            try:
+                request = self._request(scope, await _body(scope, receive))
+            except OAuthError as error:
+                response = error.response()
+            except _DisconnectedError:
+                return
+            else:
+                response = await asyncio.to_thread(self._handle, request)
+            await _answer(response, send)
+
+    def _request(self, scope: Message, body: bytes) -> HttpRequest:
+        headers = _headers(scope["headers"])
+        if self._is_guarded:
+            self._check_names(headers)
+        raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
+        path = raw.partition(b"?")[0].decode("latin-1")
+        query = scope.get("query_string", b"").decode("latin-1")
+        url = f"{self._origin}{path}?{query}" if query else f"{self._origin}{path}"
+        return HttpRequest(scope["method"], url, headers, body)
+
+    def _check_names(self, headers: dict[str, str]) -> None:
+        if f"://{headers.get('host', '').lower()}" != self._origin[self._origin.index("://") :]:
+            raise OAuthError("invalid_request", "host_mismatch", status=421)
+        if headers.get("origin", self._origin) != self._origin:
+            raise OAuthError("invalid_request", "origin_mismatch", status=403)
+
+
+class _DisconnectedError(Exception):
+    """Whoever asked is gone."""
+
+
+def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """The headers, each once: what is repeated could be read one way here and another way before us."""
+    pairs = list(raw)
+    size = sum(len(name) + len(value) for name, value in pairs)
+    if size > _HEADERS_LIMIT or len(pairs) > _HEADERS:
+        raise OAuthError("invalid_request", "headers_too_large", status=431)
+    headers: dict[str, str] = {}
+    for name, value in pairs:
+        lowered = name.decode("latin-1").lower()
+        if lowered in headers and lowered in _SINGLE:
+            raise OAuthError("invalid_request", "header_repeated")
+        text = value.decode("latin-1")
+        headers[lowered] = f"{headers[lowered]}, {text}" if lowered in headers else text
+    return headers
+
+
+_SINGLE: Final = frozenset(
+    {
+        "agent-delegation",
+        "authorization",
+        "content-length",
+        "content-type",
+        "dpop",
+        "host",
+        "origin",
+    }
+)
+
+
+async def _body(scope: Message, receive: Receive) -> bytes:
+    for name, value in scope["headers"]:
+        if name.lower() == b"content-length" and not _is_short(value):
+            raise OAuthError("invalid_request", "body_too_large", status=413)
+    body = bytearray()
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise _DisconnectedError
+        body += message.get("body", b"")
+        if len(body) > BODY_LIMIT:
+            raise OAuthError("invalid_request", "body_too_large", status=413)
+        if not message.get("more_body", False):
+            return bytes(body)
+
+
+def _is_short(content_length: bytes) -> bool:
+    return (
+        content_length.isdigit() and len(content_length) < 10 and int(content_length) <= BODY_LIMIT
+    )  # noqa: PLR2004
+
+
+async def _answer(response: HttpResponse, send: Send) -> None:
+    headers = [
+        (name.encode("latin-1"), value.encode("latin-1"))
+        for name, value in response.headers.items()
+    ]
+    length = (b"content-length", str(len(response.body)).encode())
+    await send(
+        {"type": "http.response.start", "status": response.status, "headers": [*headers, length]}
+    )
+    await send({"type": "http.response.body", "body": response.body})
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        message = await receive()
+        await send({"type": f"{message['type']}.complete"})
+        if message["type"] == "lifespan.shutdown":
+            return

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is asked of the authority, read strictly: one value a header, one value a parameter, caps before parsing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+from urllib.parse import parse_qsl
+
+from agent_identity.authority.answers import OAuthError
+from agent_identity.errors import ConfigurationError
+from agent_identity.values import scope_set
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.flow import HttpRequest
+
+__all__ = ["BODY_LIMIT", "Asked", "Form", "read_form", "read_request"]
+
+BODY_LIMIT: Final = 1024 * 1024
+_FORM: Final = "application/x-www-form-urlencoded"
+_FIELDS: Final = 100
+_SCOPES: Final = 200
+_REPEATABLE: Final = frozenset({"resource", "audience"})
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One request to the authority; header names in lower case."""
+
+    method: str
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    body: bytes = field(repr=False)
+
+    @property
+    def content_type(self) -> str:
+        return self.headers.get("content-type", "").partition(";")[0].strip().lower()
+
+
+@dataclass(frozen=True, slots=True)
+class Form:
+    """The parameters of a request; an empty one counts as left out (RFC 6749 §3.2)."""
+
+    fields: Mapping[str, str] = field(repr=False)
+    resources: tuple[str, ...]
+    has_audience: bool
+
+    def optional(self, name: str) -> str | None:
+        return self.fields.get(name)
+
+    def text(self, name: str) -> str:
+        value = self.fields.get(name)
+        if value is None:
+            raise OAuthError("invalid_request", f"{name}_missing")
+        return value
+
+    def phrase(self, name: str, *, limit: int = 200) -> str | None:
+        """A short text for people; no control character gets into a grant by it."""
+        value = self.fields.get(name)
+        if value is not None and (len(value) > limit or not value.isprintable()):
+            raise OAuthError("invalid_request", f"{name}_malformed")
+        return value
+
+    def number(self, name: str) -> int | None:
+        value = self.fields.get(name)
+        if value is None:
+            return None
+        if not (value.isascii() and value.isdigit() and len(value) <= 9):  # noqa: PLR2004 - digits
+            raise OAuthError("invalid_request", f"{name}_malformed")
+        return int(value)
+
+    def scopes(self) -> frozenset[str]:
+        """The scopes asked for; a request without any asks for none."""
+        tokens = self.fields.get("scope", "").split()
+        if len(tokens) > _SCOPES:
+            raise OAuthError("invalid_scope", "scope_malformed")
+        try:
+            return scope_set(tokens)
+        except ConfigurationError:
+            raise OAuthError("invalid_scope", "scope_malformed") from None
+
+
+def read_request(request: HttpRequest) -> Asked:
+    """Lower the header names, and refuse a body that is too large and a header that comes twice."""
+    if len(request.body) > BODY_LIMIT:
+        raise OAuthError("invalid_request", "body_too_large", status=413)
+    headers = {name.lower(): value for name, value in request.headers.items()}
+    if len(headers) != len(request.headers):
+        raise OAuthError("invalid_request", "header_repeated")
+    return Asked(request.method, request.url, headers, request.body)
+
+
+def read_form(asked: Asked) -> Form:
+    """The parameters of a form body (RFC 6749 §3.2: none but `resource` and `audience` comes twice)."""
+    if asked.content_type != _FORM:
+        raise OAuthError("invalid_request", "not_a_form")
+    try:
+        pairs = parse_qsl(
+            asked.body.decode("ascii"),
+            keep_blank_values=True,
+            strict_parsing=bool(asked.body),
+            errors="strict",
+            max_num_fields=_FIELDS,
+        )
+    except ValueError:  # UnicodeDecodeError is one
+        raise OAuthError("invalid_request", "form_malformed") from None
+    fields: dict[str, str] = {}
+    resources: list[str] = []
+    seen: set[str] = set()
+    for name, value in pairs:
+        if name in seen and name not in _REPEATABLE:
+            raise OAuthError("invalid_request", "parameter_repeated")
+        seen.add(name)
+        if value and name == "resource":
+            resources.append(value)
+        elif value:
+            fields[name] = value
+    return Form(fields, tuple(dict.fromkeys(resources)), "audience" in fields)

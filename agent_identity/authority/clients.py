@@ -1,0 +1,109 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who may ask: the record of a client, and the table of them. What a client may is read here, never from its request."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import VerificationError
+
+if TYPE_CHECKING:
+    from agent_identity.keys import JWK
+    from agent_identity.values import JSON
+
+__all__ = ["GRANT_TYPES", "ClientRecord", "Terms", "dump_client", "load_client"]
+
+CLIENT_CREDENTIALS: Final = "client_credentials"
+JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
+TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name
+GRANT_TYPES: Final = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What a client may. `directory`: speak for string principals, by signing their subject tokens itself.
+
+    `resources` and `scopes` None mean any; `lease` is how many seconds a registration lasts.
+    """
+
+    directory: bool = True
+    resources: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
+    max_depth: int = 8
+    lease: int = 24 * 3600
+
+
+@dataclass(frozen=True, slots=True)
+class ClientRecord:
+    """One client: the agent (a URI) that it is, and the public keys by which it is known. Times are Unix seconds."""
+
+    client_id: str
+    agent: str
+    keys: tuple[JWK, ...] = field(repr=False)
+    issued_at: int
+    expires_at: int
+    name: str | None = None
+    owner: str | None = None
+    grant_types: frozenset[str] = frozenset(GRANT_TYPES)
+    terms: Terms = Terms()
+
+
+def dump_client(client: ClientRecord) -> bytes:
+    terms = client.terms
+    record: dict[str, JSON] = {
+        "client_id": client.client_id,
+        "agent": client.agent,
+        "keys": [_json_key(key) for key in client.keys],
+        "issued_at": client.issued_at,
+        "expires_at": client.expires_at,
+        "name": client.name,
+        "owner": client.owner,
+        "grant_types": [*sorted(client.grant_types)],
+        "directory": terms.directory,
+        "resources": None if terms.resources is None else [*sorted(terms.resources)],
+        "scopes": None if terms.scopes is None else [*sorted(terms.scopes)],
+        "max_depth": terms.max_depth,
+        "lease": terms.lease,
+    }
+    return orjson.dumps({name: value for name, value in record.items() if value is not None})
+
+
+def load_client(data: bytes) -> ClientRecord:
+    """Read a record of ours.
+
+    Raises:
+        VerificationError: the table was tampered with or is damaged.
+    """
+    record = jose.loads_object(data)
+    claims = Claims(record, VerificationError)
+    keys = record.get("keys")
+    return ClientRecord(
+        client_id=claims.text("client_id"),
+        agent=claims.text("agent"),
+        keys=tuple(key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else (),
+        issued_at=claims.integer("issued_at"),
+        expires_at=claims.integer("expires_at"),
+        name=claims.optional_text("name"),
+        owner=claims.optional_text("owner"),
+        grant_types=frozenset(claims.texts("grant_types")),
+        terms=Terms(
+            directory=record.get("directory") is True,
+            resources=_optional_set(claims, "resources"),
+            scopes=_optional_set(claims, "scopes"),
+            max_depth=claims.integer("max_depth"),
+            lease=claims.integer("lease"),
+        ),
+    )
+
+
+def _optional_set(claims: Claims, name: str) -> frozenset[str] | None:
+    return frozenset(claims.texts(name)) if claims.has(name) else None
+
+
+def _json_key(key: JWK) -> dict[str, JSON]:
+    return {name: value for name, value in key.items() if isinstance(value, str)}

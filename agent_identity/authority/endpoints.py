@@ -1,0 +1,89 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where the authority's endpoints are, and what its metadata says of itself (RFC 8414, RFC 9449 §5.1)."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.authority import authentication
+from agent_identity.authority.clients import GRANT_TYPES
+from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.uris import is_loopback, origin
+from agent_identity.verify import dpop
+
+if TYPE_CHECKING:
+    from agent_identity.values import JSON
+
+__all__ = ["Endpoints", "endpoints_of"]
+
+_WELL_KNOWN: Final = "/.well-known/oauth-authorization-server"
+_PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoints:
+    """The URLs below an issuer; `metadata` inserts the well-known path before the issuer's own (RFC 8414 §3.1)."""
+
+    issuer: str
+    origin: str
+    metadata: str
+    token: str
+    jwks: str
+    introspection: str
+    revocation: str
+    registration: str
+
+    def document(self) -> dict[str, JSON]:
+        """The metadata document."""
+        methods: list[JSON] = ["private_key_jwt"]
+        algorithms: list[JSON] = [*sorted(authentication.ALGORITHMS)]
+        return {
+            "issuer": self.issuer,
+            "token_endpoint": self.token,
+            "jwks_uri": self.jwks,
+            "introspection_endpoint": self.introspection,
+            "revocation_endpoint": self.revocation,
+            "registration_endpoint": self.registration,
+            "grant_types_supported": [*GRANT_TYPES],
+            "response_types_supported": [],
+            "token_endpoint_auth_methods_supported": methods,
+            "token_endpoint_auth_signing_alg_values_supported": algorithms,
+            "introspection_endpoint_auth_methods_supported": methods,
+            "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
+            "revocation_endpoint_auth_methods_supported": methods,
+            "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
+            "dpop_signing_alg_values_supported": [*sorted(dpop.ALGORITHMS)],
+        }
+
+
+def endpoints_of(issuer: str) -> Endpoints:
+    """The endpoints of an issuer.
+
+    Raises:
+        ConfigurationError: an issuer is an https URL (http on loopback), without query and fragment, its path plain.
+    """
+    try:
+        base = origin(issuer)
+    except DeniedError:
+        base = ""
+    path = issuer[len(base) :]
+    is_safe = issuer.startswith("https://") or is_loopback(issuer)
+    if not base or not issuer.startswith(base) or not is_safe or not _PATH.fullmatch(path):
+        raise ConfigurationError(
+            "issuer_malformed",
+            "an authority's issuer is an https URL in its normal form, or http on loopback",
+            remedy="write it like https://agents.example or http://127.0.0.1:8600",
+        )
+    below = issuer.rstrip("/")
+    return Endpoints(
+        issuer=issuer,
+        origin=base,
+        metadata=f"{base}{_WELL_KNOWN}{path.rstrip('/')}",
+        token=f"{below}/token",
+        jwks=f"{below}/jwks",
+        introspection=f"{below}/introspect",
+        revocation=f"{below}/revoke",
+        registration=f"{below}/register",
+    )

@@ -1,0 +1,248 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token exchange (RFC 8693): a principal's token becomes hop 0 of a chain, and a chain becomes an access token.
+
+**Hop 0** (`requested_token_type=urn:agent-identity:token-type:grant`): parameters `subject_token`, `subject_token_type`,
+`resource` (one or more), `scope`, and our own `purpose` (needed), `task`, `max_depth`, `requested_expires_in` (seconds). The
+agent is the client's registered one, the key is that of the DPoP proof on the request, and neither resources nor scopes nor
+depth go beyond the client's terms. The answer has `token_type` N_A.
+
+**Access token** (`requested_token_type` absent or …:access_token): `actor_token` (…:jwt) is the leaf, the header
+`Agent-Delegation` the whole chain, leaf first; the proof is by the leaf's key; `resource` is one, within the leaf's `aud`;
+`scope` within the leaf's. Principal, profile and transaction of chain and subject token have to be the same, or somebody
+splices one session's chain to another's principal. Nobody is impersonated: without `actor_token` there is no token.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.authority.answers import OAuthError, refused
+from agent_identity.authority.authentication import SKEW
+from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
+from agent_identity.authority.tokens import LIFETIME, Draft
+from agent_identity.delegation.carriers import DELEGATION, split_chain
+from agent_identity.delegation.chain import Anchor, verify_chain
+from agent_identity.delegation.grant import MAX_HOPS, mint_root
+from agent_identity.errors import VerificationError
+from agent_identity.values import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from agent_identity.authority.asked import Asked, Form
+    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.keyring import Keyring
+    from agent_identity.authority.store import Store
+    from agent_identity.authority.subjects import Subject, Subjects
+    from agent_identity.authority.tokens import Tokens
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.values import JSON
+    from agent_identity.verify.dpop import Proof
+
+__all__ = ["GRANT", "GRANT_LIFETIME", "Exchange", "allowed_scopes", "one_resource"]
+
+GRANT: Final = "urn:agent-identity:token-type:grant"
+GRANT_LIFETIME: Final = 900
+"""Seconds a grant lives, at most."""
+
+_DEPTH: Final = 3
+_RESOURCES: Final = 100
+
+
+class Exchange:
+    """The two exchanges, for a client that has proved itself."""
+
+    def __init__(
+        self, issuer: str, keyring: Keyring, tokens: Tokens, subjects: Subjects, store: Store
+    ) -> None:
+        self._issuer = issuer
+        self._keyring = keyring
+        self._tokens = tokens
+        self._subjects = subjects
+        self._store = store
+
+    def answer(
+        self, asked: Asked, form: Form, client: ClientRecord, proof: Proof | None, now: float
+    ) -> dict[str, JSON]:
+        """What the token endpoint answers.
+
+        Raises:
+            OAuthError: the request is refused.
+        """
+        if form.has_audience or form.optional("authorization_details") is not None:
+            raise OAuthError("invalid_request", "parameter_unsupported")
+        wanted = form.optional("requested_token_type") or ACCESS_TOKEN
+        if wanted not in {GRANT, ACCESS_TOKEN}:
+            raise OAuthError("invalid_request", "requested_token_type_unsupported")
+        if proof is None:
+            raise OAuthError("invalid_dpop_proof", "proof_missing")
+        subject = self._subject(form, client, proof, now)
+        if wanted == GRANT:
+            return self._grant(form, client, subject, proof, int(now))
+        return self._access_token(asked, form, client, subject, proof, now)
+
+    def _subject(self, form: Form, client: ClientRecord, proof: Proof, now: float) -> Subject:
+        subject = self._subjects.read(
+            form.text("subject_token"),
+            form.text("subject_token_type"),
+            client,
+            jkt=proof.jkt,
+            now=now,
+        )
+        if self._store.is_revoked(subject.refs, subject.iat):
+            raise OAuthError("invalid_grant", "revoked")
+        return subject
+
+    def _grant(
+        self, form: Form, client: ClientRecord, subject: Subject, proof: Proof, now: int
+    ) -> dict[str, JSON]:
+        if form.optional("actor_token") is not None:
+            raise OAuthError("invalid_request", "actor_token_unsupported")
+        resources = _resources(form, client)
+        scopes = allowed_scopes(form.scopes(), client.terms.scopes, subject.scopes)
+        purpose = form.phrase("purpose")
+        if purpose is None:
+            raise OAuthError("invalid_request", "purpose_missing")
+        depth = form.number("max_depth")
+        lifetime = form.number("requested_expires_in")
+        key = self._keyring.signing
+        grant = mint_root(
+            key,
+            key.thumbprint,
+            iss=self._issuer,
+            principal_sub=subject.sub,
+            sub_iss=self._sub_iss(subject, client),
+            sub_profile=subject.profile,
+            agent=client.agent,
+            jkt=proof.jkt,
+            aud=resources,
+            scopes=scopes,
+            purpose=purpose,
+            task=form.phrase("task"),
+            txn=subject.txn,
+            now=now,
+            expires_at=min(
+                subject.exp,
+                now + (GRANT_LIFETIME if lifetime is None else min(lifetime, GRANT_LIFETIME)),
+            ),
+            max_depth=min(_DEPTH if depth is None else depth, client.terms.max_depth, MAX_HOPS),
+            evidence="agent" if subject.profile == TRIGGER else "issuer",
+        )
+        return {
+            "access_token": grant.compact,
+            "issued_token_type": GRANT,
+            "token_type": "N_A",
+            "expires_in": grant.exp - now,
+        } | scope_member(grant.scopes)
+
+    def _access_token(
+        self,
+        asked: Asked,
+        form: Form,
+        client: ClientRecord,
+        subject: Subject,
+        proof: Proof,
+        now: float,
+    ) -> dict[str, JSON]:
+        leaf = self._leaf(asked, form, client, subject, now)
+        if not hmac.compare_digest(leaf.jkt.encode(), proof.jkt.encode()):
+            raise OAuthError("invalid_grant", "key_mismatch")
+        resource = one_resource(form, client)
+        if resource not in leaf.aud:
+            raise OAuthError("invalid_target", "resource_not_granted")
+        scopes = allowed_scopes(form.scopes(), leaf.scopes, client.terms.scopes, subject.scopes)
+        issued_at = int(now)
+        end = min(leaf.exp, subject.exp, issued_at + LIFETIME)
+        if end <= now:
+            raise OAuthError("invalid_grant", "expired")
+        draft = Draft(
+            sub=leaf.sub,
+            sub_profile=leaf.sub_profile,
+            resource=resource,
+            client_id=client.client_id,
+            scopes=scopes,
+            txn=leaf.txn,
+            act=leaf.act,
+            jkt=leaf.jkt,
+        )
+        return {
+            "access_token": self._tokens.mint(draft, now=issued_at, expires_at=end),
+            "issued_token_type": ACCESS_TOKEN,
+            "token_type": "DPoP",
+            "expires_in": end - issued_at,
+        } | scope_member(scopes)
+
+    def _leaf(
+        self, asked: Asked, form: Form, client: ClientRecord, subject: Subject, now: float
+    ) -> Grant:
+        """The leaf of the chain on the request, once all of the chain has been checked against the subject token."""
+        actor_token = form.text("actor_token")
+        if form.text("actor_token_type") != JWT:
+            raise OAuthError("invalid_request", "actor_token_type_unsupported")
+        header = asked.headers.get(DELEGATION.lower())
+        if header is None:
+            raise OAuthError("invalid_request", "delegation_missing")
+        anchor = Anchor(self._issuer, self._keyring.jwks, evidence="issuer")
+        try:
+            chain = split_chain(header)
+            if chain[0] != actor_token:
+                raise OAuthError("invalid_grant", "actor_token_mismatch")
+            grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
+        except VerificationError as error:
+            raise refused("invalid_grant", error) from None
+        leaf, root = grants[0], grants[-1]
+        said = (subject.sub, subject.profile, subject.txn, self._sub_iss(subject, client))
+        if (leaf.sub, leaf.sub_profile, leaf.txn, leaf.sub_iss) != said:
+            raise OAuthError("invalid_grant", "subject_mismatch")
+        if root.agent != client.agent:
+            raise OAuthError("invalid_grant", "client_mismatch")
+        refs = {ref for grant in grants for ref in (grant.jti, grant.agent, grant.jkt)}
+        if self._store.is_revoked(refs | {leaf.txn}, min(grant.iat for grant in grants)):
+            raise OAuthError("invalid_grant", "revoked")
+        return leaf
+
+    def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
+        return client.agent if subject.profile == TRIGGER else self._issuer
+
+
+def _resources(form: Form, client: ClientRecord) -> tuple[str, ...]:
+    if not 1 <= len(form.resources) <= _RESOURCES:
+        raise OAuthError("invalid_target", "resource_missing")
+    for resource in form.resources:
+        _check_resource(resource, client)
+    return form.resources
+
+
+def one_resource(form: Form, client: ClientRecord) -> str:
+    """The one resource that an access token is for (RFC 8707 §2)."""
+    if len(form.resources) != 1:
+        raise OAuthError("invalid_target", "resource_missing")
+    resource = form.resources[0]
+    if resource == LOCAL:
+        raise OAuthError("invalid_target", "resource_local")
+    _check_resource(resource, client)
+    return resource
+
+
+def _check_resource(resource: str, client: ClientRecord) -> None:
+    """An absolute URI without fragment, compared as it was sent, and one that the client may reach."""
+    scheme, colon, rest = resource.partition(":")
+    plain = resource.isascii() and resource.isprintable() and not set(' "#<>\\') & set(resource)
+    if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= 2048):  # noqa: PLR2004
+        raise OAuthError("invalid_target", "resource_malformed")
+    allowed = client.terms.resources
+    if allowed is not None and resource != LOCAL and resource not in allowed:
+        raise OAuthError("invalid_target", "resource_not_allowed")
+
+
+def allowed_scopes(asked: frozenset[str], *limits: Collection[str] | None) -> frozenset[str]:
+    """The scopes as asked, if every limit has them all; a limit of None is none."""
+    if any(limit is not None and not asked.issubset(limit) for limit in limits):
+        raise OAuthError("invalid_scope", "scope_widened")
+    return asked
+
+
+def scope_member(scopes: frozenset[str]) -> dict[str, JSON]:
+    """The `scope` of an answer; no scope, no member."""
+    return {"scope": " ".join(sorted(scopes))} if scopes else {}

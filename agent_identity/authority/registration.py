@@ -1,0 +1,141 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an agent instance becomes a client: dynamic registration with an initial access token (RFC 7591 §3).
+
+The body is `{client_name, agent_id, owner?, jwks: {keys: [public JWK, …]}, token_endpoint_auth_method: "private_key_jwt",
+grant_types?}`; `agent_id` is the agent's URI, which becomes `act.sub` of every grant to this client. What the client may
+is the authority's terms, and nothing in the body changes them; metadata that we have no rule for is left out of the
+answer, which is how a client sees that it wasn't taken.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+from typing import TYPE_CHECKING, Final
+
+from agent_identity import jose
+from agent_identity.authority.answers import OAuthError, answer
+from agent_identity.authority.clients import GRANT_TYPES, ClientRecord
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.keys import thumbprint
+from agent_identity.values import JSON, new_id
+
+if TYPE_CHECKING:
+    from agent_identity.authority.asked import Asked
+    from agent_identity.authority.clients import Terms
+    from agent_identity.flow import HttpResponse
+    from agent_identity.keys import JWK
+    from agent_identity.values import Secret
+
+__all__ = ["register"]
+
+_AUTH_METHOD: Final = "private_key_jwt"
+_KEYS: Final = 10
+_PUBLIC_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "alg")
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+_AGENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,500}")
+_NAME_LIMIT: Final = 200
+
+
+def register(
+    asked: Asked, *, initial_token: Secret, terms: Terms, now: int
+) -> tuple[ClientRecord, HttpResponse]:
+    """Read a registration: the client to enter, and the answer once it is.
+
+    Raises:
+        OAuthError: the initial access token is another, or the metadata is refused.
+    """
+    _check_token(asked, initial_token)
+    if asked.content_type != "application/json":
+        raise _refused("not_json")
+    try:
+        client = _read(asked.body, terms, now)
+    except VerificationError as error:
+        raise _refused(error.code) from None
+    return client, _created(client)
+
+
+def _check_token(asked: Asked, initial_token: Secret) -> None:
+    scheme, _, token = asked.headers.get("authorization", "").partition(" ")
+    expected = initial_token.reveal().encode()
+    if scheme.lower() != "bearer" or not hmac.compare_digest(
+        token.encode("utf-8", "surrogatepass"), expected
+    ):
+        raise OAuthError(
+            "invalid_token",
+            "initial_access_token",
+            status=401,
+            headers={"www-authenticate": 'Bearer error="invalid_token"'},
+        )
+
+
+def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
+    claims = Claims(jose.loads_object(body), VerificationError)
+    if claims.has("token_endpoint_auth_method") and (
+        claims.text("token_endpoint_auth_method") != _AUTH_METHOD
+    ):
+        raise _refused("token_endpoint_auth_method")
+    grant_types = (
+        frozenset(claims.texts("grant_types"))
+        if claims.has("grant_types")
+        else frozenset(GRANT_TYPES)
+    )
+    if not grant_types <= frozenset(GRANT_TYPES):
+        raise _refused("grant_types")
+    agent = claims.text("agent_id")
+    if not _AGENT.fullmatch(agent):
+        raise _refused("agent_id")
+    return ClientRecord(
+        client_id=new_id("cli_"),
+        agent=agent,
+        keys=_keys(claims.mapping("jwks").get("keys")),
+        issued_at=now,
+        expires_at=now + terms.lease,
+        name=_phrase(claims, "client_name"),
+        owner=_phrase(claims, "owner"),
+        grant_types=grant_types,
+        terms=terms,
+    )
+
+
+def _keys(value: JSON) -> tuple[JWK, ...]:
+    if not isinstance(value, list) or not 1 <= len(value) <= _KEYS:
+        raise _refused("jwks")
+    return tuple(_key(key) for key in value)
+
+
+def _key(value: JSON) -> JWK:
+    """The public members of a key, under its thumbprint. A private one is refused: by now it is known to two."""
+    if not isinstance(value, dict) or _PRIVATE_MEMBERS & value.keys():
+        raise _refused("jwks")
+    key: dict[str, JSON] = {name: value[name] for name in _PUBLIC_MEMBERS if name in value}
+    try:
+        return {**key, "kid": thumbprint(key), "use": "sig"}
+    except ConfigurationError:
+        raise _refused("jwks") from None
+
+
+def _phrase(claims: Claims, name: str) -> str | None:
+    value = claims.optional_text(name)
+    if value is not None and (len(value) > _NAME_LIMIT or not value.isprintable()):
+        raise _refused(name)
+    return value
+
+
+def _created(client: ClientRecord) -> HttpResponse:
+    body: dict[str, JSON] = {
+        "client_id": client.client_id,
+        "client_id_issued_at": client.issued_at,
+        "client_name": client.name,
+        "agent_id": client.agent,
+        "owner": client.owner,
+        "jwks": {"keys": [dict(key) for key in client.keys]},  # type: ignore[misc]  # JSON, as it came
+        "token_endpoint_auth_method": _AUTH_METHOD,
+        "grant_types": [name for name in GRANT_TYPES if name in client.grant_types],
+    }
+    return answer({k: v for k, v in body.items() if v is not None}, status=201)
+
+
+def _refused(why: str) -> OAuthError:
+    return OAuthError("invalid_client_metadata", why)

@@ -1,0 +1,196 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The authority: an OAuth authorization server in small, that turns a principal's token into hop 0 of a chain.
+
+One request in, one answer out: `handle` knows neither sockets nor frameworks, so that an authority inside the agent's
+process and one that is served are the same one. Which request goes where is decided here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.authority.answers import OAuthError, answer
+from agent_identity.authority.asgi import AsgiApp
+from agent_identity.authority.asked import read_request
+from agent_identity.authority.authentication import Authenticator
+from agent_identity.authority.clients import Terms
+from agent_identity.authority.endpoints import endpoints_of
+from agent_identity.authority.exchange import Exchange
+from agent_identity.authority.inspection import Inspection
+from agent_identity.authority.keyring import open_keyring
+from agent_identity.authority.proofs import Proofs
+from agent_identity.authority.registration import register
+from agent_identity.authority.state import ForkLock, settled
+from agent_identity.authority.store import open_store
+from agent_identity.authority.subjects import Subjects
+from agent_identity.authority.token_endpoint import TokenEndpoint
+from agent_identity.authority.tokens import Tokens
+from agent_identity.errors import DeniedError
+from agent_identity.keys import private_directory
+from agent_identity.values import Secret
+from agent_identity.verify.replay import MemoryReplay
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent_identity.authority.asked import Asked
+    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.flow import HttpRequest, HttpResponse
+    from agent_identity.values import JSON
+
+__all__ = ["Authority"]
+
+_RETRY: Final = {"retry-after": "5"}
+
+
+class Authority:
+    """The embedded issuer. Thread-safe and fork-safe; several processes may share one state directory.
+
+    `state_dir` None keeps everything in memory. `issuer` None is a stable name under the reserved `.invalid` domain, kept
+    in the state directory; an authority that is served has the URL where it is. `terms` is what a registration allows.
+    `issued` counts the tokens that left, by kind: `access_token`, `grant`.
+
+    Raises:
+        ConfigurationError: the issuer is no such URL, or the state directory can't be used.
+    """
+
+    def __init__(
+        self,
+        state_dir: Path | None = None,
+        *,
+        issuer: str | None = None,
+        clock: Callable[[], float] = time.time,
+        require_nonce: bool = False,
+        terms: Terms | None = None,
+    ) -> None:
+        self._state_dir = None if state_dir is None else private_directory(state_dir)
+        self._clock = clock
+        self._terms = terms or Terms()
+        self._memory: dict[str, str] = {}
+        self.issued: Counter[str] = Counter()
+        self._counting = ForkLock()
+        self.endpoints = endpoints_of(issuer or self._kept("issuer", _new_issuer))
+        self.issuer = self.endpoints.issuer
+        self._keyring = open_keyring(self._state_dir, clock)
+        self._store = open_store(self._state_dir)
+        nonce_key = (
+            self._kept("nonce-key", secrets.token_urlsafe).encode() if require_nonce else None
+        )
+        replay = MemoryReplay(clock=clock)
+        authenticator = Authenticator(self.issuer, self._store, replay)
+        tokens = Tokens(self.issuer, self._keyring)
+        subjects = Subjects(self.issuer, tokens)
+        self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
+        self._token_endpoint = TokenEndpoint(
+            self.endpoints.token,
+            authenticator=authenticator,
+            proofs=Proofs(replay, nonce_key),
+            store=self._store,
+            subjects=subjects,
+            tokens=tokens,
+            exchange=Exchange(self.issuer, self._keyring, tokens, subjects, self._store),
+            count=self._count,
+        )
+        self._routes: dict[str, tuple[str, Callable[[Asked, float], HttpResponse]]] = {
+            self.endpoints.metadata: ("GET", self._metadata),
+            self.endpoints.jwks: ("GET", self._answer_jwks),
+            self.endpoints.token: ("POST", self._token_endpoint.answer),
+            self.endpoints.introspection: ("POST", self._inspection.introspect),
+            self.endpoints.revocation: ("POST", self._inspection.revoke),
+            self.endpoints.registration: ("POST", self._register),
+        }
+
+    def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
+        try:
+            return self._routed(request)
+        except OAuthError as error:
+            return error.response()
+        except (DeniedError, OSError):
+            # The store, the replay memory or the key folder can't answer: an outage, and so a refusal.
+            outage = OAuthError(
+                "temporarily_unavailable", "state_unavailable", status=503, headers=_RETRY
+            )
+            return outage.response()
+
+    def jwks(self) -> dict[str, JSON]:
+        """The public keys that verify what this authority signed, as a JWK Set."""
+        keys: list[JSON] = [
+            {name: value for name, value in key.items() if isinstance(value, str)}
+            for key in self._keyring.jwks
+        ]
+        return {"keys": keys}
+
+    def rotate(self) -> None:
+        """Sign with a new key from now on. The old one verifies for an hour more, which is longer than a token lives."""
+        self._keyring.rotate()
+
+    def registration_token(self) -> Secret:
+        """The initial access token by which an agent instance registers itself; a file of 0600 in the state directory."""
+        return Secret(self._kept("registration-token", lambda: secrets.token_urlsafe(32)))
+
+    def add_client(self, client: ClientRecord) -> None:
+        """Enter a client that doesn't register itself, on terms of its own."""
+        self._store.add_client(client)
+
+    def revoke(self, reference: str) -> None:
+        """End a principal (`user:alice`), session or transaction, grant or token (`jti`), agent or client, or all (`*`).
+
+        What it names gets nothing more, and its tokens aren't active any more, until `reinstate` lets new ones begin.
+        """
+        self._store.revoke(reference, int(self._clock()))
+
+    def reinstate(self, reference: str) -> None:
+        """Let what is issued from the next second on begin; what was issued before stays ended."""
+        self._store.reinstate(reference, int(self._clock()))
+
+    def asgi(self) -> AsgiApp:
+        """This authority as an ASGI 3 application."""
+        return AsgiApp(self.handle, self.endpoints)
+
+    def close(self) -> None:
+        """Release the database. A closed authority answers 503."""
+        self._store.close()
+
+    def _routed(self, request: HttpRequest) -> HttpResponse:
+        asked = read_request(request)
+        url, question, _ = asked.url.partition("?")
+        method, respond = self._routes.get(url, (None, None))
+        if method is None or respond is None:
+            raise OAuthError("invalid_request", "no_such_endpoint", status=404)
+        if asked.method != method:
+            raise OAuthError("invalid_request", "method", status=405, headers={"allow": method})
+        if question and method == "POST":
+            # a credential in a URL is one in every log on the way
+            raise OAuthError("invalid_request", "query_unsupported")
+        return respond(asked, self._clock())
+
+    def _metadata(self, _asked: Asked, _now: float) -> HttpResponse:
+        return answer(self.endpoints.document(), public=True)
+
+    def _answer_jwks(self, _asked: Asked, _now: float) -> HttpResponse:
+        return answer(self.jwks(), public=True)
+
+    def _register(self, asked: Asked, now: float) -> HttpResponse:
+        token = self.registration_token()
+        client, created = register(asked, initial_token=token, terms=self._terms, now=int(now))
+        self._store.add_client(client)
+        return created
+
+    def _count(self, kind: str) -> None:
+        with self._counting:
+            self.issued[kind] += 1
+
+    def _kept(self, name: str, make: Callable[[], str]) -> str:
+        """A text that stays the same for this state directory."""
+        if self._state_dir is None:
+            return self._memory.setdefault(name, make())
+        return settled(self._state_dir / f"authority-{name}", lambda: make().encode()).decode()
+
+
+def _new_issuer() -> str:
+    return f"https://{secrets.token_hex(8)}.agent-identity.invalid"

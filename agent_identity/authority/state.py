@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authority keeps in its state directory, made once however many processes start on it together."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import weakref
+from threading import Lock
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import ConfigurationError
+from agent_identity.keys import write_private
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["ForkLock", "read_private", "settled"]
+
+_LARGEST: Final = 64 * 1024
+
+
+def read_private(path: Path) -> bytes:
+    """Read a small file of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigurationError: it can't be read, is a link, or is larger than any that we write.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            "state_unusable", f"{path} can't be read", remedy="check who owns the state directory"
+        ) from error
+    if len(data) > _LARGEST:
+        raise ConfigurationError("state_unusable", f"{path} is none of the authority's files")
+    return data
+
+
+def settled(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The file's content; who comes first makes it, whole, and everybody else reads that (0600)."""
+    if not path.exists():
+        ours = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+        write_private(ours, make())
+        try:
+            os.link(ours, path)
+        except FileExistsError:
+            pass  # somebody was faster, and theirs counts
+        finally:
+            ours.unlink()
+    return read_private(path)
+
+
+class ForkLock:
+    """A lock that a forked child finds open, whatever the parent's threads were doing at that moment."""
+
+    __slots__ = ("__weakref__", "_lock")
+
+    def __init__(self) -> None:
+        self.renew()
+        _locks.add(self)
+
+    def renew(self) -> None:
+        self._lock = Lock()
+
+    def __enter__(self) -> None:
+        self._lock.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self._lock.release()
+
+
+_locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
+
+
+def _renew_locks() -> None:
+    for lock in list(_locks):
+        lock.renew()
+
+
+os.register_at_fork(after_in_child=_renew_locks)

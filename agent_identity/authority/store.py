@@ -1,0 +1,175 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authority remembers between requests and restarts: its clients, and what was revoked.
+
+One SQLite database, `authority.db` (0600, WAL), or the same tables in memory. Each write is one `BEGIN IMMEDIATE`
+transaction. A store that can't answer is an outage, and an outage is a refusal.
+"""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.authority.clients import dump_client, load_client
+from agent_identity.authority.state import ForkLock
+from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Iterator
+    from pathlib import Path
+
+    from agent_identity.authority.clients import ClientRecord
+
+__all__ = ["EVERYTHING", "Store", "open_store"]
+
+EVERYTHING: Final = "*"
+_BUSY_SECONDS: Final = 5.0
+_SCHEMA: Final = (
+    """CREATE TABLE IF NOT EXISTS clients (
+        client_id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS clients_by_end ON clients (expires_at)",
+    # `ends` is when nothing that `ref` names can be valid any more (NULL: never), `lifted_at` when it was reinstated.
+    """CREATE TABLE IF NOT EXISTS revocations (
+        ref TEXT PRIMARY KEY, revoked_at INTEGER NOT NULL, lifted_at INTEGER, ends INTEGER) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS revocations_by_end ON revocations (ends)",
+)
+
+
+class Store:
+    """Clients and revocations. Safe between threads and after a fork; a file is safe between processes too."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self._lock = ForkLock()
+        self._process = os.getpid()
+        self._connection = self._open()
+
+    def add_client(self, client: ClientRecord) -> None:
+        """Enter a client, or replace its record; those whose lease has run out go."""
+        with self._writing() as db:
+            db.execute("DELETE FROM clients WHERE expires_at <= ?", (client.issued_at,))
+            db.execute(
+                "INSERT OR REPLACE INTO clients VALUES (?, ?, ?)",
+                (client.client_id, client.expires_at, dump_client(client)),
+            )
+
+    def client(self, client_id: str, now: float) -> ClientRecord | None:
+        """A client whose lease runs."""
+        with self._reading() as db:
+            row = db.execute(
+                "SELECT record FROM clients WHERE client_id = ? AND expires_at > ?",
+                (client_id, now),
+            ).fetchone()
+        if row is None:
+            return None
+        try:
+            return load_client(row[0])
+        except VerificationError:
+            raise DeniedError("store_damaged", "a client's record can't be read") from None
+
+    def revoke(self, ref: str, now: int, ends: int | None = None) -> None:
+        """End what `ref` names, as far as it was issued until now, for good.
+
+        `ends` is when all of it has expired anyway, where that is known.
+        """
+        with self._writing() as db:
+            db.execute("DELETE FROM revocations WHERE ends <= ?", (now,))
+            db.execute(
+                """INSERT INTO revocations VALUES (?1, ?2, NULL, ?3)
+                ON CONFLICT (ref) DO UPDATE SET revoked_at = ?2, lifted_at = NULL, ends = ?3""",
+                (ref, now, ends),
+            )
+
+    def reinstate(self, ref: str, now: int) -> None:
+        """Let what is issued from the next second on begin; what was issued before stays ended."""
+        with self._writing() as db:
+            db.execute(
+                "UPDATE revocations SET lifted_at = ? WHERE ref = ? AND lifted_at IS NULL",
+                (now, ref),
+            )
+
+    def is_revoked(self, refs: Collection[str], issued_at: float) -> bool:
+        """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""
+        names = (EVERYTHING, *refs)
+        marks = ", ".join("?" * len(names))
+        with self._reading() as db:
+            row = db.execute(
+                f"SELECT 1 FROM revocations WHERE ref IN ({marks})"  # noqa: S608 - question marks only
+                " AND (lifted_at IS NULL OR lifted_at >= ?) LIMIT 1",
+                (*names, issued_at),
+            ).fetchone()
+        return row is not None
+
+    def close(self) -> None:
+        with self._lock:
+            if self._process == os.getpid():
+                self._connection.close()
+
+    def _open(self) -> sqlite3.Connection:
+        if self._path is not None:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+            os.fchmod(descriptor, 0o600)
+            os.close(descriptor)
+        connection = sqlite3.connect(
+            self._path or ":memory:",
+            timeout=_BUSY_SECONDS,
+            isolation_level=None,
+            check_same_thread=False,
+        )
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+        return connection
+
+    @contextmanager
+    def _reading(self) -> Iterator[sqlite3.Connection]:
+        with self._lock:
+            try:
+                yield self._current()
+            except (sqlite3.Error, OSError) as error:
+                raise DeniedError("store_unavailable", "the authority's store is away") from error
+
+    @contextmanager
+    def _writing(self) -> Iterator[sqlite3.Connection]:
+        with self._reading() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+                db.execute("COMMIT")
+            except BaseException:
+                if db.in_transaction:
+                    db.execute("ROLLBACK")
+                raise
+
+    def _current(self) -> sqlite3.Connection:
+        if self._path is not None and self._process != os.getpid():
+            # The parent's connection is neither used nor closed here: its locks are the parent's.
+            _inherited.append(self._connection)
+            self._connection = self._open()
+            self._process = os.getpid()
+        return self._connection
+
+
+_inherited: list[sqlite3.Connection] = []
+
+
+def open_store(state_dir: Path | None) -> Store:
+    """The store of a state directory, or one in memory.
+
+    Raises:
+        ConfigurationError: the database can't be opened, or is none.
+    """
+    path = None if state_dir is None else state_dir / "authority.db"
+    try:
+        return Store(path)
+    except (sqlite3.Error, OSError) as error:
+        raise ConfigurationError(
+            "state_unusable",
+            f"{path} can't be used as the authority's database",
+            remedy="check its owner, and that the disk has room",
+        ) from error

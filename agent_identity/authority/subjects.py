@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom a client acts for: the subject token of an exchange, checked before anything is minted from it.
+
+Two kinds are taken. A **subject assertion** (`subject_token_type` …:jwt) is signed by a client that has the directory
+right, with the key that it is registered under, and names a principal of this authority's own directory:
+
+    header  {typ: "agent-subject+jwt", alg, kid: <thumbprint of the client's key>}
+    claims  iss = client_id · sub, sub_profile: the principal (`user`, `service` or `trigger`) · aud = the issuer
+            iat, exp: at most 24 h apart · jti · txn: the session's transaction id
+
+It is presented for each token of a session, so it is not one-use; it is worth nothing without the client's own proof.
+An **access token** of this authority's (…:access_token) is taken when it is for the issuer or for this client, came to
+this client, and says that this client's very agent acts by it: a chain is never flattened into a new hop 0.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent_identity import jose
+from agent_identity.authority.answers import OAuthError, refused
+from agent_identity.authority.authentication import ALGORITHMS, SKEW
+from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import VerificationError
+
+if TYPE_CHECKING:
+    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.tokens import Tokens
+
+__all__ = ["ACCESS_TOKEN", "JWT", "SUBJECT_TYPE", "Subject", "Subjects"]
+
+SUBJECT_TYPE: Final = "agent-subject+jwt"
+ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type name
+JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
+TRIGGER: Final = "trigger"
+
+_PROFILES: Final = frozenset({"user", "service", TRIGGER})
+_LONGEST: Final = 24 * 3600.0
+_TEXT_LIMIT: Final = 512
+_CLAIMS: Final = ("iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn")
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A principal whose token was verified. `scopes` None: the token doesn't limit them. Times are Unix seconds."""
+
+    sub: str
+    profile: str
+    txn: str
+    jti: str
+    iat: int
+    exp: int
+    scopes: frozenset[str] | None = None
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """What may be revoked about it."""
+        return (self.jti, self.txn, principal_ref(self.profile, self.sub))
+
+
+class Subjects:
+    """Checks subject tokens for the client that presents them."""
+
+    def __init__(self, issuer: str, tokens: Tokens) -> None:
+        self._issuer = issuer
+        self._tokens = tokens
+
+    def read(
+        self, token: str, token_type: str, client: ClientRecord, *, jkt: str | None, now: float
+    ) -> Subject:
+        """The principal of a subject token; `jkt` is the key that proved itself on this request.
+
+        Raises:
+            OAuthError: `invalid_request` for a kind that isn't taken here, else `invalid_grant`.
+        """
+        try:
+            if token_type == JWT:
+                return self._assertion(token, client, now)
+            if token_type == ACCESS_TOKEN:
+                return self._access_token(token, client, jkt, now)
+        except VerificationError as error:
+            raise refused("invalid_grant", error) from None
+        raise OAuthError("invalid_request", "subject_token_type_unsupported")
+
+    def _assertion(self, token: str, client: ClientRecord, now: float) -> Subject:
+        if not client.terms.directory:
+            raise VerificationError("no_directory", "the client speaks for nobody")
+        _, payload = jose.verify(token, client.keys, algorithms=ALGORITHMS, typ=SUBJECT_TYPE)
+        body = jose.loads_object(payload)
+        claims = Claims(body, VerificationError)
+        claims.only(*_CLAIMS)
+        if claims.text("iss") != client.client_id:
+            raise VerificationError("client_mismatch", "another client speaks for this principal")
+        if body.get("aud") != self._issuer:
+            raise VerificationError("audience_mismatch", "the subject token is for another issuer")
+        jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
+        return _subject(claims, now)
+
+    def _access_token(
+        self, token: str, client: ClientRecord, jkt: str | None, now: float
+    ) -> Subject:
+        own = self._tokens.read(token, now)
+        claims = Claims(own.claims, VerificationError)
+        if own.typ != ACCESS_TOKEN_TYPE:
+            raise VerificationError("wrong_typ", "a grant is no access token")
+        if claims.text("aud") not in {self._issuer, client.client_id}:
+            raise VerificationError("audience_mismatch", "the subject token is for a resource")
+        if claims.text("client_id") != client.client_id:
+            raise VerificationError("client_mismatch", "the subject token came to another client")
+        actor = claims.nested("act")
+        if actor.text("sub") != client.agent or actor.has("act"):
+            raise VerificationError("actor_mismatch", "somebody else acts by the subject token")
+        if claims.has("cnf") and claims.nested("cnf").text("jkt") != jkt:
+            raise VerificationError("key_mismatch", "the subject token is bound to another key")
+        return _subject(claims, now, claims.scopes())
+
+
+def _subject(claims: Claims, now: float, scopes: frozenset[str] | None = None) -> Subject:
+    subject = Subject(
+        sub=claims.text("sub"),
+        profile=claims.text("sub_profile"),
+        txn=claims.text("txn"),
+        jti=claims.text("jti"),
+        iat=claims.integer("iat"),
+        exp=claims.integer("exp"),
+        scopes=scopes,
+    )
+    if subject.profile not in _PROFILES:
+        raise VerificationError("profile_unknown", "a principal of no known kind")
+    if max(len(subject.sub), len(subject.txn), len(subject.jti)) > _TEXT_LIMIT:
+        raise VerificationError("claim_malformed", "a claim is longer than any of ours")
+    if subject.exp <= now:
+        raise VerificationError("expired", "the subject token has expired")
+    return subject

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authority signs, and how it knows its own again: access tokens (RFC 9068) and hop-0 grants."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.delegation.claims import Claims
+from agent_identity.delegation.grant import GRANT_TYPE
+from agent_identity.errors import VerificationError
+from agent_identity.values import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from agent_identity.authority.keyring import Keyring
+    from agent_identity.values import JSON
+
+__all__ = ["LIFETIME", "Draft", "OwnToken", "Tokens"]
+
+ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
+LIFETIME: Final = 300
+"""Seconds an access token lives, at most."""
+
+ALGORITHMS: Final = frozenset({"ES256"})
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """An access token to be: for one resource, bound to a key where there was a proof."""
+
+    sub: str
+    sub_profile: str
+    resource: str
+    client_id: str
+    scopes: frozenset[str]
+    txn: str | None = None
+    act: Mapping[str, JSON] | None = None
+    jkt: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class OwnToken:
+    """A token of this authority's, with its signature checked and its end in the future."""
+
+    typ: str
+    claims: dict[str, JSON] = field(repr=False)
+    jti: str
+    iat: int
+    exp: int
+
+    @property
+    def is_grant(self) -> bool:
+        return self.typ == GRANT_TYPE
+
+    def refs(self) -> Iterator[str]:
+        """All that may be revoked about it: the token, its transaction, principal, client and actors."""
+        yield self.jti
+        for name in ("txn", "client_id"):
+            value = self.claims.get(name)
+            if isinstance(value, str):
+                yield value
+        yield principal_ref(str(self.claims.get("sub_profile")), str(self.claims.get("sub")))
+        actor = self.claims.get("act")
+        while isinstance(actor, dict):
+            yield str(actor.get("sub"))
+            actor = actor.get("act")
+
+
+def principal_ref(profile: str, sub: str) -> str:
+    """How a principal of this authority's own is named in a revocation: `user:<sub>` and the like."""
+    return f"{profile}:{sub}"
+
+
+class Tokens:
+    """Signs with the newest key, and reads what any key in force has signed."""
+
+    def __init__(self, issuer: str, keyring: Keyring) -> None:
+        self.issuer = issuer
+        self._keyring = keyring
+
+    def mint(self, draft: Draft, *, now: int, expires_at: int) -> str:
+        """An access token that ends at `expires_at` (Unix seconds), or earlier if that is further than its lifetime."""
+        claims: dict[str, JSON] = {
+            "iss": self.issuer,
+            "sub": draft.sub,
+            "sub_profile": draft.sub_profile,
+            "aud": draft.resource,
+            "client_id": draft.client_id,
+            "iat": now,
+            "exp": min(now + LIFETIME, expires_at),
+            "jti": new_id("tok_"),
+        }
+        if draft.scopes:
+            claims["scope"] = " ".join(sorted(draft.scopes))
+        if draft.txn is not None:
+            claims["txn"] = draft.txn
+        if draft.act is not None:
+            claims["act"] = dict(draft.act)
+        if draft.jkt is not None:
+            claims["cnf"] = {"jkt": draft.jkt}
+        key = self._keyring.signing
+        header = jose.header(key.alg, typ=ACCESS_TOKEN_TYPE, kid=key.thumbprint)
+        return key.compact(header, orjson.dumps(claims))
+
+    def read(self, compact: str, now: float) -> OwnToken:
+        """An access token or hop-0 grant that this authority signed and that hasn't ended.
+
+        Raises:
+            VerificationError: it is none.
+        """
+        typ = jose.unverified(compact).header.get("typ")
+        if typ not in {ACCESS_TOKEN_TYPE, GRANT_TYPE}:
+            raise VerificationError("wrong_typ", "no token of this authority's")
+        _, payload = jose.verify(compact, self._keyring.jwks, algorithms=ALGORITHMS, typ=str(typ))
+        body = jose.loads_object(payload)
+        claims = Claims(body, VerificationError)
+        if claims.text("iss") != self.issuer:
+            raise VerificationError("issuer_mismatch", "another issuer's token")
+        exp = claims.integer("exp")
+        if exp <= now:
+            raise VerificationError("expired", "the token has expired")
+        return OwnToken(str(typ), body, claims.text("jti"), claims.integer("iat"), exp)

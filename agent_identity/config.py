@@ -1,0 +1,36 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where things are kept, and the only reader of the environment. The working directory is never looked at."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Final
+
+from agent_identity.errors import ConfigurationError
+
+__all__ = ["configuration_file", "state_directory"]
+
+STATE_DIR: Final = "AGENT_IDENTITY_STATE_DIR"
+CONFIG: Final = "AGENT_IDENTITY_CONFIG"
+
+
+def state_directory(explicit: str | Path | None = None) -> Path:
+    """The folder of keys and ledger: what the caller says, else `AGENT_IDENTITY_STATE_DIR`, else the user's own."""
+    if explicit is not None:
+        return Path(explicit).absolute()
+    if (found := os.environ.get(STATE_DIR)) is not None:
+        if not Path(found).is_absolute():
+            raise ConfigurationError(
+                "state_dir_relative", f"{STATE_DIR} has to be an absolute path"
+            )
+        return Path(found)
+    import platformdirs  # noqa: PLC0415 - only where nobody said anything
+
+    return platformdirs.user_state_path("agent-identity")
+
+
+def configuration_file() -> Path | None:
+    """The file that `AGENT_IDENTITY_CONFIG` names, None where it names none."""
+    found = os.environ.get(CONFIG)
+    return None if not found else Path(found)

@@ -1,0 +1,156 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes two credential requests the same, how long an answer serves, and the table that keeps answers.
+
+A key holds everything that changes the answer, the principal first, and is compared whole: a wider token never serves a
+narrower request. A lifetime runs on the wall clock and on the monotonic one, and the earlier end wins.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import threading
+from collections import OrderedDict
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent_identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent_identity.flow import Expiring
+
+__all__ = ["CacheKey", "Cache", "Entry", "fresh_until"]
+
+
+class CacheKey(NamedTuple):
+    """Everything that a credential depends on. `digest` is what tables are keyed by.
+
+    Sets are given in any order; `details` are the canonical bytes of RFC 9396 objects, as text.
+    """
+
+    grant_type: str
+    issuer: str
+    client: str
+    principal: tuple[str, str, str]
+    chain: str
+    resource: str
+    audience: str
+    scopes: frozenset[str]
+    details: str
+    binding_key: str
+    policy_epoch: int
+
+    def digest(self) -> bytes:
+        """SHA-256 over the length-prefixed parts, so that no separator, order or case can make two keys one.
+
+        Raises:
+            ConfigurationError: there is no principal; such a key would serve one person's token to another.
+        """
+        if not self.principal[0]:
+            raise ConfigurationError("cache_key", "a credential needs a principal to be cached for")
+        parts: list[str] = [self.grant_type, self.issuer, self.client, *self.principal]
+        parts += [self.chain, self.resource, self.audience, str(len(self.scopes))]
+        parts += sorted(self.scopes)
+        parts += [self.details, self.binding_key, str(self.policy_epoch)]
+        return digest_of(parts)
+
+
+def digest_of(parts: Iterable[str]) -> bytes:
+    """SHA-256 over texts, each preceded by its length in eight bytes."""
+    whole = hashlib.sha256()
+    for part in parts:
+        data = part.encode("utf-8", "surrogatepass")
+        whole.update(len(data).to_bytes(8, "big"))
+        whole.update(data)
+    return whole.digest()
+
+
+def _advisory(life: float) -> float:
+    return min(300.0, 0.2 * life)
+
+
+def _mandatory(life: float) -> float:
+    return min(60.0, 0.05 * life)
+
+
+def fresh_until(value: Expiring) -> float:
+    """The moment (Unix seconds) from which an answer should be asked for anew, though it still serves for a while."""
+    return value.expires_at - _advisory(value.expires_at - value.issued_at)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """An answer and its windows: until `fresh` it serves, until `usable` it serves while somebody renews it."""
+
+    value: Expiring
+    fresh: float
+    usable: float
+    fresh_monotonic: float
+    usable_monotonic: float
+
+    def is_fresh(self, now: float, monotonic: float) -> bool:
+        return now < self.fresh and monotonic < self.fresh_monotonic
+
+    def is_usable(self, now: float, monotonic: float) -> bool:
+        return now < self.usable and monotonic < self.usable_monotonic
+
+
+_RETRY_PAUSE: Final = 30.0
+
+
+class Cache:
+    """A bounded table of answers, least recently used out. The lock guards the dictionary and nothing else."""
+
+    __slots__ = ("_entries", "_lock", "_paused", "_size")
+
+    def __init__(self, size: int = 20_000) -> None:
+        self._entries: OrderedDict[bytes, Entry] = OrderedDict()
+        self._paused: dict[bytes, float] = {}
+        self._lock = threading.Lock()
+        self._size = size
+
+    def get(self, key: bytes) -> Entry | None:
+        with self._lock:
+            entry = self._entries.get(key)
+            if entry is not None:
+                self._entries.move_to_end(key)
+            return entry
+
+    def put(self, key: bytes, value: Expiring, *, now: float, monotonic: float) -> Entry:
+        """Keep an answer; renewals of many that were made together are spread over half of the advisory window."""
+        life = max(0.0, value.expires_at - now)
+        jitter = random.uniform(0.0, 0.5) * _advisory(life)  # noqa: S311 - spreads load, guards nothing
+        fresh = life - _advisory(life) + jitter
+        usable = life - _mandatory(life)
+        entry = Entry(value, now + fresh, now + usable, monotonic + fresh, monotonic + usable)
+        with self._lock:
+            self._entries[key] = entry
+            self._entries.move_to_end(key)
+            self._paused.pop(key, None)
+            while len(self._entries) > self._size:
+                evicted, _ = self._entries.popitem(last=False)
+                self._paused.pop(evicted, None)
+        return entry
+
+    def drop(self, key: bytes) -> None:
+        with self._lock:
+            self._entries.pop(key, None)
+            self._paused.pop(key, None)
+
+    def may_renew(self, key: bytes, monotonic: float) -> bool:
+        """Whether an early renewal may start now: a failed one pauses the next for thirty seconds."""
+        with self._lock:
+            return self._paused.get(key, 0.0) <= monotonic
+
+    def renewal_failed(self, key: bytes, monotonic: float) -> None:
+        with self._lock:
+            if key in self._entries:
+                self._paused[key] = monotonic + _RETRY_PAUSE
+
+    def renew_lock(self) -> None:
+        """Start over in a forked child, where the lock may be held by a thread that isn't there."""
+        self._lock = threading.Lock()
+        self._entries = OrderedDict()
+        self._paused = {}

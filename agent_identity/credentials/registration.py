@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an agent instance becomes a client of its authority: dynamic registration with an initial token (RFC 7591 §3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.credentials.oauth import Client
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    TransportError,
+    VerificationError,
+)
+from agent_identity.flow import Flow, HttpRequest, http
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.credentials.oauth import Endpoints
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import Secret
+
+__all__ = ["Registered", "register"]
+
+_CREATED: Final = 201
+_LIFE: Final = 12 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An instance that the authority knows, as its client."""
+
+    client: Client
+    issued_at: float
+    expires_at: float
+
+
+def register(
+    endpoints: Endpoints,
+    *,
+    name: str,
+    agent: str,
+    owner: str | None,
+    key: SigningKey,
+    initial_token: Secret,
+    clock: Callable[[], float],
+) -> Flow[Registered]:
+    """Register an agent instance under the public half of its key.
+
+    Raises:
+        CredentialRejectedError: the authority registers nobody, or not with this token.
+        CredentialUnavailableError: it could not be reached.
+    """
+    if endpoints.registration is None:
+        raise CredentialRejectedError(
+            "registration_unsupported",
+            f"{endpoints.issuer} registers no clients",
+            remedy="configure a client_id for it",
+        )
+    jwk = {**key.public_jwk, "kid": key.thumbprint, "alg": key.alg, "use": "sig"}
+    document = {
+        "client_name": name,
+        "agent_id": agent,
+        "jwks": {"keys": [jwk]},
+        "token_endpoint_auth_method": "private_key_jwt",
+    } | ({"owner": owner} if owner else {})
+    request = HttpRequest(
+        "POST",
+        endpoints.registration,
+        {
+            "Accept": "application/json",
+            "Authorization": f"Bearer {initial_token.reveal()}",
+            "Content-Type": "application/json",
+        },
+        orjson.dumps(document),
+    )
+    try:
+        response = yield from http(request)
+    except TransportError as error:
+        raise CredentialUnavailableError(
+            "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
+        ) from error
+    if response.status != _CREATED:
+        raise CredentialRejectedError(
+            "registration_refused", f"{endpoints.issuer} registers no agent ({response.status})"
+        )
+    try:
+        client_id = jose.loads_object(response.body).get("client_id")
+    except VerificationError:
+        client_id = None
+    if not isinstance(client_id, str) or not client_id:
+        raise CredentialRejectedError(
+            "malformed_answer", f"{endpoints.issuer} registered without a client_id"
+        )
+    now = clock()
+    return Registered(Client(client_id, key), issued_at=now, expires_at=now + _LIFE)

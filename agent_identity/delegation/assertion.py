@@ -1,0 +1,188 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the acting agent says of one call: which tool, over exactly which arguments, under which grant (DESIGN section 5).
+
+`Statement` is what is constant for one grant and resource, serialised once, so that a call costs one formatting and one
+signature. `read_assertion` is the verifier's side.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import InvalidAssertionError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import JSON
+
+__all__ = ["ASSERTION_TYPE", "LIFETIME", "Assertion", "RequestBinding", "Statement", "read_assertion"]
+
+ASSERTION_TYPE: Final = "agent-assertion+jwt"
+LIFETIME: Final = 60
+"""Seconds an assertion lives; the most that a verifier accepts."""
+
+
+class RequestBinding(NamedTuple):
+    """The one HTTP request that an assertion is for: method, URL, and digests of query, body and token."""
+
+    htm: str
+    htu: str
+    htq: str | None
+    content_digest: str | None
+    ath: str | None
+
+
+class CallFacts(NamedTuple):
+    """What is constant through one call; `tool` is already a JSON string, ids and digests need no escaping."""
+
+    call_id: str
+    tool: bytes
+    args_hash: str
+    trace_id: str
+    span_id: str
+
+
+class Statement:
+    """The part of every assertion under one grant, for one resource, that doesn't change."""
+
+    __slots__ = ("_constant", "_header", "_key")
+
+    def __init__(self, key: SigningKey, leaf: Grant, resource: str) -> None:
+        self._key = key
+        self._header = jose.header(key.alg, typ=ASSERTION_TYPE, jwk=key.public_jwk)
+        constant = {
+            "iss": leaf.agent,
+            "sub": leaf.sub,
+            "txn": leaf.txn,
+            "aud": resource,
+            "grant_hash": leaf.hash(),
+        }
+        # Everything but the closing brace, with `%` kept from meaning anything to the formatting below.
+        self._constant = orjson.dumps(constant)[:-1].replace(b"%", b"%%") + _CALL
+
+    def recorded(self, facts: CallFacts, now: int) -> str:
+        """The assertion that only the ledger sees: `use` keeps every verifier's door shut to it."""
+        return self._key.compact(
+            self._header,
+            self._constant
+            % (
+                now,
+                now + LIFETIME,
+                facts.call_id.encode(),
+                facts.call_id.encode(),
+                facts.tool,
+                facts.args_hash.encode(),
+                facts.trace_id.encode(),
+                facts.span_id.encode(),
+                b',"use":"record"}',
+            ),
+        )
+
+    def for_request(self, facts: CallFacts, now: int, number: int, binding: RequestBinding) -> str:
+        """The assertion of one HTTP request, the `number`-th of its call."""
+        bound = {name: value for name, value in binding._asdict().items() if value is not None}
+        return self._key.compact(
+            self._header,
+            self._constant
+            % (
+                now,
+                now + LIFETIME,
+                b"%s.%d" % (facts.call_id.encode(), number),
+                facts.call_id.encode(),
+                facts.tool,
+                facts.args_hash.encode(),
+                facts.trace_id.encode(),
+                facts.span_id.encode(),
+                b"," + orjson.dumps(bound)[1:],
+            ),
+        )
+
+
+_CALL: Final = (
+    b',"iat":%d,"exp":%d,"jti":"%s","call":{"id":"%s","tool":%s,"args_hash":"%s","canon":"jcs"},'
+    b'"trace":{"trace_id":"%s","span_id":"%s"}%s'
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Assertion:
+    """An assertion as read, its signature not yet checked."""
+
+    compact: str = field(repr=False)
+    jwk: Mapping[str, JSON]
+    iss: str
+    sub: str
+    txn: str
+    aud: str
+    iat: int
+    exp: int
+    jti: str
+    grant_hash: str
+    call_id: str
+    tool: str
+    args_hash: str
+    use: str | None
+    htm: str | None
+    htu: str | None
+    htq: str | None
+    content_digest: str | None
+    ath: str | None
+    trace_id: str | None
+    span_id: str | None
+
+
+_CLAIMS: Final = (
+    *("iss", "sub", "txn", "aud", "iat", "exp", "jti", "grant_hash", "call", "approval", "trace"),
+    *("use", "ath", "htm", "htu", "htq", "content_digest"),
+)
+
+
+def read_assertion(compact: str) -> Assertion:
+    """Read an assertion's claims, strictly and without checking its signature.
+
+    Raises:
+        InvalidAssertionError: the token is malformed, of another type, or a claim has another type or is unknown.
+    """
+    token = jose.unverified(compact, max_header=1024, error=InvalidAssertionError)
+    header = Claims(token.header)
+    if header.text("typ") != ASSERTION_TYPE:
+        raise InvalidAssertionError("wrong_typ", "what came as an assertion is none")
+    header.only("typ", "alg", "jwk")
+    claims = Claims(jose.loads_object(token.payload, error=InvalidAssertionError))
+    claims.only(*_CLAIMS)
+    call = claims.nested("call")
+    call.only("id", "tool", "args_hash", "canon")
+    if call.text("canon") != "jcs" or not call.text("args_hash").startswith("sha-256:"):
+        raise InvalidAssertionError("digest_unknown", "arguments are digested in an unknown way")
+    trace = claims.nested("trace") if claims.has("trace") else None
+    return Assertion(
+        compact=compact,
+        jwk=header.mapping("jwk"),
+        iss=claims.text("iss"),
+        sub=claims.text("sub"),
+        txn=claims.text("txn"),
+        aud=claims.text("aud"),
+        iat=claims.integer("iat"),
+        exp=claims.integer("exp"),
+        jti=claims.text("jti"),
+        grant_hash=claims.text("grant_hash"),
+        call_id=call.text("id"),
+        tool=call.text("tool"),
+        args_hash=call.text("args_hash"),
+        use=claims.optional_text("use"),
+        htm=claims.optional_text("htm"),
+        htu=claims.optional_text("htu"),
+        htq=claims.optional_text("htq"),
+        content_digest=claims.optional_text("content_digest"),
+        ath=claims.optional_text("ath"),
+        trace_id=trace.text("trace_id") if trace else None,
+        span_id=trace.text("span_id") if trace else None,
+    )

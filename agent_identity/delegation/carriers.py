@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How assertion and chain travel: the header names, and the list form of a chain (leaf first)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import ConfigurationError, InvalidAssertionError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["ASSERTION", "DELEGATION", "join_chain", "split_chain"]
+
+ASSERTION: Final = "Agent-Assertion"
+DELEGATION: Final = "Agent-Delegation"
+
+HEADER_LIMIT: Final = 8000
+CHAIN_LIMIT: Final = 64 * 1024
+
+
+def join_chain(compacts: Sequence[str], *, limit: int = HEADER_LIMIT) -> str:
+    """The value of `Agent-Delegation`: `<leaf>, …, <root>`.
+
+    Raises:
+        ConfigurationError: `chain_too_long` for a header.
+    """
+    value = ", ".join(compacts)
+    if len(value) > limit:
+        raise ConfigurationError(
+            "chain_too_long",
+            f"the delegation chain has {len(value)} bytes, a header holds {limit}",
+            remedy="shorten agent names and tasks, delegate less deeply, or raise [http] header_limit",
+        )
+    return value
+
+
+def split_chain(value: str) -> list[str]:
+    """The grants of an `Agent-Delegation` header, leaf first.
+
+    Raises:
+        InvalidAssertionError: it is larger than any chain may be, or a member is empty.
+    """
+    if len(value) > CHAIN_LIMIT:
+        raise InvalidAssertionError("chain_too_large", "the chain is larger than 64 KiB")
+    members = [member.strip(" \t") for member in value.split(",")]
+    if not all(members):
+        raise InvalidAssertionError("chain_malformed", "the chain has an empty member")
+    return members

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What makes grants a chain, and who may narrow what. Each rule is one function, each refusal has its own code.
+
+Caps come first, so that no signature is checked for a chain that is refused anyway. The rules then run root first:
+an anchor signs hop 0, the key that a grant names signs the next, and every hop only narrows.
+tests/unit/test_chain.py has one test for each rule; tests/adversarial/ what an attacker makes of them.
+"""
+
+from __future__ import annotations
+
+import hmac
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent_identity import jose
+from agent_identity.delegation.carriers import CHAIN_LIMIT
+from agent_identity.delegation.grant import (
+    GRANT_TYPE,
+    HEADER_LIMIT,
+    MAX_HOPS,
+    Grant,
+    read_grant,
+    signing_input_hash,
+)
+from agent_identity.errors import ConfigurationError, InvalidAssertionError
+from agent_identity.keys import JWK, thumbprint
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["ALGORITHMS", "Anchor", "holder_key", "verify_chain"]
+
+ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
+_RANK: Final = {"asserted": 0, "agent": 1, "issuer": 2}
+
+
+@dataclass(frozen=True, slots=True)
+class Anchor:
+    """Whose hop 0 is believed, and how far: the most evidence it may give and the foreign `sub_iss` it speaks for."""
+
+    issuer: str
+    keys: Sequence[JWK]
+    evidence: str = "asserted"
+    subjects: frozenset[str] = frozenset()
+
+
+def verify_chain(
+    compacts: Sequence[str],
+    anchors: Iterable[Anchor],
+    *,
+    now: float,
+    skew: float = 30.0,
+    evidence: str = "asserted",
+) -> tuple[Grant, ...]:
+    """Check a whole chain, newest first, and give back its grants in that order.
+
+    `now` is Unix seconds, `skew` is allowed once for the chain, `evidence` is the least that hop 0 must carry.
+
+    Raises:
+        InvalidAssertionError: a rule was broken; `.code` says which.
+    """
+    _check_caps(compacts)
+    grants = tuple(read_grant(compact) for compact in compacts)
+    root = grants[-1]
+    hops = tuple(reversed(grants))
+    for depth, grant in enumerate(hops):
+        _check_depth(grant, depth, root)
+    for parent, child in zip(hops, hops[1:], strict=False):
+        _check_link(parent, child)
+        _check_constants(parent, child)
+        _check_actor(parent, child)
+        _check_narrowing(parent, child)
+    _check_no_actor_twice(grants)
+    _check_times(grants, now, skew)
+    _check_root(root, anchors, evidence)
+    for parent, child in zip(hops, hops[1:], strict=False):
+        _check_signature(child, (holder_key(child.jwk, parent.jkt),))
+    return grants
+
+
+def holder_key(jwk: JWK | None, jkt: str) -> JWK:
+    """The key a header carries, if it is the very one that a grant is bound to.
+
+    Raises:
+        InvalidAssertionError: there is none, or it is another's.
+    """
+    if jwk is None:
+        raise InvalidAssertionError("key_missing", "the signer's public key isn't in the header")
+    try:
+        found = thumbprint(jwk)
+    except ConfigurationError:
+        raise InvalidAssertionError("key_malformed", "the header's key is no public key") from None
+    if not hmac.compare_digest(found.encode(), jkt.encode()):
+        raise InvalidAssertionError("key_mismatch", "signed with a key the grant above doesn't name")
+    return jwk
+
+
+def _check_caps(compacts: Sequence[str]) -> None:
+    if not compacts:
+        raise InvalidAssertionError("chain_empty", "there is no grant")
+    if len(compacts) > MAX_HOPS:
+        raise InvalidAssertionError("chain_too_deep", f"more than {MAX_HOPS} hops")
+    if sum(len(compact) for compact in compacts) > CHAIN_LIMIT:
+        raise InvalidAssertionError("chain_too_large", "the chain is larger than 64 KiB")
+
+
+def _check_depth(grant: Grant, depth: int, root: Grant) -> None:
+    if grant.depth != depth:
+        raise InvalidAssertionError("depth_mismatch", "a hop isn't where its depth says")
+    if grant.depth > grant.max_depth or grant.max_depth > root.max_depth:
+        raise InvalidAssertionError("depth_exceeded", "deeper than the chain's ceiling allows")
+    if (grant.par_hash is None) != (depth == 0) or (grant.evidence is None) != (depth > 0):
+        raise InvalidAssertionError("hop_malformed", "only hop 0 has evidence and no parent")
+
+
+def _check_link(parent: Grant, child: Grant) -> None:
+    expected = signing_input_hash(parent.compact)
+    if not hmac.compare_digest(expected.encode(), (child.par_hash or "").encode()):
+        raise InvalidAssertionError("parent_mismatch", "a hop hangs below another grant")
+    if child.iss != parent.agent:
+        raise InvalidAssertionError("issuer_mismatch", "a hop isn't issued by the agent above it")
+    if child.max_depth > parent.max_depth:
+        raise InvalidAssertionError("depth_exceeded", "a hop raises the ceiling of the one above")
+
+
+def _check_constants(parent: Grant, child: Grant) -> None:
+    constant = (parent.sub, parent.sub_iss, parent.sub_profile, parent.purpose, parent.txn)
+    if (child.sub, child.sub_iss, child.sub_profile, child.purpose, child.txn) != constant:
+        raise InvalidAssertionError("constant_changed", "principal, purpose or transaction changed")
+
+
+def _check_actor(parent: Grant, child: Grant) -> None:
+    if child.act.get("act") != parent.act or child.vouched_by != parent.agent:
+        raise InvalidAssertionError("actor_mismatch", "act doesn't nest the hops as they are signed")
+
+
+def _check_narrowing(parent: Grant, child: Grant) -> None:
+    if not child.scopes <= parent.scopes:
+        raise InvalidAssertionError("scope_widened", "a hop has a scope that the one above lacks")
+    if not child.aud <= parent.aud:
+        raise InvalidAssertionError("audience_widened", "a hop reaches further than the one above")
+    if child.exp > parent.exp or child.nbf < parent.nbf or child.iat < parent.nbf:
+        raise InvalidAssertionError("lifetime_widened", "a hop lives outside the one above")
+
+
+def _check_no_actor_twice(grants: Sequence[Grant]) -> None:
+    if len({grant.agent for grant in grants}) != len(grants) or len(
+        {grant.jkt for grant in grants}
+    ) != len(grants):
+        raise InvalidAssertionError("actor_repeated", "an agent or a key acts twice in one chain")
+
+
+def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
+    # Hops only narrow, so the leaf ends first and begins last: the skew counts once, at the leaf.
+    leaf = grants[0]
+    if now >= leaf.exp + skew:
+        raise InvalidAssertionError("expired", "the chain has expired")
+    if now < leaf.nbf - skew or any(now < grant.iat - skew for grant in grants):
+        raise InvalidAssertionError("not_yet_valid", "the chain begins in the future")
+
+
+def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
+    anchor = next((anchor for anchor in anchors if anchor.issuer == root.iss), None)
+    if anchor is None:
+        raise InvalidAssertionError(
+            "unknown_anchor",
+            "the chain's root is signed by nobody who is trusted here",
+            remedy="add a TrustAnchor for its issuer, if it deserves one",
+        )
+    _check_vouching(root, anchor, evidence)
+    if root.act.get("act") is not None or root.vouched_by != anchor.issuer:
+        raise InvalidAssertionError("actor_mismatch", "hop 0 names another actor than its anchor may")
+    if root.kid is None or root.jwk is not None:
+        raise InvalidAssertionError("key_missing", "hop 0 doesn't name its anchor's key by kid")
+    _check_signature(root, [key for key in anchor.keys if key.get("kid") == root.kid])
+
+
+def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
+    claimed = root.evidence or ""
+    if _RANK.get(claimed, 99) > _RANK[anchor.evidence]:
+        raise InvalidAssertionError(
+            "evidence_exceeded",
+            f"the anchor claims evidence {claimed}, more than it may give here",
+            remedy=f"say TrustAnchor(…, evidence={claimed!r}) if it verifies principals itself",
+        )
+    if _RANK[claimed] < _RANK[evidence]:
+        raise InvalidAssertionError(
+            "evidence_too_low",
+            f"the principal is known by evidence {claimed}, {evidence} is asked for",
+            remedy="ask for less evidence only where an unverified principal may call",
+        )
+    is_trigger = root.sub_profile == "trigger" and root.sub_iss == root.agent
+    if root.sub_iss != anchor.issuer and root.sub_iss not in anchor.subjects and not is_trigger:
+        raise InvalidAssertionError(
+            "subject_not_vouched",
+            "the anchor speaks for a principal of somebody else's",
+            remedy="name that issuer in the TrustAnchor's subjects, if the anchor may vouch for it",
+        )
+
+
+def _check_signature(grant: Grant, keys: Sequence[JWK]) -> None:
+    jose.verify(
+        grant.compact,
+        keys,
+        algorithms=ALGORITHMS,
+        typ=GRANT_TYPE,
+        max_header=HEADER_LIMIT,
+        error=InvalidAssertionError,
+    )

@@ -1,0 +1,102 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Reading the claims of a signed statement of ours, strictly: a claim has its type or the statement is refused."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_identity.errors import InvalidAssertionError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.values import JSON
+
+__all__ = ["Claims"]
+
+_LARGEST = 2**53 - 1
+
+
+class Claims:
+    """The claims of one statement; each reader names the type it wants, and absence is only accepted where it says so.
+
+    Raises:
+        InvalidAssertionError: `claim_missing` or `claim_malformed`; the message names the claim, never its value.
+    """
+
+    __slots__ = ("_claims", "_error")
+
+    def __init__(
+        self, claims: Mapping[str, JSON], error: type[VerificationError] = InvalidAssertionError
+    ) -> None:
+        self._claims = claims
+        self._error = error
+
+    def text(self, name: str) -> str:
+        value = self.optional_text(name)
+        if value is None:
+            raise self._error("claim_missing", f"the claim {name} is missing")
+        return value
+
+    def optional_text(self, name: str) -> str | None:
+        if name not in self._claims:
+            return None
+        value = self._claims[name]
+        if not isinstance(value, str) or not value:
+            raise self._malformed(name)
+        return value
+
+    def integer(self, name: str) -> int:
+        """A whole number of seconds, hops or the like, from 0 to 2^53 − 1; `true` is none."""
+        if name not in self._claims:
+            raise self._error("claim_missing", f"the claim {name} is missing")
+        value = self._claims[name]
+        if type(value) is not int or not 0 <= value <= _LARGEST:
+            raise self._malformed(name)
+        return value
+
+    def texts(self, name: str) -> tuple[str, ...]:
+        """A list of non-empty strings without repetition; it may be empty, but not absent."""
+        if name not in self._claims:
+            raise self._error("claim_missing", f"the claim {name} is missing")
+        value = self._claims[name]
+        if not isinstance(value, list):
+            raise self._malformed(name)
+        found = tuple(item for item in value if isinstance(item, str) and item)
+        if len(found) != len(value) or len(set(found)) != len(found):
+            raise self._malformed(name)
+        return found
+
+    def scopes(self, name: str = "scope") -> frozenset[str]:
+        """Scope tokens (RFC 6749 §3.3), one space between them; an absent claim is none."""
+        value = self.optional_text(name)
+        if value is None:
+            return frozenset()
+        tokens = value.split(" ")
+        if not all(tokens) or not all("!" <= c <= "~" and c not in '"\\' for c in "".join(tokens)):
+            raise self._malformed(name)
+        return frozenset(tokens)
+
+    def nested(self, name: str) -> Claims:
+        value = self.mapping(name)
+        return Claims(value, self._error)
+
+    def mapping(self, name: str) -> dict[str, JSON]:
+        if name not in self._claims:
+            raise self._error("claim_missing", f"the claim {name} is missing")
+        value = self._claims[name]
+        if not isinstance(value, dict):
+            raise self._malformed(name)
+        return value
+
+    def has(self, name: str) -> bool:
+        return name in self._claims
+
+    def only(self, *names: str) -> None:
+        """Refuse claims that we have no rule for: what isn't understood isn't skipped."""
+        foreign = self._claims.keys() - set(names)
+        if foreign:
+            raise self._error("claim_unknown", "a claim that this version has no rule for")
+
+    def _malformed(self, name: str) -> VerificationError:
+        return self._error("claim_malformed", f"the claim {name} has another type or form")

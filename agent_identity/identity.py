@@ -1,0 +1,351 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An agent's identity: puts the parts together, opens sessions, answers who triggered what."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, NoReturn, Self
+
+from agent_identity.config import configuration_file, state_directory
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.errors import ConfigurationError
+from agent_identity.flow import Draft, append
+from agent_identity.policy.rules import as_policy
+from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.records import AGENT_REGISTERED
+from agent_identity.provenance.trace import Trace, trace_of
+from agent_identity.session import DEEPEST, PURPOSE_LIMIT, Gate, Parts, Session
+from agent_identity.uris import origin
+from agent_identity.values import Principal, agent_uri, scope_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from pathlib import Path
+    from types import TracebackType
+
+    from agent_identity.authority import Authority
+    from agent_identity.credentials.registration import Registered
+    from agent_identity.flow import Flow
+    from agent_identity.http.transport import Transport
+    from agent_identity.policy.rules import PolicyLike
+    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.verify import Verifier
+
+__all__ = ["AgentIdentity", "on_behalf_of"]
+
+SESSION_LIFETIME: Final = 3600.0
+
+
+class AgentIdentity:
+    """The identity of one agent in this process: its key, its authority, its policy, its ledger.
+
+    Thread-safe, fork-safe, usable from several event loops. A context manager; `close()` flushes and releases.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        authority: Authority,
+        ledger: Ledger,
+        policy: PolicyLike | None = None,
+        resources: Mapping[str, Iterable[str]] | None = None,
+        owner: str | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """Put an identity together from parts; `AgentIdentity.embedded` does it with the usual ones.
+
+        `resources` maps a resource's URI to the most scopes that may be asked for there; None is no limit of its own.
+        """
+        from agent_identity.http.world import World  # noqa: PLC0415 - httpx stays out of the import
+
+        self.name = name
+        self.authority = authority
+        self.ledger = ledger
+        self._agent = Agent(agent_uri(name))
+        self._owner = owner
+        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+        issuer = Issuer(
+            authority.issuer,
+            name=name,
+            agent=self._agent,
+            owner=owner,
+            initial_token=authority.registration_token,
+            clock=clock,
+            recorded=self._registered,
+        )
+        self._parts = Parts(
+            agent=self._agent,
+            issuer=issuer,
+            policy=as_policy(policy),
+            world=World(self._transport, ledger, clock=clock),
+            ledger=ledger,
+            gate=Gate(ledger),
+            resources=None
+            if resources is None
+            else {uri: scope_set(scopes) for uri, scopes in resources.items()},
+            clock=clock,
+        )
+        _identities.add(self)
+
+    @classmethod
+    def embedded(
+        cls,
+        name: str,
+        *,
+        state_dir: str | Path | None = None,
+        policy: PolicyLike | None = None,
+        ledger: str | Ledger | None = None,
+        resources: Mapping[str, Iterable[str]] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """An identity with an authority of its own in this process, and a SQLite ledger: no account, no network.
+
+        Keys and ledger are kept under `state_dir` (default: the user's state directory), files 0600 in a folder 0700.
+        `ledger` is a URL (`memory:`, `sqlite:…`) or an object.
+
+        Raises:
+            ConfigurationError: the state directory can't be used, or isn't private.
+        """
+        from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
+
+        directory = state_directory(state_dir)
+        kept = ledger if ledger is not None and not isinstance(ledger, str) else None
+        return cls(
+            name,
+            authority=Authority(directory / "authority", clock=clock),
+            ledger=kept or open_ledger(str(ledger or "sqlite:"), state_dir=directory, clock=clock),
+            policy=policy,
+            resources=resources,
+            clock=clock,
+        )
+
+    @property
+    def public_jwk(self) -> dict[str, str]:
+        """The public half of the agent's key in this process."""
+        return dict(self._agent.key.public_jwk)
+
+    def on_behalf_of(
+        self,
+        subject: str | Principal,
+        *,
+        purpose: str,
+        task: str | None = None,
+        scopes: Iterable[str] | None = None,
+        resources: Iterable[str] | None = None,
+        expires_in: float | None = None,
+        max_depth: int = 3,
+    ) -> Session:
+        """A session for a principal: enter it with `with` or `async with`.
+
+        `purpose` is one short sentence (at most 200 characters) that every resource on the way can read, so no personal data.
+        `scopes` and `resources` limit the session (None = no limit of its own, `()` = nothing), `expires_in` is seconds,
+        `max_depth` how many delegations may follow.
+
+        Raises:
+            ConfigurationError: an argument can't be used.
+        """
+        principal = self._principal(subject)
+        return self._session(
+            principal, purpose, task, scopes, resources, expires_in, max_depth, "issuer", None
+        )
+
+    def autonomous(
+        self,
+        *,
+        trigger: str,
+        purpose: str,
+        task: str | None = None,
+        scopes: Iterable[str] | None = None,
+        resources: Iterable[str] | None = None,
+        expires_in: float | None = None,
+        max_depth: int = 3,
+    ) -> Session:
+        """A session for an unattended run: `trigger` (`cron:nightly-close`, a webhook's id) is the root of its chain.
+
+        No principal was verified, so its evidence is `agent`, which a service accepts only if it says so.
+        """
+        principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
+        return self._session(
+            principal, purpose, task, scopes, resources, expires_in, max_depth, "agent", trigger
+        )
+
+    def _principal(self, subject: str | Principal) -> Principal:
+        principal = Principal.parse(subject) if isinstance(subject, str) else subject
+        if principal.iss not in (None, self.authority.issuer):
+            raise ConfigurationError(
+                "foreign_principal",
+                "the embedded authority is the directory of its own principals alone",
+                remedy='name the principal without an issuer, for instance "user:alice"',
+            )
+        if principal.profile == "trigger":
+            raise ConfigurationError(
+                "trigger_principal", "a trigger is nobody to act for", remedy="use autonomous(trigger=…)"
+            )
+        return principal
+
+    def _session(
+        self,
+        principal: Principal,
+        purpose: str,
+        task: str | None,
+        scopes: Iterable[str] | None,
+        resources: Iterable[str] | None,
+        expires_in: float | None,
+        max_depth: int,
+        evidence: str,
+        trigger: str | None,
+    ) -> Session:
+        if not purpose or len(purpose) > PURPOSE_LIMIT:
+            raise ConfigurationError(
+                "purpose", f"a purpose is one sentence of 1 to {PURPOSE_LIMIT} characters"
+            )
+        if not 0 <= max_depth <= DEEPEST:
+            raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
+        lifetime = SESSION_LIFETIME if expires_in is None else expires_in
+        if not lifetime > 0:
+            raise ConfigurationError("expires_in", "expires_in is seconds, more than none")
+        session = Session(
+            self._parts,
+            principal,
+            agent=self._agent,
+            parent=None,
+            purpose=purpose,
+            task=task,
+            scopes=None if scopes is None else scope_set(scopes),
+            resources=None if resources is None else frozenset(resources),
+            expires_at=self._parts.clock() + min(lifetime, SESSION_LIFETIME),
+            max_depth=max_depth,
+            evidence=evidence,
+            trigger=trigger,
+        )
+        self._sessions.add(session)
+        return session
+
+    def who_triggered(self, ref: str | Session) -> Trace:
+        """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
+
+        `ref` is a session, or the id of a call, session, trace or span, the model's tool call id, or any `jti` or `txn`.
+
+        Raises:
+            LedgerError: `unknown_reference`.
+        """
+        reference = ref.id if isinstance(ref, Session) else ref
+        return trace_of(self.ledger, reference)
+
+    async def awho_triggered(self, ref: str | Session) -> Trace:
+        """The async twin of `who_triggered`."""
+        return await asyncio.to_thread(self.who_triggered, ref)
+
+    def verifier(self, audience: str) -> Verifier:
+        """A verifier for the service `audience` that trusts what this identity trusts: its own authority."""
+        from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
+
+        anchor = TrustAnchor(
+            self.authority.issuer,
+            jwks=self.authority.jwks(),
+            revocations=UnsafeNoRevocations(),
+            evidence="issuer",
+        )
+        return Verifier([anchor], audience=audience, clock=self._parts.clock)
+
+    def close(self) -> None:
+        """Flush and release what the identity holds; its sessions can't be used any more."""
+        self._parts.world.close()
+        self.ledger.close()
+        self.authority.close()
+
+    async def aclose(self) -> None:
+        """The async twin of `close`."""
+        await self._parts.world.aclose()
+        await asyncio.to_thread(self.close)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        await self.aclose()
+
+    def __repr__(self) -> str:
+        return f"<AgentIdentity {self._agent.uri}>"
+
+    def _transport(self) -> Transport:
+        from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
+
+        return Transport({origin(self.authority.issuer): self.authority.handle})
+
+    def _registered(self, found: Registered) -> Flow[None]:
+        yield from append(
+            Draft(
+                AGENT_REGISTERED,
+                None,
+                None,
+                None,
+                None,
+                None,
+                None,
+                {
+                    "agent": self._agent.uri,
+                    "instance": found.client.key.thumbprint,
+                    "owner": self._owner,
+                },
+                None,
+            )
+        )
+
+    def start_over(self) -> None:
+        """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
+        self._agent.renew()
+        self._parts.issuer.nonces.forget()
+        for session in list(self._sessions):
+            session.start_over()
+
+
+_identities: weakref.WeakSet[AgentIdentity] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for identity in list(_identities):
+        identity.start_over()
+
+
+os.register_at_fork(after_in_child=_after_fork)
+
+
+def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:
+    """A session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded one.
+
+    Raises:
+        ConfigurationError: nothing is configured.
+    """
+    if configuration_file() is None:
+        raise ConfigurationError(
+            "not_configured",
+            "AGENT_IDENTITY_CONFIG names no configuration",
+            remedy='use AgentIdentity.embedded("…").on_behalf_of(…), or set AGENT_IDENTITY_CONFIG',
+        )
+    raise ConfigurationError(
+        "config_unsupported",
+        "this version reads no configuration file yet",
+        remedy='use AgentIdentity.embedded("…").on_behalf_of(…)',
+    )

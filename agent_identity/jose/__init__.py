@@ -1,0 +1,286 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The one door for JSON from outside, and the one door for every signature check.
+
+J1  Limits come first: size and nesting are judged on the bytes, before base64, JSON or a key sees them.
+J2  JSON has one reading: UTF-8, no name twice, no NaN, no number or text that two parsers read differently.
+J3  Trust comes from the caller: keys are those passed in, algorithms those allowed. A header chooses among them by `kid`
+    and `alg` and supplies nothing: its `jwk`, `jku`, `x5u` and `x5c` are never used, and nothing is fetched.
+J4  A key is used for what it says of itself: type, curve, `alg`, `use` and `key_ops` all have to fit, and weak keys don't.
+J5  A signature is checked over the bytes that came, and it is those that are returned.
+
+tests/adversarial/test_signatures.py holds the tests of these rules.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+import re
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, TypeAlias, overload
+
+import orjson
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+
+from agent_identity.canonical import MAX_DEPTH, MAX_INTEGER
+from agent_identity.errors import VerificationError
+from agent_identity.values import b64url, unb64url
+
+if TYPE_CHECKING:
+    from collections.abc import Collection, Sequence
+
+    from agent_identity.keys import JWK
+    from agent_identity.values import JSON
+
+__all__ = [
+    "MAX_HEADER",
+    "MAX_TOKEN",
+    "Parsed",
+    "check_lifetime",
+    "header",
+    "loads",
+    "loads_object",
+    "numeric_date",
+    "unverified",
+    "verify",
+]
+
+MAX_TOKEN: Final = 16 * 1024
+"""Characters of one token, grant or assertion."""
+
+MAX_HEADER: Final = 1024
+"""Bytes of the JOSE header of a grant, assertion or proof; what `max_header` is for those."""
+
+
+def loads(data: bytes, *, error: type[VerificationError] = VerificationError) -> JSON:
+    """Read JSON from outside so strictly that every value which comes out had one reading.
+
+    Numbers are integers within ±(2^53 - 1) or finite floats, literals have at most 32 characters, nesting at most 32
+    levels, and text is free of lone surrogates, escaped ones included.
+
+    Raises:
+        VerificationError: the bytes aren't such JSON. `error` names a subclass to raise instead.
+    """
+    try:
+        return _loads(data)
+    except VerificationError as failure:
+        raise _as(error, failure) from None
+
+
+def loads_object(
+    data: bytes, *, error: type[VerificationError] = VerificationError
+) -> dict[str, JSON]:
+    """Read a JSON object, as strictly as `loads`.
+
+    Raises:
+        VerificationError: the bytes aren't such JSON, or no object. `error` names a subclass to raise instead.
+    """
+    value = loads(data, error=error)
+    if not isinstance(value, dict):
+        raise error("json_not_object", "there is other JSON where an object belongs")
+    return value
+
+
+class Parsed(NamedTuple):
+    """A token taken apart. Nothing in it counts before `verify` took it."""
+
+    header: dict[str, JSON]
+    payload: bytes
+    signing_input: bytes
+    signature: bytes
+
+    def __repr__(self) -> str:
+        return "<Parsed token>"
+
+
+def unverified(
+    compact: str,
+    *,
+    max_header: int | None = None,
+    error: type[VerificationError] = VerificationError,
+) -> Parsed:
+    """Take a compact JWS apart without checking its signature: to find out whose keys to pass to `verify`.
+
+    Limits and header rules are those of `verify`, which also takes the answer in place of the token.
+
+    Raises:
+        VerificationError: the token can't be one that `verify` accepts. `error` names a subclass to raise instead.
+    """
+    try:
+        return _parsed(compact, max_header)
+    except VerificationError as failure:
+        raise _as(error, failure) from None
+
+
+def verify(
+    compact: str | Parsed,
+    keys: Sequence[JWK],
+    *,
+    algorithms: Collection[str],
+    typ: str | None = None,
+    max_header: int | None = None,
+    error: type[VerificationError] = VerificationError,
+) -> tuple[dict[str, JSON], bytes]:
+    """Check a compact JWS (RFC 7515, RFC 8725) and return its header and the payload's bytes.
+
+    A header with `kid` is checked with the keys of exactly that `kid`, one without with any that fits. `typ` is compared
+    exactly; only `at+jwt` has a second spelling (RFC 9068 §4). High s values of ECDSA are accepted, as RFC 7518 has no
+    rule against them, so that a signature is no identity of a token: hash what is signed.
+
+    Raises:
+        VerificationError: a rule was broken; `code` says which. `error` names a subclass to raise instead.
+    """
+    try:
+        token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header)
+        alg = _checked_alg(token.header, algorithms, typ)
+        for jwk in _candidates(token.header, alg, keys):
+            if _is_signed(token, _check(alg, jwk)):
+                return token.header, token.payload
+        raise VerificationError("bad_signature", "the signature isn't of the key it should be of")
+    except VerificationError as failure:
+        raise _as(error, failure) from None
+
+
+def header(alg: str, *, typ: str, kid: str | None = None, jwk: JWK | None = None) -> str:
+    """An encoded JOSE header, for `SigningKey.compact`. It names its key by `kid`, or carries it as `jwk`."""
+    members: dict[str, object] = {"typ": typ, "alg": alg}
+    if kid is not None:
+        members["kid"] = kid
+    if jwk is not None:
+        _refuse_private(jwk)
+        members["jwk"] = dict(jwk)
+    return b64url(orjson.dumps(members))
+
+
+@overload
+def numeric_date(
+    claims: Mapping[str, JSON],
+    name: str,
+    *,
+    error: type[VerificationError] = ...,
+    required: Literal[True] = ...,
+) -> float: ...
+@overload
+def numeric_date(
+    claims: Mapping[str, JSON],
+    name: str,
+    *,
+    error: type[VerificationError] = ...,
+    required: Literal[False],
+) -> float | None: ...
+def numeric_date(
+    claims: Mapping[str, JSON],
+    name: str,
+    *,
+    error: type[VerificationError] = VerificationError,
+    required: bool = True,
+) -> float | None:
+    """A NumericDate claim in Unix seconds, fractions allowed (RFC 7519 §2), within what a `datetime` can hold.
+
+    Raises:
+        VerificationError: `missing_claim` or `malformed_claim`. `error` names a subclass to raise instead.
+    """
+    if name not in claims:
+        if required:
+            raise error("missing_claim", f"there is no {name}")
+        return None
+    value = claims[name]
+    # exact types, as a bool is an int too; a NaN fails the comparison
+    if (type(value) is int or type(value) is float) and 0 <= value <= _LAST_SECOND:
+        return value
+    raise error("malformed_claim", f"{name} is no time")
+
+
+_LAST_SECOND: Final = 253402300799  # 9999-12-31T23:59:59Z
+
+
+def check_lifetime(
+    claims: Mapping[str, JSON],
+    *,
+    now: float,
+    skew: float,
+    max_lifetime: float | None,
+    error: type[VerificationError] = VerificationError,
+) -> float:
+    """Check `exp`, `nbf` and `iat` against the clock, and return `exp`. `skew` is added once, at either end.
+
+    `max_lifetime` is how many seconds `exp` may lie after `iat`, which is then required; None leaves that to the issuer.
+
+    Raises:
+        VerificationError: `expired`, `not_yet_valid`, `lifetime_too_long`, or what `numeric_date` raises.
+    """
+    expires = numeric_date(claims, "exp", error=error)
+    begins = numeric_date(claims, "nbf", error=error, required=False)
+    issued = numeric_date(claims, "iat", error=error, required=False)
+    if now - skew >= expires:
+        raise error("expired", "it has expired")
+    if max(begins or 0, issued or 0) > now + skew:
+        raise error("not_yet_valid", "it isn't valid yet")
+    if issued is not None and expires <= issued:
+        raise error("malformed_claim", "exp isn't after iat")
+    if (
+        max_lifetime is not None
+        and expires - numeric_date(claims, "iat", error=error) > max_lifetime
+    ):
+        raise error("lifetime_too_long", f"it lives longer than {max_lifetime} s")
+    return expires
+
+
+def _as(error: type[VerificationError], failure: VerificationError) -> VerificationError:
+    if isinstance(failure, error):
+        return failure
+    return error(failure.code, str(failure), remedy=failure.remedy)
+
+
+def _parsed(compact: str, max_header: int | None) -> Parsed:
+    if type(compact) is not str or not compact.isascii():
+        raise VerificationError("token_malformed", "it is no compact JWS")
+    if len(compact) > MAX_TOKEN:
+        raise VerificationError("token_too_large", f"a token is longer than {MAX_TOKEN} bytes")
+    head, _, rest = compact.partition(".")
+    body, _, signature = rest.partition(".")
+    if not head or not body or not signature or "." in signature:
+        raise VerificationError("token_malformed", "it is no compact JWS")
+    if max_header is not None and len(head) * 3 // 4 > max_header:
+        raise VerificationError("header_too_large", f"a header is longer than {max_header} bytes")
+    return Parsed(
+        _header(head),
+        unb64url(body),
+        compact[: len(head) + 1 + len(body)].encode("ascii"),
+        unb64url(signature),
+    )
+
+
+def _header(encoded: str) -> dict[str, JSON]:
+    members = loads_object(unb64url(encoded))
+    if not _REFUSED_MEMBERS.isdisjoint(members):
+        raise VerificationError("header_member_refused", "its header asks for what isn't done here")
+    if not isinstance(members.get("kid", ""), str):
+        raise VerificationError("header_malformed", "its header has a kid that is no string")
+    jwk = members.get("jwk")
+    if isinstance(jwk, dict):
+        _refuse_private(jwk)
+    return members
+
+
+# No extension is understood, so that any `crit` is refused, an empty one too. `b64` would change what is signed, and
+# `zip` and `enc` belong to encryption.
+_REFUSED_MEMBERS: Final = frozenset({"crit", "b64", "zip", "enc"})
+def _checked_alg(members: Mapping[str, JSON], algorithms: Collection[str], typ: str | None) -> str:
+    if typ is not None and members.get("typ") not in _SPELLINGS.get(typ, (typ,)):
+        raise VerificationError("wrong_typ", f"it isn't of type {typ}")
+    alg = members.get("alg")
+    if not isinstance(alg, str) or alg not in algorithms or alg not in _KEY_TYPES:
+        raise VerificationError(
+            "alg_not_allowed", "it is signed with an algorithm not allowed here"
+        )
+    return alg
+
+
+_SPELLINGS: Final = {"at+jwt": ("at+jwt", "application/at+jwt")}

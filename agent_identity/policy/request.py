@@ -1,0 +1,137 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a policy sees of a call, in AuthZEN's words: subject, action, resource, context.
+
+Nothing here can be changed, and nothing is worked out before a policy asks for it.
+"""
+
+from __future__ import annotations
+
+from types import MappingProxyType
+from typing import TYPE_CHECKING, NamedTuple
+
+from agent_identity import jose
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent_identity.policy.history import Past
+    from agent_identity.values import JSON, Principal
+
+__all__ = ["Entity", "Facts", "Request"]
+
+
+class Entity(NamedTuple):
+    """Somebody or something a decision is about."""
+
+    type: str
+    id: str
+    properties: Mapping[str, object]
+
+
+class Facts(NamedTuple):
+    """What the pipeline knows of the call when policy is asked."""
+
+    action: str
+    kind: str
+    name: str
+    resource: str
+    scopes: frozenset[str]
+    labels: frozenset[str]
+    principal: Principal
+    evidence: str
+    agent: str
+    chain: tuple[str, ...]
+    purpose: str
+    task: str | None
+    now: float
+    arguments: bytes
+    args_hash: Callable[[], str]
+    past: Past
+
+
+_TYPES = {"user": "User", "service": "Service", "trigger": "Trigger"}
+
+
+class Request:
+    """One question to a policy. `resource.id` is the tool's name, `context["args"]` the arguments, frozen."""
+
+    __slots__ = ("_context", "_facts")
+
+    def __init__(self, facts: Facts) -> None:
+        self._facts = facts
+        self._context: Mapping[str, object] | None = None
+
+    @property
+    def subject(self) -> Entity:
+        principal = self._facts.principal
+        identifier = principal.sub if principal.iss is None else f"{principal.iss}#{principal.sub}"
+        return Entity(
+            _TYPES.get(principal.profile, "User"),
+            identifier,
+            MappingProxyType(
+                {
+                    "iss": principal.iss,
+                    "profile": principal.profile,
+                    "evidence": self._facts.evidence,
+                }
+            ),
+        )
+
+    @property
+    def action(self) -> Entity:
+        return Entity("Action", self._facts.action, MappingProxyType({}))
+
+    @property
+    def resource(self) -> Entity:
+        facts = self._facts
+        return Entity(
+            facts.kind,
+            facts.name,
+            MappingProxyType(
+                {"resource": facts.resource, "scopes": facts.scopes, "labels": facts.labels}
+            ),
+        )
+
+    @property
+    def context(self) -> Mapping[str, object]:
+        if self._context is None:
+            self._context = self._worked_out()
+        return self._context
+
+    def _worked_out(self) -> Mapping[str, object]:
+        facts = self._facts
+        past = facts.past
+        session = MappingProxyType(
+            {
+                "labels": past.labels,
+                "tools": past.tools,
+                "resources": past.resources,
+                "calls": past.calls,
+                "approvals": 0,
+            }
+        )
+        return MappingProxyType(
+            {
+                "agent": facts.agent,
+                "vouched": len(facts.chain) == 1,
+                "chain": facts.chain,
+                "depth": len(facts.chain) - 1,
+                "purpose": facts.purpose,
+                "task": facts.task,
+                "args": frozen(jose.loads(facts.arguments)),
+                "args_hash": facts.args_hash(),
+                "time": facts.now,
+                "approved": False,
+                "approval": None,
+                "session": session,
+            }
+        )
+
+
+def frozen(value: JSON) -> object:
+    """JSON that nobody can change: objects as read-only mappings, lists as tuples."""
+    if isinstance(value, dict):
+        return MappingProxyType({name: frozen(member) for name, member in value.items()})
+    if isinstance(value, list):
+        return tuple(frozen(member) for member in value)
+    return value

@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a decision is asked for. Anything but a clear yes is a no: absence, a truthy object or an error never permits."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+
+from agent_identity.errors import AgentIdentityError, ConfigurationError, DeniedError
+from agent_identity.values import Decision
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.flow import Flow
+    from agent_identity.policy.request import Request
+
+__all__ = ["GrantsOnly", "Policy", "PolicyLike", "as_policy"]
+
+
+@runtime_checkable
+class Policy(Protocol):
+    """What users write when a policy has to ask somebody: `decide` is a flow."""
+
+    def decide(self, request: Request, /) -> Flow[Decision]: ...
+
+
+PolicyLike: TypeAlias = "Policy | Callable[[Request], Decision | bool]"
+
+
+class GrantsOnly:
+    """Permits what the grants already limit, and adds nothing of its own."""
+
+    def decide(self, request: Request, /) -> Flow[Decision]:  # noqa: ARG002 - the protocol's
+        return _PERMITTED
+        yield  # makes this a flow
+
+
+_PERMITTED = Decision.permit(policy_id="grants-only")
+
+
+class _Callable:
+    """A plain callable as a policy: it answers a `Decision` or a literal bool, and everything else denies."""
+
+    def __init__(self, function: Callable[[Request], object]) -> None:
+        self._function = function
+        self._id: str = getattr(function, "__name__", type(function).__name__)
+
+    def decide(self, request: Request, /) -> Flow[Decision]:
+        try:
+            answer = self._function(request)
+        except AgentIdentityError:
+            raise
+        except Exception as error:
+            raise DeniedError(
+                "policy_failed",
+                f"the policy {self._id} raised {type(error).__name__}",
+                policy_id=self._id,
+            ) from error
+        if answer is True:
+            return Decision.permit(policy_id=self._id)
+        if answer is False:
+            return Decision.deny("refused", policy_id=self._id)
+        if isinstance(answer, Decision):
+            return answer
+        raise DeniedError(
+            "policy_undecided",
+            f"the policy {self._id} answered neither a Decision nor a bool",
+            policy_id=self._id,
+        )
+        yield  # makes this a flow
+
+
+def as_policy(policy: PolicyLike | None) -> Policy:
+    """Take a policy object, a callable, or None for `GrantsOnly`.
+
+    Raises:
+        ConfigurationError: it is neither.
+    """
+    if policy is None:
+        return GrantsOnly()
+    if isinstance(policy, Policy):
+        return policy
+    if callable(policy):
+        return _Callable(policy)
+    raise ConfigurationError(
+        "policy_unusable", "a policy is an object with `decide`, or a callable that takes the request"
+    )

@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Where records are kept: what every ledger does, and which one a URL means."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from urllib.parse import unquote
+
+from agent_identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from types import TracebackType
+
+    from agent_identity.flow import Draft
+    from agent_identity.provenance.records import Record
+    from agent_identity.provenance.subjects import Subjects
+    from agent_identity.values import JSON, Principal
+
+__all__ = ["Check", "FirstBad", "Ledger", "LedgerReport", "open_ledger"]
+
+
+class FirstBad(NamedTuple):
+    """The first record, in the order of commits, that isn't what its chain says it must be."""
+
+    writer: str
+    seq: int
+    reason: str
+
+
+class LedgerReport(NamedTuple):
+    """What `verify` found: `records` read, `writers` whose chains they form, the first bad record if there is one."""
+
+    ok: bool
+    records: int
+    writers: int
+    first_bad: FirstBad | None
+    checkpoint: dict[str, JSON] | None = None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The report as `agent-identity ledger verify --json` prints it."""
+        return {
+            "ok": self.ok,
+            "records": self.records,
+            "writers": self.writers,
+            "checkpoint": self.checkpoint,
+            "first_bad": None if self.first_bad is None else dict(self.first_bad._asdict()),
+        }
+
+
+class Check(Protocol):
+    """Looks at the signatures in a record, and says what is wrong with them, None when nothing is."""
+
+    def __call__(self, record: Record, /) -> str | None: ...
+
+
+class Ledger(Protocol):
+    """Append-only records in one hash chain for each writer, and the subjects that they are about.
+
+    Safe to use from several threads, and on both sides of a fork.
+    """
+
+    @property
+    def subjects(self) -> Subjects:
+        """Pseudonyms and keys of those whom the records are about; `subjects.erase` is erasure."""
+        ...
+
+    @property
+    def healthy(self) -> bool:
+        """False from a write that failed until one that worked."""
+        ...
+
+    def append(self, draft: Draft, /) -> None:
+        """Commit a record before returning.
+
+        Raises:
+            LedgerError: it is not on record.
+        """
+        ...
+
+    async def aappend(self, draft: Draft, /) -> None:
+        """`append` that keeps a running loop free while others hold the ledger."""
+        ...
+
+    def probe(self) -> None:
+        """Write something that isn't a record.
+
+        Raises:
+            LedgerError: the ledger can't be written at this time.
+        """
+        ...
+
+    def pseudonym(self, principal: Principal, /) -> str:
+        """The pseudonym of a principal, given one now if there is none."""
+        ...
+
+    def find(self, ref: str, /) -> list[Record]:
+        """The records that carry a reference, in the order of commits; empty when it is unknown.
+
+        A reference is the id of a call, session, trace or span, the `jti` of a grant, token or assertion, a `txn`, or
+        the model's id of a tool call.
+        """
+        ...
+
+    def frame(self, ref: str, /) -> list[Record]:
+        """Those of `find` that are not about a call: sessions, grants, credentials."""
+        ...
+
+    def session_records(self, session_id: str, /) -> list[Record]:
+        """The records of one session, in the order of commits."""
+        ...
+
+    def records(self) -> Iterator[Record]:
+        """All records, in the order of commits."""
+        ...
+
+    def is_live(self, writer: str, /) -> bool:
+        """Whether a writer may still report how its calls ended: not closed, and its lease has not expired."""
+        ...
+
+    def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
+        """The first of some records whose bytes or links to its neighbours don't hold, recomputed now."""
+        ...
+
+    def verify(self, check: Check | None = None, /) -> LedgerReport:
+        """Recompute every hash and link, and with a `check` every signature.
+
+        Raises:
+            LedgerError: the ledger can't be read at all.
+        """
+        ...
+
+    def close(self) -> None:
+        """End this writer's lease and release what is open."""
+        ...
+
+    def __enter__(self) -> Ledger: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+def open_ledger(
+    url: str,
+    *,
+    state_dir: Path,
+    clock: Callable[[], float] = time.time,
+    durability: str = "process",
+    base: Path | None = None,
+) -> Ledger:
+    """The ledger that a URL means: `memory:`, `sqlite:` (in `state_dir`), `sqlite:///relative`, `sqlite:////absolute`.
+
+    Subjects are kept in `state_dir`, wherever the ledger lies. `durability` is "process" (what is committed survives a
+    killed process) or "power". A relative path is relative to `base`, by default the working directory.
+
+    Raises:
+        ConfigurationError: an unknown URL or durability, a file that others could change, a schema of another version.
+    """
+    if durability not in _DURABILITIES:
+        raise ConfigurationError(
+            "ledger_durability", 'durability is "process" or "power"', remedy="name one of them"
+        )
+    if url == "memory:":
+        from agent_identity.provenance.memory import MemoryLedger
+
+        return MemoryLedger(clock=clock)
+    from agent_identity.provenance.sqlite import SqliteLedger
+
+    path = _sqlite_path(url, state_dir, base or Path())
+    return SqliteLedger(path, state_dir=state_dir, clock=clock, durability=durability)
+
+
+_DURABILITIES: Final = frozenset({"process", "power"})
+
+
+def _sqlite_path(url: str, state_dir: Path, base: Path) -> Path:
+    if url == "sqlite:":
+        return state_dir / "ledger.db"
+    scheme, slashes, rest = url.partition(":///")
+    if scheme != "sqlite" or not slashes or not rest.strip("/"):
+        raise ConfigurationError(
+            "ledger_url",
+            "a ledger's URL must be memory:, sqlite:, sqlite:///relative or sqlite:////absolute",
+        )
+    return base / unquote(rest)

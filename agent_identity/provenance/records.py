@@ -1,0 +1,313 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a ledger entry is: its canonical bytes, its place in a writer's hash chain, and how it reads back.
+
+    body = RFC 8785 of {at, writer, seq, kind, references, pseudonym, public fields, digest of the sealed part}
+    hash = SHA-256(hash of the writer's previous entry ‖ body)          32 zero bytes before the first
+
+The sealed part itself stays outside the body, encrypted under its subject's key: the chain holds when that key, or even
+the ciphertext, is gone. Bodies hold no floats and only ASCII member names, for which sorted orjson is RFC 8785 byte for
+byte; tests/unit/test_records.py holds that property.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+import orjson
+
+from agent_identity.errors import LedgerError, VerificationError
+from agent_identity.values import b64url, new_id
+
+if TYPE_CHECKING:
+    from agent_identity.flow import Draft
+    from agent_identity.values import JSON
+
+__all__ = [
+    "AGENT_REGISTERED",
+    "CALL_CANCELLED",
+    "CALL_COMPLETED",
+    "CALL_DENIED",
+    "CALL_FAILED",
+    "CALL_INTENDED",
+    "CALL_UNKNOWN",
+    "CREDENTIAL_ACQUIRED",
+    "CREDENTIAL_REVOKED",
+    "GENESIS",
+    "GRANT_MADE",
+    "KINDS",
+    "OUTCOMES",
+    "SESSION_CLOSED",
+    "SESSION_OPENED",
+    "Chain",
+    "Record",
+    "Row",
+    "alias_of",
+    "link",
+    "read_record",
+    "rfc3339",
+    "seal_context",
+    "sealed_digest",
+    "without_round",
+]
+
+SESSION_OPENED: Final = "session.opened"
+SESSION_CLOSED: Final = "session.closed"
+GRANT_MADE: Final = "grant.made"
+CREDENTIAL_ACQUIRED: Final = "credential.acquired"
+CREDENTIAL_REVOKED: Final = "credential.revoked"
+AGENT_REGISTERED: Final = "agent.registered"
+CALL_INTENDED: Final = "call.intended"
+CALL_DENIED: Final = "call.denied"
+CALL_COMPLETED: Final = "call.completed"
+CALL_FAILED: Final = "call.failed"
+CALL_CANCELLED: Final = "call.cancelled"
+CALL_UNKNOWN: Final = "call.unknown"
+
+KINDS: Final = (
+    SESSION_OPENED,
+    SESSION_CLOSED,
+    GRANT_MADE,
+    CREDENTIAL_ACQUIRED,
+    CREDENTIAL_REVOKED,
+    AGENT_REGISTERED,
+    CALL_INTENDED,
+    CALL_DENIED,
+    CALL_COMPLETED,
+    CALL_FAILED,
+    CALL_CANCELLED,
+    CALL_UNKNOWN,
+)
+
+OUTCOMES: Final = {
+    CALL_DENIED: "denied",
+    CALL_COMPLETED: "completed",
+    CALL_FAILED: "failed",
+    CALL_CANCELLED: "cancelled",
+    CALL_UNKNOWN: "unknown",
+}
+
+GENESIS: Final = bytes(32)
+"""What stands in for the hash before a writer's first entry."""
+
+_ALIASES: Final = {SESSION_OPENED: "txn", GRANT_MADE: "grant_hash"}
+"""The public field by which such an entry is found besides its references."""
+
+Seal: TypeAlias = Callable[[bytes, bytes], bytes]
+Unseal: TypeAlias = Callable[[str, bytes, bytes], bytes | None]
+
+_CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_ROUND: Final = re.compile(r"(call_[^.]+)\.r?[0-9]+")
+
+
+class Row(NamedTuple):
+    """An entry as it is kept. What stands before `body` repeats it, so that a store can look for it."""
+
+    writer: str
+    seq: int
+    kind: str
+    session: str | None
+    call: str | None
+    trace: str | None
+    span: str | None
+    ref: str | None
+    alias: str | None
+    body: bytes
+    sealed: bytes | None
+    hash: bytes
+
+    @property
+    def references(self) -> tuple[str | None, ...]:
+        """All that the entry is found by."""
+        return self[3:9]
+
+
+class Chain:
+    """One writer's chain: makes the next entry, and moves on once that is committed."""
+
+    __slots__ = ("head", "seq", "writer")
+
+    def __init__(self, writer: str | None = None) -> None:
+        self.writer = writer or new_id("wrt_")
+        self.seq = 0
+        self.head = GENESIS
+
+    def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
+        """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.
+
+        `seal` seals for the draft's subject; it is None where nothing is sealed.
+
+        Raises:
+            LedgerError: the draft has no canonical form, or a sealed part and no subject to seal it for.
+        """
+        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
+        seq = self.seq + 1
+        sealed: bytes | None = None
+        digest: str | None = None
+        try:
+            if secret is not None:
+                if seal is None or pseudonym is None:
+                    raise LedgerError("record_malformed", f"a {kind} record seals for no subject")
+                context = seal_context(pseudonym, self.writer, seq)
+                sealed = seal(orjson.dumps(secret), context)
+                digest = sealed_digest(sealed)
+            body = orjson.dumps(
+                {
+                    "at": at,
+                    "call": call,
+                    "kind": kind,
+                    "pseudonym": pseudonym,
+                    "public": public,
+                    "ref": ref,
+                    "sealed": digest,
+                    "seq": seq,
+                    "session": session,
+                    "span": span,
+                    "trace": trace,
+                    "writer": self.writer,
+                },
+                option=_CANONICAL,
+            )
+        except TypeError as error:
+            raise LedgerError(
+                "record_malformed", f"a {kind} record can't be written as JSON"
+            ) from error
+        alias = alias_of(kind, public)
+        own = link(self.head, body)
+        return Row(
+            self.writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, own
+        )
+
+    def advance(self, row: Row) -> None:
+        """Take a committed entry as the new end."""
+        self.seq, self.head = row.seq, row.hash
+
+
+def link(previous: bytes, body: bytes) -> bytes:
+    """The hash of an entry that follows the one with the hash `previous`."""
+    return sha256(previous + body).digest()
+
+
+def sealed_digest(sealed: bytes) -> str:
+    """What the body says of its sealed part."""
+    return "sha-256:" + b64url(sha256(sealed).digest())
+
+
+def seal_context(pseudonym: str, writer: str, seq: int) -> bytes:
+    """What a sealed part is bound to: its subject and its place, so that no other entry can carry it."""
+    return f"{pseudonym} {writer} {seq}".encode()
+
+
+def alias_of(kind: str, public: Mapping[str, JSON]) -> str | None:
+    """What an entry is found by that is none of its references."""
+    name = _ALIASES.get(kind)
+    value = None if name is None else public.get(name)
+    return value if isinstance(value, str) else None
+
+
+def without_round(ref: str) -> str:
+    """The call's id in an assertion's `jti`: `<call.id>.<n>` and `<call.id>.r<n>` name the same call."""
+    match = _ROUND.fullmatch(ref)
+    return ref if match is None else match[1]
+
+
+def rfc3339(at: datetime) -> str:
+    """A time in UTC as RFC 3339 writes it."""
+    return at.isoformat(timespec="microseconds" if at.microsecond else "seconds").replace(
+        "+00:00", "Z"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One ledger entry as read back.
+
+    `body` holds the public fields, `sealed` the decrypted rest: None when there is none, or when the subject's key was
+    deleted, which `erased` tells apart. `row` is the entry as it is kept.
+    """
+
+    kind: str
+    at: datetime
+    writer: str
+    seq: int
+    session_id: str | None
+    call_id: str | None
+    trace_id: str | None
+    span_id: str | None
+    ref: str | None
+    pseudonym: str | None
+    body: Mapping[str, JSON]
+    sealed: Mapping[str, JSON] | None = field(repr=False)
+    erased: bool
+    row: Row = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The entry as JSON: references, public fields, times as RFC 3339, and a call's assertion in clear."""
+        entry: dict[str, JSON] = {
+            "kind": self.kind,
+            "at": rfc3339(self.at),
+            "writer": self.writer,
+            "seq": self.seq,
+            "session_id": self.session_id,
+            "call_id": self.call_id,
+            "trace_id": self.trace_id,
+            "span_id": self.span_id,
+            "ref": self.ref,
+            "pseudonym": self.pseudonym,
+        }
+        entry.update(self.body)
+        expires_at = self.body.get("expires_at")
+        if isinstance(expires_at, int):
+            entry["expires_at"] = rfc3339(_EPOCH + timedelta(seconds=expires_at))
+        if self.kind == CALL_INTENDED:
+            entry["assertion"] = None if self.sealed is None else self.sealed.get("assertion")
+        return entry
+
+
+def read_record(row: Row, unseal: Unseal) -> Record:
+    """A kept entry as a `Record`; nothing but the body and the sealed part is looked at.
+
+    `unseal` answers None for a subject whose key was deleted. What was sealed for another entry stays unread, and
+    whoever checks the chain finds out why.
+
+    Raises:
+        LedgerError: the body isn't one of ours.
+    """
+    try:
+        entry = orjson.loads(row.body)
+        pseudonym, writer, seq = entry["pseudonym"], entry["writer"], entry["seq"]
+        plaintext, erased = None, entry["sealed"] is not None
+        if row.sealed is not None and pseudonym is not None:
+            try:
+                context = seal_context(pseudonym, writer, seq)
+                plaintext = unseal(pseudonym, row.sealed, context)
+                erased = plaintext is None
+            except VerificationError:
+                erased = False
+        return Record(
+            kind=entry["kind"],
+            at=_EPOCH + timedelta(microseconds=entry["at"]),
+            writer=writer,
+            seq=seq,
+            session_id=entry["session"],
+            call_id=entry["call"],
+            trace_id=entry["trace"],
+            span_id=entry["span"],
+            ref=entry["ref"],
+            pseudonym=pseudonym,
+            body=entry["public"],
+            sealed=None if plaintext is None else orjson.loads(plaintext),
+            erased=erased,
+            row=row,
+        )
+    except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+        raise LedgerError(
+            "record_unreadable",
+            f"record {row.seq} of {row.writer} is damaged",
+            remedy="run `agent-identity ledger verify`",
+        ) from error

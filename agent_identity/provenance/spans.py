@@ -1,0 +1,134 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The span of a call, in the user's own tracing: ids and digests, never an argument, a result or a token.
+
+Telemetry never changes a call's result. Where no tracer provider is set up there is no span at all, and the trace and span
+ids that assertion and record carry are made here. Attribute names stand in this module alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final
+
+from opentelemetry import context as otel_context
+from opentelemetry import trace as otel
+
+from agent_identity.values import new_id, scrub
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from contextvars import Token
+
+__all__ = ["CallSpan", "open_span"]
+
+_log: Final = logging.getLogger("agent_identity")
+
+OPERATION: Final = "gen_ai.operation.name"
+TOOL_NAME: Final = "gen_ai.tool.name"
+TOOL_CALL_ID: Final = "gen_ai.tool.call.id"
+ERROR_TYPE: Final = "error.type"
+CALL_ID: Final = "agent_identity.call.id"
+SESSION_ID: Final = "agent_identity.session.id"
+TXN: Final = "agent_identity.txn"
+AGENT_ID: Final = "agent_identity.agent.id"
+PSEUDONYM: Final = "agent_identity.principal.pseudonym"
+DEPTH: Final = "agent_identity.chain.depth"
+DECISION: Final = "agent_identity.decision"
+POLICY_ID: Final = "agent_identity.policy.id"
+GRANT_HASH: Final = "agent_identity.grant.hash"
+RESOURCE: Final = "agent_identity.resource"
+
+
+class CallSpan:
+    """One call's span, or only its ids where nobody traces."""
+
+    __slots__ = ("_span", "span_id", "trace_id")
+
+    def __init__(self, span: otel.Span | None, trace_id: str, span_id: str) -> None:
+        self._span = span
+        self.trace_id = trace_id
+        self.span_id = span_id
+
+    @property
+    def recording(self) -> bool:
+        """Whether anybody would see attributes."""
+        return self._span is not None
+
+    def attach(self) -> Token[otel_context.Context] | None:
+        """Make it the current span, for as long as the tool's body runs."""
+        if self._span is None:
+            return None
+        return otel_context.attach(otel.set_span_in_context(self._span))
+
+    def detach(self, token: Token[otel_context.Context] | None) -> None:
+        if token is not None:
+            otel_context.detach(token)
+
+    def end(self, attributes: Mapping[str, str | int], error: str | None) -> None:
+        """Close it; `error` is an error's code or class name. Whatever an exporter does, the call goes on."""
+        if self._span is None:
+            return
+        try:
+            self._span.set_attributes(attributes)
+            if error is not None:
+                self._span.set_attribute(ERROR_TYPE, error)
+                self._span.set_status(otel.StatusCode.ERROR)
+            self._span.end()
+        except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
+            _log.warning("a span could not be closed: %s", scrub(type(failure).__name__))
+
+
+def open_span(
+    name: str, operation: str = "execute_tool", tool_call_id: str | None = None
+) -> CallSpan:
+    """Open the span `{operation} {name}` below the current one; what a sampler drops still has ids."""
+    provider = otel.get_tracer_provider()
+    if isinstance(provider, otel.ProxyTracerProvider):
+        return _untraced()
+    try:
+        return _traced(provider, name, operation, tool_call_id)
+    except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
+        _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
+        return _untraced()
+
+
+def _traced(
+    provider: otel.TracerProvider, name: str, operation: str, tool_call_id: str | None
+) -> CallSpan:
+    attributes: dict[str, str] = {}
+    if operation == "execute_tool":
+        attributes[TOOL_NAME] = name
+        if not _inside_execute_tool():
+            attributes[OPERATION] = operation
+        if tool_call_id is not None:
+            attributes[TOOL_CALL_ID] = tool_call_id
+    span = _tracer(provider).start_span(f"{operation} {name}", attributes=attributes)
+    context = span.get_span_context()
+    if not context.is_valid:
+        return _untraced()
+    return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
+
+
+_tracers: dict[int, tuple[otel.TracerProvider, otel.Tracer]] = {}
+
+
+def _tracer(provider: otel.TracerProvider) -> otel.Tracer:
+    found = _tracers.get(id(provider))
+    if found is not None and found[0] is provider:
+        return found[1]
+    tracer = provider.get_tracer("agent_identity")
+    _tracers.clear()  # one provider is in use at a time; an earlier one is let go
+    _tracers[id(provider)] = (provider, tracer)
+    return tracer
+
+
+def _inside_execute_tool() -> bool:
+    """Whether a framework's own span for this call is open; then ours nests without counting the call twice."""
+    attributes = getattr(otel.get_current_span(), "attributes", None)
+    return attributes is not None and attributes.get(OPERATION) == "execute_tool"
+
+
+def _untraced() -> CallSpan:
+    context = otel.get_current_span().get_span_context()
+    trace_id = f"{context.trace_id:032x}" if context.is_valid else new_id("")
+    return CallSpan(None, trace_id, new_id("")[:16])

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""SQLite files that only their owner can read, and connections that survive a fork.
+
+S1  A file is 0600 whatever the umask; its -wal and -shm take that over from it.
+S2  Every write transaction starts with `BEGIN IMMEDIATE`.
+S3  No lock is taken while another is held, so that `fork` can wait for all of them.
+S4  No connection crosses a fork: SQLite keeps its file locks by process, and a child that inherited them would believe
+    that it holds what it doesn't. All are closed before the fork, and opened again on both sides at the next use.
+
+tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sqlite3
+import stat
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import ConfigurationError, LedgerError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+__all__ = [
+    "BUSY_SECONDS",
+    "Database",
+    "begin",
+    "is_busy",
+    "open_database",
+    "private_file",
+    "storage_error",
+]
+
+BUSY_SECONDS: Final = 5.0
+"""How long a write waits for whoever holds the file."""
+
+_log = logging.getLogger("agent_identity.provenance")
+_CODES: Final = {
+    sqlite3.SQLITE_BUSY: "ledger_busy",
+    sqlite3.SQLITE_LOCKED: "ledger_busy",
+    sqlite3.SQLITE_CORRUPT: "ledger_unreadable",
+    sqlite3.SQLITE_NOTADB: "ledger_unreadable",
+}
+
+
+def private_file(path: Path) -> None:
+    """Make a file that only its owner can read and write (0600), or see to it that it is one.
+
+    An existing file isn't opened: closing it would drop the locks that SQLite holds on it in this process.
+
+    Raises:
+        ConfigurationError: it is a link, no plain file, or somebody else's.
+    """
+    try:
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+        descriptor = os.open(path, flags, 0o600)
+        os.fchmod(descriptor, 0o600)
+        os.close(descriptor)
+    except FileExistsError:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            raise ConfigurationError(
+                "state_not_private", f"{path} is no plain file, or belongs to somebody else"
+            ) from None
+        if status.st_mode & 0o077:
+            path.chmod(0o600)
+            _log.warning("%s was open to others; it is now its owner's alone", path)
+    except OSError as error:
+        raise ConfigurationError("state_unusable", f"{path} can't be made") from error
+
+
+def open_database(
+    path: Path,
+    *,
+    schema: str,
+    version: int,
+    durability: str,
+    page_size: int = 4096,
+    waits: bool = True,
+) -> sqlite3.Connection:
+    """Open a database of ours in WAL mode, making file and tables when it is new.
+
+    One that `waits` gives others `BUSY_SECONDS` to finish; else a busy file is an error at once.
+
+    Raises:
+        ConfigurationError: its schema is newer or older than this code, or it is another program's.
+        LedgerError: it can't be read or made.
+    """
+    private_file(path)
+    try:
+        database = sqlite3.connect(
+            path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+        )
+    except sqlite3.Error as error:
+        raise storage_error(error, f"{path} can't be opened") from error
+    try:
+        if _found_version(database) == 0:
+            _create(database, schema, version, page_size)
+        if (found := _found_version(database)) != version:
+            raise ConfigurationError(
+                "ledger_schema",
+                f"{path} has schema {found}, this version of agent_identity reads {version}",
+                remedy="use the version that wrote it, or another file",
+            )
+        database.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
+        database.execute("PRAGMA trusted_schema = OFF")
+        if not waits:
+            database.execute("PRAGMA busy_timeout = 0")
+    except sqlite3.Error as error:
+        database.close()
+        raise storage_error(error, f"{path} can't be opened") from error
+    except ConfigurationError:
+        database.close()
+        raise
+    return database
+
+
+def _found_version(database: sqlite3.Connection) -> int:
+    """The schema number; -1 for tables without one, which are somebody else's."""
+    (version,) = database.execute("PRAGMA user_version").fetchone()
+    (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    return -1 if version == 0 and tables else int(version)
+
+
+def _create(database: sqlite3.Connection, schema: str, version: int, page_size: int) -> None:
+    database.execute(f"PRAGMA page_size = {page_size}")
+    # SQLite's own wait leaves out the switch to WAL, which fails at once when two do it together
+    _patiently(lambda: database.execute("PRAGMA journal_mode = WAL"))
+    database.execute("BEGIN IMMEDIATE")
+    try:
+        if _found_version(database) == 0:  # another process may have been first
+            for statement in schema.split(";"):
+                database.execute(statement)
+            database.execute(f"PRAGMA user_version = {version}")
+        database.execute("COMMIT")
+    except BaseException:
+        database.execute("ROLLBACK")
+        raise
+
+
+def begin(database: sqlite3.Connection) -> None:
+    """Begin to write, waiting up to `BUSY_SECONDS` for others, on a connection that doesn't wait by itself."""
+    _patiently(lambda: database.execute("BEGIN IMMEDIATE"))
+
+
+def _patiently(step: Callable[[], object]) -> None:
+    deadline = time.monotonic() + BUSY_SECONDS
+    pause = 0.0002
+    while True:
+        try:
+            step()
+        except sqlite3.OperationalError as error:
+            if not is_busy(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(pause)
+            pause = min(2 * pause, 0.02)
+        else:
+            return
+
+
+def is_busy(error: sqlite3.Error) -> bool:
+    """Somebody else holds the file, so that trying again may help."""
+    return _primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
+
+
+def _primary_code(error: sqlite3.Error) -> int:
+    return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
+
+
+def storage_error(error: sqlite3.Error, what: str) -> LedgerError:
+    """A `LedgerError` for what SQLite says; anything that is neither busy nor damaged is `ledger_unwritable`."""
+    code = _CODES.get(_primary_code(error), "ledger_unwritable")
+    name = getattr(error, "sqlite_errorname", None) or type(error).__name__
+    remedies = {
+        "ledger_busy": "find out which process holds the file",
+        "ledger_unreadable": "run `agent-identity ledger verify`; restore the file from a backup",
+        "ledger_unwritable": "see to space, permissions and the health of the disk",
+    }
+    return LedgerError(code, f"{what} ({name})", remedy=remedies[code])
+
+
+class Database:
+    """One connection and its lock: opened at first use, closed before a fork, opened anew after it."""
+
+    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+        self.lock = threading.Lock()
+        self._connect = connect
+        self._connection: sqlite3.Connection | None = None
+        self._closed = False
+        self._crossed_fork = False
+        _databases.add(self)
+
+    def connection(self) -> sqlite3.Connection:
+        """The connection, for whoever holds the lock.
+
+        Raises:
+            LedgerError: it was closed, or this process is a fork that couldn't be prepared.
+        """
+        if self._connection is None:
+            if self._closed:
+                raise LedgerError("ledger_closed", "the ledger was closed")
+            if self._crossed_fork:
+                raise LedgerError(
+                    "ledger_forked",
+                    "the process was forked while a write was stuck",
+                    remedy="open the ledger after the fork",
+                )
+            self._connection = self._connect()
+        return self._connection
+
+    @contextlib.contextmanager
+    def held(self, what: str) -> Iterator[sqlite3.Connection]:
+        """Hold the lock and give the connection; SQLite's errors become `LedgerError`s that begin with `what`."""
+        if not self.lock.acquire(timeout=BUSY_SECONDS):
+            raise LedgerError("ledger_busy", f"{what} (another thread holds it)")
+        try:
+            yield self.connection()
+        except sqlite3.Error as error:
+            raise storage_error(error, what) from error
+        finally:
+            self.lock.release()
+
+    @contextlib.contextmanager
+    def writing(self, what: str) -> Iterator[sqlite3.Connection]:
+        """`held`, inside one write transaction: committed at the end, rolled back on any exception."""
+        with self.held(what) as connection:
+            begin(connection)
+            try:
+                yield connection
+                connection.execute("COMMIT")
+            except BaseException:
+                if connection.in_transaction:
+                    connection.execute("ROLLBACK")
+                raise
+
+    def close(self) -> None:
+        """Close for good."""
+        with self.lock:
+            self._closed = True
+            self.drop()
+
+    def drop(self) -> None:
+        """Close the connection; the next use opens another."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    def before_fork(self) -> bool:
+        """Close and hold still; False when whoever holds the lock didn't let go in time."""
+        if not self.lock.acquire(timeout=BUSY_SECONDS):
+            return False
+        self.drop()
+        return True
+
+    def in_child(self, *, prepared: bool) -> None:
+        """Start over with a lock that nobody holds; a connection that came along is kept from being closed."""
+        self.lock = threading.Lock()
+        if not prepared:
+            _inherited.append(self._connection)
+            self._connection = None
+            self._crossed_fork = True
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_forking = threading.Lock()
+_prepared: list[tuple[Database, bool]] = []
+_inherited: list[sqlite3.Connection | None] = []
+
+
+def _before_fork() -> None:
+    _forking.acquire()  # noqa: SIM115, RUF100 - released after the fork, in another function
+    _prepared.extend((database, database.before_fork()) for database in list(_databases))
+
+
+def _in_parent() -> None:
+    for database, prepared in _prepared:
+        if prepared:
+            database.lock.release()
+    _prepared.clear()
+    _forking.release()
+
+
+def _in_child() -> None:
+    global _forking  # noqa: PLW0603 - the parent's is held by a thread that doesn't exist here
+    _forking = threading.Lock()
+    for database, prepared in _prepared:
+        database.in_child(prepared=prepared)
+    _prepared.clear()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a session reaches a resource: a grant for every hop down to it, then the credential that its own hop earns.
+
+Grants are made when a resource is first reached, for that resource and the scopes of the call, root first; a parent's hop
+is made when a child first needs it. Everything is shared by who asks for the same, and recorded by whoever fetched it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_identity.credentials.cache import CacheKey, fresh_until
+from agent_identity.credentials.hop0 import first_grant
+from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.delegation.assertion import Statement
+from agent_identity.delegation.carriers import join_chain
+from agent_identity.delegation.grant import Grant, mint_child
+from agent_identity.flow import Draft, Shared, append, shared
+from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
+from agent_identity.values import LOCAL
+
+if TYPE_CHECKING:
+    from agent_identity.credentials.oauth import Issued
+    from agent_identity.flow import Flow
+    from agent_identity.session import Session
+
+__all__ = ["Reach", "reach"]
+
+
+class Reach:
+    """What a session needs to call one resource with certain scopes, until `fresh_until` (Unix seconds)."""
+
+    __slots__ = (
+        *("chain", "delegation", "fresh_until", "grant_hash", "issued", "leaf", "resource"),
+        *("scopes", "statement"),
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        resource: str,
+        scopes: frozenset[str],
+        chain: tuple[Grant, ...],
+        issued: Issued | None,
+    ) -> None:
+        self.resource = resource
+        self.scopes = scopes
+        self.chain = chain
+        self.leaf = chain[0]
+        self.issued = issued
+        self.grant_hash = self.leaf.hash()
+        self.delegation = join_chain([grant.compact for grant in chain])
+        self.statement = Statement(session.agent.key, self.leaf, resource)
+        ends = [fresh_until(grant) for grant in chain]
+        if issued is not None:
+            ends.append(fresh_until(issued))
+        self.fresh_until = min(ends)
+
+
+def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach]:
+    """Get all that a call to `resource` needs; a local resource needs no credential.
+
+    Raises:
+        CredentialError: an issuer refused or could not be reached.
+        LedgerError: what was issued could not be recorded, so it isn't used.
+    """
+    audiences = session.resources or frozenset({resource} - {LOCAL})
+    chain = yield from _chain(session, audiences, scopes)
+    issued = None
+    if resource != LOCAL:
+        key = _key(session, "token-exchange", chain[0].hash(), resource, scopes)
+        issued = yield from shared(Shared(key, lambda: _exchange(session, chain, resource, scopes)))
+    return Reach(session, resource, scopes, chain, issued)
+
+
+def _key(
+    session: Session, grant_type: str, chain: str, resource: str, scopes: frozenset[str]
+) -> bytes:
+    parts = session.parts
+    return CacheKey(
+        grant_type=grant_type,
+        issuer=parts.issuer.url,
+        client=parts.agent.key.thumbprint,
+        principal=(str(session.principal), session.txn, session.id),
+        chain=chain,
+        resource=resource,
+        audience="",
+        scopes=scopes,
+        details="",
+        binding_key=session.agent.key.thumbprint,
+        policy_epoch=parts.policy_epoch,
+    ).digest()
+
+
+def _chain(
+    session: Session, audiences: frozenset[str], scopes: frozenset[str]
+) -> Flow[tuple[Grant, ...]]:
+    place = " ".join(sorted(audiences))
+    if session.parent is None:
+        key = _key(session, "hop-0", "", place, scopes)
+        root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
+        return (root,)
+    above = yield from _chain(session.parent, audiences, scopes)
+    key = _key(session, "hop", above[0].hash(), place, scopes)
+    hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
+    return (hop, *above)
+
+
+def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
+    parts = session.parts
+    endpoints = yield from parts.issuer.endpoints()
+    client = yield from parts.issuer.client()
+    now = parts.clock()
+    grant = yield from first_grant(
+        endpoints,
+        client,
+        subject=parts.issuer.subject(
+            client, session.principal, txn=session.txn, expires_at=session.expires_at
+        ),
+        resources=audiences or {LOCAL},
+        scopes=scopes,
+        purpose=session.purpose,
+        task=session.task,
+        txn=session.txn,
+        max_depth=session.max_depth,
+        lifetime=min(parts.grant_lifetime, session.expires_at - now),
+        proof_key=session.agent.proof_key,
+        nonces=parts.issuer.nonces,
+        clock=parts.clock,
+    )
+    yield from append(_grant_draft(session, (grant,)))
+    return grant
+
+
+def _child(
+    session: Session,
+    above: tuple[Grant, ...],
+    audiences: frozenset[str],
+    scopes: frozenset[str],
+) -> Flow[Grant]:
+    parent = session.parent
+    assert parent is not None  # noqa: S101 - `_chain` asks for a child's hop only below a parent
+    now = session.parts.clock()
+    grant = mint_child(
+        parent.agent.key,
+        above[0],
+        agent=session.agent.uri,
+        jkt=session.agent.key.thumbprint,
+        aud=audiences,
+        scopes=scopes,
+        task=session.task,
+        now=int(now),
+        expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
+    )
+    yield from append(_grant_draft(session, (grant, *above)))
+    return grant
+
+
+def _exchange(
+    session: Session, chain: tuple[Grant, ...], resource: str, scopes: frozenset[str]
+) -> Flow[Issued]:
+    parts = session.parts
+    endpoints = yield from parts.issuer.endpoints()
+    client = yield from parts.issuer.client()
+    issued = yield from exchange_token(
+        endpoints,
+        client,
+        subject=parts.issuer.subject(
+            client, session.principal, txn=session.txn, expires_at=session.expires_at
+        ),
+        chain=chain,
+        resource=resource,
+        scopes=scopes,
+        proof_key=session.agent.proof_key,
+        nonces=parts.issuer.nonces,
+        clock=parts.clock,
+    )
+    yield from append(
+        Draft(
+            CREDENTIAL_ACQUIRED,
+            session.pseudonym,
+            session.id,
+            None,
+            None,
+            None,
+            issued.jti,
+            {
+                "resource": resource,
+                "issuer": issued.issuer,
+                "scope": [*sorted(issued.scopes)],
+                "token_type": issued.token_type,
+                "expires_at": int(issued.expires_at),
+                "bound": issued.token_type == "DPoP",
+            },
+            None,
+        )
+    )
+    return issued
+
+
+def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Draft:
+    grant = chain[0]
+    return Draft(
+        GRANT_MADE,
+        session.pseudonym,
+        session.id,
+        None,
+        None,
+        None,
+        grant.jti,
+        {
+            "agent": grant.agent,
+            "depth": grant.depth,
+            "scope": [*sorted(grant.scopes)],
+            "aud": [*sorted(grant.aud)],
+            "expires_at": grant.exp,
+            "grant_hash": grant.hash(),
+            "evidence": grant.evidence,
+        },
+        {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
+    )

@@ -1,0 +1,647 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One on-behalf-of context: who is acted for, by which agent, within which limits, until when.
+
+A session ends when its block is left, when its time is up, or when its parent ends, and then nothing of it acts any more.
+`with` and `async with` are two thin shells around the same flows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import functools
+import inspect
+import logging
+import time
+import weakref
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
+
+from agent_identity.credentials.agent import Agent
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    DeniedError,
+    LedgerError,
+    NoSessionError,
+    RevokedError,
+)
+from agent_identity.flow import Append, Draft, arun, run
+from agent_identity.pipeline import CURRENT, Call, Current, Tool, asked
+from agent_identity.policy.history import History
+from agent_identity.policy.request import Facts, Request
+from agent_identity.provenance import spans
+from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
+from agent_identity.reach import Reach, reach
+from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Mapping
+    from contextvars import Token
+    from types import TracebackType
+
+    import httpx
+
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.flow import Flow
+    from agent_identity.http.credential import Credential
+    from agent_identity.http.world import World
+    from agent_identity.policy import Policy
+    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.provenance.records import Record
+
+__all__ = ["Gate", "Parts", "Session", "current_credential", "current_session"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+_log: Final = logging.getLogger("agent_identity")
+PURPOSE_LIMIT: Final = 200
+DEEPEST: Final = 7
+
+
+class Gate:
+    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins."""
+
+    __slots__ = ("_is_shut", "_ledger")
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._is_shut = False
+
+    def shut(self) -> None:
+        self._is_shut = True
+
+    def check(self) -> None:
+        """Pass, or try the ledger once more.
+
+        Raises:
+            LedgerError: it still can't be written.
+        """
+        if self._is_shut:
+            self._ledger.probe()
+            self._is_shut = False
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What an identity's sessions share. `resources` maps a resource to the most scopes that may be asked for there."""
+
+    agent: Agent
+    issuer: Issuer
+    policy: Policy
+    world: World
+    ledger: Ledger
+    gate: Gate
+    resources: Mapping[str, frozenset[str]] | None
+    clock: Callable[[], float]
+    grant_lifetime: float = 900.0
+    policy_epoch: int = 0
+
+
+class Session:
+    """Work for one principal. Make it with `identity.on_behalf_of(…)`, then enter it with `with` or `async with`."""
+
+    def __init__(
+        self,
+        parts: Parts,
+        principal: Principal,
+        *,
+        agent: Agent,
+        parent: Session | None,
+        purpose: str,
+        task: str | None,
+        scopes: frozenset[str] | None,
+        resources: frozenset[str] | None,
+        expires_at: float,
+        max_depth: int,
+        evidence: str,
+        trigger: str | None = None,
+    ) -> None:
+        self.parts = parts
+        self.id = new_id("ses_")
+        self.principal = principal
+        self.purpose = purpose
+        self.task = task
+        self.agent = agent
+        self.parent = parent
+        self.scopes = scopes
+        self.resources = resources
+        self.expires_at = expires_at
+        self.max_depth = max_depth
+        self.evidence = evidence
+        self.trigger = trigger
+        self.txn: str = self.id if parent is None else parent.txn
+        self.depth: int = 0 if parent is None else parent.depth + 1
+        self.chain: tuple[str, ...] = (agent.uri, *(parent.chain if parent else ()))
+        self.history: History = History() if parent is None else parent.history
+        self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
+        self.reference = weakref.ref(self)
+        self._pseudonym: str | None = None if parent is None else parent.pseudonym
+        self._state = "new"
+        self._ends_monotonic = 0.0
+        self._token: Token[Current | None] | None = None
+        self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
+
+    # -- entering and leaving ----------------------------------------------------------------------------------------
+
+    def __enter__(self) -> Self:
+        self._begin()
+        self._pseudonym = self.parts.ledger.pseudonym(self.principal)
+        run(self._opened(), self.parts.world.answer)
+        self._make_current()
+        return self
+
+    async def __aenter__(self) -> Self:
+        self._begin()
+        self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
+        await arun(self._opened(), self.parts.world.aanswer)
+        self._make_current()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        self._end()
+        run(self._closed("left" if error is None else "failed"), self.parts.world.answer)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        self._end()
+        await arun(self._closed("left" if error is None else "failed"), self.parts.world.aanswer)
+
+    def _begin(self) -> None:
+        if self._state != "new":
+            raise ConfigurationError(
+                "session_reused", "a session is entered once", remedy="open another one"
+            )
+        if self.parent is not None:
+            self.parent.check(self.parts.clock())
+        self.parts.gate.check()
+        self._state = "open"
+        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+
+    def _make_current(self) -> None:
+        self._token = CURRENT.set(Current(self.reference, None))
+
+    def _end(self) -> None:
+        self._state = "ended"
+        self.reaches.clear()
+        token, self._token = self._token, None
+        if token is None:
+            return
+        try:
+            CURRENT.reset(token)
+        except ValueError:
+            # Entered in one context, left in another (an async generator's, say). The session has ended all the same,
+            # and what is left behind in that context points to an ended session, which is none.
+            _log.warning("session %s was left in another context than it was entered in", self.id)
+
+    def _opened(self) -> Flow[None]:
+        parent = self.parent
+        yield Append(
+            Draft(
+                SESSION_OPENED,
+                self.pseudonym,
+                self.id,
+                None,
+                None,
+                None,
+                None,
+                {
+                    "purpose": self.purpose,
+                    "task": self.task,
+                    "agent": self.agent.uri,
+                    "depth": self.depth,
+                    "parent": None if parent is None else parent.id,
+                    "txn": self.txn,
+                    "scopes": None if self.scopes is None else [*sorted(self.scopes)],
+                    "resources": None if self.resources is None else [*sorted(self.resources)],
+                    "expires_at": int(self.expires_at),
+                },
+                {
+                    "sub": self.principal.sub,
+                    "iss": self.principal.iss,
+                    "profile": self.principal.profile,
+                    "trigger": self.trigger,
+                },
+            )
+        )
+
+    def _closed(self, reason: str) -> Flow[None]:
+        draft = Draft(
+            SESSION_CLOSED, self.pseudonym, self.id, None, None, None, None, {"reason": reason}, None
+        )
+        try:
+            yield Append(draft)
+        except LedgerError as failure:
+            self.parts.gate.shut()
+            _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
+
+    # -- limits ------------------------------------------------------------------------------------------------------
+
+    @property
+    def pseudonym(self) -> str:
+        """What spans and records call the principal."""
+        if self._pseudonym is None:
+            raise NoSessionError("session_not_entered", "the session has not been entered")
+        return self._pseudonym
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it was entered and not left; its time or its parent may have ended it all the same."""
+        return self._state == "open"
+
+    def check(self, now: float) -> None:
+        """Pass while this session and every one above it may act; `now` is Unix seconds.
+
+        Raises:
+            NoSessionError: it was never entered.
+            DeniedError: it ended, or its time is up.
+        """
+        level: Session | None = self
+        monotonic = time.monotonic()
+        while level is not None:
+            if level._state != "open":  # noqa: SLF001 - a session looks at those above it
+                raise _not_open(level)
+            if now >= level.expires_at or monotonic >= level._ends_monotonic:  # noqa: SLF001 - see above
+                raise DeniedError(
+                    "session_expired",
+                    "the session's time is up",
+                    remedy="open another one, or ask for a later end with expires_in",
+                )
+            level = level.parent
+
+    def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
+        """The scopes that a call asks for, held to what the session and the configuration allow.
+
+        Raises:
+            DeniedError: it is more than that, so no request is made.
+        """
+        known = self._needed.get((resource, scopes))
+        if known is not None:
+            return known
+        configured = (self.parts.resources or {}).get(resource)
+        asked = scopes if scopes is not None else (configured or frozenset[str]())
+        self._limit(resource, asked, configured)
+        self._needed[resource, scopes] = asked
+        return asked
+
+    def _limit(
+        self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
+    ) -> None:
+        if self.resources is not None and resource not in self.resources and resource != LOCAL:
+            raise DeniedError(
+                "resource_not_granted",
+                f"{self.agent.uri} may not reach {resource} in this session",
+                remedy="name the resource when the session is opened or delegated",
+            )
+        if self.scopes is not None and not asked <= self.scopes:
+            raise DeniedError(
+                "scope_not_granted",
+                f"{self.agent.uri} lacks {', '.join(sorted(asked - self.scopes))} in this session",
+                remedy="grant the scope when the session is opened or delegated, or don't call this tool",
+            )
+        if configured is not None and not asked <= configured:
+            raise DeniedError(
+                "scope_not_configured",
+                f"{resource} isn't configured for {', '.join(sorted(asked - configured))}",
+                remedy="add the scope to the resource's configuration",
+            )
+
+    # -- what users do with it ---------------------------------------------------------------------------------------
+
+    def delegate(
+        self,
+        agent: str,
+        *,
+        key: Mapping[str, object] | None = None,
+        task: str | None = None,
+        scopes: Iterable[str] | None = None,
+        resources: Iterable[str] | None = None,
+        expires_in: float | None = None,
+    ) -> Session:
+        """A session for a sub-agent, below this one and never wider: enter it with `with` or `async with`.
+
+        `scopes` and `resources` default to this session's, `()` is none; `expires_in` is seconds and a ceiling.
+
+        Raises:
+            DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
+        """
+        if key is not None:
+            raise ConfigurationError(
+                "handover_unsupported",
+                "delegation to a key of another process isn't part of this version",
+                remedy="delegate without key to a sub-agent in this process",
+            )
+        uri = agent_uri(agent)
+        narrowed_scopes = self.scopes if scopes is None else scope_set(scopes)
+        narrowed_resources = self.resources if resources is None else frozenset(resources)
+        self._check_child(uri, narrowed_scopes, narrowed_resources)
+        end = self.expires_at
+        if expires_in is not None:
+            end = min(end, self.parts.clock() + expires_in)
+        return Session(
+            self.parts,
+            self.principal,
+            agent=Agent(uri),
+            parent=self,
+            purpose=self.purpose,
+            task=task,
+            scopes=narrowed_scopes,
+            resources=narrowed_resources,
+            expires_at=end,
+            max_depth=self.max_depth,
+            evidence=self.evidence,
+            trigger=self.trigger,
+        )
+
+    def _check_child(
+        self, uri: str, scopes: frozenset[str] | None, resources: frozenset[str] | None
+    ) -> None:
+        self.check(self.parts.clock())
+        if self.depth >= self.max_depth:
+            raise DeniedError(
+                "depth_exceeded", f"this chain may be {self.max_depth} delegations deep, and is"
+            )
+        if uri in self.chain:
+            raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
+        if self.scopes is not None and (scopes is None or not scopes <= self.scopes):
+            raise DeniedError("scope_widened", f"{self.agent.uri} can't pass on what it lacks")
+        if self.resources is not None and (resources is None or not resources <= self.resources):
+            raise DeniedError("audience_widened", f"{self.agent.uri} can't pass on what it lacks")
+
+    def call(
+        self, tool: Tool, arguments: Mapping[str, object], *, tool_call_id: str | None = None
+    ) -> Call:
+        """One tool call under this session, as a context manager around the tool's body; for adapters.
+
+        `tool_call_id` is the model's own id of the call, where a framework has one.
+        """
+        return Call(self, tool, arguments, tool_call_id)
+
+    def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
+        """A credential outside any tool: decided by policy and recorded, but with no call to assert.
+
+        Raises:
+            DeniedError: policy or the session's limits refuse it.
+            CredentialError: the issuer refused or could not be reached.
+        """
+        return run(self._credential(resource, scopes), self.parts.world.answer)
+
+    async def acredential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
+        """The async twin of `credential`."""
+        return await arun(self._credential(resource, scopes), self.parts.world.aanswer)
+
+    def _credential(self, resource: str, scopes: Iterable[str] | None) -> Flow[Credential]:
+        span = spans.open_span(resource, "acquire_credential")
+        error: str | None = None
+        try:
+            ready = yield from self._reached(resource, scopes)
+        except AgentIdentityError as failure:
+            error = failure.code
+            raise
+        finally:
+            attributes = {
+                spans.SESSION_ID: self.id,
+                spans.TXN: self.txn,
+                spans.AGENT_ID: self.agent.uri,
+                spans.RESOURCE: resource,
+                spans.DECISION: "permit" if error is None else "deny",
+            }
+            span.end(attributes, error)
+        return credential_of(self, ready, None)
+
+    def _reached(self, resource: str, scopes: Iterable[str] | None) -> Flow[Reach]:
+        now = self.parts.clock()
+        self.check(now)
+        self.parts.gate.check()
+        wanted = self.needed(resource, None if scopes is None else scope_set(scopes))
+        request = Request(
+            Facts(
+                "credential",
+                "Resource",
+                resource,
+                resource,
+                wanted,
+                frozenset(),
+                self.principal,
+                self.evidence,
+                self.agent.uri,
+                self.chain,
+                self.purpose,
+                self.task,
+                now,
+                b"{}",
+                lambda: "",
+                self.history.past,
+            )
+        )
+        yield from asked(self.parts.policy, request)
+        ready = yield from reach(self, resource, wanted)
+        self.check(self.parts.clock())
+        return ready
+
+    def http(self, resource: str | None = None) -> httpx.Client:
+        """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
+        from agent_identity.http.credential import (  # noqa: PLC0415 - httpx loads on first use
+            LateCredential,
+            confined_client,
+        )
+
+        place = self._place(resource)
+        late = LateCredential(lambda: self._for(place), lambda: self._afor(place))
+        return confined_client(late, place, self.parts.world.transport.network())
+
+    def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
+        """The async twin of `http`; to be made and used inside one event loop."""
+        from agent_identity.http.credential import (  # noqa: PLC0415 - httpx loads on first use
+            LateCredential,
+            confined_aclient,
+        )
+
+        place = self._place(resource)
+        late = LateCredential(lambda: self._for(place), lambda: self._afor(place))
+        return confined_aclient(late, place, self.parts.world.transport.anetwork())
+
+    def _place(self, resource: str | None) -> str:
+        if resource is not None:
+            return resource
+        call = self._running()
+        if call is None or call.tool.resource == LOCAL:
+            raise ConfigurationError(
+                "no_resource", "there is no running tool with a resource", remedy="name the resource"
+            )
+        return call.tool.resource
+
+    def _running(self) -> Call | None:
+        current = CURRENT.get()
+        if current is None or current.session() is not self:
+            return None
+        return current.call
+
+    def _for(self, resource: str) -> Credential:
+        call = self._running()
+        if call is not None and call.tool.resource == resource:
+            return credential_of(self, call.reach, call)
+        return self.credential(resource)
+
+    async def _afor(self, resource: str) -> Credential:
+        call = self._running()
+        if call is not None and call.tool.resource == resource:
+            return credential_of(self, call.reach, call)
+        return await self.acredential(resource)
+
+    def bind(self, function: Callable[P, R]) -> Callable[P, R]:
+        """Carry this session into a thread or an executor: `executor.submit(session.bind(fn), …)`.
+
+        Context variables don't follow into threads by themselves, and what a pool's worker has left over isn't trusted.
+
+        Raises:
+            ConfigurationError: a generator function, whose body runs wherever it is iterated.
+        """
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise ConfigurationError(
+                "bind_generator",
+                "a generator's body runs where it is iterated, so it can't be bound",
+                remedy="bind the function that iterates it",
+            )
+        call = self._running()
+        if inspect.iscoroutinefunction(function):
+
+            @functools.wraps(function)
+            async def abound(*args: P.args, **kwargs: P.kwargs) -> object:
+                token = CURRENT.set(Current(self.reference, call))
+                try:
+                    return await function(*args, **kwargs)
+                finally:
+                    CURRENT.reset(token)
+
+            return abound  # type: ignore[return-value]  # R is the coroutine that `abound` makes
+
+        context = contextvars.copy_context()
+        context.run(CURRENT.set, Current(self.reference, call))
+
+        @functools.wraps(function)
+        def bound(*args: P.args, **kwargs: P.kwargs) -> R:
+            return context.copy().run(function, *args, **kwargs)
+
+        bound.__dict__["_session"] = self  # the context holds it weakly
+        return bound
+
+    def revoke(self, reason: str) -> None:
+        """End this session and everything below it, now; `reason` goes into the record.
+
+        Raises:
+            NoSessionError: it was never entered.
+        """
+        if self._state == "new":
+            raise _not_open(self)
+        self._state = "revoked"
+        self.reaches.clear()
+        run(self._closed(f"revoked: {reason}"), self.parts.world.answer)
+
+    async def arevoke(self, reason: str) -> None:
+        """The async twin of `revoke`."""
+        if self._state == "new":
+            raise _not_open(self)
+        self._state = "revoked"
+        self.reaches.clear()
+        await arun(self._closed(f"revoked: {reason}"), self.parts.world.aanswer)
+
+    def start_over(self) -> None:
+        """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
+        self.reaches = {}
+        self.history.renew_lock()
+        self.agent.renew()
+
+    def records(self) -> list[Record]:
+        """What the ledger holds of this session, in order."""
+        return self.parts.ledger.session_records(self.id)
+
+    @property
+    def call_id(self) -> str | None:
+        """Inside a tool, the id of the running call."""
+        call = self._running()
+        return None if call is None else call.call_id
+
+    def __repr__(self) -> str:
+        return f"<Session {self.id} of {self.agent.uri}, {self._state}>"
+
+
+def _not_open(session: Session) -> AgentIdentityError:
+    state = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    if state == "new":
+        return NoSessionError(
+            "session_not_entered",
+            "the session has not been entered",
+            remedy="use it with `with` or `async with`",
+        )
+    if state == "revoked":
+        return RevokedError("session_revoked", "the session was revoked")
+    return DeniedError(
+        "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
+    )
+
+
+def current_session() -> Session:
+    """The session of the running code.
+
+    Raises:
+        NoSessionError: there is none, or the one that was left behind here has ended.
+    """
+    current = CURRENT.get()
+    session = None if current is None else current.session()
+    if session is None or not session.is_open:
+        raise NoSessionError(
+            "no_session",
+            "there is no session here",
+            remedy="open one: `with identity.on_behalf_of(…, purpose=…):`; in a thread, use session.bind(fn)",
+        )
+    return session
+
+
+def current_credential() -> Credential:
+    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
+
+    Raises:
+        NoSessionError: there is no session here.
+        ConfigurationError: no tool is running, or the running one has no resource.
+    """
+    session = current_session()
+    current = CURRENT.get()
+    call = None if current is None else current.call
+    if call is None or call.tool.resource == LOCAL:
+        raise ConfigurationError(
+            "no_resource",
+            "there is no running tool with a resource",
+            remedy="give the tool a resource, or ask session.credential(resource)",
+        )
+    return credential_of(session, call.reach, call)
+
+
+def credential_of(session: Session, ready: Reach, call: Call | None) -> Credential:
+    """The credential that a reach amounts to; with a call, it asserts that call on every request."""
+    from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
+
+    if ready.issued is None:
+        raise ConfigurationError("no_resource", "a local tool has no credential")
+    parts = session.parts
+    return Credential(
+        ready.issued,
+        proof_key=session.agent.proof_key,
+        nonces=parts.issuer.nonces,
+        delegation=ready.delegation,
+        statement=None if call is None else ready.statement,
+        facts=None if call is None else call.facts,
+        numbers=None if call is None else call.numbers,
+        check=lambda: session.check(parts.clock()),
+        clock=parts.clock,
+    )

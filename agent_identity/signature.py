@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a Python call becomes named arguments and back, worked out once when a tool is decorated.
+
+Bound arguments are what is digested: defaults included, `self` and `cls` left out, `*args` a list and `**kw` an object under
+their names. The common call, with plain parameters, takes no `inspect.signature` at call time.
+"""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+__all__ = ["Binder"]
+
+_PLAIN: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+class Binder:
+    """Binds calls of one function."""
+
+    __slots__ = ("_all", "_defaults", "_is_plain", "_owner", "_positional", "_signature")
+
+    def __init__(self, function: Callable[..., object]) -> None:
+        signature = inspect.signature(function)
+        parameters = list(signature.parameters.values())
+        self._owner = bool(parameters) and _is_owner(parameters[0], function)
+        if self._owner:
+            signature = signature.replace(parameters=parameters[1:])
+            parameters = parameters[1:]
+        self._signature = signature
+        self._is_plain = all(parameter.kind in _PLAIN for parameter in parameters)
+        self._positional = tuple(
+            p.name for p in parameters if p.kind is inspect.Parameter.POSITIONAL_OR_KEYWORD
+        )
+        self._all = frozenset(p.name for p in parameters)
+        self._defaults = {
+            p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
+        }
+
+    def owner(self, args: tuple[object, ...]) -> tuple[object, ...]:
+        """`self` or `cls`, which go to the function as they are and are no arguments of the call."""
+        return args[:1] if self._owner else ()
+
+    def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
+        """The named arguments of a call.
+
+        Raises:
+            TypeError: the function can't be called like this; Python's own words.
+        """
+        if self._owner:
+            args = args[1:]
+        if self._is_plain and len(args) <= len(self._positional):
+            bound = dict(zip(self._positional, args, strict=False))
+            if kwargs:
+                count = len(bound)
+                bound.update(kwargs)
+                if len(bound) != count + len(kwargs):
+                    return self._bind_slowly(args, kwargs)  # a name given twice
+            if len(bound) < len(self._all):
+                bound = {**self._defaults, **bound}
+            if bound.keys() == self._all:
+                return bound
+        return self._bind_slowly(args, kwargs)
+
+    def _bind_slowly(
+        self, args: tuple[object, ...], kwargs: Mapping[str, object]
+    ) -> dict[str, object]:
+        bound = self._signature.bind(*args, **kwargs)
+        bound.apply_defaults()
+        return dict(bound.arguments)
+
+    def unbind(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+        """Positional and keyword arguments that call the function with these named ones."""
+        if self._is_plain:
+            return (), dict(arguments)
+        bound = self._signature.bind_partial()
+        for name, parameter in self._signature.parameters.items():
+            value = arguments[name]
+            if parameter.kind is inspect.Parameter.VAR_POSITIONAL and isinstance(value, list):
+                value = tuple(value)  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]
+            bound.arguments[name] = value
+        return bound.args, bound.kwargs
+
+
+def _is_owner(first: inspect.Parameter, function: Callable[..., object]) -> bool:
+    """Whether the first parameter is the object or class that a method belongs to."""
+    place = function.__qualname__.rpartition(".")[0]
+    return first.name in ("self", "cls") and bool(place) and not place.endswith("<locals>")

@@ -1,0 +1,168 @@
+# SPDX-License-Identifier: Apache-2.0
+"""URLs as they are sent: which resource covers them, what DPoP signs of them, where they lead.
+
+One strict pattern reads every URL: http or https, an ASCII host, no userinfo, no white space, control or foreign
+character. What it can't read is nobody's and leads nowhere. `covers` compares what was sent and normalises nothing, so
+that no server behind it can read a path otherwise than we did; `htu_of` normalises as RFC 9449 §4.3 asks.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import DeniedError
+
+if TYPE_CHECKING:
+    from re import Match
+
+__all__ = ["covers", "htu_of", "is_loopback", "origin"]
+
+_URL: Final = re.compile(
+    r"(https?)://"
+    r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"
+    r"(/[!\"$->@-\[\]-~]*)?"  # all that is printable, less "?", "#" and the backslash
+    r"(\?[!\"$-~]*)?(\#[!-~]*)?",
+    re.ASCII | re.IGNORECASE,
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
+_HIGHEST_PORT: Final = 65535
+
+_PERCENT: Final = re.compile(r"%([0-9A-Fa-f]{2})?")
+_UNRESERVED: Final = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")
+_DOT_SEGMENT: Final = re.compile(r"/\.\.?(?:[/;]|\Z)")
+_UNCLEAR_ESCAPE: Final = re.compile(
+    # An encoded dot, slash or backslash, also encoded twice; the two bytes that begin an overlong ASCII character; a
+    # percent sign that begins no escape.
+    r"%(?:(?:25)*(?:2[ef]|5c)|c[01]|(?![0-9a-f]{2}))",
+    re.ASCII | re.IGNORECASE,
+)
+
+
+def origin(url: str) -> str:
+    """The origin of an http or https URL: scheme and host in lower case, the port unless it is the default.
+
+    Raises:
+        DeniedError: it isn't such a URL.
+    """
+    return _origin(_read(url))
+
+
+def htu_of(url: str) -> str:
+    """What a DPoP proof or an assertion signs of a URL: normalised, without query and fragment (RFC 9449 §4.2).
+
+    Normalised is RFC 3986 §6.2.2 and §6.2.3: the case of scheme, host and escapes, needless escapes, dot segments, the
+    default port, and `/` for an empty path.
+
+    Raises:
+        DeniedError: it isn't an http or https URL.
+    """
+    match = _read(url)
+    path: str = match[4] or "/"
+    if "%" in path:
+        path = _PERCENT.sub(_escape, path)
+    if "/." in path:
+        path = _without_dot_segments(path)
+    return _origin(match) + path
+
+
+def covers(resource: str, url: str) -> bool:
+    """Whether a URL is the resource or below it: same origin, path at or below by whole segments as sent.
+
+    False for whatever a server might read otherwise: dot segments, encoded dots, slashes or backslashes.
+    """
+    base = _base(resource)
+    match = _URL.fullmatch(url)
+    if base is None or match is None:
+        return False
+    path: str = match[4] or "/"
+    at, below = base[1]
+    return (
+        (path == at or path.startswith(below))
+        and not _is_unclear(path)
+        and _has_port(match)
+        and _origin(match) == base[0]
+    )
+
+
+def is_loopback(url: str) -> bool:
+    """Whether an http or https URL leads to this very machine by name: `localhost`, 127.0.0.0/8 or `[::1]`."""
+    match = _URL.fullmatch(url)
+    if match is None or not _has_port(match):
+        return False
+    host: str = match[2].lower()
+    if host == "localhost":
+        return True
+    try:
+        address = ipaddress.ip_address(host.strip("[]"))
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address):
+        return address == ipaddress.IPv6Address(
+            1
+        )  # not the mapped form, which systems read differently
+    return address.is_loopback
+
+
+def _read(url: str) -> Match[str]:
+    match = _URL.fullmatch(url)
+    if match is None or not _has_port(match):
+        raise DeniedError(
+            "url_malformed",
+            "not an http or https URL in plain ASCII without userinfo",
+            remedy="write the host in its ASCII form and percent-encode the path",
+        )
+    return match
+
+
+def _has_port(match: Match[str]) -> bool:
+    return not match[3] or int(match[3]) <= _HIGHEST_PORT
+
+
+def _origin(match: Match[str]) -> str:
+    scheme: str = match[1].lower()
+    host: str = match[2].lower()
+    if not match[3] or (port := int(match[3])) == _DEFAULT_PORTS[scheme]:
+        return f"{scheme}://{host}"
+    return f"{scheme}://{host}:{port}"
+
+
+@lru_cache(maxsize=1024)
+def _base(resource: str) -> tuple[str, tuple[str, str]] | None:
+    """A resource's origin, its path, and what every path below that begins with. None: it covers nothing."""
+    match = _URL.fullmatch(resource)
+    if match is None or not _has_port(match) or match[5] or match[6]:
+        return None
+    path: str = match[4] or "/"
+    if _is_unclear(path):
+        return None
+    return _origin(match), (path, path if path.endswith("/") else f"{path}/")
+
+
+def _is_unclear(path: str) -> bool:
+    return ("/." in path and _DOT_SEGMENT.search(path) is not None) or (
+        "%" in path and _UNCLEAR_ESCAPE.search(path) is not None
+    )
+
+
+def _escape(match: Match[str]) -> str:
+    if match[1] is None:
+        raise DeniedError("url_malformed", "a percent sign in a URL begins no escape")
+    character = chr(int(match[1], 16))
+    return character if character in _UNRESERVED else f"%{match[1].upper()}"
+
+
+def _without_dot_segments(path: str) -> str:
+    """RFC 3986 §5.2.4, for a path that begins with a slash."""
+    kept: list[str] = []
+    segments = path.split("/")[1:]
+    for segment in segments:
+        if segment == "..":
+            del kept[-1:]
+        elif segment != ".":
+            kept.append(segment)
+    if segments[-1] in {".", ".."}:
+        kept.append("")
+    return "/" + "/".join(kept)

@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service checks before it believes a call."""

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was used once is not used again."""
+
+from __future__ import annotations
+
+import os
+import tracemalloc
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
+import pytest
+
+from agent_identity.errors import DeniedError
+from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
+
+
+class Clock:
+    def __init__(self, now: float = 1_000_000.75) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_a_key_is_new_once() -> None:
+    replay = MemoryReplay(clock=(clock := Clock()))
+    assert replay.remember("a", clock.now + 60)
+    assert not replay.remember("a", clock.now + 60)
+    assert not replay.remember("a", clock.now + 600)
+    assert replay.remember("b", clock.now + 60)
+
+
+def test_the_parts_of_a_key_do_not_run_together() -> None:
+    replay = MemoryReplay(clock=(clock := Clock()))
+    keys = [
+        ("a", "bc"),
+        ("ab", "c"),
+        ("abc",),
+        ("a", "b", "c"),
+        ("a\0b", "c"),
+        ("1:a", ""),
+        ("", "1:a"),
+    ]
+    assert all(replay.remember(key, clock.now + 60) for key in keys)
+    assert not any(replay.remember(key, clock.now + 60) for key in keys)
+
+
+def test_B10_of_fifty_that_come_at_once_one_is_accepted() -> None:
+    replay = MemoryReplay(clock=(clock := Clock()))
+    start = Barrier(50)
+
+    def use(_: int) -> list[bool]:
+        start.wait()
+        return [replay.remember(("aud", "jkt", f"jti{i}"), clock.now + 60) for i in range(100)]
+
+    with ThreadPoolExecutor(50) as pool:
+        answers = list(pool.map(use, range(50)))
+    assert [sum(column) for column in zip(*answers, strict=True)] == [1] * 100
+
+
+def test_an_entry_is_kept_until_its_end_and_then_forgotten() -> None:
+    replay = MemoryReplay(clock=(clock := Clock(1000.0)))
+    replay.remember("a", 1060.5)
+    for clock.now in (1059.0, 1060.4, 1060.9):
+        assert not replay.remember("a", 1060.5)
+    assert len(replay) == 1
+    clock.now = 1062.0
+    assert replay.remember("b", 1100.0)
+    assert len(replay) == 1
+
+
+def test_a_clock_set_back_brings_nothing_back() -> None:
+    replay = MemoryReplay(clock=(clock := Clock(1000.0)))
+    replay.remember("a", 1060.0)
+    clock.now = 1100.0
+    replay.remember("b", 1160.0)
+    clock.now = 1000.0
+    assert not replay.remember("a", 1060.0)
+    assert not replay.remember("b", 1160.0)
+    assert replay.remember("c", 1161.0)
+
+
+def test_B12_a_full_store_denies_and_forgets_nothing() -> None:
+    replay = MemoryReplay(limit=3, clock=(clock := Clock(1000.0)))
+    assert all(replay.remember(key, 1010.0 + at) for at, key in enumerate("abc"))
+    for _ in range(5):
+        with pytest.raises(DeniedError) as refused:
+            replay.remember("d", 1060.0)
+        assert refused.value.code == "replay_store_full"
+    assert len(replay) == 3
+    assert not any(replay.remember(key, 1060.0) for key in "abc")
+    clock.now = 1012.0
+    assert replay.remember("d", 1060.0)
+    assert not replay.remember("c", 1060.0)
+
+
+def test_ends_in_any_order_are_swept() -> None:
+    replay = MemoryReplay(clock=(clock := Clock(1000.0)))
+    for at in (5, 3, 9, 1, 7, 3, 5):
+        replay.remember((str(at), str(len(replay))), 1000.0 + at)
+    clock.now = 1006.0
+    replay.remember("last", 1100.0)
+    assert len(replay) == 3
+
+
+def test_a_long_jti_takes_no_more_room_than_a_short_one() -> None:
+    replay = MemoryReplay(clock=(clock := Clock()))
+    tracemalloc.start()
+    for number in range(500):
+        replay.remember(("aud", "jkt", f"{number}" + "x" * 10_000), clock.now + 60)
+    used, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert used < 500 * 300
+
+
+def test_the_store_says_since_when_it_remembers_in_whole_seconds() -> None:
+    assert MemoryReplay(clock=Clock(1000.9)).not_before == 1000
+
+
+def test_a_forked_child_remembers_and_is_not_locked_out() -> None:
+    replay = MemoryReplay(clock=(clock := Clock()))
+    replay.remember("a", clock.now + 60)
+    replay._lock.acquire()  # as a thread of the parent might, at the moment of the fork
+    child = os.fork()
+    if child == 0:
+        kept = not replay.remember("a", clock.now + 60) and replay.remember("b", clock.now + 60)
+        os._exit(0 if kept else 1)
+    replay._lock.release()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_no_check_is_no_check() -> None:
+    unsafe: Replay = UnsafeNoReplayCheck()
+    assert unsafe.remember("a", 1.0)
+    assert unsafe.remember("a", 1.0)
+    assert unsafe.not_before == 0
