@@ -20,6 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from agent_identity.current import current_credential, current_session
     from agent_identity.decorators import tool
     from agent_identity.errors import (
         AgentIdentityError,
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.identity import AgentIdentity, on_behalf_of
     from agent_identity.provenance.trace import Trace
-    from agent_identity.session import Session, current_credential, current_session
+    from agent_identity.session import Session
     from agent_identity.values import Approval, Decision, Principal
 
 __all__ = [
@@ -79,8 +80,8 @@ _HOMES = {
     "Principal": "values",
     "Session": "session",
     "Trace": "provenance.trace",
-    "current_credential": "session",
-    "current_session": "session",
+    "current_credential": "current",
+    "current_session": "current",
     "on_behalf_of": "identity",
     "tool": "decorators",
 }

@@ -12,10 +12,10 @@ import inspect
 from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
+from agent_identity.current import CURRENT, current_session
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.flow import arun, run
-from agent_identity.pipeline import CURRENT, Call, Tool
-from agent_identity.session import current_session
+from agent_identity.pipeline import Call, Tool
 from agent_identity.signature import Binder
 from agent_identity.values import scope_set
 
@@ -53,7 +53,7 @@ def tool(
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if isinstance(function, classmethod | staticmethod):
-            return type(function)(decorate(function.__func__))  # type: ignore[return-value]
+            return type(function)(decorate(function.__func__))
         described = Tool(
             name or function.__name__,
             resource=resource,
@@ -61,7 +61,7 @@ def tool(
             labels=labels,
             opaque=opaque,
         )
-        wrapped = _wrap(function, described, Binder(function))
+        wrapped: Callable[P, R] = _wrap(function, described, Binder(function))
         wrapped.__dict__["__agent_identity_tool__"] = described
         return wrapped
 
@@ -74,7 +74,7 @@ def tool_of(function: object) -> Tool | None:
     return found if isinstance(found, Tool) else None
 
 
-def _wrap(function: Callable[P, R], described: Tool, binder: Binder) -> Callable[P, R]:
+def _wrap(function: Any, described: Tool, binder: Binder) -> Any:
     if inspect.isasyncgenfunction(function):
         return _async_generator(function, described, binder)
     if inspect.iscoroutinefunction(function):
@@ -91,12 +91,12 @@ def _begin(described: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
     return Call(session, described, binder.bind(args, kwargs), pending)
 
 
-def _plain(function: Callable[P, R], described: Tool, binder: Binder) -> Callable[P, R]:
+def _plain(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    def called(*args: P.args, **kwargs: P.kwargs) -> R:
+    def called(*args: object, **kwargs: object) -> object:
         with _begin(described, binder, args, kwargs) as call:
             given, named = binder.unbind(call.arguments)
-            return function(*binder.owner(args), *given, **named)  # type: ignore[arg-type]
+            return function(*binder.owner(args), *given, **named)
 
     return called
 

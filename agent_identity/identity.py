@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.issuer import Issuer
+from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append
+from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
-from agent_identity.session import DEEPEST, PURPOSE_LIMIT, Gate, Parts, Session
+from agent_identity.session import Session
 from agent_identity.uris import origin
 from agent_identity.values import Principal, agent_uri, scope_set
 
@@ -38,6 +40,9 @@ if TYPE_CHECKING:
 __all__ = ["AgentIdentity", "on_behalf_of"]
 
 SESSION_LIFETIME: Final = 3600.0
+PURPOSE_LIMIT: Final = 200
+DEEPEST: Final = 7
+"""A chain has eight hops at most, the root's among them."""
 
 
 class AgentIdentity:
@@ -184,7 +189,9 @@ class AgentIdentity:
             )
         if principal.profile == "trigger":
             raise ConfigurationError(
-                "trigger_principal", "a trigger is nobody to act for", remedy="use autonomous(trigger=…)"
+                "trigger_principal",
+                "a trigger is nobody to act for",
+                remedy="use autonomous(trigger=…)",
             )
         return principal
 
@@ -216,8 +223,11 @@ class AgentIdentity:
             parent=None,
             purpose=purpose,
             task=task,
-            scopes=None if scopes is None else scope_set(scopes),
-            resources=None if resources is None else frozenset(resources),
+            limits=Limits(
+                self._agent.uri,
+                None if scopes is None else scope_set(scopes),
+                None if resources is None else frozenset(resources),
+            ),
             expires_at=self._parts.clock() + min(lifetime, SESSION_LIFETIME),
             max_depth=max_depth,
             evidence=evidence,

@@ -20,15 +20,19 @@ import asyncio
 import hashlib
 import itertools
 import logging
-import weakref
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Final, Self
 
 import orjson
 
 from agent_identity import canonical
+from agent_identity.current import CURRENT, Current
 from agent_identity.delegation.assertion import CallFacts
-from agent_identity.errors import AgentIdentityError, ApprovalRequiredError, DeniedError, LedgerError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ApprovalRequiredError,
+    DeniedError,
+    LedgerError,
+)
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.policy.request import Facts, Request
 from agent_identity.provenance import spans
@@ -50,8 +54,9 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
     from agent_identity.session import Session
+    from agent_identity.values import JSON
 
-__all__ = ["CURRENT", "Call", "Current", "Tool"]
+__all__ = ["Call", "Tool", "asked"]
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -78,23 +83,8 @@ class Tool:
         self.resource = LOCAL if resource is None else resource
         self.scopes = None if scopes is None else frozenset(scopes)
         self.labels = frozenset(labels)
-        self.labels_json = sorted(self.labels)
+        self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque = frozenset(opaque)
-
-
-class Current(NamedTuple):
-    """Whose session is current, and which call of it is running.
-
-    The session is held weakly: when the block or task that entered it is gone without leaving it, so is the session, and a
-    pool's next job finds none instead of a stranger's.
-    """
-
-    session: weakref.ReferenceType[Session]
-    call: Call | None
-    tool_call_id: str | None = None
-
-
-CURRENT: ContextVar[Current | None] = ContextVar("agent_identity_current", default=None)
 
 
 class Call:
@@ -109,7 +99,15 @@ class Call:
 
     __slots__ = (
         *("_args_hash", "_canonical", "_facts", "_failure", "_given", "_past", "_reach", "_span"),
-        *("_numbers", "_span_token", "_token", "_tool_call_id", "arguments", "call_id", "policy_id"),
+        *(
+            "_numbers",
+            "_span_token",
+            "_token",
+            "_tool_call_id",
+            "arguments",
+            "call_id",
+            "policy_id",
+        ),
         *("session", "tool", "__weakref__"),
     )
 
@@ -135,7 +133,7 @@ class Call:
         self._reach: Reach | None = None
         self._facts: CallFacts | None = None
         self._token: Token[Current | None] | None = None
-        self._span_token: object | None = None
+        self._span_token: spans.Attachment = None
 
     @property
     def args_hash(self) -> str:

@@ -15,6 +15,7 @@ from agent_identity.credentials.token_exchange import exchange_token
 from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
+from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, Shared, append, shared
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.values import LOCAL
@@ -22,6 +23,8 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.flow import Flow
+    from agent_identity.http.credential import Credential
+    from agent_identity.pipeline import Call
     from agent_identity.session import Session
 
 __all__ = ["Reach", "reach"]
@@ -56,6 +59,29 @@ class Reach:
             ends.append(fresh_until(issued))
         self.fresh_until = min(ends)
 
+    def credential(self, session: Session, call: Call | None) -> Credential:
+        """The credential as a tool is handed it; with a call, it asserts that call on every request.
+
+        Raises:
+            ConfigurationError: what is reached is local and has no credential.
+        """
+        from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
+
+        if self.issued is None:
+            raise ConfigurationError("no_resource", "a local tool has no credential")
+        parts = session.parts
+        return Credential(
+            self.issued,
+            proof_key=session.agent.proof_key,
+            nonces=parts.issuer.nonces,
+            delegation=self.delegation,
+            statement=None if call is None else self.statement,
+            facts=None if call is None else call.facts,
+            numbers=None if call is None else call.numbers,
+            check=lambda: session.check(parts.clock()),
+            clock=parts.clock,
+        )
+
 
 def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach]:
     """Get all that a call to `resource` needs; a local resource needs no credential.
@@ -64,7 +90,7 @@ def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """
-    audiences = session.resources or frozenset({resource} - {LOCAL})
+    audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from _chain(session, audiences, scopes)
     issued = None
     if resource != LOCAL:

@@ -14,10 +14,11 @@ import inspect
 import logging
 import time
 import weakref
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from agent_identity.credentials.agent import Agent
+from agent_identity.current import CURRENT, Current
+from agent_identity.delegation.limits import Limits
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,
@@ -27,7 +28,7 @@ from agent_identity.errors import (
     RevokedError,
 )
 from agent_identity.flow import Append, Draft, arun, run
-from agent_identity.pipeline import CURRENT, Call, Current, Tool, asked
+from agent_identity.pipeline import Call, Tool, asked
 from agent_identity.policy.history import History
 from agent_identity.policy.request import Facts, Request
 from agent_identity.provenance import spans
@@ -42,61 +43,18 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
-    from agent_identity.http.world import World
-    from agent_identity.policy import Policy
-    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.parts import Parts
     from agent_identity.provenance.records import Record
+    from agent_identity.values import JSON
 
-__all__ = ["Gate", "Parts", "Session", "current_credential", "current_session"]
+__all__ = ["Session"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("agent_identity")
-PURPOSE_LIMIT: Final = 200
-DEEPEST: Final = 7
-
-
-class Gate:
-    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins."""
-
-    __slots__ = ("_is_shut", "_ledger")
-
-    def __init__(self, ledger: Ledger) -> None:
-        self._ledger = ledger
-        self._is_shut = False
-
-    def shut(self) -> None:
-        self._is_shut = True
-
-    def check(self) -> None:
-        """Pass, or try the ledger once more.
-
-        Raises:
-            LedgerError: it still can't be written.
-        """
-        if self._is_shut:
-            self._ledger.probe()
-            self._is_shut = False
-
-
-@dataclass(frozen=True, slots=True)
-class Parts:
-    """What an identity's sessions share. `resources` maps a resource to the most scopes that may be asked for there."""
-
-    agent: Agent
-    issuer: Issuer
-    policy: Policy
-    world: World
-    ledger: Ledger
-    gate: Gate
-    resources: Mapping[str, frozenset[str]] | None
-    clock: Callable[[], float]
-    grant_lifetime: float = 900.0
-    policy_epoch: int = 0
 
 
 class Session:
@@ -111,8 +69,7 @@ class Session:
         parent: Session | None,
         purpose: str,
         task: str | None,
-        scopes: frozenset[str] | None,
-        resources: frozenset[str] | None,
+        limits: Limits,
         expires_at: float,
         max_depth: int,
         evidence: str,
@@ -125,8 +82,7 @@ class Session:
         self.task = task
         self.agent = agent
         self.parent = parent
-        self.scopes = scopes
-        self.resources = resources
+        self.limits = limits
         self.expires_at = expires_at
         self.max_depth = max_depth
         self.evidence = evidence
@@ -222,8 +178,8 @@ class Session:
                     "depth": self.depth,
                     "parent": None if parent is None else parent.id,
                     "txn": self.txn,
-                    "scopes": None if self.scopes is None else [*sorted(self.scopes)],
-                    "resources": None if self.resources is None else [*sorted(self.resources)],
+                    "scopes": _listed(self.limits.scopes),
+                    "resources": _listed(self.limits.resources),
                     "expires_at": int(self.expires_at),
                 },
                 {
@@ -237,7 +193,15 @@ class Session:
 
     def _closed(self, reason: str) -> Flow[None]:
         draft = Draft(
-            SESSION_CLOSED, self.pseudonym, self.id, None, None, None, None, {"reason": reason}, None
+            SESSION_CLOSED,
+            self.pseudonym,
+            self.id,
+            None,
+            None,
+            None,
+            None,
+            {"reason": reason},
+            None,
         )
         try:
             yield Append(draft)
@@ -289,32 +253,10 @@ class Session:
         if known is not None:
             return known
         configured = (self.parts.resources or {}).get(resource)
-        asked = scopes if scopes is not None else (configured or frozenset[str]())
-        self._limit(resource, asked, configured)
-        self._needed[resource, scopes] = asked
-        return asked
-
-    def _limit(
-        self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
-    ) -> None:
-        if self.resources is not None and resource not in self.resources and resource != LOCAL:
-            raise DeniedError(
-                "resource_not_granted",
-                f"{self.agent.uri} may not reach {resource} in this session",
-                remedy="name the resource when the session is opened or delegated",
-            )
-        if self.scopes is not None and not asked <= self.scopes:
-            raise DeniedError(
-                "scope_not_granted",
-                f"{self.agent.uri} lacks {', '.join(sorted(asked - self.scopes))} in this session",
-                remedy="grant the scope when the session is opened or delegated, or don't call this tool",
-            )
-        if configured is not None and not asked <= configured:
-            raise DeniedError(
-                "scope_not_configured",
-                f"{resource} isn't configured for {', '.join(sorted(asked - configured))}",
-                remedy="add the scope to the resource's configuration",
-            )
+        asked_for = scopes if scopes is not None else (configured or frozenset[str]())
+        self.limits.check(resource, asked_for, configured)
+        self._needed[resource, scopes] = asked_for
+        return asked_for
 
     # -- what users do with it ---------------------------------------------------------------------------------------
 
@@ -342,9 +284,18 @@ class Session:
                 remedy="delegate without key to a sub-agent in this process",
             )
         uri = agent_uri(agent)
-        narrowed_scopes = self.scopes if scopes is None else scope_set(scopes)
-        narrowed_resources = self.resources if resources is None else frozenset(resources)
-        self._check_child(uri, narrowed_scopes, narrowed_resources)
+        self.check(self.parts.clock())
+        if self.depth >= self.max_depth:
+            raise DeniedError(
+                "depth_exceeded", f"this chain may be {self.max_depth} delegations deep, and is"
+            )
+        if uri in self.chain:
+            raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
+        limits = self.limits.narrowed(
+            uri,
+            None if scopes is None else scope_set(scopes),
+            None if resources is None else frozenset(resources),
+        )
         end = self.expires_at
         if expires_in is not None:
             end = min(end, self.parts.clock() + expires_in)
@@ -355,28 +306,12 @@ class Session:
             parent=self,
             purpose=self.purpose,
             task=task,
-            scopes=narrowed_scopes,
-            resources=narrowed_resources,
+            limits=limits,
             expires_at=end,
             max_depth=self.max_depth,
             evidence=self.evidence,
             trigger=self.trigger,
         )
-
-    def _check_child(
-        self, uri: str, scopes: frozenset[str] | None, resources: frozenset[str] | None
-    ) -> None:
-        self.check(self.parts.clock())
-        if self.depth >= self.max_depth:
-            raise DeniedError(
-                "depth_exceeded", f"this chain may be {self.max_depth} delegations deep, and is"
-            )
-        if uri in self.chain:
-            raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
-        if self.scopes is not None and (scopes is None or not scopes <= self.scopes):
-            raise DeniedError("scope_widened", f"{self.agent.uri} can't pass on what it lacks")
-        if self.resources is not None and (resources is None or not resources <= self.resources):
-            raise DeniedError("audience_widened", f"{self.agent.uri} can't pass on what it lacks")
 
     def call(
         self, tool: Tool, arguments: Mapping[str, object], *, tool_call_id: str | None = None
@@ -417,7 +352,7 @@ class Session:
                 spans.DECISION: "permit" if error is None else "deny",
             }
             span.end(attributes, error)
-        return credential_of(self, ready, None)
+        return ready.credential(self, None)
 
     def _reached(self, resource: str, scopes: Iterable[str] | None) -> Flow[Reach]:
         now = self.parts.clock()
@@ -477,7 +412,9 @@ class Session:
         call = self._running()
         if call is None or call.tool.resource == LOCAL:
             raise ConfigurationError(
-                "no_resource", "there is no running tool with a resource", remedy="name the resource"
+                "no_resource",
+                "there is no running tool with a resource",
+                remedy="name the resource",
             )
         return call.tool.resource
 
@@ -490,13 +427,13 @@ class Session:
     def _for(self, resource: str) -> Credential:
         call = self._running()
         if call is not None and call.tool.resource == resource:
-            return credential_of(self, call.reach, call)
+            return call.reach.credential(self, call)
         return self.credential(resource)
 
     async def _afor(self, resource: str) -> Credential:
         call = self._running()
         if call is not None and call.tool.resource == resource:
-            return credential_of(self, call.reach, call)
+            return call.reach.credential(self, call)
         return await self.acredential(resource)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
@@ -576,6 +513,10 @@ class Session:
         return f"<Session {self.id} of {self.agent.uri}, {self._state}>"
 
 
+def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
+    return None if limit is None else [*sorted(limit)]
+
+
 def _not_open(session: Session) -> AgentIdentityError:
     state = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
     if state == "new":
@@ -588,60 +529,4 @@ def _not_open(session: Session) -> AgentIdentityError:
         return RevokedError("session_revoked", "the session was revoked")
     return DeniedError(
         "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
-    )
-
-
-def current_session() -> Session:
-    """The session of the running code.
-
-    Raises:
-        NoSessionError: there is none, or the one that was left behind here has ended.
-    """
-    current = CURRENT.get()
-    session = None if current is None else current.session()
-    if session is None or not session.is_open:
-        raise NoSessionError(
-            "no_session",
-            "there is no session here",
-            remedy="open one: `with identity.on_behalf_of(…, purpose=…):`; in a thread, use session.bind(fn)",
-        )
-    return session
-
-
-def current_credential() -> Credential:
-    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
-
-    Raises:
-        NoSessionError: there is no session here.
-        ConfigurationError: no tool is running, or the running one has no resource.
-    """
-    session = current_session()
-    current = CURRENT.get()
-    call = None if current is None else current.call
-    if call is None or call.tool.resource == LOCAL:
-        raise ConfigurationError(
-            "no_resource",
-            "there is no running tool with a resource",
-            remedy="give the tool a resource, or ask session.credential(resource)",
-        )
-    return credential_of(session, call.reach, call)
-
-
-def credential_of(session: Session, ready: Reach, call: Call | None) -> Credential:
-    """The credential that a reach amounts to; with a call, it asserts that call on every request."""
-    from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
-
-    if ready.issued is None:
-        raise ConfigurationError("no_resource", "a local tool has no credential")
-    parts = session.parts
-    return Credential(
-        ready.issued,
-        proof_key=session.agent.proof_key,
-        nonces=parts.issuer.nonces,
-        delegation=ready.delegation,
-        statement=None if call is None else ready.statement,
-        facts=None if call is None else call.facts,
-        numbers=None if call is None else call.numbers,
-        check=lambda: session.check(parts.clock()),
-        clock=parts.clock,
     )

@@ -72,7 +72,9 @@ class Binder:
         bound.apply_defaults()
         return dict(bound.arguments)
 
-    def unbind(self, arguments: Mapping[str, object]) -> tuple[tuple[object, ...], dict[str, object]]:
+    def unbind(
+        self, arguments: Mapping[str, object]
+    ) -> tuple[tuple[object, ...], dict[str, object]]:
         """Positional and keyword arguments that call the function with these named ones."""
         if self._is_plain:
             return (), dict(arguments)

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -11,6 +10,8 @@ import orjson
 from agent_identity.flow import HttpResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from agent_identity.errors import VerificationError
     from agent_identity.values import JSON
 
@@ -24,7 +25,6 @@ _SECRET: Final = {
 }
 _PUBLIC: Final = {**_SECRET, "cache-control": "public, max-age=300"}
 del _PUBLIC["pragma"]
-UNAUTHORIZED: Final = 401
 
 
 class OAuthError(Exception):

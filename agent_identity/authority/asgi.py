@@ -120,9 +120,8 @@ async def _body(scope: Message, receive: Receive) -> bytes:
 
 
 def _is_short(content_length: bytes) -> bool:
-    return (
-        content_length.isdigit() and len(content_length) < 10 and int(content_length) <= BODY_LIMIT
-    )  # noqa: PLR2004
+    digits = content_length.lstrip(b"0") or b"0"
+    return digits.isdigit() and len(digits) <= len(str(BODY_LIMIT)) and int(digits) <= BODY_LIMIT
 
 
 async def _answer(response: HttpResponse, send: Send) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
@@ -20,6 +21,7 @@ __all__ = ["BODY_LIMIT", "Asked", "Form", "read_form", "read_request"]
 
 BODY_LIMIT: Final = 1024 * 1024
 _FORM: Final = "application/x-www-form-urlencoded"
+_NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FIELDS: Final = 100
 _SCOPES: Final = 200
 _REPEATABLE: Final = frozenset({"resource", "audience"})
@@ -63,11 +65,11 @@ class Form:
             raise OAuthError("invalid_request", f"{name}_malformed")
         return value
 
-    def number(self, name: str) -> int | None:
+    def number(self, name: str, *, least: int = 0) -> int | None:
         value = self.fields.get(name)
         if value is None:
             return None
-        if not (value.isascii() and value.isdigit() and len(value) <= 9):  # noqa: PLR2004 - digits
+        if _NUMBER.fullmatch(value) is None or int(value) < least:
             raise OAuthError("invalid_request", f"{name}_malformed")
         return int(value)
 

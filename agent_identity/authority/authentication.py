@@ -54,13 +54,13 @@ class Authenticator:
             raise _invalid(error.code) from None
 
     def _verified(self, assertion: str, client_id: str | None, now: float) -> ClientRecord:
-        claimed = Claims(
-            jose.loads_object(jose.unverified(assertion).payload), VerificationError
-        ).text("iss")
-        client = self._store.client(claimed, now)
+        parsed = jose.unverified(assertion)
+        # Read before it is verified, only to learn whose keys it has to be verified with.
+        claimed = Claims(jose.loads_object(parsed.payload), VerificationError)
+        client = self._store.client(claimed.text("iss"), now)
         if client is None:
             raise VerificationError("client_unknown", "nobody is registered under that name")
-        _, payload = jose.verify(assertion, client.keys, algorithms=ALGORITHMS, typ=_TYPE)
+        _, payload = jose.verify(parsed, client.keys, algorithms=ALGORITHMS, typ=_TYPE)
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         if claims.text("sub") != client.client_id or client_id not in {None, client.client_id}:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from agent_identity.keys import JWK
     from agent_identity.values import JSON
 
-__all__ = ["GRANT_TYPES", "ClientRecord", "Terms", "dump_client", "load_client"]
+__all__ = ["GRANT_TYPES", "ClientRecord", "Terms", "dump_client", "json_key", "load_client"]
 
 CLIENT_CREDENTIALS: Final = "client_credentials"
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -58,7 +58,7 @@ def dump_client(client: ClientRecord) -> bytes:
     record: dict[str, JSON] = {
         "client_id": client.client_id,
         "agent": client.agent,
-        "keys": [_json_key(key) for key in client.keys],
+        "keys": [json_key(key) for key in client.keys],
         "issued_at": client.issued_at,
         "expires_at": client.expires_at,
         "name": client.name,
@@ -105,5 +105,6 @@ def _optional_set(claims: Claims, name: str) -> frozenset[str] | None:
     return frozenset(claims.texts(name)) if claims.has(name) else None
 
 
-def _json_key(key: JWK) -> dict[str, JSON]:
+def json_key(key: JWK) -> dict[str, JSON]:
+    """A public key as JSON; all its members are texts."""
     return {name: value for name, value in key.items() if isinstance(value, str)}

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
-from agent_identity.authority.tokens import LIFETIME, Draft
+from agent_identity.authority.tokens import LIFETIME, TokenDraft
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import MAX_HOPS, mint_root
@@ -80,7 +80,10 @@ class Exchange:
         subject = self._subject(form, client, proof, now)
         if wanted == GRANT:
             return self._grant(form, client, subject, proof, int(now))
-        return self._access_token(asked, form, client, subject, proof, now)
+        leaf = self._leaf(asked, form, client, subject, now)
+        if not hmac.compare_digest(leaf.jkt.encode(), proof.jkt.encode()):
+            raise OAuthError("invalid_grant", "key_mismatch")
+        return self._access_token(form, client, subject, leaf, now)
 
     def _subject(self, form: Form, client: ClientRecord, proof: Proof, now: float) -> Subject:
         subject = self._subjects.read(
@@ -105,7 +108,7 @@ class Exchange:
         if purpose is None:
             raise OAuthError("invalid_request", "purpose_missing")
         depth = form.number("max_depth")
-        lifetime = form.number("requested_expires_in")
+        lifetime = form.number("requested_expires_in", least=1)
         key = self._keyring.signing
         grant = mint_root(
             key,
@@ -129,25 +132,17 @@ class Exchange:
             max_depth=min(_DEPTH if depth is None else depth, client.terms.max_depth, MAX_HOPS),
             evidence="agent" if subject.profile == TRIGGER else "issuer",
         )
-        return {
+        body: dict[str, JSON] = {
             "access_token": grant.compact,
             "issued_token_type": GRANT,
             "token_type": "N_A",
             "expires_in": grant.exp - now,
-        } | scope_member(grant.scopes)
+        }
+        return body | scope_member(grant.scopes)
 
     def _access_token(
-        self,
-        asked: Asked,
-        form: Form,
-        client: ClientRecord,
-        subject: Subject,
-        proof: Proof,
-        now: float,
+        self, form: Form, client: ClientRecord, subject: Subject, leaf: Grant, now: float
     ) -> dict[str, JSON]:
-        leaf = self._leaf(asked, form, client, subject, now)
-        if not hmac.compare_digest(leaf.jkt.encode(), proof.jkt.encode()):
-            raise OAuthError("invalid_grant", "key_mismatch")
         resource = one_resource(form, client)
         if resource not in leaf.aud:
             raise OAuthError("invalid_target", "resource_not_granted")
@@ -156,7 +151,7 @@ class Exchange:
         end = min(leaf.exp, subject.exp, issued_at + LIFETIME)
         if end <= now:
             raise OAuthError("invalid_grant", "expired")
-        draft = Draft(
+        draft = TokenDraft(
             sub=leaf.sub,
             sub_profile=leaf.sub_profile,
             resource=resource,
@@ -166,12 +161,13 @@ class Exchange:
             act=leaf.act,
             jkt=leaf.jkt,
         )
-        return {
+        body: dict[str, JSON] = {
             "access_token": self._tokens.mint(draft, now=issued_at, expires_at=end),
             "issued_token_type": ACCESS_TOKEN,
             "token_type": "DPoP",
             "expires_in": end - issued_at,
-        } | scope_member(scopes)
+        }
+        return body | scope_member(scopes)
 
     def _leaf(
         self, asked: Asked, form: Form, client: ClientRecord, subject: Subject, now: float

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.state import read_private, settled
@@ -95,9 +96,7 @@ class Keyring:
     def _keep(self, generations: tuple[_Generation, ...]) -> None:
         now = self._clock()
         kept = generations[:1] + tuple(
-            older
-            for newer, older in zip(generations, generations[1:], strict=False)
-            if newer.made_at + GRACE > now
+            older for newer, older in pairwise(generations) if newer.made_at + GRACE > now
         )
         if self._path is not None:
             for dropped in set(generations) - set(kept):

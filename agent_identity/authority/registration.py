@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.authority.answers import OAuthError, answer
-from agent_identity.authority.clients import GRANT_TYPES, ClientRecord
+from agent_identity.authority.clients import GRANT_TYPES, ClientRecord, json_key
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.keys import thumbprint
@@ -32,10 +32,11 @@ __all__ = ["register"]
 
 _AUTH_METHOD: Final = "private_key_jwt"
 _KEYS: Final = 10
-_PUBLIC_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "alg")
+_PUBLIC_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "alg", "kid")
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _AGENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,500}")
 _NAME_LIMIT: Final = 200
+_MEMBER_LIMIT: Final = 2048
 
 
 def register(
@@ -106,12 +107,16 @@ def _keys(value: JSON) -> tuple[JWK, ...]:
 
 
 def _key(value: JSON) -> JWK:
-    """The public members of a key, under its thumbprint. A private one is refused: by now it is known to two."""
+    """The public members of a key, its thumbprint for a `kid` if it has none. A private key is known to two by now: refused."""
     if not isinstance(value, dict) or _PRIVATE_MEMBERS & value.keys():
         raise _refused("jwks")
-    key: dict[str, JSON] = {name: value[name] for name in _PUBLIC_MEMBERS if name in value}
+    key = {
+        name: text
+        for name in _PUBLIC_MEMBERS
+        if isinstance(text := value.get(name), str) and len(text) <= _MEMBER_LIMIT
+    }
     try:
-        return {**key, "kid": thumbprint(key), "use": "sig"}
+        return {"kid": thumbprint(key), **key, "use": "sig"}
     except ConfigurationError:
         raise _refused("jwks") from None
 
@@ -130,7 +135,7 @@ def _created(client: ClientRecord) -> HttpResponse:
         "client_name": client.name,
         "agent_id": client.agent,
         "owner": client.owner,
-        "jwks": {"keys": [dict(key) for key in client.keys]},  # type: ignore[misc]  # JSON, as it came
+        "jwks": {"keys": [json_key(key) for key in client.keys]},
         "token_endpoint_auth_method": _AUTH_METHOD,
         "grant_types": [name for name in GRANT_TYPES if name in client.grant_types],
     }

@@ -16,7 +16,7 @@ from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asgi import AsgiApp
 from agent_identity.authority.asked import read_request
 from agent_identity.authority.authentication import Authenticator
-from agent_identity.authority.clients import Terms
+from agent_identity.authority.clients import Terms, json_key
 from agent_identity.authority.endpoints import endpoints_of
 from agent_identity.authority.exchange import Exchange
 from agent_identity.authority.inspection import Inspection
@@ -119,11 +119,7 @@ class Authority:
 
     def jwks(self) -> dict[str, JSON]:
         """The public keys that verify what this authority signed, as a JWK Set."""
-        keys: list[JSON] = [
-            {name: value for name, value in key.items() if isinstance(value, str)}
-            for key in self._keyring.jwks
-        ]
-        return {"keys": keys}
+        return {"keys": [json_key(key) for key in self._keyring.jwks]}
 
     def rotate(self) -> None:
         """Sign with a new key from now on. The old one verifies for an hour more, which is longer than a token lives."""

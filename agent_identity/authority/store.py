@@ -17,7 +17,7 @@ from agent_identity.authority.state import ForkLock
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator
+    from collections.abc import Collection, Generator
     from pathlib import Path
 
     from agent_identity.authority.clients import ClientRecord
@@ -127,7 +127,7 @@ class Store:
         return connection
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Generator[sqlite3.Connection, None, None]:
         with self._lock:
             try:
                 yield self._current()
@@ -135,7 +135,7 @@ class Store:
                 raise DeniedError("store_unavailable", "the authority's store is away") from error
 
     @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
+    def _writing(self) -> Generator[sqlite3.Connection, None, None]:
         with self._reading() as db:
             db.execute("BEGIN IMMEDIATE")
             try:

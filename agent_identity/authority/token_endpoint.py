@@ -14,7 +14,7 @@ from agent_identity.authority.asked import read_form
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
 from agent_identity.authority.exchange import GRANT, allowed_scopes, one_resource, scope_member
 from agent_identity.authority.subjects import JWT
-from agent_identity.authority.tokens import LIFETIME, Draft
+from agent_identity.authority.tokens import LIFETIME, TokenDraft
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -87,7 +87,7 @@ class TokenEndpoint:
         self, form: Form, client: ClientRecord, proof: Proof | None, now: int
     ) -> dict[str, JSON]:
         """The client in its own name (RFC 6749 §4.4)."""
-        draft = Draft(
+        draft = TokenDraft(
             sub=client.client_id,
             sub_profile="ai_agent",
             resource=one_resource(form, client),
@@ -110,7 +110,7 @@ class TokenEndpoint:
             "sub": client.agent,
             "sub_profile": "ai_agent",
         }
-        draft = Draft(
+        draft = TokenDraft(
             sub=subject.sub,
             sub_profile=subject.profile,
             resource=one_resource(form, client),
@@ -122,10 +122,11 @@ class TokenEndpoint:
         )
         return self._issued(draft, int(now), subject.exp)
 
-    def _issued(self, draft: Draft, now: int, expires_at: int) -> dict[str, JSON]:
+    def _issued(self, draft: TokenDraft, now: int, expires_at: int) -> dict[str, JSON]:
         end = min(now + LIFETIME, expires_at)
-        return {
+        body: dict[str, JSON] = {
             "access_token": self._tokens.mint(draft, now=now, expires_at=end),
             "token_type": "Bearer" if draft.jkt is None else "DPoP",
             "expires_in": end - now,
-        } | scope_member(draft.scopes)
+        }
+        return body | scope_member(draft.scopes)

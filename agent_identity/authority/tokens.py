@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.keyring import Keyring
     from agent_identity.values import JSON
 
-__all__ = ["LIFETIME", "Draft", "OwnToken", "Tokens"]
+__all__ = ["LIFETIME", "OwnToken", "TokenDraft", "Tokens"]
 
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
 LIFETIME: Final = 300
@@ -30,7 +30,7 @@ ALGORITHMS: Final = frozenset({"ES256"})
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class TokenDraft:
     """An access token to be: for one resource, bound to a key where there was a proof."""
 
     sub: str
@@ -83,7 +83,7 @@ class Tokens:
         self.issuer = issuer
         self._keyring = keyring
 
-    def mint(self, draft: Draft, *, now: int, expires_at: int) -> str:
+    def mint(self, draft: TokenDraft, *, now: int, expires_at: int) -> str:
         """An access token that ends at `expires_at` (Unix seconds), or earlier if that is further than its lifetime."""
         claims: dict[str, JSON] = {
             "iss": self.issuer,
@@ -113,10 +113,11 @@ class Tokens:
         Raises:
             VerificationError: it is none.
         """
-        typ = jose.unverified(compact).header.get("typ")
+        parsed = jose.unverified(compact)
+        typ = parsed.header.get("typ")
         if typ not in {ACCESS_TOKEN_TYPE, GRANT_TYPE}:
             raise VerificationError("wrong_typ", "no token of this authority's")
-        _, payload = jose.verify(compact, self._keyring.jwks, algorithms=ALGORITHMS, typ=str(typ))
+        _, payload = jose.verify(parsed, self._keyring.jwks, algorithms=ALGORITHMS, typ=str(typ))
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         if claims.text("iss") != self.issuer:

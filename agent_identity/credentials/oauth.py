@@ -442,5 +442,3 @@ def read_jwt(token: Secret) -> dict[str, JSON] | None:
 def ath_of(token: Secret) -> str:
     """The `ath` of a token: SHA-256 of its ASCII bytes."""
     return hash_of(token.reveal())
-
-

@@ -113,9 +113,7 @@ def _checked(
     return issued if claims is None else _matching(issued, claims, leaf, proof_key)
 
 
-def _matching(
-    issued: Issued, claims: dict[str, JSON], leaf: Grant, proof_key: ProofKey
-) -> Issued:
+def _matching(issued: Issued, claims: dict[str, JSON], leaf: Grant, proof_key: ProofKey) -> Issued:
     """A JWT shows what it is for, so it is held to it; an opaque token can't be."""
     check_binding(claims, proof_key, issued.issuer)
     audience = claims.get("aud")

@@ -91,7 +91,9 @@ def holder_key(jwk: JWK | None, jkt: str) -> JWK:
     except ConfigurationError:
         raise InvalidAssertionError("key_malformed", "the header's key is no public key") from None
     if not hmac.compare_digest(found.encode(), jkt.encode()):
-        raise InvalidAssertionError("key_mismatch", "signed with a key the grant above doesn't name")
+        raise InvalidAssertionError(
+            "key_mismatch", "signed with a key the grant above doesn't name"
+        )
     return jwk
 
 
@@ -131,7 +133,9 @@ def _check_constants(parent: Grant, child: Grant) -> None:
 
 def _check_actor(parent: Grant, child: Grant) -> None:
     if child.act.get("act") != parent.act or child.vouched_by != parent.agent:
-        raise InvalidAssertionError("actor_mismatch", "act doesn't nest the hops as they are signed")
+        raise InvalidAssertionError(
+            "actor_mismatch", "act doesn't nest the hops as they are signed"
+        )
 
 
 def _check_narrowing(parent: Grant, child: Grant) -> None:
@@ -169,7 +173,9 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
         )
     _check_vouching(root, anchor, evidence)
     if root.act.get("act") is not None or root.vouched_by != anchor.issuer:
-        raise InvalidAssertionError("actor_mismatch", "hop 0 names another actor than its anchor may")
+        raise InvalidAssertionError(
+            "actor_mismatch", "hop 0 names another actor than its anchor may"
+        )
     if root.kid is None or root.jwk is not None:
         raise InvalidAssertionError("key_missing", "hop 0 doesn't name its anchor's key by kid")
     _check_signature(root, [key for key in anchor.keys if key.get("kid") == root.kid])

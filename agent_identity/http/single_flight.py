@@ -117,9 +117,7 @@ class SingleFlight(Generic[T]):
         with self._lock:
             return key in self._flights
 
-    def _board(
-        self, key: bytes, loop: asyncio.AbstractEventLoop | None
-    ) -> tuple[_Flight[T], bool]:
+    def _board(self, key: bytes, loop: asyncio.AbstractEventLoop | None) -> tuple[_Flight[T], bool]:
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None and not flight.stranded():

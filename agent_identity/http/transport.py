@@ -70,9 +70,15 @@ class Transport:
         client = self._client(self._place(request))
         failure: TransportError
         try:
-            with deadline_at(deadline), client.stream(
-                request.method, request.url, headers=_sent(request), content=request.body or None
-            ) as response:
+            with (
+                deadline_at(deadline),
+                client.stream(
+                    request.method,
+                    request.url,
+                    headers=_sent(request),
+                    content=request.body or None,
+                ) as response,
+            ):
                 return self._read(response, response.iter_raw())
         except TransportError as error:
             failure = error
@@ -88,7 +94,10 @@ class Transport:
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                 async with client.stream(
-                    request.method, request.url, headers=_sent(request), content=request.body or None
+                    request.method,
+                    request.url,
+                    headers=_sent(request),
+                    content=request.body or None,
                 ) as response:
                     return await self._aread(response, response.aiter_raw())
         except TransportError as error:
@@ -182,7 +191,9 @@ def _sent(request: HttpRequest) -> dict[str, str]:
 
 def _check_head(response: httpx.Response, limit: int) -> None:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
-        raise TransportError("encoded_body", "the peer compressed its answer without being asked to")
+        raise TransportError(
+            "encoded_body", "the peer compressed its answer without being asked to"
+        )
     length = response.headers.get("content-length", "")
     if length.isdigit():
         _check_size(int(length[:20]), limit)
@@ -283,7 +294,9 @@ class _InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
         answer = self._handler(
             HttpRequest(request.method, str(request.url), dict(request.headers), body)
         )
-        return httpx.Response(answer.status, headers=dict(answer.headers), stream=_Bytes(answer.body))
+        return httpx.Response(
+            answer.status, headers=dict(answer.headers), stream=_Bytes(answer.body)
+        )
 
 
 class _Bytes(httpx.SyncByteStream, httpx.AsyncByteStream):

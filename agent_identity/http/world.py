@@ -71,13 +71,15 @@ class World:
     def answer(self, ask: Ask) -> Answer:
         """Answer one ask in sync code."""
         if isinstance(ask, Append):
-            return self._ledger.append(ask.draft)
+            self._ledger.append(ask.draft)
+            return None
         return self._answer_by(ask, time.monotonic() + self._deadline)
 
     async def aanswer(self, ask: Ask) -> Answer:
         """Answer one ask in async code."""
         if isinstance(ask, Append):
-            return await self._ledger.aappend(ask.draft)
+            await self._ledger.aappend(ask.draft)
+            return None
         return await self._aanswer_by(ask, time.monotonic() + self._deadline)
 
     def close(self) -> None:
@@ -98,7 +100,8 @@ class World:
         if isinstance(ask, HttpRequest):
             return self.transport.exchange(ask, deadline)
         if isinstance(ask, Append):
-            return self._ledger.append(ask.draft)
+            self._ledger.append(ask.draft)
+            return None
         entry = self.cache.get(ask.key)
         if entry is not None:
             now, monotonic = self._clock(), time.monotonic()
@@ -114,7 +117,8 @@ class World:
         if isinstance(ask, HttpRequest):
             return await self.transport.aexchange(ask, deadline)
         if isinstance(ask, Append):
-            return await self._ledger.aappend(ask.draft)
+            await self._ledger.aappend(ask.draft)
+            return None
         entry = self.cache.get(ask.key)
         if entry is not None:
             now, monotonic = self._clock(), time.monotonic()

@@ -13,27 +13,16 @@ tests/adversarial/test_signatures.py holds the tests of these rules.
 
 from __future__ import annotations
 
-import codecs
-import json
-import math
-import re
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, NoReturn, TypeAlias, overload
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, overload
 
 import orjson
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from agent_identity.canonical import MAX_DEPTH, MAX_INTEGER
 from agent_identity.errors import VerificationError
+from agent_identity.jose import public_keys, strict
 from agent_identity.values import b64url, unb64url
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from agent_identity.keys import JWK
     from agent_identity.values import JSON
@@ -61,14 +50,14 @@ MAX_HEADER: Final = 1024
 def loads(data: bytes, *, error: type[VerificationError] = VerificationError) -> JSON:
     """Read JSON from outside so strictly that every value which comes out had one reading.
 
-    Numbers are integers within ±(2^53 - 1) or finite floats, literals have at most 32 characters, nesting at most 32
-    levels, and text is free of lone surrogates, escaped ones included.
+    Numbers are integers within ±(2^53 - 1) or finite floats, their literals have at most 32 characters, nesting has at
+    most 32 levels, and text is free of lone surrogates, escaped ones included.
 
     Raises:
         VerificationError: the bytes aren't such JSON. `error` names a subclass to raise instead.
     """
     try:
-        return _loads(data)
+        return strict.read(data)
     except VerificationError as failure:
         raise _as(error, failure) from None
 
@@ -81,10 +70,10 @@ def loads_object(
     Raises:
         VerificationError: the bytes aren't such JSON, or no object. `error` names a subclass to raise instead.
     """
-    value = loads(data, error=error)
-    if not isinstance(value, dict):
-        raise error("json_not_object", "there is other JSON where an object belongs")
-    return value
+    try:
+        return strict.read_object(data)
+    except VerificationError as failure:
+        raise _as(error, failure) from None
 
 
 class Parsed(NamedTuple):
@@ -107,7 +96,8 @@ def unverified(
 ) -> Parsed:
     """Take a compact JWS apart without checking its signature: to find out whose keys to pass to `verify`.
 
-    Limits and header rules are those of `verify`, which also takes the answer in place of the token.
+    Limits and header rules are those of `verify`, which takes the answer in place of the token, so that nothing is
+    parsed twice.
 
     Raises:
         VerificationError: the token can't be one that `verify` accepts. `error` names a subclass to raise instead.
@@ -130,8 +120,9 @@ def verify(
     """Check a compact JWS (RFC 7515, RFC 8725) and return its header and the payload's bytes.
 
     A header with `kid` is checked with the keys of exactly that `kid`, one without with any that fits. `typ` is compared
-    exactly; only `at+jwt` has a second spelling (RFC 9068 §4). High s values of ECDSA are accepted, as RFC 7518 has no
-    rule against them, so that a signature is no identity of a token: hash what is signed.
+    exactly; only `at+jwt` has a second spelling (RFC 9068 §4). `EdDSA` means Ed25519, and counts unless the key's `alg`
+    says `Ed25519`. High s values of ECDSA are accepted, as RFC 7518 has no rule against them: a token has more than one
+    valid signature, so its identity is what is signed.
 
     Raises:
         VerificationError: a rule was broken; `code` says which. `error` names a subclass to raise instead.
@@ -139,21 +130,21 @@ def verify(
     try:
         token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header)
         alg = _checked_alg(token.header, algorithms, typ)
-        for jwk in _candidates(token.header, alg, keys):
-            if _is_signed(token, _check(alg, jwk)):
+        for jwk in public_keys.candidates(keys, alg, token.header.get("kid")):
+            if public_keys.is_signed(token.signature, token.signing_input, alg, jwk):
                 return token.header, token.payload
-        raise VerificationError("bad_signature", "the signature isn't of the key it should be of")
+        raise VerificationError("bad_signature", "the signature isn't that of the key it should be")
     except VerificationError as failure:
         raise _as(error, failure) from None
 
 
 def header(alg: str, *, typ: str, kid: str | None = None, jwk: JWK | None = None) -> str:
-    """An encoded JOSE header, for `SigningKey.compact`. It names its key by `kid`, or carries it as `jwk`."""
+    """An encoded JOSE header, for `SigningKey.compact`. It names the signer's key by `kid`, or carries it as `jwk`."""
     members: dict[str, object] = {"typ": typ, "alg": alg}
     if kid is not None:
         members["kid"] = kid
     if jwk is not None:
-        _refuse_private(jwk)
+        public_keys.refuse_private(jwk)
         members["jwk"] = dict(jwk)
     return b64url(orjson.dumps(members))
 
@@ -181,7 +172,7 @@ def numeric_date(
     error: type[VerificationError] = VerificationError,
     required: bool = True,
 ) -> float | None:
-    """A NumericDate claim in Unix seconds, fractions allowed (RFC 7519 §2), within what a `datetime` can hold.
+    """A NumericDate claim as it stands, in Unix seconds: an integer or a fraction (RFC 7519 §2), up to the year 9999.
 
     Raises:
         VerificationError: `missing_claim` or `malformed_claim`. `error` names a subclass to raise instead.
@@ -191,13 +182,14 @@ def numeric_date(
             raise error("missing_claim", f"there is no {name}")
         return None
     value = claims[name]
-    # exact types, as a bool is an int too; a NaN fails the comparison
+    # exact types, since a bool is an int; a NaN fails any comparison
     if (type(value) is int or type(value) is float) and 0 <= value <= _LAST_SECOND:
         return value
     raise error("malformed_claim", f"{name} is no time")
 
 
-_LAST_SECOND: Final = 253402300799  # 9999-12-31T23:59:59Z
+_LAST_SECOND: Final = 253402300799
+"""9999-12-31T23:59:59Z: beyond it a `datetime` would raise what no caller expects."""
 
 
 def check_lifetime(
@@ -208,7 +200,7 @@ def check_lifetime(
     max_lifetime: float | None,
     error: type[VerificationError] = VerificationError,
 ) -> float:
-    """Check `exp`, `nbf` and `iat` against the clock, and return `exp`. `skew` is added once, at either end.
+    """Check `exp`, `nbf` and `iat` against the clock, and return `exp`. Only here does `skew` count, once at either end.
 
     `max_lifetime` is how many seconds `exp` may lie after `iat`, which is then required; None leaves that to the issuer.
 
@@ -240,46 +232,43 @@ def _as(error: type[VerificationError], failure: VerificationError) -> Verificat
 
 def _parsed(compact: str, max_header: int | None) -> Parsed:
     if type(compact) is not str or not compact.isascii():
-        raise VerificationError("token_malformed", "it is no compact JWS")
+        raise VerificationError("malformed_token", "it is no compact JWS")
     if len(compact) > MAX_TOKEN:
         raise VerificationError("token_too_large", f"a token is longer than {MAX_TOKEN} bytes")
     head, _, rest = compact.partition(".")
     body, _, signature = rest.partition(".")
     if not head or not body or not signature or "." in signature:
-        raise VerificationError("token_malformed", "it is no compact JWS")
+        raise VerificationError("malformed_token", "it is no compact JWS")
     if max_header is not None and len(head) * 3 // 4 > max_header:
         raise VerificationError("header_too_large", f"a header is longer than {max_header} bytes")
-    return Parsed(
-        _header(head),
-        unb64url(body),
-        compact[: len(head) + 1 + len(body)].encode("ascii"),
-        unb64url(signature),
-    )
+    members = _header(head)
+    signing_input = compact[: len(head) + 1 + len(body)].encode("ascii")
+    return Parsed(members, unb64url(body), signing_input, unb64url(signature))
 
 
 def _header(encoded: str) -> dict[str, JSON]:
-    members = loads_object(unb64url(encoded))
+    members = strict.read_object(unb64url(encoded))
     if not _REFUSED_MEMBERS.isdisjoint(members):
-        raise VerificationError("header_member_refused", "its header asks for what isn't done here")
+        raise VerificationError("header_refused", "its header asks for what isn't done here")
     if not isinstance(members.get("kid", ""), str):
-        raise VerificationError("header_malformed", "its header has a kid that is no string")
+        raise VerificationError("malformed_header", "its kid is no string")
     jwk = members.get("jwk")
     if isinstance(jwk, dict):
-        _refuse_private(jwk)
+        public_keys.refuse_private(jwk)
     return members
 
 
-# No extension is understood, so that any `crit` is refused, an empty one too. `b64` would change what is signed, and
-# `zip` and `enc` belong to encryption.
+# No extension is understood, so that any `crit` is refused, an empty one too (RFC 7515 §4.1.11). `b64` changes what is
+# signed (RFC 7797); `zip` and `enc` belong to encryption.
 _REFUSED_MEMBERS: Final = frozenset({"crit", "b64", "zip", "enc"})
+
+
 def _checked_alg(members: Mapping[str, JSON], algorithms: Collection[str], typ: str | None) -> str:
     if typ is not None and members.get("typ") not in _SPELLINGS.get(typ, (typ,)):
         raise VerificationError("wrong_typ", f"it isn't of type {typ}")
     alg = members.get("alg")
-    if not isinstance(alg, str) or alg not in algorithms or alg not in _KEY_TYPES:
-        raise VerificationError(
-            "alg_not_allowed", "it is signed with an algorithm not allowed here"
-        )
+    if not isinstance(alg, str) or alg not in algorithms or alg not in public_keys.ALGORITHMS:
+        raise VerificationError("alg_not_allowed", "its signature algorithm isn't allowed here")
     return alg
 
 

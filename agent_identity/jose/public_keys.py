@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which public keys may check a signature, and how each algorithm does it.
 
-A key says of itself what it is for: type, curve, `alg`, `use` and `key_ops` all have to fit (RFC 7517 §4, RFC 8725 §3.1).
-Private keys in place of public ones, weak RSA keys and Ed25519 keys of small order are refused.
+Keys are JWK dicts from outside, and loading one is worth keeping: the last few are, by the members that make them up.
 """
 
 from __future__ import annotations
@@ -24,18 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.keys import JWK
+    from agent_identity.values import JSON
 
 __all__ = ["ALGORITHMS", "candidates", "is_signed", "refuse_private"]
 
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
-
-
-def _refuse_private(jwk: JWK) -> None:
-    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
-        raise VerificationError("key_private", "a private key came in place of a public one")
-
-
-_KEY_TYPES: Final = {
+ALGORITHMS: Final = {
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
     "Ed25519": ("OKP", "Ed25519"),
@@ -43,10 +35,22 @@ _KEY_TYPES: Final = {
     "RS256": ("RSA", None),
     "PS256": ("RSA", None),
 }
+"""The `alg` values that exist here, each with the `kty` and `crv` of its keys."""
+
+_MAX_TRIES: Final = 4
+_KEPT: Final = 1024
+_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
+
+_Check: TypeAlias = Callable[[bytes, bytes], None]
+"""Takes a signature and what was signed, and raises `InvalidSignature`."""
 
 
-def _candidates(members: Mapping[str, JSON], alg: str, keys: Sequence[JWK]) -> list[JWK]:
-    kid = members.get("kid")
+def candidates(keys: Sequence[JWK], alg: str, kid: JSON) -> list[JWK]:
+    """The keys that a token with this `alg` and `kid` (None where it names none) may be checked with, at least one.
+
+    Raises:
+        VerificationError: `unknown_key`, `key_mismatch`, or `key_ambiguous` where a token that names none fits many.
+    """
     named = [key for key in keys if kid is None or key.get("kid") == kid]
     if not named:
         raise VerificationError("unknown_key", "none of the keys known here has its kid")
@@ -58,13 +62,33 @@ def _candidates(members: Mapping[str, JSON], alg: str, keys: Sequence[JWK]) -> l
     return fitting
 
 
-_MAX_TRIES: Final = 4
+def is_signed(signature: bytes, signing_input: bytes, alg: str, jwk: JWK) -> bool:
+    """Whether that key signed these bytes.
+
+    Raises:
+        VerificationError: `key_private`, `key_malformed` or `key_weak`; such a key checks nothing.
+    """
+    refuse_private(jwk)
+    kty, _ = ALGORITHMS[alg]
+    members = (_member(jwk, name) for name in _MEMBERS[kty])
+    check = _LOADERS[kty](alg, *members)
+    try:
+        check(signature, signing_input)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def refuse_private(jwk: JWK) -> None:
+    """Refuse a JWK with members of a private or symmetric key: whoever sent it gave it away."""
+    if not _PRIVATE_MEMBERS.isdisjoint(jwk):
+        raise VerificationError("key_private", "a private key came in place of a public one")
 
 
 def _fits(jwk: JWK, alg: str) -> bool:
     operations = jwk.get("key_ops", ["verify"])
     return (
-        (jwk.get("kty"), jwk.get("crv")) == _KEY_TYPES[alg]
+        (jwk.get("kty"), jwk.get("crv")) == ALGORITHMS[alg]
         and jwk.get("alg", alg) == alg
         and jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)
@@ -72,110 +96,99 @@ def _fits(jwk: JWK, alg: str) -> bool:
     )
 
 
-_Check: TypeAlias = Callable[[bytes, bytes], None]
-"""Checks a signature over data with one key, and raises `InvalidSignature`."""
-
-
-def _is_signed(token: Parsed, check: _Check) -> bool:
-    try:
-        check(token.signature, token.signing_input)
-    except InvalidSignature:
-        return False
-    return True
-
-
-def _check(alg: str, jwk: JWK) -> _Check:
-    _refuse_private(jwk)
-    if alg in _EC:
-        return _ecdsa(alg, _member(jwk, "x"), _member(jwk, "y"))
-    if alg in _RSA:
-        return _rsa(alg, _member(jwk, "n"), _member(jwk, "e"))
-    return _ed25519(_member(jwk, "x"))
-
-
 def _member(jwk: JWK, name: str) -> str:
     value = jwk.get(name)
     if not isinstance(value, str):
-        raise VerificationError("key_malformed", f"a {jwk['kty']} key has no {name}")
+        raise VerificationError("key_malformed", f"a key has no {name}")
     return value
 
 
-_EC: Final = {
+_CURVES: Final = {
     "ES256": (ec.SECP256R1(), 32, ec.ECDSA(hashes.SHA256())),
     "ES384": (ec.SECP384R1(), 48, ec.ECDSA(hashes.SHA384())),
 }
-_RSA: Final[Mapping[str, padding.AsymmetricPadding]] = {
-    "RS256": padding.PKCS1v15(),
-    "PS256": padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=hashes.SHA256.digest_size),
-}
-_KEPT_KEYS: Final = 1024
 
 
-@lru_cache(_KEPT_KEYS)
+@lru_cache(_KEPT)
 def _ecdsa(alg: str, x: str, y: str) -> _Check:
-    curve, size, scheme = _EC[alg]
-    key = None
+    curve, size, scheme = _CURVES[alg]
     point = unb64url(x), unb64url(y)
-    if all(len(coordinate) == size for coordinate in point):  # RFC 7518 §6.2.1.2
-        with suppress(ValueError):
-            key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + b"".join(point))
+    if not len(point[0]) == len(point[1]) == size:  # RFC 7518 §6.2.1.2
+        raise VerificationError("key_malformed", "an EC key has coordinates of another length")
+    key = None
+    with suppress(ValueError):
+        key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + b"".join(point))
     if key is None:
         raise VerificationError("key_malformed", "an EC key is no point of its curve")
 
-    def check(signature: bytes, data: bytes) -> None:
+    def check(signature: bytes, signing_input: bytes) -> None:
         if len(signature) != 2 * size:
             raise InvalidSignature
-        r, s = int.from_bytes(signature[:size], "big"), int.from_bytes(signature[size:], "big")
-        key.verify(encode_dss_signature(r, s), data, scheme)  # which refuses r and s out of range
+        r = int.from_bytes(signature[:size], "big")
+        s = int.from_bytes(signature[size:], "big")
+        key.verify(encode_dss_signature(r, s), signing_input, scheme)  # r, s out of range too
 
     return check
 
 
-@lru_cache(_KEPT_KEYS)
-def _ed25519(x: str) -> _Check:
+@lru_cache(_KEPT)
+def _ed25519(_alg: str, x: str) -> _Check:
     point = unb64url(x)
-    if len(point) != 32:
-        raise VerificationError("key_malformed", "an Ed25519 key isn't 32 bytes long")
+    if len(point) != _ED25519_SIZE:
+        raise VerificationError("key_malformed", "an Ed25519 key has another length")
     y = int.from_bytes(point, "little") & ~(1 << 255)
     if y >= _ED25519_FIELD or y in _SMALL_ORDER:
-        raise VerificationError("key_weak", "an Ed25519 key is a point that signs anything")
+        raise VerificationError("key_weak", "an Ed25519 key is a point that anybody can sign for")
     return ed25519.Ed25519PublicKey.from_public_bytes(point).verify
 
 
+_ED25519_SIZE: Final = 32
 _ED25519_FIELD: Final = 2**255 - 19
 _ORDER_8: Final = 0x7A03AC9277FDC74EC6CC392CFA53202A0F67100D760B3CBA4FD83D3D706A17C7
+# The y of every point whose order divides 8, each with either sign (RFC 7748 §7).
 _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_FIELD - 1, _ORDER_8, _ED25519_FIELD - _ORDER_8})
-"""The y of every point whose order divides 8; each with either sign."""
 
 
-@lru_cache(_KEPT_KEYS)
+@lru_cache(_KEPT)
 def _rsa(alg: str, n: str, e: str) -> _Check:
-    if len(n) > _LONGEST_MODULUS:
+    if len(n) > _LONGEST_MODULUS or len(e) > _LONGEST_MODULUS:
         raise VerificationError("key_malformed", "an RSA key is longer than 8192 bits")
     octets = unb64url(n), unb64url(e)
-    if any(number[:1] in {b"", b"\0"} for number in octets):  # RFC 7518 §6.3.1.1
+    if not all(octets) or any(number[0] == 0 for number in octets):  # RFC 7518 §6.3.1.1, §2
         raise VerificationError("key_malformed", "an RSA key has a number with leading zeros")
     modulus, exponent = (int.from_bytes(number, "big") for number in octets)
     if not _is_strong(modulus, exponent):
-        raise VerificationError("key_weak", "an RSA key is weak, or below 2048 bits")
+        raise VerificationError("key_weak", "an RSA key is weak, or shorter than 2048 bits")
     key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    scheme, digest = _RSA[alg], hashes.SHA256()
-    return lambda signature, data: key.verify(signature, data, scheme, digest)
+    padding_, digest = _PADDINGS[alg], hashes.SHA256()
+    return lambda signature, signing_input: key.verify(signature, signing_input, padding_, digest)
 
 
+_PADDINGS: Final[Mapping[str, padding.AsymmetricPadding]] = {
+    "RS256": padding.PKCS1v15(),
+    "PS256": padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32),  # RFC 7518 §3.5
+}
 _LONGEST_MODULUS: Final = 8192 // 6 + 1
+_SHORTEST_MODULUS: Final = 2**2047
 
 
 def _is_strong(modulus: int, exponent: int) -> bool:
-    """Whether an RSA key keeps FIPS 186-5's limits and hasn't the fingerprint of ROCA (CVE-2017-15361)."""
+    """Whether an RSA key keeps the limits of FIPS 186-5 and lacks the fingerprint of ROCA (CVE-2017-15361)."""
     return (
-        modulus.bit_length() >= 2048
+        modulus >= _SHORTEST_MODULUS
         and modulus % 2 == 1
-        and 2**16 < exponent < 2**256
         and exponent % 2 == 1
+        and 2**16 < exponent < 2**256
         and not all(modulus % p in {pow(65537, k, p) for k in range(p)} for p in _ROCA_PRIMES)
     )
 
 
-# ROCA's primes are k*M + (65537^a mod M), M a product of small primes: modulo each of these few values are left.
+# ROCA's primes are k*M + (65537^a mod M) with M a product of small primes, so that modulo each only some values are left.
 _ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+
+_MEMBERS: Final = {"EC": ("x", "y"), "OKP": ("x",), "RSA": ("n", "e")}
+_LOADERS: Final[Mapping[str, Callable[..., _Check]]] = {
+    "EC": _ecdsa,
+    "OKP": _ed25519,
+    "RSA": _rsa,
+}

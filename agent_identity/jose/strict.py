@@ -133,5 +133,3 @@ _LONG_INTEGER: Final = b"0" * 16  # shorter ones are in range
 _LONG_LITERAL: Final = b"0" * 33
 # It matches an unterminated string too, to the end: otherwise each quote in one would be tried as another beginning.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
-
-

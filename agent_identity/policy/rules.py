@@ -83,5 +83,6 @@ def as_policy(policy: PolicyLike | None) -> Policy:
     if callable(policy):
         return _Callable(policy)
     raise ConfigurationError(
-        "policy_unusable", "a policy is an object with `decide`, or a callable that takes the request"
+        "policy_unusable",
+        "a policy is an object with `decide`, or a callable that takes the request",
     )

@@ -5,55 +5,24 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Final, Protocol, Self
 from urllib.parse import unquote
 
 from agent_identity.errors import ConfigurationError
+from agent_identity.provenance.memory import MemoryLedger
+from agent_identity.provenance.sqlite import SqliteLedger
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
 
     from agent_identity.flow import Draft
+    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
     from agent_identity.provenance.records import Record
     from agent_identity.provenance.subjects import Subjects
-    from agent_identity.values import JSON, Principal
+    from agent_identity.values import Principal
 
-__all__ = ["Check", "FirstBad", "Ledger", "LedgerReport", "open_ledger"]
-
-
-class FirstBad(NamedTuple):
-    """The first record, in the order of commits, that isn't what its chain says it must be."""
-
-    writer: str
-    seq: int
-    reason: str
-
-
-class LedgerReport(NamedTuple):
-    """What `verify` found: `records` read, `writers` whose chains they form, the first bad record if there is one."""
-
-    ok: bool
-    records: int
-    writers: int
-    first_bad: FirstBad | None
-    checkpoint: dict[str, JSON] | None = None
-
-    def to_dict(self) -> dict[str, JSON]:
-        """The report as `agent-identity ledger verify --json` prints it."""
-        return {
-            "ok": self.ok,
-            "records": self.records,
-            "writers": self.writers,
-            "checkpoint": self.checkpoint,
-            "first_bad": None if self.first_bad is None else dict(self.first_bad._asdict()),
-        }
-
-
-class Check(Protocol):
-    """Looks at the signatures in a record, and says what is wrong with them, None when nothing is."""
-
-    def __call__(self, record: Record, /) -> str | None: ...
+__all__ = ["Ledger", "open_ledger"]
 
 
 class Ledger(Protocol):
@@ -136,7 +105,7 @@ class Ledger(Protocol):
         """End this writer's lease and release what is open."""
         ...
 
-    def __enter__(self) -> Ledger: ...
+    def __enter__(self) -> Self: ...
 
     def __exit__(
         self,
@@ -168,11 +137,7 @@ def open_ledger(
             "ledger_durability", 'durability is "process" or "power"', remedy="name one of them"
         )
     if url == "memory:":
-        from agent_identity.provenance.memory import MemoryLedger
-
         return MemoryLedger(clock=clock)
-    from agent_identity.provenance.sqlite import SqliteLedger
-
     path = _sqlite_path(url, state_dir, base or Path())
     return SqliteLedger(path, state_dir=state_dir, clock=clock, durability=durability)
 

@@ -10,7 +10,7 @@ import os
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.chain import broken_among, verify_rows
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_identity.flow import Draft
-    from agent_identity.provenance.ledger import Check, FirstBad, LedgerReport
+    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
     from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
 
@@ -42,7 +42,8 @@ class MemoryLedger:
         self._chain = Chain()
         self._lock = threading.Lock()
         self._rows: list[Row] = []
-        self._places: dict[str, list[int]] = {}
+        self._places: dict[str, list[int]] = {}  # by reference, filled when something is looked for
+        self._placed = 0
         self._forked_from: dict[str, float] = {}
         self._closed = False
         _ledgers.add(self)
@@ -52,12 +53,10 @@ class MemoryLedger:
         if draft.sealed is not None and draft.pseudonym is not None:
             seal = self.subjects.sealer(draft.pseudonym).seal
         with self._lock:
-            self.probe()
+            if self._closed:
+                self.probe()
             row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
-            place = len(self._rows)
             self._rows.append(row)
-            for ref in {ref for ref in row.references if ref is not None}:
-                self._places.setdefault(ref, []).append(place)
             self._chain.advance(row)
 
     async def aappend(self, draft: Draft, /) -> None:
@@ -97,7 +96,7 @@ class MemoryLedger:
     def close(self) -> None:
         self._closed = True
 
-    def __enter__(self) -> MemoryLedger:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
@@ -110,7 +109,12 @@ class MemoryLedger:
         self.close()
 
     def _rows_of(self, ref: str) -> list[Row]:
-        return [self._rows[place] for place in tuple(self._places.get(ref, ()))]
+        with self._lock:
+            for place in range(self._placed, len(self._rows)):
+                for found in {found for found in self._rows[place].references if found is not None}:
+                    self._places.setdefault(found, []).append(place)
+            self._placed = len(self._rows)
+            return [self._rows[place] for place in self._places.get(ref, ())]
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
         unseal = self.subjects.reading()
@@ -120,6 +124,7 @@ class MemoryLedger:
         self._lock = threading.Lock()
         self._forked_from[self._chain.writer] = self._clock() + _LEASE_SECONDS
         self._chain = Chain()
+        self._places, self._placed = {}, 0
 
 
 _ledgers: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()

@@ -8,7 +8,7 @@ ids that assertion and record carry are made here. Attribute names stand in this
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import Token
 
-__all__ = ["CallSpan", "open_span"]
+__all__ = ["Attachment", "CallSpan", "open_span"]
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -39,6 +39,9 @@ GRANT_HASH: Final = "agent_identity.grant.hash"
 RESOURCE: Final = "agent_identity.resource"
 
 
+Attachment: TypeAlias = "Token[otel_context.Context] | None"
+
+
 class CallSpan:
     """One call's span, or only its ids where nobody traces."""
 
@@ -54,13 +57,13 @@ class CallSpan:
         """Whether anybody would see attributes."""
         return self._span is not None
 
-    def attach(self) -> Token[otel_context.Context] | None:
+    def attach(self) -> Attachment:
         """Make it the current span, for as long as the tool's body runs."""
         if self._span is None:
             return None
         return otel_context.attach(otel.set_span_in_context(self._span))
 
-    def detach(self, token: Token[otel_context.Context] | None) -> None:
+    def detach(self, token: Attachment) -> None:
         if token is not None:
             otel_context.detach(token)
 

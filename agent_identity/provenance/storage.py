@@ -96,7 +96,11 @@ def open_database(
     private_file(path)
     try:
         database = sqlite3.connect(
-            path, isolation_level=None, check_same_thread=False, timeout=BUSY_SECONDS
+            path.absolute(),
+            isolation_level=None,
+            check_same_thread=False,
+            timeout=BUSY_SECONDS,
+            uri=True,
         )
     except sqlite3.Error as error:
         raise storage_error(error, f"{path} can't be opened") from error
@@ -174,9 +178,11 @@ def _primary_code(error: sqlite3.Error) -> int:
     return int(getattr(error, "sqlite_errorcode", None) or 0) & 0xFF
 
 
-def storage_error(error: sqlite3.Error, what: str) -> LedgerError:
-    """A `LedgerError` for what SQLite says; anything that is neither busy nor damaged is `ledger_unwritable`."""
-    code = _CODES.get(_primary_code(error), "ledger_unwritable")
+def storage_error(
+    error: sqlite3.Error, what: str, otherwise: str = "ledger_unwritable"
+) -> LedgerError:
+    """A `LedgerError` for what SQLite says; what is neither busy nor damaged has the code `otherwise`."""
+    code = _CODES.get(_primary_code(error), otherwise)
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     remedies = {
         "ledger_busy": "find out which process holds the file",
@@ -189,10 +195,13 @@ def storage_error(error: sqlite3.Error, what: str) -> LedgerError:
 class Database:
     """One connection and its lock: opened at first use, closed before a fork, opened anew after it."""
 
-    def __init__(self, connect: Callable[[], sqlite3.Connection]) -> None:
+    def __init__(
+        self, connect: Callable[[], sqlite3.Connection], *, otherwise: str = "ledger_unwritable"
+    ) -> None:
+        self._otherwise = otherwise
         self.lock = threading.Lock()
         self._connect = connect
-        self._connection: sqlite3.Connection | None = None
+        self.current: sqlite3.Connection | None = None
         self._closed = False
         self._crossed_fork = False
         _databases.add(self)
@@ -203,7 +212,7 @@ class Database:
         Raises:
             LedgerError: it was closed, or this process is a fork that couldn't be prepared.
         """
-        if self._connection is None:
+        if self.current is None:
             if self._closed:
                 raise LedgerError("ledger_closed", "the ledger was closed")
             if self._crossed_fork:
@@ -212,8 +221,8 @@ class Database:
                     "the process was forked while a write was stuck",
                     remedy="open the ledger after the fork",
                 )
-            self._connection = self._connect()
-        return self._connection
+            self.current = self._connect()
+        return self.current
 
     @contextlib.contextmanager
     def held(self, what: str) -> Iterator[sqlite3.Connection]:
@@ -223,7 +232,7 @@ class Database:
         try:
             yield self.connection()
         except sqlite3.Error as error:
-            raise storage_error(error, what) from error
+            raise storage_error(error, what, self._otherwise) from error
         finally:
             self.lock.release()
 
@@ -248,9 +257,9 @@ class Database:
 
     def drop(self) -> None:
         """Close the connection; the next use opens another."""
-        if self._connection is not None:
-            self._connection.close()
-            self._connection = None
+        if self.current is not None:
+            self.current.close()
+            self.current = None
 
     def before_fork(self) -> bool:
         """Close and hold still; False when whoever holds the lock didn't let go in time."""
@@ -263,8 +272,8 @@ class Database:
         """Start over with a lock that nobody holds; a connection that came along is kept from being closed."""
         self.lock = threading.Lock()
         if not prepared:
-            _inherited.append(self._connection)
-            self._connection = None
+            _inherited.append(self.current)
+            self.current = None
             self._crossed_fork = True
 
 

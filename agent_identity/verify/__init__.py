@@ -1,2 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service checks before it believes a call."""
+"""What services and auditors check with: the `Verifier` and its parts."""
+
+from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
+from agent_identity.verify.verifier import (
+    Actor,
+    Revocations,
+    TrustAnchor,
+    UnsafeNoRevocations,
+    VerifiedCall,
+    Verifier,
+)
+
+__all__ = [
+    "Actor",
+    "MemoryReplay",
+    "Replay",
+    "Revocations",
+    "TrustAnchor",
+    "UnsafeNoReplayCheck",
+    "UnsafeNoRevocations",
+    "VerifiedCall",
+    "Verifier",
+]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
@@ -60,16 +60,14 @@ def verify_proof(
     Raises:
         VerificationError: a rule was broken; `.code` says which. `error` names a subclass to raise instead.
     """
-    header = jose.unverified(proof, max_header=_HEADER_LIMIT, error=error).header
-    jwk = header.get("jwk")
+    parsed = jose.unverified(proof, max_header=_HEADER_LIMIT, error=error)
+    jwk = parsed.header.get("jwk")
     if not isinstance(jwk, dict) or _PRIVATE_MEMBERS & jwk.keys():
         raise error("dpop_key", "the proof carries no public key, or more than one")
     jkt = _thumbprint(jwk, error)
-    # Key and algorithm come from the same header, so that naming it there is the key saying so.
-    key = jwk if "alg" in jwk else {**jwk, "alg": header.get("alg")}
-    _, payload = jose.verify(
-        proof, (key,), algorithms=ALGORITHMS, typ=_TYPE, max_header=_HEADER_LIMIT, error=error
-    )
+    # Key, algorithm and `kid` come from the same header, so that what it says of itself the key says.
+    key = {"alg": parsed.header.get("alg"), **jwk, "kid": parsed.header.get("kid")}
+    _, payload = jose.verify(parsed, (key,), algorithms=ALGORITHMS, typ=_TYPE, error=error)
     body = jose.loads_object(payload, error=error)
     claims = Claims(body, error)
     if claims.text("htm") != method:

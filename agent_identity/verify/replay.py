@@ -49,7 +49,7 @@ class MemoryReplay:
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
-        self._lock = Lock()
+        self.renew_lock()
         self._seen: set[bytes] = set()
         # Digests by the whole second in which they end, and those seconds as a heap: each entry is put in and taken
         # out once, whatever order the ends come in.
@@ -58,6 +58,10 @@ class MemoryReplay:
         self._swept = 0
         self.not_before: Final = int(clock())
         _stores.add(self)
+
+    def renew_lock(self) -> None:
+        """In a forked child: what was seen stays, but not a lock that a thread of the parent held."""
+        self._lock = Lock()
 
     def __len__(self) -> int:
         return len(self._seen)
@@ -121,10 +125,9 @@ def _digest(key: ReplayKey) -> bytes:
 _stores: weakref.WeakSet[MemoryReplay] = weakref.WeakSet()
 
 
-def _new_locks() -> None:
-    """A forked child keeps what was seen, but not a lock that a thread of the parent held."""
-    for store in _stores:
-        store._lock = Lock()  # noqa: SLF001 - this module's own
+def _renew_locks() -> None:
+    for store in list(_stores):
+        store.renew_lock()
 
 
-os.register_at_fork(after_in_child=_new_locks)
+os.register_at_fork(after_in_child=_renew_locks)

@@ -1,0 +1,20 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The command line: `agent-identity demo | why | ledger | authority`."""
+
+from __future__ import annotations
+
+import sys
+
+__all__ = ["main"]
+
+
+def main() -> None:
+    """Run the command line, or say which extra it needs."""
+    try:
+        from agent_identity.cli.app import app  # noqa: PLC0415 - an extra may be missing
+    except ModuleNotFoundError as error:
+        if error.name not in ("typer", "rich"):
+            raise
+        sys.stderr.write('the command line needs an extra: pip install "agent-identity-sdk[cli]"\n')
+        raise SystemExit(2) from None
+    app()

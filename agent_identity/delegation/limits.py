@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The limits of a session: what may be asked for in it, and what a child of it may be given.
+
+None is no limit of its own, an empty set is nothing at all. Nothing is ever repaired: what is wider is refused.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent_identity.errors import DeniedError
+from agent_identity.values import LOCAL
+
+__all__ = ["Limits"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The scopes and resources of one agent's session; local tools are within every session's reach."""
+
+    agent: str
+    scopes: frozenset[str] | None
+    resources: frozenset[str] | None
+
+    def check(
+        self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
+    ) -> None:
+        """Hold a call to these limits, and to the most that `resource` is configured with.
+
+        Raises:
+            DeniedError: `resource_not_granted`, `scope_not_granted` or `scope_not_configured`.
+        """
+        if self.resources is not None and resource not in self.resources and resource != LOCAL:
+            raise DeniedError(
+                "resource_not_granted",
+                f"{self.agent} may not reach {resource} in this session",
+                remedy="name the resource when the session is opened or delegated",
+            )
+        if self.scopes is not None and not asked <= self.scopes:
+            raise DeniedError(
+                "scope_not_granted",
+                f"{self.agent} lacks {', '.join(sorted(asked - self.scopes))} in this session",
+                remedy="grant the scope when the session is opened or delegated, or don't call this tool",
+            )
+        if configured is not None and not asked <= configured:
+            raise DeniedError(
+                "scope_not_configured",
+                f"{resource} isn't configured for {', '.join(sorted(asked - configured))}",
+                remedy="add the scope to the resource's configuration",
+            )
+
+    def narrowed(
+        self, agent: str, scopes: frozenset[str] | None, resources: frozenset[str] | None
+    ) -> Limits:
+        """The limits of a child; None takes over what there is here.
+
+        Raises:
+            DeniedError: `scope_widened` or `audience_widened`.
+        """
+        scopes = self.scopes if scopes is None else scopes
+        resources = self.resources if resources is None else resources
+        if self.scopes is not None and not (scopes is not None and scopes <= self.scopes):
+            raise DeniedError("scope_widened", f"{self.agent} can't pass on a scope that it lacks")
+        if self.resources is not None and not (
+            resources is not None and resources <= self.resources
+        ):
+            raise DeniedError(
+                "audience_widened", f"{self.agent} can't pass on a resource that it lacks"
+            )
+        return Limits(agent, scopes, resources)

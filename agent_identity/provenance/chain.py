@@ -1,0 +1,154 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether kept records are what their chains say: hashes, links, order, and the columns that repeat the body.
+
+A tail that was cut off, or a whole older file put back, doesn't show here; it shows against a checkpoint kept elsewhere.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import orjson
+
+from agent_identity.errors import LedgerError
+from agent_identity.provenance.records import (
+    GENESIS,
+    alias_of,
+    link,
+    read_record,
+    sealed_digest,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from agent_identity.provenance.records import Record, Row, Unseal
+    from agent_identity.values import JSON
+
+__all__ = ["Check", "FirstBad", "LedgerReport", "broken_among", "verify_rows"]
+
+_CHANGED: Final = "its bytes or its place in the chain were changed"
+_MISSING: Final = "it is missing"
+
+
+class FirstBad(NamedTuple):
+    """The first record, in the order of commits, that isn't what its chain says it must be."""
+
+    writer: str
+    seq: int
+    reason: str
+
+
+class LedgerReport(NamedTuple):
+    """What a verification found: `records` read, `writers` whose chains they form, the first bad one if there is any."""
+
+    ok: bool
+    records: int
+    writers: int
+    first_bad: FirstBad | None
+    checkpoint: dict[str, JSON] | None = None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The report as `agent-identity ledger verify --json` prints it."""
+        bad = self.first_bad
+        return {
+            "ok": self.ok,
+            "records": self.records,
+            "writers": self.writers,
+            "checkpoint": self.checkpoint,
+            "first_bad": None
+            if bad is None
+            else {"writer": bad.writer, "seq": bad.seq, "reason": bad.reason},
+        }
+
+
+class Check(Protocol):
+    """Looks at the signatures in a record, and says what is wrong with them; None when nothing is."""
+
+    def __call__(self, record: Record, /) -> str | None: ...
+
+
+def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> LedgerReport:
+    """Recompute all chains, given every row in the order of commits.
+
+    Raises:
+        LedgerError: not even the first row can be read.
+    """
+    ends: dict[str, tuple[int, bytes]] = {}
+    count = 0
+    bad: FirstBad | None = None
+    last: Row | None = None
+    try:
+        for row in rows:
+            count += 1
+            last = row
+            writer, seq = row.writer, row.seq
+            end, head = ends.get(writer, (0, GENESIS))
+            ends[writer] = (seq, row.hash)
+            if bad is None:
+                bad = _misplaced(row, end) or _fault(row, head)
+                if bad is None and check is not None:
+                    reason = check(read_record(row, unseal))
+                    bad = None if reason is None else FirstBad(writer, seq, reason)
+    except LedgerError as error:
+        if last is None:
+            raise
+        bad = bad or FirstBad(last.writer, last.seq + 1, f"the file is damaged here: {error}")
+    return LedgerReport(ok=bad is None, records=count, writers=len(ends), first_bad=bad)
+
+
+def broken_among(
+    records: Sequence[Record], row_at: Callable[[tuple[str, int]], Row | None]
+) -> FirstBad | None:
+    """The first of some records that doesn't hold by itself, or whose link to a neighbour doesn't."""
+    for record in records:
+        row = record.row
+        writer, seq = record.writer, record.seq
+        head = GENESIS
+        if seq > 1:
+            before = row_at((writer, seq - 1))
+            if before is None:
+                return FirstBad(writer, seq - 1, _MISSING)
+            head = before.hash
+        bad = _fault(row, head)
+        if bad is not None:
+            return bad
+        after = row_at((writer, seq + 1))
+        if after is not None and link(row.hash, after.body) != after.hash:
+            return FirstBad(writer, seq + 1, _CHANGED)
+    return None
+
+
+def _misplaced(row: Row, end: int) -> FirstBad | None:
+    if row.seq > end + 1:
+        return FirstBad(row.writer, end + 1, _MISSING)
+    if row.seq <= end:
+        return FirstBad(row.writer, row.seq, "it is there twice, or out of order")
+    return None
+
+
+def _fault(row: Row, head: bytes) -> FirstBad | None:
+    writer, seq, body, sealed = row.writer, row.seq, row.body, row.sealed
+    if link(head, body) != row.hash:
+        return FirstBad(writer, seq, _CHANGED)
+    try:
+        entry = orjson.loads(body)
+        digest = entry["sealed"]
+        columns = (
+            entry["writer"],
+            entry["seq"],
+            entry["kind"],
+            entry["session"],
+            entry["call"],
+            entry["trace"],
+            entry["span"],
+            entry["ref"],
+            alias_of(entry["kind"], entry["public"]),
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return FirstBad(writer, seq, "it is no record of ours")
+    if columns != row[:9]:
+        return FirstBad(writer, seq, "a column that repeats its body was changed")
+    if sealed is not None and digest != sealed_digest(sealed):
+        return FirstBad(writer, seq, "its sealed part was changed")
+    return None

@@ -1,0 +1,197 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finding records in a SQLite ledger, at the same cost in a million of them as in ten thousand.
+
+The ledger's own table has no index, so that a commit writes as little as it can. What records are found by lies in a
+second file beside it, filled in the background and made anew whenever it is missing or doesn't belong to its ledger.
+A reader looks there, and over the records that aren't in it yet.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import LedgerError
+from agent_identity.provenance.records import Row
+from agent_identity.provenance.storage import Database, open_database
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
+
+__all__ = ["Lookup"]
+
+_STEP: Final = 1_024  # records taken into the index in one transaction
+_PAGE: Final = 1_000  # records read at a time when all are
+_PAIRS: Final = 200  # places asked for in one query
+
+_SCHEMA: Final = """
+CREATE TABLE refs (
+    ref TEXT NOT NULL, of_call INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (ref, of_call, id)
+) WITHOUT ROWID;
+CREATE TABLE places (
+    writer INTEGER NOT NULL, seq INTEGER NOT NULL, id INTEGER NOT NULL, PRIMARY KEY (writer, seq, id)
+) WITHOUT ROWID;
+CREATE TABLE mark (id INTEGER NOT NULL, hash BLOB NOT NULL);
+INSERT INTO mark VALUES (0, x'')
+"""
+
+_REFERENCES: Final = ("session", "call", "trace", "span", "ref", "alias")
+_INTO_REFS: Final = "INSERT OR IGNORE INTO refs " + " UNION ".join(
+    f"SELECT {name}, kind LIKE 'call.%', id FROM ledger.records "  # noqa: S608 - names from the line above
+    f"WHERE id > :after AND id <= :last AND {name} IS NOT NULL"
+    for name in _REFERENCES
+)
+_INTO_PLACES: Final = """
+INSERT OR IGNORE INTO places
+SELECT writer, seq, id FROM ledger.records WHERE id > :after AND id <= :last
+"""
+_COLUMNS: Final = """
+SELECT coalesce(w.name, ''), r.seq, r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias, r.body, r.sealed, r.hash
+"""
+_ROWS: Final = f"{_COLUMNS} FROM main.records r LEFT JOIN main.writers w ON w.id = r.writer"
+_BY_REF: Final = f"""
+{_ROWS} WHERE r.id IN (
+    SELECT id FROM found.refs WHERE ref = :ref AND of_call IN ({{calls}})
+    UNION
+    SELECT id FROM main.records
+    WHERE id > :mark AND :ref IN (session, call, trace, span, ref, alias) AND (kind LIKE 'call.%') IN ({{calls}})
+) ORDER BY r.id
+"""  # noqa: S608 - constants only
+_BY_PLACE: Final = f"""
+WITH wanted(name, seq) AS (VALUES {{pairs}}),
+     place(writer, seq) AS (SELECT w.id, wanted.seq FROM wanted JOIN main.writers w ON w.name = wanted.name)
+{_ROWS} WHERE r.id IN (
+    SELECT p.id FROM place JOIN found.places p ON p.writer = place.writer AND p.seq = place.seq
+    UNION
+    SELECT id FROM main.records WHERE id > ? AND (writer, seq) IN (SELECT writer, seq FROM place)
+)
+"""  # noqa: S608 - constants only
+
+
+class Lookup:
+    """The reading side of one ledger file, and the index beside it."""
+
+    def __init__(self, path: Path, connect: Callable[[], sqlite3.Connection]) -> None:
+        self._path = path
+        self._unreadable = f"{path} can't be read"
+        index = path.with_name(f"{path.stem}-index.db")
+
+        def connect_index() -> sqlite3.Connection:
+            database = open_database(index, schema=_SCHEMA, version=1, durability="process")
+            # read-only, so that a transaction on the index never takes the ledger's own write lock
+            database.execute("ATTACH ? AS ledger", (f"{path.absolute().as_uri()}?mode=ro",))
+            return database
+
+        def connect_reader() -> sqlite3.Connection:
+            database = connect()
+            database.execute("ATTACH ? AS found", (f"{index.absolute().as_uri()}?mode=rw",))
+            database.execute("PRAGMA query_only = ON")
+            return database
+
+        self.index = Database(connect_index)
+        self.reader = Database(connect_reader, otherwise="ledger_unreadable")
+        for database in (self.index, self.reader):
+            with database.held(self._unreadable):
+                """Open, so that what is wrong with a file shows at the start."""
+
+    def by_ref(self, ref: str, *, calls: bool) -> list[Row]:
+        """Rows that carry a reference, with or without those that are about a call."""
+        query = _BY_REF.format(calls="0, 1" if calls else "0")
+        with self.reader.held(self._unreadable) as database:
+            mark = _mark(database)
+            found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
+        return [row for row in map(Row._make, found) if ref in row.references]
+
+    def by_place(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Row]:
+        """Rows by writer and number; where there is none, there is none in the answer."""
+        wanted = list(places)
+        rows: dict[tuple[str, int], Row] = {}
+        with self.reader.held(self._unreadable) as database:
+            mark = _mark(database)
+            for start in range(0, len(wanted), _PAIRS):
+                pairs = wanted[start : start + _PAIRS]
+                query = _BY_PLACE.format(pairs=", ".join(["(?, ?)"] * len(pairs)))
+                values = [value for pair in pairs for value in pair]
+                for found in database.execute(query, (*values, mark)):
+                    row = Row._make(found)
+                    rows[row.writer, row.seq] = row
+        return rows
+
+    def all_rows(self) -> Iterator[Row]:
+        """Every row, in the order of commits; those appended meanwhile too."""
+        after = 0
+        query = _ROWS.replace("SELECT", "SELECT r.id,", 1) + " WHERE r.id > ? ORDER BY r.id LIMIT ?"
+        failure: LedgerError | None = None
+        while failure is None:
+            page: list[Row] = []
+            try:
+                with self.reader.held(self._unreadable) as database:
+                    for after, *found in database.execute(query, (after, _PAGE)):  # noqa: B020 - goes on from there
+                        page.append(Row._make(found))
+            except LedgerError as error:
+                failure = error
+            if not page:
+                break
+            yield from page
+        if failure is not None:
+            raise failure
+
+    def lease_of(self, writer: str) -> float:
+        """When a writer's lease ends, in Unix seconds; 0 for one that is closed or unknown."""
+        with self.reader.held(self._unreadable) as database:
+            query = "SELECT lease_until FROM main.writers WHERE name = ?"
+            row = database.execute(query, (writer,)).fetchone()
+        return 0.0 if row is None else float(row[0])
+
+    def catch_up(self, *, for_seconds: float = 60.0) -> None:
+        """Take the records that aren't in the index yet into it.
+
+        Raises:
+            LedgerError: the index can't be written; lookups are slower then, and still right.
+        """
+        end = time.monotonic() + for_seconds
+        while self._step() and time.monotonic() < end:
+            pass
+
+    def checkpoint(self) -> int:
+        """Move what was committed from the -wal file into the ledger; the answer is the length of that file in pages."""
+        with self.reader.held(self._unreadable) as database:
+            _, pages, _ = database.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchone()
+        return int(pages)
+
+    def close(self) -> None:
+        self.reader.close()
+        self.index.close()
+
+    def _step(self) -> bool:
+        """Take up to `_STEP` records into the index; False when there are no more."""
+        with self.index.writing(f"the index of {self._path} can't be written") as database:
+            query = """
+                SELECT mark.id, mark.id = 0 OR mark.hash IS r.hash FROM mark LEFT JOIN ledger.records r ON r.id = mark.id
+            """
+            after, belongs = database.execute(query).fetchone()
+            if not belongs:  # the ledger was replaced, for instance by a backup
+                database.execute("DELETE FROM refs")
+                database.execute("DELETE FROM places")
+                database.execute("UPDATE mark SET id = 0, hash = x''")
+                return True
+            query = "SELECT count(*), max(id) FROM (SELECT id FROM ledger.records WHERE id > ? ORDER BY id LIMIT ?)"
+            taken, last = database.execute(query, (after, _STEP)).fetchone()
+            if taken:
+                span = {"after": after, "last": last}
+                database.execute(_INTO_REFS, span)
+                database.execute(_INTO_PLACES, span)
+                query = "UPDATE mark SET (id, hash) = (SELECT id, hash FROM ledger.records WHERE id = :last)"
+                database.execute(query, span)
+            return bool(taken == _STEP)
+
+
+def _mark(database: sqlite3.Connection) -> int:
+    """The last record in the index, or 0 when the index belongs to another ledger."""
+    query = """
+        SELECT mark.id FROM found.mark JOIN main.records r ON r.id = mark.id AND r.hash = mark.hash
+    """
+    row = database.execute(query).fetchone()
+    return 0 if row is None else int(row[0])

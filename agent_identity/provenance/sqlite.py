@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The embedded ledger: one SQLite file, which several processes may write to, and what is kept beside it.
+
+ledger.db         every record once, append-only             ledger-index.db   what they are found by, made anew at need
+subjects.db       whom they are about, in the state folder   subjects.key      what opens that
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import sqlite3
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, Self
+
+from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.keys import private_directory
+from agent_identity.provenance.chain import broken_among, verify_rows
+from agent_identity.provenance.lookup import Lookup
+from agent_identity.provenance.records import read_record, without_round
+from agent_identity.provenance.storage import open_database
+from agent_identity.provenance.subjects import SqliteShelf, Subjects, master_key
+from agent_identity.provenance.upkeep import Upkeep
+from agent_identity.provenance.writer import RECORDS_SCHEMA, Writer
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from agent_identity.flow import Draft
+    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
+    from agent_identity.provenance.records import Record, Row, Seal
+    from agent_identity.values import Principal
+
+__all__ = ["SqliteLedger"]
+
+_VERSION: Final = 1
+_PAGE_BYTES: Final = 1_024  # a commit writes whole pages, and a record is one or two of these
+_LONG_WAL: Final = 16_384  # pages
+_UPKEEP_SECONDS: Final = 10.0
+_log = logging.getLogger("agent_identity.provenance")
+
+
+class SqliteLedger:
+    """A ledger in a file that only its owner can read. Open it by `open_ledger`."""
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        state_dir: Path,
+        clock: Callable[[], float] = time.time,
+        durability: str = "process",
+    ) -> None:
+        def connect(*, waits: bool) -> sqlite3.Connection:
+            return open_database(
+                path,
+                schema=RECORDS_SCHEMA,
+                version=_VERSION,
+                durability=durability,
+                page_size=_PAGE_BYTES,
+                waits=waits,
+            )
+
+        def connect_writer() -> sqlite3.Connection:
+            connection = connect(waits=False)
+            connection.execute(
+                "PRAGMA wal_autocheckpoint = 0"
+            )  # upkeep does that, beside the calls
+            return connection
+
+        private_directory(state_dir)
+        _closed_to_others(path.absolute().parent)
+        self._clock = clock
+        self._grouped = durability == "power"
+        self._upkeep = Upkeep(weakref.WeakMethod(self._tend), every=_UPKEEP_SECONDS)
+        self._lookup = Lookup(path, lambda: connect(waits=True))
+        self._writer = Writer(path, connect_writer, clock=clock, due=self._upkeep.wake)
+        shelf = SqliteShelf(state_dir / "subjects.db", durability=durability)
+        self.subjects = Subjects(shelf, master_key(state_dir / "subjects.key"))
+
+    @property
+    def healthy(self) -> bool:
+        return self._writer.healthy
+
+    def append(self, draft: Draft, /) -> None:
+        if self._grouped:
+            self._writer.append_grouped(draft, self._seal_for(draft))
+        else:
+            self._writer.append(draft, self._seal_for(draft))
+
+    async def aappend(self, draft: Draft, /) -> None:
+        # a commit to the page cache takes microseconds; whatever would wait, for others or for the disk, goes to a thread
+        if self._grouped or not self._writer.try_append(draft, self._seal_for(draft)):
+            await asyncio.to_thread(self.append, draft)
+
+    def probe(self) -> None:
+        self._writer.probe()
+
+    def pseudonym(self, principal: Principal, /) -> str:
+        return self.subjects.pseudonym(principal)
+
+    def find(self, ref: str, /) -> list[Record]:
+        rows = self._lookup.by_ref(ref, calls=True)
+        if not rows and (plain := without_round(ref)) != ref:
+            rows = self._lookup.by_ref(plain, calls=True)
+        return self._read(rows)
+
+    def frame(self, ref: str, /) -> list[Record]:
+        return self._read(self._lookup.by_ref(ref, calls=False))
+
+    def session_records(self, session_id: str, /) -> list[Record]:
+        rows = self._lookup.by_ref(session_id, calls=True)
+        return self._read(row for row in rows if row.session == session_id)
+
+    def records(self) -> Iterator[Record]:
+        unseal = self.subjects.reading()
+        for row in self._lookup.all_rows():
+            yield read_record(row, unseal)
+
+    def is_live(self, writer: str, /) -> bool:
+        return self._clock() < self._lookup.lease_of(writer)
+
+    def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
+        places = {(record.writer, record.seq + step) for record in records for step in (-1, 1)}
+        return broken_among(records, self._lookup.by_place(places).get)
+
+    def verify(self, check: Check | None = None, /) -> LedgerReport:
+        return verify_rows(self._lookup.all_rows(), self.subjects.reading(), check)
+
+    def close(self) -> None:
+        self._upkeep.stop()
+        self._writer.close()
+        with contextlib.suppress(LedgerError):
+            self._lookup.catch_up(for_seconds=_CLOSING_SECONDS)
+        self._lookup.close()
+        self.subjects.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        self.close()
+
+    def _seal_for(self, draft: Draft) -> Seal | None:
+        if draft.sealed is None or draft.pseudonym is None:
+            return None
+        return self.subjects.sealer(draft.pseudonym).seal
+
+    def _read(self, rows: Iterable[Row]) -> list[Record]:
+        unseal = self.subjects.reading()
+        return [read_record(row, unseal) for row in rows]
+
+    def _tend(self) -> None:
+        """What upkeep does: each part by itself, since one that fails is done again soon."""
+        for work in (self._writer.renew, self._lookup.catch_up, self._checkpoint):
+            try:
+                work()
+            except LedgerError as error:
+                _log.debug("upkeep of the ledger: %s", error)
+
+    def _checkpoint(self) -> None:
+        if self._lookup.checkpoint() > _LONG_WAL:
+            self._writer.checkpoint()
+
+
+_CLOSING_SECONDS: Final = 2.0
+
+
+def _closed_to_others(folder: Path) -> None:
+    """Make a ledger's folder 0700, or see to it that nobody else can write where there is one.
+
+    Raises:
+        ConfigurationError: others can write there, or it can't be made.
+    """
+    if not folder.exists():
+        private_directory(folder)
+    elif folder.stat().st_mode & 0o022:
+        raise ConfigurationError(
+            "state_not_private",
+            f"others can write to {folder}",
+            remedy="keep the ledger in a folder of its own",
+        )

@@ -1,0 +1,293 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writing side of a SQLite ledger: one connection, one chain, one lease for each process.
+
+W1  `append` returns after the commit. What is committed survives a killed process; with durability "power" it is
+    flushed to the disk too, one flush for all who wait at that moment.
+W2  The chain in memory counts only between a commit that worked and the next one that begins. Whatever interrupts a
+    commit makes the next append ask the file where the chain ends.
+W3  A process writes under a name of its own and holds a lease on it. Once that has expired or ended, its calls without
+    outcome read `unknown`.
+
+tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import LedgerError
+from agent_identity.provenance.records import GENESIS, Chain
+from agent_identity.provenance.storage import BUSY_SECONDS, Database, begin, is_busy, storage_error
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent_identity.flow import Draft
+    from agent_identity.provenance.records import Seal
+
+__all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Writer"]
+
+LEASE_SECONDS: Final = 30.0
+_UPKEEP_EVERY: Final = 512  # records
+
+RECORDS_SCHEMA: Final = """
+CREATE TABLE writers (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, lease_until REAL NOT NULL
+);
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, writer INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+    session TEXT, call TEXT, trace TEXT, span TEXT, ref TEXT, alias TEXT,
+    body BLOB NOT NULL, sealed BLOB, hash BLOB NOT NULL
+)
+"""
+_INSERT: Final = """
+INSERT INTO records (writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+
+
+class _Waiting:
+    """A draft whose commit somebody waits for."""
+
+    __slots__ = ("done", "draft", "error", "seal")
+
+    def __init__(self, draft: Draft, seal: Seal | None) -> None:
+        self.draft = draft
+        self.seal = seal
+        self.done = False
+        self.error: LedgerError | None = None
+
+
+class Writer:
+    """Appends to one ledger file. `due` is called when there is upkeep to do."""
+
+    def __init__(
+        self,
+        path: Path,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        clock: Callable[[], float],
+        due: Callable[[], None],
+    ) -> None:
+        self.healthy = True
+        self._database = Database(connect)
+        self._clock = clock
+        self._due = due
+        self._failed = f"{path} can't be written"
+        self._forget()
+
+    def append(self, draft: Draft, seal: Seal | None) -> None:
+        """Commit a draft, waiting for whoever else writes.
+
+        Raises:
+            LedgerError: it is not on record.
+        """
+        lock = self._database.lock
+        if not lock.acquire(blocking=False) and not lock.acquire(timeout=BUSY_SECONDS):
+            raise self._busy()
+        try:
+            self._commit(draft, seal, patient=True)
+        finally:
+            lock.release()
+
+    def try_append(self, draft: Draft, seal: Seal | None) -> bool:
+        """Commit a draft at once, or don't when that would have to wait; the answer says which.
+
+        Raises:
+            LedgerError: it is not on record, and waiting wouldn't help.
+        """
+        lock = self._database.lock
+        if not lock.acquire(blocking=False):
+            return False
+        try:
+            return self._is_ready() and self._commit(draft, seal, patient=False)
+        finally:
+            lock.release()
+
+    def append_grouped(self, draft: Draft, seal: Seal | None) -> None:
+        """Commit a draft together with all that wait at this moment: whoever gets the lock commits for the others.
+
+        Raises:
+            LedgerError: it is not on record.
+        """
+        if self._process != os.getpid():
+            self._waiting = deque()  # who waited there, waits in the parent
+        own = _Waiting(draft, seal)
+        self._waiting.append(own)
+        with self._database.lock:  # held for a bounded time, by whoever commits
+            if not own.done:
+                self._commit_waiting(own)
+        if own.error is not None:
+            raise own.error
+
+    def probe(self) -> None:
+        """Write the lease.
+
+        Raises:
+            LedgerError: the file can't be written at this time.
+        """
+        self.healthy = False
+        with self._database.held(self._failed) as connection:
+            self._prepare(connection)
+        self.renew()
+        self.healthy = True
+
+    def renew(self) -> None:
+        """Hold the lease for another `LEASE_SECONDS`, if this process has one."""
+        self._set_lease(self._clock() + LEASE_SECONDS)
+
+    def checkpoint(self) -> None:
+        """Move what is left in the -wal file, with nothing appended meanwhile, so that it starts over."""
+        with self._database.held(self._failed) as database:
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def close(self) -> None:
+        """End the lease, so that what is open reads `unknown` at once, and close."""
+        with contextlib.suppress(LedgerError):
+            self._set_lease(0.0)
+        self._database.close()
+
+    def _is_ready(self) -> bool:
+        """Whether a commit can begin without opening, registering or asking the file first."""
+        return self._sure and self._connection is self._database.current
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the connection, the name and the chain fit to commit, for whoever holds the lock."""
+        if self._process != os.getpid():
+            self._forget()
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        if self._number is None:
+            self._register(connection)
+        elif not self._sure:
+            self._find_end(connection)
+        self._connection = connection
+        self._execute = connection.cursor().execute
+        self._sure = True
+        self._due()
+
+    def _forget(self) -> None:
+        """Start as a writer that nobody has heard of: in a new process, and in a forked child."""
+        self._process = os.getpid()
+        self._chain = Chain()
+        self._number: int | None = None
+        self._sure = False
+        self._born_after = 0
+        self._waiting: deque[_Waiting] = deque()
+        self._connection: sqlite3.Connection | None = None
+        self._execute: Callable[..., sqlite3.Cursor]
+
+    def _register(self, connection: sqlite3.Connection) -> None:
+        begin(connection)
+        (self._born_after,) = connection.execute(
+            "SELECT coalesce(max(id), 0) FROM records"
+        ).fetchone()
+        added = connection.execute(
+            "INSERT INTO writers (name, lease_until) VALUES (?, ?)",
+            (self._chain.writer, self._clock() + LEASE_SECONDS),
+        )
+        connection.execute("COMMIT")
+        self._number = added.lastrowid
+
+    def _find_end(self, connection: sqlite3.Connection) -> None:
+        query = "SELECT seq, hash FROM records WHERE id > ? AND writer = ? ORDER BY id DESC LIMIT 1"
+        row = connection.execute(query, (self._born_after, self._number)).fetchone()
+        self._chain.seq, self._chain.head = (0, GENESIS) if row is None else row
+
+    def _commit(self, draft: Draft, seal: Seal | None, *, patient: bool) -> bool:
+        """Commit one draft, for whoever holds the lock; False when that would have to wait and isn't `patient`."""
+        try:
+            if not self._is_ready():
+                self._prepare(self._database.connection())
+            row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
+            execute = self._execute
+            self._sure = False
+            if not self._begin(patient=patient):
+                self._sure = True
+                return False
+            execute(_INSERT, (self._number, *row[1:]))
+            execute("COMMIT")
+        except sqlite3.Error as error:
+            raise self._abandon(error) from error
+        self._chain.advance(row)
+        self._sure = True
+        self.healthy = True
+        if row.seq % _UPKEEP_EVERY == 0:
+            self._due()
+        return True
+
+    def _commit_waiting(self, own: _Waiting) -> None:
+        """Commit all that wait in one transaction, for whoever holds the lock."""
+        batch = [own]
+        while self._waiting:
+            waiting = self._waiting.popleft()
+            if waiting is not own:
+                batch.append(waiting)
+        try:
+            if not self._is_ready():
+                self._prepare(self._database.connection())
+            self._sure = False
+            self._begin(patient=True)
+            for waiting in batch:
+                try:
+                    row = self._chain.next(
+                        waiting.draft, int(self._clock() * 1_000_000), waiting.seal
+                    )
+                except LedgerError as error:
+                    waiting.error = error
+                else:
+                    self._execute(_INSERT, (self._number, *row[1:]))
+                    self._chain.advance(row)
+            self._execute("COMMIT")
+            self._sure = True
+            self.healthy = True
+        except sqlite3.Error as error:
+            for waiting in batch:
+                waiting.error = self._abandon(error)
+        except LedgerError as error:
+            for waiting in batch:
+                waiting.error = error
+        finally:
+            for waiting in batch:
+                waiting.done = True
+        self._due()
+
+    def _begin(self, *, patient: bool) -> bool:
+        try:
+            self._execute("BEGIN IMMEDIATE")
+        except sqlite3.OperationalError as error:
+            if not is_busy(error):
+                raise
+            if not patient:
+                return False
+            begin(self._database.connection())
+        return True
+
+    def _abandon(self, error: sqlite3.Error) -> LedgerError:
+        """Undo a commit that failed; a connection that can't even do that is given up."""
+        self.healthy = False
+        try:
+            if self._connection is not None and self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+        except sqlite3.Error:
+            self._database.drop()
+        return storage_error(error, self._failed)
+
+    def _busy(self) -> LedgerError:
+        self.healthy = False
+        return LedgerError(
+            "ledger_busy", f"{self._failed} (another thread writes for {BUSY_SECONDS} s)"
+        )
+
+    def _set_lease(self, until: float) -> None:
+        if self._number is None or self._process != os.getpid():
+            return
+        with self._database.writing(self._failed) as connection:
+            connection.execute(
+                "UPDATE writers SET lease_until = ? WHERE id = ?", (until, self._number)
+            )

@@ -1,0 +1,161 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every check of the project, one session each. `nox -l` lists them, `nox -s tests` runs one.
+
+Environments are installed from the host-free constraint files in requirements/ (with hashes), and the project from a wheel
+built here, so that tests see what users install.
+"""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2025.2.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.error_on_external_run = True
+nox.options.sessions = ["tests", "lint", "typing", "imports"]
+
+HERE = Path(__file__).parent
+CODE = ("agent_identity", "tests", "integrations", "benchmarks", "examples", "noxfile.py")
+INTEGRATIONS = ("langchain",)
+
+
+def _others() -> list[str]:
+    """The supported Pythons that this machine has, apart from the one that runs nox."""
+    mine = f"{sys.version_info.major}.{sys.version_info.minor}"
+    found: list[str] = []
+    for version in ("3.11", "3.12", "3.13", "3.14"):
+        binary = shutil.which(f"python{version}")
+        if version == mine or binary is None:
+            continue
+        # A version manager's shim is found, and fails when asked to run anything.
+        if subprocess.run([binary, "-c", ""], capture_output=True, check=False).returncode == 0:  # noqa: S603
+            found.append(version)
+    return found
+
+
+def _install(session: nox.Session, environment: str, *extra: str) -> None:
+    session.install("--require-hashes", "-r", f"requirements/{environment}.txt")
+    session.install("--no-deps", "--no-build-isolation", ".", *extra)
+
+
+def _test(session: nox.Session) -> None:
+    _install(session, "tests")
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+
+
+@nox.session
+def demo(session: nox.Session) -> None:
+    """The main job in a minute: no account, no network."""
+    _install(session, "demo")
+    session.run("agent-identity", "demo", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Unit, driver, vector and adversarial tests against the built wheel."""
+    _test(session)
+
+
+@nox.session(python=_others())
+def pythons(session: nox.Session) -> None:
+    """The same tests under every other Python that the machine has."""
+    _test(session)
+
+
+@nox.session
+def system(session: nox.Session) -> None:
+    """Tests against real servers and processes; a skipped one is a failure."""
+    _install(session, "tests")
+    session.run("pytest", "tests/system", "-p", "no:cacheprovider", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("name", INTEGRATIONS)
+def integrations(session: nox.Session, name: str) -> None:
+    """One framework, in an environment of its own."""
+    _install(session, name, f"./integrations/{name}")
+    session.run("pytest", f"integrations/{name}/tests", *session.posargs)
+
+
+@nox.session
+def lowest(session: nox.Session) -> None:
+    """The oldest dependencies that we say we work with."""
+    _install(session, "lowest")
+    session.run("pytest", "tests/unit", "tests/vectors", *session.posargs)
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Ruff, spelling, licence lines, and lock files that name no host."""
+    session.install("--require-hashes", "-r", "requirements/lint.txt")
+    session.run("ruff", "format", "--check", ".")
+    session.run("ruff", "check", ".")
+    session.run("codespell", "--skip", "requirements,*.lock", *CODE, "docs", "README.md")
+    session.run("python", "tests/lint/check_tree.py")
+
+
+@nox.session
+def typing(session: nox.Session) -> None:
+    """Mypy and pyright, both strict, and the public types as a test subject."""
+    _install(session, "typing", "./integrations/langchain")
+    session.run("mypy")
+    session.run("pyright")
+    session.run("mypy", "tests/typing")
+    session.run("pyright", "--verifytypes", "agent_identity", "--ignoreexternal")
+
+
+@nox.session
+def imports(session: nox.Session) -> None:
+    """The layers of the house."""
+    _install(session, "lint")
+    session.run("lint-imports")
+
+
+@nox.session
+def examples(session: nox.Session) -> None:
+    """Every example runs."""
+    _install(session, "demo")
+    for script in sorted((HERE / "examples").glob("*.py")):
+        session.run("python", str(script))
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """A strict build of the documentation."""
+    _install(session, "docs")
+    session.run("mkdocs", "build", "--strict")
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """What a call costs, against its budgets."""
+    _install(session, "bench")
+    session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def lock(session: nox.Session) -> None:
+    """Write the constraint files anew; needs uv on the PATH."""
+    for source in sorted((HERE / "requirements").glob("*.in")):
+        resolution = ("--resolution=lowest-direct",) if source.stem == "lowest" else ()
+        session.run(
+            "uv",
+            "pip",
+            "compile",
+            "--universal",
+            "--generate-hashes",
+            "--no-emit-index-url",
+            "--no-header",
+            "--python-version=3.11",
+            "--quiet",
+            *resolution,
+            str(source.relative_to(HERE)),
+            "-o",
+            str(source.with_suffix(".txt").relative_to(HERE)),
+            external=True,
+        )
