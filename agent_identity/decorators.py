@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from agent_identity.current import CURRENT, current_session
 from agent_identity.errors import AgentIdentityError, ConfigurationError
-from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call, Tool
 from agent_identity.signature import Binder
 from agent_identity.values import scope_set
@@ -115,8 +114,7 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     def called(*args: object, **kwargs: object) -> Iterator[object]:
         call = _begin(described, binder, args, kwargs)
-        world = call.session.parts.world
-        run(call.prepare(), world.answer)
+        call.enter()
         given, named = binder.unbind(call.arguments)
         body = function(*binder.owner(args), *given, **named)
         ended: BaseException | None = None
@@ -126,7 +124,7 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
             ended = error
             raise
         finally:
-            run(call.finish(*call.outcome(ended)), world.answer)
+            call.leave(ended)
 
     return called
 
@@ -167,8 +165,7 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     async def called(*args: object, **kwargs: object) -> AsyncGenerator[Any, Any]:
         call = _begin(described, binder, args, kwargs)
-        world = call.session.parts.world
-        await arun(call.prepare(), world.aanswer)
+        await call.aenter()
         given, named = binder.unbind(call.arguments)
         body = function(*binder.owner(args), *given, **named)
         ended: BaseException | None = None
@@ -195,6 +192,6 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
             ended = error
             raise
         finally:
-            run(call.finish(*call.outcome(ended)), world.answer)
+            await call.aleave(ended)
 
     return called

@@ -16,7 +16,7 @@ from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append
 from agent_identity.parts import Gate, Parts
-from agent_identity.policy.rules import as_policy
+from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
@@ -83,10 +83,12 @@ class AgentIdentity:
             clock=clock,
             recorded=self._registered,
         )
+        decider = as_policy(policy)
         self._parts = Parts(
             agent=self._agent,
             issuer=issuer,
-            policy=as_policy(policy),
+            policy=decider,
+            policy_now=immediate(decider),
             world=World(self._transport, ledger, clock=clock),
             ledger=ledger,
             gate=Gate(ledger),

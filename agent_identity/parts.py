@@ -12,8 +12,9 @@ if TYPE_CHECKING:
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.http.world import World
-    from agent_identity.policy import Policy
+    from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
+    from agent_identity.values import Decision
 
 __all__ = ["Gate", "Parts"]
 
@@ -43,11 +44,14 @@ class Gate:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """The parts of one identity. `resources` maps a resource to the most scopes that may be asked for there."""
+    """The parts of one identity.
+
+    `policy_now` is the policy as a plain function, None where it has to be asked of somebody; `resources` maps a resource to the most scopes that may be asked for there."""
 
     agent: Agent
     issuer: Issuer
     policy: Policy
+    policy_now: Callable[[Request], Decision] | None
     world: World
     ledger: Ledger
     gate: Gate

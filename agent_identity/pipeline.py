@@ -17,7 +17,6 @@ tests/unit/test_pipeline.py has a test for each.
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import itertools
 import logging
 from typing import TYPE_CHECKING, Final, Self
@@ -33,7 +32,7 @@ from agent_identity.errors import (
     DeniedError,
     LedgerError,
 )
-from agent_identity.flow import Append, Draft, arun, run
+from agent_identity.flow import Draft, arun, run
 from agent_identity.policy.request import Facts, Request
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
@@ -44,15 +43,16 @@ from agent_identity.provenance.records import (
     CALL_INTENDED,
 )
 from agent_identity.reach import Reach, reach
-from agent_identity.values import LOCAL, Decision, b64url, new_id
+from agent_identity.values import LOCAL, Decision, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from contextvars import Token
     from types import TracebackType
 
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
+    from agent_identity.policy.history import Past
     from agent_identity.session import Session
     from agent_identity.values import JSON
 
@@ -98,17 +98,9 @@ class Call:
     """
 
     __slots__ = (
-        *("_args_hash", "_canonical", "_facts", "_failure", "_given", "_past", "_reach", "_span"),
-        *(
-            "_numbers",
-            "_span_token",
-            "_token",
-            "_tool_call_id",
-            "arguments",
-            "call_id",
-            "policy_id",
-        ),
-        *("session", "tool", "__weakref__"),
+        *("_args_hash", "_canonical", "_facts", "_failure", "_given", "_now", "_numbers", "_reach"),
+        *("_scopes", "_span", "_span_token", "_token", "_tool_call_id", "arguments", "call_id"),
+        *("decision", "session", "tool"),
     )
 
     def __init__(
@@ -122,16 +114,18 @@ class Call:
         self.tool = tool
         self.arguments: dict[str, object] = {}
         self.call_id = new_id("call_")
-        self.policy_id: str | None = None
+        self.decision: Decision | None = None
         self._given = arguments
         self._tool_call_id = tool_call_id
         self._span = spans.open_span(tool.name, tool_call_id=tool_call_id)
-        self._numbers: Iterator[int] | None = None
-        self._failure: str | None = None
         self._args_hash: str | None = None
         self._canonical = b""
+        self._now = 0.0
+        self._scopes = _NO_SCOPES
         self._reach: Reach | None = None
         self._facts: CallFacts | None = None
+        self._numbers: Iterator[int] | None = None
+        self._failure: str | None = None
         self._token: Token[Current | None] | None = None
         self._span_token: spans.Attachment = None
 
@@ -139,8 +133,7 @@ class Call:
     def args_hash(self) -> str:
         """The digest of the arguments, as policy sees it and the assertion carries it."""
         if self._args_hash is None:
-            digest = hashlib.sha256(self._canonical).digest()
-            self._args_hash = f"sha-256:{b64url(digest)}"
+            self._args_hash = canonical.digest(self._canonical)
         return self._args_hash
 
     @property
@@ -168,79 +161,102 @@ class Call:
         """Say that the body's result is a failure, although it raised nothing; `what` names its kind."""
         self._failure = what
 
-    # -- the order ---------------------------------------------------------------------------------------------------
+    # -- the way in --------------------------------------------------------------------------------------------------
 
-    def prepare(self) -> Flow[None]:
-        """Everything before the tool runs. When this returns, the intent is on record.
+    def enter(self) -> None:
+        """All that comes before the tool runs. When this returns, the intent is on record.
 
         Raises:
             AgentIdentityError: the call was refused, or something it needs could not be had; the tool must not run.
         """
+        parts = self.session.parts
         try:
-            yield from self._permit()
+            if not self._ready():
+                run(self._rest(), parts.world.answer)
+            parts.ledger.append(self._intent())
         except AgentIdentityError as error:
-            error.call_id = self.call_id
-            yield from self._refused(error)
+            try:
+                parts.ledger.append(self._refused(error))
+            except LedgerError:
+                parts.gate.shut()
+            raise
+        except BaseException as error:
+            self._interrupted(error)
             raise
 
-    def _permit(self) -> Flow[None]:
+    async def aenter(self) -> None:
+        """The async twin of `enter`."""
+        parts = self.session.parts
+        try:
+            if not self._ready():
+                await arun(self._rest(), parts.world.aanswer)
+            await parts.ledger.aappend(self._intent())
+        except AgentIdentityError as error:
+            try:
+                await parts.ledger.aappend(self._refused(error))
+            except LedgerError:
+                parts.gate.shut()
+            raise
+        except BaseException as error:
+            self._interrupted(error)
+            raise
+
+    def _ready(self) -> bool:
+        """The part of the way in that asks nobody; True when that was all of it, as it is for most calls."""
         session, tool = self.session, self.tool
         parts = session.parts
-        now = parts.clock()
-        session.check(now)
+        self._now = parts.clock()
+        session.check(self._now)
         parts.gate.check()
         self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
-        scopes = session.needed(tool.resource, tool.scopes)
-        decision = yield from self._decide(now, scopes)
-        self.policy_id = decision.policy_id
-        ready = session.reaches.get((tool.resource, scopes))
-        if ready is None or now >= ready.fresh_until:
-            ready = yield from reach(session, tool.resource, scopes)
-            session.reaches[tool.resource, scopes] = ready
-            now = parts.clock()
-            session.check(now)  # getting here took a while: whoever ended meanwhile acts no more
-        self._reach = ready
-        span = self._span
-        self._facts = CallFacts(
-            self.call_id, tool.name_json, self.args_hash, span.trace_id, span.span_id
-        )
-        assertion = ready.statement.recorded(self._facts, int(now))
-        yield Append(
-            Draft(
-                CALL_INTENDED,
-                session.pseudonym,
-                session.id,
-                self.call_id,
-                span.trace_id,
-                span.span_id,
-                self._tool_call_id,
-                {
-                    "tool": tool.name,
-                    "resource": tool.resource,
-                    "agent": session.agent.uri,
-                    "depth": session.depth,
-                    "txn": session.txn,
-                    "decision": "permit",
-                    "policy_id": decision.policy_id,
-                    "grant_hash": ready.grant_hash,
-                    "labels": tool.labels_json,
-                },
-                {"assertion": assertion},
-            )
-        )
+        self._scopes = session.needed(tool.resource, tool.scopes)
+        if parts.policy_now is None:
+            return False
+        self._decide_now(parts.policy_now)
+        reached = session.reaches.get((tool.resource, self._scopes))
+        if reached is None or self._now >= reached.fresh_until:
+            return False
+        self._reach = reached
+        return True
 
-    def _decide(self, now: float, scopes: frozenset[str]) -> Flow[Decision]:
+    def _rest(self) -> Flow[None]:
+        """What somebody has to be asked for: a policy engine, an issuer."""
         session, tool = self.session, self.tool
         parts = session.parts
-        history = session.history
+        if self.decision is None:
+            yield from self._decide(parts.policy)
+        self._reach = yield from reach(session, tool.resource, self._scopes)
+        session.reaches[tool.resource, self._scopes] = self._reach
+        self._now = parts.clock()
+        session.check(self._now)  # this took a while: whoever ended meanwhile acts no more
+
+    def _decide_now(self, policy: Callable[[Request], Decision]) -> None:
+        tool, history = self.tool, self.session.history
         while True:
             past = history.past
-            facts = Facts(
+            decision = judged(policy(self._request(past)))
+            if history.enter(past, tool.name, tool.resource, tool.labels):
+                self.decision = decision
+                return
+
+    def _decide(self, policy: Policy) -> Flow[None]:
+        tool, history = self.tool, self.session.history
+        while True:
+            past = history.past
+            decision = yield from asked(policy, self._request(past))
+            if history.enter(past, tool.name, tool.resource, tool.labels):
+                self.decision = decision
+                return
+
+    def _request(self, past: Past) -> Request:
+        session, tool = self.session, self.tool
+        return Request(
+            Facts(
                 "call",
                 "Tool",
                 tool.name,
                 tool.resource,
-                scopes,
+                self._scopes,
                 tool.labels,
                 session.principal,
                 session.evidence,
@@ -248,24 +264,49 @@ class Call:
                 session.chain,
                 session.purpose,
                 session.task,
-                now,
+                self._now,
                 self._canonical,
-                self._digest,
                 past,
             )
-            decision = yield from asked(parts.policy, Request(facts))
-            if history.enter(past, tool.name, tool.resource, tool.labels):
-                return decision
+        )
 
-    def _digest(self) -> str:
-        return self.args_hash
+    def _intent(self) -> Draft:
+        """Sign what is about to happen, and say it to the ledger."""
+        session, tool, span, reached = self.session, self.tool, self._span, self.reach
+        self._facts = CallFacts(
+            self.call_id, tool.name_json, self.args_hash, span.trace_id, span.span_id
+        )
+        assertion = reached.statement.recorded(self._facts, int(self._now))
+        return Draft(
+            CALL_INTENDED,
+            session.pseudonym,
+            session.id,
+            self.call_id,
+            span.trace_id,
+            span.span_id,
+            self._tool_call_id,
+            {
+                "tool": tool.name,
+                "resource": tool.resource,
+                "agent": session.agent.uri,
+                "depth": session.depth,
+                "txn": session.txn,
+                "decision": "permit",
+                "policy_id": None if self.decision is None else self.decision.policy_id,
+                "grant_hash": reached.grant_hash,
+                "labels": tool.labels_json,
+            },
+            {"assertion": assertion},
+        )
 
-    def _refused(self, error: AgentIdentityError) -> Flow[None]:
-        """Leave evidence of a call that never ran; it can't be more than an attempt when the ledger is what failed."""
+    def _refused(self, error: AgentIdentityError) -> Draft:
+        """The evidence of a call that never ran."""
         session, tool, span = self.session, self.tool, self._span
+        error.call_id = self.call_id
         verdict = "approval" if isinstance(error, ApprovalRequiredError) else "deny"
-        policy_id = error.policy_id if isinstance(error, DeniedError) else self.policy_id
-        draft = Draft(
+        policy_id = error.policy_id if isinstance(error, DeniedError) else None
+        self._end_span(verdict, policy_id, error.code)
+        return Draft(
             CALL_DENIED,
             session.pseudonym,
             session.id,
@@ -286,39 +327,86 @@ class Call:
             },
             None,
         )
-        try:
-            yield Append(draft)
-        except LedgerError:
-            session.parts.gate.shut()
-        finally:
-            self._end_span(verdict, policy_id, error.code)
 
-    def finish(self, kind: str, error: str | None) -> Flow[None]:
-        """Record how the body ended, and close the span."""
-        session = self.session
+    def _interrupted(self, error: BaseException) -> None:
+        """Cancelled or interrupted on the way in: the body won't run, and an intent that got on record gets its end."""
+        if self._facts is None:
+            self._end_span("deny", None, type(error).__name__)
+        else:
+            self.leave(error)
+
+    # -- the body ----------------------------------------------------------------------------------------------------
+
+    def resume(self) -> None:
+        """Make this call and its span the current ones, while the body runs."""
+        self._token = CURRENT.set(Current(self.session.reference, self))
+        self._span_token = self._span.attach()
+
+    def suspend(self) -> None:
+        """Give the context back to whoever called or consumes."""
+        self._span.detach(self._span_token)
+        if self._token is not None:
+            CURRENT.reset(self._token)
+            self._token = None
+
+    def check_resumption(self) -> None:
+        """Whether a generator's body may go on: not once its session has ended.
+
+        Raises:
+            DeniedError: it may not.
+        """
         try:
-            yield Append(
-                Draft(
-                    kind,
-                    session.pseudonym,
-                    session.id,
-                    self.call_id,
-                    None,
-                    None,
-                    None,
-                    {"error": error},
-                    None,
-                )
-            )
+            self.session.check(self.session.parts.clock())
+        except AgentIdentityError as error:
+            error.call_id = self.call_id
+            raise
+
+    # -- the way out -------------------------------------------------------------------------------------------------
+
+    def leave(self, error: BaseException | None) -> None:
+        """Record how the body ended, and close the span. The caller's result is safe, whatever happens here."""
+        try:
+            self.session.parts.ledger.append(self._outcome(error))
         except LedgerError as failure:
-            session.parts.gate.shut()
-            _log.warning(
-                "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",
-                self.call_id,
-                failure.code,
-            )
-        finally:
-            self._end_span("permit", self.policy_id, error)
+            self._unrecorded(failure)
+
+    async def aleave(self, error: BaseException | None) -> None:
+        """The async twin of `leave`."""
+        try:
+            await self.session.parts.ledger.aappend(self._outcome(error))
+        except LedgerError as failure:
+            self._unrecorded(failure)
+
+    def _outcome(self, error: BaseException | None) -> Draft:
+        kind, what = CALL_COMPLETED, self._failure
+        if error is not None:
+            # The class alone: an error's text may hold anything.
+            what = type(error).__name__
+            kind = CALL_CANCELLED if isinstance(error, _CANCELLATIONS) else CALL_FAILED
+        elif what is not None:
+            kind = CALL_FAILED
+        policy_id = None if self.decision is None else self.decision.policy_id
+        self._end_span("permit", policy_id, what)
+        session = self.session
+        return Draft(
+            kind,
+            session.pseudonym,
+            session.id,
+            self.call_id,
+            None,
+            None,
+            None,
+            {"error": what},
+            None,
+        )
+
+    def _unrecorded(self, failure: LedgerError) -> None:
+        self.session.parts.gate.shut()
+        _log.warning(
+            "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",
+            self.call_id,
+            failure.code,
+        )
 
     def _end_span(self, verdict: str, policy_id: str | None, error: str | None) -> None:
         span = self._span
@@ -341,40 +429,10 @@ class Call:
             attributes[spans.GRANT_HASH] = self._reach.grant_hash
         span.end(attributes, error)
 
-    # -- the body ----------------------------------------------------------------------------------------------------
-
-    def resume(self) -> None:
-        """Make this call and its span the current ones, while the body runs."""
-        self._token = CURRENT.set(Current(self.session.reference, self))
-        self._span_token = self._span.attach()
-
-    def check_resumption(self) -> None:
-        """Whether a generator's body may go on: not once its session has ended.
-
-        Raises:
-            DeniedError: it may not.
-        """
-        try:
-            self.session.check(self.session.parts.clock())
-        except AgentIdentityError as error:
-            error.call_id = self.call_id
-            raise
-
-    def suspend(self) -> None:
-        """Give the context back to whoever called or consumes."""
-        self._span.detach(self._span_token)
-        if self._token is not None:
-            CURRENT.reset(self._token)
-            self._token = None
+    # -- as a context manager ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        try:
-            run(self.prepare(), self.session.parts.world.answer)
-        except AgentIdentityError:
-            raise
-        except BaseException as error:
-            self._interrupted(error)
-            raise
+        self.enter()
         self.resume()
         return self
 
@@ -385,16 +443,10 @@ class Call:
         frames: TracebackType | None,
     ) -> None:
         self.suspend()
-        run(self.finish(*self.outcome(error)), self.session.parts.world.answer)
+        self.leave(error)
 
     async def __aenter__(self) -> Self:
-        try:
-            await arun(self.prepare(), self.session.parts.world.aanswer)
-        except AgentIdentityError:
-            raise
-        except BaseException as error:
-            self._interrupted(error)
-            raise
+        await self.aenter()
         self.resume()
         return self
 
@@ -405,30 +457,18 @@ class Call:
         frames: TracebackType | None,
     ) -> None:
         self.suspend()
-        await arun(self.finish(*self.outcome(error)), self.session.parts.world.aanswer)
+        await self.aleave(error)
 
-    def _interrupted(self, error: BaseException) -> None:
-        """Cancelled or interrupted on the way in: the body won't run, and an intent that got on record gets its end."""
-        if self._facts is not None:
-            run(self.finish(*self.outcome(error)), self.session.parts.world.answer)
-        else:
-            self._end_span("deny", self.policy_id, type(error).__name__)
 
-    def outcome(self, error: BaseException | None) -> tuple[str, str | None]:
-        """The kind of record that an ending makes, and the error's class name: its text may hold anything."""
-        if error is None:
-            if self._failure is not None:
-                return CALL_FAILED, self._failure
-            return CALL_COMPLETED, None
-        if isinstance(error, asyncio.CancelledError | GeneratorExit | KeyboardInterrupt):
-            return CALL_CANCELLED, type(error).__name__
-        return CALL_FAILED, type(error).__name__
+_NO_SCOPES: Final[frozenset[str]] = frozenset()
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 
 def asked(policy: Policy, request: Request) -> Flow[Decision]:
     """Policy's permit, or the error that its answer amounts to; a policy that fails permits nothing.
 
-    Policy's reason goes into the record, and no adapter shows it to a model.
+    Raises:
+        DeniedError: it is no permit.
     """
     try:
         decision = yield from policy.decide(request)
@@ -438,6 +478,15 @@ def asked(policy: Policy, request: Request) -> Flow[Decision]:
         raise DeniedError(
             "policy_failed", f"the policy raised {type(error).__name__} instead of deciding"
         ) from error
+    return judged(decision)
+
+
+def judged(decision: object) -> Decision:
+    """A permit, or the error that any other answer amounts to.
+
+    Raises:
+        DeniedError: policy said no, asked for an approval, or answered nothing that is a decision.
+    """
     if not isinstance(decision, Decision):
         raise DeniedError("policy_undecided", "the policy answered something that is no Decision")
     if decision.verdict == "permit":

@@ -375,7 +375,6 @@ class Session:
                 self.task,
                 now,
                 b"{}",
-                lambda: "",
                 self.history.past,
             )
         )

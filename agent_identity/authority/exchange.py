@@ -23,7 +23,7 @@ from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
 from agent_identity.authority.tokens import LIFETIME, TokenDraft
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
-from agent_identity.delegation.grant import MAX_HOPS, mint_root
+from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
 from agent_identity.values import LOCAL
 
@@ -193,13 +193,18 @@ class Exchange:
             raise OAuthError("invalid_grant", "subject_mismatch")
         if root.agent != client.agent:
             raise OAuthError("invalid_grant", "client_mismatch")
-        refs = {ref for grant in grants for ref in (grant.jti, grant.agent, grant.jkt)}
-        if self._store.is_revoked(refs | {leaf.txn}, min(grant.iat for grant in grants)):
+        refs = {leaf.txn, *(ref for grant in grants for ref in _refs(grant))}
+        if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
             raise OAuthError("invalid_grant", "revoked")
         return leaf
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
         return client.agent if subject.profile == TRIGGER else self._issuer
+
+
+def _refs(grant: Grant) -> tuple[str, ...]:
+    """All that may be revoked about a hop: itself, its agent, and that agent's instance."""
+    return (grant.jti, signing_input_hash(grant.compact), grant.agent, grant.jkt)
 
 
 def _resources(form: Form, client: ClientRecord) -> tuple[str, ...]:

@@ -14,6 +14,7 @@ from agent_identity.authority.asked import read_form
 from agent_identity.authority.authentication import SKEW
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
+from agent_identity.delegation.grant import signing_input_hash
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -88,14 +89,14 @@ class Inspection:
         delegation = asked.headers.get(DELEGATION.lower())
         try:
             if delegation is None:
-                jti, ends, is_its_own = self._token(compact, client, now)
+                ref, ends, is_its_own = self._token(compact, client, now)
             else:
-                jti, ends, is_its_own = self._hop(compact, delegation, client, now)
+                ref, ends, is_its_own = self._hop(compact, delegation, client, now)
         except VerificationError:
             return answer({})
         if not is_its_own:
             raise OAuthError("unauthorized_client", "token_of_another_client")
-        self._store.revoke(jti, int(now), ends + int(SKEW) + 1)
+        self._store.revoke(ref, int(now), ends + int(SKEW) + 1)
         return answer({})
 
     def _token(self, compact: str, client: ClientRecord, now: float) -> tuple[str, int, bool]:
@@ -116,7 +117,9 @@ class Inspection:
         issuer = self._tokens.issuer
         anchor = Anchor(issuer, self._keyring.jwks, evidence="issuer")
         grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
-        return grants[0].jti, grants[0].exp, grants[-1].agent == client.agent
+        # by its hash, as an agent may choose the `jti` of its own hops, and could choose another's
+        hop = signing_input_hash(grants[0].compact)
+        return hop, grants[0].exp, grants[-1].agent == client.agent
 
 
 def _token_type(token: OwnToken) -> str:

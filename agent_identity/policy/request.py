@@ -9,10 +9,10 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
-from agent_identity import jose
+from agent_identity import canonical, jose
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
     from agent_identity.policy.history import Past
     from agent_identity.values import JSON, Principal
@@ -45,7 +45,6 @@ class Facts(NamedTuple):
     task: str | None
     now: float
     arguments: bytes
-    args_hash: Callable[[], str]
     past: Past
 
 
@@ -119,7 +118,7 @@ class Request:
                 "purpose": facts.purpose,
                 "task": facts.task,
                 "args": frozen(jose.loads(facts.arguments)),
-                "args_hash": facts.args_hash(),
+                "args_hash": canonical.digest(facts.arguments),
                 "time": facts.now,
                 "approved": False,
                 "approval": None,

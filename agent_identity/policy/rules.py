@@ -30,22 +30,30 @@ PolicyLike: TypeAlias = "Policy | Callable[[Request], Decision | bool]"
 class GrantsOnly:
     """Permits what the grants already limit, and adds nothing of its own."""
 
-    def decide(self, request: Request, /) -> Flow[Decision]:  # noqa: ARG002 - the protocol's
+    def decide_now(self, request: Request, /) -> Decision:  # noqa: ARG002 - the protocol's
         return _PERMITTED
+
+    def decide(self, request: Request, /) -> Flow[Decision]:
+        return self.decide_now(request)
         yield  # makes this a flow
 
 
 _PERMITTED = Decision.permit(policy_id="grants-only")
 
 
-class _Callable:
+class CallablePolicy:
     """A plain callable as a policy: it answers a `Decision` or a literal bool, and everything else denies."""
 
     def __init__(self, function: Callable[[Request], object]) -> None:
         self._function = function
         self._id: str = getattr(function, "__name__", type(function).__name__)
 
-    def decide(self, request: Request, /) -> Flow[Decision]:
+    def decide_now(self, request: Request, /) -> Decision:
+        """Ask the callable, in the thread of the call: nobody else is waited for.
+
+        Raises:
+            DeniedError: it raised, or answered neither a `Decision` nor a bool.
+        """
         try:
             answer = self._function(request)
         except AgentIdentityError:
@@ -56,17 +64,20 @@ class _Callable:
                 f"the policy {self._id} raised {type(error).__name__}",
                 policy_id=self._id,
             ) from error
+        if isinstance(answer, Decision):
+            return answer
         if answer is True:
             return Decision.permit(policy_id=self._id)
         if answer is False:
             return Decision.deny("refused", policy_id=self._id)
-        if isinstance(answer, Decision):
-            return answer
         raise DeniedError(
             "policy_undecided",
             f"the policy {self._id} answered neither a Decision nor a bool",
             policy_id=self._id,
         )
+
+    def decide(self, request: Request, /) -> Flow[Decision]:
+        return self.decide_now(request)
         yield  # makes this a flow
 
 
@@ -81,8 +92,13 @@ def as_policy(policy: PolicyLike | None) -> Policy:
     if isinstance(policy, Policy):
         return policy
     if callable(policy):
-        return _Callable(policy)
+        return CallablePolicy(policy)
     raise ConfigurationError(
         "policy_unusable",
         "a policy is an object with `decide`, or a callable that takes the request",
     )
+
+
+def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
+    """The policy as a plain function, where it asks nobody; None where deciding is a flow."""
+    return policy.decide_now if isinstance(policy, GrantsOnly | CallablePolicy) else None

@@ -33,31 +33,37 @@ _LEASE_SECONDS: Final = 30.0
 
 
 class MemoryLedger:
-    """The ledger of one process, without a file. A forked child has a copy of it, and a chain of its own."""
+    """The ledger of one process, without a file. A forked child has a copy of it, and a chain of its own.
+
+    An entry is taken in its encoded form, and sealed and chained when somebody first looks: whoever could change it in
+    between could change the chain as well.
+    """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self.subjects = Subjects(MemoryShelf(), os.urandom(KEY_BYTES))
+        self.subjects = Subjects(MemoryShelf(before_removal=self._settle), os.urandom(KEY_BYTES))
         self.healthy = True
         self._clock = clock
+        self._taken: deque[tuple[Any, ...]] = deque()
+        self._lock = threading.Lock()  # guards what follows
         self._chain = Chain()
-        self._lock = threading.Lock()
         self._rows: list[Row] = []
-        self._places: dict[str, list[int]] = {}  # by reference, filled when something is looked for
-        self._placed = 0
+        self._places: dict[str, list[int]] = {}
         self._forked_from: dict[str, float] = {}
         self._closed = False
         _ledgers.add(self)
 
     def append(self, draft: Draft, /) -> None:
-        seal = None
-        if draft.sealed is not None and draft.pseudonym is not None:
-            seal = self.subjects.sealer(draft.pseudonym).seal
-        with self._lock:
-            if self._closed:
-                self.probe()
-            row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
-            self._rows.append(row)
-            self._chain.advance(row)
+        if self._closed:
+            self.probe()
+        kind, pseudonym, session, call, trace, span, ref, public, sealed = draft
+        try:
+            encoded = dumps(public)
+            secret = None if sealed is None else dumps(sealed)
+        except TypeError as error:
+            raise malformed(kind) from error
+        at = int(self._clock() * 1_000_000)
+        # only values that the garbage collector needn't follow, and one atomic step, so that no lock is needed
+        self._taken.append((at, kind, pseudonym, session, call, trace, span, ref, encoded, secret))
 
     async def aappend(self, draft: Draft, /) -> None:
         self.append(draft)

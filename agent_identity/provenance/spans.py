@@ -132,6 +132,10 @@ def _inside_execute_tool() -> bool:
 
 
 def _untraced() -> CallSpan:
-    context = otel.get_current_span().get_span_context()
-    trace_id = f"{context.trace_id:032x}" if context.is_valid else new_id("")
+    trace_id = new_id("")
+    if (
+        otel_context.get_current()
+    ):  # a caller's span may have come in with a request, even where nobody traces here
+        context = otel.get_current_span().get_span_context()
+        trace_id = f"{context.trace_id:032x}" if context.is_valid else trace_id
     return CallSpan(None, trace_id, new_id("")[:16])

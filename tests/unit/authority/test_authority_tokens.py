@@ -264,6 +264,9 @@ def test_a_hop_that_is_made_up_ends_nothing(rig, bot) -> None:
     forged = rig.child(mine, SigningKey.generate(), key=other.key, jti=jti)
     for headers in ({}, {"Agent-Delegation": f"{forged}, {mine}"}):
         assert other.post("/revoke", {"token": forged}, headers=headers).status == 200
+    real = rig.child(mine, other.key, key=SigningKey.generate(), jti=jti)
+    headers = {"Agent-Delegation": f"{real}, {mine}"}
+    assert other.post("/revoke", {"token": real}, headers=headers).status == 200
     assert bot.exchange([root]).status == 200
     mismatched = {"Agent-Delegation": mine}
     response = other.post("/revoke", {"token": forged}, headers=mismatched)
