@@ -19,9 +19,9 @@ from agent_identity.signature import Binder
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    pass
 
-__all__ = ["tool", "tool_of"]
+__all__ = ["tool", "tool_of", "wrap"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -60,11 +60,16 @@ def tool(
             labels=labels,
             opaque=opaque,
         )
-        wrapped: Callable[P, R] = _wrap(function, described, Binder(function))
-        wrapped.__dict__["__agent_identity_tool__"] = described
-        return wrapped
+        return wrap(function, described)
 
     return decorate
+
+
+def wrap(function: Callable[P, R], described: Tool) -> Callable[P, R]:
+    """Make a function the tool that `described` says it is; what `tool` does, for adapters."""
+    wrapped: Callable[P, R] = _wrap(function, described, Binder(function))
+    wrapped.__dict__["__agent_identity_tool__"] = described
+    return wrapped
 
 
 def tool_of(function: object) -> Tool | None:
@@ -112,7 +117,7 @@ def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
 
 def _generator(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    def called(*args: object, **kwargs: object) -> Iterator[object]:
+    def called(*args: object, **kwargs: object) -> Generator[Any, Any, Any]:
         call = _begin(described, binder, args, kwargs)
         call.enter()
         given, named = binder.unbind(call.arguments)

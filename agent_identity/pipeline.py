@@ -59,15 +59,17 @@ if TYPE_CHECKING:
 __all__ = ["Call", "Tool", "asked"]
 
 _log: Final = logging.getLogger("agent_identity")
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 
 class Tool:
     """What is known of a tool before it is called: its name, what it reaches, what it says of itself.
 
     `scopes=None` means those that its resource is configured with, `resource=None` that it reaches nothing outside.
+    `pauses` are a framework's exceptions by which a body stops to go on later; they are no failure.
     """
 
-    __slots__ = ("labels", "labels_json", "name", "name_json", "opaque", "resource", "scopes")
+    __slots__ = ("pauses", "labels", "labels_json", "name", "name_json", "opaque", "resource", "scopes")
 
     def __init__(
         self,
@@ -77,6 +79,7 @@ class Tool:
         scopes: Iterable[str] | None = None,
         labels: Iterable[str] = (),
         opaque: Iterable[str] = (),
+        pauses: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.name = name
         self.name_json = orjson.dumps(name)
@@ -85,6 +88,7 @@ class Tool:
         self.labels = frozenset(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque = frozenset(opaque)
+        self.pauses = (*_CANCELLATIONS, *pauses)
 
 
 class Call:
@@ -382,7 +386,7 @@ class Call:
         if error is not None:
             # The class alone: an error's text may hold anything.
             what = type(error).__name__
-            kind = CALL_CANCELLED if isinstance(error, _CANCELLATIONS) else CALL_FAILED
+            kind = CALL_CANCELLED if isinstance(error, self.tool.pauses) else CALL_FAILED
         elif what is not None:
             kind = CALL_FAILED
         policy_id = None if self.decision is None else self.decision.policy_id
@@ -461,7 +465,6 @@ class Call:
 
 
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
-_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
 
 
 def asked(policy: Policy, request: Request) -> Flow[Decision]:

@@ -82,7 +82,6 @@ def covers(resource: str, url: str) -> bool:
     return (
         (path == at or path.startswith(below))
         and not _is_unclear(path)
-        and _has_port(match)
         and _origin(match) == base[0]
     )
 
@@ -136,8 +135,6 @@ def _base(resource: str) -> tuple[str, tuple[str, str]] | None:
     if match is None or not _has_port(match) or match[5] or match[6]:
         return None
     path: str = match[4] or "/"
-    if _is_unclear(path):
-        return None
     return _origin(match), (path, path if path.endswith("/") else f"{path}/")
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
-from agent_identity.authority.tokens import LIFETIME, TokenDraft
+from agent_identity.authority.tokens import LIFETIME, TokenDraft, principal_ref
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
@@ -193,7 +193,8 @@ class Exchange:
             raise OAuthError("invalid_grant", "subject_mismatch")
         if root.agent != client.agent:
             raise OAuthError("invalid_grant", "client_mismatch")
-        refs = {leaf.txn, *(ref for grant in grants for ref in _refs(grant))}
+        principal = principal_ref(subject.profile, subject.sub)
+        refs = {leaf.txn, principal, *(ref for grant in grants for ref in _refs(grant))}
         if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
             raise OAuthError("invalid_grant", "revoked")
         return leaf

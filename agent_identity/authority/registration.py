@@ -18,6 +18,7 @@ from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.clients import GRANT_TYPES, ClientRecord, json_key
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.jose.public_keys import refuse_private
 from agent_identity.keys import thumbprint
 from agent_identity.values import JSON, new_id
 
@@ -33,7 +34,6 @@ __all__ = ["register"]
 _AUTH_METHOD: Final = "private_key_jwt"
 _KEYS: Final = 10
 _PUBLIC_MEMBERS: Final = ("kty", "crv", "x", "y", "n", "e", "alg", "kid")
-_PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 _AGENT: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]{1,500}")
 _NAME_LIMIT: Final = 200
 _MEMBER_LIMIT: Final = 2048
@@ -108,8 +108,9 @@ def _keys(value: JSON) -> tuple[JWK, ...]:
 
 def _key(value: JSON) -> JWK:
     """The public members of a key, its thumbprint for a `kid` if it has none. A private key is known to two by now: refused."""
-    if not isinstance(value, dict) or _PRIVATE_MEMBERS & value.keys():
+    if not isinstance(value, dict):
         raise _refused("jwks")
+    refuse_private(value)
     key = {
         name: text
         for name in _PUBLIC_MEMBERS

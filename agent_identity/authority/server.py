@@ -80,15 +80,15 @@ class Authority:
         nonce_key = (
             self._kept("nonce-key", secrets.token_urlsafe).encode() if require_nonce else None
         )
-        replay = MemoryReplay(clock=clock)
-        authenticator = Authenticator(self.issuer, self._store, replay)
+        self._replay = MemoryReplay(clock=clock)
+        authenticator = Authenticator(self.issuer, self._store, self._replay)
         tokens = Tokens(self.issuer, self._keyring)
         subjects = Subjects(self.issuer, tokens)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
         self._token_endpoint = TokenEndpoint(
             self.endpoints.token,
             authenticator=authenticator,
-            proofs=Proofs(replay, nonce_key),
+            proofs=Proofs(self._replay, nonce_key),
             store=self._store,
             subjects=subjects,
             tokens=tokens,

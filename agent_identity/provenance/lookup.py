@@ -8,7 +8,6 @@ A reader looks there, and over the records that aren't in it yet.
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -17,6 +16,7 @@ from agent_identity.provenance.records import Row
 from agent_identity.provenance.storage import Database, open_database
 
 if TYPE_CHECKING:
+    import sqlite3
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
@@ -38,10 +38,11 @@ INSERT INTO mark VALUES (0, x'')
 """
 
 _REFERENCES: Final = ("session", "call", "trace", "span", "ref", "alias")
-_INTO_REFS: Final = "INSERT OR IGNORE INTO refs " + " UNION ".join(
-    f"SELECT {name}, kind LIKE 'call.%', id FROM ledger.records "  # noqa: S608 - names from the line above
-    f"WHERE id > :after AND id <= :last AND {name} IS NOT NULL"
-    for name in _REFERENCES
+_ONE_REFERENCE: Final = """
+SELECT {0}, kind LIKE 'call.%', id FROM ledger.records WHERE id > :after AND id <= :last AND {0} IS NOT NULL
+"""
+_INTO_REFS: Final = "INSERT OR IGNORE INTO refs" + "UNION".join(
+    map(_ONE_REFERENCE.format, _REFERENCES)
 )
 _INTO_PLACES: Final = """
 INSERT OR IGNORE INTO places
@@ -128,8 +129,9 @@ class Lookup:
             page: list[Row] = []
             try:
                 with self.reader.held(self._unreadable) as database:
-                    for after, *found in database.execute(query, (after, _PAGE)):  # noqa: B020 - goes on from there
-                        page.append(Row._make(found))
+                    for found in database.execute(query, (after, _PAGE)):
+                        after = found[0]
+                        page.append(Row._make(found[1:]))
             except LedgerError as error:
                 failure = error
             if not page:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ledger in memory: the same records, hashed and sealed alike, gone with the process that made them.
+"""A ledger in memory: the same records, sealed and chained alike, gone with the process that made them.
 
 It grows with every call and is never trimmed, since a trimmed ledger proves nothing. Use it in tests and short runs.
 """
@@ -9,12 +9,23 @@ from __future__ import annotations
 import os
 import threading
 import time
-import weakref
-from typing import TYPE_CHECKING, Final, Self
+from collections import deque
+from typing import TYPE_CHECKING, Final, Self, TypeAlias
+
+import orjson
 
 from agent_identity.errors import LedgerError
+from agent_identity.flow import Draft
 from agent_identity.provenance.chain import broken_among, verify_rows
-from agent_identity.provenance.records import Chain, Row, read_record, without_round
+from agent_identity.provenance.forks import hold_still
+from agent_identity.provenance.records import (
+    Chain,
+    Row,
+    encoded,
+    read_record,
+    subject_of,
+    without_round,
+)
 from agent_identity.provenance.subjects import MemoryShelf, Subjects
 from agent_identity.sealing import KEY_BYTES
 
@@ -22,7 +33,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
     from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
@@ -30,40 +40,58 @@ if TYPE_CHECKING:
 __all__ = ["MemoryLedger"]
 
 _LEASE_SECONDS: Final = 30.0
+_FORK_SECONDS: Final = 5.0
+_Taken: TypeAlias = tuple[
+    int,
+    str,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    str | None,
+    bytes,
+    bytes | None,
+]
 
 
 class MemoryLedger:
     """The ledger of one process, without a file. A forked child has a copy of it, and a chain of its own.
 
-    An entry is taken in its encoded form, and sealed and chained when somebody first looks: whoever could change it in
+    What is appended is encoded at once, and sealed and chained when somebody first looks: whoever could change it in
     between could change the chain as well.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
-        self.subjects = Subjects(MemoryShelf(before_removal=self._settle), os.urandom(KEY_BYTES))
-        self.healthy = True
+        shelf = MemoryShelf(before_removal=self._settle)
+        self.subjects = Subjects(shelf, os.urandom(KEY_BYTES))
         self._clock = clock
-        self._taken: deque[tuple[Any, ...]] = deque()
+        self._taken: deque[_Taken] = deque()
         self._lock = threading.Lock()  # guards what follows
         self._chain = Chain()
         self._rows: list[Row] = []
         self._places: dict[str, list[int]] = {}
+        self._starts: dict[str, int] = {}
         self._forked_from: dict[str, float] = {}
         self._closed = False
-        _ledgers.add(self)
+        hold_still(self)
+
+    @property
+    def healthy(self) -> bool:
+        return not self._closed
 
     def append(self, draft: Draft, /) -> None:
         if self._closed:
             self.probe()
-        kind, pseudonym, session, call, trace, span, ref, public, sealed = draft
-        try:
-            encoded = dumps(public)
-            secret = None if sealed is None else dumps(sealed)
-        except TypeError as error:
-            raise malformed(kind) from error
+        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
+        body = encoded(kind, public)
+        sealed = None
+        if secret is not None:
+            sealed = encoded(kind, secret)
+            self.subjects.sealer(subject_of(draft))  # there is one, or it raises
         at = int(self._clock() * 1_000_000)
-        # only values that the garbage collector needn't follow, and one atomic step, so that no lock is needed
-        self._taken.append((at, kind, pseudonym, session, call, trace, span, ref, encoded, secret))
+        # one atomic step, so that no lock is needed; plain values, so that the garbage collector has nothing to follow
+        self._taken.append((at, kind, pseudonym, session, call, trace, span, ref, body, sealed))
 
     async def aappend(self, draft: Draft, /) -> None:
         self.append(draft)
@@ -85,7 +113,8 @@ class MemoryLedger:
         return self._read(row for row in self._rows_of(session_id) if row.session == session_id)
 
     def records(self) -> Iterator[Record]:
-        yield from self._read(tuple(self._rows))
+        unseal = self.subjects.reading()
+        return (read_record(row, unseal) for row in self._settled_rows())
 
     def is_live(self, writer: str, /) -> bool:
         if writer == self._chain.writer:
@@ -93,14 +122,30 @@ class MemoryLedger:
         return self._clock() < self._forked_from.get(writer, 0.0)
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
-        rows = {(row.writer, row.seq): row for row in tuple(self._rows)}
-        return broken_among(records, rows.get)
+        self._settle()
+        return broken_among(records, self._row_at)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
-        return verify_rows(tuple(self._rows), self.subjects.reading(), check)
+        return verify_rows(self._settled_rows(), self.subjects.reading(), check)
 
     def close(self) -> None:
         self._closed = True
+
+    def before_fork(self) -> bool:
+        """Chain what this process took under its own name, and keep the lock."""
+        self._settle()
+        return self._lock.acquire(timeout=_FORK_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        self._lock.release()
+
+    def after_fork_in_child(self, *, rested: bool) -> None:
+        """Go on as another writer; what the parent took at the last moment is the parent's."""
+        del rested
+        self._lock = threading.Lock()
+        self._taken.clear()
+        self._forked_from[self._chain.writer] = self._clock() + _LEASE_SECONDS
+        self._chain = Chain()
 
     def __enter__(self) -> Self:
         return self
@@ -114,31 +159,40 @@ class MemoryLedger:
     ) -> None:
         self.close()
 
-    def _rows_of(self, ref: str) -> list[Row]:
+    def _settle(self) -> None:
+        """Seal and chain what was taken."""
         with self._lock:
-            for place in range(self._placed, len(self._rows)):
-                for found in {found for found in self._rows[place].references if found is not None}:
-                    self._places.setdefault(found, []).append(place)
-            self._placed = len(self._rows)
-            return [self._rows[place] for place in self._places.get(ref, ())]
+            while self._taken:
+                at, kind, pseudonym, session, call, trace, span, ref, body, sealed = (
+                    self._taken.popleft()
+                )
+                public = orjson.loads(body)
+                secret = None if sealed is None else orjson.loads(sealed)
+                draft = Draft(kind, pseudonym, session, call, trace, span, ref, public, secret)
+                seal = None
+                if sealed is not None:
+                    seal = self.subjects.sealer(subject_of(draft)).seal
+                row = self._chain.next(draft, at, seal)
+                self._starts.setdefault(row.writer, len(self._rows))
+                for ref in {ref for ref in row.references if ref is not None}:
+                    self._places.setdefault(ref, []).append(len(self._rows))
+                self._rows.append(row)
+                self._chain.advance(row)
+
+    def _settled_rows(self) -> tuple[Row, ...]:
+        self._settle()
+        return tuple(self._rows)
+
+    def _rows_of(self, ref: str) -> list[Row]:
+        self._settle()
+        return [self._rows[place] for place in tuple(self._places.get(ref, ()))]
+
+    def _row_at(self, place: tuple[str, int]) -> Row | None:
+        writer, seq = place
+        start = self._starts.get(writer, len(self._rows))
+        rows = self._rows[start + seq - 1 : start + seq]
+        return rows[0] if rows and rows[0].writer == writer else None
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
         unseal = self.subjects.reading()
         return [read_record(row, unseal) for row in rows]
-
-    def _in_child(self) -> None:
-        self._lock = threading.Lock()
-        self._forked_from[self._chain.writer] = self._clock() + _LEASE_SECONDS
-        self._chain = Chain()
-        self._places, self._placed = {}, 0
-
-
-_ledgers: weakref.WeakSet[MemoryLedger] = weakref.WeakSet()
-
-
-def _in_child() -> None:
-    for ledger in list(_ledgers):
-        ledger._in_child()  # noqa: SLF001 - the hook of this very class
-
-
-os.register_at_fork(after_in_child=_in_child)

@@ -47,11 +47,13 @@ __all__ = [
     "Record",
     "Row",
     "alias_of",
+    "encoded",
     "link",
     "read_record",
     "rfc3339",
     "seal_context",
     "sealed_digest",
+    "subject_of",
     "without_round",
 ]
 
@@ -140,43 +142,36 @@ class Chain:
     def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
         """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.
 
-        `seal` seals for the draft's subject; it is None where nothing is sealed.
+        `seal` seals for the draft's subject; it is None where nothing is to be sealed.
 
         Raises:
-            LedgerError: the draft has no canonical form, or a sealed part and no subject to seal it for.
+            LedgerError: the draft has no canonical form.
         """
         kind, pseudonym, session, call, trace, span, ref, public, secret = draft
         seq = self.seq + 1
         sealed: bytes | None = None
         digest: str | None = None
-        try:
-            if secret is not None:
-                if seal is None or pseudonym is None:
-                    raise LedgerError("record_malformed", f"a {kind} record seals for no subject")
-                context = seal_context(pseudonym, self.writer, seq)
-                sealed = seal(orjson.dumps(secret), context)
-                digest = sealed_digest(sealed)
-            body = orjson.dumps(
-                {
-                    "at": at,
-                    "call": call,
-                    "kind": kind,
-                    "pseudonym": pseudonym,
-                    "public": public,
-                    "ref": ref,
-                    "sealed": digest,
-                    "seq": seq,
-                    "session": session,
-                    "span": span,
-                    "trace": trace,
-                    "writer": self.writer,
-                },
-                option=_CANONICAL,
-            )
-        except TypeError as error:
-            raise LedgerError(
-                "record_malformed", f"a {kind} record can't be written as JSON"
-            ) from error
+        if secret is not None and seal is not None:
+            context = seal_context(subject_of(draft), self.writer, seq)
+            sealed = seal(encoded(kind, secret), context)
+            digest = sealed_digest(sealed)
+        body = encoded(
+            kind,
+            {
+                "at": at,
+                "call": call,
+                "kind": kind,
+                "pseudonym": pseudonym,
+                "public": public,
+                "ref": ref,
+                "sealed": digest,
+                "seq": seq,
+                "session": session,
+                "span": span,
+                "trace": trace,
+                "writer": self.writer,
+            },
+        )
         alias = alias_of(kind, public)
         own = link(self.head, body)
         return Row(
@@ -186,6 +181,31 @@ class Chain:
     def advance(self, row: Row) -> None:
         """Take a committed entry as the new end."""
         self.seq, self.head = row.seq, row.hash
+
+
+def encoded(kind: str, members: Mapping[str, JSON]) -> bytes:
+    """The canonical form of what a record of this kind holds.
+
+    Raises:
+        LedgerError: it isn't JSON, or has an integer that RFC 8785 can't hold.
+    """
+    try:
+        return orjson.dumps(members, option=_CANONICAL)
+    except TypeError as error:
+        raise LedgerError(
+            "record_malformed", f"a {kind} record can't be written as JSON"
+        ) from error
+
+
+def subject_of(draft: Draft) -> str:
+    """The pseudonym of whom a draft's sealed part is about.
+
+    Raises:
+        LedgerError: it names nobody.
+    """
+    if draft.pseudonym is None:
+        raise LedgerError("record_malformed", f"a {draft.kind} record seals for no subject")
+    return draft.pseudonym
 
 
 def link(previous: bytes, body: bytes) -> bytes:

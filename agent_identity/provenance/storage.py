@@ -19,10 +19,10 @@ import sqlite3
 import stat
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.provenance.forks import hold_still
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -204,7 +204,7 @@ class Database:
         self.current: sqlite3.Connection | None = None
         self._closed = False
         self._crossed_fork = False
-        _databases.add(self)
+        hold_still(self)
 
     def connection(self) -> sqlite3.Connection:
         """The connection, for whoever holds the lock.
@@ -262,46 +262,23 @@ class Database:
             self.current = None
 
     def before_fork(self) -> bool:
-        """Close and hold still; False when whoever holds the lock didn't let go in time."""
+        """Close, and keep the lock; False when whoever holds it doesn't let go in time."""
         if not self.lock.acquire(timeout=BUSY_SECONDS):
             return False
         self.drop()
         return True
 
-    def in_child(self, *, prepared: bool) -> None:
-        """Start over with a lock that nobody holds; a connection that came along is kept from being closed."""
+    def after_fork_in_parent(self) -> None:
+        """Let others go on; the next use opens another connection."""
+        self.lock.release()
+
+    def after_fork_in_child(self, *, rested: bool) -> None:
+        """Start over with a free lock; a connection that came along is neither used nor closed."""
         self.lock = threading.Lock()
-        if not prepared:
+        if not rested:
             _inherited.append(self.current)
             self.current = None
             self._crossed_fork = True
 
 
-_databases: weakref.WeakSet[Database] = weakref.WeakSet()
-_forking = threading.Lock()
-_prepared: list[tuple[Database, bool]] = []
 _inherited: list[sqlite3.Connection | None] = []
-
-
-def _before_fork() -> None:
-    _forking.acquire()  # noqa: SIM115, RUF100 - released after the fork, in another function
-    _prepared.extend((database, database.before_fork()) for database in list(_databases))
-
-
-def _in_parent() -> None:
-    for database, prepared in _prepared:
-        if prepared:
-            database.lock.release()
-    _prepared.clear()
-    _forking.release()
-
-
-def _in_child() -> None:
-    global _forking  # noqa: PLW0603 - the parent's is held by a thread that doesn't exist here
-    _forking = threading.Lock()
-    for database, prepared in _prepared:
-        database.in_child(prepared=prepared)
-    _prepared.clear()
-
-
-os.register_at_fork(before=_before_fork, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -132,9 +132,10 @@ class Subjects:
 
     def erase(self, pseudonym: str) -> bool:
         """Delete a subject's key and name for good; False when there was none."""
+        found = self._shelf.remove(pseudonym)
         self._keys.pop(pseudonym, None)
         self._sealers.pop(pseudonym, None)
-        return self._shelf.remove(pseudonym)
+        return found
 
     def close(self) -> None:
         """Forget the keys, and close the shelf."""
@@ -184,9 +185,10 @@ def _keep(cache: dict[str, _V], pseudonym: str, value: _V, size: int) -> None:
 
 
 class MemoryShelf:
-    """Subjects of this process, gone with it."""
+    """Subjects of this process, gone with it. `before_removal` is called while a subject's key is still there."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, before_removal: Callable[[], None] | None = None) -> None:
+        self._before_removal = before_removal
         self._by_lookup: dict[bytes, Subject] = {}
         self._by_pseudonym: dict[str, Subject] = {}
 
@@ -204,6 +206,8 @@ class MemoryShelf:
         return kept
 
     def remove(self, pseudonym: str, /) -> bool:
+        if self._before_removal is not None:
+            self._before_removal()
         subject = self._by_pseudonym.pop(pseudonym, None)
         return subject is not None and self._by_lookup.pop(subject.lookup, None) is not None
 

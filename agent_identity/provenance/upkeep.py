@@ -24,38 +24,43 @@ class Upkeep:
     def __init__(self, work: weakref.WeakMethod[Callable[[], None]], *, every: float) -> None:
         self._work = work
         self._every = every
-        self._due = threading.Event()
         self._thread: threading.Thread | None = None
-        self._stopped = False
+        self._due = threading.Event()
+        self._stopped = threading.Event()
 
     def wake(self) -> None:
         """Have the work done soon."""
         thread = self._thread
         if thread is not None and thread.is_alive():
             self._due.set()
-        elif not self._stopped:
-            self._due = threading.Event()  # a lock that came through a fork may be held by nobody
-            self._thread = threading.Thread(
-                target=_run, args=(self._work, self._due, self._every), name="ledger", daemon=True
-            )
+        elif not self._stopped.is_set():
+            self._due = (
+                threading.Event()
+            )  # the old one may have come through a fork with its lock held
+            args = (self._work, self._due, self._stopped, self._every)
+            self._thread = threading.Thread(target=_run, args=args, name="ledger", daemon=True)
             self._thread.start()
 
     def stop(self) -> None:
         """End the thread, once it has finished what it does at this moment."""
-        self._stopped = True
+        self._stopped.set()
         thread = self._thread
-        if thread is not None and thread.is_alive() and thread is not threading.current_thread():
-            self._every = 0.0
+        if thread is not None and thread.is_alive():
             self._due.set()
             thread.join(_STOP_SECONDS)
 
 
-def _run(work: weakref.WeakMethod[Callable[[], None]], due: threading.Event, every: float) -> None:
+def _run(
+    work: weakref.WeakMethod[Callable[[], None]],
+    due: threading.Event,
+    stopped: threading.Event,
+    every: float,
+) -> None:
     while True:
         due.wait(every)
         due.clear()
         step = work()
-        if step is None:
+        if step is None or stopped.is_set():
             return
         step()
-        del step
+        del step  # or it would keep the owner alive while this waits

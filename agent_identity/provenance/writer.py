@@ -79,7 +79,15 @@ class Writer:
         self._clock = clock
         self._due = due
         self._failed = f"{path} can't be written"
-        self._forget()
+        self._process = 0
+        self._chain = Chain()
+        self._number: int | None = None
+        self._born_after = 0
+        self._sure = False
+        self._waiting: deque[_Waiting] = deque()
+        with self._database.held(self._failed) as connection:
+            self._connection = connection
+            self._execute = connection.execute
 
     def append(self, draft: Draft, seal: Seal | None) -> None:
         """Commit a draft, waiting for whoever else writes.
@@ -175,12 +183,9 @@ class Writer:
         """Start as a writer that nobody has heard of: in a new process, and in a forked child."""
         self._process = os.getpid()
         self._chain = Chain()
-        self._number: int | None = None
+        self._number = None
         self._sure = False
-        self._born_after = 0
-        self._waiting: deque[_Waiting] = deque()
-        self._connection: sqlite3.Connection | None = None
-        self._execute: Callable[..., sqlite3.Cursor]
+        self._waiting = deque()
 
     def _register(self, connection: sqlite3.Connection) -> None:
         begin(connection)
@@ -202,14 +207,18 @@ class Writer:
     def _commit(self, draft: Draft, seal: Seal | None, *, patient: bool) -> bool:
         """Commit one draft, for whoever holds the lock; False when that would have to wait and isn't `patient`."""
         try:
-            if not self._is_ready():
+            if not (self._sure and self._connection is self._database.current):
                 self._prepare(self._database.connection())
             row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
             execute = self._execute
             self._sure = False
-            if not self._begin(patient=patient):
-                self._sure = True
-                return False
+            try:
+                execute("BEGIN IMMEDIATE")
+            except sqlite3.OperationalError as error:
+                if is_busy(error) and not patient:
+                    self._sure = True
+                    return False
+                self._wait(error)
             execute(_INSERT, (self._number, *row[1:]))
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -228,51 +237,47 @@ class Writer:
             waiting = self._waiting.popleft()
             if waiting is not own:
                 batch.append(waiting)
+        failure: LedgerError | None = None
         try:
             if not self._is_ready():
                 self._prepare(self._database.connection())
             self._sure = False
-            self._begin(patient=True)
+            begin(self._connection)
             for waiting in batch:
-                try:
-                    row = self._chain.next(
-                        waiting.draft, int(self._clock() * 1_000_000), waiting.seal
-                    )
-                except LedgerError as error:
-                    waiting.error = error
-                else:
-                    self._execute(_INSERT, (self._number, *row[1:]))
-                    self._chain.advance(row)
+                self._insert(waiting)
             self._execute("COMMIT")
             self._sure = True
             self.healthy = True
         except sqlite3.Error as error:
-            for waiting in batch:
-                waiting.error = self._abandon(error)
+            failure = self._abandon(error)
         except LedgerError as error:
-            for waiting in batch:
-                waiting.error = error
-        finally:
-            for waiting in batch:
-                waiting.done = True
+            failure = error
+        for waiting in batch:
+            waiting.error = failure or waiting.error
+            waiting.done = True
         self._due()
 
-    def _begin(self, *, patient: bool) -> bool:
+    def _insert(self, waiting: _Waiting) -> None:
+        """Write one of several; what can't be written as JSON fails alone."""
         try:
-            self._execute("BEGIN IMMEDIATE")
-        except sqlite3.OperationalError as error:
-            if not is_busy(error):
-                raise
-            if not patient:
-                return False
-            begin(self._database.connection())
-        return True
+            row = self._chain.next(waiting.draft, int(self._clock() * 1_000_000), waiting.seal)
+        except LedgerError as error:
+            waiting.error = error
+            return
+        self._execute(_INSERT, (self._number, *row[1:]))
+        self._chain.advance(row)
+
+    def _wait(self, error: sqlite3.OperationalError) -> None:
+        """Begin after all, once whoever holds the file lets go."""
+        if not is_busy(error):
+            raise error
+        begin(self._connection)
 
     def _abandon(self, error: sqlite3.Error) -> LedgerError:
         """Undo a commit that failed; a connection that can't even do that is given up."""
         self.healthy = False
         try:
-            if self._connection is not None and self._connection.in_transaction:
+            if self._connection.in_transaction:
                 self._connection.execute("ROLLBACK")
         except sqlite3.Error:
             self._database.drop()

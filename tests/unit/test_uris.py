@@ -106,6 +106,8 @@ def test_E16_what_a_server_may_read_otherwise_is_not_covered(rest: str) -> None:
         "https://a.example/apí",
         "https://\u0430.example/api",
         "https://a%2eexample/api",
+        "http\u017f://a.example/api",
+        "https://a.e\u212aample/api",
         "https://a.example:80:443/api",
         "https://a.example:x/api",
         "https:///api",

@@ -6,9 +6,7 @@ from __future__ import annotations
 import hashlib
 import json
 from base64 import urlsafe_b64encode
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import urlencode
 from uuid import uuid4
 
@@ -18,6 +16,10 @@ import pytest
 from agent_identity.authority import Authority, ClientRecord, Terms
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.keys import SigningKey
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 EXCHANGE = "urn:ietf:params:oauth:grant-type:token-exchange"
 JWT = "urn:ietf:params:oauth:token-type:jwt"
@@ -295,11 +297,16 @@ def clock() -> Clock:
 
 
 @pytest.fixture
-def make_rig(clock: Clock) -> Callable[..., Rig]:
-    def make(state_dir: Path | None = None, **options: Any) -> Rig:
-        return Rig(Authority(state_dir, clock=clock, **options), clock)
+def make_rig(clock: Clock) -> Iterator[Callable[..., Rig]]:
+    made: list[Rig] = []
 
-    return make
+    def make(state_dir: Path | None = None, **options: Any) -> Rig:
+        made.append(Rig(Authority(state_dir, clock=clock, **options), clock))
+        return made[-1]
+
+    yield make
+    for rig in made:
+        rig.authority.close()
 
 
 @pytest.fixture

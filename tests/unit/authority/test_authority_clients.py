@@ -111,9 +111,7 @@ def test_metadata_that_we_cannot_keep_is_refused(rig, change) -> None:
 def test_a_registration_that_is_no_strict_json_is_refused(rig, data) -> None:
     token = rig.authority.registration_token().reveal()
     headers = {"Content-Type": "application/json", "Authorization": f"Bearer {token}"}
-    response = rig.authority.handle(
-        HttpRequest("POST", f"{rig.issuer}/register", headers, data)
-    )
+    response = rig.authority.handle(HttpRequest("POST", f"{rig.issuer}/register", headers, data))
     assert rig.refusal(response)[:2] == (400, "invalid_client_metadata")
 
 
@@ -256,7 +254,7 @@ def test_E15_no_proof_or_a_shared_secret_is_no_authentication(rig, bot, form, he
 
 
 def test_a_weak_key_registers_but_proves_nobody(rig) -> None:
-    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    weak = rsa.generate_private_key(public_exponent=65537, key_size=1024)  # noqa: S505 - the point
     numbers = weak.public_key().public_numbers()
 
     def b64(number: int) -> str:

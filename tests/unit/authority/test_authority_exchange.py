@@ -23,7 +23,9 @@ JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 def test_a_subject_token_becomes_hop_0_for_the_key_that_proves_itself(rig, bot) -> None:
     key = SigningKey.generate()
-    response = bot.grant(key=key, resource=[BILLING, MAIL], scope="invoices:read mail:read", task="t-1")
+    response = bot.grant(
+        key=key, resource=[BILLING, MAIL], scope="invoices:read mail:read", task="t-1"
+    )
     assert response.status == 200
     assert response.headers["cache-control"] == "no-store"
     answer = rig.body(response)
@@ -351,9 +353,7 @@ def test_a_chain_is_not_flattened_into_a_new_hop_0(rig, bot) -> None:
 
 def test_a_bound_access_token_needs_its_own_key(rig, bot) -> None:
     token = own_token(rig, bot, resource=rig.issuer, scope="invoices:read")
-    response = bot.grant(
-        key=SigningKey.generate(), subject=token, subject_token_type=ACCESS_TOKEN
-    )
+    response = bot.grant(key=SigningKey.generate(), subject=token, subject_token_type=ACCESS_TOKEN)
     assert rig.refusal(response) == (400, "invalid_grant", "key_mismatch")
 
 
@@ -456,7 +456,9 @@ def test_a_purpose_of_two_hundred_characters_in_any_script_is_taken(rig, bot) ->
 # --- revocation ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("reference", ["user:alice", "ses_1", BOT, "*", "client", "subject", "grant"])
+@pytest.mark.parametrize(
+    "reference", ["user:alice", "ses_1", BOT, "*", "client", "subject", "grant"]
+)
 def test_B15_what_was_revoked_gets_no_token(rig, bot, reference) -> None:
     subject, root = bot.subject(jti="sub_1"), bot.root()
     jti = jwt.decode(root, options={"verify_signature": False})["jti"]

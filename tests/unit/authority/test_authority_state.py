@@ -111,7 +111,7 @@ def test_threads_that_start_together_are_one_authority(tmp_path) -> None:
     for round_ in range(5):
         folder = tmp_path / str(round_)
         with ThreadPoolExecutor(8) as pool:
-            found = list(pool.map(lambda _: Authority(folder), range(8)))
+            found = list(pool.map(Authority, [folder] * 8))
         assert len({(one.issuer, *kids(one)) for one in found}) == 1
         for one in found:
             one.close()
@@ -228,7 +228,9 @@ def test_a_store_that_is_away_is_a_refusal(make_rig, tmp_path) -> None:
     assert response.headers["retry-after"] == "5"
 
 
-def test_a_locked_store_is_a_refusal_and_nothing_is_registered(make_rig, tmp_path, monkeypatch) -> None:
+def test_a_locked_store_is_a_refusal_and_nothing_is_registered(
+    make_rig, tmp_path, monkeypatch
+) -> None:
     monkeypatch.setattr("agent_identity.authority.store._BUSY_SECONDS", 0.05)
     rig = make_rig(tmp_path)
     other = sqlite3.connect(tmp_path / "authority.db", isolation_level=None)
@@ -334,8 +336,8 @@ def test_an_issuer_that_could_be_written_two_ways_is_a_configuration_error(issue
         Authority(issuer=issuer)
 
 
-def test_an_unserved_authority_has_a_name_of_its_own() -> None:
-    first, second = Authority(), Authority()
+def test_an_unserved_authority_has_a_name_of_its_own(make_rig) -> None:
+    first, second = make_rig(), make_rig()
     assert first.issuer != second.issuer
     host = first.issuer.removeprefix("https://").removesuffix(".agent-identity.invalid")
     assert len(bytes.fromhex(host)) == 8

@@ -1,0 +1,49 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an integration builds on: a framework's tool becomes a `Tool` and its function a wrapped one; nothing is decided there.
+
+An `if` about identity inside an integration is a line that belongs into the library.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from agent_identity.current import CURRENT, Current, current_session
+from agent_identity.decorators import tool_of, wrap
+from agent_identity.pipeline import Call, Tool
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent_identity.errors import AgentIdentityError
+    from agent_identity.session import Session
+
+__all__ = ["Call", "Tool", "refusal_text", "tool_of", "wrap", "within"]
+
+
+@contextlib.contextmanager
+def within(session: Session | None, *, tool_call_id: str | None = None) -> Iterator[Session]:
+    """Run the block under a session that the framework carried here, or under the current one where it carried none.
+
+    `tool_call_id` is the model's id of the tool call that is made in the block; `who_triggered` finds it.
+
+    Raises:
+        NoSessionError: neither is there.
+    """
+    found = session or current_session()
+    current = CURRENT.get()
+    running = None
+    if current is not None and current.session() is found:
+        running = current.call
+    token = CURRENT.set(Current(found.reference, running, tool_call_id))
+    try:
+        yield found
+    finally:
+        CURRENT.reset(token)
+
+
+def refusal_text(error: AgentIdentityError) -> str:
+    """What a model is told of a refusal: the code and the way out. No argument, and no word of the policy's."""
+    help_text = f" {error.remedy}" if error.remedy else ""
+    return f"The call was refused and did not run ({error.code}).{help_text}"

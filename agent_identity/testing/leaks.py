@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Looks for secrets where none may be: in texts, objects, exceptions with their frames, spans and log records.
+
+A secret is searched as it is and as it could be spelled: base64 at all three offsets, base64url, percent-encoded, hex,
+escaped as JSON, and each part of a signed token.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import traceback
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Final
+from urllib.parse import quote, quote_plus
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["assert_no_leak", "traces_of"]
+
+_SHORTEST: Final = 8
+
+
+def assert_no_leak(secrets: Iterable[str], *places: object) -> None:
+    """Fail when a secret, in any spelling, shows in a place: a text, bytes, an exception, or any object's readable forms.
+
+    Raises:
+        AssertionError: one does; the message says where, and not what.
+    """
+    spellings = [spelling for secret in secrets for spelling in _spellings(secret)]
+    for number, place in enumerate(places):
+        for kind, text in traces_of(place):
+            if any(spelling in text for spelling in spellings):
+                raise AssertionError(
+                    f"a secret shows in the {kind} of place {number} ({type(place).__name__})"
+                )
+
+
+def traces_of(place: object) -> Iterator[tuple[str, str]]:
+    """Every text that a place can turn into, with the name of the way."""
+    if isinstance(place, str):
+        yield "text", place
+    elif isinstance(place, bytes):
+        yield "bytes", place.decode("utf-8", "replace")
+    elif isinstance(place, BaseException):
+        yield from _of_exception(place, set())
+    else:
+        yield from _of_object(place)
+
+
+def _of_object(place: object) -> Iterator[tuple[str, str]]:
+    yield "repr", repr(place)
+    yield "str", str(place)
+    yield "format", f"{place}"
+    if hasattr(place, "__dict__"):
+        yield "vars", repr(vars(place))
+    for name in getattr(type(place), "__slots__", ()):
+        if isinstance(name, str) and hasattr(place, name):
+            yield f"slot {name}", repr(getattr(place, name))
+
+
+def _of_exception(error: BaseException, seen: set[int]) -> Iterator[tuple[str, str]]:
+    """An exception as a crash reporter sees it: text, args, notes, and the locals of every frame, of its causes too."""
+    if id(error) in seen:
+        return
+    seen.add(id(error))
+    yield "error", "".join(traceback.format_exception(error))
+    yield "args", repr(error.args)
+    yield "error vars", repr(vars(error))
+    yield from _of_frames(error.__traceback__)
+    for inner in (error.__cause__, error.__context__):
+        if inner is not None:
+            yield from _of_exception(inner, seen)
+    if isinstance(error, BaseExceptionGroup):
+        for inner in error.exceptions:  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
+            yield from _of_exception(inner, seen)  # pyright: ignore[reportUnknownArgumentType]
+
+
+def _of_frames(frames: TracebackType | None) -> Iterator[tuple[str, str]]:
+    while frames is not None:
+        place = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
+        if "agent_identity" in place:  # a tool's own frames are its own affair
+            for name, value in frames.tb_frame.f_locals.items():
+                yield f"local {name} at {place}", _readable(value)
+        frames = frames.tb_next
+
+
+def _readable(value: object) -> str:
+    try:
+        return repr(value)
+    except Exception:  # noqa: BLE001 - a half-made object has no readable form, so it shows nothing
+        return ""
+
+
+def _spellings(secret: str) -> Iterator[str]:
+    parts = [secret, *(part for part in secret.split(".") if secret.count(".") == 2)]  # noqa: PLR2004 - a JWS has three
+    for part in parts:
+        if len(part) < _SHORTEST:
+            continue
+        data = part.encode()
+        yield part
+        yield json.dumps(part)[1:-1]
+        yield quote(part, safe="")
+        yield quote_plus(part)
+        yield data.hex()
+        for offset in range(3):
+            # What a text of this length looks like inside a longer one, whatever comes before and after it.
+            padded = base64.b64encode(b"\0" * offset + data).decode()
+            middle = padded[4 if offset else 0 :].rstrip("=")[:-1]
+            if len(middle) >= _SHORTEST:
+                yield middle
+                yield middle.replace("+", "-").replace("/", "_")

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fixtures for tests of agents: an identity with an authority of its own, its ledger, and the spans that it makes."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from agent_identity.authority import Authority
+    from agent_identity.identity import AgentIdentity
+    from agent_identity.provenance.ledger import Ledger
+
+__all__ = ["identity", "issuer", "ledger", "spans"]
+
+
+@pytest.fixture
+def issuer() -> Iterator[Authority]:
+    """An authorization server in this process, with nothing on disk."""
+    from agent_identity.authority import Authority  # noqa: PLC0415 - a plugin loads nothing that a test doesn't use
+
+    authority = Authority()
+    yield authority
+    authority.close()
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Iterator[Ledger]:
+    """A ledger in memory."""
+    from agent_identity.provenance.ledger import open_ledger  # noqa: PLC0415 - see `issuer`
+
+    with open_ledger("memory:", state_dir=tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture
+def identity(issuer: Authority, ledger: Ledger) -> Iterator[AgentIdentity]:
+    """An agent named `test-agent` whose calls go the whole way: real grants, tokens, assertions and records."""
+    from agent_identity.identity import AgentIdentity  # noqa: PLC0415 - see `issuer`
+
+    with AgentIdentity("test-agent", authority=issuer, ledger=ledger) as made:
+        yield made
+
+
+@pytest.fixture
+def spans() -> Iterator[Any]:
+    """The spans finished so far, as a list that grows; needs the OpenTelemetry SDK, and sets its provider for the process."""
+    exporting = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
+    from opentelemetry import trace  # noqa: PLC0415 - see `issuer`
+    from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - see `issuer`
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor  # noqa: PLC0415 - see `issuer`
+
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = exporting.InMemorySpanExporter()
+    processor = SimpleSpanProcessor(exporter)
+    provider.add_span_processor(processor)
+    yield exporter.get_finished_spans
+    exporter.shutdown()

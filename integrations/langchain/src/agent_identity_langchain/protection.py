@@ -1,0 +1,103 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A LangChain tool whose function is guarded: what is digested is what the function receives, after LangChain's own coercion."""
+
+from __future__ import annotations
+
+import inspect
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from agent_identity.adapters import Tool, tool_of, wrap
+from agent_identity.errors import ConfigurationError
+from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.tools import Tool as SingleInputTool
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+__all__ = ["guarded", "is_protected", "protect"]
+
+T = TypeVar("T", bound=BaseTool)
+
+
+def protect(
+    tool: T,
+    *,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> T:
+    """A copy of a tool that runs only under a session, each call permitted, credentialed, asserted and recorded.
+
+    The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
+    credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,
+    configuration) is no argument of the call and is passed through.
+
+    Raises:
+        ConfigurationError: it is protected already.
+    """
+    if is_protected(tool):
+        raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
+    described = Tool(
+        tool.name,
+        resource=resource,
+        scopes=scopes,
+        labels=labels,
+        opaque={*opaque, *_injected(tool)},
+        pauses=_pauses(),
+    )
+    return guarded(tool, lambda function: wrap(function, described))
+
+
+def is_protected(tool: BaseTool) -> bool:
+    """Whether its function is guarded, by `protect` or by `agent_identity.tool`."""
+    return any(tool_of(function) is not None for function in _functions(tool).values())
+
+
+def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
+    """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
+    functions = {name: around(function) for name, function in _functions(tool).items()}
+    if isinstance(tool, StructuredTool | SingleInputTool):
+        return tool.model_copy(update=functions)
+    # A tool with code of its own: a class below its own one, with the same fields.
+    kind = type(f"Guarded{type(tool).__name__}", (type(tool),), {"__module__": __name__, **functions})
+    copy = tool.model_copy()
+    object.__setattr__(copy, "__class__", kind)
+    return copy
+
+
+def _functions(tool: BaseTool) -> dict[str, Callable[..., Any]]:
+    """What runs when the tool is called, by the name under which LangChain looks for it."""
+    if isinstance(tool, StructuredTool | SingleInputTool):
+        found = {"func": tool.func, "coroutine": tool.coroutine}
+        return {name: function for name, function in found.items() if function is not None}
+    kind = type(tool)
+    own = {"_run": kind._run}  # noqa: SLF001 - these two are what a BaseTool's author writes
+    if kind._arun is not BaseTool._arun:  # noqa: SLF001 - the inherited one calls `_run` in an executor
+        own["_arun"] = kind._arun  # noqa: SLF001
+    return own
+
+
+def _injected(tool: BaseTool) -> set[str]:
+    """Parameters that the framework fills in and the model doesn't see; they have no canonical form."""
+    seen = set(tool.tool_call_schema.model_fields) if _has_fields(tool) else set(tool.args)
+    names: set[str] = set()
+    for function in _functions(tool).values():
+        for name, parameter in inspect.signature(function).parameters.items():
+            plain = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
+            if plain and name not in seen:
+                names.add(name)
+    return names
+
+
+def _has_fields(tool: BaseTool) -> bool:
+    return hasattr(tool.tool_call_schema, "model_fields")
+
+
+def _pauses() -> tuple[type[BaseException], ...]:
+    """How LangGraph stops a tool to ask somebody; absent where LangGraph isn't installed."""
+    try:
+        from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - langchain brings it, langchain-core doesn't
+    except ModuleNotFoundError:
+        return ()
+    return (GraphBubbleUp,)

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which cases of the adversarial catalogue this release claims, held against the tests that exist."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+CLAIMED = (
+    *("A01", "A02", "A03", "A04", "A05", "A06", "A07", "A10", "A11", "A12", "A14"),
+    *("C01", "C02", "C03", "C04", "C05", "C06", "C10", "C11", "C18"),
+    *("D02", "D04", "D08"),
+    *("F01", "F02", "F03"),
+    *("H01", "H02", "H03", "H04", "H05", "H07"),
+)
+TESTS = Path(__file__).parents[1]
+
+
+def cases_with_a_test() -> set[str]:
+    """The ids in the names of test functions: `A06` of `test_A06_duplicate_claim_is_refused`."""
+    return {
+        node.name.split("_")[1]
+        for path in TESTS.rglob("test_*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.name.startswith("test_")
+    }
+
+
+def test_every_claimed_case_has_a_test_of_its_number():
+    assert sorted(set(CLAIMED) - cases_with_a_test()) == []
