@@ -14,16 +14,16 @@ from agent_identity.decorators import tool_of, wrap
 from agent_identity.pipeline import Call, Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator
 
     from agent_identity.errors import AgentIdentityError
     from agent_identity.session import Session
 
-__all__ = ["Call", "Tool", "refusal_text", "tool_of", "wrap", "within"]
+__all__ = ["Call", "Tool", "refusal_text", "tool_of", "within", "wrap"]
 
 
 @contextlib.contextmanager
-def within(session: Session | None, *, tool_call_id: str | None = None) -> Iterator[Session]:
+def within(session: Session | None, *, tool_call_id: str | None = None) -> Generator[Session]:
     """Run the block under a session that the framework carried here, or under the current one where it carried none.
 
     `tool_call_id` is the model's id of the tool call that is made in the block; `who_triggered` finds it.

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from agent_identity.current import CURRENT, current_session
@@ -19,7 +18,8 @@ from agent_identity.signature import Binder
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
-    pass
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+
 
 __all__ = ["tool", "tool_of", "wrap"]
 
@@ -51,8 +51,12 @@ def tool(
     wanted = None if scopes is None else scope_set(scopes)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if isinstance(function, classmethod | staticmethod):
-            return type(function)(decorate(function.__func__))
+        if not inspect.isfunction(function) and not inspect.ismethod(function):
+            raise ConfigurationError(
+                "tool_malformed",
+                "a tool is a function or a method",
+                remedy="write @classmethod or @staticmethod above @tool, not below it",
+            )
         described = Tool(
             name or function.__name__,
             resource=resource,
@@ -136,7 +140,8 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
 
 def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """`yield from body`, with the call current only while the body runs, and refused once its session has ended."""
-    send, value = body.send, None
+    send: Callable[[Any], Any] = body.send
+    value: Any = None
     while True:
         call.resume()
         try:

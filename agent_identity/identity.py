@@ -344,7 +344,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:
+def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names
     """A session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded one.
 
     Raises:

@@ -15,7 +15,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.values import b64url
+from agent_identity.values import b64url, b64url_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,8 +101,11 @@ class SigningKey:
 
     def compact(self, header: str, payload: bytes) -> str:
         """A compact JWS over `payload`; `header` is an encoded one from `jws_header`."""
-        signing_input = f"{header}.{b64url(payload)}"
-        return f"{signing_input}.{b64url(self._sign(signing_input.encode('ascii')))}"
+        return self.complete(f"{header}.{b64url(payload)}".encode("ascii"))
+
+    def complete(self, signing_input: bytes) -> str:
+        """The compact JWS whose first two parts are `signing_input`, for callers that keep part of them encoded."""
+        return (signing_input + b"." + b64url_bytes(self._sign(signing_input))).decode("ascii")
 
     def __repr__(self) -> str:
         return f"<SigningKey {self.alg} {self.thumbprint}>"

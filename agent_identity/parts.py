@@ -46,7 +46,8 @@ class Gate:
 class Parts:
     """The parts of one identity.
 
-    `policy_now` is the policy as a plain function, None where it has to be asked of somebody; `resources` maps a resource to the most scopes that may be asked for there."""
+    `policy_now` is the policy as a plain function, None where it has to be asked of somebody; `resources` maps a resource to the most scopes that may be asked for there.
+    """
 
     agent: Agent
     issuer: Issuer

@@ -69,7 +69,16 @@ class Tool:
     `pauses` are a framework's exceptions by which a body stops to go on later; they are no failure.
     """
 
-    __slots__ = ("pauses", "labels", "labels_json", "name", "name_json", "opaque", "resource", "scopes")
+    __slots__ = (
+        "labels",
+        "labels_json",
+        "name",
+        "name_json",
+        "opaque",
+        "pauses",
+        "resource",
+        "scopes",
+    )
 
     def __init__(
         self,
@@ -82,13 +91,13 @@ class Tool:
         pauses: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.name = name
-        self.name_json = orjson.dumps(name)
+        self.name_json = orjson.dumps(name).decode()
         self.resource = LOCAL if resource is None else resource
         self.scopes = None if scopes is None else frozenset(scopes)
         self.labels = frozenset(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque = frozenset(opaque)
-        self.pauses = (*_CANCELLATIONS, *pauses)
+        self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
 
 
 class Call:

@@ -216,7 +216,7 @@ def _exchange(
                 "scope": [*sorted(issued.scopes)],
                 "token_type": issued.token_type,
                 "expires_at": int(issued.expires_at),
-                "bound": issued.token_type == "DPoP",
+                "bound": issued.token_type == "DPoP",  # noqa: S105 - a type
             },
             None,
         )

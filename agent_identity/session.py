@@ -18,7 +18,6 @@ from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.current import CURRENT, Current
-from agent_identity.delegation.limits import Limits
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from agent_identity.delegation.limits import Limits
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.parts import Parts
@@ -92,7 +92,7 @@ class Session:
         self.chain: tuple[str, ...] = (agent.uri, *(parent.chain if parent else ()))
         self.history: History = History() if parent is None else parent.history
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
-        self.reference = weakref.ref(self)
+        self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self._state = "new"
         self._ends_monotonic = 0.0

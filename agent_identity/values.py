@@ -25,6 +25,7 @@ __all__ = [
     "Secret",
     "agent_uri",
     "b64url",
+    "b64url_bytes",
     "new_id",
     "scope_set",
     "scrub",
@@ -180,7 +181,12 @@ def scrub(text: str) -> str:
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515 §2)."""
-    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=\n").decode("ascii")
+    return b64url_bytes(data).decode("ascii")
+
+
+def b64url_bytes(data: bytes) -> bytes:
+    """`b64url` for callers that go on with bytes."""
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=")
 
 
 def unb64url(text: str) -> bytes:

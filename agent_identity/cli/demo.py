@@ -54,14 +54,16 @@ class Books:
             answer = httpx.get(
                 f"{billing}/invoices", params={"customer": customer}, auth=current_credential()
             )
-            return answer.raise_for_status().json()
+            found: list[dict[str, Any]] = answer.raise_for_status().json()
+            return found
 
         @tool(resource=billing, scopes=["journal:write"], labels={"writes:finance"})
         async def book_total(customer: str, total: str) -> dict[str, Any]:
             async with httpx.AsyncClient(auth=current_credential()) as client:
                 entry = {"customer": customer, "total": total}
                 answer = await client.post(f"{billing}/journal", json=entry)
-            return answer.raise_for_status().json()
+            booked: dict[str, Any] = answer.raise_for_status().json()
+            return booked
 
         @tool(resource=billing, scopes=["payments:write"], labels={"moves:money"})
         def pay_invoice(number: str) -> None:
@@ -162,9 +164,9 @@ def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: P
         )
     story.say("\n[bold]Who triggered this?[/bold]")
     story.say(escape(str(trace)))
-    denied = [call for call in trace.calls if call["decision"] == "deny"]
-    for call in denied[:1]:
-        story.say(f"\nOne call alone: [bold]agent-identity why {call['call_id']}[/bold]")
+    denied = [entry for entry in trace.calls if entry["decision"] == "deny"]
+    for entry in denied[:1]:
+        story.say(f"\nOne call alone: [bold]agent-identity why {entry['call_id']}[/bold]")
     where = "every link of the ledger holds" if sound else "the ledger is unsound"
     story.say(f"{where}; it lies in {escape(str(directory))}")
     return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the story's own figures

@@ -12,7 +12,7 @@ from agent_identity.authority import Authority
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     import uvicorn
@@ -39,7 +39,7 @@ def listening(port: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def serving(app: Callable[..., Any], server: socket.socket) -> Iterator[None]:
+def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
     """Serve an ASGI app in a thread for as long as the block lasts."""
     runner = _runner(app)
     # The socket listens already, so a client that comes before the server is up waits in its queue.

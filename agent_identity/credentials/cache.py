@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Expiring
 
-__all__ = ["CacheKey", "Cache", "Entry", "fresh_until"]
+__all__ = ["Cache", "CacheKey", "Entry", "fresh_until"]
 
 
 class CacheKey(NamedTuple):

@@ -60,7 +60,7 @@ def first_grant(
     answer = yield from token_request(
         endpoints, client, form, proof_key=proof_key, nonces=nonces, clock=clock
     )
-    if answer.issued_token_type != GRANT or answer.token_type != "N_A":
+    if answer.issued_token_type != GRANT or answer.token_type != "N_A":  # noqa: S105 - a type
         raise CredentialRejectedError(
             "wrong_token_type", f"{endpoints.issuer} answered with something other than a grant"
         )

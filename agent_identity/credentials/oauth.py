@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every token request has in common: the issuer's metadata, how the client proves itself, the proof of possession,
-and how an answer is read before anybody uses it (RFC 6749, 7523, 8414, 9449, 10070).
+"""What every token request has in common (RFC 6749, 7523, 8414, 9449, 10070).
+
+The issuer's metadata, how the client proves itself, the proof of possession, and how an answer is read before anybody uses it.
 """
 
 from __future__ import annotations
@@ -25,12 +26,13 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
-from agent_identity.keys import SigningKey
 from agent_identity.uris import htu_of, origin
 from agent_identity.values import JSON, Secret, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from agent_identity.keys import SigningKey
 
 __all__ = [
     "Answer",
@@ -50,6 +52,9 @@ _JWT_BEARER_CLIENT: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bea
 _LONGEST_LIFE: Final = 24 * 3600
 _METADATA_LIFE: Final = 300.0
 _TOKEN_LIMIT: Final = 16_384
+_NONCE_LIMIT: Final = 512
+_NONCE_ORIGINS: Final = 100
+_SECONDS_DIGITS: Final = 9
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +114,13 @@ class Nonces:
             return self._nonces.get(origin(url))
 
     def learn(self, url: str, nonce: str | None) -> None:
-        if not nonce or len(nonce) > 512 or not nonce.isascii() or not nonce.isprintable():
+        if not nonce or len(nonce) > _NONCE_LIMIT or not nonce.isascii() or not nonce.isprintable():
             return
         with self._lock:
             place = origin(url)
             self._nonces[place] = nonce
             self._nonces.move_to_end(place)
-            if len(self._nonces) > 100:
+            if len(self._nonces) > _NONCE_ORIGINS:
                 self._nonces.popitem(last=False)
 
 
@@ -331,7 +336,7 @@ def _failure(response: HttpResponse, issuer: str, what: str) -> CredentialError:
 
 def retry_after(value: str | None) -> float | None:
     """Seconds from a Retry-After header in its plain form; anything else is no word at all."""
-    if value is None or not value.isascii() or not value.isdigit() or len(value) > 9:
+    if value is None or not value.isascii() or not value.isdigit() or len(value) > _SECONDS_DIGITS:
         return None
     return min(float(value), 3600.0)
 

@@ -101,7 +101,7 @@ def _checked(
     life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
     issued = Issued(
         token=answer.token,
-        token_type="DPoP",
+        token_type="DPoP",  # noqa: S106 - a type
         resource=resource,
         issuer=issuer,
         scopes=check_scopes(answer, scopes, issuer),

@@ -15,6 +15,7 @@ import orjson
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import InvalidAssertionError
+from agent_identity.values import b64url, b64url_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -51,72 +52,52 @@ class CallFacts(NamedTuple):
     """What is constant through one call; `tool` is already a JSON string, ids and digests need no escaping."""
 
     call_id: str
-    tool: bytes
+    tool: str
     args_hash: str
     trace_id: str
     span_id: str
 
 
 class Statement:
-    """The part of every assertion under one grant, for one resource, that doesn't change."""
+    """The part of every assertion under one grant, for one resource, that doesn't change: serialised and encoded once."""
 
-    __slots__ = ("_constant", "_header", "_key")
+    __slots__ = ("_key", "_start")
 
     def __init__(self, key: SigningKey, leaf: Grant, resource: str) -> None:
         self._key = key
-        self._header = jose.header(key.alg, typ=ASSERTION_TYPE, jwk=key.public_jwk)
-        constant = {
-            "iss": leaf.agent,
-            "sub": leaf.sub,
-            "txn": leaf.txn,
-            "aud": resource,
-            "grant_hash": leaf.hash(),
-        }
-        # Everything but the closing brace, with `%` kept from meaning anything to the formatting below.
-        self._constant = orjson.dumps(constant)[:-1].replace(b"%", b"%%") + _CALL
+        header = jose.header(key.alg, typ=ASSERTION_TYPE, jwk=key.public_jwk)
+        constant = orjson.dumps(
+            {
+                "iss": leaf.agent,
+                "sub": leaf.sub,
+                "txn": leaf.txn,
+                "aud": resource,
+                "grant_hash": leaf.hash(),
+            }
+        )
+        # Blanks between members are free in JSON; with them, base64 of this part ends where that of the rest begins.
+        opened = constant[:-1] + b","
+        opened += b" " * (-len(opened) % 3)
+        self._start = f"{header}.{b64url(opened)}".encode("ascii")
 
     def recorded(self, facts: CallFacts, now: int) -> str:
         """The assertion that only the ledger sees: `use` keeps every verifier's door shut to it."""
-        return self._key.compact(
-            self._header,
-            self._constant
-            % (
-                now,
-                now + LIFETIME,
-                facts.call_id.encode(),
-                facts.call_id.encode(),
-                facts.tool,
-                facts.args_hash.encode(),
-                facts.trace_id.encode(),
-                facts.span_id.encode(),
-                b',"use":"record"}',
-            ),
-        )
+        return self._signed(facts, now, facts.call_id, '"use":"record"}')
 
     def for_request(self, facts: CallFacts, now: int, number: int, binding: RequestBinding) -> str:
         """The assertion of one HTTP request, the `number`-th of its call."""
         bound = {name: value for name, value in binding._asdict().items() if value is not None}
-        return self._key.compact(
-            self._header,
-            self._constant
-            % (
-                now,
-                now + LIFETIME,
-                b"%s.%d" % (facts.call_id.encode(), number),
-                facts.call_id.encode(),
-                facts.tool,
-                facts.args_hash.encode(),
-                facts.trace_id.encode(),
-                facts.span_id.encode(),
-                b"," + orjson.dumps(bound)[1:],
-            ),
+        rest = orjson.dumps(bound)[1:].decode()
+        return self._signed(facts, now, f"{facts.call_id}.{number}", rest)
+
+    def _signed(self, facts: CallFacts, now: int, jti: str, rest: str) -> str:
+        call_id, tool, args_hash, trace_id, span_id = facts
+        variable = (
+            f'"iat":{now},"exp":{now + LIFETIME},"jti":"{jti}",'
+            f'"call":{{"id":"{call_id}","tool":{tool},"args_hash":"{args_hash}","canon":"jcs"}},'
+            f'"trace":{{"trace_id":"{trace_id}","span_id":"{span_id}"}},{rest}'
         )
-
-
-_CALL: Final = (
-    b',"iat":%d,"exp":%d,"jti":"%s","call":{"id":"%s","tool":%s,"args_hash":"%s","canon":"jcs"},'
-    b'"trace":{"trace_id":"%s","span_id":"%s"}%s'
-)
+        return self._key.complete(self._start + b64url_bytes(variable.encode()))
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ tests/unit/test_chain.py has one test for each rule; tests/adversarial/ what an 
 from __future__ import annotations
 
 import hmac
+import itertools
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -65,7 +66,7 @@ def verify_chain(
     hops = tuple(reversed(grants))
     for depth, grant in enumerate(hops):
         _check_depth(grant, depth, root)
-    for parent, child in zip(hops, hops[1:], strict=False):
+    for parent, child in itertools.pairwise(hops):
         _check_link(parent, child)
         _check_constants(parent, child)
         _check_actor(parent, child)
@@ -73,7 +74,7 @@ def verify_chain(
     _check_no_actor_twice(grants)
     _check_times(grants, now, skew)
     _check_root(root, anchors, evidence)
-    for parent, child in zip(hops, hops[1:], strict=False):
+    for parent, child in itertools.pairwise(hops):
         _check_signature(child, (holder_key(child.jwk, parent.jkt),))
     return grants
 

@@ -47,7 +47,7 @@ class Claims:
         return value
 
     def integer(self, name: str) -> int:
-        """A whole number of seconds, hops or the like, from 0 to 2^53 − 1; `true` is none."""
+        """A whole number of seconds, hops or the like, from 0 to 2^53 - 1; `true` is none."""
         if name not in self._claims:
             raise self._error("claim_missing", f"the claim {name} is missing")
         value = self._claims[name]

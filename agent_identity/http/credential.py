@@ -135,7 +135,7 @@ class Credential(httpx.Auth):
         )
 
     def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """httpx's own hook: sign, send, and once more where the server wants its nonce in the proof."""
+        """Httpx's own hook: sign, send, and once more where the server wants its nonce in the proof."""
         url = str(request.url)
         body = _body_of(request)
         request.headers.update(self.headers(request.method, url, body))

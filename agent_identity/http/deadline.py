@@ -15,7 +15,7 @@ import httpcore
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Generator, Iterable
 
 __all__ = ["DeadlineBackend", "deadline_at"]
 
@@ -23,7 +23,7 @@ _current = threading.local()
 
 
 @contextlib.contextmanager
-def deadline_at(moment: float) -> Iterator[None]:
+def deadline_at(moment: float) -> Generator[None]:
     """Within this block, this thread's socket waits end at `moment` on the monotonic clock."""
     before: float | None = getattr(_current, "moment", None)
     _current.moment = moment

@@ -143,7 +143,7 @@ class Transport:
             if client is None:
                 handler = self._in_process.get(place)
                 transport = _InProcess(handler) if handler else _Network()
-                client = httpx.Client(transport=transport, trust_env=False, timeout=None)
+                client = httpx.Client(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
                 self._sync[place] = client
             return client
 
@@ -159,7 +159,7 @@ class Transport:
                     if handler
                     else httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False)
                 )
-                client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)
+                client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
                 clients[place] = client
             return client
 
@@ -260,7 +260,7 @@ class _Network(httpx.BaseTransport):
             status_code=response.status,
             headers=response.headers,
             stream=_Stream(response),
-            extensions=response.extensions,
+            extensions=response.extensions,  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]  # open in httpcore
         )
 
     def close(self) -> None:

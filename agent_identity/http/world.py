@@ -21,7 +21,7 @@ from agent_identity.http.single_flight import SingleFlight
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.flow import Answer, Ask, Draft, Expiring, Flow, Shared
+    from agent_identity.flow import Answer, Ask, Draft, Expiring, Shared
     from agent_identity.http.transport import Transport
 
 __all__ = ["Appender", "World"]

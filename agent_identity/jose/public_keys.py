@@ -151,14 +151,12 @@ _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_FIELD - 1, _ORDER_8, _ED25519_FI
 
 @lru_cache(_KEPT)
 def _rsa(alg: str, n: str, e: str) -> _Check:
-    if len(n) > _LONGEST_MODULUS or len(e) > _LONGEST_MODULUS:
-        raise VerificationError("key_malformed", "an RSA key is longer than 8192 bits")
     octets = unb64url(n), unb64url(e)
     if not all(octets) or any(number[0] == 0 for number in octets):  # RFC 7518 §6.3.1.1, §2
         raise VerificationError("key_malformed", "an RSA key has a number with leading zeros")
     modulus, exponent = (int.from_bytes(number, "big") for number in octets)
     if not _is_strong(modulus, exponent):
-        raise VerificationError("key_weak", "an RSA key is weak, or shorter than 2048 bits")
+        raise VerificationError("key_weak", "an RSA key is weak, or not of 2048 to 8192 bits")
     key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     padding_, digest = _PADDINGS[alg], hashes.SHA256()
     return lambda signature, signing_input: key.verify(signature, signing_input, padding_, digest)
@@ -168,14 +166,12 @@ _PADDINGS: Final[Mapping[str, padding.AsymmetricPadding]] = {
     "RS256": padding.PKCS1v15(),
     "PS256": padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32),  # RFC 7518 §3.5
 }
-_LONGEST_MODULUS: Final = 8192 // 6 + 1
-_SHORTEST_MODULUS: Final = 2**2047
 
 
 def _is_strong(modulus: int, exponent: int) -> bool:
     """Whether an RSA key keeps the limits of FIPS 186-5 and lacks the fingerprint of ROCA (CVE-2017-15361)."""
     return (
-        modulus >= _SHORTEST_MODULUS
+        2**2047 <= modulus < 2**8192
         and modulus % 2 == 1
         and exponent % 2 == 1
         and 2**16 < exponent < 2**256

@@ -98,9 +98,14 @@ def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> Led
 
 
 def broken_among(
-    records: Sequence[Record], row_at: Callable[[tuple[str, int]], Row | None]
+    records: Sequence[Record],
+    row_at: Callable[[tuple[str, int]], Row | None],
+    last_of: Callable[[str], int | None],
 ) -> FirstBad | None:
-    """The first of some records that doesn't hold by itself, or whose link to a neighbour doesn't."""
+    """The first of some records that doesn't hold by itself, or whose link to a neighbour doesn't.
+
+    `row_at` finds a row by writer and number, `last_of` the highest number of a writer.
+    """
     for record in records:
         row = record.row
         writer, seq = record.writer, record.seq
@@ -114,7 +119,10 @@ def broken_among(
         if bad is not None:
             return bad
         after = row_at((writer, seq + 1))
-        if after is not None and link(row.hash, after.body) != after.hash:
+        if after is None:
+            if (last_of(writer) or 0) > seq:
+                return FirstBad(writer, seq + 1, _MISSING)
+        elif link(row.hash, after.body) != after.hash:
             return FirstBad(writer, seq + 1, _CHANGED)
     return None
 

@@ -120,6 +120,21 @@ class Lookup:
                     rows[row.writer, row.seq] = row
         return rows
 
+    def last_places(self, writers: Iterable[str]) -> dict[str, int]:
+        """The highest number of some writers."""
+        query = """
+            SELECT max(coalesce((SELECT max(seq) FROM found.places WHERE writer = w.id), 0),
+                       coalesce((SELECT max(seq) FROM main.records WHERE id > ? AND writer = w.id), 0))
+            FROM main.writers w WHERE name = ?
+        """
+        lasts: dict[str, int] = {}
+        with self.reader.held(self._unreadable) as database:
+            mark = _mark(database)
+            for writer in writers:
+                for (last,) in database.execute(query, (mark, writer)):
+                    lasts[writer] = last
+        return lasts
+
     def all_rows(self) -> Iterator[Row]:
         """Every row, in the order of commits; those appended meanwhile too."""
         after = 0

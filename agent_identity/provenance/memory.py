@@ -72,6 +72,7 @@ class MemoryLedger:
         self._rows: list[Row] = []
         self._places: dict[str, list[int]] = {}
         self._starts: dict[str, int] = {}
+        self._ends: dict[str, int] = {}
         self._forked_from: dict[str, float] = {}
         self._closed = False
         hold_still(self)
@@ -123,7 +124,7 @@ class MemoryLedger:
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
         self._settle()
-        return broken_among(records, self._row_at)
+        return broken_among(records, self._row_at, self._ends.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
         return verify_rows(self._settled_rows(), self.subjects.reading(), check)
@@ -177,6 +178,7 @@ class MemoryLedger:
                 for ref in {ref for ref in row.references if ref is not None}:
                     self._places.setdefault(ref, []).append(len(self._rows))
                 self._rows.append(row)
+                self._ends[row.writer] = row.seq
                 self._chain.advance(row)
 
     def _settled_rows(self) -> tuple[Row, ...]:

@@ -84,20 +84,7 @@ class CallSpan:
 def open_span(
     name: str, operation: str = "execute_tool", tool_call_id: str | None = None
 ) -> CallSpan:
-    """Open the span `{operation} {name}` below the current one; what a sampler drops still has ids."""
-    provider = otel.get_tracer_provider()
-    if isinstance(provider, otel.ProxyTracerProvider):
-        return _untraced()
-    try:
-        return _traced(provider, name, operation, tool_call_id)
-    except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
-        _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
-        return _untraced()
-
-
-def _traced(
-    provider: otel.TracerProvider, name: str, operation: str, tool_call_id: str | None
-) -> CallSpan:
+    """Open the span `{operation} {name}` below the current one. Whatever isn't traced has ids all the same."""
     attributes: dict[str, str] = {}
     if operation == "execute_tool":
         attributes[TOOL_NAME] = name
@@ -105,37 +92,25 @@ def _traced(
             attributes[OPERATION] = operation
         if tool_call_id is not None:
             attributes[TOOL_CALL_ID] = tool_call_id
-    span = _tracer(provider).start_span(f"{operation} {name}", attributes=attributes)
-    context = span.get_span_context()
-    if not context.is_valid:
-        return _untraced()
-    return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    try:
+        span = _tracer.start_span(f"{operation} {name}", attributes=attributes)
+        context = span.get_span_context()
+    except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
+        _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
+        context = otel.INVALID_SPAN_CONTEXT
+        span = otel.INVALID_SPAN
+    if span.is_recording():
+        return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
+    # Nobody traces here, or the sampler said no; a caller's trace that came in with a request goes on all the same.
+    trace_id = f"{context.trace_id:032x}" if context.is_valid else new_id("")
+    return CallSpan(None, trace_id, new_id("")[:16])
 
 
-_tracers: dict[int, tuple[otel.TracerProvider, otel.Tracer]] = {}
-
-
-def _tracer(provider: otel.TracerProvider) -> otel.Tracer:
-    found = _tracers.get(id(provider))
-    if found is not None and found[0] is provider:
-        return found[1]
-    tracer = provider.get_tracer("agent_identity")
-    _tracers.clear()  # one provider is in use at a time; an earlier one is let go
-    _tracers[id(provider)] = (provider, tracer)
-    return tracer
+_tracer: Final = otel.get_tracer("agent_identity")
+"""Stands in for a real tracer from the moment that the program sets up a provider; until then it makes no spans."""
 
 
 def _inside_execute_tool() -> bool:
     """Whether a framework's own span for this call is open; then ours nests without counting the call twice."""
     attributes = getattr(otel.get_current_span(), "attributes", None)
     return attributes is not None and attributes.get(OPERATION) == "execute_tool"
-
-
-def _untraced() -> CallSpan:
-    trace_id = new_id("")
-    if (
-        otel_context.get_current()
-    ):  # a caller's span may have come in with a request, even where nobody traces here
-        context = otel.get_current_span().get_span_context()
-        trace_id = f"{context.trace_id:032x}" if context.is_valid else trace_id
-    return CallSpan(None, trace_id, new_id("")[:16])

@@ -128,7 +128,8 @@ class SqliteLedger:
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
         places = {(record.writer, record.seq + step) for record in records for step in (-1, 1)}
-        return broken_among(records, self._lookup.by_place(places).get)
+        lasts = self._lookup.last_places({record.writer for record in records})
+        return broken_among(records, self._lookup.by_place(places).get, lasts.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
         return verify_rows(self._lookup.all_rows(), self.subjects.reading(), check)

@@ -25,7 +25,7 @@ from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.provenance.forks import hold_still
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
 __all__ = [
@@ -225,7 +225,7 @@ class Database:
         return self.current
 
     @contextlib.contextmanager
-    def held(self, what: str) -> Iterator[sqlite3.Connection]:
+    def held(self, what: str) -> Generator[sqlite3.Connection]:
         """Hold the lock and give the connection; SQLite's errors become `LedgerError`s that begin with `what`."""
         if not self.lock.acquire(timeout=BUSY_SECONDS):
             raise LedgerError("ledger_busy", f"{what} (another thread holds it)")
@@ -237,7 +237,7 @@ class Database:
             self.lock.release()
 
     @contextlib.contextmanager
-    def writing(self, what: str) -> Iterator[sqlite3.Connection]:
+    def writing(self, what: str) -> Generator[sqlite3.Connection]:
         """`held`, inside one write transaction: committed at the end, rolled back on any exception."""
         with self.held(what) as connection:
             begin(connection)

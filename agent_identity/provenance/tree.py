@@ -32,8 +32,7 @@ def _spelled(character: str) -> str:
     category = unicodedata.category(character)
     if category[0] != "C" and category not in {"Zl", "Zp"}:
         return character
-    code = ord(character)
-    return f"\\u{code:04x}" if code <= 0xFFFF else f"\\U{code:08x}"
+    return f"\\u{{{ord(character):x}}}"
 
 
 def as_text(root: Node) -> str:
@@ -45,7 +44,9 @@ def _lines(node: Node, first: str, rest: str) -> Iterator[str]:
     yield first + visible(node.text)
     for index, child in enumerate(node.below):
         last = index == len(node.below) - 1
-        yield from _lines(child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  "))
+        yield from _lines(
+            child, rest + ("└─ " if last else "├─ "), rest + ("   " if last else "│  ")
+        )
 
 
 def as_html(root: Node) -> str:
@@ -57,22 +58,19 @@ def as_html(root: Node) -> str:
 
 def as_mermaid(root: Node) -> str:
     """The tree as a Mermaid flowchart, every character of a label that could mean something there spelled out."""
-    lines = ["flowchart LR"]
-    _boxes(root, lines)
-    return "\n".join(lines)
+    return "\n".join(["flowchart LR", *_boxes(root, "n")])
 
 
-def _boxes(node: Node, lines: list[str]) -> str:
-    name = f"n{sum('[' in line for line in lines)}"
-    lines.append(f'  {name}["{_PLAIN.sub(_entity, visible(node.text))}"]')
-    for child in node.below:
-        below = _boxes(child, lines)
-        lines.append(f"  {name} --> {below}")
-    return name
+def _boxes(node: Node, name: str) -> Iterator[str]:
+    yield f'  {name}["{_NOT_PLAIN.sub(_entity, visible(node.text))}"]'
+    for number, child in enumerate(node.below):
+        below = f"{name}_{number}"
+        yield f"  {name} --> {below}"
+        yield from _boxes(child, below)
 
 
 def _entity(match: re.Match[str]) -> str:
     return f"#{ord(match[0])};"
 
 
-_PLAIN: Final = re.compile(r"[^A-Za-z0-9 .,:/_()✔✘?-]")
+_NOT_PLAIN: Final = re.compile(r"[^A-Za-z0-9 .,:/_()✔✘?-]")

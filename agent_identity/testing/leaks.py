@@ -10,11 +10,11 @@ from __future__ import annotations
 import base64
 import json
 import traceback
-from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 __all__ = ["assert_no_leak", "traces_of"]

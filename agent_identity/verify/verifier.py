@@ -80,7 +80,7 @@ class TrustAnchor:
     """
 
     issuer: str
-    jwks: Mapping[str, object] | Sequence[JWK] | None = None
+    jwks: Mapping[str, JSON] | Sequence[JWK] | None = None
     revocations: Revocations | None = None
     evidence: str = "asserted"
     subjects: Collection[str] = ()
@@ -166,7 +166,7 @@ class Verifier:
         self,
         method: str,
         url: str,
-        headers: Headers,
+        headers: Mapping[str, str] | Iterable[tuple[str, str]],
         body: bytes | None = None,
         *,
         scopes: Iterable[str],
@@ -380,17 +380,24 @@ def _anchor(anchor: TrustAnchor) -> Anchor:
         raise ConfigurationError(
             "anchor_keys", f"the anchor {anchor.issuer} has no keys", remedy="pass its jwks"
         )
-    found = anchor.jwks.get("keys") if isinstance(anchor.jwks, Mapping) else anchor.jwks
-    if not isinstance(found, Sequence) or isinstance(found, str) or not found:
+    keys = _keys(anchor.jwks)
+    if not keys:
         raise ConfigurationError("anchor_keys", f"the anchor {anchor.issuer} has no keys")
     if anchor.evidence not in ("asserted", "agent", "issuer"):
         raise ConfigurationError("evidence", "evidence is issuer, agent or asserted")
     return Anchor(
         anchor.issuer,
-        tuple(key for key in found if isinstance(key, Mapping)),
+        keys,
         anchor.evidence,
         frozenset(anchor.subjects),
     )
+
+
+def _keys(jwks: Mapping[str, JSON] | Sequence[JWK]) -> tuple[JWK, ...]:
+    if not isinstance(jwks, Mapping):
+        return tuple(jwks)
+    found = jwks.get("keys")
+    return tuple(key for key in found if isinstance(key, dict)) if isinstance(found, list) else ()
 
 
 def _revocations(anchor: TrustAnchor) -> Revocations:
@@ -405,7 +412,9 @@ def _revocations(anchor: TrustAnchor) -> Revocations:
 
 def _single(headers: Headers) -> dict[str, str]:
     """Headers by lower-case name; a repeated one that decides anything here is refused."""
-    pairs = list(headers.items() if isinstance(headers, Mapping) else headers)
+    pairs: list[tuple[str, str]] = (
+        list(headers.items()) if isinstance(headers, Mapping) else list(headers)  # pyright: ignore[reportUnknownArgumentType]  # a Mapping is no iterable of pairs
+    )
     counts = Counter(name.lower() for name, _ in pairs)
     if any(counts[name] > 1 for name in _SINGLE):
         raise VerificationError("header_repeated", "a header that decides who asks came twice")

@@ -120,7 +120,8 @@ def test_the_digest_is_sha_256_over_the_canonical_bytes_in_base64url():
 
 
 @pytest.mark.parametrize(
-    ("left", "right"), [(1, 1.0), (0, -0.0), ("\u00e9", "\u00e9"), ([1], (1.0,)), (-5, -5.0)]
+    ("left", "right"),
+    [(1, 1.0), (2**53 - 1, float(2**53 - 1)), (0, -0.0), ([1], (1.0,)), (-5, -5.0)],
 )
 def test_one_value_in_two_spellings_has_one_digest(left, right):
     assert args_digest({"it": left}) == args_digest({"it": right})
@@ -283,8 +284,25 @@ def test_what_has_no_canonical_form_is_refused_by_the_name_of_its_argument(value
     assert refusal.remedy == "pass it as a string or list it in `opaque`"
 
 
+@dataclasses.dataclass(frozen=True)
+class Box:
+    inner: object
+
+
+class Case(pydantic.BaseModel):
+    inner: object
+
+
 @pytest.mark.parametrize(
-    "wrap", [lambda inner: [inner], lambda inner: {"a": inner}, lambda inner: (inner,)]
+    "wrap",
+    [
+        lambda inner: [inner],
+        lambda inner: {"a": inner},
+        lambda inner: (inner,),
+        lambda inner: frozenset({inner}),
+        Box,
+        lambda inner: Case.model_construct(inner=inner),
+    ],
 )
 def test_nesting_ends_at_32_levels(wrap):
     value: object = 1
@@ -400,6 +418,12 @@ def test_an_object_that_holds_more_than_its_fields_is_refused():
     assert "isn't just its fields" in str(refusal_of(unset))
 
 
+def test_a_model_that_holds_more_than_its_fields_is_refused():
+    order = Order(id=1)
+    order.__dict__["hidden"] = "not in the digest"
+    assert "isn't just its fields" in str(refusal_of(order))
+
+
 def test_a_model_with_private_state_is_refused():
     class Job(pydantic.BaseModel):
         id: int
@@ -442,6 +466,12 @@ def test_a_frozen_model_can_be_copied():
 
 
 def test_encode_refuses_what_json_has_not():
+    nested: object = []
+    for _ in range(31):
+        nested = [nested]
+    assert encode(nested) == b"[" * 32 + b"]" * 32
+    with pytest.raises(DeniedError, match="nested deeper"):
+        encode([nested])
     with pytest.raises(DeniedError) as caught:
         encode([2**53])
     assert caught.value.code == "undigestible_argument"

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tracemalloc
 from concurrent.futures import ThreadPoolExecutor
 from threading import Barrier
@@ -123,6 +124,7 @@ def test_a_forked_child_remembers_and_is_not_locked_out() -> None:
     replay._lock.acquire()  # as a thread of the parent might, at the moment of the fork
     child = os.fork()
     if child == 0:
+        signal.alarm(5)  # a lock that stays shut ends the child, not the test run
         kept = not replay.remember("a", clock.now + 60) and replay.remember("b", clock.now + 60)
         os._exit(0 if kept else 1)
     replay._lock.release()

@@ -167,20 +167,32 @@ def test_a_body_that_is_too_large_is_not_read(rig) -> None:
 
 
 @pytest.mark.parametrize(
-    "data",
+    ("data", "why"),
     [
-        b"grant_type=a&grant_type=b",
-        b"&",
-        b"a",
-        b"a=%ff",
-        b"a=%zz&grant_type",
-        "a=é".encode(),
-        b"&".join(b"a%d=1" % at for at in range(101)),
+        (b"grant_type=a&grant_type=b", "parameter_repeated"),
+        (b"grant_type=a&grant_type=a", "parameter_repeated"),
+        (b"&", "form_malformed"),
+        (b"a", "form_malformed"),
+        (b"a=%ff", "form_malformed"),
+        (b"grant_type=a&b", "form_malformed"),
+        ("a=é".encode(), "form_malformed"),
+        (b"&".join(b"a%d=1" % at for at in range(101)), "form_malformed"),
+        (b"", "grant_type_missing"),
     ],
 )
-def test_a_form_that_could_be_read_two_ways_is_refused(rig, data) -> None:
+def test_a_form_that_could_be_read_two_ways_is_refused(rig, data, why) -> None:
     request = HttpRequest("POST", f"{rig.issuer}/token", {"Content-Type": FORM}, data)
-    assert rig.refusal(rig.authority.handle(request))[1] == "invalid_request"
+    assert rig.refusal(rig.authority.handle(request)) == (400, "invalid_request", why)
+
+
+@pytest.mark.parametrize("kind", [None, "", "application/json", "multipart/form-data", FORM + "x"])
+def test_only_a_form_is_read_as_one(rig, bot, kind) -> None:
+    headers = {} if kind is None else {"Content-Type": kind}
+    request = HttpRequest("POST", f"{rig.issuer}/token", headers, b"grant_type=client_credentials")
+    assert rig.refusal(rig.authority.handle(request)) == (400, "invalid_request", "not_a_form")
+    form = {"grant_type": "client_credentials", "resource": "https://a.example"}
+    spelt = {"Content-Type": "Application/X-WWW-Form-URLencoded; charset=UTF-8"}
+    assert bot.post("/token", form, headers=spelt).status == 200
 
 
 def test_a_header_in_two_spellings_is_refused(rig) -> None:

@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The execution graph: sessions below one another, and the calls in each."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from agent_identity.provenance.records import CALL_DENIED, rfc3339
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from agent_identity.provenance.records import Record
+    from agent_identity.values import JSON
+
+__all__ = ["Branch", "CallStory", "Entry", "Graph"]
+
+
+class Entry(dict[str, "JSON"]):
+    """A JSON object whose members can be read as attributes too."""
+
+    __slots__ = ()
+
+    def __getattr__(self, name: str) -> JSON:
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+
+@dataclass(slots=True)
+class CallStory:
+    """One call: what was to be done (or denied), and how it ended."""
+
+    begun: Record
+    ended: Record | None
+    outcome: str | None
+
+    @property
+    def took(self) -> float | None:
+        """Seconds from the intent to the outcome; None for a call that never ran, or hasn't ended."""
+        if self.ended is None or self.ended.kind == CALL_DENIED:
+            return None
+        return (self.ended.at - self.begun.at).total_seconds()
+
+    @property
+    def approval(self) -> JSON:
+        """Who said yes to it, None when nobody had to."""
+        return None if self.begun.sealed is None else self.begun.sealed.get("approval")
+
+    def entry(self) -> Entry:
+        """The call as a trace lists it."""
+        last = self.ended or self.begun
+        body = self.begun.body if last.kind != CALL_DENIED else last.body
+        return Entry(
+            call_id=self.begun.call_id,
+            tool=body.get("tool"),
+            resource=body.get("resource"),
+            decision=body.get("decision"),
+            policy_id=body.get("policy_id"),
+            approval=self.approval,
+            outcome=self.outcome,
+            started=rfc3339(self.begun.at),
+            ended=None if self.ended is None else rfc3339(self.ended.at),
+            trace_id=self.begun.trace_id,
+            span_id=self.begun.span_id,
+        )
+
+
+@dataclass(slots=True)
+class Branch:
+    """One session with its calls, and the sessions that were delegated from it."""
+
+    session_id: str
+    opening: Record | None
+    calls: list[CallStory] = field(default_factory=list[CallStory])
+    below: list[Branch] = field(default_factory=list["Branch"])
+
+    @property
+    def agent(self) -> str:
+        """Who acted in it."""
+        told = self.opening or (self.calls[0].begun if self.calls else None)
+        return "" if told is None else str(told.body.get("agent"))
+
+    @property
+    def began(self) -> datetime:
+        """When it was opened, or first called; one of which nothing is known comes last."""
+        told = self.opening or (self.calls[0].begun if self.calls else None)
+        return datetime.max.replace(tzinfo=UTC) if told is None else told.at
+
+    def walk(self) -> Iterator[Branch]:
+        """This branch and all below it."""
+        yield self
+        for branch in self.below:
+            yield from branch.walk()
+
+
+@dataclass(slots=True)
+class Graph:
+    """What a reference names: its transaction from the root down, the chain of agents to it, and its calls."""
+
+    root: Branch
+    chain: list[Entry]
+    one_call: bool
+    used: list[Record]
+
+    def calls(self) -> list[CallStory]:
+        """All calls in the order in which they began."""
+        stories = [story for branch in self.root.walk() for story in branch.calls]
+        return sorted(stories, key=lambda story: story.begun.at)

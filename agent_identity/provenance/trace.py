@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who triggered this: the answer for one call, a session, or anything else that a record can be found by."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from operator import itemgetter
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.provenance.gathering import graph_of
+from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE, SESSION_OPENED
+from agent_identity.provenance.tree import Node, as_html, as_mermaid, as_text
+from agent_identity.values import LOCAL, Principal
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.provenance.chain import Check
+    from agent_identity.provenance.graph import Branch, CallStory, Entry
+    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.provenance.records import Record
+    from agent_identity.values import JSON
+
+__all__ = ["Trace", "trace_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class Trace:
+    """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
+
+    `chain` goes from the root to the agent that acted, `calls` are in the order in which they began. `decision`,
+    `outcome` and `approval` are those of the one call that the reference names, else None. `principal` is None once
+    erased; `pseudonym` stays.
+
+    `verified` says that these records, their signatures and their links to the neighbours were checked again now;
+    `unsound` is what was wrong where it is False, `unverifiable` what can't be checked any more since a key was deleted.
+    `witnessed` says that a checkpoint kept elsewhere covers them.
+    """
+
+    ref: str
+    principal: Principal | None
+    pseudonym: str | None
+    trigger: str | None
+    purpose: str | None
+    chain: list[Entry]
+    calls: list[Entry]
+    decision: str | None
+    outcome: str | None
+    approval: JSON
+    verified: bool
+    unsound: str | None
+    unverifiable: tuple[str, ...]
+    witnessed: bool = False
+    _signatures: bool = field(default=False, repr=False, compare=False)
+    _root: Branch | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def erased(self) -> bool:
+        """Whether the principal's name and key were deleted."""
+        return self.principal is None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The trace as `agent-identity why REF --json` prints it."""
+        return {
+            "ref": self.ref,
+            "verified": self.verified,
+            "principal": self._principal(),
+            "trigger": self.trigger,
+            "purpose": self.purpose,
+            "chain": [dict(hop) for hop in self.chain],
+            "calls": [dict(call) for call in self.calls],
+        }
+
+    def to_mermaid(self) -> str:
+        """The trace as a Mermaid flowchart."""
+        return as_mermaid(self._tree())
+
+    def __str__(self) -> str:
+        return f"{as_text(self._tree())}\n{self._proof()}"
+
+    def _repr_html_(self) -> str:
+        proof = as_html(Node(self._proof()))
+        return f"<div><ul><li>{as_html(self._tree())}</li></ul><p>{proof}</p></div>"
+
+    def _principal(self) -> dict[str, JSON]:
+        who = self.principal
+        if who is None:
+            return {"sub": None, "pseudonym": self.pseudonym, "erased": True}
+        return {"sub": who.sub, "iss": who.iss, "profile": who.profile}
+
+    def _tree(self) -> Node:
+        who = f"{self.pseudonym} (erased)" if self.principal is None else str(self.principal)
+        trigger = "" if self.trigger is None else f", triggered by {self.trigger}"
+        purpose = "" if self.purpose is None else f": {self.purpose}"
+        return Node(f"{who}{trigger}{purpose}", [] if self._root is None else [_branch(self._root)])
+
+    def _proof(self) -> str:
+        if not self.verified:
+            return f"NOT VERIFIED: {self.unsound}"
+        gone = f"; no longer checkable: {', '.join(self.unverifiable)}" if self.unverifiable else ""
+        witness = "" if self.witnessed else "; no checkpoint kept elsewhere covers them"
+        signed = ", their signatures" if self._signatures else ""
+        return f"verified: these records{signed} and their links to the neighbours{gone}{witness}"
+
+
+def trace_of(ledger: Ledger, ref: str, *, check: Check | None = None) -> Trace:
+    """Answer who triggered what `ref` names. `check` looks at the signatures in a record.
+
+    Raises:
+        LedgerError: `unknown_reference`; `ambiguous_reference` when several transactions have it; or it can't be read.
+    """
+    graph = graph_of(ledger, ref)
+    stories = graph.calls()
+    opening = graph.root.opening
+    first = opening or graph.used[0]
+    told: Mapping[str, JSON] = (opening.sealed or {}) if opening is not None else {}
+    one = stories[0] if graph.one_call and len(stories) == 1 else None
+    calls = [story.entry() for story in stories]
+    unsound = _unsound(ledger, graph.used, check)
+    return Trace(
+        ref=ref,
+        principal=_principal_of(ledger, first, told),
+        pseudonym=first.pseudonym,
+        trigger=_text(told.get("trigger")),
+        purpose=None if opening is None else _text(opening.body.get("purpose")),
+        chain=graph.chain,
+        calls=calls,
+        decision=None if one is None else _text(calls[0]["decision"]),
+        outcome=None if one is None else one.outcome,
+        approval=None if one is None else one.approval,
+        verified=unsound is None,
+        unsound=unsound,
+        unverifiable=tuple(
+            sorted(
+                {_SEALED.get(record.kind, record.kind) for record in graph.used if record.erased}
+            )
+        ),
+        _signatures=check is not None,
+        _root=graph.root,
+    )
+
+
+_SEALED: Final = {
+    SESSION_OPENED: "the principal",
+    GRANT_MADE: "grants",
+    CALL_INTENDED: "assertions and approvals",
+}
+_AGENT_PREFIX: Final = "urn:agent-identity:agent:"
+_MARKS: Final = {"permit": "✔", "deny": "✘", "approval": "?"}
+
+
+def _unsound(ledger: Ledger, used: list[Record], check: Check | None) -> str | None:
+    """What is wrong with the records of an answer, None when nothing is."""
+    bad = ledger.first_broken(used)
+    if bad is not None:
+        return f"record {bad.seq} of {bad.writer}: {bad.reason}"
+    for record in used if check is not None else ():
+        reason = None if check is None else check(record)
+        if reason is not None:
+            return f"record {record.seq} of {record.writer}: {reason}"
+    return None
+
+
+def _principal_of(ledger: Ledger, first: Record, told: Mapping[str, JSON]) -> Principal | None:
+    sub, iss, profile = told.get("sub"), told.get("iss"), told.get("profile")
+    if isinstance(sub, str) and sub and isinstance(profile, str):
+        return Principal(sub, iss=_text(iss), profile=profile)
+    return None if first.pseudonym is None else ledger.subjects.principal(first.pseudonym)
+
+
+def _text(value: JSON) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _branch(branch: Branch) -> Node:
+    task = None if branch.opening is None else _text(branch.opening.body.get("task"))
+    below = [(story.begun.at, _call(story)) for story in branch.calls]
+    below += [(child.began, _branch(child)) for child in branch.below]
+    ordered = [node for _, node in sorted(below, key=itemgetter(0))]
+    name = branch.agent.removeprefix(_AGENT_PREFIX)
+    return Node(name if task is None else f"{name}: {task}", ordered)
+
+
+def _call(story: CallStory) -> Node:
+    call = story.entry()
+    where = "locally" if call["resource"] == LOCAL else f"at {call['resource']}"
+    by = "" if call["policy_id"] is None else f" by {call['policy_id']}"
+    ended = "running" if story.outcome is None else story.outcome
+    took = "" if story.took is None else f" in {_duration(story.took)}"
+    approved = ""
+    if isinstance(story.approval, dict):
+        approved = f", approved by {story.approval.get('by')} ({story.approval.get('evidence')})"
+    mark = _MARKS.get(str(call["decision"]), "-")
+    return Node(
+        f"{mark} {call['tool']} {where}, {call['decision']}{by}{approved}, {ended}{took}  {call['call_id']}"
+    )
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds * 1_000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
