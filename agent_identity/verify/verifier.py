@@ -11,7 +11,7 @@ import hashlib
 import hmac
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
@@ -412,13 +412,18 @@ def _revocations(anchor: TrustAnchor) -> Revocations:
 
 def _single(headers: Headers) -> dict[str, str]:
     """Headers by lower-case name; a repeated one that decides anything here is refused."""
-    pairs: list[tuple[str, str]] = (
-        list(headers.items()) if isinstance(headers, Mapping) else list(headers)  # pyright: ignore[reportUnknownArgumentType]  # a Mapping is no iterable of pairs
-    )
+    pairs = [*_pairs(headers)]
     counts = Counter(name.lower() for name, _ in pairs)
     if any(counts[name] > 1 for name in _SINGLE):
         raise VerificationError("header_repeated", "a header that decides who asks came twice")
     return {name.lower(): value for name, value in pairs}
+
+
+def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
+    if isinstance(headers, Mapping):
+        yield from headers.items()  # pyright: ignore[reportReturnType]  # no mapping is meant as pairs
+    else:
+        yield from headers
 
 
 def _behind(public_url: str, url: str) -> str:
