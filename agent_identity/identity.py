@@ -247,7 +247,9 @@ class AgentIdentity:
             LedgerError: `unknown_reference`.
         """
         reference = ref.id if isinstance(ref, Session) else ref
-        return trace_of(self.ledger, reference)
+        from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - for those who ask
+
+        return trace_of(self.ledger, reference, check=SignatureCheck(self.ledger))
 
     async def awho_triggered(self, ref: str | Session) -> Trace:
         """The async twin of `who_triggered`."""

@@ -154,7 +154,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
         nonces=parts.issuer.nonces,
         clock=parts.clock,
     )
-    yield from append(_grant_draft(session, (grant,)))
+    yield from append((yield from _grant_draft(session, (grant,))))
     return grant
 
 
@@ -178,7 +178,7 @@ def _child(
         now=int(now),
         expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
     )
-    yield from append(_grant_draft(session, (grant, *above)))
+    yield from append((yield from _grant_draft(session, (grant, *above))))
     return grant
 
 
@@ -224,8 +224,10 @@ def _exchange(
     return issued
 
 
-def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Draft:
-    grant = chain[0]
+def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Flow[Draft]:
+    grant, root = chain[0], chain[-1]
+    # The anchor's key is kept as it was used: the anchor itself forgets it, long before anybody asks.
+    key = yield from session.parts.issuer.key(root.kid or "")
     return Draft(
         GRANT_MADE,
         session.pseudonym,
@@ -242,6 +244,8 @@ def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Draft:
             "expires_at": grant.exp,
             "grant_hash": grant.hash(),
             "evidence": grant.evidence,
+            "anchor": root.iss,
+            "anchor_key": key,
         },
         {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
     )

@@ -101,18 +101,21 @@ def why(
 ) -> None:
     """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
     from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
 
     with _ledger(state_dir) as ledger:
-        trace = trace_of(ledger, ref)
+        trace = trace_of(ledger, ref, check=SignatureCheck(ledger))
     typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else str(trace))
 
 
 @ledger_app.command("verify")
 @_reported
 def ledger_verify(state_dir: StateDir = None, as_json: Json = False) -> None:
-    """Recompute every hash and link. Exit 0 sound, 1 unsound, 2 unreadable."""
+    """Recompute every hash, link and signature. Exit 0 sound, 1 unsound, 2 unreadable."""
+    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
+
     with _ledger(state_dir) as ledger:
-        report = ledger.verify()
+        report = ledger.verify(SignatureCheck(ledger))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     elif report.ok:

@@ -9,19 +9,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth import Nonces, discover
+from agent_identity.credentials.oauth import Nonces, discover, read_keys
 from agent_identity.credentials.registration import register
 from agent_identity.credentials.subject import subject_assertion
+from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Shared, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.oauth import Client, Endpoints
+    from agent_identity.credentials.oauth import Client, Endpoints, KeySet
     from agent_identity.credentials.registration import Registered
     from agent_identity.flow import Flow
-    from agent_identity.values import Principal, Secret
+    from agent_identity.values import JSON, Principal, Secret
 
 __all__ = ["Issuer"]
 
@@ -63,6 +64,24 @@ class Issuer:
         key = digest_of(("registration", self.url, self._agent.key.thumbprint))
         found = yield from shared(Shared(key, self._register))
         return found.client
+
+    def key(self, kid: str) -> Flow[dict[str, JSON]]:
+        """The public key by which the issuer signs under `kid`.
+
+        Raises:
+            CredentialRejectedError: the issuer has no such key.
+        """
+        keys = yield from shared(Shared(digest_of(("keys", self.url, kid)), self._read_keys))
+        found = keys.get(kid)
+        if found is None:
+            raise CredentialRejectedError(
+                "unknown_key", f"{self.url} signed with a key that it doesn't publish"
+            )
+        return found
+
+    def _read_keys(self) -> Flow[KeySet]:
+        endpoints = yield from self.endpoints()
+        return (yield from read_keys(endpoints, self._clock))
 
     def subject(
         self, client: Client, principal: Principal, *, txn: str, expires_at: float

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode, urlsplit
@@ -30,7 +30,7 @@ from agent_identity.uris import htu_of, origin
 from agent_identity.values import JSON, Secret, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent_identity.keys import SigningKey
 
@@ -39,9 +39,11 @@ __all__ = [
     "Client",
     "Endpoints",
     "Issued",
+    "KeySet",
     "Nonces",
     "ProofKey",
     "discover",
+    "read_keys",
     "token_request",
 ]
 
@@ -53,6 +55,7 @@ _LONGEST_LIFE: Final = 24 * 3600
 _METADATA_LIFE: Final = 300.0
 _TOKEN_LIMIT: Final = 16_384
 _NONCE_LIMIT: Final = 512
+_KEY_LIMIT: Final = 64
 _NONCE_ORIGINS: Final = 100
 _SECONDS_DIGITS: Final = 9
 
@@ -212,6 +215,46 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
         revocation=endpoint("revocation_endpoint"),
         introspection=endpoint("introspection_endpoint"),
         jwks=endpoint("jwks_uri"),
+        issued_at=now,
+        expires_at=now + _METADATA_LIFE,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class KeySet:
+    """An issuer's public keys by `kid`, at most 64 of them."""
+
+    keys: Mapping[str, dict[str, JSON]]
+    issued_at: float
+    expires_at: float
+
+    def get(self, kid: str) -> dict[str, JSON] | None:
+        return self.keys.get(kid)
+
+
+def read_keys(endpoints: Endpoints, clock: Callable[[], float]) -> Flow[KeySet]:
+    """Read an issuer's JWK set (RFC 7517 §5); keys without a `kid`, or with one that stands twice, are left out.
+
+    Raises:
+        CredentialRejectedError: it publishes none, or something that is no key set.
+        CredentialUnavailableError: it could not be reached.
+    """
+    if endpoints.jwks is None:
+        raise CredentialRejectedError(
+            "metadata_incomplete", f"{endpoints.issuer} names no jwks_uri"
+        )
+    request = HttpRequest("GET", endpoints.jwks, {"Accept": "application/json"})
+    response = yield from _asked(request, endpoints.issuer)
+    if response.status != 200:  # noqa: PLR2004
+        raise _failure(response, endpoints.issuer, "its keys")
+    found = _json_object(response, endpoints.issuer).get("keys")
+    if not isinstance(found, list) or len(found) > _KEY_LIMIT:
+        raise CredentialRejectedError("malformed_keys", f"{endpoints.issuer} publishes no key set")
+    named = [(key.get("kid"), key) for key in found if isinstance(key, dict)]
+    counts = Counter(kid for kid, _ in named if isinstance(kid, str))
+    now = clock()
+    return KeySet(
+        {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1},
         issued_at=now,
         expires_at=now + _METADATA_LIFE,
     )

@@ -52,6 +52,10 @@ _COLUMNS: Final = """
 SELECT coalesce(w.name, ''), r.seq, r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias, r.body, r.sealed, r.hash
 """
 _ROWS: Final = f"{_COLUMNS} FROM main.records r LEFT JOIN main.writers w ON w.id = r.writer"
+_PAGE_END: Final = (
+    "SELECT max(id) FROM (SELECT id FROM main.records WHERE id > ? ORDER BY id LIMIT ?)"
+)
+_PAGE_ROWS: Final = f"{_ROWS} WHERE r.id > ? AND r.id <= ? ORDER BY r.id"
 _BY_REF: Final = f"""
 {_ROWS} WHERE r.id IN (
     SELECT id FROM found.refs WHERE ref = :ref AND of_call IN ({{calls}})
@@ -93,15 +97,16 @@ class Lookup:
 
         self.index = Database(connect_index)
         self.reader = Database(connect_reader, otherwise="ledger_unreadable")
+        self.mover = Database(connect)  # of its own, since it waits for the disk
         for database in (self.index, self.reader):
             with database.held(self._unreadable):
                 """Open, so that what is wrong with a file shows at the start."""
 
-    def by_ref(self, ref: str, *, calls: bool) -> list[Row]:
-        """Rows that carry a reference, with or without those that are about a call."""
+    def by_ref(self, ref: str, *, calls: bool = True, indexed: bool = True) -> list[Row]:
+        """Rows that carry a reference, with or without those that are about a call; slowly, if need be, by looking at all."""
         query = _BY_REF.format(calls="0, 1" if calls else "0")
         with self.reader.held(self._unreadable) as database:
-            mark = _mark(database)
+            mark = _mark(database) if indexed else 0
             found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
         return [row for row in map(Row._make, found) if ref in row.references]
 
@@ -138,15 +143,15 @@ class Lookup:
     def all_rows(self) -> Iterator[Row]:
         """Every row, in the order of commits; those appended meanwhile too."""
         after = 0
-        query = _ROWS.replace("SELECT", "SELECT r.id,", 1) + " WHERE r.id > ? ORDER BY r.id LIMIT ?"
         failure: LedgerError | None = None
         while failure is None:
             page: list[Row] = []
             try:
                 with self.reader.held(self._unreadable) as database:
-                    for found in database.execute(query, (after, _PAGE)):
-                        after = found[0]
-                        page.append(Row._make(found[1:]))
+                    (last,) = database.execute(_PAGE_END, (after, _PAGE)).fetchone()
+                    for found in database.execute(_PAGE_ROWS, (after, last)):
+                        page.append(Row._make(found))  # noqa: PERF401 - what precedes damage is kept
+                    after = last
             except LedgerError as error:
                 failure = error
             if not page:
@@ -174,12 +179,13 @@ class Lookup:
 
     def checkpoint(self) -> int:
         """Move what was committed from the -wal file into the ledger; the answer is the length of that file in pages."""
-        with self.reader.held(self._unreadable) as database:
-            _, pages, _ = database.execute("PRAGMA main.wal_checkpoint(PASSIVE)").fetchone()
+        with self.mover.held(self._unreadable) as database:
+            _, pages, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return int(pages)
 
     def close(self) -> None:
         self.reader.close()
+        self.mover.close()
         self.index.close()
 
     def _step(self) -> bool:

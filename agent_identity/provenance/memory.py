@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
-    from agent_identity.provenance.records import Record
+    from agent_identity.provenance.records import Record, Seal
     from agent_identity.values import Principal
 
 __all__ = ["MemoryLedger"]
@@ -170,16 +170,21 @@ class MemoryLedger:
                 public = orjson.loads(body)
                 secret = None if sealed is None else orjson.loads(sealed)
                 draft = Draft(kind, pseudonym, session, call, trace, span, ref, public, secret)
-                seal = None
-                if sealed is not None:
-                    seal = self.subjects.sealer(subject_of(draft)).seal
-                row = self._chain.next(draft, at, seal)
+                row = self._chain.next(draft, at, self._seal_for(draft))
                 self._starts.setdefault(row.writer, len(self._rows))
                 for ref in {ref for ref in row.references if ref is not None}:
                     self._places.setdefault(ref, []).append(len(self._rows))
                 self._rows.append(row)
                 self._ends[row.writer] = row.seq
                 self._chain.advance(row)
+
+    def _seal_for(self, draft: Draft) -> Seal | None:
+        if draft.sealed is None:
+            return None
+        try:
+            return self.subjects.sealer(subject_of(draft)).seal
+        except LedgerError:  # erased since it was taken
+            return None
 
     def _settled_rows(self) -> tuple[Row, ...]:
         self._settle()

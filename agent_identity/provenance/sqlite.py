@@ -106,16 +106,18 @@ class SqliteLedger:
         return self.subjects.pseudonym(principal)
 
     def find(self, ref: str, /) -> list[Record]:
-        rows = self._lookup.by_ref(ref, calls=True)
-        if not rows and (plain := without_round(ref)) != ref:
-            rows = self._lookup.by_ref(plain, calls=True)
+        rows = (
+            self._lookup.by_ref(ref)
+            or self._lookup.by_ref(without_round(ref))
+            or self._lookup.by_ref(without_round(ref), indexed=False)  # the index may have lost it
+        )
         return self._read(rows)
 
     def frame(self, ref: str, /) -> list[Record]:
         return self._read(self._lookup.by_ref(ref, calls=False))
 
     def session_records(self, session_id: str, /) -> list[Record]:
-        rows = self._lookup.by_ref(session_id, calls=True)
+        rows = self._lookup.by_ref(session_id)
         return self._read(row for row in rows if row.session == session_id)
 
     def records(self) -> Iterator[Record]:
@@ -124,12 +126,14 @@ class SqliteLedger:
             yield read_record(row, unseal)
 
     def is_live(self, writer: str, /) -> bool:
-        return self._clock() < self._lookup.lease_of(writer)
+        return self._writer.is_own(writer) or self._clock() < self._lookup.lease_of(writer)
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
-        places = {(record.writer, record.seq + step) for record in records for step in (-1, 1)}
+        own = {(record.writer, record.seq): record.row for record in records}
+        beside = {(writer, seq + step) for writer, seq in own for step in (-1, 1)} - own.keys()
+        rows = self._lookup.by_place(beside) | own
         lasts = self._lookup.last_places({record.writer for record in records})
-        return broken_among(records, self._lookup.by_place(places).get, lasts.get)
+        return broken_among(records, rows.get, lasts.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
         return verify_rows(self._lookup.all_rows(), self.subjects.reading(), check)

@@ -35,6 +35,7 @@ __all__ = [
     "is_busy",
     "open_database",
     "private_file",
+    "roll_back",
     "storage_error",
 ]
 
@@ -145,13 +146,19 @@ def _create(database: sqlite3.Connection, schema: str, version: int, page_size: 
             database.execute(f"PRAGMA user_version = {version}")
         database.execute("COMMIT")
     except BaseException:
-        database.execute("ROLLBACK")
+        roll_back(database)
         raise
 
 
 def begin(database: sqlite3.Connection) -> None:
     """Begin to write, waiting up to `BUSY_SECONDS` for others, on a connection that doesn't wait by itself."""
     _patiently(lambda: database.execute("BEGIN IMMEDIATE"))
+
+
+def roll_back(database: sqlite3.Connection) -> None:
+    """Undo what was begun, if anything was."""
+    if database.in_transaction:
+        database.execute("ROLLBACK")
 
 
 def _patiently(step: Callable[[], object]) -> None:
@@ -245,8 +252,7 @@ class Database:
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
-                if connection.in_transaction:
-                    connection.execute("ROLLBACK")
+                roll_back(connection)
                 raise
 
     def close(self) -> None:

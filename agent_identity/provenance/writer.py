@@ -21,7 +21,14 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import GENESIS, Chain
-from agent_identity.provenance.storage import BUSY_SECONDS, Database, begin, is_busy, storage_error
+from agent_identity.provenance.storage import (
+    BUSY_SECONDS,
+    Database,
+    begin,
+    is_busy,
+    roll_back,
+    storage_error,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -85,6 +92,7 @@ class Writer:
         self._born_after = 0
         self._sure = False
         self._waiting: deque[_Waiting] = deque()
+        self._closed = False
         with self._database.held(self._failed) as connection:
             self._connection = connection
             self._execute = connection.execute
@@ -154,10 +162,15 @@ class Writer:
         with self._database.held(self._failed) as database:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
+    def is_own(self, writer: str) -> bool:
+        """Whether this process writes under that name, and still can."""
+        return writer == self._chain.writer and self._process == os.getpid() and not self._closed
+
     def close(self) -> None:
         """End the lease, so that what is open reads `unknown` at once, and close."""
         with contextlib.suppress(LedgerError):
             self._set_lease(0.0)
+        self._closed = True
         self._database.close()
 
     def _is_ready(self) -> bool:
@@ -168,8 +181,7 @@ class Writer:
         """Make the connection, the name and the chain fit to commit, for whoever holds the lock."""
         if self._process != os.getpid():
             self._forget()
-        if connection.in_transaction:
-            connection.execute("ROLLBACK")
+        roll_back(connection)
         if self._number is None:
             self._register(connection)
         elif not self._sure:
@@ -189,15 +201,17 @@ class Writer:
 
     def _register(self, connection: sqlite3.Connection) -> None:
         begin(connection)
-        (self._born_after,) = connection.execute(
-            "SELECT coalesce(max(id), 0) FROM records"
-        ).fetchone()
-        added = connection.execute(
-            "INSERT INTO writers (name, lease_until) VALUES (?, ?)",
-            (self._chain.writer, self._clock() + LEASE_SECONDS),
-        )
-        connection.execute("COMMIT")
-        self._number = added.lastrowid
+        try:
+            query = "SELECT coalesce(max(id), 0) FROM records"
+            (self._born_after,) = connection.execute(query).fetchone()
+            query = "INSERT INTO writers (name, lease_until) VALUES (?, ?)"
+            values = (self._chain.writer, self._clock() + LEASE_SECONDS)
+            number = connection.execute(query, values).lastrowid
+            connection.execute("COMMIT")
+        except BaseException:
+            roll_back(connection)
+            raise
+        self._number = number
 
     def _find_end(self, connection: sqlite3.Connection) -> None:
         query = "SELECT seq, hash FROM records WHERE id > ? AND writer = ? ORDER BY id DESC LIMIT 1"
@@ -223,6 +237,9 @@ class Writer:
             execute("COMMIT")
         except sqlite3.Error as error:
             raise self._abandon(error) from error
+        except BaseException:
+            roll_back(self._connection)
+            raise
         self._chain.advance(row)
         self._sure = True
         self.healthy = True
@@ -252,9 +269,14 @@ class Writer:
             failure = self._abandon(error)
         except LedgerError as error:
             failure = error
-        for waiting in batch:
-            waiting.error = failure or waiting.error
-            waiting.done = True
+        except BaseException:
+            failure = LedgerError("ledger_interrupted", f"{self._failed} (it was interrupted)")
+            roll_back(self._connection)
+            raise
+        finally:
+            for waiting in batch:
+                waiting.error = failure or waiting.error
+                waiting.done = True
         self._due()
 
     def _insert(self, waiting: _Waiting) -> None:
@@ -277,8 +299,7 @@ class Writer:
         """Undo a commit that failed; a connection that can't even do that is given up."""
         self.healthy = False
         try:
-            if self._connection.in_transaction:
-                self._connection.execute("ROLLBACK")
+            roll_back(self._connection)
         except sqlite3.Error:
             self._database.drop()
         return storage_error(error, self._failed)

@@ -204,8 +204,28 @@ def test_an_expired_or_foreign_token_is_not_active(make_rig, rig, bot, clock) ->
     for dead in (theirs, "x", "a.b.c", bot.subject(), bot.assertion(), token[:-4] + "AAAA"):
         assert rig.body(bot.post("/introspect", {"token": dead})) == {"active": False}
     assert rig.body(bot.post("/introspect", {"token": token}))["active"]
-    clock.now += 300
+    clock.now = float(rig.claims(token, typ="at+jwt")["exp"])
     assert rig.body(bot.post("/introspect", {"token": token})) == {"active": False}
+
+
+def test_a_signature_of_ours_over_something_else_is_no_token(rig, bot) -> None:
+    token = rig.body(bot.exchange([bot.root()]))["access_token"]
+    key = rig.authority._keyring.signing
+    claims = jwt.decode(token, options={"verify_signature": False})
+    for typ, active in (("at+jwt", True), ("agent-revocations+jwt", False), (None, False)):
+        signed = rig.sign(key, {"typ": typ, "kid": key.thumbprint}, claims)
+        assert rig.body(bot.post("/introspect", {"token": signed}))["active"] is active
+
+
+def test_a_token_ends_with_any_agent_of_its_chain(rig, bot) -> None:
+    key = SigningKey.generate()
+    root = bot.root()
+    leaf = rig.child(root, bot.key, key=key)
+    token = rig.body(bot.exchange([leaf, root], key=key))["access_token"]
+    other = rig.client("https://billing.example")
+    assert rig.body(other.post("/introspect", {"token": token}))["active"]
+    rig.authority.revoke(BOT)  # the parent, inside act
+    assert rig.body(other.post("/introspect", {"token": token})) == {"active": False}
 
 
 @pytest.mark.parametrize("path", ["/introspect", "/revoke"])

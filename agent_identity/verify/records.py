@@ -1,0 +1,101 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whether what the ledger holds is signed by whom it says: grants under the anchor's key as it was used, assertions under theirs.
+
+A record keeps the public key of its anchor, since an issuer forgets keys and an auditor comes years later. Whether that key
+deserved trust is what a `TrustAnchor` says; here it is whether the statements and the records about them agree.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_identity import jose
+from agent_identity.delegation.assertion import ASSERTION_TYPE, Assertion, read_assertion
+from agent_identity.delegation.chain import ALGORITHMS, Anchor, holder_key, verify_chain
+from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE
+
+if TYPE_CHECKING:
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.provenance.records import Record
+
+__all__ = ["SignatureCheck"]
+
+
+class SignatureCheck:
+    """Checks the signatures in records of one ledger; a record whose subject was erased has none that could be checked."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._leaves: dict[str, Grant | None] = {}
+
+    def __call__(self, record: Record, /) -> str | None:
+        """What is wrong with the signatures in a record, None when nothing is."""
+        if record.sealed is None:
+            return None
+        try:
+            if record.kind == GRANT_MADE:
+                self._leaves[str(record.body.get("grant_hash"))] = _leaf_of(record)
+            elif record.kind == CALL_INTENDED:
+                self._check_assertion(record)
+        except VerificationError as error:
+            return f"its signature doesn't hold: {error.code}"
+        return None
+
+    def _check_assertion(self, record: Record) -> None:
+        compact = (record.sealed or {}).get("assertion")
+        assertion = read_assertion(compact if isinstance(compact, str) else "")
+        leaf = self._leaf(assertion.grant_hash)
+        if leaf is None:
+            return  # the grant's subject was erased, and its key with it
+        jose.verify(
+            assertion.compact,
+            (holder_key(assertion.jwk, leaf.jkt),),
+            algorithms=ALGORITHMS,
+            typ=ASSERTION_TYPE,
+            max_header=1024,
+            error=InvalidAssertionError,
+        )
+        _check_agreement(record, assertion, leaf)
+
+    def _leaf(self, grant_hash: str) -> Grant | None:
+        """The grant that an assertion names, its chain checked.
+
+        Raises:
+            InvalidAssertionError: no such grant is on record.
+        """
+        if grant_hash not in self._leaves:
+            made = [found for found in self._ledger.find(grant_hash) if found.kind == GRANT_MADE]
+            if not made:
+                raise InvalidAssertionError("grant_unknown", "its grant is not on record")
+            self._leaves[grant_hash] = _leaf_of(made[0])
+        return self._leaves[grant_hash]
+
+
+def _leaf_of(record: Record) -> Grant | None:
+    if record.sealed is None:
+        return None
+    found = record.sealed.get("chain")
+    compacts = [hop for hop in found if isinstance(hop, str)] if isinstance(found, list) else []
+    key = record.body.get("anchor_key")
+    anchor_id = record.body.get("anchor")
+    if not isinstance(key, dict) or not isinstance(anchor_id, str):
+        raise InvalidAssertionError("key_missing", "the anchor's key is not on record")
+    anchor = Anchor(anchor_id, (key,), evidence="issuer")
+    chain = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=60.0)
+    leaf = chain[0]
+    if leaf.hash() != record.body.get("grant_hash") or leaf.jti != record.ref:
+        raise InvalidAssertionError("grant_mismatch", "the record is about another grant")
+    return leaf
+
+
+def _check_agreement(record: Record, assertion: Assertion, leaf: Grant) -> None:
+    """The record says in clear what the agent signed; a difference means that one of them was changed."""
+    said = (record.call_id, record.body.get("tool"), record.body.get("resource"))
+    if said != (assertion.call_id, assertion.tool, assertion.aud):
+        raise InvalidAssertionError("record_mismatch", "the record is about another call")
+    if (assertion.iss, assertion.txn) != (leaf.agent, leaf.txn):
+        raise InvalidAssertionError("leaf_mismatch", "the assertion isn't its grant's agent's")
+    if record.body.get("agent") != leaf.agent or record.body.get("txn") != leaf.txn:
+        raise InvalidAssertionError("record_mismatch", "the record names another agent")
