@@ -1,34 +1,120 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether kept records are what their chains say: hashes, links, order, and the columns that repeat the body.
+"""One hash chain for each writer: how it grows, and whether what is kept is what it says.
 
-A tail that was cut off, or a whole older file put back, doesn't show here; it shows against a checkpoint kept elsewhere.
+A tail that was cut off, or a whole older file put back, doesn't show in a chain; it shows against a checkpoint kept
+elsewhere.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from collections.abc import Callable
+from hashlib import sha256
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import (
-    GENESIS,
+    Row,
     alias_of,
-    link,
+    encoded,
     read_record,
-    sealed_digest,
+    seal_context,
+    subject_of,
 )
+from agent_identity.values import b64url, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Iterable, Sequence
 
-    from agent_identity.provenance.records import Record, Row, Unseal
+    from agent_identity.flow import Draft
+    from agent_identity.provenance.records import Record, Unseal
     from agent_identity.values import JSON
 
-__all__ = ["Check", "FirstBad", "LedgerReport", "broken_among", "verify_rows"]
+__all__ = [
+    "GENESIS",
+    "Chain",
+    "Check",
+    "FirstBad",
+    "LedgerReport",
+    "Seal",
+    "broken_among",
+    "link",
+    "sealed_digest",
+    "verify_rows",
+]
+
+Seal: TypeAlias = Callable[[bytes, bytes], bytes]
+
+GENESIS: Final = bytes(32)
+"""What stands in for the hash before a writer's first entry."""
 
 _CHANGED: Final = "its bytes or its place in the chain were changed"
 _MISSING: Final = "it is missing"
+
+
+class Chain:
+    """One writer's chain: makes the next entry, and moves on once that is committed."""
+
+    __slots__ = ("head", "seq", "writer")
+
+    def __init__(self, writer: str | None = None) -> None:
+        self.writer = writer or new_id("wrt_")
+        self.seq = 0
+        self.head = GENESIS
+
+    def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
+        """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.
+
+        `seal` seals for the draft's subject; it is None where nothing is to be sealed.
+
+        Raises:
+            LedgerError: the draft has no canonical form.
+        """
+        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
+        seq = self.seq + 1
+        sealed: bytes | None = None
+        digest: str | None = None
+        if secret is not None and seal is not None:
+            context = seal_context(subject_of(draft), self.writer, seq)
+            sealed = seal(encoded(kind, secret), context)
+            digest = sealed_digest(sealed)
+        body = encoded(
+            kind,
+            {
+                "at": at,
+                "call": call,
+                "kind": kind,
+                "pseudonym": pseudonym,
+                "public": public,
+                "ref": ref,
+                "sealed": digest,
+                "seq": seq,
+                "session": session,
+                "span": span,
+                "trace": trace,
+                "writer": self.writer,
+            },
+        )
+        alias = alias_of(kind, public)
+        own = link(self.head, body)
+        return Row(
+            self.writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, own
+        )
+
+    def advance(self, row: Row) -> None:
+        """Take a committed entry as the new end."""
+        self.seq, self.head = row.seq, row.hash
+
+
+def link(previous: bytes, body: bytes) -> bytes:
+    """The hash of an entry that follows the one with the hash `previous`."""
+    return sha256(previous + body).digest()
+
+
+def sealed_digest(sealed: bytes) -> str:
+    """What the body says of its sealed part."""
+    return "sha-256:" + b64url(sha256(sealed).digest())
 
 
 class FirstBad(NamedTuple):

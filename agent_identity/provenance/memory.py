@@ -16,10 +16,9 @@ import orjson
 
 from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
-from agent_identity.provenance.chain import broken_among, verify_rows
+from agent_identity.provenance.chain import Chain, broken_among, verify_rows
 from agent_identity.provenance.forks import hold_still
 from agent_identity.provenance.records import (
-    Chain,
     Row,
     encoded,
     read_record,
@@ -33,8 +32,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from types import TracebackType
 
-    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
-    from agent_identity.provenance.records import Record, Seal
+    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
+    from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
 
 __all__ = ["MemoryLedger"]

@@ -15,13 +15,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from hashlib import sha256
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 import orjson
 
 from agent_identity.errors import LedgerError, VerificationError
-from agent_identity.values import b64url, new_id
 
 if TYPE_CHECKING:
     from agent_identity.flow import Draft
@@ -37,22 +35,18 @@ __all__ = [
     "CALL_UNKNOWN",
     "CREDENTIAL_ACQUIRED",
     "CREDENTIAL_REVOKED",
-    "GENESIS",
     "GRANT_MADE",
     "KINDS",
     "OUTCOMES",
     "SESSION_CLOSED",
     "SESSION_OPENED",
-    "Chain",
     "Record",
     "Row",
     "alias_of",
     "encoded",
-    "link",
     "read_record",
     "rfc3339",
     "seal_context",
-    "sealed_digest",
     "subject_of",
     "without_round",
 ]
@@ -93,13 +87,9 @@ OUTCOMES: Final = {
     CALL_UNKNOWN: "unknown",
 }
 
-GENESIS: Final = bytes(32)
-"""What stands in for the hash before a writer's first entry."""
-
 _ALIASES: Final = {SESSION_OPENED: "txn", GRANT_MADE: "grant_hash"}
 """The public field by which such an entry is found besides its references."""
 
-Seal: TypeAlias = Callable[[bytes, bytes], bytes]
 Unseal: TypeAlias = Callable[[str, bytes, bytes], bytes | None]
 
 _CANONICAL: Final = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
@@ -129,60 +119,6 @@ class Row(NamedTuple):
         return self[3:9]
 
 
-class Chain:
-    """One writer's chain: makes the next entry, and moves on once that is committed."""
-
-    __slots__ = ("head", "seq", "writer")
-
-    def __init__(self, writer: str | None = None) -> None:
-        self.writer = writer or new_id("wrt_")
-        self.seq = 0
-        self.head = GENESIS
-
-    def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
-        """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.
-
-        `seal` seals for the draft's subject; it is None where nothing is to be sealed.
-
-        Raises:
-            LedgerError: the draft has no canonical form.
-        """
-        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
-        seq = self.seq + 1
-        sealed: bytes | None = None
-        digest: str | None = None
-        if secret is not None and seal is not None:
-            context = seal_context(subject_of(draft), self.writer, seq)
-            sealed = seal(encoded(kind, secret), context)
-            digest = sealed_digest(sealed)
-        body = encoded(
-            kind,
-            {
-                "at": at,
-                "call": call,
-                "kind": kind,
-                "pseudonym": pseudonym,
-                "public": public,
-                "ref": ref,
-                "sealed": digest,
-                "seq": seq,
-                "session": session,
-                "span": span,
-                "trace": trace,
-                "writer": self.writer,
-            },
-        )
-        alias = alias_of(kind, public)
-        own = link(self.head, body)
-        return Row(
-            self.writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, own
-        )
-
-    def advance(self, row: Row) -> None:
-        """Take a committed entry as the new end."""
-        self.seq, self.head = row.seq, row.hash
-
-
 def encoded(kind: str, members: Mapping[str, JSON]) -> bytes:
     """The canonical form of what a record of this kind holds.
 
@@ -206,16 +142,6 @@ def subject_of(draft: Draft) -> str:
     if draft.pseudonym is None:
         raise LedgerError("record_malformed", f"a {draft.kind} record seals for no subject")
     return draft.pseudonym
-
-
-def link(previous: bytes, body: bytes) -> bytes:
-    """The hash of an entry that follows the one with the hash `previous`."""
-    return sha256(previous + body).digest()
-
-
-def sealed_digest(sealed: bytes) -> str:
-    """What the body says of its sealed part."""
-    return "sha-256:" + b64url(sha256(sealed).digest())
 
 
 def seal_context(pseudonym: str, writer: str, seq: int) -> bytes:

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_identity.flow import Draft
-    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
-    from agent_identity.provenance.records import Record, Row, Seal
+    from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
+    from agent_identity.provenance.records import Record, Row
     from agent_identity.values import Principal
 
 __all__ = ["SqliteLedger"]

@@ -20,7 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import LedgerError
-from agent_identity.provenance.records import GENESIS, Chain
+from agent_identity.provenance.chain import GENESIS, Chain
 from agent_identity.provenance.storage import (
     BUSY_SECONDS,
     Database,
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent_identity.flow import Draft
-    from agent_identity.provenance.records import Seal
+    from agent_identity.provenance.chain import Seal
 
 __all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Writer"]
 
@@ -138,8 +138,10 @@ class Writer:
         with self._database.lock:  # held for a bounded time, by whoever commits
             if not own.done:
                 self._commit_waiting(own)
-        if own.error is not None:
-            raise own.error
+        if (
+            error := own.error
+        ) is not None:  # shared by all who waited, so each raises one of its own
+            raise LedgerError(error.code, str(error), remedy=error.remedy) from error
 
     def probe(self) -> None:
         """Write the lease.

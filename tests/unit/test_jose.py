@@ -140,6 +140,26 @@ def test_what_is_no_json_is_refused(data):
     assert code_of(jose.loads, data) == "json_malformed"
 
 
+@pytest.mark.parametrize(
+    "data",
+    [
+        *(b"9007199254740992", b"-9007199254740992", b"18446744073709551616", b'{"a":[1e400]}'),
+        *(b"-1e999", b"NaN", b"[Infinity]", b'{"a":-Infinity}', b"0." + b"1" * 31, b"1" * 4000),
+        *(b"1e" + b"0" * 31, b"-" + b"1" * 32),
+    ],
+)
+def test_a_number_that_parsers_read_differently_is_refused(data):
+    assert code_of(jose.loads, data) == "json_number"
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"9007199254740991", b"[-9007199254740991]", b"0." + b"1" * 30, b"1e300", b"1e" + b"0" * 30],
+)
+def test_a_number_at_the_limit_is_read(data):
+    assert jose.loads(data) == json.loads(data)
+
+
 @pytest.mark.parametrize("data", ["{}", None, bytearray(b"{}"), 1])
 def test_json_is_read_from_bytes_alone(data):
     assert code_of(jose.loads, data) == "json_malformed"

@@ -156,6 +156,12 @@ def test_there_are_six_places_and_no_others(rig, method, path, status) -> None:
     assert ("allow" in response.headers) == (status == 405)
 
 
+def test_credentials_in_a_url_are_refused(rig, bot) -> None:
+    form = {"grant_type": "client_credentials", "resource": "https://a.example"}
+    response = bot.post("/token?scope=a", form)
+    assert rig.refusal(response) == (400, "invalid_request", "query_unsupported")
+
+
 def test_another_origin_is_nobody_here(rig) -> None:
     for url in ("https://other.example/token", rig.issuer.replace("https", "http") + "/token"):
         assert rig.authority.handle(HttpRequest("POST", url)).status == 404

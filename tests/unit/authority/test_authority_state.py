@@ -85,6 +85,16 @@ def test_one_process_sees_what_another_rotated(make_rig, tmp_path) -> None:
     assert len(kids(here.authority)) == 4
 
 
+def test_a_rotation_that_left_no_trace_in_the_folders_time_is_seen(make_rig, tmp_path) -> None:
+    """File systems tell time in ticks; what changed within one looks unchanged."""
+    here, there = make_rig(tmp_path), make_rig(tmp_path)
+    folder = tmp_path / "authority-keys"
+    before = folder.stat()
+    there.authority.rotate()
+    os.utime(folder, ns=(before.st_atime_ns, before.st_mtime_ns))
+    assert len(kids(here.authority)) == 2
+
+
 # --- one state directory, many processes --------------------------------------------------------------------------------
 
 
@@ -120,11 +130,12 @@ def test_threads_that_start_together_are_one_authority(tmp_path) -> None:
 def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     rig = make_rig(tmp_path)
     bot = rig.client()
+    parents = rig.authority._store._connection
     child = os.fork()
     if child == 0:
         works = bot.post("/token", CLIENT_CREDENTIALS).status == 200
         rig.authority.revoke("user:bob")
-        os._exit(0 if works else 1)
+        os._exit(0 if works and rig.authority._store._connection is not parents else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert bot.post("/token", CLIENT_CREDENTIALS).status == 200
     assert rig.refusal(bot.grant(subject=bot.subject("bob")))[2] == "revoked"
