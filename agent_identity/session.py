@@ -148,7 +148,8 @@ class Session:
         self._token = CURRENT.set(Current(self.reference, None))
 
     def _end(self) -> None:
-        self._state = "ended"
+        if self._state != "revoked":
+            self._state = "ended"
         self.reaches.clear()
         token, self._token = self._token, None
         if token is None:

@@ -75,7 +75,7 @@ class Form:
 
     def scopes(self) -> frozenset[str]:
         """The scopes asked for; a request without any asks for none."""
-        tokens = self.fields.get("scope", "").split()
+        tokens = [token for token in self.fields.get("scope", "").split(" ") if token]
         if len(tokens) > _SCOPES:
             raise OAuthError("invalid_scope", "scope_malformed")
         try:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -73,6 +74,7 @@ def dump_client(client: ClientRecord) -> bytes:
     return orjson.dumps({name: value for name, value in record.items() if value is not None})
 
 
+@lru_cache(1024)
 def load_client(data: bytes) -> ClientRecord:
     """Read a record of ours.
 

@@ -28,7 +28,7 @@ from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
 from agent_identity.authority.token_endpoint import TokenEndpoint
 from agent_identity.authority.tokens import Tokens
-from agent_identity.errors import DeniedError
+from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.keys import private_directory
 from agent_identity.values import Secret
 from agent_identity.verify.replay import MemoryReplay
@@ -48,7 +48,10 @@ _RETRY: Final = {"retry-after": "5"}
 
 
 class Authority:
-    """The embedded issuer. Thread-safe and fork-safe; several processes may share one state directory.
+    """The embedded issuer. Thread-safe and fork-safe.
+
+    Several processes may share one state directory, and with it keys, clients and revocations; which assertions and proofs
+    were used each process remembers for itself.
 
     `state_dir` None keeps everything in memory. `issuer` None is a stable name under the reserved `.invalid` domain, kept
     in the state directory; an authority that is served has the URL where it is. `terms` is what a registration allows.
@@ -110,7 +113,7 @@ class Authority:
             return self._routed(request)
         except OAuthError as error:
             return error.response()
-        except (DeniedError, OSError):
+        except (DeniedError, ConfigurationError, OSError):
             # The store, the replay memory or the key folder can't answer: an outage, and so a refusal.
             outage = OAuthError(
                 "temporarily_unavailable", "state_unavailable", status=503, headers=_RETRY

@@ -345,7 +345,18 @@ def test_A07_an_access_token_has_the_two_spellings_of_rfc_9068_and_no_third():
 @pytest.mark.parametrize(
     "literal",
     [
-        *('"1700000000"', "true", "null", "[1]", "{}", "-1", "-1e9", "9007199254740991.5", "1e300"),
+        *(
+            '"1700000000"',
+            "true",
+            "null",
+            "[1]",
+            "{}",
+            "-1",
+            "-1e9",
+            "253402300800",
+            "9007199254740991.5",
+            "1e300",
+        ),
         *("9007199254740992", "18446744073709551616", "NaN", "Infinity", "-Infinity", "1e400"),
         pytest.param("1" * 4000, id="4000 digits"),
         pytest.param("1" * 32 + "e-20", id="36 characters"),

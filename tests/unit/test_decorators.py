@@ -89,7 +89,9 @@ def test_signature_name_doc_and_hints_survive() -> None:
     assert typing.get_type_hints(plain)["return"] == tuple[int, str]
 
 
-@pytest.mark.parametrize("call", [lambda: plain(1), lambda: next(counting(1)), lambda: Box("b").open("k")])
+@pytest.mark.parametrize(
+    "call", [lambda: plain(1), lambda: next(counting(1)), lambda: Box("b").open("k")]
+)
 def test_outside_a_session_a_sync_tool_does_not_run(call) -> None:
     with pytest.raises(NoSessionError) as caught:
         call()
@@ -165,7 +167,9 @@ def test_a_generator_has_its_session_only_while_its_body_runs(bot: AgentIdentity
     assert seen[0].startswith("call_")
 
 
-def test_a_generator_is_denied_at_its_next_resume_once_its_session_ended(bot: AgentIdentity) -> None:
+def test_a_generator_is_denied_at_its_next_resume_once_its_session_ended(
+    bot: AgentIdentity,
+) -> None:
     closed = []
 
     @tool()
@@ -260,7 +264,12 @@ def test_an_argument_without_canonical_form_is_named_and_opaque_lets_it_pass(
 
 def test_a_call_that_python_would_refuse_is_refused_by_python(bot: AgentIdentity) -> None:
     with bot.on_behalf_of("user:alice", purpose="try") as session:
-        for bad in (lambda: plain(), lambda: plain(1, a=2), lambda: plain(1, 2, 3), lambda: plain(1, c=2)):
+        for bad in (
+            lambda: plain(),
+            lambda: plain(1, a=2),
+            lambda: plain(1, 2, 3),
+            lambda: plain(1, c=2),
+        ):
             with pytest.raises(TypeError):
                 bad()
         assert [r.kind for r in session.records()] == ["session.opened"]

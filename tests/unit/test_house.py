@@ -47,9 +47,7 @@ def test_the_tree_drawn_in_errors_is_the_tree_that_exists() -> None:
         path[depth:] = [found[2]]
         drawn[found[2]] = path[depth - 1] if depth else None
     real = {
-        name: next(
-            (base.__name__ for base in kind.__bases__ if base is not Exception), None
-        )
+        name: next((base.__name__ for base in kind.__bases__ if base is not Exception), None)
         for name, kind in vars(errors).items()
         if isinstance(kind, type) and issubclass(kind, errors.AgentIdentityError)
     }
@@ -79,7 +77,9 @@ def test_the_installed_distribution_is_typed_and_holds_the_library_alone() -> No
 def test_every_locked_environment_begins_with_what_the_distribution_needs() -> None:
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
     core = (ROOT / "requirements/core.in").read_text().splitlines()
-    assert set(declared) == {line for line in core if line and not line.startswith(("#", "hatchling"))}
+    assert set(declared) == {
+        line for line in core if line and not line.startswith(("#", "hatchling"))
+    }
 
 
 def test_no_lock_file_names_a_host() -> None:

@@ -1,0 +1,461 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The order of one call: what is on record before the tool runs, and what never runs."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import pytest
+
+from agent_identity import (
+    AgentIdentity,
+    ApprovalRequiredError,
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    Decision,
+    DeniedError,
+    LedgerError,
+    current_session,
+    tool,
+)
+from agent_identity.authority import Authority
+from agent_identity.flow import Draft, HttpRequest, HttpResponse, http
+from agent_identity.provenance.memory import MemoryLedger
+
+BILLING = "https://billing.example"
+ran: list[str] = []
+
+
+@pytest.fixture(autouse=True)
+def _nothing_ran() -> None:
+    ran.clear()
+
+
+@tool(resource=BILLING, scopes=["invoices:read"], labels={"reads:finance"})
+def read(customer: str = "ACME") -> str:
+    ran.append(customer)
+    return customer
+
+
+@tool(labels={"sends:external"})
+def send() -> None:
+    ran.append("sent")
+
+
+@tool(resource=BILLING, scopes=["invoices:read"])
+async def aread() -> None:
+    ran.append("async")
+
+
+class BrokenLedger(MemoryLedger):
+    """A ledger that refuses records of some kinds, for as long as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.refuses: set[str] = set()
+
+    def append(self, draft: Draft, /) -> None:
+        self._check(draft.kind)
+        super().append(draft)
+
+    async def aappend(self, draft: Draft, /) -> None:
+        self.append(draft)
+
+    def probe(self) -> None:
+        self._check("probe")
+
+    def _check(self, kind: str) -> None:
+        if kind in self.refuses or "everything" in self.refuses:
+            raise LedgerError("ledger_unwritable", "the disk is full")
+
+
+def kinds(session) -> list[str]:
+    return [record.kind for record in session.records()]
+
+
+# -- P1, P2: evidence first ----------------------------------------------------------------------------------------------
+
+
+def test_the_intent_is_on_record_when_the_tool_runs_and_the_outcome_after(
+    bot: AgentIdentity,
+) -> None:
+    seen: list[list[str]] = []
+
+    @tool(resource=BILLING, scopes=["invoices:read"])
+    def look() -> None:
+        seen.append(kinds(current_session()))
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        look()
+        assert seen[0][-1] == "call.intended"
+        assert kinds(session)[-1] == "call.completed"
+
+
+@pytest.mark.parametrize("refused", ["call.intended", "grant.made", "credential.acquired"])
+def test_a_tool_whose_intent_could_not_be_written_never_ran(make_identity, refused) -> None:
+    ledger = BrokenLedger()
+    identity = make_identity(ledger=ledger)
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        ledger.refuses = {refused}
+        with pytest.raises(LedgerError) as caught:
+            read()
+        assert ran == []
+        assert caught.value.call_id is not None
+        ledger.refuses = set()
+        assert read() == "ACME"
+
+
+async def test_an_async_tool_whose_intent_could_not_be_written_never_ran(make_identity) -> None:
+    ledger = BrokenLedger()
+    identity = make_identity(ledger=ledger)
+    async with identity.on_behalf_of("user:alice", purpose="p"):
+        ledger.refuses = {"call.intended"}
+        with pytest.raises(LedgerError):
+            await aread()
+    assert ran == []
+
+
+# -- P5: the outcome -----------------------------------------------------------------------------------------------------
+
+
+def test_an_outcome_that_cannot_be_written_costs_the_caller_nothing_and_shuts_the_gate(
+    make_identity,
+) -> None:
+    ledger = BrokenLedger()
+    identity = make_identity(ledger=ledger)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        read()
+        ledger.refuses = {"call.completed", "probe"}
+        assert read("Globex") == "Globex"
+        with pytest.raises(LedgerError):
+            read("Initech")
+        assert ran == ["ACME", "Globex"]
+        ledger.refuses = set()
+        assert read("Initech") == "Initech"
+        outcomes = [call["outcome"] for call in identity.who_triggered(session).calls]
+    assert outcomes == ["completed", None, "denied", "completed"]
+
+
+@pytest.mark.parametrize(
+    ("error", "kind"),
+    [
+        (ValueError("secret text"), "call.failed"),
+        (KeyboardInterrupt(), "call.cancelled"),
+        (SystemExit(1), "call.failed"),
+        (asyncio.CancelledError(), "call.cancelled"),
+    ],
+)
+def test_how_a_body_ended_is_recorded_by_the_class_of_its_exception_alone(bot, error, kind) -> None:
+    @tool()
+    def ends() -> None:
+        raise error
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(type(error)):
+            ends()
+        last = session.records()[-1]
+    assert (last.kind, last.body) == (kind, {"error": type(error).__name__})
+
+
+async def test_a_cancelled_call_is_cancelled_and_its_context_given_back(bot: AgentIdentity) -> None:
+    started = asyncio.Event()
+
+    @tool()
+    async def waits() -> None:
+        started.set()
+        await asyncio.Event().wait()
+
+    async with bot.on_behalf_of("user:alice", purpose="p") as session:
+        task = asyncio.create_task(waits())
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert kinds(session)[-1] == "call.cancelled"
+        assert session.call_id is None
+
+
+# -- P3: absence never means allow ---------------------------------------------------------------------------------------
+
+
+def raising(request: object) -> bool:
+    raise RuntimeError("no database")
+
+
+class Undecided:
+    def decide(self, request: object):
+        return None
+        yield
+
+
+class Failing:
+    def decide(self, request: object):
+        yield from http(HttpRequest("GET", "https://pdp.invalid/"))
+        return Decision.permit()
+
+
+@pytest.mark.parametrize(
+    ("policy", "code"),
+    [
+        (lambda request: False, "policy_denied"),
+        (lambda request: Decision.deny("no"), "policy_denied"),
+        (lambda request: None, "policy_undecided"),
+        (lambda request: 1, "policy_undecided"),
+        (lambda request: "true", "policy_undecided"),
+        (lambda request: object(), "policy_undecided"),
+        (raising, "policy_failed"),
+        (Undecided(), "policy_undecided"),
+    ],
+)
+def test_a_tool_that_was_refused_never_ran_and_left_evidence(make_identity, policy, code) -> None:
+    identity = make_identity(policy=policy)
+    asked: list[str] = []
+    handle = identity.authority.handle
+    identity.authority.handle = lambda request: (asked.append(request.url), handle(request))[1]
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(DeniedError) as caught:
+            read()
+        assert kinds(session) == ["session.opened", "call.denied"]
+    assert (caught.value.code, ran, asked) == (code, [], [])
+    trace = identity.who_triggered(caught.value.call_id)
+    assert (trace.decision, trace.outcome) == ("deny", "denied")
+
+
+def test_a_policy_that_asks_somebody_who_is_away_permits_nothing(
+    make_identity, monkeypatch
+) -> None:
+    identity = make_identity(policy=Failing())
+    from agent_identity.errors import TransportError
+
+    def away(*args: object) -> HttpResponse:
+        raise TransportError("exchange_failed", "nobody there")
+
+    monkeypatch.setattr("agent_identity.http.transport.Transport.exchange", away)
+    with identity.on_behalf_of("user:alice", purpose="p"), pytest.raises(TransportError):
+        read()
+    assert ran == []
+
+
+def test_a_policy_that_asks_for_an_approval_gets_an_error_that_says_so(make_identity) -> None:
+    identity = make_identity(policy=lambda request: Decision.approval("manager", policy_id="big"))
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        with pytest.raises(ApprovalRequiredError) as caught:
+            read()
+    assert (ran, caught.value.policy_id) == ([], "big")
+    assert identity.who_triggered(caught.value.call_id).decision == "approval"
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"), [(503, CredentialUnavailableError), (400, CredentialRejectedError)]
+)
+def test_a_tool_whose_credential_could_not_be_had_never_ran(
+    make_identity, status, expected
+) -> None:
+    class Away(Authority):
+        def handle(self, request: HttpRequest) -> HttpResponse:
+            return HttpResponse(status, {"content-type": "application/json"}, b'{"error":"x"}')
+
+    identity = make_identity(authority=Away())
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(expected) as caught:
+            read()
+        assert kinds(session) == ["session.opened", "call.denied"]
+    assert ran == []
+    assert identity.who_triggered(caught.value.call_id).outcome == "denied"
+
+
+# -- policy sees -----------------------------------------------------------------------------------------------------------
+
+
+def test_policy_sees_the_whole_call_and_can_change_none_of_it(make_identity) -> None:
+    seen = []
+
+    def look(request) -> bool:
+        context = request.context
+        seen.append(
+            (
+                request.subject.type,
+                request.subject.id,
+                request.action.id,
+                request.resource.id,
+                request.resource.properties["labels"],
+                request.resource.properties["scopes"],
+                context["args"]["customer"],
+                context["args_hash"][:8],
+                context["purpose"],
+                context["agent"],
+                context["depth"],
+                context["session"]["calls"],
+            )
+        )
+        with pytest.raises(TypeError):
+            context["args"]["customer"] = "Globex"
+        with pytest.raises(TypeError):
+            context["purpose"] = "another"
+        return True
+
+    identity = make_identity(policy=look)
+    with identity.on_behalf_of("user:alice", purpose="close the books"):
+        read()
+    assert seen == [
+        (
+            *("User", "alice", "call", "read", {"reads:finance"}, {"invoices:read"}, "ACME"),
+            *("sha-256:", "close the books", "urn:agent-identity:agent:invoice-bot", 0, 0),
+        )
+    ]
+
+
+def no_leaving_after_reading(request) -> bool:
+    labels = request.resource.properties["labels"]
+    return not (
+        "sends:external" in labels and "reads:finance" in request.context["session"]["labels"]
+    )
+
+
+def test_policy_sees_what_was_permitted_before_sub_agents_included(make_identity) -> None:
+    identity = make_identity(policy=no_leaving_after_reading)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        send()
+        with session.delegate("reader"):
+            read()
+        with pytest.raises(DeniedError):
+            send()
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        send()  # another session has another past
+    assert ran == ["sent", "ACME", "sent"]
+
+
+def test_two_calls_at_once_cannot_both_see_an_innocent_past(make_identity) -> None:
+    both = threading.Barrier(2, timeout=10)
+    met: list[int] = []
+
+    def slow(request) -> bool:
+        innocent = no_leaving_after_reading(request) and not (
+            "reads:finance" in request.resource.properties["labels"]
+            and "sends:external" in request.context["session"]["labels"]
+        )
+        if not met or len(met) < 2:
+            met.append(1)
+            both.wait()  # both have decided upon the same past before either enters it
+        return innocent
+
+    identity = make_identity(policy=slow)
+    outcomes: list[str] = []
+
+    def attempt(function) -> None:
+        try:
+            function()
+            outcomes.append("ran")
+        except DeniedError as error:
+            outcomes.append(error.code)
+
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        threads = [
+            threading.Thread(target=attempt, args=(session.bind(function),))
+            for function in (read, send)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert sorted(outcomes) == ["policy_denied", "ran"]
+
+
+# -- one id --------------------------------------------------------------------------------------------------------------
+
+
+def test_one_call_id_is_on_span_assertion_record_and_error(make_identity, spans) -> None:
+    from agent_identity.jose import loads_object, unverified
+
+    identity = make_identity(policy=lambda request: request.resource.id == "read")
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        read()
+        with pytest.raises(DeniedError) as caught:
+            send()
+        intent = next(r for r in session.records() if r.kind == "call.intended")
+    done, denied = [span for span in spans() if span.name.startswith("execute_tool")]
+    claims = loads_object(unverified(intent.to_dict()["assertion"]).payload)
+    assert done.name == "execute_tool read"
+    assert claims["call"]["id"] == intent.call_id == done.attributes["agent_identity.call.id"]
+    assert claims["trace"]["trace_id"] == f"{done.context.trace_id:032x}" == intent.trace_id
+    assert claims["trace"]["span_id"] == f"{done.context.span_id:016x}" == intent.span_id
+    assert denied.attributes["agent_identity.call.id"] == caught.value.call_id
+    assert denied.attributes["error.type"] == "policy_denied"
+    assert identity.who_triggered(intent.span_id).calls[0]["call_id"] == intent.call_id
+
+
+def test_a_span_has_the_attributes_of_the_contract_and_no_argument(make_identity, spans) -> None:
+    identity = make_identity()
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        read("a very secret customer")
+    (span,) = [span for span in spans() if span.name == "execute_tool read"]
+    attributes = dict(span.attributes)
+    assert attributes.pop("agent_identity.call.id").startswith("call_")
+    assert attributes.pop("agent_identity.grant.hash")
+    pseudonym = attributes.pop("agent_identity.principal.pseudonym")
+    assert attributes == {
+        "gen_ai.operation.name": "execute_tool",
+        "gen_ai.tool.name": "read",
+        "agent_identity.session.id": session.id,
+        "agent_identity.txn": session.id,
+        "agent_identity.agent.id": "urn:agent-identity:agent:invoice-bot",
+        "agent_identity.chain.depth": 0,
+        "agent_identity.decision": "permit",
+        "agent_identity.policy.id": "grants-only",
+        "agent_identity.resource": BILLING,
+    }
+    assert "alice" not in pseudonym
+    assert "secret customer" not in span.to_json()
+
+
+def test_inside_a_frameworks_own_execute_tool_span_ours_leaves_the_operation_out(
+    bot, spans
+) -> None:
+    from opentelemetry import trace
+
+    tracer = trace.get_tracer("framework")
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        with tracer.start_as_current_span(
+            "execute_tool read", attributes={"gen_ai.operation.name": "execute_tool"}
+        ) as outer:
+            read()
+    ours = next(s for s in spans() if "agent_identity.call.id" in (s.attributes or {}))
+    assert "gen_ai.operation.name" not in ours.attributes
+    assert ours.parent.span_id == outer.get_span_context().span_id
+
+
+def test_a_tools_own_spans_nest_below_its_call(bot, spans) -> None:
+    from opentelemetry import trace
+
+    @tool()
+    def works() -> None:
+        with trace.get_tracer("mine").start_as_current_span("inner"):
+            pass
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        works()
+    found = {span.name: span for span in spans()}
+    assert found["inner"].parent.span_id == found["execute_tool works"].context.span_id
+
+
+def test_an_exporter_that_raises_changes_no_result(bot, monkeypatch) -> None:
+    from agent_identity.provenance import spans as module
+
+    class Exploding:
+        def start_span(self, *args: object, **kwargs: object) -> None:
+            raise RuntimeError("collector down")
+
+    monkeypatch.setattr(module, "_tracer", Exploding())
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert read() == "ACME"
+
+
+def test_the_same_call_made_again_asks_nobody_again(make_identity) -> None:
+    identity = make_identity()
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        read()
+        before = identity.authority.issued.copy()
+        for _ in range(20):
+            read()
+        assert identity.authority.issued == before == {"grant": 1, "access_token": 1}
