@@ -47,7 +47,6 @@ GRANT_LIFETIME: Final = 900
 """Seconds a grant lives, at most."""
 
 _DEPTH: Final = 3
-_RESOURCES: Final = 100
 
 
 class Exchange:
@@ -102,15 +101,30 @@ class Exchange:
     ) -> dict[str, JSON]:
         if form.optional("actor_token") is not None:
             raise OAuthError("invalid_request", "actor_token_unsupported")
+        try:
+            grant = self._minted(form, client, subject, proof, now)
+        except VerificationError as error:  # it would be larger than any verifier reads
+            raise refused("invalid_request", error) from None
+        body: dict[str, JSON] = {
+            "access_token": grant.compact,
+            "issued_token_type": GRANT,
+            "token_type": "N_A",
+            "expires_in": grant.exp - now,
+        }
+        return body | scope_member(grant.scopes)
+
+    def _minted(
+        self, form: Form, client: ClientRecord, subject: Subject, proof: Proof, now: int
+    ) -> Grant:
         resources = _resources(form, client)
         scopes = allowed_scopes(form.scopes(), client.terms.scopes, subject.scopes)
         purpose = form.phrase("purpose")
         if purpose is None:
             raise OAuthError("invalid_request", "purpose_missing")
         depth = form.number("max_depth")
-        lifetime = form.number("requested_expires_in", least=1)
+        lifetime = form.number("requested_expires_in", least=1) or GRANT_LIFETIME
         key = self._keyring.signing
-        grant = mint_root(
+        return mint_root(
             key,
             key.thumbprint,
             iss=self._issuer,
@@ -125,20 +139,10 @@ class Exchange:
             task=form.phrase("task"),
             txn=subject.txn,
             now=now,
-            expires_at=min(
-                subject.exp,
-                now + (GRANT_LIFETIME if lifetime is None else min(lifetime, GRANT_LIFETIME)),
-            ),
+            expires_at=min(subject.exp, now + min(lifetime, GRANT_LIFETIME)),
             max_depth=min(_DEPTH if depth is None else depth, client.terms.max_depth, MAX_HOPS),
             evidence="agent" if subject.profile == TRIGGER else "issuer",
         )
-        body: dict[str, JSON] = {
-            "access_token": grant.compact,
-            "issued_token_type": GRANT,
-            "token_type": "N_A",
-            "expires_in": grant.exp - now,
-        }
-        return body | scope_member(grant.scopes)
 
     def _access_token(
         self, form: Form, client: ClientRecord, subject: Subject, leaf: Grant, now: float
@@ -209,7 +213,7 @@ def _refs(grant: Grant) -> tuple[str, ...]:
 
 
 def _resources(form: Form, client: ClientRecord) -> tuple[str, ...]:
-    if not 1 <= len(form.resources) <= _RESOURCES:
+    if not form.resources:
         raise OAuthError("invalid_target", "resource_missing")
     for resource in form.resources:
         _check_resource(resource, client)

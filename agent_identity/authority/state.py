@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import secrets
 import weakref
+from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
@@ -13,10 +15,10 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.keys import write_private
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
-__all__ = ["ForkLock", "read_private", "settled"]
+__all__ = ["ForkLock", "one_at_a_time", "read_private", "settle", "settled"]
 
 _LARGEST: Final = 64 * 1024
 
@@ -43,18 +45,35 @@ def read_private(path: Path) -> bytes:
     return data
 
 
+def settle(path: Path, make: Callable[[], bytes]) -> None:
+    """See to it that there is such a file (0600): who comes first makes it, whole, and theirs counts."""
+    if path.exists():
+        return
+    ours = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
+    write_private(ours, make())
+    try:
+        os.link(ours, path)
+    except FileExistsError:
+        pass  # somebody was faster
+    finally:
+        ours.unlink()
+
+
 def settled(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The file's content; who comes first makes it, whole, and everybody else reads that (0600)."""
-    if not path.exists():
-        ours = path.with_name(f"{path.name}.{secrets.token_hex(8)}")
-        write_private(ours, make())
-        try:
-            os.link(ours, path)
-        except FileExistsError:
-            pass  # somebody was faster, and theirs counts
-        finally:
-            ours.unlink()
+    """The file's content, made by whoever came first."""
+    settle(path, make)
     return read_private(path)
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Generator[None, None, None]:
+    """Let one process, and one thread of it, into the block at a time; `path` is the lock's own file."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 class ForkLock:

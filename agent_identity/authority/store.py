@@ -7,13 +7,14 @@ transaction. A store that can't answer is an outage, and an outage is a refusal.
 
 from __future__ import annotations
 
+import errno
 import os
 import sqlite3
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.clients import dump_client, load_client
-from agent_identity.authority.state import ForkLock
+from agent_identity.authority.state import ForkLock, one_at_a_time, settle
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 
 if TYPE_CHECKING:
@@ -108,23 +109,16 @@ class Store:
                 self._connection.close()
 
     def _open(self) -> sqlite3.Connection:
-        if self._path is not None:
-            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
-            os.fchmod(descriptor, 0o600)
-            os.close(descriptor)
-        connection = sqlite3.connect(
-            self._path or ":memory:",
-            timeout=_BUSY_SECONDS,
-            isolation_level=None,
-            check_same_thread=False,
-        )
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("COMMIT")
-        return connection
+        if self._path is None:
+            return _connect(":memory:")
+        # One at a time, as two that turn a fresh file to WAL together get "locked" at once, whatever the timeout.
+        with one_at_a_time(self._path.with_suffix(".lock")):
+            settle(self._path, bytes)
+            # Never opened by ourselves: closing it would drop the locks of every connection in this process.
+            if self._path.is_symlink():
+                raise OSError(errno.ELOOP, "the database is a link")
+            self._path.chmod(0o600)
+            return _connect(self._path)
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
@@ -156,6 +150,23 @@ class Store:
 
 
 _inherited: list[sqlite3.Connection] = []
+
+
+def _connect(path: Path | str) -> sqlite3.Connection:
+    connection = sqlite3.connect(
+        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
+    )
+    try:
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = NORMAL")
+        connection.execute("BEGIN IMMEDIATE")
+        for statement in _SCHEMA:
+            connection.execute(statement)
+        connection.execute("COMMIT")
+    except BaseException:
+        connection.close()
+        raise
+    return connection
 
 
 def open_store(state_dir: Path | None) -> Store:

@@ -22,6 +22,7 @@ from agent_identity.errors import (
     CredentialError,
     CredentialRejectedError,
     CredentialUnavailableError,
+    DeniedError,
     TransportError,
     VerificationError,
 )
@@ -199,7 +200,7 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
         value = document.get(name)
         if value is None:
             return None
-        if not isinstance(value, str) or origin(value) != origin(issuer):
+        if not isinstance(value, str) or not _same_origin(value, issuer):
             raise CredentialRejectedError(
                 "endpoint_origin", f"{issuer} names a {name} at another origin"
             )
@@ -218,6 +219,13 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
         issued_at=now,
         expires_at=now + _METADATA_LIFE,
     )
+
+
+def _same_origin(url: str, issuer: str) -> bool:
+    try:
+        return origin(url) == origin(issuer)
+    except DeniedError:
+        return False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 import httpcore
 import httpx
 
-from agent_identity.errors import TransportError
+from agent_identity.errors import DeniedError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.http.deadline import DeadlineBackend, deadline_at
 from agent_identity.uris import is_loopback, origin
@@ -128,7 +128,10 @@ class Transport:
         self.close()
 
     def _place(self, request: HttpRequest) -> str:
-        place = origin(request.url)
+        try:
+            place = origin(request.url)
+        except DeniedError as error:
+            raise TransportError(error.code, str(error), remedy=error.remedy) from None
         if place in self._in_process:
             return place
         if not request.url.startswith("https://") and not is_loopback(request.url):

@@ -452,6 +452,12 @@ def test_a_chain_has_to_go_along(rig, bot) -> None:
         ({"requested_expires_in": "0"}, ("invalid_request", "requested_expires_in_malformed")),
         ({"resource": None}, ("invalid_target", "resource_missing")),
         ({"actor_token": "x"}, ("invalid_request", "actor_token_unsupported")),
+        (
+            {"resource": [f"https://{at}.example/{'x' * 200}" for at in range(80)]},
+            ("invalid_request", "token_too_large"),
+        ),
+        ({"scope": "a\tb"}, ("invalid_scope", "scope_malformed")),
+        ({"scope": " ".join(map(str, range(201)))}, ("invalid_scope", "scope_malformed")),
     ],
 )
 def test_a_grant_for_something_else_is_refused(rig, bot, change, refused) -> None:
