@@ -39,6 +39,7 @@ __all__ = [
     "Answer",
     "Client",
     "Endpoints",
+    "Fields",
     "Issued",
     "KeySet",
     "Nonces",
@@ -90,11 +91,11 @@ class Issued:
     ath: str = field(default="", repr=False)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, repr=False)
 class Answer:
     """A token endpoint's answer, read strictly; nothing in it has been compared with what was asked."""
 
-    token: Secret = field(repr=False)
+    token: Secret
     token_type: str
     issued_token_type: str | None
     expires_in: float | None
@@ -190,21 +191,20 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
     if response.status != 200:  # noqa: PLR2004
         raise _failure(response, issuer, "its metadata")
     document = _json_object(response, issuer)
-    if document.get("issuer") != issuer:
+    if document.text("issuer") != issuer:
         raise CredentialRejectedError(
             "issuer_mismatch", f"the metadata found at {issuer} names another issuer"
         )
     now = clock()
 
     def endpoint(name: str) -> str | None:
-        value = document.get(name)
-        if value is None:
+        if not document.has(name):
             return None
-        if not isinstance(value, str) or not _same_origin(value, issuer):
+        if not _same_origin(document.text(name), issuer):
             raise CredentialRejectedError(
                 "endpoint_origin", f"{issuer} names a {name} at another origin"
             )
-        return value
+        return document.text(name)
 
     token = endpoint("token_endpoint")
     if token is None:
@@ -221,9 +221,9 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
     )
 
 
-def _same_origin(url: str, issuer: str) -> bool:
+def _same_origin(url: str | None, issuer: str) -> bool:
     try:
-        return origin(url) == origin(issuer)
+        return url is not None and origin(url) == origin(issuer)
     except DeniedError:
         return False
 
@@ -255,17 +255,20 @@ def read_keys(endpoints: Endpoints, clock: Callable[[], float]) -> Flow[KeySet]:
     response = yield from _asked(request, endpoints.issuer)
     if response.status != 200:  # noqa: PLR2004
         raise _failure(response, endpoints.issuer, "its keys")
-    found = _json_object(response, endpoints.issuer).get("keys")
-    if not isinstance(found, list) or len(found) > _KEY_LIMIT:
+    keys = _named_keys(_json_object(response, endpoints.issuer))
+    if keys is None:
         raise CredentialRejectedError("malformed_keys", f"{endpoints.issuer} publishes no key set")
+    now = clock()
+    return KeySet(keys, issued_at=now, expires_at=now + _METADATA_LIFE)
+
+
+def _named_keys(document: Fields) -> dict[str, dict[str, JSON]] | None:
+    found = document.get("keys")
+    if not isinstance(found, list) or len(found) > _KEY_LIMIT:
+        return None
     named = [(key.get("kid"), key) for key in found if isinstance(key, dict)]
     counts = Counter(kid for kid, _ in named if isinstance(kid, str))
-    now = clock()
-    return KeySet(
-        {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1},
-        issued_at=now,
-        expires_at=now + _METADATA_LIFE,
-    )
+    return {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1}
 
 
 def token_request(
@@ -392,8 +395,12 @@ def retry_after(value: str | None) -> float | None:
     return min(float(value), 3600.0)
 
 
-class _Fields:
-    """The members of an answer, without a readable form: a traceback that captures locals finds no token here."""
+class Fields:
+    """The members of an answer, without a readable form.
+
+    What an issuer sends may echo what it was sent. A traceback that captures locals finds it neither here nor in the frames
+    that raise: those ask questions, and hold only the answers.
+    """
 
     __slots__ = ("_members",)
 
@@ -403,17 +410,34 @@ class _Fields:
     def get(self, name: str) -> JSON:
         return self._members.get(name)
 
-    def secret(self, name: str) -> Secret | None:
+    def has(self, name: str) -> bool:
+        """Whether a member is there with a value."""
+        return self._members.get(name) is not None
+
+    def is_text(self, name: str) -> bool:
         value = self._members.get(name)
-        return Secret(value) if isinstance(value, str) and 0 < len(value) <= _TOKEN_LIMIT else None
+        return isinstance(value, str) and 0 < len(value) <= _TOKEN_LIMIT
+
+    def text(self, name: str) -> str | None:
+        value = self._members.get(name)
+        return value if isinstance(value, str) and value else None
+
+    def actor(self) -> JSON:
+        """`act.sub` of a token (RFC 8693 §4.1)."""
+        act = self._members.get("act")
+        return act.get("sub") if isinstance(act, dict) else None
+
+    def bound_key(self) -> JSON:
+        """`cnf.jkt` of a token (RFC 9449 §6.1)."""
+        confirmation = self._members.get("cnf")
+        return confirmation.get("jkt") if isinstance(confirmation, dict) else None
 
 
-def _json_object(response: HttpResponse, issuer: str) -> _Fields:
-    kind = response.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "application/json":
+def _json_object(response: HttpResponse, issuer: str) -> Fields:
+    if not _says_json(response):
         raise CredentialRejectedError("not_json", f"{issuer} answered something other than JSON")
     try:
-        return _Fields(jose.loads_object(response.body))
+        return Fields(jose.loads_object(response.body))
     except AgentIdentityError as error:
         code = error.code
     raise CredentialRejectedError(
@@ -421,76 +445,76 @@ def _json_object(response: HttpResponse, issuer: str) -> _Fields:
     )
 
 
-def _answer(document: _Fields, issuer: str) -> Answer:
-    token = document.secret("access_token")
-    token_type = document.get("token_type")
-    issued = document.get("issued_token_type")
-    if document.get("error") is not None or token is None:
+def _says_json(response: HttpResponse) -> bool:
+    kind = response.headers.get("content-type", "")
+    return kind.partition(";")[0].strip().lower() == "application/json"
+
+
+def _answer(fields: Fields, issuer: str) -> Answer:
+    if fields.has("error") or not fields.is_text("access_token"):
         raise CredentialRejectedError("malformed_answer", f"{issuer} answered without a token")
-    if not isinstance(token_type, str) or (issued is not None and not isinstance(issued, str)):
+    if not fields.is_text("token_type") or (
+        fields.has("issued_token_type") and not fields.is_text("issued_token_type")
+    ):
         raise CredentialRejectedError("malformed_answer", f"{issuer} doesn't say what it issued")
-    if document.get("refresh_token") is not None:
+    if fields.has("refresh_token"):
         raise CredentialRejectedError(
             "unexpected_refresh_token", f"{issuer} answered with a refresh token nobody asked for"
         )
+    if fields.has("scope") and not isinstance(fields.get("scope"), str):
+        raise CredentialRejectedError("malformed_answer", f"{issuer} gives a scope that is none")
+    scope = fields.text("scope") if fields.has("scope") else None
     return Answer(
-        token=token,
-        token_type=token_type,
-        issued_token_type=issued,
-        expires_in=_expires_in(document.get("expires_in"), issuer),
-        scopes=_scopes(document.get("scope"), issuer),
+        token=Secret(fields.text("access_token") or ""),
+        token_type=fields.text("token_type") or "",
+        issued_token_type=fields.text("issued_token_type"),
+        expires_in=_expires_in(fields, issuer),
+        scopes=None if not fields.has("scope") else frozenset((scope or "").split(" ")) - {""},
     )
 
 
-def _expires_in(value: JSON, issuer: str) -> float | None:
-    if value is None:
+def _expires_in(fields: Fields, issuer: str) -> float | None:
+    if not fields.has("expires_in"):
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    seconds = _finite(fields.get("expires_in"))
+    if seconds is None:
         raise CredentialRejectedError("malformed_answer", f"{issuer} gives a lifetime that is none")
-    if value <= 0:
+    if seconds <= 0:
         raise CredentialRejectedError("already_expired", f"{issuer} issued what has expired")
-    return min(float(value), _LONGEST_LIFE)
+    return min(seconds, _LONGEST_LIFE)
 
 
-def _scopes(value: JSON, issuer: str) -> frozenset[str] | None:
-    if value is None:
+def _finite(value: JSON) -> float | None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         return None
-    if not isinstance(value, str):
-        raise CredentialRejectedError("malformed_answer", f"{issuer} gives a scope that is none")
-    return frozenset(value.split(" ")) - {""}
+    return float(value)
 
 
 def check_scopes(answer: Answer, asked: frozenset[str], issuer: str) -> frozenset[str]:
     """The scopes that were granted: as asked where the answer is silent, never more (RFC 8693 §2.2.1)."""
-    granted = asked if answer.scopes is None else answer.scopes
-    if not granted <= asked:
+    if answer.scopes is not None and not answer.scopes <= asked:
         raise CredentialRejectedError("scope_widened", f"{issuer} granted more than was asked for")
-    if not asked <= granted:
+    if answer.scopes is not None and not asked <= answer.scopes:
         raise CredentialRejectedError(
             "scope_narrowed",
             f"{issuer} granted less than the call needs",
             remedy="register the missing scopes for this client at the issuer",
         )
-    return granted
+    return asked
 
 
-def check_binding(claims: dict[str, JSON], key: ProofKey, issuer: str) -> None:
+def check_binding(claims: Fields, key: ProofKey, issuer: str) -> None:
     """Hold a token to being bound to our key (RFC 9449 §6): a binding that was asked for is never dropped in silence."""
-    confirmation = claims.get("cnf")
-    bound = confirmation.get("jkt") if isinstance(confirmation, dict) else None
-    if bound != key.thumbprint:
+    if claims.bound_key() != key.thumbprint:
         raise CredentialRejectedError(
             "binding_missing", f"{issuer} issued a token that isn't bound to the agent's key"
         )
 
 
-def read_jwt(token: Secret) -> dict[str, JSON] | None:
+def read_jwt(token: Secret) -> Fields | None:
     """The claims of a token that is a JWT, unverified: the issuer's word to us, and None for an opaque one."""
-    text = token.reveal()
-    if text.count(".") != 2:  # noqa: PLR2004
-        return None
     try:
-        return jose.loads_object(jose.unverified(text).payload)
+        return Fields(jose.loads_object(jose.unverified(token.reveal()).payload))
     except VerificationError:
         return None
 

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth import Client
+from agent_identity.credentials.oauth import Client, Fields
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
     VerificationError,
 )
-from agent_identity.flow import Flow, HttpRequest, http
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -89,13 +89,17 @@ def register(
         raise CredentialRejectedError(
             "registration_refused", f"{endpoints.issuer} registers no agent ({response.status})"
         )
-    try:
-        client_id = jose.loads_object(response.body).get("client_id")
-    except VerificationError:
-        client_id = None
-    if not isinstance(client_id, str) or not client_id:
+    client_id = _client_id(response)
+    if client_id is None:
         raise CredentialRejectedError(
             "malformed_answer", f"{endpoints.issuer} registered without a client_id"
         )
     now = clock()
     return Registered(Client(client_id, key), issued_at=now, expires_at=now + _LIFE)
+
+
+def _client_id(response: HttpResponse) -> str | None:
+    try:
+        return Fields(jose.loads_object(response.body)).text("client_id")
+    except VerificationError:
+        return None

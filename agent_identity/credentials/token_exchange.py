@@ -25,10 +25,9 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.oauth import Client, Endpoints, Nonces, ProofKey
+    from agent_identity.credentials.oauth import Client, Endpoints, Fields, Nonces, ProofKey
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
-    from agent_identity.values import JSON
 
 __all__ = ["exchange_token"]
 
@@ -113,27 +112,19 @@ def _checked(
     return issued if claims is None else _matching(issued, claims, leaf, proof_key)
 
 
-def _matching(issued: Issued, claims: dict[str, JSON], leaf: Grant, proof_key: ProofKey) -> Issued:
+def _matching(issued: Issued, claims: Fields, leaf: Grant, proof_key: ProofKey) -> Issued:
     """A JWT shows what it is for, so it is held to it; an opaque token can't be."""
     check_binding(claims, proof_key, issued.issuer)
-    audience = claims.get("aud")
-    if audience not in (issued.resource, [issued.resource]):
+    if claims.get("aud") not in (issued.resource, [issued.resource]):
         raise CredentialRejectedError(
             "audience_mismatch",
             f"{issued.issuer} issued a token for another resource",
             remedy=f"register {issued.resource} at {issued.issuer}",
         )
-    actor = claims.get("act")
-    acts = actor.get("sub") if isinstance(actor, dict) else None
-    if claims.get("sub") != leaf.sub or acts != leaf.agent:
+    if claims.get("sub") != leaf.sub or claims.actor() != leaf.agent:
         raise CredentialRejectedError(
             "subject_mismatch", f"{issued.issuer} issued a token for another principal or agent"
         )
     expiry = claims.get("exp")
     end = float(expiry) if isinstance(expiry, int | float) else issued.expires_at
-    jti = claims.get("jti")
-    return replace(
-        issued,
-        expires_at=min(issued.expires_at, end),
-        jti=jti if isinstance(jti, str) else None,
-    )
+    return replace(issued, expires_at=min(issued.expires_at, end), jti=claims.text("jti"))

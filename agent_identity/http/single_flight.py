@@ -99,7 +99,7 @@ class SingleFlight(Generic[T]):
             try:
                 done, _ = await asyncio.wait({landing}, timeout=min(_SLICE, left))
             finally:
-                if not landing.done():
+                if not landing.done() and not landing.get_loop().is_closed():
                     landing.cancel()  # the view of the flight, not the flight
             if not done:
                 if time.monotonic() < deadline:

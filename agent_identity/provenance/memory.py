@@ -160,9 +160,9 @@ class MemoryLedger:
         self.close()
 
     def _settle(self) -> None:
-        """Seal and chain what was taken."""
+        """Seal and chain what was taken until now; others may take more meanwhile, faster than this."""
         with self._lock:
-            while self._taken:
+            for _ in range(len(self._taken)):
                 at, kind, pseudonym, session, call, trace, span, ref, body, sealed = (
                     self._taken.popleft()
                 )

@@ -240,7 +240,7 @@ class Writer:
         except sqlite3.Error as error:
             raise self._abandon(error) from error
         except BaseException:
-            roll_back(self._connection)
+            self._undo()
             raise
         self._chain.advance(row)
         self._sure = True
@@ -273,7 +273,7 @@ class Writer:
             failure = error
         except BaseException:
             failure = LedgerError("ledger_interrupted", f"{self._failed} (it was interrupted)")
-            roll_back(self._connection)
+            self._undo()
             raise
         finally:
             for waiting in batch:
@@ -298,13 +298,18 @@ class Writer:
         begin(self._connection)
 
     def _abandon(self, error: sqlite3.Error) -> LedgerError:
-        """Undo a commit that failed; a connection that can't even do that is given up."""
+        """Undo a commit that failed, and say so."""
         self.healthy = False
+        self._undo()
+        return storage_error(error, self._failed)
+
+    def _undo(self) -> None:
+        """Roll back what was begun; a connection that can't even do that is given up."""
         try:
-            roll_back(self._connection)
+            if self._database.current is not None:
+                roll_back(self._database.current)
         except sqlite3.Error:
             self._database.drop()
-        return storage_error(error, self._failed)
 
     def _busy(self) -> LedgerError:
         self.healthy = False
