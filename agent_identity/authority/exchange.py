@@ -20,16 +20,14 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
+from agent_identity.authority.targets import allowed_scopes, one_resource, resources, scope_member
 from agent_identity.authority.tokens import LIFETIME, TokenDraft, principal_ref
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
-from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from agent_identity.authority.asked import Asked, Form
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.keyring import Keyring
@@ -40,7 +38,7 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.dpop import Proof
 
-__all__ = ["GRANT", "GRANT_LIFETIME", "Exchange", "allowed_scopes", "one_resource"]
+__all__ = ["GRANT", "GRANT_LIFETIME", "Exchange"]
 
 GRANT: Final = "urn:agent-identity:token-type:grant"
 GRANT_LIFETIME: Final = 900
@@ -116,7 +114,6 @@ class Exchange:
     def _minted(
         self, form: Form, client: ClientRecord, subject: Subject, proof: Proof, now: int
     ) -> Grant:
-        resources = _resources(form, client)
         scopes = allowed_scopes(form.scopes(), client.terms.scopes, subject.scopes)
         purpose = form.phrase("purpose")
         if purpose is None:
@@ -133,7 +130,7 @@ class Exchange:
             sub_profile=subject.profile,
             agent=client.agent,
             jkt=proof.jkt,
-            aud=resources,
+            aud=resources(form, client),
             scopes=scopes,
             purpose=purpose,
             task=form.phrase("task"),
@@ -210,45 +207,3 @@ class Exchange:
 def _refs(grant: Grant) -> tuple[str, ...]:
     """All that may be revoked about a hop: itself, its agent, and that agent's instance."""
     return (grant.jti, signing_input_hash(grant.compact), grant.agent, grant.jkt)
-
-
-def _resources(form: Form, client: ClientRecord) -> tuple[str, ...]:
-    if not form.resources:
-        raise OAuthError("invalid_target", "resource_missing")
-    for resource in form.resources:
-        _check_resource(resource, client)
-    return form.resources
-
-
-def one_resource(form: Form, client: ClientRecord) -> str:
-    """The one resource that an access token is for (RFC 8707 §2)."""
-    if len(form.resources) != 1:
-        raise OAuthError("invalid_target", "resource_missing")
-    resource = form.resources[0]
-    if resource == LOCAL:
-        raise OAuthError("invalid_target", "resource_local")
-    _check_resource(resource, client)
-    return resource
-
-
-def _check_resource(resource: str, client: ClientRecord) -> None:
-    """An absolute URI without fragment, compared as it was sent, and one that the client may reach."""
-    scheme, colon, rest = resource.partition(":")
-    plain = resource.isascii() and resource.isprintable() and not set(' "#<>\\') & set(resource)
-    if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= 2048):  # noqa: PLR2004
-        raise OAuthError("invalid_target", "resource_malformed")
-    allowed = client.terms.resources
-    if allowed is not None and resource != LOCAL and resource not in allowed:
-        raise OAuthError("invalid_target", "resource_not_allowed")
-
-
-def allowed_scopes(asked: frozenset[str], *limits: Collection[str] | None) -> frozenset[str]:
-    """The scopes as asked, if every limit has them all; a limit of None is none."""
-    if any(limit is not None and not asked.issubset(limit) for limit in limits):
-        raise OAuthError("invalid_scope", "scope_widened")
-    return asked
-
-
-def scope_member(scopes: frozenset[str]) -> dict[str, JSON]:
-    """The `scope` of an answer; no scope, no member."""
-    return {"scope": " ".join(sorted(scopes))} if scopes else {}

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asked import read_form
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
-from agent_identity.authority.exchange import GRANT, allowed_scopes, one_resource, scope_member
+from agent_identity.authority.exchange import GRANT
 from agent_identity.authority.subjects import JWT
+from agent_identity.authority.targets import allowed_scopes, one_resource, scope_member
 from agent_identity.authority.tokens import LIFETIME, TokenDraft
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import asyncio
 import contextlib
 import logging
 import time
-import weakref
 from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.errors import ConfigurationError, LedgerError
@@ -78,7 +77,7 @@ class SqliteLedger:
         _closed_to_others(path.absolute().parent)
         self._clock = clock
         self._grouped = durability == "power"
-        self._upkeep = Upkeep(weakref.WeakMethod(self._tend), every=_UPKEEP_SECONDS)
+        self._upkeep = Upkeep(self._tend, every=_UPKEEP_SECONDS)
         self._writer = Writer(path, connect_writer, clock=clock, due=self._upkeep.wake)
         self._lookup = Lookup(path, lambda: connect(waits=True))
         shelf = SqliteShelf(state_dir / "subjects.db", durability=durability)

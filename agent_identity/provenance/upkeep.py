@@ -3,64 +3,66 @@
 
 from __future__ import annotations
 
+import contextlib
+import queue
 import threading
-from typing import TYPE_CHECKING, Final
+import weakref
+from typing import TYPE_CHECKING, Final, TypeAlias
 
 if TYPE_CHECKING:
-    import weakref
     from collections.abc import Callable
 
 __all__ = ["Upkeep"]
 
 _STOP_SECONDS: Final = 5.0
+_Bell: TypeAlias = (
+    "queue.SimpleQueue[bool]"  # unlike an Event, it may be rung inside a garbage collection
+)
 
 
 class Upkeep:
-    """Runs `work` every so many seconds, and soon after each `wake`, from the first `wake` on.
+    """Runs `work`, a method, every so many seconds and soon after each `wake`, from the first `wake` on.
 
-    It holds its owner weakly and ends with it. A forked child has a thread of its own once it wakes it.
+    It holds the method's object weakly and ends with it. A forked child has a thread of its own once it wakes it.
     """
 
-    def __init__(self, work: weakref.WeakMethod[Callable[[], None]], *, every: float) -> None:
-        self._work = work
+    def __init__(self, work: Callable[[], None], *, every: float) -> None:
+        self._work = weakref.WeakMethod(work, lambda _: self._bell.put(False))
         self._every = every
+        self._bell: _Bell = queue.SimpleQueue()
         self._thread: threading.Thread | None = None
-        self._due = threading.Event()
-        self._stopped = threading.Event()
+        self._stopped = False
 
     def wake(self) -> None:
         """Have the work done soon."""
-        thread = self._thread
-        if thread is not None and thread.is_alive():
-            self._due.set()
-        elif not self._stopped.is_set():
-            self._due = (
-                threading.Event()
+        if self._stopped:
+            return
+        if self._thread is None or not self._thread.is_alive():
+            self._bell = (
+                queue.SimpleQueue()
             )  # the old one may have come through a fork with its lock held
-            args = (self._work, self._due, self._stopped, self._every)
+            args = (self._work, self._bell, self._every)
             self._thread = threading.Thread(target=_run, args=args, name="ledger", daemon=True)
             self._thread.start()
+        self._bell.put(True)
 
     def stop(self) -> None:
         """End the thread, once it has finished what it does at this moment."""
-        self._stopped.set()
-        thread = self._thread
-        if thread is not None and thread.is_alive():
-            self._due.set()
-            thread.join(_STOP_SECONDS)
+        self._stopped = True
+        if self._thread is not None and self._thread.is_alive():
+            self._bell.put(False)
+            self._thread.join(_STOP_SECONDS)
 
 
-def _run(
-    work: weakref.WeakMethod[Callable[[], None]],
-    due: threading.Event,
-    stopped: threading.Event,
-    every: float,
-) -> None:
+def _run(work: weakref.WeakMethod[Callable[[], None]], bell: _Bell, every: float) -> None:
     while True:
-        due.wait(every)
-        due.clear()
+        go_on = True
+        with contextlib.suppress(queue.Empty):
+            go_on = bell.get(timeout=every)
+        while not bell.empty():
+            go_on = bell.get() and go_on
         step = work()
-        if step is None or stopped.is_set():
+        if step is None or not go_on:
             return
         step()
-        del step  # or it would keep the owner alive while this waits
+        del step  # or it would keep the object alive while this waits

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Writer"]
 
 LEASE_SECONDS: Final = 30.0
+_RENEW_BELOW: Final = 20.0
 _UPKEEP_EVERY: Final = 512  # records
 
 RECORDS_SCHEMA: Final = """
@@ -90,6 +91,7 @@ class Writer:
         self._chain = Chain()
         self._number: int | None = None
         self._born_after = 0
+        self._lease_until = 0.0
         self._sure = False
         self._waiting: deque[_Waiting] = deque()
         self._closed = False
@@ -152,12 +154,14 @@ class Writer:
         self.healthy = False
         with self._database.held(self._failed) as connection:
             self._prepare(connection)
-        self.renew()
+        self._set_lease(self._clock() + LEASE_SECONDS)
         self.healthy = True
 
     def renew(self) -> None:
-        """Hold the lease for another `LEASE_SECONDS`, if this process has one."""
-        self._set_lease(self._clock() + LEASE_SECONDS)
+        """Hold the lease for another `LEASE_SECONDS`, if this process has one and a third of it is over."""
+        now = self._clock()
+        if self._lease_until - now < _RENEW_BELOW:
+            self._set_lease(now + LEASE_SECONDS)
 
     def checkpoint(self) -> None:
         """Move what is left in the -wal file, with nothing appended meanwhile, so that it starts over."""
@@ -207,13 +211,13 @@ class Writer:
             query = "SELECT coalesce(max(id), 0) FROM records"
             (self._born_after,) = connection.execute(query).fetchone()
             query = "INSERT INTO writers (name, lease_until) VALUES (?, ?)"
-            values = (self._chain.writer, self._clock() + LEASE_SECONDS)
-            number = connection.execute(query, values).lastrowid
+            lease_until = self._clock() + LEASE_SECONDS
+            number = connection.execute(query, (self._chain.writer, lease_until)).lastrowid
             connection.execute("COMMIT")
         except BaseException:
             roll_back(connection)
             raise
-        self._number = number
+        self._number, self._lease_until = number, lease_until
 
     def _find_end(self, connection: sqlite3.Connection) -> None:
         query = "SELECT seq, hash FROM records WHERE id > ? AND writer = ? ORDER BY id DESC LIMIT 1"
@@ -257,6 +261,7 @@ class Writer:
             if waiting is not own:
                 batch.append(waiting)
         failure: LedgerError | None = None
+        before = self._chain.seq
         try:
             if not self._is_ready():
                 self._prepare(self._database.connection())
@@ -279,7 +284,8 @@ class Writer:
             for waiting in batch:
                 waiting.error = failure or waiting.error
                 waiting.done = True
-        self._due()
+        if before // _UPKEEP_EVERY != self._chain.seq // _UPKEEP_EVERY:
+            self._due()
 
     def _insert(self, waiting: _Waiting) -> None:
         """Write one of several; what can't be written as JSON fails alone."""
@@ -324,3 +330,4 @@ class Writer:
             connection.execute(
                 "UPDATE writers SET lease_until = ? WHERE id = ?", (until, self._number)
             )
+        self._lease_until = until

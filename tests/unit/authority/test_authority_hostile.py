@@ -46,6 +46,7 @@ def json_refusal(response) -> dict[str, str]:
     return found
 
 
+@settings(deadline=None)
 @given(st.sampled_from(PATHS[:4]), st.binary(max_size=300))
 def test_any_bytes_get_a_json_refusal(path, data) -> None:
     for content_type in (FORM, "application/json", "text/plain"):
@@ -54,6 +55,7 @@ def test_any_bytes_get_a_json_refusal(path, data) -> None:
         json_refusal(AUTHORITY.handle(request))
 
 
+@settings(deadline=None)
 @given(
     st.sampled_from(PATHS),
     st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=8),
@@ -71,13 +73,16 @@ def test_any_form_gets_a_json_refusal(path, fields, headers) -> None:
     )
 
 
+@settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=40), st.dictionaries(st.text(max_size=8), st.text()))
 def test_any_request_line_gets_a_json_refusal(method, url, headers) -> None:
     for target in (url, AUTHORITY.issuer + url, f"{AUTHORITY.issuer}/{url}"):
         json_refusal(AUTHORITY.handle(HttpRequest(method, target, headers)))
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+@settings(
+    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+)
 @given(st.data())
 def test_a_mangled_request_of_a_real_client_gets_no_token(rig, bot, data) -> None:
     """One changed byte in a token, header or form is a refusal, or the request means the same as before."""

@@ -9,11 +9,13 @@ import sqlite3
 import stat
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
 from agent_identity.authority import Authority, ClientRecord, Terms
 from agent_identity.authority.clients import dump_client, load_client
+from agent_identity.authority.state import one_at_a_time
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest
 from agent_identity.keys import SigningKey
@@ -127,6 +129,21 @@ def test_threads_that_start_together_are_one_authority(tmp_path) -> None:
             one.close()
 
 
+def test_a_state_directory_is_opened_by_one_at_a_time(tmp_path) -> None:
+    entered = Event()
+
+    def enter() -> None:
+        with one_at_a_time(tmp_path / "lock"):
+            entered.set()
+
+    with one_at_a_time(tmp_path / "lock"):
+        other = Thread(target=enter)
+        other.start()
+        assert not entered.wait(0.05)
+    other.join(10)
+    assert entered.is_set()
+
+
 def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     rig = make_rig(tmp_path)
     bot = rig.client()
@@ -211,12 +228,18 @@ def link_key(folder: Path) -> None:
     path.symlink_to(folder / "elsewhere")
 
 
+def link_database(folder: Path) -> None:
+    (folder / "authority.db").rename(folder / "elsewhere")
+    (folder / "authority.db").symlink_to(folder / "elsewhere")
+
+
 def spoil_issuer(folder: Path) -> None:
     (folder / "authority-issuer").write_bytes(b"http://evil.example")
 
 
 @pytest.mark.parametrize(
-    "spoil", [spoil_key, spoil_stamp, spoil_name, spoil_database, link_key, spoil_issuer]
+    "spoil",
+    [spoil_key, spoil_stamp, spoil_name, spoil_database, link_key, link_database, spoil_issuer],
 )
 def test_a_damaged_state_directory_is_a_clear_error(tmp_path, spoil) -> None:
     Authority(tmp_path).close()
@@ -237,6 +260,14 @@ def test_a_store_that_is_away_is_a_refusal(make_rig, tmp_path) -> None:
     response = bot.post("/token", CLIENT_CREDENTIALS)
     assert rig.refusal(response) == (503, "temporarily_unavailable", "state_unavailable")
     assert response.headers["retry-after"] == "5"
+
+
+def test_a_key_that_is_damaged_while_we_run_is_a_refusal(make_rig, tmp_path) -> None:
+    rig = make_rig(tmp_path)
+    bot = rig.client()
+    (tmp_path / "authority-keys" / "00000002.pem").write_bytes(b"nonsense")
+    assert bot.post("/token", CLIENT_CREDENTIALS).status == 503
+    assert not rig.authority.issued
 
 
 def test_a_locked_store_is_a_refusal_and_nothing_is_registered(
