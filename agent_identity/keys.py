@@ -100,7 +100,7 @@ class SigningKey:
         return self._sign(data)
 
     def compact(self, header: str, payload: bytes) -> str:
-        """A compact JWS over `payload`; `header` is an encoded one from `jws_header`."""
+        """A compact JWS over `payload`; `header` is an encoded one from `jose.header`."""
         return self.complete(f"{header}.{b64url(payload)}".encode("ascii"))
 
     def complete(self, signing_input: bytes) -> str:

@@ -172,7 +172,7 @@ def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> Led
             end, head = ends.get(writer, (0, GENESIS))
             ends[writer] = (seq, row.hash)
             if bad is None:
-                bad = _misplaced(row, end) or _fault(row, head)
+                bad = _fault(row, end, head)
                 if bad is None and check is not None:
                     reason = check(read_record(row, unseal))
                     bad = None if reason is None else FirstBad(writer, seq, reason)
@@ -201,7 +201,7 @@ def broken_among(
             if before is None:
                 return FirstBad(writer, seq - 1, _MISSING)
             head = before.hash
-        bad = _fault(row, head)
+        bad = _fault(row, seq - 1, head)
         if bad is not None:
             return bad
         after = row_at((writer, seq + 1))
@@ -213,22 +213,27 @@ def broken_among(
     return None
 
 
-def _misplaced(row: Row, end: int) -> FirstBad | None:
+def _fault(row: Row, end: int, head: bytes) -> FirstBad | None:
+    """What is wrong with a row that should follow the one numbered `end` with the hash `head`."""
+    if link(head, row.body) != row.hash:
+        return _misplaced(row, end)
+    reason = _unlike_its_body(row, end + 1)
+    return None if reason is None else FirstBad(row.writer, end + 1, reason)
+
+
+def _misplaced(row: Row, end: int) -> FirstBad:
     if row.seq > end + 1:
-        return FirstBad(row.writer, end + 1, _MISSING)
-    if row.seq <= end:
+        return FirstBad(row.writer, end + 1, "it is missing")
+    if 0 < row.seq <= end:
         return FirstBad(row.writer, row.seq, "it is there twice, or out of order")
-    return None
+    return FirstBad(row.writer, end + 1, _CHANGED)
 
 
-def _fault(row: Row, head: bytes) -> FirstBad | None:
-    writer, seq, body, sealed = row.writer, row.seq, row.body, row.sealed
-    if link(head, body) != row.hash:
-        return FirstBad(writer, seq, _CHANGED)
+def _unlike_its_body(row: Row, seq: int) -> str | None:
     try:
-        entry = orjson.loads(body)
+        entry = orjson.loads(row.body)
         digest = entry["sealed"]
-        columns = (
+        told = (
             entry["writer"],
             entry["seq"],
             entry["kind"],
@@ -240,9 +245,9 @@ def _fault(row: Row, head: bytes) -> FirstBad | None:
             alias_of(entry["kind"], entry["public"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return FirstBad(writer, seq, "it is no record of ours")
-    if columns != row[:9]:
-        return FirstBad(writer, seq, "a column that repeats its body was changed")
-    if sealed is not None and digest != sealed_digest(sealed):
-        return FirstBad(writer, seq, "its sealed part was changed")
+        return "it is no record of ours"
+    if told != row[:9] or row.seq != seq:
+        return "a column that repeats its body was changed"
+    if row.sealed is not None and digest != sealed_digest(row.sealed):
+        return "its sealed part was changed"
     return None

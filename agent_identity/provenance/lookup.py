@@ -48,8 +48,11 @@ _INTO_PLACES: Final = """
 INSERT OR IGNORE INTO places
 SELECT writer, seq, id FROM ledger.records WHERE id > :after AND id <= :last
 """
+# cast, since whoever edits a file may leave values of other types in it
 _COLUMNS: Final = """
-SELECT coalesce(w.name, ''), r.seq, r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias, r.body, r.sealed, r.hash
+SELECT coalesce(w.name, ''), coalesce(CAST(r.seq AS INTEGER), 0),
+       r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias,
+       coalesce(CAST(r.body AS BLOB), x''), CAST(r.sealed AS BLOB), coalesce(CAST(r.hash AS BLOB), x'')
 """
 _ROWS: Final = f"{_COLUMNS} FROM main.records r LEFT JOIN main.writers w ON w.id = r.writer"
 _PAGE_END: Final = (

@@ -1,0 +1,160 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The rows of the table, one function each; `python -m benchmarks.rows NAME` prints one as JSON."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from agent_identity import AgentIdentity, Decision, tool
+from agent_identity.authority import Authority
+from agent_identity.provenance.ledger import open_ledger
+from benchmarks.measure import ROUNDS, Figure, in_r
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.flow import HttpRequest, HttpResponse
+    from agent_identity.policy import Request
+
+BILLING = "https://billing.example"
+PERMIT = Decision.permit(policy_id="bench")
+TOOLS = frozenset({"list_invoices"})
+
+
+def policy(request: Request) -> Decision:
+    return PERMIT if request.resource.id in TOOLS else Decision.deny("unknown tool")
+
+
+def bare(customer: str, limit: int = 10) -> int:
+    return limit
+
+
+@tool(resource=BILLING, scopes=["invoices:read"], labels={"reads:finance"}, name="list_invoices")
+def wrapped(customer: str, limit: int = 10) -> int:
+    return limit
+
+
+def _call(path: str, ledger: str, budget: float) -> Figure:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity(
+            "invoice-bot",
+            authority=Authority(),
+            ledger=open_ledger(ledger, state_dir=Path(folder)),
+            policy=policy,
+        ) as identity,
+        identity.on_behalf_of("user:alice", purpose="measure"),
+    ):
+        wrapped("ACME", 5)
+        value, r = in_r(lambda: wrapped("ACME", 5), lambda: bare("ACME", 5))
+    return Figure(path, value, "r", budget, f"r = {r:.1f} µs, {value * r:.1f} µs a call")
+
+
+def memory() -> Figure:
+    return _call("cached credential, assertion, memory ledger, callable policy", "memory:", 1.3)
+
+
+def traced() -> Figure:
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+
+    class Sink(SpanExporter):
+        def export(self, spans: object) -> SpanExportResult:
+            return SpanExportResult.SUCCESS
+
+    provider = TracerProvider()
+    provider.add_span_processor(BatchSpanProcessor(Sink()))
+    trace.set_tracer_provider(provider)
+    figure = _call("the same with an exporting tracer provider", "memory:", 1.8)
+    provider.shutdown()
+    return figure
+
+
+def sqlite() -> Figure:
+    return _call("embedded default: SQLite, intent before, outcome after", "sqlite:", 2.8)
+
+
+def herd() -> Figure:
+    """200 callers in threads and in tasks of three event loops, on one cold key."""
+    asked: list[str] = []
+
+    class Counting(Authority):
+        def handle(self, request: HttpRequest) -> HttpResponse:
+            if request.url.endswith("/token"):
+                asked.append(request.url)
+                time.sleep(0.02)
+            return super().handle(request)
+
+    authority = Counting()
+
+    @tool(resource=BILLING, scopes=["invoices:read"])
+    async def later() -> None:
+        await asyncio.sleep(0)
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity(
+            "invoice-bot",
+            authority=authority,
+            ledger=open_ledger("memory:", state_dir=Path(folder)),
+        ) as identity,
+        identity.on_behalf_of("user:alice", purpose="measure") as session,
+    ):
+        barrier = threading.Barrier(83)
+
+        def one() -> None:
+            barrier.wait()
+            wrapped("ACME")
+
+        async def many() -> None:
+            await asyncio.gather(*(later() for _ in range(40)))
+
+        def loop() -> None:
+            barrier.wait()
+            asyncio.run(many())
+
+        jobs: list[Callable[[], None]] = [one] * 80 + [loop] * 3
+        threads = [threading.Thread(target=session.bind(job)) for job in jobs]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    issued = authority.issued["access_token"]
+    return Figure(
+        "200 callers, threads and tasks of three loops, one cold key",
+        issued,
+        "token requests",
+        1,
+        f"and {len(asked) - issued} for the grant",
+    )
+
+
+def imports() -> Figure:
+    """Whole processes in turn; what a bare interpreter takes is subtracted from both."""
+    commands = {"bare": "pass", "ours": "import agent_identity", "httpx": "import httpx"}
+    times: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(ROUNDS // 2):
+        for name, code in commands.items():
+            started = time.perf_counter()
+            subprocess.run([sys.executable, "-c", code], check=True)  # noqa: S603
+            times[name].append(time.perf_counter() - started)
+    base = statistics.median(times["bare"])
+    ours = statistics.median(times["ours"]) - base
+    theirs = statistics.median(times["httpx"]) - base
+    note = f"{ours * 1e3:.0f} ms over {theirs * 1e3:.0f} ms"
+    return Figure("import agent_identity over import httpx", ours / theirs, "x", 0.6, note)
+
+
+if __name__ == "__main__":
+    rows = {row.__name__: row for row in (memory, traced, sqlite, herd, imports)}
+    sys.stdout.write(json.dumps(rows[sys.argv[1]]()))
