@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from agent_identity.current import CURRENT, Current, current_session
 from agent_identity.decorators import tool_of, wrap
-from agent_identity.pipeline import Call, Tool
+from agent_identity.described import Tool
+from agent_identity.pipeline import Call
 
 if TYPE_CHECKING:
     from collections.abc import Generator

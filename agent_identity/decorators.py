@@ -12,8 +12,9 @@ import inspect
 from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
 
 from agent_identity.current import CURRENT, current_session
+from agent_identity.described import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
-from agent_identity.pipeline import Call, Tool
+from agent_identity.pipeline import Call
 from agent_identity.signature import Binder
 from agent_identity.values import scope_set
 

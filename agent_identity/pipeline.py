@@ -16,12 +16,9 @@ tests/unit/test_pipeline.py has a test for each.
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 import logging
 from typing import TYPE_CHECKING, Final, Self
-
-import orjson
 
 from agent_identity import canonical
 from agent_identity.current import CURRENT, Current
@@ -34,6 +31,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Draft, arun, run
 from agent_identity.policy.request import Facts, Request
+from agent_identity.policy.rules import asked, judged
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
     CALL_CANCELLED,
@@ -43,61 +41,22 @@ from agent_identity.provenance.records import (
     CALL_INTENDED,
 )
 from agent_identity.reach import Reach, reach
-from agent_identity.values import LOCAL, Decision, new_id
+from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from contextvars import Token
     from types import TracebackType
 
+    from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
     from agent_identity.session import Session
-    from agent_identity.values import JSON
 
-__all__ = ["Call", "Tool", "asked"]
+__all__ = ["Call"]
 
 _log: Final = logging.getLogger("agent_identity")
-_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
-
-
-class Tool:
-    """What is known of a tool before it is called: its name, what it reaches, what it says of itself.
-
-    `scopes=None` means those that its resource is configured with, `resource=None` that it reaches nothing outside.
-    `pauses` are a framework's exceptions by which a body stops to go on later; they are no failure.
-    """
-
-    __slots__ = (
-        "labels",
-        "labels_json",
-        "name",
-        "name_json",
-        "opaque",
-        "pauses",
-        "resource",
-        "scopes",
-    )
-
-    def __init__(
-        self,
-        name: str,
-        *,
-        resource: str | None = None,
-        scopes: Iterable[str] | None = None,
-        labels: Iterable[str] = (),
-        opaque: Iterable[str] = (),
-        pauses: tuple[type[BaseException], ...] = (),
-    ) -> None:
-        self.name = name
-        self.name_json = orjson.dumps(name).decode()
-        self.resource = LOCAL if resource is None else resource
-        self.scopes = None if scopes is None else frozenset(scopes)
-        self.labels = frozenset(labels)
-        self.labels_json: list[JSON] = [*sorted(self.labels)]
-        self.opaque = frozenset(opaque)
-        self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
 
 
 class Call:
@@ -474,42 +433,3 @@ class Call:
 
 
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
-
-
-def asked(policy: Policy, request: Request) -> Flow[Decision]:
-    """Policy's permit, or the error that its answer amounts to; a policy that fails permits nothing.
-
-    Raises:
-        DeniedError: it is no permit.
-    """
-    try:
-        decision = yield from policy.decide(request)
-    except AgentIdentityError:
-        raise
-    except Exception as error:
-        raise DeniedError(
-            "policy_failed", f"the policy raised {type(error).__name__} instead of deciding"
-        ) from error
-    return judged(decision)
-
-
-def judged(decision: object) -> Decision:
-    """A permit, or the error that any other answer amounts to.
-
-    Raises:
-        DeniedError: policy said no, asked for an approval, or answered nothing that is a decision.
-    """
-    if not isinstance(decision, Decision):
-        raise DeniedError("policy_undecided", "the policy answered something that is no Decision")
-    if decision.verdict == "permit":
-        return decision
-    if decision.verdict == "approval":
-        raise ApprovalRequiredError(
-            "approval_required",
-            f"somebody in the role {decision.role} has to approve this call",
-            remedy="no approver is set up, so nobody can be asked",
-            policy_id=decision.policy_id,
-        )
-    raise DeniedError(
-        "policy_denied", f"policy refuses the call: {decision.reason}", policy_id=decision.policy_id
-    )

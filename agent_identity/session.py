@@ -16,6 +16,7 @@ import time
 import weakref
 from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
 
+from agent_identity import outside
 from agent_identity.credentials.agent import Agent
 from agent_identity.current import CURRENT, Current
 from agent_identity.errors import (
@@ -27,15 +28,13 @@ from agent_identity.errors import (
     RevokedError,
 )
 from agent_identity.flow import Append, Draft, arun, run
-from agent_identity.pipeline import Call, Tool, asked
+from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
-from agent_identity.policy.request import Facts, Request
-from agent_identity.provenance import spans
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
-from agent_identity.reach import Reach, reach
 from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
 
 if TYPE_CHECKING:
+    from agent_identity.reach import Reach
     from collections.abc import Callable, Iterable, Mapping
     from contextvars import Token
     from types import TracebackType
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
     import httpx
 
     from agent_identity.delegation.limits import Limits
+    from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.parts import Parts
@@ -330,86 +330,24 @@ class Session:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
         """
-        return run(self._credential(resource, scopes), self.parts.world.answer)
+        return run(outside.credential(self, resource, scopes), self.parts.world.answer)
 
     async def acredential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """The async twin of `credential`."""
-        return await arun(self._credential(resource, scopes), self.parts.world.aanswer)
-
-    def _credential(self, resource: str, scopes: Iterable[str] | None) -> Flow[Credential]:
-        span = spans.open_span(resource, "acquire_credential")
-        error: str | None = None
-        try:
-            ready = yield from self._reached(resource, scopes)
-        except AgentIdentityError as failure:
-            error = failure.code
-            raise
-        finally:
-            attributes = {
-                spans.SESSION_ID: self.id,
-                spans.TXN: self.txn,
-                spans.AGENT_ID: self.agent.uri,
-                spans.RESOURCE: resource,
-                spans.DECISION: "permit" if error is None else "deny",
-            }
-            span.end(attributes, error)
-        return ready.credential(self, None)
-
-    def _reached(self, resource: str, scopes: Iterable[str] | None) -> Flow[Reach]:
-        now = self.parts.clock()
-        self.check(now)
-        self.parts.gate.check()
-        wanted = self.needed(resource, None if scopes is None else scope_set(scopes))
-        request = Request(
-            Facts(
-                "credential",
-                "Resource",
-                resource,
-                resource,
-                wanted,
-                frozenset(),
-                self.principal,
-                self.evidence,
-                self.agent.uri,
-                self.chain,
-                self.purpose,
-                self.task,
-                now,
-                b"{}",
-                self.history.past,
-            )
-        )
-        yield from asked(self.parts.policy, request)
-        ready = yield from reach(self, resource, wanted)
-        self.check(self.parts.clock())
-        return ready
+        return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
-        from agent_identity.http.credential import (  # noqa: PLC0415 - httpx loads on first use
-            LateCredential,
-            confined_client,
-        )
-
-        place = self._place(resource)
-        late = LateCredential(lambda: self._for(place), lambda: self._afor(place))
-        return confined_client(late, place, self.parts.world.transport.network())
+        return outside.client(self, self._place(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
         """The async twin of `http`; to be made and used inside one event loop."""
-        from agent_identity.http.credential import (  # noqa: PLC0415 - httpx loads on first use
-            LateCredential,
-            confined_aclient,
-        )
-
-        place = self._place(resource)
-        late = LateCredential(lambda: self._for(place), lambda: self._afor(place))
-        return confined_aclient(late, place, self.parts.world.transport.anetwork())
+        return outside.aclient(self, self._place(resource))
 
     def _place(self, resource: str | None) -> str:
         if resource is not None:
             return resource
-        call = self._running()
+        call = self.running
         if call is None or call.tool.resource == LOCAL:
             raise ConfigurationError(
                 "no_resource",
@@ -418,23 +356,13 @@ class Session:
             )
         return call.tool.resource
 
-    def _running(self) -> Call | None:
+    @property
+    def running(self) -> Call | None:
+        """The call of this session that the current code is part of."""
         current = CURRENT.get()
         if current is None or current.session() is not self:
             return None
         return current.call
-
-    def _for(self, resource: str) -> Credential:
-        call = self._running()
-        if call is not None and call.tool.resource == resource:
-            return call.reach.credential(self, call)
-        return self.credential(resource)
-
-    async def _afor(self, resource: str) -> Credential:
-        call = self._running()
-        if call is not None and call.tool.resource == resource:
-            return call.reach.credential(self, call)
-        return await self.acredential(resource)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Carry this session into a thread or an executor: `executor.submit(session.bind(fn), …)`.
@@ -450,7 +378,7 @@ class Session:
                 "a generator's body runs where it is iterated, so it can't be bound",
                 remedy="bind the function that iterates it",
             )
-        call = self._running()
+        call = self.running
         if inspect.iscoroutinefunction(function):
 
             @functools.wraps(function)
@@ -506,7 +434,7 @@ class Session:
     @property
     def call_id(self) -> str | None:
         """Inside a tool, the id of the running call."""
-        call = self._running()
+        call = self.running
         return None if call is None else call.call_id
 
     def __repr__(self) -> str:

@@ -5,7 +5,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
-from agent_identity.errors import AgentIdentityError, ConfigurationError, DeniedError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ApprovalRequiredError,
+    ConfigurationError,
+    DeniedError,
+)
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:
@@ -14,7 +19,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.policy.request import Request
 
-__all__ = ["GrantsOnly", "Policy", "PolicyLike", "as_policy"]
+__all__ = ["GrantsOnly", "Policy", "PolicyLike", "as_policy", "asked", "immediate", "judged"]
 
 
 @runtime_checkable
@@ -102,3 +107,42 @@ def as_policy(policy: PolicyLike | None) -> Policy:
 def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
     """The policy as a plain function, where it asks nobody; None where deciding is a flow."""
     return policy.decide_now if isinstance(policy, GrantsOnly | CallablePolicy) else None
+
+
+def asked(policy: Policy, request: Request) -> Flow[Decision]:
+    """Policy's permit, or the error that its answer amounts to; a policy that fails permits nothing.
+
+    Raises:
+        DeniedError: it is no permit.
+    """
+    try:
+        decision = yield from policy.decide(request)
+    except AgentIdentityError:
+        raise
+    except Exception as error:
+        raise DeniedError(
+            "policy_failed", f"the policy raised {type(error).__name__} instead of deciding"
+        ) from error
+    return judged(decision)
+
+
+def judged(decision: object) -> Decision:
+    """A permit, or the error that any other answer amounts to.
+
+    Raises:
+        DeniedError: policy said no, asked for an approval, or answered nothing that is a decision.
+    """
+    if not isinstance(decision, Decision):
+        raise DeniedError("policy_undecided", "the policy answered something that is no Decision")
+    if decision.verdict == "permit":
+        return decision
+    if decision.verdict == "approval":
+        raise ApprovalRequiredError(
+            "approval_required",
+            f"somebody in the role {decision.role} has to approve this call",
+            remedy="no approver is set up, so nobody can be asked",
+            policy_id=decision.policy_id,
+        )
+    raise DeniedError(
+        "policy_denied", f"policy refuses the call: {decision.reason}", policy_id=decision.policy_id
+    )

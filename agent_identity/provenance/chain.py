@@ -223,7 +223,7 @@ def _fault(row: Row, end: int, head: bytes) -> FirstBad | None:
 
 def _misplaced(row: Row, end: int) -> FirstBad:
     if row.seq > end + 1:
-        return FirstBad(row.writer, end + 1, "it is missing")
+        return FirstBad(row.writer, end + 1, _MISSING)
     if 0 < row.seq <= end:
         return FirstBad(row.writer, row.seq, "it is there twice, or out of order")
     return FirstBad(row.writer, end + 1, _CHANGED)

@@ -335,6 +335,7 @@ def test_F06_no_number_is_used_twice_however_many_write(ledger, edit) -> None:
 # -- F05, F13: an edited file ----------------------------------------------------------------------------------------
 
 FLIP = "UPDATE records SET {0} = CAST(substr({0}, 1, 20) || x'ff' || substr({0}, 22) AS BLOB) WHERE seq = 5"
+COLUMNS = "writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash"
 EDITS = {
     "a bit of a body": [FLIP.format("body")],
     "a bit of a hash": [FLIP.format("hash")],
@@ -343,8 +344,7 @@ EDITS = {
     "a record inserted again": [
         "UPDATE records SET id = -id - 1 WHERE seq > 4",
         "UPDATE records SET id = -id WHERE id < 0",
-        "INSERT INTO records SELECT id + 1, writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash"
-        " FROM records WHERE seq = 4",
+        f"INSERT INTO records SELECT id + 1, {COLUMNS} FROM records WHERE seq = 4",  # noqa: S608 - the attacker's
     ],
     "two records swapped": [
         "UPDATE records SET id = -1 WHERE seq = 5",
@@ -459,7 +459,7 @@ def test_F05_a_trace_beside_a_deleted_record_is_not_verified(ledger, edit, delet
     for call in calls:
         ledger.append(intent(call=call))
     ledger._lookup.catch_up()
-    edit([f"DELETE FROM records WHERE seq = {deleted}"])
+    edit(["DELETE FROM records WHERE seq = ?", (deleted,)])
     trace = trace_of(ledger, calls[1])
     assert not trace.verified
     assert "missing" in trace.unsound

@@ -24,7 +24,7 @@ class Clock:
         self.now = datetime(2026, 11, 1, tzinfo=UTC).timestamp()
 
     def __call__(self) -> float:
-        self.now += 0.001
+        self.now += 1 / 64  # a whole number of microseconds, and exact as a float
         return self.now
 
 
@@ -143,8 +143,8 @@ def test_the_json_has_the_members_of_the_contract_in_its_order(told) -> None:
         "policy_id": "allow-read",
         "approval": None,
         "outcome": "completed",
-        "started": "2026-11-01T00:00:00.002000Z",
-        "ended": "2026-11-01T00:00:00.253000Z",
+        "started": "2026-11-01T00:00:00.031250Z",
+        "ended": "2026-11-01T00:00:00.296875Z",
         "trace_id": "7" * 32,
         "span_id": call[-16:],
     }
@@ -333,11 +333,11 @@ def test_the_tree_reads_from_the_principal_down(told) -> None:
     assert str(told.trace(root)).splitlines()[:-1] == [
         "user:alice: close the October books",
         "└─ invoice-bot",
-        f"   ├─ ✔ list_invoices at {BILLING}, permit by allow-read, completed in 251 ms  {one}",
+        f"   ├─ ✔ list_invoices at {BILLING}, permit by allow-read, completed in 266 ms  {one}",
         f"   ├─ ✘ pay_invoice locally, deny by no-payments, denied  {two}",
         "   ├─ archive-bot: find the old ones",
         f"   │  └─ ✔ read_archive at {BILLING}, permit by allow-read, running  {three}",
-        f"   └─ ✔ send_report at {BILLING}, permit by allow-read, failed in 251 ms  {four}",
+        f"   └─ ✔ send_report at {BILLING}, permit by allow-read, failed in 266 ms  {four}",
     ]
 
 

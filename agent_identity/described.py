@@ -1,0 +1,58 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is known of a tool before it is called."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity.values import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from agent_identity.values import JSON
+
+__all__ = ["Tool"]
+
+_CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrupt)
+
+
+class Tool:
+    """What is known of a tool before it is called: its name, what it reaches, what it says of itself.
+
+    `scopes=None` means those that its resource is configured with, `resource=None` that it reaches nothing outside.
+    `pauses` are a framework's exceptions by which a body stops to go on later; they are no failure.
+    """
+
+    __slots__ = (
+        "labels",
+        "labels_json",
+        "name",
+        "name_json",
+        "opaque",
+        "pauses",
+        "resource",
+        "scopes",
+    )
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        resource: str | None = None,
+        scopes: Iterable[str] | None = None,
+        labels: Iterable[str] = (),
+        opaque: Iterable[str] = (),
+        pauses: tuple[type[BaseException], ...] = (),
+    ) -> None:
+        self.name = name
+        self.name_json = orjson.dumps(name).decode()
+        self.resource = LOCAL if resource is None else resource
+        self.scopes = None if scopes is None else frozenset(scopes)
+        self.labels = frozenset(labels)
+        self.labels_json: list[JSON] = [*sorted(self.labels)]
+        self.opaque = frozenset(opaque)
+        self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
