@@ -34,7 +34,6 @@ from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
 
 if TYPE_CHECKING:
-    from agent_identity.reach import Reach
     from collections.abc import Callable, Iterable, Mapping
     from contextvars import Token
     from types import TracebackType
@@ -47,6 +46,7 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.parts import Parts
     from agent_identity.provenance.records import Record
+    from agent_identity.reach import Reach
     from agent_identity.values import JSON
 
 __all__ = ["Session"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
 import sys
 import time
 from typing import TYPE_CHECKING, Any
@@ -166,7 +167,8 @@ def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: P
     story.say(escape(str(trace)))
     denied = [entry for entry in trace.calls if entry["decision"] == "deny"]
     for entry in denied[:1]:
-        story.say(f"\nOne call alone: [bold]agent-identity why {entry['call_id']}[/bold]")
+        command = shutil.which("agent-identity") or sys.argv[0]
+        story.say(f"\nOne call alone: [bold]{escape(command)} why {entry['call_id']}[/bold]")
     where = "every link of the ledger holds" if sound else "the ledger is unsound"
     story.say(f"{where}; it lies in {escape(str(directory))}")
     return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the story's own figures

@@ -10,6 +10,15 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from langchain.agents import create_agent
+from langchain_core.callbacks import BaseCallbackHandler
+from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
+from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.tools import BaseTool, StructuredTool, ToolException
+from langchain_core.tools import tool as langchain_tool
+from langgraph.checkpoint.memory import InMemorySaver
+from langgraph.types import Command, interrupt
+
 from agent_identity import (
     AgentIdentity,
     CredentialUnavailableError,
@@ -25,14 +34,6 @@ from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import assert_no_leak
 from agent_identity_langchain import IdentityMiddleware, protect
-from langchain.agents import create_agent
-from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
-from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
-from langchain_core.tools import BaseTool, StructuredTool, ToolException
-from langchain_core.tools import tool as langchain_tool
-from langgraph.checkpoint.memory import InMemorySaver
-from langgraph.types import Command, interrupt
 
 BILLING = "https://billing.example"
 
@@ -101,7 +102,11 @@ def results(state: dict[str, Any]) -> list[ToolMessage]:
 
 
 RULES = {
-    "list_invoices": {"resource": BILLING, "scopes": ["invoices:read"], "labels": {"reads:finance"}},
+    "list_invoices": {
+        "resource": BILLING,
+        "scopes": ["invoices:read"],
+        "labels": {"reads:finance"},
+    },
     "pay": {"resource": BILLING, "scopes": ["payments:write"], "labels": {"moves:money"}},
 }
 ran: list[Any] = []

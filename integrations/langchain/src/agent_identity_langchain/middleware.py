@@ -11,12 +11,12 @@ import functools
 import inspect
 from typing import TYPE_CHECKING, Any
 
-from agent_identity import AgentIdentity, DeniedError, Session
-from agent_identity.adapters import refusal_text, within
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 
+from agent_identity import AgentIdentity, DeniedError, Session
+from agent_identity.adapters import refusal_text, within
 from agent_identity_langchain.protection import guarded, is_protected, protect
 
 if TYPE_CHECKING:
@@ -105,7 +105,8 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(
-    own: bool | str | Callable[[ToolException], str] | None, error: ToolException  # noqa: FBT001 - LangChain's own type
+    own: bool | str | Callable[[ToolException], str] | None,
+    error: ToolException,  # noqa: FBT001 - LangChain's own type
 ) -> str:
     """Our refusals as text; the tool's own errors as the tool's own setting says."""
     if isinstance(error, _RefusedError) or own is True:

@@ -6,10 +6,11 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from agent_identity.adapters import Tool, tool_of, wrap
-from agent_identity.errors import ConfigurationError
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
+
+from agent_identity.adapters import Tool, tool_of, wrap
+from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -60,7 +61,9 @@ def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]])
     if isinstance(tool, StructuredTool | SingleInputTool):
         return tool.model_copy(update=functions)
     # A tool with code of its own: a class below its own one, with the same fields.
-    kind = type(f"Guarded{type(tool).__name__}", (type(tool),), {"__module__": __name__, **functions})
+    kind = type(
+        f"Guarded{type(tool).__name__}", (type(tool),), {"__module__": __name__, **functions}
+    )
     copy = tool.model_copy()
     object.__setattr__(copy, "__class__", kind)
     return copy
