@@ -265,7 +265,7 @@ def test_an_argument_without_canonical_form_is_named_and_opaque_lets_it_pass(
 def test_a_call_that_python_would_refuse_is_refused_by_python(bot: AgentIdentity) -> None:
     with bot.on_behalf_of("user:alice", purpose="try") as session:
         for bad in (
-            lambda: plain(),
+            plain,
             lambda: plain(1, a=2),
             lambda: plain(1, 2, 3),
             lambda: plain(1, c=2),

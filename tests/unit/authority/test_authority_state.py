@@ -3,10 +3,11 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import sqlite3
 import stat
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from threading import Event, Thread
@@ -100,23 +101,27 @@ def test_a_rotation_that_left_no_trace_in_the_folders_time_is_seen(make_rig, tmp
 # --- one state directory, many processes --------------------------------------------------------------------------------
 
 
-def start(folder: str, gate, answers) -> None:
-    gate.wait()
-    authority = Authority(Path(folder))
-    answers.put((authority.issuer, kids(authority), authority.registration_token().reveal()))
+START = """
+import sys
+from pathlib import Path
+from agent_identity.authority import Authority
+sys.stdin.readline()
+authority = Authority(Path(sys.argv[1]))
+kids = [key["kid"] for key in authority.jwks()["keys"]]
+print(authority.issuer, kids, authority.registration_token().reveal())
+"""
 
 
 def test_processes_that_start_together_are_one_authority(tmp_path) -> None:
-    spawn = multiprocessing.get_context("spawn")
-    gate, answers = spawn.Barrier(4), spawn.Queue()
-    folder = tmp_path / "state"
-    processes = [spawn.Process(target=start, args=(str(folder), gate, answers)) for _ in range(4)]
+    command = [sys.executable, "-c", START, str(tmp_path / "state")]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen(command, **pipes) for _ in range(4)]
     for process in processes:
-        process.start()
-    found = [answers.get(timeout=60) for _ in processes]
-    for process in processes:
-        process.join()
-    assert len({str(one) for one in found}) == 1
+        process.stdin.write("go\n")  # whoever is still importing finds it waiting
+        process.stdin.flush()
+    found = {process.communicate(timeout=60)[0] for process in processes}
+    assert {process.returncode for process in processes} == {0}
+    assert len(found) == 1
 
 
 def test_threads_that_start_together_are_one_authority(tmp_path) -> None:

@@ -105,8 +105,8 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(
-    own: bool | str | Callable[[ToolException], str] | None,
-    error: ToolException,  # noqa: FBT001 - LangChain's own type
+    own: bool | str | Callable[[ToolException], str] | None,  # noqa: FBT001 - LangChain's own type
+    error: ToolException,
 ) -> str:
     """Our refusals as text; the tool's own errors as the tool's own setting says."""
     if isinstance(error, _RefusedError) or own is True:
