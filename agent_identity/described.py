@@ -4,10 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from agent_identity.policy.request import Entity
+from agent_identity.provenance.spans import call_attributes
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -28,14 +31,8 @@ class Tool:
     """
 
     __slots__ = (
-        "labels",
-        "labels_json",
-        "name",
-        "name_json",
-        "opaque",
-        "pauses",
-        "resource",
-        "scopes",
+        *("_target", "labels", "labels_json", "name", "name_json", "opaque", "pauses", "resource"),
+        *("scopes", "span_attributes", "span_name"),
     )
 
     def __init__(
@@ -55,4 +52,16 @@ class Tool:
         self.labels = frozenset(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque = frozenset(opaque)
+        self.span_name = f"execute_tool {name}"
+        self.span_attributes = call_attributes(name)
+        self._target: tuple[frozenset[str], Entity] | None = None
         self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
+
+    def target(self, scopes: frozenset[str]) -> Entity:
+        """The tool as policy sees it when it asks for these scopes."""
+        known = self._target
+        if known is None or known[0] is not scopes:
+            facts = {"resource": self.resource, "scopes": scopes, "labels": self.labels}
+            known = (scopes, Entity("Tool", self.name, MappingProxyType(facts)))
+            self._target = known
+        return known[1]

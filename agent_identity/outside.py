@@ -6,10 +6,11 @@ And the clients that sign by themselves: with the running call's credential wher
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from agent_identity.errors import AgentIdentityError
-from agent_identity.policy.request import Facts, Request
+from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
 from agent_identity.reach import Reach, reach
@@ -34,7 +35,7 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
         DeniedError: policy or the session's limits refuse it.
         CredentialError: the issuer refused or could not be reached.
     """
-    span = spans.open_span(resource, "acquire_credential")
+    span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
     try:
         ready = yield from _reached(session, resource, scopes)
@@ -61,11 +62,7 @@ def _reached(session: Session, resource: str, scopes: Iterable[str] | None) -> F
     wanted = session.needed(resource, None if scopes is None else scope_set(scopes))
     facts = Facts(
         "credential",
-        "Resource",
-        resource,
-        resource,
-        wanted,
-        frozenset(),
+        Entity("Resource", resource, MappingProxyType({"resource": resource, "scopes": wanted})),
         session.principal,
         session.evidence,
         session.agent.uri,

@@ -89,7 +89,7 @@ class Call:
         self.decision: Decision | None = None
         self._given = arguments
         self._tool_call_id = tool_call_id
-        self._span = spans.open_span(tool.name, tool_call_id=tool_call_id)
+        self._span = spans.open_call_span(tool.span_name, tool.span_attributes, tool_call_id)
         self._args_hash: str | None = None
         self._canonical = b""
         self._now = 0.0
@@ -221,15 +221,11 @@ class Call:
                 return
 
     def _request(self, past: Past) -> Request:
-        session, tool = self.session, self.tool
+        session = self.session
         return Request(
             Facts(
                 "call",
-                "Tool",
-                tool.name,
-                tool.resource,
-                self._scopes,
-                tool.labels,
+                self.tool.target(self._scopes),
                 session.principal,
                 session.evidence,
                 session.agent.uri,

@@ -132,6 +132,8 @@ _CLAIMS: Final = (
     *("use", "ath", "htm", "htu", "htq", "content_digest"),
 )
 
+_APPROVAL: Final = ("id", "by", "method", "at", "digest", "evidence", "proof", "acr")
+
 
 def read_assertion(compact: str) -> Assertion:
     """Read an assertion's claims, strictly and without checking its signature.
@@ -151,6 +153,10 @@ def read_assertion(compact: str) -> Assertion:
     if call.text("canon") != "jcs" or not call.text("args_hash").startswith("sha-256:"):
         raise InvalidAssertionError("digest_unknown", "arguments are digested in an unknown way")
     trace = claims.nested("trace") if claims.has("trace") else None
+    if trace is not None:
+        trace.only("trace_id", "span_id")
+    if claims.has("approval"):
+        claims.nested("approval").only(*_APPROVAL)
     return Assertion(
         compact=compact,
         jwk=header.mapping("jwk"),

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity import jose
 from agent_identity.delegation.carriers import CHAIN_LIMIT
 from agent_identity.delegation.grant import (
+    EVIDENCE,
     GRANT_TYPE,
     HEADER_LIMIT,
     MAX_HOPS,
@@ -29,10 +30,10 @@ from agent_identity.keys import JWK, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ALGORITHMS", "Anchor", "holder_key", "verify_chain"]
+__all__ = ["ALGORITHMS", "EVIDENCE", "Anchor", "holder_key", "verify_chain"]
 
 ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
-_RANK: Final = {"asserted": 0, "agent": 1, "issuer": 2}
+_RANK: Final = {kind: rank for rank, kind in enumerate(EVIDENCE)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,6 +161,8 @@ def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
     leaf = grants[0]
     if now >= leaf.exp + skew:
         raise InvalidAssertionError("expired", "the chain has expired")
+    if any(grant.exp <= grant.nbf for grant in grants):
+        raise InvalidAssertionError("lifetime_empty", "a hop ends before it begins")
     if now < leaf.nbf - skew or any(now < grant.iat - skew for grant in grants):
         raise InvalidAssertionError("not_yet_valid", "the chain begins in the future")
 
@@ -173,7 +176,7 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
             remedy="add a TrustAnchor for its issuer, if it deserves one",
         )
     _check_vouching(root, anchor, evidence)
-    if root.act.get("act") is not None or root.vouched_by != anchor.issuer:
+    if "act" in root.act or root.vouched_by != anchor.issuer:
         raise InvalidAssertionError(
             "actor_mismatch", "hop 0 names another actor than its anchor may"
         )
@@ -183,8 +186,8 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
 
 
 def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
-    claimed = root.evidence or ""
-    if _RANK.get(claimed, 99) > _RANK[anchor.evidence]:
+    claimed = root.evidence or "asserted"  # one of the known words, and never absent from hop 0
+    if _RANK[claimed] > _RANK[anchor.evidence]:
         raise InvalidAssertionError(
             "evidence_exceeded",
             f"the anchor claims evidence {claimed}, more than it may give here",

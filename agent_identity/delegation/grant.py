@@ -25,12 +25,23 @@ if TYPE_CHECKING:
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON
 
-__all__ = ["GRANT_TYPE", "MAX_HOPS", "Grant", "hash_of", "mint_child", "mint_root", "read_grant"]
+__all__ = [
+    "EVIDENCE",
+    "GRANT_TYPE",
+    "MAX_HOPS",
+    "Grant",
+    "hash_of",
+    "mint_child",
+    "mint_root",
+    "read_grant",
+]
 
 GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8
 HEADER_LIMIT: Final = 1024
-_EVIDENCE: Final = ("asserted", "agent", "issuer")
+EVIDENCE: Final = ("asserted", "agent", "issuer")
+"""How a principal can be known, least first."""
+
 _CLAIMS: Final = (
     *("iss", "sub", "sub_iss", "sub_profile", "act", "cnf", "aud", "scope", "purpose", "task"),
     *("txn", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "par_hash", "evidence"),
@@ -123,8 +134,10 @@ def read_grant(compact: str) -> Grant:
     if actor.text("instance") != jkt:
         raise InvalidAssertionError("instance_mismatch", "act.instance isn't the bound key")
     evidence = claims.optional_text("evidence")
-    if evidence is not None and evidence not in _EVIDENCE:
+    if evidence is not None and evidence not in EVIDENCE:
         raise InvalidAssertionError("evidence_unknown", "a grant claims evidence of no known kind")
+    if claims.optional_text("sub_token_hash") is not None and evidence is None:
+        raise InvalidAssertionError("hop_malformed", "only hop 0 has the hash of a token")
     return Grant(
         compact=compact,
         kid=header.optional_text("kid"),

@@ -32,11 +32,7 @@ class Facts(NamedTuple):
     """What the pipeline knows of the call when policy is asked."""
 
     action: str
-    kind: str
-    name: str
-    resource: str
-    scopes: frozenset[str]
-    labels: frozenset[str]
+    target: Entity
     principal: Principal
     evidence: str
     agent: str
@@ -82,14 +78,7 @@ class Request:
 
     @property
     def resource(self) -> Entity:
-        facts = self._facts
-        return Entity(
-            facts.kind,
-            facts.name,
-            MappingProxyType(
-                {"resource": facts.resource, "scopes": facts.scopes, "labels": facts.labels}
-            ),
-        )
+        return self._facts.target
 
     @property
     def context(self) -> Mapping[str, object]:

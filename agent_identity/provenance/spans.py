@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
     from contextvars import Token
 
-__all__ = ["Attachment", "CallSpan", "open_span"]
+__all__ = ["Attachment", "CallSpan", "call_attributes", "open_call_span", "open_span"]
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -81,26 +81,33 @@ class CallSpan:
             _log.warning("a span could not be closed: %s", scrub(type(failure).__name__))
 
 
-def open_span(
-    name: str, operation: str = "execute_tool", tool_call_id: str | None = None
-) -> CallSpan:
-    """Open the span `{operation} {name}` below the current one. Whatever isn't traced has ids all the same."""
-    attributes: dict[str, str] = {}
-    if operation == "execute_tool":
-        attributes[TOOL_NAME] = name
-        if not _inside_execute_tool():
-            attributes[OPERATION] = operation
-        if tool_call_id is not None:
-            attributes[TOOL_CALL_ID] = tool_call_id
+def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str | None) -> CallSpan:
+    """Open the span of a tool call below the current one; `call_attributes` gives what is constant for a tool.
+
+    Inside a framework's own `execute_tool` span it leaves the operation out, so that the call isn't counted twice.
+    """
+    if tool_call_id is not None:
+        attributes = {**attributes, TOOL_CALL_ID: tool_call_id}
+    if _inside_execute_tool():
+        attributes = {key: value for key, value in attributes.items() if key != OPERATION}
+    return open_span(name, attributes)
+
+
+def call_attributes(tool: str) -> dict[str, str]:
+    """The attributes that every call of a tool begins with."""
+    return {OPERATION: "execute_tool", TOOL_NAME: tool}
+
+
+def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
+    """Open a span below the current one. Whatever isn't traced has ids all the same."""
     try:
-        span = _tracer.start_span(f"{operation} {name}", attributes=attributes)
+        span = _tracer.start_span(name, attributes=attributes)
         context = span.get_span_context()
+        if span.is_recording():
+            return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
     except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
         _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
         context = otel.INVALID_SPAN_CONTEXT
-        span = otel.INVALID_SPAN
-    if span.is_recording():
-        return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
     # Nobody traces here, or the sampler said no; a caller's trace that came in with a request goes on all the same.
     trace_id = f"{context.trace_id:032x}" if context.is_valid else new_id("")
     return CallSpan(None, trace_id, new_id("")[:16])
@@ -112,5 +119,8 @@ _tracer: Final = otel.get_tracer("agent_identity")
 
 def _inside_execute_tool() -> bool:
     """Whether a framework's own span for this call is open; then ours nests without counting the call twice."""
-    attributes = getattr(otel.get_current_span(), "attributes", None)
+    span = otel.get_current_span()
+    if span is otel.INVALID_SPAN:
+        return False
+    attributes = getattr(span, "attributes", None)
     return attributes is not None and attributes.get(OPERATION) == "execute_tool"

@@ -1,15 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """What services and auditors check with: the `Verifier` and its parts."""
 
+from agent_identity.verify.anchors import Revocations, TrustAnchor, UnsafeNoRevocations
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
-from agent_identity.verify.verifier import (
-    Actor,
-    Revocations,
-    TrustAnchor,
-    UnsafeNoRevocations,
-    VerifiedCall,
-    Verifier,
-)
+from agent_identity.verify.verifier import Actor, VerifiedCall, Verifier
 
 __all__ = [
     "Actor",

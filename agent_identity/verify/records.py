@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, Assertion, read_assertion
 from agent_identity.delegation.chain import ALGORITHMS, Anchor, holder_key, verify_chain
+from agent_identity.delegation.grant import read_grant
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.provenance.records import Record
+    from agent_identity.values import JSON
 
 __all__ = ["SignatureCheck"]
 
@@ -82,20 +84,44 @@ def _leaf_of(record: Record) -> Grant | None:
     anchor_id = record.body.get("anchor")
     if not isinstance(key, dict) or not isinstance(anchor_id, str):
         raise InvalidAssertionError("key_missing", "the anchor's key is not on record")
-    anchor = Anchor(anchor_id, (key,), evidence="issuer")
-    chain = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=60.0)
-    leaf = chain[0]
-    if leaf.hash() != record.body.get("grant_hash") or leaf.jti != record.ref:
+    root = read_grant(compacts[-1] if compacts else "")
+    # For whom an anchor may speak is not asked here, so that whoever it spoke for is taken as named.
+    anchor = Anchor(anchor_id, (key,), evidence="issuer", subjects=frozenset({root.sub_iss}))
+    leaf = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=60.0)[0]
+    if record.ref != leaf.jti or any(
+        record.body.get(name) != said for name, said in _in_clear(leaf).items()
+    ):
         raise InvalidAssertionError("grant_mismatch", "the record is about another grant")
     return leaf
 
 
+def _in_clear(leaf: Grant) -> dict[str, JSON]:
+    """What a record says in clear of the grant that it holds."""
+    return {
+        "agent": leaf.agent,
+        "depth": leaf.depth,
+        "scope": [*sorted(leaf.scopes)],
+        "aud": [*sorted(leaf.aud)],
+        "expires_at": leaf.exp,
+        "grant_hash": leaf.hash(),
+        "evidence": leaf.evidence,
+    }
+
+
 def _check_agreement(record: Record, assertion: Assertion, leaf: Grant) -> None:
     """The record says in clear what the agent signed; a difference means that one of them was changed."""
-    said = (record.call_id, record.body.get("tool"), record.body.get("resource"))
+    body = record.body
+    said = (record.call_id, body.get("tool"), body.get("resource"))
     if said != (assertion.call_id, assertion.tool, assertion.aud):
         raise InvalidAssertionError("record_mismatch", "the record is about another call")
-    if (assertion.iss, assertion.txn) != (leaf.agent, leaf.txn):
+    if assertion.use != "record" or assertion.jti != assertion.call_id:
+        raise InvalidAssertionError("wrong_door", "the assertion is none for a ledger")
+    if (assertion.iss, assertion.sub, assertion.txn) != (leaf.agent, leaf.sub, leaf.txn):
         raise InvalidAssertionError("leaf_mismatch", "the assertion isn't its grant's agent's")
-    if record.body.get("agent") != leaf.agent or record.body.get("txn") != leaf.txn:
-        raise InvalidAssertionError("record_mismatch", "the record names another agent")
+    if assertion.aud not in leaf.aud:
+        raise InvalidAssertionError("audience_mismatch", "the grant doesn't reach that resource")
+    if assertion.iat < leaf.iat or assertion.iat >= leaf.exp:
+        raise InvalidAssertionError("expired", "the grant wasn't good when the call was asserted")
+    named = (body.get("agent"), body.get("txn"), body.get("depth"), body.get("grant_hash"))
+    if named != (leaf.agent, leaf.txn, leaf.depth, assertion.grant_hash):
+        raise InvalidAssertionError("record_mismatch", "the record names another agent or grant")

@@ -1,0 +1,124 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One HTTP request as a service saw it, and whether an assertion is for that very request and no other."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+
+from agent_identity.delegation.carriers import ASSERTION, DELEGATION
+from agent_identity.errors import DeniedError, InvalidAssertionError, VerificationError
+from agent_identity.uris import htu_of
+from agent_identity.values import b64url
+
+if TYPE_CHECKING:
+    from agent_identity.delegation.assertion import Assertion
+
+__all__ = ["Headers", "HttpSeen", "check_bound", "is_same", "read_request"]
+
+Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
+
+_SINGLE: Final = ("authorization", "dpop", ASSERTION.lower(), DELEGATION.lower())
+_ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
+_NUMBERED: Final = re.compile(r"(.+)\.[1-9][0-9]*", re.ASCII)
+
+
+class HttpSeen(NamedTuple):
+    """A request: headers by lower-case name, the URL as its sender saw it, and `htu`, that URL as it is signed."""
+
+    method: str
+    url: str
+    htu: str
+    headers: Mapping[str, str]
+    body: bytes | None
+
+    def __repr__(self) -> str:
+        return f"<HttpSeen {self.method}>"
+
+
+def read_request(
+    method: str, url: str, headers: Headers, body: bytes | None, *, public_url: str | None
+) -> HttpSeen:
+    """Take a request as it came; `public_url` is what callers see of this service behind a proxy.
+
+    Raises:
+        VerificationError: `header_repeated`, a header that decides who asks came twice.
+        InvalidAssertionError: `url_malformed`.
+    """
+    sent = _single(headers)
+    seen = url if public_url is None else _behind(public_url, url)
+    return HttpSeen(method, seen, _htu(seen), sent, body)
+
+
+def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> None:
+    """Hold an assertion to the request that it came with; `unbound_body` lets a body pass that it doesn't bind.
+
+    Raises:
+        InvalidAssertionError: it is for another request, or for none.
+    """
+    numbered = _NUMBERED.fullmatch(assertion.jti)
+    if numbered is None or numbered[1] != assertion.call_id:
+        raise InvalidAssertionError("wrong_door", "the assertion isn't one of an HTTP request")
+    if assertion.htm != seen.method:
+        raise InvalidAssertionError("method_mismatch", "the assertion is for another method")
+    if assertion.htu != seen.htu:
+        raise InvalidAssertionError("url_mismatch", "the assertion is for another URL")
+    query = seen.url.partition("#")[0].partition("?")[2]
+    if not is_same(assertion.htq, _digest(query.encode("ascii")) if query else None):
+        raise InvalidAssertionError("query_mismatch", "the assertion is for another query")
+    if assertion.content_digest is not None and seen.body is not None:
+        if not is_same(assertion.content_digest, _digest(seen.body)):
+            raise InvalidAssertionError("body_mismatch", "the assertion is for another body")
+    elif not unbound_body:
+        raise InvalidAssertionError(
+            "body_unbound",
+            "the assertion doesn't bind the body",
+            remedy='stream no body, or allow={"unbound_body"} where one has to be',
+        )
+
+
+def is_same(left: str | None, right: str | None) -> bool:
+    """Equality that takes as long whatever differs; two absent values are equal."""
+    if left is None or right is None:
+        return left is right
+    return hmac.compare_digest(left.encode(), right.encode())
+
+
+def _single(headers: Headers) -> dict[str, str]:
+    """Headers by lower-case name; a repeated one that decides anything here is refused."""
+    pairs = [(name.lower(), value) for name, value in _pairs(headers)]
+    counts = Counter(name for name, _ in pairs)
+    if any(counts[name] > 1 for name in _SINGLE):
+        raise VerificationError("header_repeated", "a header that decides who asks came twice")
+    return dict(pairs)
+
+
+def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
+    if isinstance(headers, Mapping):
+        yield from headers.items()  # pyright: ignore[reportReturnType]  # no mapping is meant as pairs
+    else:
+        yield from headers
+
+
+def _behind(public_url: str, url: str) -> str:
+    """The URL as the caller saw it, where a proxy changed its origin."""
+    absolute = _ABSOLUTE.match(url)
+    if absolute is None:
+        raise InvalidAssertionError("url_malformed", "the request's URL is no whole one")
+    below = url[absolute.end() :]
+    return public_url.rstrip("/") + (below if below.startswith("/") else f"/{below}")
+
+
+def _htu(url: str) -> str:
+    try:
+        return htu_of(url)
+    except DeniedError:
+        raise InvalidAssertionError("url_malformed", "the request's URL is malformed") from None
+
+
+def _digest(data: bytes) -> str:
+    return b64url(hashlib.sha256(data).digest())
