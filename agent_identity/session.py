@@ -103,15 +103,23 @@ class Session:
 
     def __enter__(self) -> Self:
         self._begin()
-        self._pseudonym = self.parts.ledger.pseudonym(self.principal)
-        run(self._opened(), self.parts.world.answer)
+        try:
+            self._pseudonym = self.parts.ledger.pseudonym(self.principal)
+            run(self._opened(), self.parts.world.answer)
+        except BaseException:
+            self._state = "ended"
+            raise
         self._make_current()
         return self
 
     async def __aenter__(self) -> Self:
         self._begin()
-        self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
-        await arun(self._opened(), self.parts.world.aanswer)
+        try:
+            self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
+            await arun(self._opened(), self.parts.world.aanswer)
+        except BaseException:
+            self._state = "ended"
+            raise
         self._make_current()
         return self
 
@@ -299,6 +307,8 @@ class Session:
         )
         end = self.expires_at
         if expires_in is not None:
+            if not expires_in > 0:
+                raise ConfigurationError("expires_in", "expires_in is seconds, more than none")
             end = min(end, self.parts.clock() + expires_in)
         return Session(
             self.parts,

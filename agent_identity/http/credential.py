@@ -102,11 +102,7 @@ class Credential(httpx.Auth):
         now = self._clock()
         nonce = self._nonces.get(url)
         proof = self._proof_key.proof(method, url, now, ath=self._issued.ath, nonce=nonce)
-        signed = {
-            "Authorization": f"{self._issued.token_type} {self._issued.token.reveal()}",
-            "DPoP": proof,
-            DELEGATION: self._delegation,
-        }
+        asserted: dict[str, str] = {}
         if self._statement is not None and self._facts is not None:
             query = url.partition("#")[0].partition("?")[2]
             binding = RequestBinding(
@@ -117,8 +113,16 @@ class Credential(httpx.Auth):
                 ath=self._issued.ath,
             )
             number = next(self._numbers)
-            signed[ASSERTION] = self._statement.for_request(self._facts, int(now), number, binding)
-        return signed
+            asserted[ASSERTION] = self._statement.for_request(
+                self._facts, int(now), number, binding
+            )
+        # Last, and in no variable: whatever fails above is reported with the locals of this frame.
+        return {
+            "Authorization": f"{self._issued.token_type} {self._issued.token.reveal()}",
+            "DPoP": proof,
+            DELEGATION: self._delegation,
+            **asserted,
+        }
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
         """Tell it what came back, for clients that take plain headers; True means: sign again and send once more.

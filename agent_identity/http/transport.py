@@ -8,9 +8,7 @@ through the same clients, by a transport that calls it instead of a socket.
 from __future__ import annotations
 
 import asyncio
-import functools
 import os
-import ssl
 import threading
 import time
 import weakref
@@ -21,11 +19,12 @@ import httpx
 
 from agent_identity.errors import DeniedError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http.deadline import DeadlineBackend, deadline_at
+from agent_identity.http.deadline import deadline_at
+from agent_identity.http.seams import Borrowed, InProcess, Network, tls
 from agent_identity.uris import is_loopback, origin
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 
 __all__ = ["Handler", "Transport"]
 
@@ -57,9 +56,9 @@ class Transport:
     def _open(self) -> None:
         self._lock = threading.Lock()
         self._sync: dict[str, httpx.Client] = {}
-        self._async: weakref.WeakKeyDictionary[
-            asyncio.AbstractEventLoop, dict[str, httpx.AsyncClient]
-        ] = weakref.WeakKeyDictionary()
+        self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def exchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
         """One exchange; `deadline` is a moment on the monotonic clock, for everything included.
@@ -89,7 +88,7 @@ class Transport:
 
     async def aexchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
         """The async twin of `exchange`."""
-        client = self._aclient(self._place(request))
+        client = await self.aclient(self._place(request))
         failure: TransportError
         try:
             async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -108,11 +107,11 @@ class Transport:
 
     def network(self) -> httpx.BaseTransport:
         """The pooled sync transport, for a client that is handed out and may be closed by whoever got it."""
-        return _Borrowed(self._client("network"))
+        return Borrowed(self._client("network"))
 
     def anetwork(self) -> httpx.AsyncBaseTransport:
-        """The pooled async transport of the running loop, likewise."""
-        return _ABorrowed(self._aclient("network"))
+        """The pooled async transport of whichever loop asks it, likewise."""
+        return _ABorrowed(self)
 
     def close(self) -> None:
         """Close the sync connections. Async ones close with their loop, or by `aclose` inside it."""
@@ -123,8 +122,9 @@ class Transport:
 
     async def aclose(self) -> None:
         """Close the running loop's connections, and the sync ones."""
-        for client in self._async.pop(asyncio.get_running_loop(), {}).values():
-            await client.aclose()
+        clients = self._async.pop(asyncio.get_running_loop(), None)
+        if clients is not None:
+            await clients.aclose()
         self.close()
 
     def _place(self, request: HttpRequest) -> str:
@@ -145,26 +145,28 @@ class Transport:
             client = self._sync.get(place)
             if client is None:
                 handler = self._in_process.get(place)
-                transport = _InProcess(handler) if handler else _Network()
+                transport = InProcess(handler) if handler else Network()
                 client = httpx.Client(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
                 self._sync[place] = client
             return client
 
-    def _aclient(self, place: str) -> httpx.AsyncClient:
+    async def aclient(self, place: str) -> httpx.AsyncClient:
+        """The running loop's client for a place: an origin in this process, or `network`."""
         loop = asyncio.get_running_loop()
         with self._lock:
-            clients = self._async.setdefault(loop, {})
-            client = clients.get(place)
+            clients = self._async.setdefault(loop, _LoopClients())
+            client = clients.open.get(place)
             if client is None:
                 handler = self._in_process.get(place)
                 transport = (
-                    _InProcess(handler)
+                    InProcess(handler)
                     if handler
-                    else httpx.AsyncHTTPTransport(verify=_tls(), trust_env=False)
+                    else httpx.AsyncHTTPTransport(verify=tls(), trust_env=False)
                 )
                 client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
-                clients[place] = client
-            return client
+                clients.open[place] = client
+        await clients.close_with_loop()
+        return client
 
     def _read(self, response: httpx.Response, chunks: Iterator[bytes]) -> HttpResponse:
         if response.status_code in _REDIRECT_STATUS:
@@ -224,111 +226,44 @@ def _failed(error: Exception) -> TransportError:
     return TransportError("exchange_failed", f"the exchange failed: {type(error).__name__}")
 
 
-@functools.cache
-def _tls() -> ssl.SSLContext:
-    context = httpx.create_ssl_context(trust_env=False)
-    context.minimum_version = ssl.TLSVersion.TLSv1_2
-    return context
+class _ABorrowed(httpx.AsyncBaseTransport):
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        client = await self._transport.aclient("network")
+        return await client._transport.handle_async_request(request)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
 
 
-class _Network(httpx.BaseTransport):
-    """Sync connections whose every read, write and connect ends at the deadline of the exchange it serves."""
+class _LoopClients:
+    """The clients of one event loop, closed when it shuts down.
+
+    `asyncio.run` finalises the async generators that its loop has seen, while the loop still runs: the one moment at which a
+    library can close what belongs to a loop that isn't its own.
+    """
 
     def __init__(self) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=_tls(),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=30.0,
-            network_backend=DeadlineBackend(),
-        )
+        self.open: dict[str, httpx.AsyncClient] = {}
+        self._at_the_end: AsyncGenerator[None, None] | None = None
 
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        assert isinstance(request.stream, httpx.SyncByteStream)  # noqa: S101 - a sync client makes no other
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=request.url.raw_scheme,
-                    host=request.url.raw_host,
-                    port=request.url.port,
-                    target=request.url.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Stream(response),
-            extensions=response.extensions,  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]  # open in httpcore
-        )
+    async def close_with_loop(self) -> None:
+        if self._at_the_end is None:
+            self._at_the_end = self._closing()
+            await anext(self._at_the_end)
 
-    def close(self) -> None:
-        self._pool.close()
+    async def aclose(self) -> None:
+        clients, self.open = list(self.open.values()), {}
+        for client in clients:
+            await client.aclose()
+        if self._at_the_end is not None:
+            await self._at_the_end.aclose()
 
-
-class _Stream(httpx.SyncByteStream):
-    def __init__(self, response: httpcore.Response) -> None:
-        self._response = response
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield from self._response.iter_stream()
-
-    def close(self) -> None:
-        self._response.close()
-
-
-class _InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """httpx's own seam, with a server of this process behind it."""
-
-    def __init__(self, handler: Callable[[HttpRequest], HttpResponse]) -> None:
-        self._handler = handler
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._answer(request, request.read())
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return self._answer(request, await request.aread())
-
-    def _answer(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        answer = self._handler(
-            HttpRequest(request.method, str(request.url), dict(request.headers), body)
-        )
-        return httpx.Response(
-            answer.status, headers=dict(answer.headers), stream=_Bytes(answer.body)
-        )
-
-
-class _Bytes(httpx.SyncByteStream, httpx.AsyncByteStream):
-    def __init__(self, body: bytes) -> None:
-        self._body = body
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._body
-
-
-class _Borrowed(httpx.BaseTransport):
-    """The pool behind a client that somebody else closes; the pool stays open."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._client._transport.handle_request(request)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
-
-
-class _ABorrowed(httpx.AsyncBaseTransport):
-    def __init__(self, client: httpx.AsyncClient) -> None:
-        self._client = client
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await self._client._transport.handle_async_request(request)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    async def _closing(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._at_the_end = None
+            await self.aclose()
 
 
 _transports: weakref.WeakSet[Transport] = weakref.WeakSet()

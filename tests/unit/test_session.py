@@ -139,6 +139,22 @@ def test_without_configuration_the_modules_function_says_how_to_get_one(monkeypa
     assert "embedded" in caught.value.remedy
 
 
+def test_a_session_whose_beginning_cannot_be_recorded_is_none(make_identity) -> None:
+    from agent_identity import LedgerError
+    from agent_identity.provenance.memory import MemoryLedger
+
+    class Broken(MemoryLedger):
+        def append(self, draft, /) -> None:
+            raise LedgerError("ledger_unwritable", "the disk is full")
+
+    session = make_identity(ledger=Broken()).on_behalf_of("user:alice", purpose="p")
+    with pytest.raises(LedgerError), session:
+        raise AssertionError("the block must not run")
+    assert not session.is_open
+    with pytest.raises(NoSessionError):
+        who()
+
+
 # -- limits --------------------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,291 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A credential in the hands of httpx, against a service on loopback that verifies what it gets."""
+
+from __future__ import annotations
+
+import asyncio
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+
+from agent_identity import (
+    AgentIdentity,
+    ConfigurationError,
+    DeniedError,
+    VerificationError,
+    current_credential,
+    current_session,
+    tool,
+)
+
+
+class Service:
+    """A service that verifies each request; `nonces` are those it wants to see in proofs, newest last."""
+
+    def __init__(self, identity: AgentIdentity) -> None:
+        outer = self
+        self.nonces: list[str] = []
+        self.heads: list[dict[str, str]] = []
+        self.calls: list[Any] = []
+        self.redirect: str | None = None
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", 0)))
+                if self.headers.get("transfer-encoding") == "chunked":
+                    while size := int(self.rfile.readline(), 16):
+                        body += self.rfile.read(size + 2)[:-2]
+                    self.rfile.readline()
+                outer.heads.append(dict(self.headers))
+                status, headers = outer.answer(self.command, self.path, self.headers, body)
+                self.send_response(status)
+                for name, value in headers.items():
+                    self.send_header(name, value)
+                self.send_header("content-length", "2")
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+            do_POST = do_GET
+
+            def log_message(self, *args: object) -> None:
+                pass
+
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        self.url = f"{self.origin}/api"
+        self.verifier = identity.verifier(audience=self.url)
+        serve = self._server.serve_forever
+        threading.Thread(target=serve, kwargs={"poll_interval": 0.01}, daemon=True).start()
+
+    def answer(
+        self, method: str, path: str, headers: Any, body: bytes
+    ) -> tuple[int, dict[str, str]]:
+        if self.redirect is not None:
+            return 307, {"location": self.redirect}
+        wanted = self.nonces[-1] if self.nonces else None
+        if wanted is not None and nonce_of(headers["dpop"]) != wanted:
+            return 401, {
+                "www-authenticate": 'DPoP error="use_dpop_nonce"',
+                "dpop-nonce": wanted,
+            }
+        try:
+            self.calls.append(
+                self.verifier.verify_request(
+                    method, self.origin + path, list(headers.items()), body, scopes=["read"]
+                )
+            )
+        except VerificationError as error:
+            return 403, {"x-code": error.code}
+        return 200, {}
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def nonce_of(proof: str) -> object:
+    from agent_identity.jose import loads_object, unverified
+
+    return loads_object(unverified(proof).payload).get("nonce")
+
+
+@pytest.fixture
+def service(bot: AgentIdentity) -> Iterator[Service]:
+    made = Service(bot)
+    yield made
+    made.close()
+
+
+def test_every_request_of_a_call_is_signed_anew_and_verifies(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def works() -> list[int]:
+        with httpx.Client(auth=current_credential()) as client:
+            return [
+                client.get(service.url).status_code,
+                client.get(f"{service.url}/items", params={"q": "a b&c", "x": "ü"}).status_code,
+                client.post(f"{service.url}/items", json={"a": 1}).status_code,
+                client.post(f"{service.url}/items?x=1#frag", content=b"raw").status_code,
+            ]
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert works() == [200] * 4
+    assert len({call.call_id for call in service.calls}) == 1
+    assert len({head["Agent-Assertion"] for head in service.heads}) == 4
+    assert len({head["DPoP"] for head in service.heads}) == 4
+    assert {call.tool for call in service.calls} == {"works"}
+
+
+async def test_async_clients_sign_alike(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    async def works() -> list[int]:
+        async with httpx.AsyncClient(auth=current_credential()) as client:
+            answers = await asyncio.gather(*(client.get(f"{service.url}/{n}") for n in range(5)))
+        return [answer.status_code for answer in answers]
+
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await works() == [200] * 5
+
+
+def test_a_services_nonce_is_met_once_and_kept_for_the_next_request(bot, service) -> None:
+    """RFC 9449 §9: the retry has a new proof, and a new assertion."""
+
+    @tool(resource=service.url, scopes=["read"])
+    def ask() -> int:
+        return httpx.get(service.url, auth=current_credential()).status_code
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        service.nonces.append("n-1")
+        assert ask() == 200
+        assert len(service.heads) == 2
+        assert service.heads[0]["DPoP"] != service.heads[1]["DPoP"]
+        assert service.heads[0]["Agent-Assertion"] != service.heads[1]["Agent-Assertion"]
+        assert ask() == 200
+        assert len(service.heads) == 3
+        service.nonces.append("n-2")
+        assert ask() == 200
+        assert len(service.heads) == 5
+
+
+def test_a_service_that_never_is_content_with_a_nonce_is_asked_twice(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def ask() -> int:
+        return httpx.get(service.url, auth=current_credential()).status_code
+
+    service.answer = lambda *args: (
+        401,
+        {"www-authenticate": 'DPoP error="use_dpop_nonce"', "dpop-nonce": f"n{len(service.heads)}"},
+    )
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert ask() == 401
+    assert len(service.heads) == 2
+
+
+def test_plain_headers_serve_any_other_client(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def ask() -> bool:
+        credential = current_credential()
+        body = json.dumps({"a": 1}).encode()
+        headers = credential.headers("POST", service.url, body)
+        answer = httpx.post(service.url, content=body, headers=headers)
+        again = credential.observe(answer.status_code, answer.headers)
+        return answer.status_code == 200 and not again
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert ask()
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/apix", "/api/../admin", "/api/%2e%2e/x", "/api%2fx", "/API", "/", ""),
+        *("/api/..%2fadmin", "/api/%5c..", "/api/."),
+    ],
+)
+def test_E16_a_request_beside_the_resource_is_neither_signed_nor_sent(bot, service, path) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def strays() -> None:
+        credential = current_credential()
+        with pytest.raises(DeniedError) as caught:
+            credential.headers("GET", service.origin + path)
+        assert caught.value.code == "foreign_url"
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        strays()
+    assert service.heads == []
+
+
+def test_E16_another_host_port_or_scheme_gets_nothing(bot, service) -> None:
+    elsewhere = [
+        service.url.replace("http:", "https:"),
+        service.url.replace("127.0.0.1", "localhost"),
+        "http://127.0.0.1:1/api",
+        f"http://127.0.0.1@evil.example{service.url[16:]}",
+        "https://evil.example/api",
+    ]
+
+    @tool(resource=service.url, scopes=["read"])
+    def strays() -> None:
+        for url in elsewhere:
+            with pytest.raises(DeniedError):
+                httpx.get(url, auth=current_credential())
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        strays()
+    assert service.heads == []
+
+
+def test_a_client_of_the_session_signs_by_itself_and_never_leaves_its_resource(
+    bot, service
+) -> None:
+    other = Service(bot)
+
+    @tool(resource=service.url, scopes=["read"])
+    def works() -> list[int]:
+        with current_session().http() as client:
+            first = client.get("items").status_code
+            service.redirect = f"{other.url}/taken"
+            with pytest.raises(DeniedError) as caught:
+                client.get("items", follow_redirects=True)
+            assert caught.value.code == "foreign_url"
+            service.redirect = f"{service.origin}/admin"
+            with pytest.raises(DeniedError):
+                client.get("items", follow_redirects=True)
+        return [first]
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert works() == [200]
+        assert service.calls[0].tool == "works"
+        service.redirect = None
+        with session.http(service.url) as client:
+            # Outside a tool there is no call to assert, and this service wants one.
+            assert client.get("items").headers["x-code"] == "assertion_missing"
+        with pytest.raises(ConfigurationError):
+            session.http()
+    assert other.heads == []
+    other.close()
+
+
+async def test_an_async_client_of_the_session_does_the_same(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    async def works() -> list[int]:
+        async with current_session().ahttp() as client:
+            one = await client.get("items")
+            two = await client.post("items", content=stream())
+            return [one.status_code, two.status_code]
+
+    async def stream():
+        yield b"a" * 10
+        yield b"b" * 10
+
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await works() == [200, 200]  # a streamed body is read first, and bound
+
+
+def test_a_body_that_is_streamed_past_the_credential_is_not_bound_and_a_service_refuses_it(
+    bot, service
+) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def streams() -> str:
+        answer = httpx.post(service.url, content=iter([b"a", b"b"]), auth=current_credential())
+        return answer.headers["x-code"]
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert streams() == "body_unbound"
+
+
+def test_a_client_of_the_session_refuses_a_body_too_large_to_bind(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def large() -> None:
+        with current_session().http() as client, pytest.raises(ConfigurationError):
+            client.post("items", content=b"a" * (1024 * 1024 + 1))
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        large()
+    assert service.heads == []
