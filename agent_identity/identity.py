@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import time
 import weakref
 from typing import TYPE_CHECKING, Final, NoReturn, Self
@@ -15,6 +14,7 @@ from agent_identity.credentials.issuer import Issuer
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append
+from agent_identity.forks import start_over_in_child
 from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
@@ -97,7 +97,7 @@ class AgentIdentity:
             else {uri: scope_set(scopes) for uri, scopes in resources.items()},
             clock=clock,
         )
-        _identities.add(self)
+        start_over_in_child(self)
 
     @classmethod
     def embedded(
@@ -333,17 +333,6 @@ class AgentIdentity:
         self._parts.issuer.nonces.forget()
         for session in list(self._sessions):
             session.start_over()
-
-
-_identities: weakref.WeakSet[AgentIdentity] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for identity in list(_identities):
-        identity.start_over()
-
-
-os.register_at_fork(after_in_child=_after_fork)
 
 
 def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names

@@ -6,12 +6,12 @@ from __future__ import annotations
 import fcntl
 import os
 import secrets
-import weakref
 from contextlib import contextmanager
 from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError
+from agent_identity.forks import start_over_in_child
 from agent_identity.keys import write_private
 
 if TYPE_CHECKING:
@@ -82,10 +82,10 @@ class ForkLock:
     __slots__ = ("__weakref__", "_lock")
 
     def __init__(self) -> None:
-        self.renew()
-        _locks.add(self)
+        self.start_over()
+        start_over_in_child(self)
 
-    def renew(self) -> None:
+    def start_over(self) -> None:
         self._lock = Lock()
 
     def __enter__(self) -> None:
@@ -93,14 +93,3 @@ class ForkLock:
 
     def __exit__(self, *_: object) -> None:
         self._lock.release()
-
-
-_locks: weakref.WeakSet[ForkLock] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for lock in list(_locks):
-        lock.renew()
-
-
-os.register_at_fork(after_in_child=_renew_locks)

@@ -149,8 +149,8 @@ class Cache:
             if key in self._entries:
                 self._paused[key] = monotonic + _RETRY_PAUSE
 
-    def renew_lock(self) -> None:
-        """Start over in a forked child, where the lock may be held by a thread that isn't there."""
+    def start_over(self) -> None:
+        """In a forked child: the lock may be held by a thread that isn't there, and the answers are the parent's."""
         self._lock = threading.Lock()
         self._entries = OrderedDict()
         self._paused = {}

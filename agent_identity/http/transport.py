@@ -8,7 +8,6 @@ through the same clients, by a transport that calls it instead of a socket.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
 import weakref
@@ -19,6 +18,7 @@ import httpx
 
 from agent_identity.errors import DeniedError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
+from agent_identity.forks import start_over_in_child
 from agent_identity.http.deadline import deadline_at
 from agent_identity.http.seams import Borrowed, InProcess, Network, tls
 from agent_identity.uris import is_loopback, origin
@@ -50,10 +50,11 @@ class Transport:
     ) -> None:
         self._in_process = dict(in_process or {})
         self._body_limit = body_limit
-        self._open()
-        _transports.add(self)
+        self.start_over()
+        start_over_in_child(self)
 
-    def _open(self) -> None:
+    def start_over(self) -> None:
+        """In a forked child, as at first: sockets and locks are the parent's."""
         self._lock = threading.Lock()
         self._sync: dict[str, httpx.Client] = {}
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
@@ -264,14 +265,3 @@ class _LoopClients:
         finally:
             self._at_the_end = None
             await self.aclose()
-
-
-_transports: weakref.WeakSet[Transport] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for transport in list(_transports):
-        transport._open()  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]  # sockets and locks are the parent's
-
-
-os.register_at_fork(after_in_child=_after_fork)

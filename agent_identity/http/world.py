@@ -7,15 +7,14 @@ Two colours of the same few lines; the flows that they answer are written once.
 from __future__ import annotations
 
 import asyncio
-import os
 import threading
 import time
-import weakref
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity.credentials.cache import Cache
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import Append, HttpRequest, arun, run
+from agent_identity.forks import start_over_in_child
 from agent_identity.http.single_flight import SingleFlight
 
 if TYPE_CHECKING:
@@ -59,7 +58,7 @@ class World:
         self.cache = Cache()
         self.flights: SingleFlight[Expiring] = SingleFlight()
         self._renewals: set[asyncio.Task[None]] = set()
-        _worlds.add(self)
+        start_over_in_child(self)
 
     @property
     def transport(self) -> Transport:
@@ -90,9 +89,9 @@ class World:
         if self._transport is not None:
             await self._transport.aclose()
 
-    def forget(self) -> None:
-        """Start over in a forked child: nothing that the parent acquired is used there."""
-        self.cache.renew_lock()
+    def start_over(self) -> None:
+        """In a forked child: nothing that the parent acquired is used there."""
+        self.cache.start_over()
         self.flights.forget()
         self._renewals = set()
 
@@ -179,14 +178,3 @@ class World:
         task = asyncio.create_task(renew())
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)
-
-
-_worlds: weakref.WeakSet[World] = weakref.WeakSet()
-
-
-def _after_fork() -> None:
-    for world in list(_worlds):
-        world.forget()
-
-
-os.register_at_fork(after_in_child=_after_fork)

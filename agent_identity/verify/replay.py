@@ -8,15 +8,14 @@ what it forgot. A store in memory can't know what was used before it began: `not
 from __future__ import annotations
 
 import heapq
-import os
 import time
-import weakref
 from hashlib import blake2b
 from math import ceil
 from threading import Lock
 from typing import TYPE_CHECKING, Final, Protocol, TypeAlias
 
 from agent_identity.errors import DeniedError
+from agent_identity.forks import start_over_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ class MemoryReplay:
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
-        self.renew_lock()
+        self.start_over()
         self._seen: set[bytes] = set()
         # Digests by the whole second in which they end, and those seconds as a heap: each entry is put in and taken
         # out once, whatever order the ends come in.
@@ -57,9 +56,9 @@ class MemoryReplay:
         self._seconds: list[int] = []
         self._swept = 0
         self.not_before: Final = int(clock())
-        _stores.add(self)
+        start_over_in_child(self)
 
-    def renew_lock(self) -> None:
+    def start_over(self) -> None:
         """In a forked child: what was seen stays, but not a lock that a thread of the parent held."""
         self._lock = Lock()
 
@@ -120,14 +119,3 @@ def _digest(key: ReplayKey) -> bytes:
     parts = (key,) if isinstance(key, str) else key
     text = "".join(f"{len(part)}:{part}" for part in parts)
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()
-
-
-_stores: weakref.WeakSet[MemoryReplay] = weakref.WeakSet()
-
-
-def _renew_locks() -> None:
-    for store in list(_stores):
-        store.renew_lock()
-
-
-os.register_at_fork(after_in_child=_renew_locks)
