@@ -92,20 +92,20 @@ class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
         answer = self._handler(
             HttpRequest(request.method, str(request.url), dict(request.headers), body)
         )
-        return httpx.Response(
-            answer.status, headers=dict(answer.headers), stream=_Bytes(answer.body)
-        )
+        return httpx.Response(answer.status, headers=dict(answer.headers), stream=_Answered(answer))
 
 
-class _Bytes(httpx.SyncByteStream, httpx.AsyncByteStream):
-    def __init__(self, body: bytes) -> None:
-        self._body = body
+class _Answered(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of an answer, held in the value that doesn't show it."""
+
+    def __init__(self, answer: HttpResponse) -> None:
+        self._answer = answer
 
     def __iter__(self) -> Iterator[bytes]:
-        yield self._body
+        yield self._answer.body
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._body
+        yield self._answer.body
 
 
 class Borrowed(httpx.BaseTransport):

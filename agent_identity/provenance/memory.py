@@ -84,10 +84,11 @@ class MemoryLedger:
         if self._closed:
             self.probe()
         kind, pseudonym, session, call, trace, span, ref, public, secret = draft
-        body = encoded(kind, public)
+        # copied, since orjson's own bytes hold on to the larger buffer that they were written into
+        body = b"%b" % encoded(kind, public)
         sealed = None
         if secret is not None:
-            sealed = encoded(kind, secret)
+            sealed = b"%b" % encoded(kind, secret)
             self.subjects.sealer(subject_of(draft))  # there is one, or it raises
         at = int(self._clock() * 1_000_000)
         # one atomic step, so that no lock is needed; plain values, so that the garbage collector has nothing to follow

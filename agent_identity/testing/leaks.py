@@ -2,13 +2,14 @@
 """Looks for secrets where none may be: in texts, objects, exceptions with their frames, spans and log records.
 
 A secret is searched as it is and as it could be spelled: base64 at all three offsets, base64url, percent-encoded, hex,
-escaped as JSON, and each part of a signed token.
+escaped as JSON or by `repr`, and each part of a signed token.
 """
 
 from __future__ import annotations
 
 import base64
 import json
+import re
 import traceback
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
@@ -28,7 +29,7 @@ def assert_no_leak(secrets: Iterable[str], *places: object) -> None:
     Raises:
         AssertionError: one does; the message says where, and not what.
     """
-    spellings = [spelling for secret in secrets for spelling in _spellings(secret)]
+    spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
     for number, place in enumerate(places):
         for kind, text in traces_of(place):
             if any(spelling in text for spelling in spellings):
@@ -55,9 +56,11 @@ def _of_object(place: object) -> Iterator[tuple[str, str]]:
     yield "format", f"{place}"
     if hasattr(place, "__dict__"):
         yield "vars", repr(vars(place))
-    for name in getattr(type(place), "__slots__", ()):
-        if isinstance(name, str) and hasattr(place, name):
-            yield f"slot {name}", repr(getattr(place, name))
+    for kind in type(place).__mro__:
+        slots = kind.__dict__.get("__slots__", ())
+        for name in (slots,) if isinstance(slots, str) else slots:
+            if hasattr(place, name):
+                yield f"slot {name}", repr(getattr(place, name))
 
 
 def _of_exception(error: BaseException, seen: set[int]) -> Iterator[tuple[str, str]]:
@@ -99,15 +102,17 @@ def _spellings(secret: str) -> Iterator[str]:
         if len(part) < _SHORTEST:
             continue
         data = part.encode()
-        yield part
-        yield json.dumps(part)[1:-1]
-        yield quote(part, safe="")
-        yield quote_plus(part)
-        yield data.hex()
+        yield from (part, repr(part)[1:-1], repr(data)[2:-1])
+        yield from (json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
+        for quoted in (quote(part, safe=""), quote_plus(part)):
+            yield from (quoted, _ESCAPE.sub(lambda found: found[0].lower(), quoted))
+        yield from (data.hex(), data.hex().upper())
         for offset in range(3):
             # What a text of this length looks like inside a longer one, whatever comes before and after it.
             padded = base64.b64encode(b"\0" * offset + data).decode()
             middle = padded[4 if offset else 0 :].rstrip("=")[:-1]
             if len(middle) >= _SHORTEST:
-                yield middle
-                yield middle.replace("+", "-").replace("/", "_")
+                yield from (middle, middle.replace("+", "-").replace("/", "_"))
+
+
+_ESCAPE: Final = re.compile("%[0-9A-F]{2}")
