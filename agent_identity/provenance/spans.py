@@ -119,8 +119,7 @@ _tracer: Final = otel.get_tracer("agent_identity")
 
 def _inside_execute_tool() -> bool:
     """Whether a framework's own span for this call is open; then ours nests without counting the call twice."""
-    span = otel.get_current_span()
-    if span is otel.INVALID_SPAN:
+    if not otel_context.get_current():
         return False
-    attributes = getattr(span, "attributes", None)
+    attributes = getattr(otel.get_current_span(), "attributes", None)
     return attributes is not None and attributes.get(OPERATION) == "execute_tool"

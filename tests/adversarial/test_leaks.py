@@ -32,6 +32,7 @@ import httpx
 import orjson
 import pytest
 from cryptography.hazmat.primitives.serialization import load_pem_private_key
+from opentelemetry.trace import StatusCode
 from rich.console import Console
 from rich.pretty import pretty_repr
 
@@ -53,6 +54,7 @@ from agent_identity.credentials.oauth import Answer, Fields
 from agent_identity.flow import Draft, HttpRequest, HttpResponse
 from agent_identity.http.transport import Transport
 from agent_identity.keys import SigningKey
+from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.testing import assert_no_leak, traces_of
 from agent_identity.values import Secret, b64url, new_id, scrub
@@ -290,17 +292,11 @@ def run(request, service: Service, tmp_path: Path) -> Iterator[Run]:
     served = request.param == "over HTTP"
     authority = Spy(tmp_path / "authority", issuer=service.url if served else None)
     service.authority = authority if served else None
-    ledger = adapters_ledger(tmp_path)
+    ledger = open_ledger("sqlite:", state_dir=tmp_path)
     with AgentIdentity("invoice-bot", authority=authority, ledger=ledger, policy=no_money) as bot:
         if served:
             bot._parts.world._open_transport = Transport
         yield Run(bot, authority, service)
-
-
-def adapters_ledger(state: Path) -> Any:
-    from agent_identity.provenance.ledger import open_ledger
-
-    return open_ledger("sqlite:", state_dir=state)
 
 
 # -- H01: logs -------------------------------------------------------------------------------------------------------
@@ -519,13 +515,17 @@ def raising(request: object) -> bool:
     ids=["false", "deny", "approval", "undecided", "raises"],
 )
 def test_H03_no_refusal_of_policy_shows_a_secret(make_identity, policy) -> None:
-    verdict: list[Any] = [lambda request: True]
+    policies: list[Any] = [lambda request: True]
+
+    def newest(request: object) -> object:
+        return policies[-1](request)
+
     authority = Spy()
-    identity = make_identity(authority=authority, policy=lambda request: verdict[-1](request))
+    identity = make_identity(authority=authority, policy=newest)
     read = reader(authority)
     with identity.on_behalf_of("user:alice", purpose="p"):
         key = read()
-        verdict.append(policy)
+        policies.append(policy)
         with pytest.raises(DeniedError) as caught:
             read()
     assert_no_leak(authority.secrets | private_parts(key), *shown([caught.value]))
@@ -694,6 +694,13 @@ def test_H07_an_opaque_secret_is_scrubbed_as_long_as_it_lives() -> None:
     del opaque
 
 
+def test_H07_a_signed_token_is_scrubbed_though_nobody_holds_it_any_more() -> None:
+    assert (
+        scrub(f"Authorization: DPoP {TOKEN}, and more") == "Authorization: DPoP <token>, and more"
+    )
+    assert_no_leak([TOKEN], scrub(json.dumps({"headers": {"x": TOKEN}})))
+
+
 # -- H09: copies -----------------------------------------------------------------------------------------------------
 
 WAYS: dict[str, Callable[[Any], object]] = {
@@ -838,7 +845,9 @@ SPELLED: dict[str, Callable[[str], str]] = {
     "hex": lambda text: text.encode().hex(),
     "HEX": lambda text: text.encode().hex().upper(),
     "urlencoded": lambda text: quote(text, safe=""),
-    "urlencoded, lower": lambda text: re.sub("%..", lambda found: found[0].lower(), quote(text)),
+    "urlencoded, lower": lambda text: re.sub(
+        "%..", lambda found: found[0].lower(), quote(text, safe="")
+    ),
     "form": quote_plus,
     "JSON": json.dumps,
     "JSON, unescaped": lambda text: json.dumps(text, ensure_ascii=False),
@@ -992,7 +1001,7 @@ PLANTED_IN_SPANS: list[Callable[[Any], None]] = [
     lambda span: span.add_event(CANARY),
     lambda span: span.add_event("x", {"y": CANARY}),
     lambda span: span.record_exception(ValueError(CANARY)),
-    lambda span: span.set_status(2, CANARY) if False else span.set_attribute("status", CANARY),
+    lambda span: span.set_status(StatusCode.ERROR, CANARY),
     lambda span: span.update_name(CANARY),
 ]
 

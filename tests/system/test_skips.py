@@ -27,7 +27,15 @@ def test_a_skip_is_a_failure_only_where_everything_is_required(tmp_path: Path, a
     for name, text in SUITE.items():
         (tmp_path / name).write_text(text)
     done = subprocess.run(
-        [sys.executable, *"-m pytest -q -rfEx --continue-on-collection-errors".split(), tmp_path],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-q",
+            "-rfEx",
+            "--continue-on-collection-errors",
+            tmp_path,
+        ],
         env=os.environ | {"AGENT_IDENTITY_TESTS_REQUIRE_ALL": asked},
         capture_output=True,
         text=True,
