@@ -12,9 +12,10 @@ def main() -> None:
     """Run the command line, or say which extra it needs."""
     try:
         from agent_identity.cli.app import app  # noqa: PLC0415 - an extra may be missing
+
+        app()
     except ModuleNotFoundError as error:
-        if error.name not in ("typer", "rich"):
+        if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
         sys.stderr.write('the command line needs an extra: pip install "agent-identity-sdk[cli]"\n')
         raise SystemExit(2) from None
-    app()

@@ -91,11 +91,11 @@ class Story:
         self._console.print(text, highlight=False)
 
     def done(self, what: str, result: str) -> None:
-        self.calls.append({"call": what, "outcome": "permitted"})
+        self.calls.append({"call": what.strip(), "outcome": "permitted"})
         self.say(f"  [green]✔[/green] {escape(what)}  [dim]{escape(result)}[/dim]")
 
     def refused(self, what: str, error: DeniedError) -> None:
-        self.calls.append({"call": what, "outcome": "denied", "code": error.code})
+        self.calls.append({"call": what.strip(), "outcome": "denied", "code": error.code})
         self.say(
             f"  [red]✘[/red] {escape(what)}  [red]{escape(error.code)}[/red]: {escape(str(error))}"
         )

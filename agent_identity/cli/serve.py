@@ -62,6 +62,8 @@ def serve_authority(state_dir: Path, port: int) -> None:
     authority = Authority(state_dir / "authority", issuer=url)
     print(f"authority {url} (stop with Ctrl-C)", flush=True)  # noqa: T201 - this is the command's output
     print(f"metadata  {url}/.well-known/oauth-authorization-server", flush=True)  # noqa: T201 - see above
+    authority.registration_token()  # made now, since agents need it before they first ask
+    print(f"register  with the token in {state_dir / 'authority'}", flush=True)  # noqa: T201 - see above
     try:
         _runner(authority.asgi()).run(sockets=[server])
     finally:

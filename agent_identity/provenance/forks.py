@@ -58,4 +58,5 @@ def _in_child() -> None:
     _resting.clear()
 
 
-os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)
+if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

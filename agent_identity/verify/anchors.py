@@ -71,8 +71,9 @@ class Anchors:
         return self._by_issuer.get(issuer) if isinstance(issuer, str) else None
 
     def has_revoked(self, issuer: str, references: Collection[str], issued_at: float) -> bool:
-        """Whether that anchor took back any of the references since `issued_at`."""
-        return self._revocations[issuer].is_revoked(references, issued_at)
+        """Whether that anchor, where it is one, took back any of the references since `issued_at`."""
+        revocations = self._revocations.get(issuer)
+        return revocations is not None and revocations.is_revoked(references, issued_at)
 
 
 def _anchor(anchor: TrustAnchor) -> Anchor:

@@ -7,7 +7,7 @@ deserved trust is what a `TrustAnchor` says; here it is whether the statements a
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, Assertion, read_assertion
@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 __all__ = ["SignatureCheck"]
+
+_SKEW: Final = 60.0
+"""Seconds by which the clocks of an anchor, an agent and its ledger may differ."""
 
 
 class SignatureCheck:
@@ -87,7 +90,7 @@ def _leaf_of(record: Record) -> Grant | None:
     root = read_grant(compacts[-1] if compacts else "")
     # For whom an anchor may speak is not asked here, so that whoever it spoke for is taken as named.
     anchor = Anchor(anchor_id, (key,), evidence="issuer", subjects=frozenset({root.sub_iss}))
-    leaf = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=60.0)[0]
+    leaf = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=_SKEW)[0]
     if record.ref != leaf.jti or any(
         record.body.get(name) != said for name, said in _in_clear(leaf).items()
     ):
@@ -120,7 +123,7 @@ def _check_agreement(record: Record, assertion: Assertion, leaf: Grant) -> None:
         raise InvalidAssertionError("leaf_mismatch", "the assertion isn't its grant's agent's")
     if assertion.aud not in leaf.aud:
         raise InvalidAssertionError("audience_mismatch", "the grant doesn't reach that resource")
-    if assertion.iat < leaf.iat or assertion.iat >= leaf.exp:
+    if not leaf.iat - _SKEW <= assertion.iat < leaf.exp + _SKEW:
         raise InvalidAssertionError("expired", "the grant wasn't good when the call was asserted")
     named = (body.get("agent"), body.get("txn"), body.get("depth"), body.get("grant_hash"))
     if named != (leaf.agent, leaf.txn, leaf.depth, assertion.grant_hash):

@@ -30,7 +30,6 @@ PROOF_AGE: Final = 300.0
 """Seconds that a proof is good for."""
 
 _ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
-_LIMIT: Final = 16_384
 _LONGEST_LIFE: Final = 24 * 3600
 
 
@@ -62,7 +61,7 @@ class TokenRules(NamedTuple):
         if authorization is None:
             return Shown()
         scheme, _, token = authorization.partition(" ")
-        if len(token) > _LIMIT:
+        if len(token) > jose.MAX_TOKEN:
             raise VerificationError("token_too_large", "the access token is too large")
         if not token.isascii() or not is_same(ath, hash_of(token)):
             raise InvalidAssertionError("token_mismatch", "the assertion goes with another token")

@@ -186,7 +186,8 @@ class Verifier:
             raise InvalidAssertionError("lifetime_exceeded", "an assertion lives a minute at most")
         if now >= assertion.exp + self._skew:
             raise InvalidAssertionError("expired", "the assertion has expired")
-        if now < assertion.iat - self._skew or assertion.iat < leaf.iat:
+        # Grant and assertion may be of two clocks, so that the one can seem older than the other by the skew.
+        if now < assertion.iat - self._skew or assertion.iat < leaf.iat - self._skew:
             raise InvalidAssertionError(
                 "not_yet_valid", "the assertion is older than its grant, or from the future"
             )
@@ -212,7 +213,11 @@ class Verifier:
         if isinstance(token, str):
             references.add(token)
         # By the oldest hop: the time of a later one is an agent's own word.
-        if self._anchors.has_revoked(root.iss, references, min(grant.iat for grant in grants)):
+        issued = min(grant.iat for grant in grants)
+        if any(
+            self._anchors.has_revoked(issuer, references, issued)
+            for issuer in {root.iss, root.sub_iss}
+        ):
             raise RevokedError(
                 "revoked", "the principal, the session, a grant or an agent was revoked"
             )

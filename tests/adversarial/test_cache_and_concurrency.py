@@ -20,7 +20,7 @@ from agent_identity import AgentIdentity, current_credential, current_session, t
 from agent_identity.authority import Authority
 from agent_identity.credentials.cache import CacheKey
 from agent_identity.errors import ConfigurationError
-from agent_identity.flow import HttpRequest, HttpResponse
+from agent_identity.flow import HttpRequest, HttpResponse, Shared
 from agent_identity.jose import loads_object, unverified
 
 BILLING = "https://billing.example"
@@ -271,6 +271,43 @@ def test_a_failed_leader_gives_every_follower_a_typed_error_of_its_own(make_iden
     assert len({id(error) for error in errors}) == 20
     assert len({error.call_id for error in errors}) == 20
     assert identity.authority.token_requests <= 3
+
+
+async def test_a_failed_leading_task_gives_every_follower_an_error_of_its_own(
+    make_identity,
+) -> None:
+    class Refusing(Authority):
+        def handle(self, request: HttpRequest) -> HttpResponse:
+            if request.url.endswith("/token"):
+                return HttpResponse(400, {}, b'{"error":"invalid_grant"}')
+            return super().handle(request)
+
+    identity = make_identity(authority=Refusing())
+    async with identity.on_behalf_of("user:alice", purpose="p"):
+        failures = await asyncio.gather(
+            *(asubject_of_my_token() for _ in range(20)), return_exceptions=True
+        )
+    assert {failure.code for failure in failures} == {"invalid_grant"}
+    assert len({id(failure) for failure in failures}) == 20
+    assert len({failure.call_id for failure in failures}) == 20
+
+
+def test_who_boards_just_after_a_flight_landed_asks_nobody(make_identity) -> None:
+    identity = make_identity()
+    world = identity._parts.world
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        subject_of_my_token()
+        (key, entry), *_ = [
+            (key, entry)
+            for key, entry in world.cache._entries.items()
+            if type(entry.value).__name__ == "Issued"
+        ]
+
+        def never() -> Any:
+            raise AssertionError("somebody is asked again")
+
+        assert world._lead(Shared(key, never), time.monotonic() + 1) is entry.value
+        assert asyncio.run(world._alead(Shared(key, never), time.monotonic() + 1)) is entry.value
 
 
 def test_C06_calls_of_fifty_sessions_over_threads_and_tasks_never_cross(make_identity) -> None:

@@ -13,6 +13,7 @@ import time
 import traceback
 import warnings
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -646,6 +647,8 @@ def test_an_index_row_that_points_elsewhere_finds_nothing(open_sqlite) -> None:
 def test_upkeep_ends_with_a_ledger_that_nobody_closed(tmp_path) -> None:
     ledger = open_ledger("sqlite:", state_dir=tmp_path)
     ledger.append(draft())
+    ledger._upkeep.wake()
+    assert eventually(partial(places_in, ledger))
     thread = ledger._upkeep._thread
     connections = [ledger._writer._database, ledger._lookup.reader, ledger._lookup.mover]
     connections += [ledger._lookup.index, ledger.subjects._shelf._database]

@@ -265,6 +265,24 @@ def test_a_tool_whose_credential_could_not_be_had_never_ran(
     assert identity.who_triggered(caught.value.call_id).outcome == "denied"
 
 
+def test_a_session_that_ended_while_its_credential_was_fetched_acts_no_more(make_identity) -> None:
+    class Ending(Authority):
+        session = None
+
+        def handle(self, request: HttpRequest) -> HttpResponse:
+            if request.url.endswith("/token"):
+                self.session.revoke("meanwhile")
+            return super().handle(request)
+
+    authority = Ending()
+    identity = make_identity(authority=authority)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        authority.session = session
+        with pytest.raises(DeniedError) as caught:
+            read()
+    assert (caught.value.code, ran) == ("session_revoked", [])
+
+
 # -- policy sees -----------------------------------------------------------------------------------------------------------
 
 

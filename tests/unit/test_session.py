@@ -339,6 +339,19 @@ def test_a_bound_function_carries_the_running_call_along(bot: AgentIdentity) -> 
         assert outer()
 
 
+def test_a_bound_function_runs_in_several_threads_at_once(bot: AgentIdentity) -> None:
+    both = threading.Barrier(2, timeout=10)
+
+    def meet() -> str:
+        both.wait()
+        return who()
+
+    with ThreadPoolExecutor(2) as pool, bot.on_behalf_of("user:alice", purpose="p") as session:
+        bound = session.bind(meet)
+        jobs = [pool.submit(bound) for _ in range(2)]
+        assert [job.result() for job in jobs] == ["alice", "alice"]
+
+
 async def test_bind_takes_coroutine_functions_and_refuses_generators(bot: AgentIdentity) -> None:
     async def later() -> str:
         await asyncio.sleep(0)

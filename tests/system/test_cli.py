@@ -1,0 +1,439 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The installed command as a user runs it: real processes, real sockets, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import select
+import signal
+import sqlite3
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import jwt
+import pytest
+
+from agent_identity.credentials.hop0 import first_grant
+from agent_identity.credentials.oauth import Nonces, ProofKey, discover
+from agent_identity.credentials.registration import register
+from agent_identity.credentials.subject import subject_assertion
+from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.flow import Flow, run
+from agent_identity.http.transport import Transport
+from agent_identity.keys import SigningKey
+from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.trace import trace_of
+from agent_identity.values import Principal, Secret
+from agent_identity.verify.records import SignatureCheck
+
+pytestmark = pytest.mark.system
+
+BESIDE = Path(sys.executable).with_name("agent-identity")
+WITHOUT_SCRIPT = [sys.executable, "-c", "from agent_identity.cli import main; main()"]
+COMMAND = [str(BESIDE)] if BESIDE.exists() else WITHOUT_SCRIPT
+ROOT = Path(__file__).parents[2]
+JWS = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+ANSI = "\x1b["
+
+
+def environment(**more: str) -> dict[str, str]:
+    """This process's, without what would find another ledger or colour the output."""
+    kept = {name: value for name, value in os.environ.items() if name not in UNWANTED}
+    return kept | {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **more}
+
+
+UNWANTED = {"AGENT_IDENTITY_STATE_DIR", "AGENT_IDENTITY_CONFIG", "FORCE_COLOR", "NO_COLOR"}
+
+
+def cli(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*COMMAND, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(**more),
+        cwd=ROOT,
+    )
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
+    """A state directory with the demo's ledger in it, and what the demo printed."""
+    state = tmp_path_factory.mktemp("demo") / "state"
+    began = time.monotonic()
+    done = cli("demo", "--state-dir", state)
+    assert time.monotonic() - began < 10
+    return state, done
+
+
+@pytest.fixture
+def ledger_copy(demo: Any, tmp_path: Path) -> Path:
+    """The demo's ledger in a folder of its own, to be damaged."""
+    state = tmp_path / "state"
+    state.mkdir(mode=0o700)
+    for name in ("ledger.db", "subjects.db", "subjects.key"):
+        (state / name).write_bytes((demo[0] / name).read_bytes())
+        (state / name).chmod(0o600)
+    return state
+
+
+# -- demo ------------------------------------------------------------------------------------------------------------
+
+
+def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered_it(demo) -> None:
+    _, done = demo
+    assert (done.returncode, done.stderr) == (0, "")
+    out = done.stdout
+    assert "invoice-bot acts for user:alice" in out
+    assert "close the October books" in out
+    assert re.search(r"✔ list_invoices\(\"ACME\"\)", out)
+    assert re.search(r"✘ pay_invoice\(\"2026-1041\"\)  policy_denied", out)
+    assert re.search(r"✘ +book_total\(\"Globex\", …\)  scope_not_granted", out)
+    answer = out.partition("Who triggered this?")[2]
+    assert answer.split("\n")[1] == "user:alice: close the October books"
+    assert "archive-bot" in answer
+    assert "deny by no-payments, denied" in answer
+    assert "every link of the ledger holds" in answer
+
+
+def test_the_demo_prints_no_token_and_no_colour_where_no_terminal_is(demo) -> None:
+    _, done = demo
+    assert JWS.search(done.stdout + done.stderr) is None
+    assert ANSI not in done.stdout + done.stderr
+    made = jwt.encode({"sub": "alice"}, "k" * 32, algorithm="HS256")
+    assert JWS.search(f"Authorization: DPoP {made}")  # the pattern isn't blind
+
+
+def test_the_demo_as_json_is_json_alone_and_its_calls_can_be_asked_for(tmp_path: Path) -> None:
+    done = cli("demo", "--json", AGENT_IDENTITY_STATE_DIR=str(tmp_path / "state"))
+    assert done.returncode == 0
+    told = json.loads(done.stdout)
+    assert told["ledger_ok"] is True
+    assert [call["call"] for call in told["calls"] if call["outcome"] == "denied"] == [
+        *('pay_invoice("2026-1041")', 'book_total("Globex", …)')
+    ]
+    assert told["trace"]["principal"] == {"sub": "alice", "iss": None, "profile": "user"}
+    one = told["trace"]["calls"][0]
+    asked = cli("why", one["call_id"], "--json", "--state-dir", tmp_path / "state")
+    assert asked.returncode == 0
+    answer = json.loads(asked.stdout)
+    assert answer["calls"] == [one]
+    assert JWS.search(done.stdout + done.stderr + asked.stdout) is None
+
+
+# -- why -------------------------------------------------------------------------------------------------------------
+
+
+def call_ids(state: Path) -> list[str]:
+    with open_ledger("sqlite:", state_dir=state) as ledger:
+        found = [record.call_id for record in ledger.records() if record.call_id]
+    return list(dict.fromkeys(found))
+
+
+def test_why_prints_the_trace_of_a_call_as_the_contract_has_it(demo) -> None:
+    state, _ = demo
+    for call_id in call_ids(state):
+        done = cli("why", call_id, "--json", "--state-dir", state)
+        assert (done.returncode, done.stderr) == (0, "")
+        answer = json.loads(done.stdout)
+        with open_ledger("sqlite:", state_dir=state) as ledger:
+            assert answer == trace_of(ledger, call_id, check=SignatureCheck(ledger)).to_dict()
+        assert list(answer) == [
+            *("ref", "verified", "principal", "trigger", "purpose", "chain", "calls")
+        ]
+        assert list(answer["chain"][0]) == ["agent", "depth", "scope", "evidence"]
+        (call,) = answer["calls"]
+        assert list(call) == [
+            *("call_id", "tool", "resource", "decision", "policy_id", "approval"),
+            *("outcome", "started", "ended", "trace_id", "span_id"),
+        ]
+        assert (answer["ref"], call["call_id"], answer["verified"]) == (call_id, call_id, True)
+        assert answer["purpose"] == "close the October books"
+
+
+def test_why_of_a_session_a_span_and_a_trace_finds_the_same_call(demo) -> None:
+    state, _ = demo
+    with open_ledger("sqlite:", state_dir=state) as ledger:
+        intent = next(r for r in ledger.records() if r.kind == "call.intended")
+    for ref in (intent.session_id, intent.span_id, intent.trace_id, intent.call_id):
+        done = cli("why", ref, "--state-dir", state)
+        assert done.returncode == 0
+        assert intent.call_id in done.stdout
+        assert ANSI not in done.stdout
+
+
+def test_why_of_something_unknown_says_so_and_leaves_with_1(demo) -> None:
+    done = cli("why", "call_unknown", "--json", "--state-dir", demo[0])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "unknown_reference" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+# -- ledger verify ---------------------------------------------------------------------------------------------------
+
+
+def test_a_sound_ledger_verifies_with_0(demo) -> None:
+    done = cli("ledger", "verify", "--json", "--state-dir", demo[0])
+    assert done.returncode == 0
+    report = json.loads(done.stdout)
+    with open_ledger("sqlite:", state_dir=demo[0]) as ledger:
+        records = len([*ledger.records()])
+    assert report == {
+        "ok": True,
+        "records": records,
+        "writers": 1,
+        "checkpoint": None,
+        "first_bad": None,
+    }
+
+
+@pytest.mark.parametrize("column", ["body", "sealed", "hash"])
+def test_one_flipped_byte_is_named_by_writer_and_number_and_leaves_with_1(
+    ledger_copy: Path, column: str
+) -> None:
+    database = sqlite3.connect(ledger_copy / "ledger.db")
+    with database:
+        name, number, seq, data = database.execute(
+            f"SELECT w.name, r.id, r.seq, r.{column} FROM records r JOIN writers w ON w.id = r.writer"  # noqa: S608
+            " WHERE r.kind = 'call.intended' ORDER BY r.id DESC LIMIT 1"
+        ).fetchone()
+        at = len(data) // 2
+        data = data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
+        database.execute(f"UPDATE records SET {column} = ? WHERE id = ?", (data, number))  # noqa: S608
+    database.close()
+    done = cli("ledger", "verify", "--json", "--state-dir", ledger_copy)
+    assert done.returncode == 1
+    report = json.loads(done.stdout)
+    assert report["ok"] is False
+    assert (report["first_bad"]["writer"], report["first_bad"]["seq"]) == (name, seq)
+    told = cli("ledger", "verify", "--state-dir", ledger_copy)
+    assert (told.returncode, "unsound" in told.stdout) == (1, True)
+
+
+def test_a_file_that_is_no_ledger_or_none_at_all_leaves_with_2(tmp_path: Path) -> None:
+    (tmp_path / "ledger.db").write_bytes(b"not a database, but a text of some length\n" * 200)
+    (tmp_path / "ledger.db").chmod(0o600)
+    for command in (("ledger", "verify", "--json"), ("why", "call_x")):
+        done = cli(*command, "--state-dir", tmp_path)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr
+        assert "Traceback" not in done.stderr
+    done = cli("ledger", "verify", "--state-dir", tmp_path / "nowhere")
+    assert (done.returncode, "no_ledger" in done.stderr) == (2, True)
+
+
+# -- authority serve -------------------------------------------------------------------------------------------------
+
+
+class Served:
+    """`authority serve` in a process of its own."""
+
+    def __init__(self, state: Path) -> None:
+        self.process = subprocess.Popen(
+            [*COMMAND, "authority", "serve", "--port", "0", "--state-dir", str(state)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment(),
+            cwd=ROOT,
+        )
+        assert self.process.stdout is not None
+        assert select.select([self.process.stdout], [], [], 20)[0], "it never said where it is"
+        said = [self.process.stdout.readline() for _ in range(3)]
+        found = re.fullmatch(r"authority (http://127\.0\.0\.1:\d+) .*\n", said[0])
+        assert found is not None, said
+        self.url = found[1]
+        assert said[1].split() == ["metadata", f"{self.url}/.well-known/oauth-authorization-server"]
+        assert str(state) in said[2]
+
+    def stop(self, how: signal.Signals) -> tuple[int, str]:
+        self.process.send_signal(how)
+        _, stderr = self.process.communicate(timeout=15)
+        return self.process.returncode, stderr
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[Served]:
+    one = Served(tmp_path / "state")
+    yield one
+    if one.process.poll() is None:
+        one.process.kill()
+        one.process.communicate()
+
+
+BILLING = "https://billing.example"
+BOT = "urn:agent-identity:agent:invoice-bot"
+
+
+def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
+    served: Served, tmp_path: Path
+) -> None:
+    """The library's own flows, with nothing but the URL and the registration token of the state directory."""
+    transport = Transport()
+
+    def ask(flow: Flow[Any]) -> Any:
+        return run(flow, lambda asked: transport.exchange(asked, time.monotonic() + 10))
+
+    (token_file,) = (tmp_path / "state").rglob("*registration-token")
+    initial = Secret(token_file.read_text().strip())
+    key, nonces = SigningKey.generate(), Nonces()
+    endpoints = ask(discover(served.url, time.time))
+    assert endpoints.issuer == served.url
+    client = ask(
+        register(
+            endpoints,
+            name="invoice-bot",
+            agent=BOT,
+            owner=None,
+            key=key,
+            initial_token=initial,
+            clock=time.time,
+        )
+    ).client
+    now = time.time()
+    subject = subject_assertion(
+        client,
+        Principal("alice"),
+        issuer=endpoints.issuer,
+        txn="ses_1",
+        now=now,
+        expires_at=now + 600,
+    )
+    common: dict[str, Any] = {
+        "subject": subject,
+        "scopes": frozenset({"invoices:read"}),
+        "proof_key": ProofKey(key),
+        "nonces": nonces,
+        "clock": time.time,
+    }
+    grant = ask(
+        first_grant(
+            endpoints,
+            client,
+            resources=[BILLING],
+            purpose="close the October books",
+            task=None,
+            txn="ses_1",
+            max_depth=3,
+            lifetime=900,
+            **common,
+        )
+    )
+    issued = ask(exchange_token(endpoints, client, chain=[grant], resource=BILLING, **common))
+    transport.close()
+    keys = {
+        key["kid"]: jwt.PyJWK(key)
+        for key in httpx.get(endpoints.jwks, trust_env=False).json()["keys"]
+    }
+    token = issued.token.reveal()
+    claims = jwt.decode(
+        token,
+        keys[jwt.get_unverified_header(token)["kid"]],
+        algorithms=["ES256"],
+        audience=BILLING,
+        issuer=served.url,
+    )
+    assert (claims["sub"], claims["act"]["sub"], claims["scope"]) == ("alice", BOT, "invoices:read")
+    printed = cli("authority", "jwks", "--state-dir", tmp_path / "state")
+    assert {key["kid"] for key in json.loads(printed.stdout)["keys"]} == keys.keys()
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_served_authority_stops_when_it_is_told_to(served: Served, how: signal.Signals) -> None:
+    url = f"{served.url}/.well-known/oauth-authorization-server"
+    assert httpx.get(url, trust_env=False).json()["issuer"] == served.url
+    code, stderr = served.stop(how)
+    assert code in (0, 130, -how)
+    assert "Traceback" not in stderr
+    with pytest.raises(httpx.ConnectError):
+        httpx.get(url, trust_env=False)
+
+
+def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
+    port = served.url.rpartition(":")[2]
+    done = cli("authority", "serve", "--port", port, "--state-dir", tmp_path / "other")
+    assert (done.returncode, "port_in_use" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
+
+
+# -- help, and what is missing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("command", "words"),
+    [
+        ((), ["demo", "why", "ledger", "authority"]),
+        (("demo",), ["--state-dir", "--json"]),
+        (("why",), ["--state-dir", "--json", "REF"]),
+        (("ledger",), ["verify"]),
+        (("ledger", "verify"), ["--state-dir", "--json"]),
+        (("authority",), ["serve", "jwks"]),
+        (("authority", "serve"), ["--state-dir", "--port"]),
+        (("authority", "jwks"), ["--state-dir"]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
+)
+def test_every_command_explains_itself(command: tuple[str, ...], words: list[str]) -> None:
+    done = cli(*command, "--help", COLUMNS="120")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [word for word in words if word.lower() not in done.stdout.lower()] == []
+
+
+@pytest.mark.parametrize("arguments", [("no-such",), ("why",), ("demo", "--no-such")])
+def test_a_command_that_is_no_command_leaves_with_2(arguments: tuple[str, ...]) -> None:
+    done = cli(*arguments)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments", "extra"),
+    [
+        ("typer", ["demo"], "[cli]"),
+        ("rich", ["demo"], "[cli]"),
+        ("uvicorn", ["demo"], "[server]"),
+        ("uvicorn", ["authority", "serve", "--port", "0"], "[server]"),
+    ],
+)
+def test_a_missing_extra_is_named_with_2(
+    tmp_path: Path, missing: str, arguments: list[str], extra: str
+) -> None:
+    program = (
+        f"import sys; sys.modules[{missing!r}] = None; sys.argv[0] = 'agent-identity'; "
+        "from agent_identity.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments, "--state-dir", str(tmp_path / "state")],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert done.returncode == 2
+    assert f'pip install "agent-identity-sdk{extra}"' in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_error_of_the_program_itself_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:
+    program = (
+        "import sys; sys.modules['orjson'] = None; from agent_identity.cli import main; main()"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, "demo", "--state-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert (done.returncode, "orjson" in done.stderr, "[cli]" in done.stderr) == (1, True, False)

@@ -1,0 +1,132 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Hop 0, played by hand: a grant for anything but what was asked for is refused."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.hop0 import GRANT, first_grant
+from agent_identity.credentials.oauth import Client, Endpoints, Nonces
+from agent_identity.delegation.grant import Grant, mint_child, mint_root
+from agent_identity.errors import CredentialRejectedError
+from agent_identity.flow import Ask, HttpResponse
+from agent_identity.keys import SigningKey
+from agent_identity.testing import play
+from agent_identity.values import Secret
+
+NOW = 1_795_518_000
+BILLING = "https://billing.example"
+AGENT = Agent("urn:agent-identity:agent:invoice-bot")
+ANCHOR = SigningKey.generate()
+ENDPOINTS = Endpoints(
+    "https://idp.example", "https://idp.example/token", None, None, None, None, NOW, NOW + 300
+)
+
+
+def minted(**changes: Any) -> Grant:
+    parts: dict[str, Any] = {
+        "iss": "https://idp.example",
+        "principal_sub": "alice",
+        "sub_iss": "https://idp.example",
+        "sub_profile": "user",
+        "agent": AGENT.uri,
+        "jkt": AGENT.key.thumbprint,
+        "aud": [BILLING],
+        "scopes": ["invoices:read"],
+        "purpose": "close the books",
+        "task": None,
+        "txn": "ses_1",
+        "now": NOW,
+        "expires_at": NOW + 900,
+        "max_depth": 3,
+        "evidence": "issuer",
+    }
+    return mint_root(ANCHOR, ANCHOR.thumbprint, **(parts | changes))
+
+
+def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
+    document = {
+        "access_token": compact,
+        "issued_token_type": GRANT,
+        "token_type": "N_A",
+        "expires_in": 900,
+        "scope": "invoices:read",
+    } | changes
+    answer = HttpResponse(200, {"content-type": "application/json"}, json.dumps(document).encode())
+    flow = first_grant(
+        ENDPOINTS,
+        Client("client-1", SigningKey.generate()),
+        subject=Secret("the-subject-token"),
+        resources=[BILLING],
+        scopes=frozenset({"invoices:read"}),
+        purpose="close the books",
+        task="the first task",
+        txn="ses_1",
+        max_depth=3,
+        lifetime=900,
+        proof_key=AGENT.proof_key,
+        nonces=Nonces(),
+        clock=lambda: NOW,
+    )
+    return play(flow, answer, asks=asks)
+
+
+def test_the_grant_that_was_asked_for_is_taken_as_it_came() -> None:
+    grant = minted()
+    asks: list[Any] = []
+    assert ask(grant.compact, asks).compact == grant.compact
+    form = {name: values[0] for name, values in parse_qs(asks[0].body.decode()).items()}
+    assert form["requested_token_type"] == GRANT
+    assert (form["purpose"], form["task"], form["max_depth"]) == (
+        *("close the books", "the first task", "3"),
+    )
+
+
+CHILD = mint_child(
+    AGENT.key,
+    minted(),
+    agent="urn:agent-identity:agent:sub",
+    jkt=AGENT.key.thumbprint,
+    aud=[BILLING],
+    scopes=["invoices:read"],
+    task=None,
+    now=NOW,
+    expires_at=NOW + 60,
+)
+
+
+@pytest.mark.parametrize(
+    "grant",
+    [
+        minted(jkt=SigningKey.generate().thumbprint),
+        minted(txn="ses_2"),
+        minted(scopes=["invoices:read", "invoices:pay"]),
+        minted(aud=["https://mail.example"]),
+        minted(purpose="something else"),
+        CHILD,
+    ],
+    ids=["another key", "another session", "wider", "elsewhere", "another purpose", "no root"],
+)
+def test_a_grant_for_something_else_is_refused(grant: Grant) -> None:
+    with pytest.raises(CredentialRejectedError) as caught:
+        ask(grant.compact)
+    assert caught.value.code == "grant_mismatch"
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"issued_token_type": "urn:ietf:params:oauth:token-type:jwt"}, "wrong_token_type"),
+        ({"token_type": "DPoP"}, "wrong_token_type"),
+        ({"scope": "invoices:read invoices:pay"}, "scope_widened"),
+    ],
+)
+def test_an_answer_that_calls_it_something_else_is_refused(change: Any, code: str) -> None:
+    with pytest.raises(CredentialRejectedError) as caught:
+        ask(minted().compact, **change)
+    assert caught.value.code == code

@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token exchange, played by hand: what is asked, and which answers are refused (RFC 8693 §2.2.1, RFC 9449 §5)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from urllib.parse import parse_qs
+
+import pytest
+
+from agent_identity import jose
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.oauth import Client, Endpoints, Issued, Nonces
+from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.delegation.grant import mint_root
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    TransportError,
+)
+from agent_identity.flow import Ask, HttpRequest, HttpResponse
+from agent_identity.keys import SigningKey
+from agent_identity.testing import play
+from agent_identity.values import Secret
+
+NOW = 1_795_518_000
+BILLING = "https://billing.example"
+AGENT = Agent("urn:agent-identity:agent:invoice-bot")
+ANCHOR = SigningKey.generate()
+ENDPOINTS = Endpoints(
+    "https://idp.example", "https://idp.example/token", None, None, None, None, NOW, NOW + 300
+)
+LEAF = mint_root(
+    ANCHOR,
+    ANCHOR.thumbprint,
+    iss="https://idp.example",
+    principal_sub="alice",
+    sub_iss="https://idp.example",
+    sub_profile="user",
+    agent=AGENT.uri,
+    jkt=AGENT.key.thumbprint,
+    aud=[BILLING],
+    scopes=["invoices:read"],
+    purpose="close the books",
+    task=None,
+    txn="ses_1",
+    now=NOW,
+    expires_at=NOW + 900,
+    max_depth=3,
+    evidence="issuer",
+)
+CLAIMS: dict[str, Any] = {
+    "iss": "https://idp.example",
+    "sub": "alice",
+    "aud": BILLING,
+    "act": {"sub": AGENT.uri},
+    "cnf": {"jkt": AGENT.key.thumbprint},
+    "exp": NOW + 300,
+    "jti": "tok_1",
+}
+ANSWER: dict[str, Any] = {
+    "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
+    "token_type": "DPoP",
+    "expires_in": 300,
+    "scope": "invoices:read",
+}
+
+
+def token(**changes: Any) -> str:
+    claims = {name: value for name, value in (CLAIMS | changes).items() if value is not None}
+    return ANCHOR.compact(jose.header("ES256", typ="at+jwt"), json.dumps(claims).encode())
+
+
+def answered(access_token: str | None = None, **changes: Any) -> HttpResponse:
+    members = ANSWER | {"access_token": access_token or token()} | changes
+    document = {name: value for name, value in members.items() if value is not None}
+    return HttpResponse(200, {"content-type": "application/json"}, json.dumps(document).encode())
+
+
+def exchange(*answers: Any, asks: list[Ask] | None = None) -> Issued:
+    flow = exchange_token(
+        ENDPOINTS,
+        Client("client-1", SigningKey.generate()),
+        subject=Secret("the-subject-token"),
+        chain=(LEAF,),
+        resource=BILLING,
+        scopes=frozenset({"invoices:read"}),
+        proof_key=AGENT.proof_key,
+        nonces=Nonces(),
+        clock=lambda: NOW,
+    )
+    return play(flow, *answers, asks=asks)
+
+
+def test_a_good_answer_becomes_a_bound_credential() -> None:
+    issued = exchange(answered())
+    assert (issued.token_type, issued.resource, issued.scopes) == (
+        *("DPoP", BILLING, {"invoices:read"}),
+    )
+    assert (issued.expires_at, issued.jti) == (NOW + 300, "tok_1")
+
+
+def test_subject_actor_resource_and_scope_are_what_is_asked_with() -> None:
+    asks: list[Ask] = []
+    exchange(answered(), asks=asks)
+    (request,) = asks
+    assert isinstance(request, HttpRequest)
+    form = {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+    assert form["grant_type"] == "urn:ietf:params:oauth:grant-type:token-exchange"
+    assert form["subject_token"] == "the-subject-token"
+    assert form["actor_token"] == LEAF.compact
+    assert form["actor_token_type"] == "urn:ietf:params:oauth:token-type:jwt"
+    assert (form["resource"], form["scope"]) == (BILLING, "invoices:read")
+    assert request.headers["Agent-Delegation"] == LEAF.compact
+    assertion = jose.loads_object(jose.unverified(form["client_assertion"]).payload)
+    assert (assertion["iss"], assertion["sub"], assertion["aud"]) == (
+        *("client-1", "client-1", "https://idp.example"),
+    )
+    proof = jose.unverified(request.headers["DPoP"])
+    assert jose.loads_object(proof.payload)["htu"] == "https://idp.example/token"
+    assert proof.header["jwk"] == AGENT.key.public_jwk
+
+
+@pytest.mark.parametrize(
+    ("answer", "code"),
+    [
+        (answered(token_type="Bearer"), "binding_missing"),
+        (answered(token_type="N_A"), "binding_missing"),
+        (answered(issued_token_type=None), "wrong_token_type"),
+        (answered(issued_token_type="urn:ietf:params:oauth:token-type:jwt"), "wrong_token_type"),
+        (answered(scope="invoices:read invoices:pay"), "scope_widened"),
+        (answered(scope="invoices:other"), "scope_widened"),
+        (answered(scope=""), "scope_narrowed"),
+        (answered(token(cnf=None)), "binding_missing"),
+        (answered(token(cnf={"jkt": "another"})), "binding_missing"),
+        (answered(token(cnf="x")), "binding_missing"),
+        (answered(token(aud="https://mail.example")), "audience_mismatch"),
+        (answered(token(aud=[BILLING, "https://mail.example"])), "audience_mismatch"),
+        (answered(token(aud=None)), "audience_mismatch"),
+        (answered(token(sub="bob")), "subject_mismatch"),
+        (answered(token(act={"sub": "urn:agent-identity:agent:other"})), "subject_mismatch"),
+        (answered(token(act=None)), "subject_mismatch"),
+    ],
+)
+def test_an_answer_for_anything_else_is_refused(answer: HttpResponse, code: str) -> None:
+    with pytest.raises(CredentialRejectedError) as caught:
+        exchange(answer)
+    assert caught.value.code == code
+
+
+def test_an_absent_scope_means_as_asked_and_an_absent_life_a_minute() -> None:
+    issued = exchange(answered(token(exp=None), scope=None, expires_in=None))
+    assert (issued.scopes, issued.expires_at) == ({"invoices:read"}, NOW + 60)
+
+
+def test_the_earlier_of_two_ends_counts() -> None:
+    assert exchange(answered(token(exp=NOW + 30))).expires_at == NOW + 30
+    assert exchange(answered(expires_in=20)).expires_at == NOW + 20
+    assert exchange(answered(token(exp=None), expires_in=10**9)).expires_at == NOW + 86_400
+
+
+def test_an_opaque_token_is_taken_at_its_issuers_word() -> None:
+    issued = exchange(answered("opaque-token-0123456789"))
+    assert (issued.jti, issued.token_type) == (None, "DPoP")
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "code"),
+    [
+        (
+            HttpResponse(400, {}, b'{"error":"invalid_target"}'),
+            CredentialRejectedError,
+            "invalid_target",
+        ),
+        (
+            HttpResponse(400, {}, b'{"error":"something new"}'),
+            CredentialRejectedError,
+            "unknown_error",
+        ),
+        (HttpResponse(403, {}, b"<html>"), CredentialRejectedError, "unreadable_error"),
+        (HttpResponse(429), CredentialUnavailableError, "issuer_busy"),
+        (HttpResponse(500), CredentialUnavailableError, "issuer_busy"),
+        (HttpResponse(307), CredentialRejectedError, "redirected"),
+        (
+            TransportError("exchange_failed", "down"),
+            CredentialUnavailableError,
+            "issuer_unreachable",
+        ),
+    ],
+)
+def test_a_refusal_is_final_and_an_outage_is_not(answer: Any, expected: type, code: str) -> None:
+    with pytest.raises(expected) as caught:
+        exchange(answer)
+    assert caught.value.code == code
+    assert caught.value.retryable is (expected is CredentialUnavailableError)
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("7", 7.0),
+        ("1000000000", None),
+        ("99999", 3600.0),
+        ("-1", None),
+        ("soon", None),
+        (None, None),
+    ],
+)
+def test_an_issuers_word_on_when_to_come_back_is_kept_and_capped(header: Any, seconds: Any) -> None:
+    headers = {} if header is None else {"retry-after": header}
+    with pytest.raises(CredentialUnavailableError) as caught:
+        exchange(HttpResponse(503, headers))
+    assert caught.value.retry_after == seconds
+
+
+def test_a_nonce_is_met_with_a_new_assertion_and_a_new_proof() -> None:
+    asks: list[Any] = []
+    challenge = HttpResponse(
+        400,
+        {"content-type": "application/json", "dpop-nonce": "n-1"},
+        b'{"error":"use_dpop_nonce"}',
+    )
+    exchange(challenge, answered(), asks=asks)
+    first, second = asks
+    assert jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
+    one, two = (parse_qs(ask.body.decode())["client_assertion"] for ask in (first, second))
+    assert one != two
