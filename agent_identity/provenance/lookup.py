@@ -8,6 +8,7 @@ A reader looks there, and over the records that aren't in it yet.
 
 from __future__ import annotations
 
+import contextlib
 import time
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 __all__ = ["Lookup"]
 
 _STEP: Final = 1_024  # records taken into the index in one transaction
+_TAIL: Final = 64  # records that a reader looks over without a second thought
+_READER_SECONDS: Final = 2.0
 _PAGE: Final = 1_000  # records read at a time when all are
 _PAIRS: Final = 200  # places asked for in one query
 
@@ -108,6 +111,7 @@ class Lookup:
     def by_ref(self, ref: str, *, calls: bool = True, indexed: bool = True) -> list[Row]:
         """Rows that carry a reference, with or without those that are about a call; slowly, if need be, by looking at all."""
         query = _BY_REF.format(calls="0, 1" if calls else "0")
+        self._shorten_tail()
         with self.reader.held(self._unreadable) as database:
             mark = _mark(database) if indexed else 0
             found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
@@ -117,6 +121,7 @@ class Lookup:
         """Rows by writer and number; where there is none, there is none in the answer."""
         wanted = list(places)
         rows: dict[tuple[str, int], Row] = {}
+        self._shorten_tail()
         with self.reader.held(self._unreadable) as database:
             mark = _mark(database)
             for start in range(0, len(wanted), _PAIRS):
@@ -190,6 +195,15 @@ class Lookup:
         self.reader.close()
         self.mover.close()
         self.index.close()
+
+    def _shorten_tail(self) -> None:
+        """Take a tail that is long to look over into the index first, as far as that goes quickly."""
+        with self.reader.held(self._unreadable) as database:
+            (newest,) = database.execute("SELECT max(id) FROM main.records").fetchone()
+            behind = (newest or 0) - _mark(database)
+        if behind > _TAIL:
+            with contextlib.suppress(LedgerError):
+                self.catch_up(for_seconds=_READER_SECONDS)
 
     def _step(self) -> bool:
         """Take up to `_STEP` records into the index; False when there are no more."""

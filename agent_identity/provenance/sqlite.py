@@ -42,6 +42,7 @@ _PAGE_BYTES: Final = (
 )
 _LONG_WAL: Final = 16_384  # pages
 _UPKEEP_SECONDS: Final = 10.0
+_MOVE_EVERY: Final = 4  # rounds of upkeep, when they follow one another closely
 _log = logging.getLogger("agent_identity.provenance")
 
 
@@ -77,6 +78,7 @@ class SqliteLedger:
         _closed_to_others(path.absolute().parent)
         self._clock = clock
         self._grouped = durability == "power"
+        self._unmoved, self._moved_at = 0, time.monotonic()
         self._upkeep = Upkeep(self._tend, every=_UPKEEP_SECONDS)
         self._writer = Writer(path, connect_writer, clock=clock, due=self._upkeep.wake)
         self._lookup = Lookup(path, lambda: connect(waits=True))
@@ -173,6 +175,12 @@ class SqliteLedger:
                 _log.debug("upkeep of the ledger: %s", error)
 
     def _checkpoint(self) -> None:
+        """Move the -wal file into the ledger now and then; each time waits for the disk, and appends may feel it."""
+        self._unmoved += 1
+        now = time.monotonic()
+        if self._unmoved < _MOVE_EVERY and now - self._moved_at < _UPKEEP_SECONDS / 2:
+            return
+        self._unmoved, self._moved_at = 0, now
         if self._lookup.checkpoint() > _LONG_WAL:
             self._writer.checkpoint()
 

@@ -183,6 +183,20 @@ def test_C04_a_wider_cached_token_never_serves_a_narrower_request(make_identity)
     assert identity.authority.issued["access_token"] == 2
 
 
+def test_one_principals_token_never_serves_another_nor_another_session_of_the_same(bot) -> None:
+    tokens = []
+
+    @tool(resource=BILLING, scopes=["invoices:read"])
+    def token() -> str:
+        tokens.append(current_credential().reveal())
+        return subject_of_my_token()
+
+    for name in ("alice", "bob", "alice"):
+        with bot.on_behalf_of(f"user:{name}", purpose="p"):
+            assert token() == name
+    assert len(set(tokens)) == 3
+
+
 async def test_C05_a_cancelled_leader_takes_nobody_down(make_identity) -> None:
     authority = SlowAuthority(pause=0.0)
     identity = make_identity(authority=authority)
