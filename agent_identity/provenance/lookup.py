@@ -98,6 +98,8 @@ class Lookup:
         def connect_reader() -> sqlite3.Connection:
             database = connect()
             database.execute("ATTACH ? AS found", (f"{index.absolute().as_uri()}?mode=rw",))
+            database.execute("PRAGMA main.cache_size = -8192")
+            database.execute("PRAGMA found.cache_size = -8192")
             database.execute("PRAGMA query_only = ON")
             return database
 

@@ -262,7 +262,7 @@ def test_a_grants_header_is_held_to_its_few_members(header, expected) -> None:
     assert code(chain(1, header={0: header})) == expected
 
 
-@pytest.mark.parametrize("name", [*_root().keys() - {"scope", "evidence"}])
+@pytest.mark.parametrize("name", sorted(_root().keys() - {"scope", "evidence"}))
 def test_a_grant_without_a_claim_it_needs_is_refused(name: str) -> None:
     assert code(chain(1, {0: {name: None}})) == "claim_missing"
 
