@@ -66,7 +66,7 @@ def verify_chain(
     root = grants[-1]
     hops = tuple(reversed(grants))
     for depth, grant in enumerate(hops):
-        _check_depth(grant, depth, root)
+        _check_depth(grant, depth)
     for parent, child in itertools.pairwise(hops):
         _check_link(parent, child)
         _check_constants(parent, child)
@@ -108,10 +108,10 @@ def _check_caps(compacts: Sequence[str]) -> None:
         raise InvalidAssertionError("chain_too_large", "the chain is larger than 64 KiB")
 
 
-def _check_depth(grant: Grant, depth: int, root: Grant) -> None:
+def _check_depth(grant: Grant, depth: int) -> None:
     if grant.depth != depth:
         raise InvalidAssertionError("depth_mismatch", "a hop isn't where its depth says")
-    if grant.depth > grant.max_depth or grant.max_depth > root.max_depth:
+    if grant.depth > grant.max_depth:
         raise InvalidAssertionError("depth_exceeded", "deeper than the chain's ceiling allows")
     if (grant.par_hash is None) != (depth == 0) or (grant.evidence is None) != (depth > 0):
         raise InvalidAssertionError("hop_malformed", "only hop 0 has evidence and no parent")

@@ -632,6 +632,7 @@ def test_B20_a_header_larger_than_64_KiB_is_refused_before_it_is_split() -> None
     with pytest.raises(InvalidAssertionError) as refused:
         split_chain("," * (64 * 1024 + 1))
     assert refused.value.code == "chain_too_large"
+    assert split_chain("x" * 64 * 1024)
 
 
 def test_a_chain_too_long_for_a_header_is_the_callers_error_and_says_the_way_out() -> None:

@@ -442,6 +442,17 @@ def test_B23_nobody_but_the_leaf_asserts_below_its_chain(rig: Rig) -> None:
     assert rig.refused(forged) == "bad_signature"
 
 
+def test_another_type_is_refused_before_any_key_is_looked_at(rig: Rig) -> None:
+    sent = rig.asserting(rig.request(), key=OTHER, header={"typ": "agent-grant+jwt"})
+    assert rig.refused(sent) == "wrong_typ"
+
+
+def test_B05_an_assertion_for_another_service_is_refused_although_the_chain_reaches_this_one(
+    rig: Rig,
+) -> None:
+    assert rig.refused(rig.asserting(rig.request(), aud=MAIL)) == "audience_mismatch"
+
+
 def test_an_assertion_of_another_principals_session_is_refused(rig: Rig, open_rig) -> None:
     with open_rig("user:bob") as bob:
         theirs = bob.request().headers["Agent-Assertion"]
@@ -512,6 +523,10 @@ def test_an_assertion_lives_a_minute_at_most(rig: Rig, lifetime: int) -> None:
         ({"trace": {"trace_id": "a"}}, "claim_missing"),
         ({"approval": {"by": "role:boss", "sure": True}}, "claim_unknown"),
         ({"call": {"id": "c", "tool": "t", "args_hash": "sha-256:x"}}, "claim_missing"),
+        (
+            {"call": {"id": "c", "tool": "t", "args_hash": "sha-256:x", "canon": "jcs", "x": 1}},
+            "claim_unknown",
+        ),
         (
             {"call": {"id": "c", "tool": "t", "args_hash": "md5:x", "canon": "jcs"}},
             "digest_unknown",
@@ -760,7 +775,7 @@ def test_B29_a_bound_token_that_comes_as_a_plain_bearer_is_refused(rig: Rig) -> 
 
 def test_B29_a_token_of_another_key_is_refused(rig: Rig) -> None:
     sent = rig.request()
-    for cnf in ({"jkt": OTHER.thumbprint}, {"x5t#S256": "x"}, {}, "x"):
+    for cnf in ({"jkt": OTHER.thumbprint}, {"jkt": 5}, {"x5t#S256": "x"}, {}, "x"):
         for issuer in (rig.identity.authority.issuer, "https://unknown.example"):
             token = rig.token(sent, cnf=cnf, iss=issuer)
             assert rig.refused(rig.with_token(sent, token)) == "binding_mismatch"
@@ -833,6 +848,7 @@ def test_B29_a_token_that_cannot_be_verified_here_is_said_not_to_be(rig: Rig, sc
         "opaque",
         "a.b.c",
         "a.b.c.d.e",
+        "x" * 16_384,
         rig.token(sent, iss="https://unknown.example", **binding),
         rig.token(sent, iss=["x"], **binding),
     ):

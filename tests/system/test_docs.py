@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the documentation shows is Python, and what it shows whole runs.
+
+A `python` block that sets up an embedded identity and reaches no service is run, one with a test in it is run by pytest;
+the others, which leave out what is the reader's own, are only compiled.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES += sorted((ROOT / "integrations").glob("*/README.md"))
+BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCKS = {
+    f"{page.relative_to(ROOT)}:{text[: found.start()].count(chr(10)) + 1}": found[1]
+    for page in PAGES
+    for text in [page.read_text(encoding="utf-8")]
+    for found in BLOCK.finditer(text)
+}
+
+
+def is_program(block: str) -> bool:
+    return "AgentIdentity.embedded(" in block and "httpx." not in block
+
+
+def is_test(block: str) -> bool:
+    return "def test_" in block
+
+
+PROGRAMS = [
+    place
+    for place, block in BLOCKS.items()
+    if is_program(block) and not place.startswith("integrations/")  # these need their framework
+]
+TESTS = [place for place, block in BLOCKS.items() if is_test(block)]
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    absolute = os.pathsep.join(str(Path(path).resolve()) for path in paths if path)
+    places = {"AGENT_IDENTITY_STATE_DIR": str(folder / "state"), "PYTHONPATH": absolute}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=folder,
+        env=os.environ | places,
+    )
+
+
+def test_there_are_blocks_of_every_kind() -> None:
+    assert len(BLOCKS) >= 8
+    assert len(PROGRAMS) >= 3
+    assert len(TESTS) >= 1
+
+
+@pytest.mark.parametrize("place", BLOCKS)
+def test_a_block_is_python(place: str) -> None:
+    compile(BLOCKS[place], place, "exec")
+
+
+@pytest.mark.parametrize("place", PROGRAMS)
+def test_a_block_that_is_a_program_runs(place: str, tmp_path: Path) -> None:
+    program = tmp_path / "program.py"
+    program.write_text(BLOCKS[place])
+    done = run(["-W", "error", str(program)], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert (tmp_path / "state" / "ledger.db").exists()
+
+
+def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
+    place = next(place for place in PROGRAMS if "first-call" in place)
+    (tmp_path / "first.py").write_text(BLOCKS[place])
+    lines = run(["first.py"], tmp_path).stdout.splitlines()
+    assert lines[:3] == ["3", "7", "user:alice: learn how it works"]
+    assert any("helper-bot" in line for line in lines)
+    outside = BLOCKS[place] + "\nadd(1, 2)\n"
+    (tmp_path / "outside.py").write_text(outside)
+    done = run(["outside.py"], tmp_path)
+    assert "NoSessionError: there is no session here" in done.stderr
+
+
+@pytest.mark.parametrize("place", TESTS)
+def test_a_block_that_is_a_test_passes(place: str, tmp_path: Path) -> None:
+    (tmp_path / "test_block.py").write_text(BLOCKS[place])
+    installed = {point.name for point in importlib.metadata.entry_points(group="pytest11")}
+    plugin = [] if "agent_identity" in installed else ["-p", "agent_identity.testing.plugin"]
+    done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", *plugin, "test_block.py"], tmp_path)
+    assert done.returncode == 0, done.stdout
+    assert f"{BLOCKS[place].count('def test_')} passed" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("block", "program", "test"),
+    [
+        ('identity = AgentIdentity.embedded("x")\n', True, False),
+        ('identity = AgentIdentity.embedded("x")\nhttpx.get(url)\n', False, False),
+        ("def test_it(identity): ...\n", False, True),
+        ("call = verifier.verify_request(method, url)\n", False, False),
+    ],
+)
+def test_which_blocks_run_follows_from_their_text(block: str, program: bool, test: bool) -> None:
+    assert (is_program(block), is_test(block)) == (program, test)

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Every example runs by itself, leaves nothing behind, and shows what it says it shows."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytestmark = pytest.mark.system
+
+ROOT = Path(__file__).parents[2]
+EXAMPLES = sorted(path.name for path in (ROOT / "examples").glob("*.py"))
+JWS = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}")
+SHOWN = {
+    "first_call.py": [
+        r"outside a session: no_session",
+        r"invoice-bot would send Agent-Assertion, Agent-Delegation, Authorization, DPoP",
+        r"ACME has 2 invoices",
+        r"a sub-agent without scopes: scope_not_granted",
+        r"user:alice: close the October books",
+        r"archive-bot: archive Globex",
+        r"verified: ",
+    ],
+    "policy.py": [
+        r"permitted: paid 480 for 2026-1041",
+        r"denied by amount-limit",
+        r"permitted: sent 12 characters",
+        r"denied by no-exfiltration",
+        r"on record: send_mail was denied by no-exfiltration",
+    ],
+    "async_agent.py": [
+        r"alice: 1500, \['page 1', 'page 2'\], done for alice",
+        r"bob: 1500, \['page 1', 'page 2'\], done for bob",
+        r"pages completed",
+        r"never_ends cancelled",
+    ],
+    "verify_in_a_service.py": [
+        r"as signed: 200 book for alice through invoice-bot, to close the October books",
+        r"the same once more: 403 replayed",
+        r"another body: 403 body_mismatch",
+        r"another path: 403 url_mismatch",
+        r"without its chain: 403 chain_missing",
+    ],
+    "langchain_agent.py": [
+        r"list_invoices, success: 2 invoices of ACME; sent DPoP <(secret|token)>",
+        r"pay_invoice, error: .*policy_denied",
+        r"The books are closed",
+        r"user:alice: close the October books",
+    ],
+}
+
+
+def test_every_example_is_tried() -> None:
+    assert sorted(SHOWN) == EXAMPLES
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_an_example_shows_what_it_says(name: str, tmp_path: Path) -> None:
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    absolute = os.pathsep.join(str(Path(path).resolve()) for path in paths if path)
+    places = {"AGENT_IDENTITY_STATE_DIR": str(tmp_path / "default"), "TMPDIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(ROOT / "examples" / name)],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | places | {"PYTHONPATH": absolute},
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    if name == "langchain_agent.py" and done.stdout.startswith("skipped: "):
+        assert re.fullmatch(r"skipped: \w+ isn't installed\n", done.stdout)
+        return
+    missing = [line for line in SHOWN[name] if not re.search(line, done.stdout)]
+    assert missing == [], done.stdout
+    assert JWS.search(done.stdout) is None
+    assert [path.name for path in tmp_path.iterdir()] == []
