@@ -48,23 +48,40 @@ T = TypeVar("T")
 E_co = TypeVar("E_co", bound="Expiring", covariant=True)
 
 
-@dataclass(frozen=True, slots=True)
 class HttpRequest:
-    """One request, in values of our own. Headers and body carry secrets, so neither is shown."""
+    """One request, in values of our own; nobody changes it once it is made.
 
-    method: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    body: bytes = field(default=b"", repr=False)
+    Headers and body carry secrets, so they show in no readable form; that is why it is no dataclass.
+    """
+
+    __slots__ = ("body", "headers", "method", "url")
+
+    def __init__(
+        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        self.method = method
+        self.url = url
+        self.headers: Mapping[str, str] = headers or {}
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<HttpRequest {self.method} {self.url.partition('?')[0]}>"
 
 
-@dataclass(frozen=True, slots=True)
 class HttpResponse:
     """One answer, read whole. Header names are in lower case; a repeated header is joined by `, `."""
 
-    status: int
-    headers: Mapping[str, str] = field(default_factory=dict[str, str], repr=False)
-    body: bytes = field(default=b"", repr=False)
+    __slots__ = ("body", "headers", "status")
+
+    def __init__(
+        self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
+    ) -> None:
+        self.status = status
+        self.headers: Mapping[str, str] = headers or {}
+        self.body = body
+
+    def __repr__(self) -> str:
+        return f"<HttpResponse {self.status}, {len(self.body)} bytes>"
 
 
 class Draft(NamedTuple):

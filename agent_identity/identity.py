@@ -300,6 +300,9 @@ class AgentIdentity:
     ) -> None:
         await self.aclose()
 
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        raise TypeError("an AgentIdentity can't be pickled or copied")
+
     def __repr__(self) -> str:
         return f"<AgentIdentity {self._agent.uri}>"
 

@@ -62,7 +62,11 @@ def _reached(session: Session, resource: str, scopes: Iterable[str] | None) -> F
     wanted = session.needed(resource, None if scopes is None else scope_set(scopes))
     facts = Facts(
         "credential",
-        Entity("Resource", resource, MappingProxyType({"resource": resource, "scopes": wanted})),
+        Entity(
+            "Resource",
+            resource,
+            MappingProxyType({"resource": resource, "scopes": wanted, "labels": frozenset[str]()}),
+        ),
         session.principal,
         session.evidence,
         session.agent.uri,

@@ -14,7 +14,7 @@ import inspect
 import logging
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity import outside
 from agent_identity.credentials.agent import Agent
@@ -446,6 +446,10 @@ class Session:
         """Inside a tool, the id of the running call."""
         call = self.running
         return None if call is None else call.call_id
+
+    def __reduce_ex__(self, protocol: object, /) -> NoReturn:
+        # A copy would go on acting after the original has ended.
+        raise TypeError("a Session can't be pickled or copied")
 
     def __repr__(self) -> str:
         return f"<Session {self.id} of {self.agent.uri}, {self._state}>"

@@ -41,7 +41,7 @@ PURPOSE = "close the October books"
 
 def no_payments(request: Request) -> Decision:
     """The demo's policy: an agent that closes books pays nobody."""
-    if "moves:money" in request.resource.properties["labels"]:  # type: ignore[operator]
+    if "moves:money" in request.resource.properties["labels"]:
         return Decision.deny("closing the books doesn't include paying", policy_id="no-payments")
     return Decision.permit(policy_id="books")
 

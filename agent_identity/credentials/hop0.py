@@ -12,7 +12,7 @@ from agent_identity.errors import CredentialRejectedError, VerificationError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from agent_identity.credentials.oauth import Client, Endpoints, Nonces, ProofKey
+    from agent_identity.credentials.oauth import Answer, Client, Endpoints, Nonces, ProofKey
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
@@ -65,12 +65,7 @@ def first_grant(
             "wrong_token_type", f"{endpoints.issuer} answered with something other than a grant"
         )
     check_scopes(answer, scopes, endpoints.issuer)
-    try:
-        grant = read_grant(answer.token.reveal())
-    except VerificationError as error:
-        raise CredentialRejectedError(
-            "malformed_grant", f"{endpoints.issuer} issued a grant that is refused: {error.code}"
-        ) from None
+    grant = _read(answer, endpoints.issuer)
     as_asked = (
         grant.jkt == proof_key.thumbprint
         and grant.txn == txn
@@ -84,3 +79,14 @@ def first_grant(
             "grant_mismatch", f"{endpoints.issuer} issued a grant for something else"
         )
     return grant
+
+
+def _read(answer: Answer, issuer: str) -> Grant:
+    try:
+        return read_grant(answer.token.reveal())
+    except VerificationError as error:
+        code = error.code
+    # Raised here and not in `except`: the frames below hold what the issuer sent.
+    raise CredentialRejectedError(
+        "malformed_grant", f"{issuer} issued a grant that is refused: {code}"
+    )

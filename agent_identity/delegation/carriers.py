@@ -30,7 +30,7 @@ def join_chain(compacts: Sequence[str], *, limit: int = HEADER_LIMIT) -> str:
         raise ConfigurationError(
             "chain_too_long",
             f"the delegation chain has {len(value)} bytes, a header holds {limit}",
-            remedy="shorten agent names and tasks, delegate less deeply, or raise [http] header_limit",
+            remedy="shorten agent names and tasks, or delegate less deeply",
         )
     return value
 

@@ -20,6 +20,7 @@ from agent_identity.errors import DeniedError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.deadline import deadline_at
+from agent_identity.http.quiet import without_headers
 from agent_identity.http.seams import Borrowed, InProcess, Network, tls
 from agent_identity.uris import is_loopback, origin
 
@@ -71,6 +72,7 @@ class Transport:
         failure: TransportError
         try:
             with (
+                without_headers(),
                 deadline_at(deadline),
                 client.stream(
                     request.method,
@@ -92,19 +94,20 @@ class Transport:
         client = await self.aclient(self._place(request))
         failure: TransportError
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                async with client.stream(
-                    request.method,
-                    request.url,
-                    headers=_sent(request),
-                    content=request.body or None,
-                ) as response:
-                    return await self._aread(response, response.aiter_raw())
+            with without_headers():
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    return await self._asent(client, request)
         except TransportError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
             failure = _failed(error)
         raise failure.with_traceback(None)
+
+    async def _asent(self, client: httpx.AsyncClient, request: HttpRequest) -> HttpResponse:
+        async with client.stream(
+            request.method, request.url, headers=_sent(request), content=request.body or None
+        ) as response:
+            return await self._aread(response, response.aiter_raw())
 
     def network(self) -> httpx.BaseTransport:
         """The pooled sync transport, for a client that is handed out and may be closed by whoever got it."""

@@ -7,7 +7,7 @@ Nothing here can be changed, and nothing is worked out before a policy asks for 
 from __future__ import annotations
 
 from types import MappingProxyType
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from agent_identity import canonical, jose
 
@@ -25,7 +25,7 @@ class Entity(NamedTuple):
 
     type: str
     id: str
-    properties: Mapping[str, object]
+    properties: Mapping[str, Any]
 
 
 class Facts(NamedTuple):
@@ -81,7 +81,7 @@ class Request:
         return self._facts.target
 
     @property
-    def context(self) -> Mapping[str, object]:
+    def context(self) -> Mapping[str, Any]:
         if self._context is None:
             self._context = self._worked_out()
         return self._context

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryShelf", "Shelf", "SqliteShelf", "Subject", "Subjects", "master_key"]
 
 _V = TypeVar("_V")
-_SEALERS: Final = 2_048  # 2.5 KB each
-_KEYS: Final = 65_536  # 0.2 KB each
+_SEALERS: Final = 20_000  # some 1 KB each, one for each subject with a live session
 
 
 class Subject(NamedTuple):
@@ -62,9 +61,9 @@ class Subjects:
 
     def __init__(self, shelf: Shelf, master: bytes) -> None:
         self._shelf = shelf
-        self._lookup_key = hmac.digest(master, b"lookup", "sha256")
+        # Keys live in closures and ciphers, which have no readable form.
+        self._lookup: Callable[[Principal], bytes] = _looking_up(master)
         self._wrap = Sealer(hmac.digest(master, b"wrap", "sha256"))
-        self._keys: dict[str, bytes] = {}
         self._sealers: dict[str, Sealer] = {}
 
     def pseudonym(self, principal: Principal) -> str:
@@ -97,7 +96,12 @@ class Subjects:
         """
         sealer = self._sealers.get(pseudonym)
         if sealer is None:
-            sealer = Sealer(self._key(pseudonym))
+            found = self._shelf.by_pseudonym(pseudonym)
+            if found is None:
+                raise LedgerError(
+                    "subject_erased", f"{pseudonym} was erased; nothing can be kept for it"
+                )
+            sealer = Sealer(self._unwrap(found))
             _keep(self._sealers, pseudonym, sealer, _SEALERS)
         return sealer
 
@@ -133,18 +137,13 @@ class Subjects:
     def erase(self, pseudonym: str) -> bool:
         """Delete a subject's key and name for good; False when there was none."""
         found = self._shelf.remove(pseudonym)
-        self._keys.pop(pseudonym, None)
         self._sealers.pop(pseudonym, None)
         return found
 
     def close(self) -> None:
         """Forget the keys, and close the shelf."""
-        self._keys.clear()
         self._sealers.clear()
         self._shelf.close()
-
-    def _lookup(self, principal: Principal) -> bytes:
-        return hmac.digest(self._lookup_key, _named(principal), "sha256")
 
     def _new(self, principal: Principal, lookup: bytes) -> Subject:
         pseudonym, key = new_id("psn_"), os.urandom(KEY_BYTES)
@@ -159,17 +158,10 @@ class Subjects:
     def _unwrap(self, subject: Subject) -> bytes:
         return self._wrap.unseal(subject.key, subject.pseudonym.encode())
 
-    def _key(self, pseudonym: str) -> bytes:
-        key = self._keys.get(pseudonym)
-        if key is None:
-            found = self._shelf.by_pseudonym(pseudonym)
-            if found is None:
-                raise LedgerError(
-                    "subject_erased", f"{pseudonym} was erased; nothing can be kept for it"
-                )
-            key = self._unwrap(found)
-            _keep(self._keys, pseudonym, key, _KEYS)
-        return key
+
+def _looking_up(master: bytes) -> Callable[[Principal], bytes]:
+    key = hmac.digest(master, b"lookup", "sha256")
+    return lambda principal: hmac.digest(key, _named(principal), "sha256")
 
 
 def _named(principal: Principal) -> bytes:
