@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryShelf", "Shelf", "SqliteShelf", "Subject", "Subjects", "master_key"]
 
 _V = TypeVar("_V")
-_SEALERS: Final = 20_000  # some 1 KB each, one for each subject with a live session
+_SEALERS: Final = 8_192  # 2.5 KB each, one for each subject with a live session
 
 
 class Subject(NamedTuple):
