@@ -46,14 +46,14 @@ class Tool:
         pauses: tuple[type[BaseException], ...] = (),
     ) -> None:
         self.name = name
-        self.name_json = orjson.dumps(name).decode()
-        self.resource = LOCAL if resource is None else resource
-        self.scopes = None if scopes is None else frozenset(scopes)
-        self.labels = frozenset(labels)
+        self.name_json: str = orjson.dumps(name).decode()
+        self.resource: str = LOCAL if resource is None else resource
+        self.scopes: frozenset[str] | None = None if scopes is None else frozenset(scopes)
+        self.labels: frozenset[str] = frozenset(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
-        self.opaque = frozenset(opaque)
-        self.span_name = f"execute_tool {name}"
-        self.span_attributes = call_attributes(name)
+        self.opaque: frozenset[str] = frozenset(opaque)
+        self.span_name: str = f"execute_tool {name}"
+        self.span_attributes: dict[str, str] = call_attributes(name)
         self._target: tuple[frozenset[str], Entity] | None = None
         self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
 

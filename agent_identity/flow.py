@@ -59,10 +59,10 @@ class HttpRequest:
     def __init__(
         self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> None:
-        self.method = method
-        self.url = url
+        self.method: str = method
+        self.url: str = url
         self.headers: Mapping[str, str] = headers or {}
-        self.body = body
+        self.body: bytes = body
 
     def __repr__(self) -> str:
         return f"<HttpRequest {self.method} {self.url.partition('?')[0]}>"
@@ -76,9 +76,9 @@ class HttpResponse:
     def __init__(
         self, status: int, headers: Mapping[str, str] | None = None, body: bytes = b""
     ) -> None:
-        self.status = status
+        self.status: int = status
         self.headers: Mapping[str, str] = headers or {}
-        self.body = body
+        self.body: bytes = body
 
     def __repr__(self) -> str:
         return f"<HttpResponse {self.status}, {len(self.body)} bytes>"

@@ -41,6 +41,7 @@ class SigningKey:
     __slots__ = ("__weakref__", "_private", "_sign", "alg", "public_jwk", "thumbprint")
 
     def __init__(self, private: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
+        self.alg: str
         self._private = private
         self._sign: Callable[[bytes], bytes]
         if isinstance(private, ed25519.Ed25519PrivateKey):
@@ -58,7 +59,7 @@ class SigningKey:
                 "x": b64url(numbers.x.to_bytes(32, "big")),
                 "y": b64url(numbers.y.to_bytes(32, "big")),
             }
-        self.thumbprint = thumbprint(self.public_jwk)
+        self.thumbprint: str = thumbprint(self.public_jwk)
 
     @classmethod
     def generate(cls, alg: str = "ES256") -> SigningKey:

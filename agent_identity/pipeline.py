@@ -85,7 +85,7 @@ class Call:
         self.session = session
         self.tool = tool
         self.arguments: dict[str, object] = {}
-        self.call_id = new_id("call_")
+        self.call_id: str = new_id("call_")
         self.decision: Decision | None = None
         self._given = arguments
         self._tool_call_id = tool_call_id

@@ -49,15 +49,15 @@ class Reach:
         self.resource = resource
         self.scopes = scopes
         self.chain = chain
-        self.leaf = chain[0]
+        self.leaf: Grant = chain[0]
         self.issued = issued
-        self.grant_hash = self.leaf.hash()
-        self.delegation = join_chain([grant.compact for grant in chain])
-        self.statement = Statement(session.agent.key, self.leaf, resource)
+        self.grant_hash: str = self.leaf.hash()
+        self.delegation: str = join_chain([grant.compact for grant in chain])
+        self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
         ends = [fresh_until(grant) for grant in chain]
         if issued is not None:
             ends.append(fresh_until(issued))
-        self.fresh_until = min(ends)
+        self.fresh_until: float = min(ends)
 
     def credential(self, session: Session, call: Call | None) -> Credential:
         """The credential as a tool is handed it; with a call, it asserts that call on every request.

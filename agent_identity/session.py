@@ -76,7 +76,7 @@ class Session:
         trigger: str | None = None,
     ) -> None:
         self.parts = parts
-        self.id = new_id("ses_")
+        self.id: str = new_id("ses_")
         self.principal = principal
         self.purpose = purpose
         self.task = task

@@ -154,7 +154,8 @@ class Secret:
             return NotImplemented
         return hmac.compare_digest(self._text.encode(), other._text.encode())
 
-    __hash__ = None  # type: ignore[assignment]  # equal by value, and a hash would be a trace of it
+    def __hash__(self) -> int:
+        raise TypeError("a Secret can't be hashed: a hash would be a trace of it")
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("a Secret can't be pickled or copied")

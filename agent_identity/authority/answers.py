@@ -42,7 +42,7 @@ class OAuthError(Exception):
         self.error = error
         self.why = why
         self.status = status
-        self.headers = headers or {}
+        self.headers: Mapping[str, str] = headers or {}
 
     def response(self) -> HttpResponse:
         body: JSON = {"error": self.error, "error_description": self.why}

@@ -17,7 +17,7 @@ from agent_identity.authority.asgi import AsgiApp
 from agent_identity.authority.asked import read_request
 from agent_identity.authority.authentication import Authenticator
 from agent_identity.authority.clients import Terms, json_key
-from agent_identity.authority.endpoints import endpoints_of
+from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.exchange import Exchange
 from agent_identity.authority.inspection import Inspection
 from agent_identity.authority.keyring import open_keyring
@@ -76,8 +76,8 @@ class Authority:
         self._memory: dict[str, str] = {}
         self.issued: Counter[str] = Counter()
         self._counting = ForkLock()
-        self.endpoints = endpoints_of(issuer or self._kept("issuer", _new_issuer))
-        self.issuer = self.endpoints.issuer
+        self.endpoints: Endpoints = endpoints_of(issuer or self._kept("issuer", _new_issuer))
+        self.issuer: str = self.endpoints.issuer
         self._keyring = open_keyring(self._state_dir, clock)
         self._store = open_store(self._state_dir)
         nonce_key = (

@@ -108,6 +108,15 @@ class Store:
             if self._process == os.getpid():
                 self._connection.close()
 
+    def __del__(self) -> None:
+        """Close what was dropped; in a forked child it is still the parent's."""
+        if (connection := getattr(self, "_connection", None)) is None:
+            return  # it never opened
+        if self._path is None or self._process == os.getpid():
+            connection.close()
+        else:
+            _inherited.append(connection)
+
     def _open(self) -> sqlite3.Connection:
         if self._path is None:
             return _connect(":memory:")

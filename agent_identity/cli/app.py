@@ -27,14 +27,14 @@ __all__ = ["app"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
-app = typer.Typer(
+app: typer.Typer = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
     help="Credentials, delegation and provenance for every tool call of an AI agent.",
 )
-ledger_app = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
-authority_app = typer.Typer(no_args_is_help=True, help="The embedded authority.")
+ledger_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
+authority_app: typer.Typer = typer.Typer(no_args_is_help=True, help="The embedded authority.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(authority_app, name="authority")
 

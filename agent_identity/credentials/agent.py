@@ -15,7 +15,7 @@ class Agent:
     __slots__ = ("__weakref__", "_key", "_proof_key", "uri")
 
     def __init__(self, uri: str) -> None:
-        self.uri = uri
+        self.uri: str = uri
         self.renew()
 
     def renew(self) -> None:

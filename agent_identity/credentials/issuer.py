@@ -46,7 +46,7 @@ class Issuer:
         recorded: Callable[[Registered], Flow[None]],
     ) -> None:
         self.url = url
-        self.nonces = Nonces()
+        self.nonces: Nonces = Nonces()
         self._name = name
         self._agent = agent
         self._owner = owner

@@ -137,7 +137,7 @@ class ProofKey:
     def __init__(self, key: SigningKey) -> None:
         self._key = key
         self._header = jose.header(key.alg, typ="dpop+jwt", jwk=key.public_jwk)
-        self.thumbprint = key.thumbprint
+        self.thumbprint: str = key.thumbprint
 
     def proof(
         self, method: str, url: str, now: float, *, ath: str | None = None, nonce: str | None = None

@@ -55,7 +55,7 @@ class World:
         self._ledger = ledger
         self._clock = clock
         self._deadline = deadline
-        self.cache = Cache()
+        self.cache: Cache = Cache()
         self.flights: SingleFlight[Expiring] = SingleFlight()
         self._renewals: set[asyncio.Task[None]] = set()
         start_over_in_child(self)

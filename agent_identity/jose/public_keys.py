@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ALGORITHMS", "candidates", "is_signed", "refuse_private"]
 
-ALGORITHMS: Final = {
+ALGORITHMS: Final[dict[str, tuple[str, str | None]]] = {
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
     "Ed25519": ("OKP", "Ed25519"),

@@ -29,7 +29,7 @@ class History:
     __slots__ = ("_lock", "past")
 
     def __init__(self) -> None:
-        self.past = Past(0, 0, frozenset(), frozenset(), frozenset())
+        self.past: Past = Past(0, 0, frozenset(), frozenset(), frozenset())
         self._lock = threading.Lock()
 
     def renew_lock(self) -> None:

@@ -59,9 +59,9 @@ class Chain:
     __slots__ = ("head", "seq", "writer")
 
     def __init__(self, writer: str | None = None) -> None:
-        self.writer = writer or new_id("wrt_")
-        self.seq = 0
-        self.head = GENESIS
+        self.writer: str = writer or new_id("wrt_")
+        self.seq: int = 0
+        self.head: bytes = GENESIS
 
     def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
         """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.

@@ -103,9 +103,9 @@ class Lookup:
             database.execute("PRAGMA query_only = ON")
             return database
 
-        self.index = Database(connect_index)
-        self.reader = Database(connect_reader, otherwise="ledger_unreadable")
-        self.mover = Database(connect)  # of its own, since it waits for the disk
+        self.index: Database = Database(connect_index)
+        self.reader: Database = Database(connect_reader, otherwise="ledger_unreadable")
+        self.mover: Database = Database(connect)  # of its own, since it waits for the disk
         for database in (self.index, self.reader):
             with database.held(self._unreadable):
                 """Open, so that what is wrong with a file shows at the start."""

@@ -63,7 +63,7 @@ class MemoryLedger:
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         shelf = MemoryShelf(before_removal=self._settle)
-        self.subjects = Subjects(shelf, os.urandom(KEY_BYTES))
+        self.subjects: Subjects = Subjects(shelf, os.urandom(KEY_BYTES))
         self._clock = clock
         self._taken: deque[_Taken] = deque()
         self._lock = threading.Lock()  # guards what follows

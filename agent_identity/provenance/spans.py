@@ -49,8 +49,8 @@ class CallSpan:
 
     def __init__(self, span: otel.Span | None, trace_id: str, span_id: str) -> None:
         self._span = span
-        self.trace_id = trace_id
-        self.span_id = span_id
+        self.trace_id: str = trace_id
+        self.span_id: str = span_id
 
     @property
     def recording(self) -> bool:

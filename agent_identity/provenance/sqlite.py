@@ -83,7 +83,7 @@ class SqliteLedger:
         self._writer = Writer(path, connect_writer, clock=clock, due=self._upkeep.wake)
         self._lookup = Lookup(path, lambda: connect(waits=True))
         shelf = SqliteShelf(state_dir / "subjects.db", durability=durability)
-        self.subjects = Subjects(shelf, master_key(state_dir / "subjects.key"))
+        self.subjects: Subjects = Subjects(shelf, master_key(state_dir / "subjects.key"))
 
     @property
     def healthy(self) -> bool:

@@ -204,7 +204,7 @@ class Database:
         self, connect: Callable[[], sqlite3.Connection], *, otherwise: str = "ledger_unwritable"
     ) -> None:
         self._otherwise = otherwise
-        self.lock = threading.Lock()
+        self.lock: threading.Lock = threading.Lock()
         self._connect = connect
         self.current: sqlite3.Connection | None = None
         self._closed = False
@@ -264,6 +264,10 @@ class Database:
         if self.current is not None:
             self.current.close()
             self.current = None
+
+    def __del__(self) -> None:
+        """Close what was dropped; nobody is left who could hold the lock."""
+        self.drop()
 
     def before_fork(self) -> bool:
         """Close, and keep the lock; False when whoever holds it doesn't let go in time."""

@@ -82,7 +82,7 @@ class Writer:
         clock: Callable[[], float],
         due: Callable[[], None],
     ) -> None:
-        self.healthy = True
+        self.healthy: bool = True
         self._database = Database(connect)
         self._clock = clock
         self._due = due

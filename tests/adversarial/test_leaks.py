@@ -394,6 +394,7 @@ def forms(found: Any) -> Iterator[tuple[str, str]]:
 
 
 def test_H02_no_readable_form_of_anything_that_a_run_made_shows_a_secret(run: Run) -> None:
+    gc.collect()  # what earlier tests left, a ledger of thousands of records perhaps, is not of this run
     seen: dict[type, list[str]] = {}
 
     def look() -> None:
