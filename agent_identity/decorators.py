@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar
+import types
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
 from agent_identity.current import CURRENT, current_session
 from agent_identity.described import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
 from agent_identity.signature import Binder
-from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
@@ -47,9 +47,7 @@ def tool(
         CredentialError: its credential could not be had. It did not run.
         LedgerError: its intent could not be recorded. It did not run.
     """
-    if isinstance(labels, str) or isinstance(opaque, str):
-        raise ConfigurationError("tool_malformed", "labels and opaque are lists, not one string")
-    wanted = None if scopes is None else scope_set(scopes)
+    described = Tool(name or "", resource=resource, scopes=scopes, labels=labels, opaque=opaque)
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
         if not inspect.isfunction(function) and not inspect.ismethod(function):
@@ -58,14 +56,9 @@ def tool(
                 "a tool is a function or a method",
                 remedy="write @classmethod or @staticmethod above @tool, not below it",
             )
-        described = Tool(
-            name or function.__name__,
-            resource=resource,
-            scopes=wanted,
-            labels=labels,
-            opaque=opaque,
-        )
-        return wrap(function, described)
+        if tool_of(function) is not None:
+            raise ConfigurationError("tool_malformed", f"{function.__name__} is a tool already")
+        return wrap(function, described if name else described.named(function.__name__))
 
     return decorate
 
@@ -100,14 +93,31 @@ def _begin(described: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
     return Call(session, described, binder.bind(args, kwargs), pending)
 
 
+_LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
+
+
 def _plain(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     def called(*args: object, **kwargs: object) -> object:
         with _begin(described, binder, args, kwargs) as call:
             given, named = binder.unbind(call.arguments)
-            return function(*binder.owner(args), *given, **named)
+            result = function(*binder.owner(args), *given, **named)
+            if isinstance(result, _LATER):
+                raise _late_body(function, result)
+            return result
 
     return called
+
+
+def _late_body(function: Any, result: Any) -> ConfigurationError:
+    """A coroutine or generator that comes out of a plain function would run its body outside of the call."""
+    if not isinstance(result, types.AsyncGeneratorType):
+        result.close()
+    return ConfigurationError(
+        "hidden_body",
+        f"{function.__name__} returned a coroutine or generator, whose body would run outside of its call",
+        remedy="decorate the async or generator function itself, below any other decorator",
+    )
 
 
 def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
@@ -125,10 +135,10 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
     def called(*args: object, **kwargs: object) -> Generator[Any, Any, Any]:
         call = _begin(described, binder, args, kwargs)
         call.enter()
-        given, named = binder.unbind(call.arguments)
-        body = function(*binder.owner(args), *given, **named)
         ended: BaseException | None = None
         try:
+            given, named = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *given, **named)
             return (yield from _stepped(call, body))
         except BaseException as error:
             ended = error
@@ -141,27 +151,28 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
 
 def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """`yield from body`, with the call current only while the body runs, and refused once its session has ended."""
-    send: Callable[[Any], Any] = body.send
+    step: Callable[[Any], Any] = body.send
     value: Any = None
     while True:
         call.resume()
         try:
-            item = send(value)
+            item = step(value)
         except StopIteration as stop:
             return stop.value
         finally:
             call.suspend()
         try:
-            value, send = (yield item), body.send
-            call.check_resumption()
+            step, value = body.send, (yield item)
         except GeneratorExit:
             _closed(call, body)
             raise
+        except BaseException as error:  # noqa: BLE001 - what the consumer throws belongs to the body
+            step, value = body.throw, error
+        try:
+            call.check_resumption()
         except AgentIdentityError:
             _closed(call, body)
             raise
-        except BaseException as error:  # noqa: BLE001 - what the consumer throws belongs to the body
-            value, send = error, body.throw
 
 
 def _closed(call: Call, body: Generator[Any, Any, Any]) -> None:
@@ -177,28 +188,32 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
     async def called(*args: object, **kwargs: object) -> AsyncGenerator[Any, Any]:
         call = _begin(described, binder, args, kwargs)
         await call.aenter()
-        given, named = binder.unbind(call.arguments)
-        body = function(*binder.owner(args), *given, **named)
         ended: BaseException | None = None
-        send: Callable[[Any], Coroutine[Any, Any, Any]] = body.asend
-        value: Any = None
         try:
+            given, named = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *given, **named)
+            step: Callable[[Any], Coroutine[Any, Any, Any]] = body.asend
+            value: Any = None
             while True:
                 call.resume()
                 try:
-                    item = await send(value)
+                    item = await step(value)
                 except StopAsyncIteration:
                     return
                 finally:
                     call.suspend()
                 try:
-                    value, send = (yield item), body.asend
-                    call.check_resumption()
-                except (GeneratorExit, AgentIdentityError):
-                    await body.aclose()
+                    step, value = body.asend, (yield item)
+                except GeneratorExit:
+                    await _aclosed(call, body)
                     raise
                 except BaseException as error:  # noqa: BLE001 - what the consumer throws belongs to the body
-                    value, send = error, body.athrow
+                    step, value = body.athrow, error
+                try:
+                    call.check_resumption()
+                except AgentIdentityError:
+                    await _aclosed(call, body)
+                    raise
         except BaseException as error:
             ended = error
             raise
@@ -206,3 +221,11 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
             await call.aleave(ended)
 
     return called
+
+
+async def _aclosed(call: Call, body: AsyncGenerator[Any, Any]) -> None:
+    call.resume()
+    try:
+        await body.aclose()
+    finally:
+        call.suspend()

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
+from agent_identity.errors import ConfigurationError
 from agent_identity.policy.request import Entity
 from agent_identity.provenance.spans import call_attributes
-from agent_identity.values import LOCAL
+from agent_identity.uris import checked_resource
+from agent_identity.values import LOCAL, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,10 +47,14 @@ class Tool:
         opaque: Iterable[str] = (),
         pauses: tuple[type[BaseException], ...] = (),
     ) -> None:
+        if isinstance(labels, str) or isinstance(opaque, str):
+            raise ConfigurationError(
+                "tool_malformed", "labels and opaque are lists, not one string"
+            )
         self.name = name
         self.name_json: str = orjson.dumps(name).decode()
-        self.resource: str = LOCAL if resource is None else resource
-        self.scopes: frozenset[str] | None = None if scopes is None else frozenset(scopes)
+        self.resource: str = LOCAL if resource is None else checked_resource(resource)
+        self.scopes: frozenset[str] | None = None if scopes is None else scope_set(scopes)
         self.labels: frozenset[str] = frozenset(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque: frozenset[str] = frozenset(opaque)
@@ -56,6 +62,16 @@ class Tool:
         self.span_attributes: dict[str, str] = call_attributes(name)
         self._target: tuple[frozenset[str], Entity] | None = None
         self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
+
+    def named(self, name: str) -> Tool:
+        """The same under another name."""
+        return Tool(
+            name,
+            resource=None if self.resource == LOCAL else self.resource,
+            scopes=self.scopes,
+            labels=self.labels,
+            opaque=self.opaque,
+        )
 
     def target(self, scopes: frozenset[str]) -> Entity:
         """The tool as policy sees it when it asks for these scopes."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-import weakref
 from typing import TYPE_CHECKING, Final, NoReturn, Self
 
 from agent_identity.config import configuration_file, state_directory
@@ -21,7 +20,7 @@ from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.session import Session
-from agent_identity.uris import origin
+from agent_identity.uris import checked_resource, origin, resource_set
 from agent_identity.values import Principal, agent_uri, scope_set
 
 if TYPE_CHECKING:
@@ -73,7 +72,6 @@ class AgentIdentity:
         self.ledger = ledger
         self._agent = Agent(agent_uri(name))
         self._owner = owner
-        self._sessions: weakref.WeakSet[Session] = weakref.WeakSet()
         issuer = Issuer(
             authority.issuer,
             name=name,
@@ -94,7 +92,7 @@ class AgentIdentity:
             gate=Gate(ledger),
             resources=None
             if resources is None
-            else {uri: scope_set(scopes) for uri, scopes in resources.items()},
+            else {checked_resource(uri): scope_set(scopes) for uri, scopes in resources.items()},
             clock=clock,
         )
         start_over_in_child(self)
@@ -195,7 +193,8 @@ class AgentIdentity:
                 "a trigger is nobody to act for",
                 remedy="use autonomous(trigger=…)",
             )
-        return principal
+        # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
+        return Principal(principal.sub, profile=principal.profile)
 
     def _session(
         self,
@@ -216,9 +215,9 @@ class AgentIdentity:
         if not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
         lifetime = SESSION_LIFETIME if expires_in is None else expires_in
-        if not lifetime > 0:
-            raise ConfigurationError("expires_in", "expires_in is seconds, more than none")
-        session = Session(
+        if not lifetime >= 1:
+            raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
+        return Session(
             self._parts,
             principal,
             agent=self._agent,
@@ -228,15 +227,13 @@ class AgentIdentity:
             limits=Limits(
                 self._agent.uri,
                 None if scopes is None else scope_set(scopes),
-                None if resources is None else frozenset(resources),
+                None if resources is None else resource_set(resources),
             ),
             expires_at=self._parts.clock() + min(lifetime, SESSION_LIFETIME),
             max_depth=max_depth,
             evidence=evidence,
             trigger=trigger,
         )
-        self._sessions.add(session)
-        return session
 
     def who_triggered(self, ref: str | Session) -> Trace:
         """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
@@ -268,7 +265,7 @@ class AgentIdentity:
         return Verifier([anchor], audience=audience, clock=self._parts.clock)
 
     def close(self) -> None:
-        """Flush and release what the identity holds; its sessions can't be used any more."""
+        """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
         self._parts.world.close()
         self.ledger.close()
         self.authority.close()
@@ -334,8 +331,6 @@ class AgentIdentity:
         """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
         self._agent.renew()
         self._parts.issuer.nonces.forget()
-        for session in list(self._sessions):
-            session.start_over()
 
 
 def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names

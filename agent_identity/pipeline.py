@@ -16,9 +16,10 @@ tests/unit/test_pipeline.py has a test for each.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import logging
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agent_identity import canonical
 from agent_identity.current import CURRENT, Current
@@ -26,6 +27,7 @@ from agent_identity.delegation.assertion import CallFacts
 from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
+    ConfigurationError,
     DeniedError,
     LedgerError,
 )
@@ -71,7 +73,16 @@ class Call:
 
     __slots__ = (
         *("_args_hash", "_canonical", "_facts", "_failure", "_given", "_now", "_numbers", "_reach"),
-        *("_scopes", "_span", "_span_token", "_token", "_tool_call_id", "arguments", "call_id"),
+        *(
+            "_scopes",
+            "_span",
+            "_state",
+            "_span_token",
+            "_token",
+            "_tool_call_id",
+            "arguments",
+            "call_id",
+        ),
         *("decision", "session", "tool"),
     )
 
@@ -97,6 +108,7 @@ class Call:
         self._reach: Reach | None = None
         self._facts: CallFacts | None = None
         self._numbers: Iterator[int] | None = None
+        self._state: Literal["new", "running", "ended"] = "new"
         self._failure: str | None = None
         self._token: Token[Current | None] | None = None
         self._span_token: spans.Attachment = None
@@ -129,6 +141,15 @@ class Call:
             self._numbers = itertools.count(1)
         return self._numbers
 
+    def check_running(self) -> None:
+        """Whether the body still runs; nothing is signed for a call whose outcome is on record.
+
+        Raises:
+            DeniedError: it has ended.
+        """
+        if self._state != "running":
+            raise DeniedError("call_ended", "the call that this credential is for has ended")
+
     def failed(self, what: str) -> None:
         """Say that the body's result is a failure, although it raised nothing; `what` names its kind."""
         self._failure = what
@@ -143,35 +164,49 @@ class Call:
         """
         parts = self.session.parts
         try:
+            self._begin()
             if not self._ready():
                 run(self._rest(), parts.world.answer)
             parts.ledger.append(self._intent())
-        except AgentIdentityError as error:
+        except Exception as error:
+            refusal = refused(error)
             try:
-                parts.ledger.append(self._refused(error))
+                parts.ledger.append(self._refused(refusal))
             except LedgerError:
                 parts.gate.shut()
-            raise
+            if refusal is error:
+                raise
+            raise refusal from error
         except BaseException as error:
-            self._interrupted(error)
+            self._put(self._given_up(error))
             raise
 
     async def aenter(self) -> None:
         """The async twin of `enter`."""
         parts = self.session.parts
         try:
+            self._begin()
             if not self._ready():
                 await arun(self._rest(), parts.world.aanswer)
             await parts.ledger.aappend(self._intent())
-        except AgentIdentityError as error:
+        except Exception as error:
+            refusal = refused(error)
             try:
-                await parts.ledger.aappend(self._refused(error))
+                await parts.ledger.aappend(self._refused(refusal))
             except LedgerError:
                 parts.gate.shut()
-            raise
+            if refusal is error:
+                raise
+            raise refusal from error
         except BaseException as error:
-            self._interrupted(error)
+            await self._aput(self._given_up(error))
             raise
+
+    def _begin(self) -> None:
+        """A call is made once: another one has an id of its own."""
+        if self._state != "new":
+            raise ConfigurationError("call_reused", "a call is entered once", remedy="make another")
+        self._state = "running"
 
     def _ready(self) -> bool:
         """The part of the way in that asks nobody; True when that was all of it, as it is for most calls."""
@@ -186,7 +221,7 @@ class Call:
             return False
         self._decide_now(parts.policy_now)
         reached = session.reaches.get((tool.resource, self._scopes))
-        if reached is None or self._now >= reached.fresh_until:
+        if reached is None or not reached.is_fresh(self._now):
             return False
         self._reach = reached
         return True
@@ -204,21 +239,23 @@ class Call:
 
     def _decide_now(self, policy: Callable[[Request], Decision]) -> None:
         tool, history = self.tool, self.session.history
-        while True:
+        for _ in range(_ROUNDS):
             past = history.past
             decision = judged(policy(self._request(past)))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
+        raise _contended()
 
     def _decide(self, policy: Policy) -> Flow[None]:
         tool, history = self.tool, self.session.history
-        while True:
+        for _ in range(_ROUNDS):
             past = history.past
             decision = yield from asked(policy, self._request(past))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
+        raise _contended()
 
     def _request(self, past: Past) -> Request:
         session = self.session
@@ -247,7 +284,7 @@ class Call:
         assertion = reached.statement.recorded(self._facts, int(self._now))
         return Draft(
             CALL_INTENDED,
-            session.pseudonym,
+            session.known_as,
             session.id,
             self.call_id,
             span.trace_id,
@@ -276,7 +313,7 @@ class Call:
         self._end_span(verdict, policy_id, error.code)
         return Draft(
             CALL_DENIED,
-            session.pseudonym,
+            session.known_as,
             session.id,
             self.call_id,
             span.trace_id,
@@ -291,17 +328,10 @@ class Call:
                 "decision": verdict,
                 "policy_id": policy_id,
                 "code": error.code,
-                "reason": str(error),
+                "reason": str(error).encode("utf-8", "replace").decode(),
             },
             None,
         )
-
-    def _interrupted(self, error: BaseException) -> None:
-        """Cancelled or interrupted on the way in: the body won't run, and an intent that got on record gets its end."""
-        if self._facts is None:
-            self._end_span("deny", None, type(error).__name__)
-        else:
-            self.leave(error)
 
     # -- the body ----------------------------------------------------------------------------------------------------
 
@@ -313,9 +343,12 @@ class Call:
     def suspend(self) -> None:
         """Give the context back to whoever called or consumes."""
         self._span.detach(self._span_token)
-        if self._token is not None:
-            CURRENT.reset(self._token)
-            self._token = None
+        token, self._token = self._token, None
+        if token is not None:
+            # Resumed in one context and suspended in another (a task that dies with its loop): what is left behind there
+            # belongs to a call that has ended, and serves nobody.
+            with contextlib.suppress(ValueError):
+                CURRENT.reset(token)
 
     def check_resumption(self) -> None:
         """Whether a generator's body may go on: not once its session has ended.
@@ -333,19 +366,32 @@ class Call:
 
     def leave(self, error: BaseException | None) -> None:
         """Record how the body ended, and close the span. The caller's result is safe, whatever happens here."""
-        try:
-            self.session.parts.ledger.append(self._outcome(error))
-        except LedgerError as failure:
-            self._unrecorded(failure)
+        self._put(self._outcome(error))
 
     async def aleave(self, error: BaseException | None) -> None:
         """The async twin of `leave`."""
+        await self._aput(self._outcome(error))
+
+    def _put(self, draft: Draft) -> None:
         try:
-            await self.session.parts.ledger.aappend(self._outcome(error))
+            self.session.parts.ledger.append(draft)
         except LedgerError as failure:
             self._unrecorded(failure)
 
+    async def _aput(self, draft: Draft) -> None:
+        try:
+            await self.session.parts.ledger.aappend(draft)
+        except LedgerError as failure:
+            self._unrecorded(failure)
+
+    def _given_up(self, error: BaseException) -> Draft:
+        """Cancelled or interrupted on the way in: the body won't run, and an intent that got on record gets its end."""
+        if self._facts is not None:
+            return self._outcome(error)
+        return self._refused(DeniedError("interrupted", f"{type(error).__name__} came in between"))
+
     def _outcome(self, error: BaseException | None) -> Draft:
+        self._state = "ended"
         kind, what = CALL_COMPLETED, self._failure
         if error is not None:
             # The class alone: an error's text may hold anything.
@@ -358,7 +404,7 @@ class Call:
         session = self.session
         return Draft(
             kind,
-            session.pseudonym,
+            session.known_as,
             session.id,
             self.call_id,
             None,
@@ -386,11 +432,12 @@ class Call:
             spans.SESSION_ID: session.id,
             spans.TXN: session.txn,
             spans.AGENT_ID: session.agent.uri,
-            spans.PSEUDONYM: session.pseudonym,
             spans.DEPTH: session.depth,
             spans.DECISION: verdict,
             spans.RESOURCE: self.tool.resource,
         }
+        if session.known_as is not None:
+            attributes[spans.PSEUDONYM] = session.known_as
         if policy_id is not None:
             attributes[spans.POLICY_ID] = policy_id
         if self._reach is not None:
@@ -428,4 +475,20 @@ class Call:
         await self.aleave(error)
 
 
+_ROUNDS: Final = 50
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
+
+
+def refused(error: Exception) -> AgentIdentityError:
+    """Why a call didn't happen, in the library's words; what went wrong on the way in is no reason to let it happen."""
+    if isinstance(error, AgentIdentityError):
+        return error
+    return DeniedError("call_failed", f"the call could not be prepared: {type(error).__name__}")
+
+
+def _contended() -> DeniedError:
+    return DeniedError(
+        "history_contended",
+        "other calls of this session kept getting in while policy decided",
+        remedy="make the policy faster, and let it call no tools of the session that it decides for",
+    )

@@ -7,6 +7,7 @@ is made when a child first needs it. Everything is shared by who asks for the sa
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import CacheKey, fresh_until
@@ -15,13 +16,13 @@ from agent_identity.credentials.token_exchange import exchange_token
 from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
-from agent_identity.errors import ConfigurationError
+from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, Shared, append, shared
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
-    from agent_identity.credentials.oauth import Issued
+    from agent_identity.credentials.oauth import Issued, ProofKey
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.pipeline import Call
@@ -35,7 +36,7 @@ class Reach:
 
     __slots__ = (
         *("chain", "delegation", "fresh_until", "grant_hash", "issued", "leaf", "resource"),
-        *("scopes", "statement"),
+        *("_fresh_monotonic", "proof_key", "scopes", "statement"),
     )
 
     def __init__(
@@ -58,6 +59,12 @@ class Reach:
         if issued is not None:
             ends.append(fresh_until(issued))
         self.fresh_until: float = min(ends)
+        self._fresh_monotonic = time.monotonic() + self.fresh_until - session.parts.clock()
+        self.proof_key: ProofKey = session.agent.proof_key
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""
+        return now < self.fresh_until and time.monotonic() < self._fresh_monotonic
 
     def credential(self, session: Session, call: Call | None) -> Credential:
         """The credential as a tool is handed it; with a call, it asserts that call on every request.
@@ -72,15 +79,24 @@ class Reach:
         parts = session.parts
         return Credential(
             self.issued,
-            proof_key=session.agent.proof_key,
+            proof_key=self.proof_key,
             nonces=parts.issuer.nonces,
             delegation=self.delegation,
             statement=None if call is None else self.statement,
             facts=None if call is None else call.facts,
             numbers=None if call is None else call.numbers,
-            check=lambda: session.check(parts.clock()),
+            check=lambda: self._check_use(session, call),
             clock=parts.clock,
         )
+
+    def _check_use(self, session: Session, call: Call | None) -> None:
+        session.check(session.parts.clock())
+        if call is not None:
+            call.check_running()
+        if session.agent.proof_key is not self.proof_key:
+            raise DeniedError(
+                "key_renewed", "the agent has another key in this process since it forked"
+            )
 
 
 def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach]:
@@ -103,7 +119,7 @@ def _key(
     session: Session, grant_type: str, chain: str, resource: str, scopes: frozenset[str]
 ) -> bytes:
     parts = session.parts
-    return CacheKey(
+    key = CacheKey(
         grant_type=grant_type,
         issuer=parts.issuer.url,
         client=parts.agent.key.thumbprint,
@@ -116,6 +132,8 @@ def _key(
         binding_key=session.agent.key.thumbprint,
         policy_epoch=parts.policy_epoch,
     ).digest()
+    session.cache_keys.add(key)  # dropped when the session ends: nobody else can ask by this key
+    return key
 
 
 def _chain(
@@ -137,12 +155,17 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
     endpoints = yield from parts.issuer.endpoints()
     client = yield from parts.issuer.client()
     now = parts.clock()
+    session.check(now)
+    if session.expires_at - now < 1:
+        raise DeniedError("session_expired", "the session ends within a second")
     grant = yield from first_grant(
         endpoints,
         client,
         subject=parts.issuer.subject(
             client, session.principal, txn=session.txn, expires_at=session.expires_at
         ),
+        principal=session.principal,
+        agent=session.agent.uri,
         resources=audiences or {LOCAL},
         scopes=scopes,
         purpose=session.purpose,
@@ -188,6 +211,7 @@ def _exchange(
     parts = session.parts
     endpoints = yield from parts.issuer.endpoints()
     client = yield from parts.issuer.client()
+    session.check(parts.clock())
     issued = yield from exchange_token(
         endpoints,
         client,

@@ -14,6 +14,7 @@ import inspect
 import logging
 import time
 import weakref
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity import outside
@@ -28,9 +29,11 @@ from agent_identity.errors import (
     RevokedError,
 )
 from agent_identity.flow import Append, Draft, arun, run
+from agent_identity.forks import start_over_in_child
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
+from agent_identity.uris import resource_set
 from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
 
 if TYPE_CHECKING:
@@ -97,6 +100,8 @@ class Session:
         self._state = "new"
         self._ends_monotonic = 0.0
         self._token: Token[Current | None] | None = None
+        self.cache_keys: set[bytes] = set()
+        start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
     # -- entering and leaving ----------------------------------------------------------------------------------------
@@ -129,8 +134,8 @@ class Session:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        self._end()
-        run(self._closed("left" if error is None else "failed"), self.parts.world.answer)
+        if self._end():
+            run(self._closed("left" if error is None else "failed"), self.parts.world.answer)
 
     async def __aexit__(
         self,
@@ -138,8 +143,10 @@ class Session:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        self._end()
-        await arun(self._closed("left" if error is None else "failed"), self.parts.world.aanswer)
+        if self._end():
+            await arun(
+                self._closed("left" if error is None else "failed"), self.parts.world.aanswer
+            )
 
     def _begin(self) -> None:
         if self._state != "new":
@@ -155,19 +162,30 @@ class Session:
     def _make_current(self) -> None:
         self._token = CURRENT.set(Current(self.reference, None))
 
-    def _end(self) -> None:
-        if self._state != "revoked":
+    def _end(self) -> bool:
+        """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
+        was_open = self._state == "open"
+        if was_open:
             self._state = "ended"
-        self.reaches.clear()
+        self._let_go()
         token, self._token = self._token, None
         if token is None:
-            return
+            return was_open
         try:
             CURRENT.reset(token)
         except ValueError:
             # Entered in one context, left in another (an async generator's, say). The session has ended all the same,
             # and what is left behind in that context points to an ended session, which is none.
             _log.warning("session %s was left in another context than it was entered in", self.id)
+
+        return was_open
+
+    def _let_go(self) -> None:
+        """Nothing that was acquired for this session serves anybody any more."""
+        self.reaches.clear()
+        for key in list(self.cache_keys):
+            self.parts.world.cache.drop(key)
+        self.cache_keys.clear()
 
     def _opened(self) -> Flow[None]:
         parent = self.parent
@@ -228,9 +246,14 @@ class Session:
         return self._pseudonym
 
     @property
+    def known_as(self) -> str | None:
+        """The pseudonym, None before the session was entered."""
+        return self._pseudonym
+
+    @property
     def is_open(self) -> bool:
-        """Whether it was entered and not left; its time or its parent may have ended it all the same."""
-        return self._state == "open"
+        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
+        return self._state in ("open", "revoked")
 
     def check(self, now: float) -> None:
         """Pass while this session and every one above it may act; `now` is Unix seconds.
@@ -303,12 +326,12 @@ class Session:
         limits = self.limits.narrowed(
             uri,
             None if scopes is None else scope_set(scopes),
-            None if resources is None else frozenset(resources),
+            None if resources is None else resource_set(resources),
         )
         end = self.expires_at
         if expires_in is not None:
-            if not expires_in > 0:
-                raise ConfigurationError("expires_in", "expires_in is seconds, more than none")
+            if not expires_in >= 1:
+                raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
             end = min(end, self.parts.clock() + expires_in)
         return Session(
             self.parts,
@@ -406,7 +429,14 @@ class Session:
 
         @functools.wraps(function)
         def bound(*args: P.args, **kwargs: P.kwargs) -> R:
-            return context.copy().run(function, *args, **kwargs)
+            result = context.copy().run(function, *args, **kwargs)
+            if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
+                raise ConfigurationError(
+                    "bind_generator",
+                    "what was bound returned a coroutine or generator, whose body runs wherever it is awaited",
+                    remedy="bind the async function itself, or a function that finishes the work",
+                )
+            return result
 
         bound.__dict__["_session"] = self  # the context holds it weakly
         return bound
@@ -417,23 +447,30 @@ class Session:
         Raises:
             NoSessionError: it was never entered.
         """
+        if not self._revoked():
+            return
+        run(self._closed(f"revoked: {reason}"), self.parts.world.answer)
+
+    def _revoked(self) -> bool:
+        """Mark it; False when it had ended before, and there is nothing left to revoke."""
         if self._state == "new":
             raise _not_open(self)
-        self._state = "revoked"
-        self.reaches.clear()
-        run(self._closed(f"revoked: {reason}"), self.parts.world.answer)
+        was_open = self._state == "open"
+        if was_open:
+            self._state = "revoked"
+        self._let_go()
+        return was_open
 
     async def arevoke(self, reason: str) -> None:
         """The async twin of `revoke`."""
-        if self._state == "new":
-            raise _not_open(self)
-        self._state = "revoked"
-        self.reaches.clear()
+        if not self._revoked():
+            return
         await arun(self._closed(f"revoked: {reason}"), self.parts.world.aanswer)
 
     def start_over(self) -> None:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
         self.reaches = {}
+        self.cache_keys = set()
         self.history.renew_lock()
         self.agent.renew()
 

@@ -10,6 +10,8 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.errors import ConfigurationError
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
@@ -21,7 +23,7 @@ _PLAIN: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYW
 class Binder:
     """Binds calls of one function."""
 
-    __slots__ = ("_all", "_defaults", "_is_plain", "_owner", "_positional", "_signature")
+    __slots__ = ("_all", "_defaults", "_is_plain", "_name", "_owner", "_positional", "_signature")
 
     def __init__(self, function: Callable[..., object]) -> None:
         signature = inspect.signature(function)
@@ -30,6 +32,7 @@ class Binder:
         if self._owner:
             signature = signature.replace(parameters=parameters[1:])
             parameters = parameters[1:]
+        self._name = function.__name__
         self._signature = signature
         self._is_plain = all(parameter.kind in _PLAIN for parameter in parameters)
         self._positional = tuple(
@@ -51,6 +54,7 @@ class Binder:
             TypeError: the function can't be called like this; Python's own words.
         """
         if self._owner:
+            self._check_owner(args)
             args = args[1:]
         if self._is_plain and len(args) <= len(self._positional):
             bound = dict(zip(self._positional, args, strict=False))
@@ -64,6 +68,20 @@ class Binder:
             if bound.keys() == self._all:
                 return bound
         return self._bind_slowly(args, kwargs)
+
+    def _check_owner(self, args: tuple[object, ...]) -> None:
+        """An argument that only looks like an owner would be kept from policy and digest.
+
+        Raises:
+            ConfigurationError: a function with a first parameter `self` or `cls` that is no method.
+        """
+        holder = args[0] if args and isinstance(args[0], type) else type(args[0]) if args else None
+        if holder is not None and not hasattr(holder, self._name):
+            raise ConfigurationError(
+                "tool_malformed",
+                f"{self._name} has a first parameter named self or cls, and isn't called as a method",
+                remedy="give the parameter another name",
+            )
 
     def _bind_slowly(
         self, args: tuple[object, ...], kwargs: Mapping[str, object]
@@ -89,5 +107,7 @@ class Binder:
 
 def _is_owner(first: inspect.Parameter, function: Callable[..., object]) -> bool:
     """Whether the first parameter is the object or class that a method belongs to."""
+    if inspect.ismethod(function):
+        return False  # what it belongs to is bound already
     place = function.__qualname__.rpartition(".")[0]
     return first.name in ("self", "cls") and bool(place) and not place.endswith("<locals>")

@@ -13,12 +13,13 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.errors import DeniedError
+from agent_identity.errors import ConfigurationError, DeniedError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from re import Match
 
-__all__ = ["covers", "htu_of", "is_loopback", "origin"]
+__all__ = ["checked_resource", "covers", "htu_of", "is_loopback", "origin", "resource_set"]
 
 _URL: Final = re.compile(
     r"(https?)://"
@@ -84,6 +85,39 @@ def covers(resource: str, url: str) -> bool:
         and not _is_unclear(path)
         and _origin(match) == base[0]
     )
+
+
+def checked_resource(resource: str) -> str:
+    """A resource in the one spelling that it may have: scheme and host in lower case, no default port, no fragment.
+
+    The path counts as it is written: with and without a trailing slash are two resources (RFC 8707 §2).
+
+    Raises:
+        ConfigurationError: it has another spelling, or is no absolute URI.
+    """
+    try:
+        spelled = not resource.startswith(("http:", "https:")) or resource.startswith(
+            origin(resource)
+        )
+    except DeniedError:
+        spelled = False
+    if not spelled or ":" not in resource or "#" in resource or not resource.isprintable():
+        raise ConfigurationError(
+            "resource_malformed",
+            "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port",
+        )
+    return resource
+
+
+def resource_set(resources: Iterable[str]) -> frozenset[str]:
+    """Resources as a set, each in the one spelling that it may have.
+
+    Raises:
+        ConfigurationError: a single string in place of a list, or a resource in another spelling.
+    """
+    if isinstance(resources, str):
+        raise ConfigurationError("resource_malformed", "resources are a list, not one string")
+    return frozenset(checked_resource(resource) for resource in resources)
 
 
 def is_loopback(url: str) -> bool:

@@ -173,8 +173,9 @@ _COMPACT_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Z
 
 def scrub(text: str) -> str:
     """Replace every living secret and every signed token in a text that leaves for a model, a log or telemetry."""
-    for secret in list(_live.values()):
-        value = secret.reveal()
+    for reference in _live.valuerefs():  # taken in one step, while other threads make secrets
+        secret = reference()
+        value = "" if secret is None else secret.reveal()
         if value and value in text:
             text = text.replace(value, "<secret>")
     return _COMPACT_JWT.sub("<token>", text)
@@ -224,7 +225,8 @@ def new_id(prefix: str) -> str:
         return prefix + page[:32]
 
 
-os.register_at_fork(after_in_child=_ids.clear)
+if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
+    os.register_at_fork(after_in_child=_ids.clear)
 
 
 def agent_uri(name: str) -> str:

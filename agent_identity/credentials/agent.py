@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from agent_identity.credentials.oauth import ProofKey
 from agent_identity.keys import SigningKey
 
@@ -12,7 +14,7 @@ __all__ = ["Agent"]
 class Agent:
     """One agent instance. Its key is made on first use, and made anew in a forked child: two processes never share one."""
 
-    __slots__ = ("__weakref__", "_key", "_proof_key", "uri")
+    __slots__ = ("__weakref__", "_lock", "_made", "uri")
 
     def __init__(self, uri: str) -> None:
         self.uri: str = uri
@@ -20,20 +22,23 @@ class Agent:
 
     def renew(self) -> None:
         """Forget the key; the next use makes another, which is another instance to everybody."""
-        self._key: SigningKey | None = None
-        self._proof_key: ProofKey | None = None
+        self._lock = threading.Lock()
+        self._made: tuple[SigningKey, ProofKey] | None = None
 
     @property
     def key(self) -> SigningKey:
-        if self._key is None:
-            self._key = SigningKey.generate()
-        return self._key
+        return (self._made or self._make())[0]
 
     @property
     def proof_key(self) -> ProofKey:
-        if self._proof_key is None:
-            self._proof_key = ProofKey(self.key)
-        return self._proof_key
+        return (self._made or self._make())[1]
+
+    def _make(self) -> tuple[SigningKey, ProofKey]:
+        with self._lock:
+            if self._made is None:
+                key = SigningKey.generate()
+                self._made = (key, ProofKey(key))
+            return self._made
 
     def __repr__(self) -> str:
         return f"<Agent {self.uri}>"

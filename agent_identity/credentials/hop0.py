@@ -14,10 +14,11 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth import Answer, Client, Endpoints, Nonces, ProofKey
     from agent_identity.flow import Flow
-    from agent_identity.values import Secret
+    from agent_identity.values import Principal, Secret
 
 __all__ = ["GRANT", "first_grant"]
 
+_SKEW: Final = 60
 GRANT: Final = "urn:agent-identity:token-type:grant"
 
 
@@ -26,6 +27,8 @@ def first_grant(
     client: Client,
     *,
     subject: Secret,
+    principal: Principal,
+    agent: str,
     resources: Iterable[str],
     scopes: frozenset[str],
     purpose: str,
@@ -73,6 +76,9 @@ def first_grant(
         and grant.scopes <= scopes
         and grant.aud >= frozenset(resources)
         and grant.purpose == purpose
+        and (grant.sub, grant.sub_profile) == (principal.sub, principal.profile)
+        and grant.agent == agent
+        and grant.exp <= clock() + lifetime + _SKEW
     )
     if not as_asked:
         raise CredentialRejectedError(

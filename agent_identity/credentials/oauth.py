@@ -45,6 +45,7 @@ __all__ = [
     "Nonces",
     "ProofKey",
     "discover",
+    "failure_of",
     "read_keys",
     "token_request",
 ]
@@ -189,7 +190,7 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
     url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
     response = yield from _asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
     if response.status != 200:  # noqa: PLR2004
-        raise _failure(response, issuer, "its metadata")
+        raise failure_of(response, issuer, "its metadata")
     document = _json_object(response, issuer)
     if document.text("issuer") != issuer:
         raise CredentialRejectedError(
@@ -254,7 +255,7 @@ def read_keys(endpoints: Endpoints, clock: Callable[[], float]) -> Flow[KeySet]:
     request = HttpRequest("GET", endpoints.jwks, {"Accept": "application/json"})
     response = yield from _asked(request, endpoints.issuer)
     if response.status != 200:  # noqa: PLR2004
-        raise _failure(response, endpoints.issuer, "its keys")
+        raise failure_of(response, endpoints.issuer, "its keys")
     keys = _named_keys(_json_object(response, endpoints.issuer))
     if keys is None:
         raise CredentialRejectedError("malformed_keys", f"{endpoints.issuer} publishes no key set")
@@ -296,7 +297,7 @@ def token_request(
         if attempt == "first" and _wants_nonce(response):
             continue
         if response.status != 200:  # noqa: PLR2004
-            raise _failure(response, endpoints.issuer, "a token")
+            raise failure_of(response, endpoints.issuer, "a token")
         return _answer(_json_object(response, endpoints.issuer), endpoints.issuer)
     raise AssertionError("the loop returns or raises")  # pragma: no cover
 
@@ -372,7 +373,7 @@ def _error_code(response: HttpResponse) -> str:
     return found if isinstance(found, str) and found in _OAUTH_ERRORS else "unknown_error"
 
 
-def _failure(response: HttpResponse, issuer: str, what: str) -> CredentialError:
+def failure_of(response: HttpResponse, issuer: str, what: str) -> CredentialError:
     status = response.status
     if 300 <= status < 400:  # noqa: PLR2004
         return CredentialRejectedError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth import Client, Fields
+from agent_identity.credentials.oauth import Client, Fields, failure_of
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
@@ -86,9 +86,7 @@ def register(
             "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
         ) from error
     if response.status != _CREATED:
-        raise CredentialRejectedError(
-            "registration_refused", f"{endpoints.issuer} registers no agent ({response.status})"
-        )
+        raise failure_of(response, endpoints.issuer, "a registration")
     client_id = _client_id(response)
     if client_id is None:
         raise CredentialRejectedError(

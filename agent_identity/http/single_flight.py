@@ -44,8 +44,8 @@ class _Flight(Generic[T]):
         self.thread = threading.get_ident()
 
     def stranded(self) -> bool:
-        """A leader whose loop was closed under it never lands."""
-        return self.loop is not None and self.loop.is_closed() and not self.future.done()
+        """A leader whose loop was stopped or closed under it doesn't land."""
+        return self.loop is not None and not self.loop.is_running() and not self.future.done()
 
 
 class SingleFlight(Generic[T]):
@@ -66,8 +66,8 @@ class SingleFlight(Generic[T]):
             flight, leads = self._board(key, None)
             if leads:
                 self._land(key, flight, lead)
-            elif flight.loop is not None and flight.loop is _running_loop():
-                # Waiting here would block the very loop that has to land the flight.
+            elif flight.loop is not None and _running_loop() is not None:
+                # Waiting here could block the very loop that has to land the flight, or one that it waits for.
                 return lead()
             elif flight.loop is None and flight.thread == threading.get_ident():
                 raise CredentialUnavailableError(

@@ -12,7 +12,6 @@ import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity.credentials.cache import Cache
-from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import Append, HttpRequest, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.single_flight import SingleFlight
@@ -156,7 +155,7 @@ class World:
             deadline = time.monotonic() + self._deadline
             try:
                 self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self._deadline)
-            except AgentIdentityError:
+            except Exception:  # noqa: BLE001 - whatever it was, what still serves goes on serving
                 self.cache.renewal_failed(ask.key, time.monotonic())
 
         threading.Thread(target=renew, name="agent-identity-renewal", daemon=True).start()
@@ -172,7 +171,7 @@ class World:
                 await self.flights.afetch(
                     ask.key, lambda: self._alead(ask, deadline), self._deadline
                 )
-            except AgentIdentityError:
+            except Exception:  # noqa: BLE001 - whatever it was, what still serves goes on serving
                 self.cache.renewal_failed(ask.key, time.monotonic())
 
         task = asyncio.create_task(renew())

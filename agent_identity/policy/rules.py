@@ -106,7 +106,13 @@ def as_policy(policy: PolicyLike | None) -> Policy:
 
 def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
     """The policy as a plain function, where it asks nobody; None where deciding is a flow."""
-    return policy.decide_now if isinstance(policy, GrantsOnly | CallablePolicy) else None
+    # Exactly these: a subclass may decide otherwise.
+    if isinstance(policy, GrantsOnly | CallablePolicy) and type(policy) in (
+        GrantsOnly,
+        CallablePolicy,
+    ):
+        return policy.decide_now
+    return None
 
 
 def asked(policy: Policy, request: Request) -> Flow[Decision]:

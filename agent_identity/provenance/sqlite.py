@@ -98,7 +98,8 @@ class SqliteLedger:
     async def aappend(self, draft: Draft, /) -> None:
         # a commit to the page cache takes microseconds; whatever would wait, for others or for the disk, goes to a thread
         if self._grouped or not self._writer.try_append(draft, self._seal_for(draft)):
-            await asyncio.to_thread(self.append, draft)
+            # shielded: a caller that is cancelled while the thread pool is busy takes no record along
+            await asyncio.shield(asyncio.to_thread(self.append, draft))
 
     def probe(self) -> None:
         self._writer.probe()

@@ -368,6 +368,7 @@ def test_C06_calls_of_fifty_sessions_over_threads_and_tasks_never_cross(make_ide
     assert identity.authority.issued["access_token"] == 50
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_C10_a_child_forked_in_mid_refresh_gets_its_own_credential_in_time(make_identity) -> None:
     authority = SlowAuthority(pause=0.2)
     identity = make_identity(authority=authority)
@@ -399,6 +400,7 @@ def test_C10_a_child_forked_in_mid_refresh_gets_its_own_credential_in_time(make_
         assert subject_of_my_token() == "alice"
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_C10_a_forked_child_shares_no_identifiers_with_its_parent() -> None:
     from agent_identity.values import new_id
 

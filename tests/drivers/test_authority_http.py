@@ -100,6 +100,8 @@ class Agent:
                 self.endpoints,
                 self.client,
                 subject=subject or self.subject(txn=txn),
+                principal=Principal("alice"),
+                agent=BOT,
                 resources=[BILLING],
                 scopes=frozenset({"invoices:read"}),
                 purpose="close the October books",

@@ -295,6 +295,7 @@ async def test_async_code_uses_httpx_as_it_is() -> None:
     await transport.aclose()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_connections_are_pooled_and_a_forked_child_opens_its_own() -> None:
     connections: list[int] = []
 

@@ -246,6 +246,18 @@ def in_child(work) -> None:
     assert status == 0
 
 
+def test_a_database_that_is_dropped_leaves_nothing_open(tmp_path) -> None:
+    database = storage.Database(
+        lambda: sqlite3.connect(tmp_path / "some.db", check_same_thread=False)
+    )
+    with database.held("a look") as connection:
+        connection.execute("SELECT 1")
+    del database
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
 def test_a_forked_child_writes_a_chain_of_its_own(ledger) -> None:
     ledger.append(draft(number=0))
     before = next(iter(ledger.records())).writer

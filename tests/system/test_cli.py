@@ -318,6 +318,8 @@ def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
         first_grant(
             endpoints,
             client,
+            principal=Principal("alice"),
+            agent=BOT,
             resources=[BILLING],
             purpose="close the October books",
             task=None,

@@ -17,7 +17,7 @@ from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Ask, HttpResponse
 from agent_identity.keys import SigningKey
 from agent_identity.testing import play
-from agent_identity.values import Secret
+from agent_identity.values import Principal, Secret
 
 NOW = 1_795_518_000
 BILLING = "https://billing.example"
@@ -62,6 +62,8 @@ def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
         ENDPOINTS,
         Client("client-1", SigningKey.generate()),
         subject=Secret("the-subject-token"),
+        principal=Principal("alice"),
+        agent=AGENT.uri,
         resources=[BILLING],
         scopes=frozenset({"invoices:read"}),
         purpose="close the books",
@@ -108,9 +110,16 @@ CHILD = mint_child(
         minted(scopes=["invoices:read", "invoices:pay"]),
         minted(aud=["https://mail.example"]),
         minted(purpose="something else"),
+        minted(principal_sub="bob"),
+        minted(sub_profile="service"),
+        minted(agent="urn:agent-identity:agent:other"),
+        minted(expires_at=NOW + 900 + 61),
         CHILD,
     ],
-    ids=["another key", "another session", "wider", "elsewhere", "another purpose", "no root"],
+    ids=[
+        *("another key", "another session", "wider", "elsewhere", "another purpose"),
+        *("another principal", "another kind", "another agent", "longer", "no root"),
+    ],
 )
 def test_a_grant_for_something_else_is_refused(grant: Grant) -> None:
     with pytest.raises(CredentialRejectedError) as caught:

@@ -118,6 +118,7 @@ def test_the_store_says_since_when_it_remembers_in_whole_seconds() -> None:
     assert MemoryReplay(clock=Clock(1000.9)).not_before == 1000
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_remembers_and_is_not_locked_out() -> None:
     replay = MemoryReplay(clock=(clock := Clock()))
     replay.remember("a", clock.now + 60)

@@ -14,6 +14,7 @@ from langchain.agents import create_agent
 from langchain_core.callbacks import BaseCallbackHandler
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, BaseMessage, ToolMessage
+from langchain_core.runnables import RunnableConfig
 from langchain_core.tools import BaseTool, StructuredTool, ToolException
 from langchain_core.tools import tool as langchain_tool
 from langgraph.checkpoint.memory import InMemorySaver
@@ -21,6 +22,7 @@ from langgraph.types import Command, interrupt
 
 from agent_identity import (
     AgentIdentity,
+    ConfigurationError,
     CredentialUnavailableError,
     Decision,
     LedgerError,
@@ -372,3 +374,54 @@ async def test_protect_guards_async_functions_and_tools_with_code_of_their_own(
     assert [c["tool"] for c in identity.who_triggered(session).calls] == [
         *("alist", "own", "both", "both")
     ]
+
+
+class Overriding(StructuredTool):
+    """A StructuredTool with code of its own."""
+
+    def _run(self, *args: Any, config: RunnableConfig, **kwargs: Any) -> Any:
+        ran.append("own code")
+        return super()._run(*args, config=config, **kwargs)
+
+
+def test_a_subclass_with_code_of_its_own_is_guarded_once_and_whole(identity: AgentIdentity) -> None:
+    made = protect(Overriding.from_function(func=lambda x: x, name="own", description="own"))
+    with pytest.raises(NoSessionError):
+        made.invoke({"x": "1"})
+    with pytest.raises(NoSessionError):
+        asyncio.run(made.ainvoke({"x": "1"}))
+    assert ran == []
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        assert made.invoke({"x": "1"}) == "1"
+        assert asyncio.run(made.ainvoke({"x": "2"})) == "2"
+    assert len(identity.who_triggered(session).calls) == 2
+
+
+async def test_a_tool_of_which_half_is_guarded_gets_the_other_half_guarded(
+    identity: AgentIdentity,
+) -> None:
+    async def later(x: str) -> str:
+        ran.append("async")
+        return x
+
+    half = StructuredTool.from_function(
+        func=tool()(lambda x: x), coroutine=later, name="half", description="half"
+    )
+    with pytest.raises(NoSessionError):
+        await protect(half).ainvoke({"x": "1"})
+    assert ran == []
+
+
+def test_what_cannot_be_guarded_is_refused(identity: AgentIdentity) -> None:
+    class Past(StructuredTool):
+        def invoke(self, *args: Any, **kwargs: Any) -> Any:
+            return "past everything"
+
+    with pytest.raises(ConfigurationError, match="invoke"):
+        protect(Past.from_function(func=lambda x: x, name="past", description="past"))
+    with pytest.raises(ConfigurationError, match="one string"):
+        protect(list_invoices, labels="sends:external")
+    with pytest.raises(ConfigurationError):
+        IdentityMiddleware(identity, rules={"pay": {"scopes": "payments:write"}})
+    with pytest.raises(TypeError):
+        IdentityMiddleware(identity, rules={"pay": {"scope": ["payments:write"]}})

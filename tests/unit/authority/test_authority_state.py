@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sqlite3
 import stat
@@ -17,6 +18,7 @@ import pytest
 from agent_identity.authority import Authority, ClientRecord, Terms
 from agent_identity.authority.clients import dump_client, load_client
 from agent_identity.authority.state import one_at_a_time
+from agent_identity.authority.store import open_store
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest
 from agent_identity.keys import SigningKey
@@ -149,6 +151,7 @@ def test_a_state_directory_is_opened_by_one_at_a_time(tmp_path) -> None:
     assert entered.is_set()
 
 
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
 def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     rig = make_rig(tmp_path)
     bot = rig.client()
@@ -161,6 +164,29 @@ def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert bot.post("/token", CLIENT_CREDENTIALS).status == 200
     assert rig.refusal(bot.grant(subject=bot.subject("bob")))[2] == "revoked"
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+def test_an_authority_that_is_dropped_leaves_nothing_open(tmp_path, on_disk) -> None:
+    authority = Authority(tmp_path if on_disk else None)
+    connection = authority._store._connection
+    del authority
+    gc.collect()
+    with pytest.raises(sqlite3.ProgrammingError, match="closed"):
+        connection.execute("SELECT 1")
+
+
+def test_a_child_that_drops_the_parents_store_leaves_its_connection_alone(
+    tmp_path, monkeypatch
+) -> None:
+    store = open_store(tmp_path)
+    connection = store._connection
+    with monkeypatch.context() as child:
+        child.setattr(os, "getpid", lambda: -1)
+        del store
+        gc.collect()
+    connection.execute("SELECT 1")
+    connection.close()
 
 
 def test_many_threads_count_every_token(rig, bot) -> None:

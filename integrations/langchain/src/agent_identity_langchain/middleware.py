@@ -11,15 +11,15 @@ from __future__ import annotations
 import dataclasses
 import functools
 import inspect
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException
 from langgraph.types import Command
 
-from agent_identity import AgentIdentity, DeniedError, Session
-from agent_identity.adapters import refusal_text, within
+from agent_identity import AgentIdentity, ConfigurationError, DeniedError, Session
+from agent_identity.adapters import Tool, refusal_text, within
 from agent_identity.values import scrub
 from agent_identity_langchain.protection import guarded, is_protected, protect
 
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest
 
 __all__ = ["IdentityMiddleware"]
+
+_KEPT: Final = 1024
 
 
 class _RefusedError(ToolException):
@@ -49,6 +51,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         super().__init__()
         self.identity = identity
         self._rules = dict(rules or {})
+        for name, rule in self._rules.items():
+            Tool(name, **rule)  # a rule that makes no sense is said at once
         self._guarded: dict[int, tuple[BaseTool, BaseTool]] = {}
 
     def wrap_tool_call(
@@ -77,9 +81,19 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         known = self._guarded.get(id(tool))
         if known is not None and known[0] is tool:
             return known[1]
-        inner = tool if is_protected(tool) else protect(tool, **self._rules.get(tool.name, {}))
+        rule = self._rules.get(tool.name)
+        if is_protected(tool):
+            if rule is not None:
+                raise ConfigurationError(
+                    "protected_twice", f"{tool.name} is protected already, and has a rule besides"
+                )
+            inner = tool
+        else:
+            inner = protect(tool, **(rule or {}))
         copy = guarded(inner, _telling)
         copy.handle_tool_error = functools.partial(_told, tool.handle_tool_error)
+        if len(self._guarded) >= _KEPT:
+            self._guarded.clear()  # tools that are made anew for each run
         self._guarded[id(tool)] = (tool, copy)
         return copy
 

@@ -44,21 +44,23 @@ def protect(
         resource=resource,
         scopes=scopes,
         labels=labels,
-        opaque={*opaque, *_injected(tool)},
+        opaque={*opaque, *_injected(tool)} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
-    return guarded(tool, lambda function: wrap(function, described))
+    return guarded(
+        tool, lambda function: function if tool_of(function) else wrap(function, described)
+    )
 
 
 def is_protected(tool: BaseTool) -> bool:
-    """Whether its function is guarded, by `protect` or by `agent_identity.tool`."""
-    return any(tool_of(function) is not None for function in _functions(tool).values())
+    """Whether every function of it is guarded, by `protect` or by `agent_identity.tool`."""
+    return all(tool_of(function) is not None for function in _functions(tool).values())
 
 
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
     """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
     functions = {name: around(function) for name, function in _functions(tool).items()}
-    if isinstance(tool, StructuredTool | SingleInputTool):
+    if functions.keys() <= {"func", "coroutine"}:
         return tool.model_copy(update=functions)
     # A tool with code of its own: a class below its own one, with the same fields.
     kind = type(
@@ -70,15 +72,39 @@ def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]])
 
 
 def _functions(tool: BaseTool) -> dict[str, Callable[..., Any]]:
-    """What runs when the tool is called, by the name under which LangChain looks for it."""
-    if isinstance(tool, StructuredTool | SingleInputTool):
-        found = {"func": tool.func, "coroutine": tool.coroutine}
-        return {name: function for name, function in found.items() if function is not None}
+    """What runs when the tool is called, by the name under which LangChain looks for it.
+
+    Raises:
+        ConfigurationError: something else runs, which can't be guarded.
+    """
     kind = type(tool)
-    own = {"_run": kind._run}  # noqa: SLF001 - these two are what a BaseTool's author writes
-    if kind._arun is not BaseTool._arun:  # noqa: SLF001 - the inherited one calls `_run` in an executor
-        own["_arun"] = kind._arun  # noqa: SLF001
-    return own
+    for entry in ("invoke", "ainvoke", "run", "arun"):
+        stock = (getattr(base, entry) for base in (BaseTool, StructuredTool, SingleInputTool))
+        if getattr(kind, entry) not in stock:
+            raise ConfigurationError(
+                "tool_unguardable",
+                f"{kind.__name__} overrides {entry}, past which nothing can be guarded",
+                remedy="put the work into _run and _arun, or decorate it with agent_identity.tool",
+            )
+    if isinstance(tool, StructuredTool | SingleInputTool) and _is_stock(kind):
+        given = {"func": tool.func, "coroutine": tool.coroutine}
+        found = {name: function for name, function in given.items() if function is not None}
+    else:
+        found = {"_run": kind._run}  # noqa: SLF001 - these two are what a BaseTool's author writes
+        inherited = {base._arun for base in (BaseTool, StructuredTool, SingleInputTool)}  # noqa: SLF001
+        if kind._arun not in inherited or getattr(tool, "coroutine", None) is not None:  # noqa: SLF001
+            found["_arun"] = kind._arun  # noqa: SLF001 - an inherited one calls `_run`, which is guarded already
+    if not found:
+        raise ConfigurationError("tool_unguardable", f"the tool {tool.name} has no function")
+    return found
+
+
+def _is_stock(kind: type[BaseTool]) -> bool:
+    """Whether `func` and `coroutine` are all that runs: a subclass may have code of its own."""
+    return any(
+        kind._run is base._run and kind._arun is base._arun  # noqa: SLF001 - see above
+        for base in (StructuredTool, SingleInputTool)
+    )
 
 
 def _injected(tool: BaseTool) -> set[str]:
