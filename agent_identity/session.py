@@ -431,6 +431,8 @@ class Session:
         def bound(*args: P.args, **kwargs: P.kwargs) -> R:
             result = context.copy().run(function, *args, **kwargs)
             if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
+                if not isinstance(result, AsyncGeneratorType):
+                    result.close()
                 raise ConfigurationError(
                     "bind_generator",
                     "what was bound returned a coroutine or generator, whose body runs wherever it is awaited",

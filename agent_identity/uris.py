@@ -95,12 +95,13 @@ def checked_resource(resource: str) -> str:
     Raises:
         ConfigurationError: it has another spelling, or is no absolute URI.
     """
-    try:
-        spelled = not resource.startswith(("http:", "https:")) or resource.startswith(
-            origin(resource)
-        )
-    except DeniedError:
-        spelled = False
+    spelled = True
+    if resource.lower().startswith(("http:", "https:")):
+        try:
+            place = origin(resource)
+        except DeniedError:
+            place = "another"
+        spelled = resource == place or resource.startswith((f"{place}/", f"{place}?"))
     if not spelled or ":" not in resource or "#" in resource or not resource.isprintable():
         raise ConfigurationError(
             "resource_malformed",
