@@ -6,41 +6,42 @@ And the clients that sign by themselves: with the running call's credential wher
 
 from __future__ import annotations
 
+import contextlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from agent_identity.errors import AgentIdentityError
+from agent_identity.flow import Draft, append
 from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
-from agent_identity.reach import Reach, reach
+from agent_identity.provenance.records import CREDENTIAL_DECIDED
+from agent_identity.reach import reach
+from agent_identity.uris import checked_resource
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Generator, Iterable
 
     import httpx
 
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential
     from agent_identity.session import Session
+    from agent_identity.values import Decision
 
-__all__ = ["aclient", "client", "credential"]
+__all__ = ["aclient", "client", "credential", "traced"]
 
 
-def credential(session: Session, resource: str, scopes: Iterable[str] | None) -> Flow[Credential]:
-    """Decide on it, get it, and leave a span.
-
-    Raises:
-        DeniedError: policy or the session's limits refuse it.
-        CredentialError: the issuer refused or could not be reached.
-    """
+@contextlib.contextmanager
+def traced(session: Session, resource: str) -> Generator[None]:
+    """The span of one acquisition; it belongs to who drives the flow, not to the flow."""
     span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
     try:
-        ready = yield from _reached(session, resource, scopes)
-    except AgentIdentityError as failure:
-        error = failure.code
+        yield
+    except BaseException as failure:
+        error = failure.code if isinstance(failure, AgentIdentityError) else type(failure).__name__
         raise
     finally:
         attributes = {
@@ -51,15 +52,34 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
             spans.DECISION: "permit" if error is None else "deny",
         }
         span.end(attributes, error)
-    return ready.credential(session, None)
 
 
-def _reached(session: Session, resource: str, scopes: Iterable[str] | None) -> Flow[Reach]:
+def credential(session: Session, resource: str, scopes: Iterable[str] | None) -> Flow[Credential]:
+    """Decide on it, put the decision on record, get it.
+
+    Raises:
+        DeniedError: policy or the session's limits refuse it.
+        CredentialError: the issuer refused or could not be reached.
+    """
     parts = session.parts
     now = parts.clock()
     session.check(now)
     parts.gate.check()
-    wanted = session.needed(resource, None if scopes is None else scope_set(scopes))
+    checked_resource(resource)
+    wanted = frozenset[str]()
+    try:
+        wanted = session.needed(resource, None if scopes is None else scope_set(scopes))
+        decision = yield from _decided(session, resource, wanted, now)
+    except AgentIdentityError as error:
+        yield from append(_draft(session, resource, wanted, None, error))
+        raise
+    yield from append(_draft(session, resource, wanted, decision, None))
+    ready = yield from reach(session, resource, wanted)
+    session.check(parts.clock())
+    return ready.credential(session, None)
+
+
+def _decided(session: Session, resource: str, wanted: frozenset[str], now: float) -> Flow[Decision]:
     facts = Facts(
         "credential",
         Entity(
@@ -77,10 +97,38 @@ def _reached(session: Session, resource: str, scopes: Iterable[str] | None) -> F
         b"{}",
         session.history.past,
     )
-    yield from asked(parts.policy, Request(facts))
-    ready = yield from reach(session, resource, wanted)
-    session.check(parts.clock())
-    return ready
+    decision = yield from asked(session.parts.policy, Request(facts))
+    session.history.reached(resource)
+    return decision
+
+
+def _draft(
+    session: Session,
+    resource: str,
+    wanted: frozenset[str],
+    decision: Decision | None,
+    error: AgentIdentityError | None,
+) -> Draft:
+    policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
+    return Draft(
+        CREDENTIAL_DECIDED,
+        session.pseudonym,
+        session.id,
+        None,
+        None,
+        None,
+        None,
+        {
+            "resource": resource,
+            "scope": [*sorted(wanted)],
+            "agent": session.agent.uri,
+            "depth": session.depth,
+            "decision": "permit" if error is None else "deny",
+            "policy_id": policy_id,
+            "code": None if error is None else error.code,
+        },
+        None,
+    )
 
 
 def client(session: Session, resource: str) -> httpx.Client:

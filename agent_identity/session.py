@@ -363,11 +363,13 @@ class Session:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
         """
-        return run(outside.credential(self, resource, scopes), self.parts.world.answer)
+        with outside.traced(self, resource):
+            return run(outside.credential(self, resource, scopes), self.parts.world.answer)
 
     async def acredential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """The async twin of `credential`."""
-        return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
+        with outside.traced(self, resource):
+            return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's."""

@@ -50,3 +50,12 @@ class History:
                 past.resources if resource in past.resources else past.resources | {resource},
             )
             return True
+
+    def reached(self, resource: str) -> None:
+        """A credential for `resource` was permitted outside any tool; it counts as reached, and as no call."""
+        with self._lock:
+            past = self.past
+            if resource not in past.resources:
+                self.past = past._replace(
+                    version=past.version + 1, resources=past.resources | {resource}
+                )

@@ -34,6 +34,7 @@ __all__ = [
     "CALL_INTENDED",
     "CALL_UNKNOWN",
     "CREDENTIAL_ACQUIRED",
+    "CREDENTIAL_DECIDED",
     "CREDENTIAL_REVOKED",
     "GRANT_MADE",
     "KINDS",
@@ -55,6 +56,7 @@ SESSION_OPENED: Final = "session.opened"
 SESSION_CLOSED: Final = "session.closed"
 GRANT_MADE: Final = "grant.made"
 CREDENTIAL_ACQUIRED: Final = "credential.acquired"
+CREDENTIAL_DECIDED: Final = "credential.decided"
 CREDENTIAL_REVOKED: Final = "credential.revoked"
 AGENT_REGISTERED: Final = "agent.registered"
 CALL_INTENDED: Final = "call.intended"
@@ -69,6 +71,7 @@ KINDS: Final = (
     SESSION_CLOSED,
     GRANT_MADE,
     CREDENTIAL_ACQUIRED,
+    CREDENTIAL_DECIDED,
     CREDENTIAL_REVOKED,
     AGENT_REGISTERED,
     CALL_INTENDED,

@@ -460,3 +460,18 @@ def test_a_credential_outside_a_tool_is_decided_and_recorded_but_asserts_no_call
         *("credential", "Resource", BILLING),
     )
     assert "credential.acquired" in kinds
+    assert kinds.count("credential.decided") == 1
+
+
+def test_a_credential_that_policy_refuses_is_on_record_and_on_a_span(make_identity, spans) -> None:
+    identity = make_identity(policy=lambda request: request.action.id != "credential")
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(DeniedError):
+            session.credential(BILLING)
+        last = session.records()[-1]
+    assert (last.kind, last.body["decision"], last.body["code"]) == (
+        *("credential.decided", "deny", "policy_denied"),
+    )
+    (span,) = spans()
+    assert span.attributes["agent_identity.decision"] == "deny"
+    assert span.attributes["error.type"] == "policy_denied"
