@@ -22,7 +22,8 @@ from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
-    from agent_identity.credentials.oauth import Issued, ProofKey
+    from agent_identity.credentials.oauth import Issued
+    from agent_identity.credentials.proofs import ProofKey
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.pipeline import Call

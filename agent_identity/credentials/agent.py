@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import threading
 
-from agent_identity.credentials.oauth import ProofKey
+from agent_identity.credentials.proofs import ProofKey
 from agent_identity.keys import SigningKey
 
 __all__ = ["Agent"]

@@ -5,14 +5,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.credentials.oauth import JWT, TOKEN_EXCHANGE, check_scopes, token_request
+from agent_identity.credentials.answers import check_scopes
+from agent_identity.credentials.oauth import JWT, TOKEN_EXCHANGE, token_request
 from agent_identity.delegation.grant import Grant, read_grant
 from agent_identity.errors import CredentialRejectedError, VerificationError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from agent_identity.credentials.oauth import Answer, Client, Endpoints, Nonces, ProofKey
+    from agent_identity.credentials.answers import Answer
+    from agent_identity.credentials.metadata import Endpoints
+    from agent_identity.credentials.oauth import Client
+    from agent_identity.credentials.proofs import Nonces, ProofKey
     from agent_identity.flow import Flow
     from agent_identity.values import Principal, Secret
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth import Nonces, discover, read_keys
+from agent_identity.credentials.metadata import discover, read_keys
+from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.registration import register
 from agent_identity.credentials.subject import subject_assertion
 from agent_identity.errors import CredentialRejectedError
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.oauth import Client, Endpoints, KeySet
+    from agent_identity.credentials.metadata import Endpoints, KeySet
+    from agent_identity.credentials.oauth import Client
     from agent_identity.credentials.registration import Registered
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Principal, Secret

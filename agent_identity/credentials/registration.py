@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth import Client, Fields, failure_of
+from agent_identity.credentials.answers import Fields, failure_of
+from agent_identity.credentials.oauth import Client
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
@@ -21,7 +22,7 @@ from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.credentials.oauth import Endpoints
+    from agent_identity.credentials.metadata import Endpoints
     from agent_identity.keys import SigningKey
     from agent_identity.values import Secret
 

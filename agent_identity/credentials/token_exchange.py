@@ -6,16 +6,12 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.credentials.answers import Answer, ath_of, check_binding, check_scopes, read_jwt
 from agent_identity.credentials.oauth import (
     ACCESS_TOKEN,
     JWT,
     TOKEN_EXCHANGE,
-    Answer,
     Issued,
-    ath_of,
-    check_binding,
-    check_scopes,
-    read_jwt,
     token_request,
 )
 from agent_identity.delegation.carriers import DELEGATION, join_chain
@@ -25,7 +21,10 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.oauth import Client, Endpoints, Fields, Nonces, ProofKey
+    from agent_identity.credentials.answers import Fields
+    from agent_identity.credentials.metadata import Endpoints
+    from agent_identity.credentials.oauth import Client
+    from agent_identity.credentials.proofs import Nonces, ProofKey
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
 

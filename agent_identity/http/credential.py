@@ -23,7 +23,8 @@ from agent_identity.values import b64url
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 
-    from agent_identity.credentials.oauth import Issued, Nonces, ProofKey
+    from agent_identity.credentials.oauth import Issued
+    from agent_identity.credentials.proofs import Nonces, ProofKey
     from agent_identity.delegation.assertion import CallFacts, Statement
 
 __all__ = ["Credential", "LateCredential", "confined_aclient", "confined_client"]

@@ -50,7 +50,7 @@ from agent_identity import (
     tool,
 )
 from agent_identity.authority import Authority
-from agent_identity.credentials.oauth import Answer, Fields
+from agent_identity.credentials.answers import Answer, Fields
 from agent_identity.flow import Draft, HttpRequest, HttpResponse
 from agent_identity.http.transport import Transport
 from agent_identity.keys import SigningKey

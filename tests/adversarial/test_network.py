@@ -15,7 +15,8 @@ import pytest
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.hop0 import first_grant
-from agent_identity.credentials.oauth import Nonces, discover, read_keys
+from agent_identity.credentials.metadata import discover, read_keys
+from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.registration import register
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpRequest, run

@@ -21,7 +21,8 @@ import jwt
 import pytest
 
 from agent_identity.credentials.hop0 import first_grant
-from agent_identity.credentials.oauth import Nonces, ProofKey, discover
+from agent_identity.credentials.metadata import discover
+from agent_identity.credentials.proofs import Nonces, ProofKey
 from agent_identity.credentials.registration import register
 from agent_identity.credentials.subject import subject_assertion
 from agent_identity.credentials.token_exchange import exchange_token

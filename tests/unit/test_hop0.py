@@ -11,7 +11,9 @@ import pytest
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.hop0 import GRANT, first_grant
-from agent_identity.credentials.oauth import Client, Endpoints, Nonces
+from agent_identity.credentials.metadata import Endpoints
+from agent_identity.credentials.oauth import Client
+from agent_identity.credentials.proofs import Nonces
 from agent_identity.delegation.grant import Grant, mint_child, mint_root
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Ask, HttpResponse

@@ -11,7 +11,9 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.oauth import Client, Endpoints, Issued, Nonces
+from agent_identity.credentials.metadata import Endpoints
+from agent_identity.credentials.oauth import Client, Issued
+from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.token_exchange import exchange_token
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import (

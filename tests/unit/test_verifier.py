@@ -18,7 +18,7 @@ import pytest
 
 from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.authority import Authority
-from agent_identity.credentials.oauth import ProofKey
+from agent_identity.credentials.proofs import ProofKey
 from agent_identity.delegation.grant import hash_of, mint_root
 from agent_identity.errors import (
     AgentIdentityError,
