@@ -82,10 +82,11 @@ def _check_limits(data: bytes) -> None:
 
 
 def _refuse_lone_surrogates(value: JSON) -> None:
-    try:
+    with suppress(orjson.JSONEncodeError):
         orjson.dumps(value)
-    except orjson.JSONEncodeError:
-        raise VerificationError("json_lone_surrogate", "JSON holds a lone surrogate") from None
+        return
+    # Raised here and not beside the other error, which may hold what was read.
+    raise VerificationError("json_lone_surrogate", "JSON holds a lone surrogate")
 
 
 def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
