@@ -8,16 +8,13 @@ A session ends when its block is left, when its time is up, or when its parent e
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import functools
-import inspect
 import logging
 import time
 import weakref
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity import outside
+from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
 from agent_identity.current import CURRENT, Current
 from agent_identity.errors import (
@@ -407,43 +404,7 @@ class Session:
         Raises:
             ConfigurationError: a generator function, whose body runs wherever it is iterated.
         """
-        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
-            raise ConfigurationError(
-                "bind_generator",
-                "a generator's body runs where it is iterated, so it can't be bound",
-                remedy="bind the function that iterates it",
-            )
-        call = self.running
-        if inspect.iscoroutinefunction(function):
-
-            @functools.wraps(function)
-            async def abound(*args: P.args, **kwargs: P.kwargs) -> object:
-                token = CURRENT.set(Current(self.reference, call))
-                try:
-                    return await function(*args, **kwargs)
-                finally:
-                    CURRENT.reset(token)
-
-            return abound  # type: ignore[return-value]  # R is the coroutine that `abound` makes
-
-        context = contextvars.copy_context()
-        context.run(CURRENT.set, Current(self.reference, call))
-
-        @functools.wraps(function)
-        def bound(*args: P.args, **kwargs: P.kwargs) -> R:
-            result = context.copy().run(function, *args, **kwargs)
-            if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
-                if not isinstance(result, AsyncGeneratorType):
-                    result.close()
-                raise ConfigurationError(
-                    "bind_generator",
-                    "what was bound returned a coroutine or generator, whose body runs wherever it is awaited",
-                    remedy="bind the async function itself, or a function that finishes the work",
-                )
-            return result
-
-        bound.__dict__["_session"] = self  # the context holds it weakly
-        return bound
+        return bound(self, function)
 
     def revoke(self, reason: str) -> None:
         """End this session and everything below it, now; `reason` goes into the record.
