@@ -5,7 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import TYPE_CHECKING, Final, NoReturn, Self
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
@@ -24,7 +25,8 @@ from agent_identity.uris import checked_resource, origin, resource_set
 from agent_identity.values import Principal, agent_uri, scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Set as AbstractSet
     from pathlib import Path
     from types import TracebackType
 
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from agent_identity.verify import Verifier
 
 __all__ = ["AgentIdentity", "on_behalf_of"]
+
+Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Iterable[str]]"
 
 SESSION_LIFETIME: Final = 3600.0
 PURPOSE_LIMIT: Final = 200
@@ -57,7 +61,7 @@ class AgentIdentity:
         authority: Authority,
         ledger: Ledger,
         policy: PolicyLike | None = None,
-        resources: Mapping[str, Iterable[str]] | None = None,
+        resources: Mapping[str, Described] | None = None,
         owner: str | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -90,9 +94,7 @@ class AgentIdentity:
             world=World(self._transport, ledger, clock=clock),
             ledger=ledger,
             gate=Gate(ledger),
-            resources=None
-            if resources is None
-            else {checked_resource(uri): scope_set(scopes) for uri, scopes in resources.items()},
+            resources=None if resources is None else _most_scopes(resources),
             clock=clock,
         )
         start_over_in_child(self)
@@ -104,18 +106,29 @@ class AgentIdentity:
         *,
         state_dir: str | Path | None = None,
         policy: PolicyLike | None = None,
+        approver: object = None,
         ledger: str | Ledger | None = None,
-        resources: Mapping[str, Iterable[str]] | None = None,
+        shared: str | None = None,
+        resources: Mapping[str, Described] | None = None,
+        on_interaction: object = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """An identity with an authority of its own in this process, and a SQLite ledger: no account, no network.
 
         Keys and ledger are kept under `state_dir` (default: the user's state directory), files 0600 in a folder 0700.
-        `ledger` is a URL (`memory:`, `sqlite:…`) or an object.
+        `ledger` is a URL (`memory:`, `sqlite:…`) or an object. `resources` describes resources by their URI: the most scopes
+        that may be asked for there, as a list or as `{"scopes": […]}`.
+        Approvers, interactions and a `shared` store other than `memory:` aren't part of this version.
 
         Raises:
-            ConfigurationError: the state directory can't be used, or isn't private.
+            ConfigurationError: the state directory can't be used, or isn't private; or one of those was asked for.
         """
+        if approver is not None or on_interaction is not None or shared not in (None, "memory:"):
+            raise ConfigurationError(
+                "not_supported",
+                "approvers, interactions and shared stores aren't part of this version",
+                remedy="leave out approver, on_interaction and shared",
+            )
         from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
 
         directory = state_directory(state_dir)
@@ -144,6 +157,7 @@ class AgentIdentity:
         resources: Iterable[str] | None = None,
         expires_in: float | None = None,
         max_depth: int = 3,
+        budget: object = None,
     ) -> Session:
         """A session for a principal: enter it with `with` or `async with`.
 
@@ -154,6 +168,7 @@ class AgentIdentity:
         Raises:
             ConfigurationError: an argument can't be used.
         """
+        _check_budget(budget)
         principal = self._principal(subject)
         return self._session(
             principal, purpose, task, scopes, resources, expires_in, max_depth, "issuer", None
@@ -169,11 +184,13 @@ class AgentIdentity:
         resources: Iterable[str] | None = None,
         expires_in: float | None = None,
         max_depth: int = 3,
+        budget: object = None,
     ) -> Session:
         """A session for an unattended run: `trigger` (`cron:nightly-close`, a webhook's id) is the root of its chain.
 
         No principal was verified, so its evidence is `agent`, which a service accepts only if it says so.
         """
+        _check_budget(budget)
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
         return self._session(
             principal, purpose, task, scopes, resources, expires_in, max_depth, "agent", trigger
@@ -331,6 +348,35 @@ class AgentIdentity:
         """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
         self._agent.renew()
         self._parts.issuer.nonces.forget()
+
+
+def _check_budget(budget: object) -> None:
+    if budget is not None:
+        raise ConfigurationError(
+            "not_supported", "budgets aren't part of this version", remedy="leave out budget"
+        )
+
+
+def _most_scopes(resources: Mapping[str, Described]) -> dict[str, frozenset[str]]:
+    """The most scopes of each resource that is described with some."""
+    found: dict[str, frozenset[str]] = {}
+    for uri, described in resources.items():
+        scopes: Iterable[str] | None = None
+        if isinstance(described, Mapping):
+            foreign = described.keys() - {"scopes"}
+            if foreign:
+                raise ConfigurationError(
+                    "unknown_key",
+                    f"a resource has no {min(foreign)}",
+                    remedy="describe it by scopes",
+                )
+            scopes = described.get("scopes")
+        else:
+            scopes = described
+        place = checked_resource(uri)
+        if scopes is not None:
+            found[place] = scope_set(scopes)
+    return found
 
 
 def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names

@@ -475,3 +475,28 @@ def test_a_credential_that_policy_refuses_is_on_record_and_on_a_span(make_identi
     (span,) = spans()
     assert span.attributes["agent_identity.decision"] == "deny"
     assert span.attributes["error.type"] == "policy_denied"
+
+
+def test_what_is_no_part_of_this_version_is_said_and_not_ignored(bot, tmp_path) -> None:
+    for asked in ({"approver": object()}, {"shared": "valkey://x"}, {"on_interaction": print}):
+        with pytest.raises(ConfigurationError) as caught:
+            AgentIdentity.embedded("bot", state_dir=tmp_path / "s", **asked)
+        assert caught.value.code == "not_supported"
+    assert not (tmp_path / "s").exists()
+    with pytest.raises(ConfigurationError):
+        bot.on_behalf_of("user:alice", purpose="p", budget={"calls": 1})
+    with pytest.raises(ConfigurationError):
+        bot.autonomous(trigger="cron:x", purpose="p", budget={"calls": 1})
+    AgentIdentity.embedded("bot", state_dir=tmp_path / "s", shared="memory:").close()
+
+
+def test_a_resource_may_be_described_as_a_table(make_identity) -> None:
+    identity = make_identity(resources={BILLING: {"scopes": ["invoices:read"]}, MAIL: {}})
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        assert session.needed(BILLING, None) == {"invoices:read"}
+        assert session.needed(MAIL, frozenset({"anything"})) == {"anything"}
+        with pytest.raises(DeniedError):
+            write()
+    with pytest.raises(ConfigurationError) as caught:
+        make_identity(resources={BILLING: {"scope": ["invoices:read"]}})
+    assert caught.value.code == "unknown_key"
