@@ -7,6 +7,7 @@ import asyncio
 import contextvars
 import functools
 import os
+import sys
 
 import pytest
 
@@ -372,17 +373,20 @@ def test_scrubbing_goes_on_while_secrets_come_and_go() -> None:
 
     def make() -> None:
         while not stop.is_set():
-            kept = [Secret(f"secret-{n}") for n in range(50)]
+            kept = [Secret(f"secret-{n}") for n in range(500)]
             del kept
 
     threads = [threading.Thread(target=make) for _ in range(2)]
     for thread in threads:
         thread.start()
     mine = Secret("canary-secret")
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)  # so that threads meet in the middle of things
     try:
         for _ in range(300):
             assert scrub("a canary-secret b") == "a <secret> b"
     finally:
+        sys.setswitchinterval(before)
         stop.set()
         for thread in threads:
             thread.join()
