@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
     from agent_identity.session import Session
+    from agent_identity.values import JSON
 
 __all__ = ["Call"]
 
@@ -276,42 +277,37 @@ class Call:
 
     def _intent(self) -> Draft:
         """Sign what is about to happen, and say it to the ledger."""
-        session, tool, span, reached = self.session, self.tool, self._span, self.reach
+        tool, span, reached = self.tool, self._span, self.reach
         self._facts = CallFacts(
             self.call_id, tool.name_json, self.args_hash, span.trace_id, span.span_id
         )
         assertion = reached.statement.recorded(self._facts, int(self._now))
-        return Draft(
-            CALL_INTENDED,
-            session.known_as,
-            session.id,
-            self.call_id,
-            span.trace_id,
-            span.span_id,
-            self._tool_call_id,
-            {
-                "tool": tool.name,
-                "resource": tool.resource,
-                "agent": session.agent.uri,
-                "depth": session.depth,
-                "txn": session.txn,
-                "decision": "permit",
-                "policy_id": None if self.decision is None else self.decision.policy_id,
-                "grant_hash": reached.grant_hash,
-                "labels": tool.labels_json,
-            },
-            {"assertion": assertion},
-        )
+        policy_id = None if self.decision is None else self.decision.policy_id
+        more: dict[str, JSON] = {"grant_hash": reached.grant_hash, "labels": tool.labels_json}
+        return self._said(CALL_INTENDED, "permit", policy_id, more, {"assertion": assertion})
 
     def _refused(self, error: AgentIdentityError) -> Draft:
         """The evidence of a call that never ran."""
-        session, tool, span = self.session, self.tool, self._span
         error.call_id = self.call_id
         verdict = "approval" if isinstance(error, ApprovalRequiredError) else "deny"
         policy_id = error.policy_id if isinstance(error, DeniedError) else None
         self._end_span(verdict, policy_id, error.code)
+        reason = str(error).encode("utf-8", "replace").decode()
+        more: dict[str, JSON] = {"code": error.code, "reason": reason}
+        return self._said(CALL_DENIED, verdict, policy_id, more, None)
+
+    def _said(
+        self,
+        kind: str,
+        verdict: str,
+        policy_id: str | None,
+        more: dict[str, JSON],
+        sealed: dict[str, JSON] | None,
+    ) -> Draft:
+        """What goes on record of a call before its body runs, or instead of it."""
+        session, tool, span = self.session, self.tool, self._span
         return Draft(
-            CALL_DENIED,
+            kind,
             session.known_as,
             session.id,
             self.call_id,
@@ -326,10 +322,9 @@ class Call:
                 "txn": session.txn,
                 "decision": verdict,
                 "policy_id": policy_id,
-                "code": error.code,
-                "reason": str(error).encode("utf-8", "replace").decode(),
+                **more,
             },
-            None,
+            sealed,
         )
 
     # -- the body ----------------------------------------------------------------------------------------------------

@@ -462,7 +462,7 @@ def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
 
 
 def _not_open(session: Session) -> AgentIdentityError:
-    state = session._state  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+    state = session._state  # noqa: SLF001 - of this module # pyright: ignore[reportPrivateUsage]
     if state == "new":
         return NoSessionError(
             "session_not_entered",

@@ -42,7 +42,7 @@ def _check_resource(resource: str, client: ClientRecord) -> None:
     """An absolute URI without fragment, compared as it was sent, and one that the client may reach."""
     scheme, colon, rest = resource.partition(":")
     plain = resource.isascii() and resource.isprintable() and not set(' "#<>\\') & set(resource)
-    if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= 2048):  # noqa: PLR2004
+    if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= 2048):  # noqa: PLR2004 - longer than any URI that a client or proxy carries
         raise OAuthError("invalid_target", "resource_malformed")
     allowed = client.terms.resources
     if allowed is not None and resource != LOCAL and resource not in allowed:

@@ -86,11 +86,11 @@ def error_code(response: HttpResponse) -> str:
 
 def failure_of(response: HttpResponse, issuer: str, what: str) -> CredentialError:
     status = response.status
-    if 300 <= status < 400:  # noqa: PLR2004
+    if 300 <= status < 400:  # noqa: PLR2004 - a status of HTTP
         return CredentialRejectedError(
             "redirected", f"{issuer} answered with a redirect, which is never followed"
         )
-    if status in (408, 429) or status >= 500:  # noqa: PLR2004
+    if status in (408, 429) or status >= 500:  # noqa: PLR2004 - a status of HTTP
         return CredentialUnavailableError(
             "issuer_busy",
             f"{issuer} answered {status} when asked for {what}",

@@ -57,7 +57,7 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
     path = parts.path.rstrip("/")
     url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
     response = yield from asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
-    if response.status != 200:  # noqa: PLR2004
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
         raise failure_of(response, issuer, "its metadata")
     document = json_object(response, issuer)
     if document.text("issuer") != issuer:
@@ -122,7 +122,7 @@ def read_keys(endpoints: Endpoints, clock: Callable[[], float]) -> Flow[KeySet]:
         )
     request = HttpRequest("GET", endpoints.jwks, {"Accept": "application/json"})
     response = yield from asked(request, endpoints.issuer)
-    if response.status != 200:  # noqa: PLR2004
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
         raise failure_of(response, endpoints.issuer, "its keys")
     keys = _named_keys(json_object(response, endpoints.issuer))
     if keys is None:

@@ -104,7 +104,7 @@ def token_request(
         nonces.learn(endpoints.token, response.headers.get("dpop-nonce"))
         if attempt == "first" and _wants_nonce(response):
             continue
-        if response.status != 200:  # noqa: PLR2004
+        if response.status != 200:  # noqa: PLR2004 - a status of HTTP
             raise failure_of(response, endpoints.issuer, "a token")
         return read_answer(json_object(response, endpoints.issuer), endpoints.issuer)
     raise AssertionError("the loop returns or raises")  # pragma: no cover

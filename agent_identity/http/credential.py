@@ -134,7 +134,7 @@ class Credential(httpx.Auth):
         self._nonces.learn(url or self._issued.resource, found.get("dpop-nonce"))
         challenge = found.get("www-authenticate", "")
         return (
-            status == 401  # noqa: PLR2004
+            status == 401  # noqa: PLR2004 - a status of HTTP
             and "dpop-nonce" in found
             and "use_dpop_nonce" in challenge
         )

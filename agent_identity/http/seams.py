@@ -115,4 +115,4 @@ class Borrowed(httpx.BaseTransport):
         self._client = client
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._client._transport.handle_request(request)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return self._client._transport.handle_request(request)  # noqa: SLF001 - past the client's auth and hooks, to its pool # pyright: ignore[reportPrivateUsage]

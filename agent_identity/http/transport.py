@@ -236,7 +236,7 @@ class _ABorrowed(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         client = await self._transport.aclient("network")
-        return await client._transport.handle_async_request(request)  # noqa: SLF001 # pyright: ignore[reportPrivateUsage]
+        return await client._transport.handle_async_request(request)  # noqa: SLF001 - past the client's auth and hooks, to its pool # pyright: ignore[reportPrivateUsage]
 
 
 class _LoopClients:

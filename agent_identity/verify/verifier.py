@@ -252,7 +252,7 @@ def _check_settings(
         )
     if evidence not in EVIDENCE:
         raise ConfigurationError("evidence", f"evidence is one of {', '.join(EVIDENCE)}")
-    if not 0 <= skew <= 60:  # noqa: PLR2004
+    if not 0 <= skew <= 60:  # noqa: PLR2004 - the text below says it
         raise ConfigurationError("skew", "the clock skew is between 0 and 60 seconds")
     if public_url is not None and not _is_base(public_url):
         raise ConfigurationError(

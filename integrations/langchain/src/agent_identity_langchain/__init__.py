@@ -17,6 +17,6 @@ def __getattr__(name: str) -> Any:
     if name != "IdentityMiddleware":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     # It needs langchain itself, and `protect` doesn't.
-    from agent_identity_langchain.middleware import IdentityMiddleware  # noqa: PLC0415
+    from agent_identity_langchain.middleware import IdentityMiddleware  # noqa: PLC0415 - see above
 
     return IdentityMiddleware

@@ -91,8 +91,8 @@ def _functions(tool: BaseTool) -> dict[str, Callable[..., Any]]:
         found = {name: function for name, function in given.items() if function is not None}
     else:
         found = {"_run": kind._run}  # noqa: SLF001 - these two are what a BaseTool's author writes
-        inherited = {base._arun for base in (BaseTool, StructuredTool, SingleInputTool)}  # noqa: SLF001
-        if kind._arun not in inherited or getattr(tool, "coroutine", None) is not None:  # noqa: SLF001
+        inherited = {base._arun for base in (BaseTool, StructuredTool, SingleInputTool)}  # noqa: SLF001 - see above
+        if kind._arun not in inherited or getattr(tool, "coroutine", None) is not None:  # noqa: SLF001 - see above
             found["_arun"] = kind._arun  # noqa: SLF001 - an inherited one calls `_run`, which is guarded already
     if not found:
         raise ConfigurationError("tool_unguardable", f"the tool {tool.name} has no function")
