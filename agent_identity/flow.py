@@ -24,24 +24,38 @@ from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, Type
 from agent_identity.errors import AgentIdentityError
 
 if TYPE_CHECKING:
-    from agent_identity.values import JSON
+    from agent_identity.values import JSON, Certificate, Prompt, Secret
 
 __all__ = [
     "Append",
     "Ask",
+    "Callback",
     "Done",
     "Draft",
     "Expiring",
     "Flow",
     "HttpRequest",
     "HttpResponse",
+    "Keep",
+    "Pause",
+    "Read",
     "Shared",
+    "Show",
+    "Svid",
+    "Visit",
     "advance",
     "append",
     "arun",
+    "certificate_svid",
     "http",
+    "jwt_svid",
+    "keep",
+    "pause",
+    "read",
     "run",
     "shared",
+    "show",
+    "visit",
 ]
 
 T = TypeVar("T")
@@ -52,17 +66,30 @@ class HttpRequest:
     """One request, in values of our own; nobody changes it once it is made.
 
     Headers and body carry secrets, so they show in no readable form; that is why it is no dataclass.
+    `certificate` is what the client shows in TLS. `discovered` says that a peer named the URL and no configuration did: it
+    may then lead to no private address. `plain` names the one http host that a cloud's metadata service has.
     """
 
-    __slots__ = ("body", "headers", "method", "url")
+    __slots__ = ("body", "certificate", "discovered", "headers", "method", "plain", "url")
 
     def __init__(
-        self, method: str, url: str, headers: Mapping[str, str] | None = None, body: bytes = b""
+        self,
+        method: str,
+        url: str,
+        headers: Mapping[str, str] | None = None,
+        body: bytes = b"",
+        *,
+        certificate: Certificate | None = None,
+        discovered: bool = False,
+        plain: str | None = None,
     ) -> None:
         self.method: str = method
         self.url: str = url
         self.headers: Mapping[str, str] = headers or {}
         self.body: bytes = body
+        self.certificate: Certificate | None = certificate
+        self.discovered: bool = discovered
+        self.plain: str | None = plain
 
     def __repr__(self) -> str:
         return f"<HttpRequest {self.method} {self.url.partition('?')[0]}>"
@@ -116,11 +143,13 @@ class Expiring(Protocol):
 class Shared(Generic[E_co]):
     """Ask for what everybody with the same `key` shares: from the cache, or from one fetch for all who wait.
 
-    `start` makes the flow of that fetch; it is called at most once per flight, by whoever leads it.
+    `start` makes the flow of that fetch; it is called at most once per flight, by whoever leads it. `patience` is seconds
+    for a fetch in which a person has to do something; None is the deadline of everything else.
     """
 
     key: bytes
     start: Callable[[], Flow[E_co]] = field(repr=False)
+    patience: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,8 +159,64 @@ class Append:
     draft: Draft
 
 
-Ask: TypeAlias = "HttpRequest | Shared[Expiring] | Append"
-Answer: TypeAlias = "HttpResponse | Expiring | None"
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Ask that seconds go by. When they don't fit what is left of the deadline, the answer is an error at once."""
+
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """Ask for what a reference names: `env:NAME`, `file:PATH` (absolute) or `keyring:NAME`; None where there is nothing."""
+
+    reference: str
+
+
+@dataclass(frozen=True, slots=True)
+class Keep:
+    """Ask that a secret be kept where a reference names, whole and durable before the flow goes on."""
+
+    reference: str
+    secret: Secret
+
+
+@dataclass(frozen=True, slots=True)
+class Show:
+    """Ask that a person be shown what to do."""
+
+    prompt: Prompt
+
+
+class Callback(NamedTuple):
+    """What came back to a loopback redirect URI: its query's members in order, as decoded pairs."""
+
+    redirect_uri: str
+    members: tuple[tuple[str, str], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """Ask that a person visit an authorization server and come back to a loopback address, within `seconds`.
+
+    `prepare` is given the redirect URI and makes the flow of what they are shown, while the listener is open.
+    """
+
+    prepare: Callable[[str], Flow[Prompt]] = field(repr=False)
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class Svid:
+    """Ask the SPIFFE Workload API: for a JWT-SVID to `audience`, or with None for the X.509-SVID of this workload."""
+
+    audience: str | None
+
+
+Ask: TypeAlias = (
+    "HttpRequest | Shared[Expiring] | Append | Pause | Read | Keep | Show | Visit | Svid"
+)
+Answer: TypeAlias = "HttpResponse | Expiring | Secret | Callback | Certificate | None"
 Flow: TypeAlias = Generator[Ask, Answer, T]
 
 
@@ -158,6 +243,66 @@ def shared(ask: Shared[E_co]) -> Flow[E_co]:
 def append(draft: Draft) -> Flow[None]:
     """Ask for a record to be committed."""
     yield Append(draft)
+
+
+def pause(seconds: float) -> Flow[None]:
+    """Let seconds go by.
+
+    Raises:
+        TransportError: `deadline_exceeded`, they don't fit what is left of the deadline; nothing was waited for.
+    """
+    yield Pause(seconds)
+
+
+def read(reference: str) -> Flow[Secret | None]:
+    """Read what a reference names, None where there is nothing.
+
+    Raises:
+        ConfigurationError: the reference is of no known kind, or what it names is there but broken.
+    """
+    answer = yield Read(reference)
+    return answer  # type: ignore[return-value]  # what a driver answers to this ask
+
+
+def keep(reference: str, secret: Secret) -> Flow[None]:
+    """Keep a secret where a reference names.
+
+    Raises:
+        ConfigurationError: nothing can be kept there.
+    """
+    yield Keep(reference, secret)
+
+
+def show(prompt: Prompt) -> Flow[None]:
+    """Show a person what to do.
+
+    Raises:
+        ConfigurationError: there is nobody to show it to.
+    """
+    yield Show(prompt)
+
+
+def visit(prepare: Callable[[str], Flow[Prompt]], seconds: float) -> Flow[Callback]:
+    """Have a person visit an authorization server, and give what came back with them.
+
+    Raises:
+        CredentialUnavailableError: nobody came back in time.
+        ConfigurationError: there is nobody to show it to.
+    """
+    answer = yield Visit(prepare, seconds)
+    return answer  # type: ignore[return-value]  # what a driver answers to this ask
+
+
+def jwt_svid(audience: str) -> Flow[Secret | None]:
+    """A JWT-SVID for an audience as the Workload API gave it, None where there is no such API."""
+    answer = yield Svid(audience)
+    return answer  # type: ignore[return-value]  # what a driver answers to this ask
+
+
+def certificate_svid() -> Flow[Certificate | None]:
+    """The X.509-SVID of this workload, None where there is no Workload API."""
+    answer = yield Svid(None)
+    return answer  # type: ignore[return-value]  # what a driver answers to this ask
 
 
 def advance(flow: Flow[T], answer: Answer | AgentIdentityError) -> Ask | Done[T]:

@@ -11,20 +11,29 @@ import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
+from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.values import b64url, b64url_bytes
+from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["JWK", "SigningKey", "private_directory", "thumbprint", "write_private"]
+__all__ = [
+    "JWK",
+    "SigningKey",
+    "private_directory",
+    "read_certificate",
+    "thumbprint",
+    "write_private",
+]
 
 JWK: TypeAlias = Mapping[str, object]
 
 _ES256: Final = ec.ECDSA(hashes.SHA256())
+_RSA_BITS: Final = 2048
 _REQUIRED_MEMBERS: Final = {
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
@@ -33,14 +42,16 @@ _REQUIRED_MEMBERS: Final = {
 
 
 class SigningKey:
-    """A private key that signs compact JWS: ES256 on P-256, or Ed25519.
+    """A private key that signs compact JWS: ES256 on P-256, Ed25519, or RS256 for clients whose issuer knows nothing else.
 
     It has no readable form and can't be pickled or copied. `public_jwk` is what others verify with.
     """
 
     __slots__ = ("__weakref__", "_private", "_sign", "alg", "public_jwk", "thumbprint")
 
-    def __init__(self, private: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey) -> None:
+    def __init__(
+        self, private: ec.EllipticCurvePrivateKey | ed25519.Ed25519PrivateKey | rsa.RSAPrivateKey
+    ) -> None:
         self.alg: str
         self._private = private
         self._sign: Callable[[bytes], bytes]
@@ -49,6 +60,11 @@ class SigningKey:
             self._sign = private.sign
             point = private.public_key().public_bytes_raw()
             self.public_jwk: dict[str, str] = {"kty": "OKP", "crv": "Ed25519", "x": b64url(point)}
+        elif isinstance(private, rsa.RSAPrivateKey):
+            self.alg = "RS256"
+            self._sign = _rs256(private)
+            public = private.public_key().public_numbers()
+            self.public_jwk = {"kty": "RSA", "n": _uint(public.n), "e": _uint(public.e)}
         else:
             self.alg = "ES256"
             self._sign = _es256(private)
@@ -73,7 +89,7 @@ class SigningKey:
         """Read an unencrypted PKCS#8 key.
 
         Raises:
-            ConfigurationError: it isn't a P-256 or Ed25519 private key.
+            ConfigurationError: it isn't a P-256, Ed25519 or RSA (2048 bits and more) private key.
         """
         try:
             private = serialization.load_pem_private_key(pem, password=None)
@@ -84,8 +100,11 @@ class SigningKey:
             and isinstance(private.curve, ec.SECP256R1)
         ):
             return cls(private)
+        if isinstance(private, rsa.RSAPrivateKey) and private.key_size >= _RSA_BITS:
+            return cls(private)
         raise ConfigurationError(
-            "key_unusable", "a signing key must be P-256 or Ed25519 in unencrypted PKCS#8 PEM"
+            "key_unusable",
+            "a signing key must be P-256, Ed25519 or RSA of 2048 bits, in unencrypted PKCS#8 PEM",
         )
 
     def to_pem(self) -> bytes:
@@ -124,6 +143,46 @@ def _es256(private: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
         return der[4:split][-32:].rjust(32, b"\0") + der[split + 2 :][-32:].rjust(32, b"\0")
 
     return sign
+
+
+def _rs256(private: rsa.RSAPrivateKey) -> Callable[[bytes], bytes]:
+    return lambda data: private.sign(data, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _uint(number: int) -> str:
+    return b64url(number.to_bytes((number.bit_length() + 7) // 8, "big"))
+
+
+def read_certificate(chain: bytes, key: bytes) -> Certificate:
+    """A client certificate from PEM: the chain leaf first, the key unencrypted.
+
+    Raises:
+        ConfigurationError: `certificate_unusable`, either isn't PEM, or the key isn't the leaf's.
+    """
+    try:
+        leaf = x509.load_pem_x509_certificates(chain)[0]
+        private = serialization.load_pem_private_key(key, password=None)
+    except (ValueError, TypeError, IndexError):
+        leaf, private = None, None
+    if leaf is None or private is None or private.public_key() != leaf.public_key():
+        raise ConfigurationError(
+            "certificate_unusable", "a client certificate needs a PEM chain and the key of its leaf"
+        )
+    return Certificate(
+        chain=chain.decode("ascii"),
+        key=Secret(key.decode("ascii")),
+        thumbprint=b64url(leaf.fingerprint(hashes.SHA256())),
+        expires_at=leaf.not_valid_after_utc.timestamp(),
+        uris=tuple(_uris(leaf)),
+    )
+
+
+def _uris(leaf: x509.Certificate) -> list[str]:
+    try:
+        names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
+    except x509.ExtensionNotFound:
+        return []
+    return names.value.get_values_for_type(x509.UniformResourceIdentifier)
 
 
 def thumbprint(jwk: JWK) -> str:

@@ -20,8 +20,10 @@ __all__ = [
     "JSON",
     "LOCAL",
     "Approval",
+    "Certificate",
     "Decision",
     "Principal",
+    "Prompt",
     "Secret",
     "agent_uri",
     "b64url",
@@ -165,6 +167,37 @@ class Secret:
 
     def __deepcopy__(self, memo: object, /) -> NoReturn:
         raise TypeError("a Secret can't be pickled or copied")
+
+
+@dataclass(frozen=True, slots=True)
+class Certificate:
+    """A client certificate and its key, both PEM: the chain leaf first, the key unencrypted.
+
+    `thumbprint` is the leaf's `x5t#S256` (RFC 8705 §3.1), `expires_at` its end in Unix seconds, `uris` the leaf's URI names
+    (a SPIFFE ID is one). `keys.read_certificate` makes it from PEM.
+    """
+
+    chain: str
+    key: Secret
+    thumbprint: str
+    expires_at: float
+    uris: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a person has to do: open `authorization_url`, or enter `user_code` at `verification_uri`, or look at their device.
+
+    `expires_at` is Unix seconds. The kind is `authorization-code`, `device` or `ciba`.
+    """
+
+    kind: Literal["authorization-code", "device", "ciba"]
+    issuer: str
+    expires_at: float
+    authorization_url: str | None = None
+    verification_uri: str | None = None
+    verification_uri_complete: str | None = None
+    user_code: str | None = None
 
 
 _live: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
