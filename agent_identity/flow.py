@@ -51,6 +51,7 @@ __all__ = [
     "jwt_svid",
     "keep",
     "pause",
+    "pure",
     "read",
     "run",
     "shared",
@@ -175,10 +176,10 @@ class Read:
 
 @dataclass(frozen=True, slots=True)
 class Keep:
-    """Ask that a secret be kept where a reference names, whole and durable before the flow goes on."""
+    """Ask that a secret be kept where a reference names, whole and durable before the flow goes on; None takes it away."""
 
     reference: str
-    secret: Secret
+    secret: Secret | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,12 @@ class Done(Generic[T]):
     value: T
 
 
+def pure(value: T) -> Flow[T]:
+    """The flow of what is known already and asks nobody."""
+    yield from ()
+    return value
+
+
 def http(request: HttpRequest) -> Flow[HttpResponse]:
     """Ask for an HTTP exchange, and give the answer its type back."""
     answer = yield request
@@ -264,8 +271,8 @@ def read(reference: str) -> Flow[Secret | None]:
     return answer  # type: ignore[return-value]  # what a driver answers to this ask
 
 
-def keep(reference: str, secret: Secret) -> Flow[None]:
-    """Keep a secret where a reference names.
+def keep(reference: str, secret: Secret | None) -> Flow[None]:
+    """Keep a secret where a reference names, or with None take away what is there.
 
     Raises:
         ConfigurationError: nothing can be kept there.

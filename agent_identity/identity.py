@@ -10,12 +10,17 @@ from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.hop0 import IssuedGrants
 from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.registration import InstanceRegistration
+from agent_identity.credentials.subject import DirectorySubject
+from agent_identity.credentials.token_exchange import TokenExchange
+from agent_identity.credentials.token_types import JWT
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
-from agent_identity.flow import Draft, append
+from agent_identity.flow import Draft, append, pure
 from agent_identity.forks import start_over_in_child
-from agent_identity.parts import Gate, Parts
+from agent_identity.parts import Gate, Parts, Resource, Resources
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
@@ -76,25 +81,27 @@ class AgentIdentity:
         self.ledger = ledger
         self._agent = Agent(agent_uri(name))
         self._owner = owner
-        issuer = Issuer(
+        self._issuer = Issuer(
             authority.issuer,
-            name=name,
-            agent=self._agent,
-            owner=owner,
-            initial_token=authority.registration_token,
+            clients=InstanceRegistration(
+                name,
+                self._agent,
+                owner=owner,
+                initial_token=lambda: pure(authority.registration_token()),
+                recorded=self._registered,
+            ),
             clock=clock,
-            recorded=self._registered,
         )
         decider = as_policy(policy)
         self._parts = Parts(
             agent=self._agent,
-            issuer=issuer,
+            anchor=IssuedGrants(self._issuer),
             policy=decider,
             policy_now=immediate(decider),
             world=World(self._transport, ledger, clock=clock),
             ledger=ledger,
             gate=Gate(ledger),
-            resources=None if resources is None else _most_scopes(resources),
+            resources=_minted_here(self._issuer, resources or {}),
             clock=clock,
         )
         start_over_in_child(self)
@@ -234,7 +241,7 @@ class AgentIdentity:
         lifetime = SESSION_LIFETIME if expires_in is None else expires_in
         if not lifetime >= 1:
             raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
-        return Session(
+        session = Session(
             self._parts,
             principal,
             agent=self._agent,
@@ -251,6 +258,10 @@ class AgentIdentity:
             evidence=evidence,
             trigger=trigger,
         )
+        session.subject = DirectorySubject(
+            principal, self._agent, txn=session.txn, expires_at=session.expires_at
+        )
+        return session
 
     def who_triggered(self, ref: str | Session) -> Trace:
         """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
@@ -337,7 +348,7 @@ class AgentIdentity:
                 None,
                 {
                     "agent": self._agent.uri,
-                    "instance": found.client.key.thumbprint,
+                    "instance": self._agent.key.thumbprint,
                     "owner": self._owner,
                 },
                 None,
@@ -347,7 +358,8 @@ class AgentIdentity:
     def start_over(self) -> None:
         """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
         self._agent.renew()
-        self._parts.issuer.nonces.forget()
+        self._parts.nonces.forget()
+        self._issuer.start_over()
 
 
 def _check_budget(budget: object) -> None:
@@ -357,26 +369,30 @@ def _check_budget(budget: object) -> None:
         )
 
 
-def _most_scopes(resources: Mapping[str, Described]) -> dict[str, frozenset[str]]:
-    """The most scopes of each resource that is described with some."""
-    found: dict[str, frozenset[str]] = {}
-    for uri, described in resources.items():
-        scopes: Iterable[str] | None = None
-        if isinstance(described, Mapping):
-            foreign = described.keys() - {"scopes"}
-            if foreign:
-                raise ConfigurationError(
-                    "unknown_key",
-                    f"a resource has no {min(foreign)}",
-                    remedy="describe it by scopes",
-                )
-            scopes = described.get("scopes")
-        else:
-            scopes = described
-        place = checked_resource(uri)
-        if scopes is not None:
-            found[place] = scope_set(scopes)
-    return found
+def _minted_here(issuer: Issuer, described: Mapping[str, Described]) -> Resources:
+    """Every resource gets its token from the embedded authority, those that are described too."""
+    source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
+
+    def reached(uri: str, scopes: frozenset[str] | None = None) -> Resource:
+        return Resource(uri, source, scopes, issuer=issuer)
+
+    most = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
+    return Resources({uri: reached(uri, scopes) for uri, scopes in most.items()}, reached)
+
+
+def _most_scopes(described: Described) -> frozenset[str] | None:
+    """The most scopes that a resource's description allows."""
+    scopes: Iterable[str] | None
+    if isinstance(described, Mapping):
+        foreign = described.keys() - {"scopes"}
+        if foreign:
+            raise ConfigurationError(
+                "unknown_key", f"a resource has no {min(foreign)}", remedy="describe it by scopes"
+            )
+        scopes = described.get("scopes")
+    else:
+        scopes = described
+    return None if scopes is None else scope_set(scopes)
 
 
 def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names

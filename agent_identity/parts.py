@@ -3,20 +3,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
+
+from agent_identity.credentials.proofs import Nonces
+from agent_identity.errors import DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.hop0 import Anchor
     from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.source import Source
+    from agent_identity.credentials.transaction import TransactionTokens
     from agent_identity.http.world import World
     from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import Decision
 
-__all__ = ["Gate", "Parts"]
+__all__ = ["Gate", "Parts", "Resource", "Resources"]
 
 
 class Gate:
@@ -43,20 +49,72 @@ class Gate:
 
 
 @dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource as this identity reaches it: where its credential comes from, and what it may be shown.
+
+    `scopes` is the most that may be asked for, None no limit of its own. `sends_assertion` False keeps delegation data from it.
+    `issuer` takes its tokens back, None where nobody does.
+    """
+
+    uri: str
+    source: Source
+    scopes: frozenset[str] | None = None
+    sends_assertion: bool = True
+    issuer: Issuer | None = None
+    transaction: TransactionTokens | None = None
+
+
+class Resources:
+    """All that an identity reaches: what is described one by one, and by `default` all the rest, where there is one."""
+
+    __slots__ = ("_default", "_described")
+
+    def __init__(
+        self, described: Mapping[str, Resource], default: Callable[[str], Resource] | None = None
+    ) -> None:
+        self._described = dict(described)
+        self._default = default
+
+    def get(self, uri: str) -> Resource:
+        """How a resource is reached.
+
+        Raises:
+            DeniedError: `resource_not_configured`.
+        """
+        found = self._described.get(uri)
+        if found is not None:
+            return found
+        if self._default is None:
+            raise DeniedError(
+                "resource_not_configured",
+                f"there is no way configured to get a credential for {uri}",
+                remedy=f'add a table [resources."{uri}"] to the configuration; its URI counts letter by letter',
+            )
+        return self._default(uri)
+
+    def scopes(self, uri: str) -> frozenset[str] | None:
+        """The most that may be asked for at a resource, None for no limit of its own."""
+        found = self._described.get(uri)
+        return None if found is None else found.scopes
+
+
+@dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of one identity.
 
-    `policy_now` is the policy as a plain function, None where it has to be asked of somebody; `resources` maps a resource to the most scopes that may be asked for there.
+    `anchor` makes hop 0. `policy_now` is the policy as a plain function, None where it has to be asked of somebody. `nonces` are
+    those of resources.
     """
 
     agent: Agent
-    issuer: Issuer
+    anchor: Anchor
     policy: Policy
     policy_now: Callable[[Request], Decision] | None
     world: World
     ledger: Ledger
     gate: Gate
-    resources: Mapping[str, frozenset[str]] | None
+    resources: Resources
     clock: Callable[[], float]
+    nonces: Nonces = field(default_factory=Nonces)
     grant_lifetime: float = 900.0
     policy_epoch: int = 0

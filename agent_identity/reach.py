@@ -11,8 +11,8 @@ import time
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import CacheKey, fresh_until
-from agent_identity.credentials.hop0 import first_grant
-from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.credentials.hop0 import RootWanted
+from agent_identity.credentials.source import Wanted
 from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
@@ -24,8 +24,10 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import ProofKey
+    from agent_identity.credentials.source import StepUp
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
+    from agent_identity.parts import Resource
     from agent_identity.pipeline import Call
     from agent_identity.session import Session
 
@@ -81,7 +83,7 @@ class Reach:
         return Credential(
             self.issued,
             proof_key=self.proof_key,
-            nonces=parts.issuer.nonces,
+            nonces=parts.nonces,
             delegation=self.delegation,
             statement=None if call is None else self.statement,
             facts=None if call is None else call.facts,
@@ -104,37 +106,77 @@ def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach
     """Get all that a call to `resource` needs; a local resource needs no credential.
 
     Raises:
+        DeniedError: nothing says how to get a credential for it.
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """
+    place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from _chain(session, audiences, scopes)
-    issued = None
-    if resource != LOCAL:
-        key = _key(session, "token-exchange", chain[0].hash(), resource, scopes)
-        issued = yield from shared(Shared(key, lambda: _exchange(session, chain, resource, scopes)))
+    issued = None if place is None else (yield from _issued(session, chain, place, scopes))
     return Reach(session, resource, scopes, chain, issued)
 
 
-def _key(
-    session: Session, grant_type: str, chain: str, resource: str, scopes: frozenset[str]
-) -> bytes:
-    parts = session.parts
-    key = CacheKey(
-        grant_type=grant_type,
-        issuer=parts.issuer.url,
-        client=parts.agent.key.thumbprint,
-        principal=(str(session.principal), session.txn, session.id),
-        chain=chain,
-        resource=resource,
-        audience="",
-        scopes=scopes,
-        details="",
-        binding_key=session.agent.key.thumbprint,
-        policy_epoch=parts.policy_epoch,
-    ).digest()
-    session.cache_keys.add(key)  # dropped when the session ends: nobody else can ask by this key
-    return key
+def _issued(
+    session: Session,
+    chain: tuple[Grant, ...],
+    place: Resource,
+    scopes: frozenset[str],
+    step_up: StepUp | None = None,
+) -> Flow[Issued]:
+    key = _key(session, place, chain[0].hash(), scopes)
+    source = place.source
+    start = lambda: _acquired(session, chain, place, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
+    return (yield from shared(Shared(key, start, source.patience)))
+
+
+def _key(session: Session, place: Resource, chain: str, scopes: frozenset[str]) -> bytes:
+    described = place.source.described
+    return _shared_key(
+        session,
+        CacheKey(
+            grant_type=described.kind,
+            issuer=described.issuer,
+            client=described.client,
+            principal=_owner(session),
+            chain=chain,
+            resource=place.uri,
+            audience=described.audience,
+            scopes=scopes,
+            details=described.details,
+            binding_key=session.agent.key.thumbprint,
+            policy_epoch=session.parts.policy_epoch,
+        ),
+    )
+
+
+def _hop_key(session: Session, above: str, place: str, scopes: frozenset[str]) -> bytes:
+    return _shared_key(
+        session,
+        CacheKey(
+            grant_type="hop",
+            issuer=session.parts.anchor.name,
+            client=session.parts.agent.key.thumbprint,
+            principal=_owner(session),
+            chain=above,
+            resource=place,
+            audience="",
+            scopes=scopes,
+            details="",
+            binding_key=session.agent.key.thumbprint,
+            policy_epoch=session.parts.policy_epoch,
+        ),
+    )
+
+
+def _owner(session: Session) -> tuple[str, str, str]:
+    return str(session.principal), session.txn, session.id
+
+
+def _shared_key(session: Session, key: CacheKey) -> bytes:
+    digest = key.digest()
+    session.cache_keys.add(digest)  # dropped when the session ends: nobody else can ask by this key
+    return digest
 
 
 def _chain(
@@ -142,41 +184,36 @@ def _chain(
 ) -> Flow[tuple[Grant, ...]]:
     place = " ".join(sorted(audiences))
     if session.parent is None:
-        key = _key(session, "hop-0", "", place, scopes)
+        key = _hop_key(session, "", place, scopes)
         root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
         return (root,)
     above = yield from _chain(session.parent, audiences, scopes)
-    key = _key(session, "hop", above[0].hash(), place, scopes)
+    key = _hop_key(session, above[0].hash(), place, scopes)
     hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
     return (hop, *above)
 
 
 def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
     parts = session.parts
-    endpoints = yield from parts.issuer.endpoints()
-    client = yield from parts.issuer.client()
     now = parts.clock()
     session.check(now)
     if session.expires_at - now < 1:
         raise DeniedError("session_expired", "the session ends within a second")
-    grant = yield from first_grant(
-        endpoints,
-        client,
-        subject=parts.issuer.subject(
-            client, session.principal, txn=session.txn, expires_at=session.expires_at
-        ),
-        principal=session.principal,
-        agent=session.agent.uri,
-        resources=audiences or {LOCAL},
-        scopes=scopes,
-        purpose=session.purpose,
-        task=session.task,
-        txn=session.txn,
-        max_depth=session.max_depth,
-        lifetime=min(parts.grant_lifetime, session.expires_at - now),
-        proof_key=session.agent.proof_key,
-        nonces=parts.issuer.nonces,
-        clock=parts.clock,
+    grant = yield from parts.anchor.grant(
+        RootWanted(
+            principal=session.principal,
+            subject=session.subject,
+            agent=session.agent.uri,
+            resources=audiences or frozenset({LOCAL}),
+            scopes=scopes,
+            purpose=session.purpose,
+            task=session.task,
+            txn=session.txn,
+            max_depth=session.max_depth,
+            lifetime=min(parts.grant_lifetime, session.expires_at - now),
+            evidence=session.evidence,
+            proof_key=session.agent.proof_key,
+        )
     )
     yield from append((yield from _grant_draft(session, (grant,))))
     return grant
@@ -206,25 +243,27 @@ def _child(
     return grant
 
 
-def _exchange(
-    session: Session, chain: tuple[Grant, ...], resource: str, scopes: frozenset[str]
+def _acquired(
+    session: Session,
+    chain: tuple[Grant, ...],
+    place: Resource,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
 ) -> Flow[Issued]:
-    parts = session.parts
-    endpoints = yield from parts.issuer.endpoints()
-    client = yield from parts.issuer.client()
-    session.check(parts.clock())
-    issued = yield from exchange_token(
-        endpoints,
-        client,
-        subject=parts.issuer.subject(
-            client, session.principal, txn=session.txn, expires_at=session.expires_at
-        ),
-        chain=chain,
-        resource=resource,
-        scopes=scopes,
-        proof_key=session.agent.proof_key,
-        nonces=parts.issuer.nonces,
-        clock=parts.clock,
+    session.check(session.parts.clock())
+    issued = yield from place.source.fetch(
+        Wanted(
+            resource=place.uri,
+            scopes=scopes,
+            principal=session.principal,
+            subject=session.subject,
+            chain=chain,
+            agent=session.agent.uri,
+            proof_key=session.agent.proof_key,
+            txn=session.txn,
+            purpose=session.purpose,
+            step_up=step_up,
+        )
     )
     yield from append(
         Draft(
@@ -236,12 +275,14 @@ def _exchange(
             None,
             issued.jti,
             {
-                "resource": resource,
+                "resource": place.uri,
+                "source": place.source.described.kind,
                 "issuer": issued.issuer,
                 "scope": [*sorted(issued.scopes)],
                 "token_type": issued.token_type,
                 "expires_at": int(issued.expires_at),
-                "bound": issued.token_type == "DPoP",  # noqa: S105 - a type
+                "bound": issued.is_bound,
+                "opaque": issued.is_opaque,
             },
             None,
         )
@@ -252,7 +293,7 @@ def _exchange(
 def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Flow[Draft]:
     grant, root = chain[0], chain[-1]
     # The anchor's key is kept as it was used: the anchor itself forgets it, long before anybody asks.
-    key = yield from session.parts.issuer.key(root.kid or "")
+    key = yield from session.parts.anchor.key(root.kid or "")
     return Draft(
         GRANT_MADE,
         session.pseudonym,

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from agent_identity.credentials.source import Subject, Verified
     from agent_identity.delegation.limits import Limits
     from agent_identity.described import Tool
     from agent_identity.flow import Flow
@@ -63,7 +64,7 @@ class Session:
     def __init__(
         self,
         parts: Parts,
-        principal: Principal,
+        principal: Principal | None,
         *,
         agent: Agent,
         parent: Session | None,
@@ -74,10 +75,14 @@ class Session:
         max_depth: int,
         evidence: str,
         trigger: str | None = None,
+        subject: Subject | None = None,
+        verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> None:
         self.parts = parts
         self.id: str = new_id("ses_")
-        self.principal = principal
+        self._principal = principal
+        self.subject = subject
+        self._verify = verify
         self.purpose = purpose
         self.task = task
         self.agent = agent
@@ -106,6 +111,8 @@ class Session:
     def __enter__(self) -> Self:
         self._begin()
         try:
+            if self._verify is not None:
+                self._take(run(self._verify(self), self.parts.world.answer))
             self._pseudonym = self.parts.ledger.pseudonym(self.principal)
             run(self._opened(), self.parts.world.answer)
         except BaseException:
@@ -117,6 +124,8 @@ class Session:
     async def __aenter__(self) -> Self:
         self._begin()
         try:
+            if self._verify is not None:
+                self._take(await arun(self._verify(self), self.parts.world.aanswer))
             self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
             await arun(self._opened(), self.parts.world.aanswer)
         except BaseException:
@@ -154,6 +163,14 @@ class Session:
             self.parent.check(self.parts.clock())
         self.parts.gate.check()
         self._state = "open"
+        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+
+    def _take(self, verified: Verified) -> None:
+        """The principal's token was verified: from here on it is known who they are, and until when."""
+        self._principal = verified.principal
+        self.subject = verified.subject
+        self.evidence = verified.evidence
+        self.expires_at = min(self.expires_at, verified.expires_at)
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
 
     def _make_current(self) -> None:
@@ -236,6 +253,16 @@ class Session:
     # -- limits ------------------------------------------------------------------------------------------------------
 
     @property
+    def principal(self) -> Principal:
+        """Whoever is acted for; known once the session was entered, where it is a token that says so."""
+        if self._principal is None:
+            raise NoSessionError(
+                "session_not_entered",
+                "the principal's token is verified when the session is entered",
+            )
+        return self._principal
+
+    @property
     def pseudonym(self) -> str:
         """What spans and records call the principal."""
         if self._pseudonym is None:
@@ -281,7 +308,7 @@ class Session:
         known = self._needed.get((resource, scopes))
         if known is not None:
             return known
-        configured = (self.parts.resources or {}).get(resource)
+        configured = self.parts.resources.scopes(resource)
         asked_for = scopes if scopes is not None else (configured or frozenset[str]())
         self.limits.check(resource, asked_for, configured)
         self._needed[resource, scopes] = asked_for
@@ -342,6 +369,7 @@ class Session:
             max_depth=self.max_depth,
             evidence=self.evidence,
             trigger=self.trigger,
+            subject=self.subject,
         )
 
     def call(

@@ -19,7 +19,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from re import Match
 
-__all__ = ["checked_resource", "covers", "htu_of", "is_loopback", "origin", "resource_set"]
+__all__ = [
+    "checked_resource",
+    "covers",
+    "htu_of",
+    "is_loopback",
+    "is_safe_link",
+    "origin",
+    "resource_set",
+]
 
 _URL: Final = re.compile(
     r"(https?)://"
@@ -138,6 +146,14 @@ def is_loopback(url: str) -> bool:
             1
         )  # not the mapped form, which systems read differently
     return address.is_loopback
+
+
+def is_safe_link(url: str) -> bool:
+    """Whether a person may be sent to a URL: https, or http on this very machine, and in plain ASCII."""
+    match = _URL.fullmatch(url)
+    return (
+        match is not None and _has_port(match) and (match[1].lower() == "https" or is_loopback(url))
+    )
 
 
 def _read(url: str) -> Match[str]:

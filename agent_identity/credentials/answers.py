@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from agent_identity import jose
+from agent_identity.credentials.retries import retry_after
 from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import (
     AgentIdentityError,
@@ -23,34 +24,34 @@ from agent_identity.errors import (
 from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
 from agent_identity.values import JSON, Secret
 
-if TYPE_CHECKING:
-    from agent_identity.credentials.proofs import ProofKey
-
 __all__ = [
     "Answer",
     "Fields",
     "asked",
     "ath_of",
-    "check_binding",
     "check_scopes",
     "error_code",
     "failure_of",
     "json_object",
+    "known_error",
+    "looks_signed",
     "read_answer",
     "read_jwt",
-    "retry_after",
 ]
 
 _LONGEST_LIFE: Final = 24 * 3600
 _TOKEN_LIMIT: Final = 16_384
-_SECONDS_DIGITS: Final = 9
 _OAUTH_ERRORS: Final = frozenset(
     {
         *("invalid_request", "invalid_client", "invalid_grant", "unauthorized_client"),
         *("unsupported_grant_type", "invalid_scope", "invalid_target", "invalid_dpop_proof"),
         *("use_dpop_nonce", "access_denied", "invalid_token", "invalid_client_metadata"),
         *("insufficient_scope", "temporarily_unavailable", "server_error"),
-        "invalid_authorization_details",
+        *("invalid_authorization_details", "insufficient_user_authentication"),
+        *("authorization_pending", "slow_down", "expired_token", "unsupported_token_type"),
+        *("unauthorized_client", "interaction_required", "login_required", "consent_required"),
+        *("invalid_binding_message", "unknown_user_id", "missing_user_code", "invalid_user_code"),
+        *("expired_login_hint_token", "invalid_request_uri", "unsupported_response_type"),
     }
 )
 
@@ -64,6 +65,9 @@ class Answer:
     issued_token_type: str | None
     expires_in: float | None
     scopes: frozenset[str] | None
+    refresh_token: Secret | None = None
+    id_token: Secret | None = None
+    details: JSON = None
 
 
 def asked(request: HttpRequest, issuer: str) -> Flow[HttpResponse]:
@@ -81,10 +85,14 @@ def error_code(response: HttpResponse) -> str:
         found = jose.loads_object(response.body).get("error")
     except VerificationError:
         return "unreadable_error"
+    return known_error(found)
+
+
+def known_error(found: JSON) -> str:
     return found if isinstance(found, str) and found in _OAUTH_ERRORS else "unknown_error"
 
 
-def failure_of(response: HttpResponse, issuer: str, what: str) -> CredentialError:
+def failure_of(response: HttpResponse, issuer: str, what: str, now: float) -> CredentialError:
     status = response.status
     if 300 <= status < 400:  # noqa: PLR2004 - a status of HTTP
         return CredentialRejectedError(
@@ -94,17 +102,10 @@ def failure_of(response: HttpResponse, issuer: str, what: str) -> CredentialErro
         return CredentialUnavailableError(
             "issuer_busy",
             f"{issuer} answered {status} when asked for {what}",
-            retry_after=retry_after(response.headers.get("retry-after")),
+            retry_after=retry_after(response.headers.get("retry-after"), now),
         )
     code = error_code(response)
     return CredentialRejectedError(code, f"{issuer} refused {what}: {code} ({status})")
-
-
-def retry_after(value: str | None) -> float | None:
-    """Seconds from a Retry-After header in its plain form; anything else is no word at all."""
-    if value is None or not value.isascii() or not value.isdigit() or len(value) > _SECONDS_DIGITS:
-        return None
-    return min(float(value), 3600.0)
 
 
 class Fields:
@@ -134,19 +135,41 @@ class Fields:
         value = self._members.get(name)
         return value if isinstance(value, str) and value else None
 
+    def texts(self, name: str) -> frozenset[str] | None:
+        """A list of texts, None where there is none."""
+        value = self._members.get(name)
+        if not isinstance(value, list):
+            return None
+        return frozenset(item for item in value if isinstance(item, str))
+
+    def nested(self, name: str) -> Fields | None:
+        value = self._members.get(name)
+        return Fields(value) if isinstance(value, dict) else None
+
     def actor(self) -> JSON:
         """`act.sub` of a token (RFC 8693 §4.1)."""
         act = self._members.get("act")
         return act.get("sub") if isinstance(act, dict) else None
 
-    def bound_key(self) -> JSON:
-        """`cnf.jkt` of a token (RFC 9449 §6.1)."""
+    def confirms(self, member: str) -> JSON:
+        """`cnf.jkt` (RFC 9449 §6.1) or `cnf.x5t#S256` (RFC 8705 §3.1) of a token."""
         confirmation = self._members.get("cnf")
-        return confirmation.get("jkt") if isinstance(confirmation, dict) else None
+        return confirmation.get(member) if isinstance(confirmation, dict) else None
+
+    def secret(self, name: str) -> Secret | None:
+        value = self.text(name)
+        return None if value is None else Secret(value)
+
+    def number(self, name: str) -> float | None:
+        """A finite number, None for whatever else."""
+        return _finite(self._members.get(name))
 
 
-def json_object(response: HttpResponse, issuer: str) -> Fields:
-    if not _says_json(response):
+_JSON: Final = frozenset({"application/json"})
+
+
+def json_object(response: HttpResponse, issuer: str, kinds: frozenset[str] = _JSON) -> Fields:
+    if _content_type(response) not in kinds:
         raise CredentialRejectedError("not_json", f"{issuer} answered something other than JSON")
     try:
         return Fields(jose.loads_object(response.body))
@@ -157,19 +180,19 @@ def json_object(response: HttpResponse, issuer: str) -> Fields:
     )
 
 
-def _says_json(response: HttpResponse) -> bool:
+def _content_type(response: HttpResponse) -> str:
     kind = response.headers.get("content-type", "")
-    return kind.partition(";")[0].strip().lower() == "application/json"
+    return kind.partition(";")[0].strip().lower()
 
 
-def read_answer(fields: Fields, issuer: str) -> Answer:
+def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> Answer:
     if fields.has("error") or not fields.is_text("access_token"):
         raise CredentialRejectedError("malformed_answer", f"{issuer} answered without a token")
     if not fields.is_text("token_type") or (
         fields.has("issued_token_type") and not fields.is_text("issued_token_type")
     ):
         raise CredentialRejectedError("malformed_answer", f"{issuer} doesn't say what it issued")
-    if fields.has("refresh_token"):
+    if fields.has("refresh_token") and not (may_refresh and fields.is_text("refresh_token")):
         raise CredentialRejectedError(
             "unexpected_refresh_token", f"{issuer} answered with a refresh token nobody asked for"
         )
@@ -182,6 +205,9 @@ def read_answer(fields: Fields, issuer: str) -> Answer:
         issued_token_type=fields.text("issued_token_type"),
         expires_in=_expires_in(fields, issuer),
         scopes=None if not fields.has("scope") else frozenset((scope or "").split(" ")) - {""},
+        refresh_token=fields.secret("refresh_token") if may_refresh else None,
+        id_token=fields.secret("id_token") if may_refresh else None,
+        details=fields.get("authorization_details"),
     )
 
 
@@ -215,20 +241,18 @@ def check_scopes(answer: Answer, asked: frozenset[str], issuer: str) -> frozense
     return asked
 
 
-def check_binding(claims: Fields, key: ProofKey, issuer: str) -> None:
-    """Hold a token to being bound to our key (RFC 9449 §6): a binding that was asked for is never dropped in silence."""
-    if claims.bound_key() != key.thumbprint:
-        raise CredentialRejectedError(
-            "binding_missing", f"{issuer} issued a token that isn't bound to the agent's key"
-        )
-
-
 def read_jwt(token: Secret) -> Fields | None:
     """The claims of a token that is a JWT, unverified: the issuer's word to us, and None for an opaque one."""
     try:
         return Fields(jose.loads_object(jose.unverified(token.reveal()).payload))
     except VerificationError:
         return None
+
+
+def looks_signed(token: Secret) -> bool:
+    """Whether a token has the form of a compact JWS with a JSON header, well made or not."""
+    text = token.reveal()
+    return text.startswith("eyJ") and text.count(".") == 2  # noqa: PLR2004 - header, payload, signature
 
 
 def ath_of(token: Secret) -> str:

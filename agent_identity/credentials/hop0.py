@@ -1,94 +1,178 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Hop 0: the principal's token becomes the first grant of a chain, signed by a trust anchor (DESIGN section 5, Anchors)."""
+"""The first grant of a chain, signed by a trust anchor (DESIGN section 5, Anchors): an issuer's, or a signer of our own.
+
+What either is worth is for a verifier to say: an anchor that lives in the agent's own process can claim any principal.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity.credentials.answers import check_scopes
-from agent_identity.credentials.oauth import JWT, TOKEN_EXCHANGE, token_request
-from agent_identity.delegation.grant import Grant, read_grant
+from agent_identity.credentials.oauth import Binding
+from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
+from agent_identity.delegation.grant import Grant, mint_root, read_grant
 from agent_identity.errors import CredentialRejectedError, VerificationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable
 
     from agent_identity.credentials.answers import Answer
-    from agent_identity.credentials.metadata import Endpoints
-    from agent_identity.credentials.oauth import Client
-    from agent_identity.credentials.proofs import Nonces, ProofKey
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.proofs import ProofKey
+    from agent_identity.credentials.source import Subject
     from agent_identity.flow import Flow
-    from agent_identity.values import Principal, Secret
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import JSON, Principal, Secret
 
-__all__ = ["GRANT", "first_grant"]
+__all__ = ["GRANT", "Anchor", "IssuedGrants", "RootWanted", "SignedGrants"]
 
 _SKEW: Final = 60
 GRANT: Final = "urn:agent-identity:token-type:grant"
 
 
-def first_grant(
-    endpoints: Endpoints,
-    client: Client,
-    *,
-    subject: Secret,
-    principal: Principal,
-    agent: str,
-    resources: Iterable[str],
-    scopes: frozenset[str],
-    purpose: str,
-    task: str | None,
-    txn: str,
-    max_depth: int,
-    lifetime: float,
-    proof_key: ProofKey,
-    nonces: Nonces,
-    clock: Callable[[], float],
-) -> Flow[Grant]:
-    """Ask the anchor for a grant to the key that proves itself on this request; `lifetime` is seconds.
+@dataclass(frozen=True, slots=True)
+class RootWanted:
+    """A first grant as a session asks for it; `lifetime` is seconds, `evidence` how the principal is known here."""
 
-    Raises:
-        CredentialRejectedError: the anchor refused, or granted something else than was asked for.
-        CredentialUnavailableError: it could not be reached.
-    """
-    form: list[tuple[str, str | Secret]] = [
-        ("grant_type", TOKEN_EXCHANGE),
-        ("requested_token_type", GRANT),
-        ("subject_token", subject),
-        ("subject_token_type", JWT),
-        ("purpose", purpose),
-        ("max_depth", str(max_depth)),
-        ("requested_expires_in", str(int(lifetime))),
-        *(("resource", resource) for resource in sorted(resources)),
-    ]
-    if scopes:
-        form.append(("scope", " ".join(sorted(scopes))))
-    if task is not None:
-        form.append(("task", task))
-    answer = yield from token_request(
-        endpoints, client, form, proof_key=proof_key, nonces=nonces, clock=clock
-    )
-    if answer.issued_token_type != GRANT or answer.token_type != "N_A":  # noqa: S105 - a type
-        raise CredentialRejectedError(
-            "wrong_token_type", f"{endpoints.issuer} answered with something other than a grant"
+    principal: Principal
+    subject: Subject | None
+    agent: str
+    resources: frozenset[str]
+    scopes: frozenset[str]
+    purpose: str
+    task: str | None
+    txn: str
+    max_depth: int
+    lifetime: float
+    evidence: str
+    proof_key: ProofKey = field(repr=False)
+
+
+class Anchor(Protocol):
+    """Where hop 0 comes from. `name` is its `iss`."""
+
+    @property
+    def name(self) -> str: ...
+
+    def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
+        """Make hop 0 for the key that asks.
+
+        Raises:
+            CredentialError: the anchor refused, granted something else than was asked for, or can't be reached.
+        """
+        ...
+
+    def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
+        """The public key by which it signs under `kid`."""
+        ...
+
+
+class SignedGrants:
+    """Hop 0 signed by a key of this identity's own: `iss` is what verifiers know it under."""
+
+    def __init__(self, key: SigningKey, iss: str, clock: Callable[[], float]) -> None:
+        self.name: str = iss
+        self._key = key
+        self._clock = clock
+
+    def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
+        yield from ()
+        now = self._clock()
+        principal = wanted.principal
+        return mint_root(
+            self._key,
+            self._key.thumbprint,
+            iss=self.name,
+            principal_sub=principal.sub,
+            sub_iss=principal.iss or self.name,
+            sub_profile=principal.profile,
+            agent=wanted.agent,
+            jkt=wanted.proof_key.thumbprint,
+            aud=wanted.resources,
+            scopes=wanted.scopes,
+            purpose=wanted.purpose,
+            task=wanted.task,
+            txn=wanted.txn,
+            now=int(now),
+            expires_at=int(now + wanted.lifetime),
+            max_depth=wanted.max_depth,
+            evidence=wanted.evidence,
         )
-    check_scopes(answer, scopes, endpoints.issuer)
-    grant = _read(answer, endpoints.issuer)
-    as_asked = (
-        grant.jkt == proof_key.thumbprint
-        and grant.txn == txn
+
+    def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
+        yield from ()
+        if kid != self._key.thumbprint:
+            raise CredentialRejectedError("unknown_key", f"{self.name} has no such key")
+        return {**self._key.public_jwk, "kid": kid, "alg": self._key.alg, "use": "sig"}
+
+
+class IssuedGrants:
+    """Hop 0 from an issuer that gives grants (RFC 8693 with a type of ours), for the key that proves itself on the request."""
+
+    def __init__(self, issuer: Issuer) -> None:
+        self.name: str = issuer.url
+        self._issuer = issuer
+
+    def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
+        return self._issuer.key(kid)
+
+    def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
+        """See `Anchor`.
+
+        Raises:
+            CredentialRejectedError: the anchor refused, or granted something else than was asked for.
+            CredentialUnavailableError: it could not be reached.
+        """
+        if wanted.subject is None:
+            raise CredentialRejectedError(
+                "subject_token_missing",
+                "an issuer's grant needs the principal's token, and this session has none",
+                remedy="open the session with on_behalf_of(token), or let a signer of your own make hop 0",
+            )
+        issuer = self._issuer
+        subject = yield from wanted.subject.token(issuer, (JWT, ACCESS_TOKEN, ID_TOKEN))
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", TOKEN_EXCHANGE),
+            ("requested_token_type", GRANT),
+            ("subject_token", subject.token),
+            ("subject_token_type", subject.token_type),
+            ("purpose", wanted.purpose),
+            ("max_depth", str(wanted.max_depth)),
+            ("requested_expires_in", str(int(wanted.lifetime))),
+            *(("resource", resource) for resource in sorted(wanted.resources)),
+        ]
+        if wanted.scopes:
+            form.append(("scope", " ".join(sorted(wanted.scopes))))
+        if wanted.task is not None:
+            form.append(("task", wanted.task))
+        answer = yield from issuer.token(form, binding=Binding("dpop", wanted.proof_key))
+        if answer.issued_token_type != GRANT or answer.token_type != "N_A":  # noqa: S105 - a type
+            raise CredentialRejectedError(
+                "wrong_token_type", f"{issuer.url} answered with something other than a grant"
+            )
+        check_scopes(answer, wanted.scopes, issuer.url)
+        grant = _read(answer, issuer.url)
+        if not _is_as_asked(grant, wanted, issuer.clock()):
+            raise CredentialRejectedError(
+                "grant_mismatch", f"{issuer.url} issued a grant for something else"
+            )
+        return grant
+
+
+def _is_as_asked(grant: Grant, wanted: RootWanted, now: float) -> bool:
+    return (
+        grant.jkt == wanted.proof_key.thumbprint
+        and grant.txn == wanted.txn
         and grant.depth == 0
-        and grant.scopes <= scopes
-        and grant.aud >= frozenset(resources)
-        and grant.purpose == purpose
-        and (grant.sub, grant.sub_profile) == (principal.sub, principal.profile)
-        and grant.agent == agent
-        and grant.exp <= clock() + lifetime + _SKEW
+        and grant.scopes <= wanted.scopes
+        and grant.aud >= wanted.resources
+        and grant.purpose == wanted.purpose
+        and (grant.sub, grant.sub_profile) == (wanted.principal.sub, wanted.principal.profile)
+        and grant.agent == wanted.agent
+        and grant.exp <= now + wanted.lifetime + _SKEW
     )
-    if not as_asked:
-        raise CredentialRejectedError(
-            "grant_mismatch", f"{endpoints.issuer} issued a grant for something else"
-        )
-    return grant
 
 
 def _read(answer: Answer, issuer: str) -> Grant:

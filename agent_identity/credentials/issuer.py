@@ -1,113 +1,254 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An issuer as one identity knows it: where its endpoints are, and as which client the identity asks there.
+"""An issuer as one identity knows it: where its endpoints are, its keys, and as which client the identity asks there.
 
-Both are shared by everybody in the process: found once, kept while they last.
+All of it is shared by everybody in the process: found once, kept while it lasts, and for an hour longer while the issuer
+can't be reached.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import time
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
+from agent_identity.credentials.answers import failure_of
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.metadata import discover, read_keys
+from agent_identity.credentials.oauth import UNBOUND, form_request, token_request
 from agent_identity.credentials.proofs import Nonces
-from agent_identity.credentials.registration import register
-from agent_identity.credentials.subject import subject_assertion
-from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import Shared, shared
+from agent_identity.credentials.retries import ATTEMPTS, Breaker, wait_for
+from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
+from agent_identity.flow import Expiring, Shared, shared
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.answers import Answer
+    from agent_identity.credentials.client import Client
     from agent_identity.credentials.metadata import Endpoints, KeySet
-    from agent_identity.credentials.oauth import Client
-    from agent_identity.credentials.registration import Registered
-    from agent_identity.flow import Flow
-    from agent_identity.values import JSON, Principal, Secret
+    from agent_identity.credentials.oauth import Binding
+    from agent_identity.flow import Flow, HttpResponse
+    from agent_identity.values import JSON, Certificate, Secret
 
-__all__ = ["Issuer"]
+__all__ = ["Clients", "Issuer"]
+
+E = TypeVar("E", bound=Expiring)
+T = TypeVar("T")
+
+_STALE: Final = 3600.0
+"""Seconds that metadata and keys outlive their end while the issuer can't be reached."""
+
+_KEY_PAUSE: Final = 30.0
+"""Seconds between two looks at an issuer's keys for one that isn't there."""
+
+_NOTHING: Final = 404
+
+
+class Clients(Protocol):
+    """How an identity becomes a client of an issuer: it is configured, or it registers."""
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]: ...
 
 
 class Issuer:
-    """An issuer where the agent instance registers itself, and that keeps a directory of string principals.
+    """One issuer, asked as one client.
 
-    `initial_token` is asked for when the instance registers, `recorded` puts the registration on record; `clock` gives
-    Unix seconds.
+    `origins` are further origins that its endpoints may have, `jwks` is where its keys are when that isn't left to its metadata,
+    `certificate` what the client shows in TLS where tokens are bound to it. `clock` gives Unix seconds.
     """
 
     def __init__(
         self,
         url: str,
         *,
-        name: str,
-        agent: Agent,
-        owner: str | None,
-        initial_token: Callable[[], Secret],
+        clients: Clients,
         clock: Callable[[], float],
-        recorded: Callable[[Registered], Flow[None]],
+        origins: frozenset[str] = frozenset(),
+        jwks: str | None = None,
+        certificate: Callable[[], Flow[Certificate]] | None = None,
+        monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
+        self.clock = clock
         self.nonces: Nonces = Nonces()
-        self._name = name
-        self._agent = agent
-        self._owner = owner
-        self._initial_token = initial_token
-        self._clock = clock
-        self._recorded = recorded
+        self.breaker: Breaker = Breaker(monotonic)
+        self._clients = clients
+        self._origins = origins
+        self._jwks = jwks
+        self._certificate = certificate
+        self._endpoints: Endpoints | None = None
+        self._keys: KeySet | None = None
+        self._looked_at = float("-inf")
+
+    def start_over(self) -> None:
+        """In a forked child: locks may be held by threads that aren't there, and nonces are the parent's."""
+        self.nonces.forget()
+        self.breaker.forget()
+
+    # -- what it says of itself --------------------------------------------------------------------------------------
 
     def endpoints(self) -> Flow[Endpoints]:
-        """The issuer's metadata, read once and kept while it lasts."""
-        key = digest_of(("metadata", self.url))
-        return (yield from shared(Shared(key, lambda: discover(self.url, self._clock))))
-
-    def client(self) -> Flow[Client]:
-        """The client that this process is to the issuer: the registered instance."""
-        key = digest_of(("registration", self.url, self._agent.key.thumbprint))
-        found = yield from shared(Shared(key, self._register))
-        return found.client
-
-    def key(self, kid: str) -> Flow[dict[str, JSON]]:
-        """The public key by which the issuer signs under `kid`.
+        """The issuer's metadata.
 
         Raises:
-            CredentialRejectedError: the issuer has no such key.
+            CredentialError: there is none, or it can't be had.
         """
-        keys = yield from shared(Shared(digest_of(("keys", self.url, kid)), self._read_keys))
+        key = digest_of(("metadata", self.url))
+        start = lambda: self._guarded(lambda: discover(self.url, self.clock, self._origins))  # noqa: E731 - a flow to be made twice
+        self._endpoints = yield from self._or_stale(Shared(key, start), self._endpoints)
+        return self._endpoints
+
+    def key(self, kid: str) -> Flow[dict[str, JSON]]:
+        """The public key by which the issuer signs under `kid`; an unknown one is looked for again every thirty seconds.
+
+        Raises:
+            CredentialRejectedError: `unknown_key`, the issuer has no such key.
+            CredentialUnavailableError: its keys can't be had.
+        """
+        keys = yield from self.keys()
         found = keys.get(kid)
+        if found is None and self._may_look():
+            keys = yield from self._newer(keys)
+            found = keys.get(kid)
         if found is None:
             raise CredentialRejectedError(
                 "unknown_key", f"{self.url} signed with a key that it doesn't publish"
             )
         return found
 
+    def keys(self) -> Flow[KeySet]:
+        """All its keys, read again when they are five minutes old."""
+        known = self._keys
+        if known is not None:
+            now = self.clock()
+            stale = now < known.expires_at + _STALE and not self._may_look()
+            if known.issued_at <= now < known.expires_at or stale:
+                return known
+        return (yield from self._newer(known))
+
+    def _may_look(self) -> bool:
+        return not 0 <= self.clock() - self._looked_at < _KEY_PAUSE
+
+    def _newer(self, known: KeySet | None) -> Flow[KeySet]:
+        self._looked_at = self.clock()
+        key = digest_of(("keys", self.url, "" if known is None else repr(known.issued_at)))
+        start = lambda: self._guarded(self._read_keys)  # noqa: E731 - a flow to be made twice
+        self._keys = yield from self._or_stale(Shared(key, start), known)
+        return self._keys
+
     def _read_keys(self) -> Flow[KeySet]:
+        if self._jwks is not None:
+            return (yield from read_keys(self.url, self._jwks, self.clock))
         endpoints = yield from self.endpoints()
-        return (yield from read_keys(endpoints, self._clock))
+        return (yield from read_keys(self.url, endpoints.jwks, self.clock))
 
-    def subject(
-        self, client: Client, principal: Principal, *, txn: str, expires_at: float
-    ) -> Secret:
-        """A subject token for one of the directory's own principals."""
-        return subject_assertion(
-            client,
-            principal,
-            issuer=self.url,
-            txn=txn,
-            now=self._clock(),
-            expires_at=expires_at,
-        )
+    def _or_stale(self, ask: Shared[E], last: E | None) -> Flow[E]:
+        try:
+            return (yield from shared(ask))
+        except CredentialUnavailableError:
+            if last is None or self.clock() >= last.expires_at + _STALE:
+                raise
+            return last
 
-    def _register(self) -> Flow[Registered]:
+    # -- what is asked of it -----------------------------------------------------------------------------------------
+
+    def client(self) -> Flow[Client]:
+        """The client that this identity is to the issuer."""
+        return self._clients.client(self)
+
+    def certificate(self) -> Flow[Certificate | None]:
+        """What the client shows in TLS, None where it has nothing to show."""
+        if self._certificate is None:
+            return None
+        return (yield from self._certificate())
+
+    def token(
+        self,
+        form: Sequence[tuple[str, str | Secret]],
+        *,
+        binding: Binding = UNBOUND,
+        headers: Sequence[tuple[str, str]] = (),
+        one_use: bool = False,
+        may_refresh: bool = False,
+    ) -> Flow[Answer]:
+        """Send a token request; asked again while the issuer is busy, unless `one_use` says that the form is good once.
+
+        Raises:
+            CredentialRejectedError: the issuer said no, or its answer is malformed.
+            CredentialUnavailableError: it could not be reached, is busy, or isn't asked for now.
+        """
         endpoints = yield from self.endpoints()
-        found = yield from register(
-            endpoints,
-            name=self._name,
-            agent=self._agent.uri,
-            owner=self._owner,
-            key=self._agent.key,
-            initial_token=self._initial_token(),
-            clock=self._clock,
-        )
-        yield from self._recorded(found)
-        return found
+        client = yield from self.client()
+        certificate = yield from self.certificate()
+
+        def once() -> Flow[Answer]:
+            return token_request(
+                endpoints,
+                client,
+                form,
+                binding=binding,
+                nonces=self.nonces,
+                clock=self.clock,
+                headers=headers,
+                certificate=certificate,
+                may_refresh=may_refresh,
+            )
+
+        return (yield from self._guarded(once, attempts=1 if one_use else ATTEMPTS))
+
+    def post(
+        self,
+        place: str,
+        form: Sequence[tuple[str, str | Secret]],
+        what: str,
+        *,
+        binding: Binding = UNBOUND,
+        accepted: frozenset[int] = frozenset({200}),
+    ) -> Flow[HttpResponse]:
+        """Post a form to one of the issuer's other endpoints (a field of `Endpoints`), as its client; `what` names it in errors.
+
+        Raises:
+            CredentialRejectedError: the issuer said no, or has no such endpoint.
+            CredentialUnavailableError: it could not be reached, is busy, or isn't asked for now.
+        """
+        endpoints = yield from self.endpoints()
+        client = yield from self.client()
+        certificate = yield from self.certificate()
+
+        def once() -> Flow[HttpResponse]:
+            response = yield from form_request(
+                endpoints,
+                client,
+                place,
+                form,
+                binding=binding,
+                nonces=self.nonces,
+                clock=self.clock,
+                certificate=certificate,
+            )
+            if response.status not in accepted:
+                raise failure_of(response, self.url, what, self.clock())
+            return response
+
+        return (yield from self._guarded(once, attempts=ATTEMPTS))
+
+    def _guarded(self, once: Callable[[], Flow[T]], attempts: int = ATTEMPTS) -> Flow[T]:
+        """Ask unless the issuer isn't asked for now, and keep count of how it goes."""
+        attempt = 1
+        while True:
+            self.breaker.check(self.url)
+            try:
+                value = yield from once()
+            except CredentialUnavailableError as error:
+                if error.code != "issuer_unavailable":
+                    self.breaker.failed()
+                if attempt >= attempts:
+                    raise
+                failure = error
+            except CredentialRejectedError:
+                self.breaker.answered()
+                raise
+            else:
+                self.breaker.answered()
+                return value
+            yield from wait_for(failure, attempt)
+            attempt += 1

@@ -1,23 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an issuer says of itself: its metadata and its keys (RFC 8414, RFC 7517), read once and kept while they last."""
+"""What an issuer says of itself: its metadata and its keys (RFC 8414, OpenID Discovery, RFC 7517)."""
 
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from agent_identity.credentials.answers import (
-    Fields,
-    asked,
-    failure_of,
-    json_object,
-)
-from agent_identity.errors import (
-    CredentialRejectedError,
-    DeniedError,
-)
+from agent_identity.credentials.answers import Fields, asked, failure_of, json_object
+from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.flow import Flow, HttpRequest
 from agent_identity.uris import origin
 
@@ -28,13 +20,26 @@ if TYPE_CHECKING:
 
 __all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
 
-_METADATA_LIFE: Final = 300.0
+_LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
+_NOT_FOUND: Final = 404
+
+_ALIASED: Final = {
+    "token": "token_endpoint",
+    "revocation": "revocation_endpoint",
+    "introspection": "introspection_endpoint",
+    "pushed_authorization": "pushed_authorization_request_endpoint",
+    "device_authorization": "device_authorization_endpoint",
+    "backchannel_authentication": "backchannel_authentication_endpoint",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What an issuer's metadata says of itself (RFC 8414); `issuer` is the very string it was asked under."""
+    """What an issuer's metadata says of itself (RFC 8414); `issuer` is the very string it was asked under.
+
+    `aliases` are the endpoints for clients that show a certificate (RFC 8705 §5), by the names that the fields have here.
+    """
 
     issuer: str
     token: str
@@ -44,40 +49,101 @@ class Endpoints:
     jwks: str | None
     issued_at: float
     expires_at: float
+    authorization: str | None = None
+    pushed_authorization: str | None = None
+    device_authorization: str | None = None
+    backchannel_authentication: str | None = None
+    aliases: Mapping[str, str] = field(default_factory=dict[str, str])
+    challenge_methods: frozenset[str] | None = None
+    names_itself_in_response: bool = False
+    requires_pushed: bool = False
+    grant_profiles: frozenset[str] = frozenset()
+
+    def at(self, name: str, *, certificate: bool = False) -> str:
+        """The URL of an endpoint, its alias for a client with a certificate.
+
+        Raises:
+            CredentialRejectedError: `endpoint_missing`, the issuer has no such endpoint.
+        """
+        if certificate and name in self.aliases:
+            return self.aliases[name]
+        found = getattr(self, name)
+        if not isinstance(found, str):
+            raise CredentialRejectedError(
+                "endpoint_missing",
+                f"{self.issuer} names no {_ALIASED.get(name, name)}",
+                remedy="choose a source that this issuer offers",
+            )
+        return found
 
 
-def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
-    """Read an issuer's metadata (RFC 8414 §3), and hold it to naming itself exactly as it was asked for.
+def discover(
+    issuer: str, clock: Callable[[], float], origins: frozenset[str] = frozenset()
+) -> Flow[Endpoints]:
+    """Read an issuer's metadata (RFC 8414 §3, OpenID Discovery §4), and hold it to naming itself exactly as it was asked.
+
+    `origins` are further origins that its endpoints may have; without them every endpoint is at the issuer's own.
 
     Raises:
-        CredentialRejectedError: `issuer_mismatch`, or an endpoint at another origin.
+        CredentialRejectedError: `issuer_mismatch`, `endpoint_origin`, or no metadata where it could be.
         CredentialUnavailableError: the issuer could not be reached.
     """
+    for url in _places(issuer):
+        response = yield from asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
+        if response.status == _NOT_FOUND:
+            continue
+        if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+            raise failure_of(response, issuer, "its metadata", clock())
+        return _read(json_object(response, issuer), issuer, clock(), origins)
+    raise CredentialRejectedError(
+        "metadata_missing",
+        f"{issuer} publishes no metadata",
+        remedy="check the issuer's URL, letter by letter; a trailing slash counts",
+    )
+
+
+def _places(issuer: str) -> tuple[str, ...]:
+    """Where the metadata may be: each form once, RFC 8414's first."""
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")
-    url = f"{parts.scheme}://{parts.netloc}/.well-known/oauth-authorization-server{path}"
-    response = yield from asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
-    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-        raise failure_of(response, issuer, "its metadata")
-    document = json_object(response, issuer)
+    host = f"{parts.scheme}://{parts.netloc}"
+    return tuple(
+        dict.fromkeys(
+            (
+                f"{host}/.well-known/oauth-authorization-server{path}",
+                f"{host}/.well-known/openid-configuration{path}",
+                f"{host}{path}/.well-known/openid-configuration",
+            )
+        )
+    )
+
+
+def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) -> Endpoints:
     if document.text("issuer") != issuer:
         raise CredentialRejectedError(
             "issuer_mismatch", f"the metadata found at {issuer} names another issuer"
         )
-    now = clock()
+    allowed = origins | {origin(issuer)}
+    aliases = document.nested("mtls_endpoint_aliases")
 
-    def endpoint(name: str) -> str | None:
-        if not document.has(name):
+    def endpoint(name: str, members: Fields = document) -> str | None:
+        if not members.has(name):
             return None
-        if not _same_origin(document.text(name), issuer):
+        url = members.text(name)
+        if url is None or _origin_of(url) not in allowed:
             raise CredentialRejectedError(
-                "endpoint_origin", f"{issuer} names a {name} at another origin"
+                "endpoint_origin",
+                f"{issuer} names a {name} at another origin",
+                remedy="if that is right, list the origin in the issuer's endpoint_origins",
             )
-        return document.text(name)
+        return url
 
     token = endpoint("token_endpoint")
     if token is None:
         raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no token_endpoint")
+    found = (
+        {name: endpoint(member, aliases) for name, member in _ALIASED.items()} if aliases else {}
+    )
     return Endpoints(
         issuer=issuer,
         token=token,
@@ -86,15 +152,25 @@ def discover(issuer: str, clock: Callable[[], float]) -> Flow[Endpoints]:
         introspection=endpoint("introspection_endpoint"),
         jwks=endpoint("jwks_uri"),
         issued_at=now,
-        expires_at=now + _METADATA_LIFE,
+        expires_at=now + _LIFE,
+        authorization=endpoint("authorization_endpoint"),
+        pushed_authorization=endpoint("pushed_authorization_request_endpoint"),
+        device_authorization=endpoint("device_authorization_endpoint"),
+        backchannel_authentication=endpoint("backchannel_authentication_endpoint"),
+        aliases={name: url for name, url in found.items() if url is not None},
+        challenge_methods=document.texts("code_challenge_methods_supported"),
+        names_itself_in_response=document.get("authorization_response_iss_parameter_supported")
+        is True,
+        requires_pushed=document.get("require_pushed_authorization_requests") is True,
+        grant_profiles=document.texts("authorization_grant_profiles_supported") or frozenset(),
     )
 
 
-def _same_origin(url: str | None, issuer: str) -> bool:
+def _origin_of(url: str) -> str | None:
     try:
-        return url is not None and origin(url) == origin(issuer)
+        return origin(url)
     except DeniedError:
-        return False
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,29 +185,33 @@ class KeySet:
         return self.keys.get(kid)
 
 
-def read_keys(endpoints: Endpoints, clock: Callable[[], float]) -> Flow[KeySet]:
+def read_keys(
+    issuer: str, jwks: str | None, clock: Callable[[], float], *, discovered: bool = False
+) -> Flow[KeySet]:
     """Read an issuer's JWK set (RFC 7517 §5); keys without a `kid`, or with one that stands twice, are left out.
 
     Raises:
         CredentialRejectedError: it publishes none, or something that is no key set.
         CredentialUnavailableError: it could not be reached.
     """
-    if endpoints.jwks is None:
-        raise CredentialRejectedError(
-            "metadata_incomplete", f"{endpoints.issuer} names no jwks_uri"
-        )
-    request = HttpRequest("GET", endpoints.jwks, {"Accept": "application/json"})
-    response = yield from asked(request, endpoints.issuer)
-    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-        raise failure_of(response, endpoints.issuer, "its keys")
-    keys = _named_keys(json_object(response, endpoints.issuer))
-    if keys is None:
-        raise CredentialRejectedError("malformed_keys", f"{endpoints.issuer} publishes no key set")
+    if jwks is None:
+        raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no jwks_uri")
+    request = HttpRequest("GET", jwks, {"Accept": "application/json"}, discovered=discovered)
+    response = yield from asked(request, issuer)
     now = clock()
-    return KeySet(keys, issued_at=now, expires_at=now + _METADATA_LIFE)
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+        raise failure_of(response, issuer, "its keys", now)
+    keys = named_keys(json_object(response, issuer, kinds=_JWKS_KINDS))
+    if keys is None:
+        raise CredentialRejectedError("malformed_keys", f"{issuer} publishes no key set")
+    return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
 
 
-def _named_keys(document: Fields) -> dict[str, dict[str, JSON]] | None:
+_JWKS_KINDS: Final = frozenset({"application/json", "application/jwk-set+json"})
+
+
+def named_keys(document: Fields) -> dict[str, dict[str, JSON]] | None:
+    """The keys of a JWK set by `kid`; None where it is no such set, or holds more than anybody has."""
     found = document.get("keys")
     if not isinstance(found, list) or len(found) > _KEY_LIMIT:
         return None

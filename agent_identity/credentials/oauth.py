@@ -1,15 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token request: how the client proves itself, and what comes back (RFC 6749, 7523, 9449, 10070)."""
+"""Asking an issuer as its client: who asks, with which proof of possession, and what comes back (RFC 6749, 9449, 8705)."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
-import orjson
-
-from agent_identity import jose
 from agent_identity.credentials.answers import (
     Answer,
     asked,
@@ -19,34 +16,26 @@ from agent_identity.credentials.answers import (
     read_answer,
 )
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
-from agent_identity.values import JSON, Secret, new_id
+from agent_identity.values import Certificate, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from agent_identity.credentials.client import Client
     from agent_identity.credentials.metadata import Endpoints
     from agent_identity.credentials.proofs import Nonces, ProofKey
-    from agent_identity.keys import SigningKey
 
-__all__ = [
-    "ACCESS_TOKEN",
-    "JWT",
-    "TOKEN_EXCHANGE",
-    "Client",
-    "Issued",
-    "encode_form",
-    "token_request",
-]
-
-ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type name
-JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
-TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name
-_JWT_BEARER_CLIENT: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
+__all__ = ["UNBOUND", "Binding", "Issued", "encode_form", "form_request", "token_request"]
 
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What a source brings: the token in its wrapper, and all that decides where and how long it may be used."""
+    """What a source brings: the secret in its wrapper, and all that decides where, how and how long it may be used.
+
+    It is sent in `header`, after `scheme` (empty: nothing before it). `token_type` is `DPoP`, `Bearer`, or what a legacy
+    source calls it. `certificate` is shown in TLS along with it, or is the whole credential. `is_opaque` says that nothing in
+    it could be checked. `txn_token` rides beside it in a header of its own.
+    """
 
     token: Secret = field(repr=False)
     token_type: str
@@ -57,27 +46,27 @@ class Issued:
     expires_at: float
     jti: str | None = None
     ath: str = field(default="", repr=False)
+    header: str = "Authorization"
+    scheme: str = ""
+    certificate: Certificate | None = field(default=None, repr=False)
+    is_opaque: bool = False
+    txn_token: Secret | None = field(default=None, repr=False)
+
+    @property
+    def is_bound(self) -> bool:
+        """Whether it opens nothing without a key that stays here."""
+        return self.token_type == "DPoP" or self.certificate is not None  # noqa: S105 - a type
 
 
 @dataclass(frozen=True, slots=True)
-class Client:
-    """An OAuth client that proves itself by `private_key_jwt`; the assertion's audience is the issuer (RFC 10070)."""
+class Binding:
+    """What a token is to be bound to: the agent's key (`dpop`), the client's certificate (`mtls`), or nothing."""
 
-    client_id: str
-    key: SigningKey
+    kind: Literal["dpop", "mtls", "none"]
+    proof_key: ProofKey | None = None
 
-    def assertion(self, issuer: str, now: float) -> Secret:
-        """A one-use client assertion, good for a minute."""
-        header = jose.header(self.key.alg, typ="client-authentication+jwt", kid=self.key.thumbprint)
-        claims: dict[str, JSON] = {
-            "iss": self.client_id,
-            "sub": self.client_id,
-            "aud": issuer,
-            "iat": int(now),
-            "exp": int(now) + 60,
-            "jti": new_id("ca_"),
-        }
-        return Secret(self.key.compact(header, orjson.dumps(claims)))
+
+UNBOUND = Binding("none")
 
 
 def token_request(
@@ -85,58 +74,88 @@ def token_request(
     client: Client,
     form: Sequence[tuple[str, str | Secret]],
     *,
-    proof_key: ProofKey,
+    binding: Binding,
     nonces: Nonces,
     clock: Callable[[], float],
     headers: Sequence[tuple[str, str]] = (),
+    certificate: Certificate | None = None,
+    may_refresh: bool = False,
 ) -> Flow[Answer]:
-    """Send one token request with client authentication and proof of possession, and read the answer strictly.
+    """Send one token request, and read the answer strictly.
 
-    Asked for a DPoP nonce, it repeats the request once, with a new assertion and a new proof (RFC 9449 §8).
+    `certificate` is shown in TLS unless the client's own proof is one. `may_refresh` says that a refresh token may come.
 
     Raises:
         CredentialRejectedError: the issuer said no, or its answer is malformed.
         CredentialUnavailableError: it could not be reached, or is busy.
     """
-    for attempt in ("first", "with the server's nonce"):
-        request = _signed(endpoints, client, form, proof_key, nonces, clock(), headers)
-        response = yield from asked(request, endpoints.issuer)
-        nonces.learn(endpoints.token, response.headers.get("dpop-nonce"))
-        if attempt == "first" and _wants_nonce(response):
-            continue
-        if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-            raise failure_of(response, endpoints.issuer, "a token")
-        return read_answer(json_object(response, endpoints.issuer), endpoints.issuer)
-    raise AssertionError("the loop returns or raises")  # pragma: no cover
+    response = yield from form_request(
+        endpoints,
+        client,
+        "token",
+        form,
+        binding=binding,
+        nonces=nonces,
+        clock=clock,
+        headers=headers,
+        certificate=certificate,
+    )
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+        raise failure_of(response, endpoints.issuer, "a token", clock())
+    fields = json_object(response, endpoints.issuer)
+    return read_answer(fields, endpoints.issuer, may_refresh=may_refresh)
 
 
-def _signed(
+def form_request(
     endpoints: Endpoints,
     client: Client,
+    place: str,
     form: Sequence[tuple[str, str | Secret]],
-    proof_key: ProofKey,
+    *,
+    binding: Binding,
     nonces: Nonces,
-    now: float,
-    headers: Sequence[tuple[str, str]],
-) -> HttpRequest:
-    fields = [
-        *form,
-        ("client_id", client.client_id),
-        ("client_assertion_type", _JWT_BEARER_CLIENT),
-        ("client_assertion", client.assertion(endpoints.issuer, now)),
-    ]
-    proof = proof_key.proof("POST", endpoints.token, now, nonce=nonces.get(endpoints.token))
-    return HttpRequest(
-        "POST",
-        endpoints.token,
-        {
-            "Accept": "application/json",
-            "Content-Type": "application/x-www-form-urlencoded",
-            "DPoP": proof,
-            **dict(headers),
-        },
-        encode_form(fields),
-    )
+    clock: Callable[[], float],
+    headers: Sequence[tuple[str, str]] = (),
+    certificate: Certificate | None = None,
+) -> Flow[HttpResponse]:
+    """Post a form to one of an issuer's endpoints with the client's proof, and give the answer as it came.
+
+    Asked for a DPoP nonce, it repeats the request once, with a new assertion and a new proof (RFC 9449 §8): that is the one
+    allowed repeat of what may be used once.
+
+    Raises:
+        CredentialRejectedError: the issuer has no such endpoint.
+        CredentialUnavailableError: it could not be reached.
+    """
+    for attempt in ("first", "with the server's nonce"):
+        now = clock()
+        proven = yield from client.prove(endpoints, now)
+        shown = proven.certificate or certificate
+        url = endpoints.at(place, certificate=shown is not None)
+        proof: dict[str, str] = {}
+        if binding.kind == "dpop" and binding.proof_key is not None:
+            proof["DPoP"] = binding.proof_key.proof("POST", url, now, nonce=nonces.get(url))
+        response = yield from asked(
+            HttpRequest(
+                "POST",
+                url,
+                {
+                    "Accept": "application/json",
+                    "Content-Type": "application/x-www-form-urlencoded",
+                    **proof,
+                    **dict(headers),
+                    **{name: value.reveal() for name, value in proven.headers},
+                },
+                encode_form([*form, *proven.fields]),
+                certificate=shown,
+            ),
+            endpoints.issuer,
+        )
+        nonces.learn(url, response.headers.get("dpop-nonce"))
+        if attempt == "first" and proof and _wants_nonce(response):
+            continue
+        return response
+    raise AssertionError("the loop returns")  # pragma: no cover
 
 
 def encode_form(fields: Sequence[tuple[str, str | Secret]]) -> bytes:

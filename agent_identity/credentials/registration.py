@@ -10,23 +10,26 @@ import orjson
 
 from agent_identity import jose
 from agent_identity.credentials.answers import Fields, failure_of
-from agent_identity.credentials.oauth import Client
+from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.client import Client, PrivateKeyJwt
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
     VerificationError,
 )
-from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, http, shared
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.metadata import Endpoints
     from agent_identity.keys import SigningKey
     from agent_identity.values import Secret
 
-__all__ = ["Registered", "register"]
+__all__ = ["InstanceRegistration", "Registered", "register"]
 
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
@@ -87,14 +90,15 @@ def register(
             "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
         ) from error
     if response.status != _CREATED:
-        raise failure_of(response, endpoints.issuer, "a registration")
+        raise failure_of(response, endpoints.issuer, "a registration", clock())
     client_id = _client_id(response)
     if client_id is None:
         raise CredentialRejectedError(
             "malformed_answer", f"{endpoints.issuer} registered without a client_id"
         )
     now = clock()
-    return Registered(Client(client_id, key), issued_at=now, expires_at=now + _LIFE)
+    client = Client(client_id, PrivateKeyJwt(key))
+    return Registered(client, issued_at=now, expires_at=now + _LIFE)
 
 
 def _client_id(response: HttpResponse) -> str | None:
@@ -102,3 +106,45 @@ def _client_id(response: HttpResponse) -> str | None:
         return Fields(jose.loads_object(response.body)).text("client_id")
     except VerificationError:
         return None
+
+
+class InstanceRegistration:
+    """The client that this process is to an issuer which registers agent instances: under the agent's own key.
+
+    `initial_token` is asked for when the instance registers, `recorded` puts the registration on record.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agent: Agent,
+        *,
+        owner: str | None,
+        initial_token: Callable[[], Flow[Secret]],
+        recorded: Callable[[Registered], Flow[None]],
+    ) -> None:
+        self._name = name
+        self._agent = agent
+        self._owner = owner
+        self._initial_token = initial_token
+        self._recorded = recorded
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        key = digest_of(("registration", issuer.url, self._agent.key.thumbprint))
+        found = yield from shared(Shared(key, lambda: self._register(issuer)))
+        return found.client
+
+    def _register(self, issuer: Issuer) -> Flow[Registered]:
+        endpoints = yield from issuer.endpoints()
+        token = yield from self._initial_token()
+        found = yield from register(
+            endpoints,
+            name=self._name,
+            agent=self._agent.uri,
+            owner=self._owner,
+            key=self._agent.key,
+            initial_token=token,
+            clock=issuer.clock,
+        )
+        yield from self._recorded(found)
+        return found

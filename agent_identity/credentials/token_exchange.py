@@ -1,129 +1,134 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token exchange: the principal's token and the agent's grant become a token that the resource accepts (RFC 8693)."""
+"""Token exchange: the principal's token and the agent's own become a token that the resource accepts (RFC 8693)."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.answers import Answer, ath_of, check_binding, check_scopes, read_jwt
-from agent_identity.credentials.oauth import (
-    ACCESS_TOKEN,
-    JWT,
-    TOKEN_EXCHANGE,
-    Issued,
-    token_request,
-)
+from agent_identity.credentials.answers import read_jwt
+from agent_identity.credentials.checks import Expected, check_issued_type, issued_from
+from agent_identity.credentials.oauth import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.targets import details_text, target
+from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.delegation.carriers import DELEGATION, join_chain
-from agent_identity.errors import CredentialRejectedError
+from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.answers import Fields
-    from agent_identity.credentials.metadata import Endpoints
-    from agent_identity.credentials.oauth import Client
-    from agent_identity.credentials.proofs import Nonces, ProofKey
-    from agent_identity.delegation.grant import Grant
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.source import SubjectToken
     from agent_identity.flow import Flow
+    from agent_identity.values import JSON
 
-__all__ = ["exchange_token"]
-
-_UNSTATED_LIFE: Final = 60.0
-"""Seconds that a token is used whose issuer says nothing of its life."""
+__all__ = ["TokenExchange", "check_may_act"]
 
 
-def exchange_token(
-    endpoints: Endpoints,
-    client: Client,
-    *,
-    subject: Secret,
-    chain: Sequence[Grant],
-    resource: str,
-    scopes: frozenset[str],
-    proof_key: ProofKey,
-    nonces: Nonces,
-    clock: Callable[[], float],
-) -> Flow[Issued]:
-    """Trade the principal's token for one bound to the acting agent's key (RFC 8693 §2.1, RFC 9449 §5).
+@dataclass(frozen=True, slots=True)
+class TokenExchange:
+    """Trade the principal's token for one of the resource's (RFC 8693 §2.1), bound to the acting agent's key where asked.
 
-    `chain` is newest first: its leaf is the `actor_token`, all of it goes along for the issuer to check.
+    `actor` is what goes as `actor_token`: the leaf of the chain for an issuer that understands grants (then all of the chain
+    goes along for it to check), the agent's `workload` token, or none. `names_principal` says that the issuer is the
+    principal's own, so that the answer has to name them. `subject_types` are the types that may be shown, the best first.
+    """
+
+    issuer: Issuer
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    actor: Literal["grant", "workload", "none"] = "none"
+    names_principal: bool = False
+    details: Sequence[JSON] = ()
+    subject_types: tuple[str, ...] = (ACCESS_TOKEN, JWT, ID_TOKEN)
+    workload: Callable[[], Flow[Secret]] | None = field(default=None, repr=False)
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "token-exchange",
+            self.issuer.url,
+            self.client_name,
+            f"{self.audience or ''} {self.binding} {self.actor}",
+            details_text(self.details),
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Ask for a token of exactly the scopes wanted.
+
+        Raises:
+            DeniedError: `may_act`, the principal's token names another actor; nothing was sent.
+            CredentialRejectedError: the issuer refused, or its answer isn't what was asked for.
+            CredentialUnavailableError: it could not be reached.
+        """
+        if wanted.subject is None:
+            raise CredentialRejectedError(
+                "subject_token_missing",
+                "this session acts for nobody whose token it has, so there is nothing to exchange",
+                remedy="open it with on_behalf_of(token), or use client-credentials for this resource",
+            )
+        subject = yield from wanted.subject.token(self.issuer, self.subject_types)
+        client = yield from self.issuer.client()
+        check_may_act(subject, wanted.agent, client.client_id)
+        asked_at = self.issuer.clock()
+        binding = Binding(self.binding, wanted.proof_key)
+        form, headers = yield from self._form(wanted, subject)
+        answer = yield from self.issuer.token(form, binding=binding, headers=headers)
+        check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
+        certificate = yield from self.issuer.certificate()
+        return issued_from(
+            answer,
+            Expected(
+                issuer=self.issuer.url,
+                resource=wanted.resource,
+                scopes=wanted.scopes,
+                binding=binding,
+                asked_at=asked_at,
+                audience=self.audience or wanted.resource,
+                sub=wanted.principal.sub if self.names_principal else None,
+                actor=wanted.agent if self.actor == "grant" else None,
+                details=self.details,
+                certificate=certificate if self.binding == "mtls" else None,
+            ),
+        )
+
+    def _form(
+        self, wanted: Wanted, subject: SubjectToken
+    ) -> Flow[tuple[list[tuple[str, str | Secret]], tuple[tuple[str, str], ...]]]:
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", TOKEN_EXCHANGE),
+            ("requested_token_type", ACCESS_TOKEN),
+            ("subject_token", subject.token),
+            ("subject_token_type", subject.token_type),
+            *target(wanted, audience=self.audience, details=self.details),
+        ]
+        headers: tuple[tuple[str, str], ...] = ()
+        if self.actor == "grant":
+            form += [("actor_token", Secret(wanted.chain[0].compact)), ("actor_token_type", JWT)]
+            headers = ((DELEGATION, join_chain([grant.compact for grant in wanted.chain])),)
+        elif self.actor == "workload" and self.workload is not None:
+            token = yield from self.workload()
+            form += [("actor_token", token), ("actor_token_type", JWT)]
+        return form, headers
+
+
+def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
+    """Hold ourselves to the `may_act` of a principal's token (RFC 8693 §4.4); a token without one leaves it to the issuer.
 
     Raises:
-        CredentialRejectedError: the issuer refused, or its answer isn't what was asked for.
-        CredentialUnavailableError: it could not be reached.
+        DeniedError: `may_act`, it names somebody else.
     """
-    leaf = chain[0]
-    asked_at = clock()
-    form: list[tuple[str, str | Secret]] = [
-        ("grant_type", TOKEN_EXCHANGE),
-        ("requested_token_type", ACCESS_TOKEN),
-        ("subject_token", subject),
-        ("subject_token_type", JWT),
-        ("actor_token", Secret(leaf.compact)),
-        ("actor_token_type", JWT),
-        ("resource", resource),
-    ]
-    if scopes:
-        form.append(("scope", " ".join(sorted(scopes))))
-    answer = yield from token_request(
-        endpoints,
-        client,
-        form,
-        proof_key=proof_key,
-        nonces=nonces,
-        clock=clock,
-        headers=((DELEGATION, join_chain([grant.compact for grant in chain])),),
-    )
-    return _checked(answer, endpoints.issuer, leaf, resource, scopes, proof_key, asked_at)
-
-
-def _checked(
-    answer: Answer,
-    issuer: str,
-    leaf: Grant,
-    resource: str,
-    scopes: frozenset[str],
-    proof_key: ProofKey,
-    asked_at: float,
-) -> Issued:
-    if answer.issued_token_type != ACCESS_TOKEN:
-        raise CredentialRejectedError(
-            "wrong_token_type", f"{issuer} answered with something other than an access token"
+    claims = read_jwt(subject.token)
+    named = None if claims is None else claims.nested("may_act")
+    if claims is None or not claims.has("may_act"):
+        return
+    if named is None or named.text("sub") not in (agent, client_id):
+        raise DeniedError(
+            "may_act",
+            f"the principal's token lets another actor act for them, not {agent}",
+            remedy="have the token issued with this agent, or its client, in may_act",
         )
-    if answer.token_type.lower() != "dpop":
-        raise CredentialRejectedError(
-            "binding_missing", f"{issuer} dropped the binding to the agent's key"
-        )
-    life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
-    issued = Issued(
-        token=answer.token,
-        token_type="DPoP",  # noqa: S106 - a type
-        resource=resource,
-        issuer=issuer,
-        scopes=check_scopes(answer, scopes, issuer),
-        issued_at=asked_at,
-        expires_at=asked_at + life,
-        ath=ath_of(answer.token),
-    )
-    claims = read_jwt(answer.token)
-    return issued if claims is None else _matching(issued, claims, leaf, proof_key)
-
-
-def _matching(issued: Issued, claims: Fields, leaf: Grant, proof_key: ProofKey) -> Issued:
-    """A JWT shows what it is for, so it is held to it; an opaque token can't be."""
-    check_binding(claims, proof_key, issued.issuer)
-    if claims.get("aud") not in (issued.resource, [issued.resource]):
-        raise CredentialRejectedError(
-            "audience_mismatch",
-            f"{issued.issuer} issued a token for another resource",
-            remedy=f"register {issued.resource} at {issued.issuer}",
-        )
-    if claims.get("sub") != leaf.sub or claims.actor() != leaf.agent:
-        raise CredentialRejectedError(
-            "subject_mismatch", f"{issued.issuer} issued a token for another principal or agent"
-        )
-    expiry = claims.get("exp")
-    end = float(expiry) if isinstance(expiry, int | float) else issued.expires_at
-    return replace(issued, expires_at=min(issued.expires_at, end), jti=claims.text("jti"))

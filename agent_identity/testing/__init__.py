@@ -5,6 +5,6 @@ With pytest installed, the fixtures `identity`, `issuer`, `ledger` and `spans` c
 """
 
 from agent_identity.testing.leaks import assert_no_leak, traces_of
-from agent_identity.testing.playing import play
+from agent_identity.testing.playing import KnownIssuer, play
 
-__all__ = ["assert_no_leak", "play", "traces_of"]
+__all__ = ["KnownIssuer", "assert_no_leak", "play", "traces_of"]

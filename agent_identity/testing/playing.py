@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
+from agent_identity.credentials.client import KnownClient
+from agent_identity.credentials.issuer import Issuer
 from agent_identity.flow import (
     Append,
     HttpRequest,
@@ -15,17 +17,20 @@ from agent_identity.flow import (
     Show,
     Svid,
     Visit,
+    pure,
     run,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from agent_identity.credentials.client import Client
+    from agent_identity.credentials.metadata import Endpoints
     from agent_identity.errors import AgentIdentityError
     from agent_identity.flow import Answer, Ask, Callback, Flow, HttpResponse
     from agent_identity.values import Certificate, Prompt, Secret
 
-__all__ = ["play"]
+__all__ = ["KnownIssuer", "play"]
 
 T = TypeVar("T")
 
@@ -63,7 +68,10 @@ def play(
         if isinstance(ask, Svid):
             return (svids or {}).get(ask.audience)
         if isinstance(ask, Keep):
-            stored[ask.reference] = ask.secret
+            if ask.secret is None:
+                stored.pop(ask.reference, None)
+            else:
+                stored[ask.reference] = ask.secret
         if isinstance(ask, Visit):
             return visited(ask)
         assert isinstance(ask, Append | Keep | Pause | Show)  # noqa: S101 - all that is left
@@ -87,3 +95,23 @@ def play(
     if left:
         raise AssertionError(f"the flow left {len(left)} answers unasked for")
     return value
+
+
+class KnownIssuer(Issuer):
+    """An issuer whose metadata a test gives, so that a flow asks it for nothing but what the test is about."""
+
+    def __init__(
+        self,
+        endpoints: Endpoints,
+        client: Client,
+        *,
+        clock: Callable[[], float],
+        certificate: Callable[[], Flow[Certificate]] | None = None,
+    ) -> None:
+        super().__init__(
+            endpoints.issuer, clients=KnownClient(client), clock=clock, certificate=certificate
+        )
+        self._known = endpoints
+
+    def endpoints(self) -> Flow[Endpoints]:
+        return pure(self._known)

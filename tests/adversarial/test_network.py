@@ -14,14 +14,15 @@ from typing import Any
 import pytest
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.hop0 import first_grant
+from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
 from agent_identity.credentials.metadata import discover, read_keys
-from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.registration import register
+from agent_identity.credentials.source import SubjectToken
+from agent_identity.credentials.token_types import JWT
 from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import HttpRequest, run
+from agent_identity.flow import HttpRequest, pure, run
 from agent_identity.http.transport import Transport
-from agent_identity.testing import assert_no_leak
+from agent_identity.testing import KnownIssuer, assert_no_leak
 from agent_identity.values import Principal, Secret
 
 SUBJECT = "canary-subject-token-0123456789"
@@ -91,6 +92,11 @@ def elsewhere() -> Iterator[Host]:
     host.close()
 
 
+class Subject:
+    def token(self, issuer: Any, types: Any, /) -> Any:
+        return pure(SubjectToken(Secret(SUBJECT), JWT))
+
+
 def ask(host: Host) -> Any:
     """Everything an agent asks of its authority before its first call."""
     transport = Transport()
@@ -98,7 +104,7 @@ def ask(host: Host) -> Any:
 
     def flow() -> Any:
         endpoints = yield from discover(host.url, time.time)
-        yield from read_keys(endpoints, time.time)
+        yield from read_keys(endpoints.issuer, endpoints.jwks, time.time)
         found = yield from register(
             endpoints,
             name="bot",
@@ -108,25 +114,22 @@ def ask(host: Host) -> Any:
             initial_token=Secret(INITIAL),
             clock=time.time,
         )
-        return (
-            yield from first_grant(
-                endpoints,
-                found.client,
-                subject=Secret(SUBJECT),
-                principal=Principal("alice"),
-                agent=agent.uri,
-                resources=["https://billing.example"],
-                scopes=frozenset(),
-                purpose="p",
-                task=None,
-                txn="ses_1",
-                max_depth=3,
-                lifetime=900,
-                proof_key=agent.proof_key,
-                nonces=Nonces(),
-                clock=time.time,
-            )
+        issuer = KnownIssuer(endpoints, found.client, clock=time.time)
+        wanted = RootWanted(
+            principal=Principal("alice"),
+            subject=Subject(),
+            agent=agent.uri,
+            resources=frozenset({"https://billing.example"}),
+            scopes=frozenset(),
+            purpose="p",
+            task=None,
+            txn="ses_1",
+            max_depth=3,
+            lifetime=900,
+            evidence="issuer",
+            proof_key=agent.proof_key,
         )
+        return (yield from IssuedGrants(issuer).grant(wanted))
 
     try:
         deadline = time.monotonic() + 5

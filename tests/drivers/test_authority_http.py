@@ -17,17 +17,20 @@ import pytest
 import uvicorn
 
 from agent_identity.authority import Authority
-from agent_identity.credentials.hop0 import first_grant
+from agent_identity.credentials.agent import Agent as Instance
+from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
 from agent_identity.credentials.metadata import discover
-from agent_identity.credentials.proofs import Nonces, ProofKey
+from agent_identity.credentials.proofs import ProofKey
 from agent_identity.credentials.registration import register
-from agent_identity.credentials.subject import subject_assertion
-from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.credentials.source import Wanted
+from agent_identity.credentials.subject import DirectorySubject
+from agent_identity.credentials.token_exchange import TokenExchange
 from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import run
+from agent_identity.flow import Shared, run
 from agent_identity.http.transport import Transport
 from agent_identity.keys import SigningKey
+from agent_identity.testing import KnownIssuer
 from agent_identity.values import Principal
 
 if TYPE_CHECKING:
@@ -65,11 +68,11 @@ class Agent:
 
     def __init__(self, authority: Authority) -> None:
         self.transport = Transport()
-        self.key = SigningKey.generate()
-        self.proof_key = ProofKey(self.key)
-        self.nonces = Nonces()
+        self.instance = Instance(BOT)
+        self.key = self.instance.key
+        self.proof_key = self.instance.proof_key
         self.endpoints = self.run(discover(authority.issuer, time.time))
-        self.client = self.run(
+        client = self.run(
             register(
                 self.endpoints,
                 name="invoice-bot",
@@ -80,56 +83,52 @@ class Agent:
                 clock=time.time,
             )
         ).client
+        self.client = client
+        self.issuer = KnownIssuer(self.endpoints, client, clock=time.time)
 
     def run(self, flow):
-        return run(flow, lambda ask: self.transport.exchange(ask, time.monotonic() + 10))
+        def world(ask):
+            if isinstance(ask, Shared):
+                return run(ask.start(), world)
+            return self.transport.exchange(ask, time.monotonic() + 10)
+
+        return run(flow, world)
 
     def subject(self, who: str = "user:alice", txn: str = "ses_1"):
-        now = time.time()
-        return subject_assertion(
-            self.client,
-            Principal.parse(who),
-            issuer=self.endpoints.issuer,
-            txn=txn,
-            now=now,
-            expires_at=now + 3600,
-        )
+        end = time.time() + 3600
+        return DirectorySubject(Principal.parse(who), self.instance, txn=txn, expires_at=end)
 
     def grant(self, subject=None, txn: str = "ses_1"):
-        return self.run(
-            first_grant(
-                self.endpoints,
-                self.client,
-                subject=subject or self.subject(txn=txn),
-                principal=Principal("alice"),
-                agent=BOT,
-                resources=[BILLING],
-                scopes=frozenset({"invoices:read"}),
-                purpose="close the October books",
-                task=None,
-                txn=txn,
-                max_depth=3,
-                lifetime=900,
-                proof_key=self.proof_key,
-                nonces=self.nonces,
-                clock=time.time,
-            )
+        wanted = RootWanted(
+            principal=Principal("alice"),
+            subject=subject or self.subject(txn=txn),
+            agent=BOT,
+            resources=frozenset({BILLING}),
+            scopes=frozenset({"invoices:read"}),
+            purpose="close the October books",
+            task=None,
+            txn=txn,
+            max_depth=3,
+            lifetime=900,
+            evidence="issuer",
+            proof_key=self.proof_key,
         )
+        return self.run(IssuedGrants(self.issuer).grant(wanted))
 
     def token(self, chain, *, subject=None, proof_key=None):
-        return self.run(
-            exchange_token(
-                self.endpoints,
-                self.client,
-                subject=subject or self.subject(),
-                chain=chain,
-                resource=BILLING,
-                scopes=frozenset({"invoices:read"}),
-                proof_key=proof_key or self.proof_key,
-                nonces=self.nonces,
-                clock=time.time,
-            )
+        wanted = Wanted(
+            resource=BILLING,
+            scopes=frozenset({"invoices:read"}),
+            principal=Principal("alice"),
+            subject=subject or self.subject(),
+            chain=tuple(chain),
+            agent=chain[0].agent,
+            proof_key=proof_key or self.proof_key,
+            txn="ses_1",
+            purpose="close the October books",
         )
+        source = TokenExchange(self.issuer, actor="grant", names_principal=True)
+        return self.run(source.fetch(wanted))
 
     def close(self) -> None:
         self.transport.close()

@@ -20,17 +20,18 @@ import httpx
 import jwt
 import pytest
 
-from agent_identity.credentials.hop0 import first_grant
-from agent_identity.credentials.metadata import discover
-from agent_identity.credentials.proofs import Nonces, ProofKey
-from agent_identity.credentials.registration import register
-from agent_identity.credentials.subject import subject_assertion
-from agent_identity.credentials.token_exchange import exchange_token
-from agent_identity.flow import Flow, run
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.registration import InstanceRegistration
+from agent_identity.credentials.source import Wanted
+from agent_identity.credentials.subject import DirectorySubject
+from agent_identity.credentials.token_exchange import TokenExchange
+from agent_identity.flow import Flow, Shared, pure, run
 from agent_identity.http.transport import Transport
-from agent_identity.keys import SigningKey
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.trace import trace_of
+from agent_identity.testing import KnownIssuer
 from agent_identity.values import Principal, Secret
 from agent_identity.verify.records import SignatureCheck
 
@@ -281,56 +282,60 @@ def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
     transport = Transport()
 
     def ask(flow: Flow[Any]) -> Any:
-        return run(flow, lambda asked: transport.exchange(asked, time.monotonic() + 10))
+        def world(asked: Any) -> Any:
+            if isinstance(asked, Shared):
+                return run(asked.start(), world)
+            return transport.exchange(asked, time.monotonic() + 10)
+
+        return run(flow, world)
 
     (token_file,) = (tmp_path / "state").rglob("*registration-token")
     initial = Secret(token_file.read_text().strip())
-    key, nonces = SigningKey.generate(), Nonces()
-    endpoints = ask(discover(served.url, time.time))
-    assert endpoints.issuer == served.url
-    client = ask(
-        register(
-            endpoints,
-            name="invoice-bot",
-            agent=BOT,
+    instance = Agent(BOT)
+
+    def nothing(found: object) -> Flow[None]:
+        return pure(None)
+
+    issuer = Issuer(
+        served.url,
+        clients=InstanceRegistration(
+            "invoice-bot",
+            instance,
             owner=None,
-            key=key,
-            initial_token=initial,
-            clock=time.time,
-        )
-    ).client
-    now = time.time()
-    subject = subject_assertion(
-        client,
-        Principal("alice"),
-        issuer=endpoints.issuer,
-        txn="ses_1",
-        now=now,
-        expires_at=now + 600,
+            initial_token=lambda: pure(initial),
+            recorded=nothing,
+        ),
+        clock=time.time,
     )
+    endpoints = ask(issuer.endpoints())
+    assert endpoints.issuer == served.url
+    client = ask(issuer.client())
+    issuer = KnownIssuer(endpoints, client, clock=time.time)
     common: dict[str, Any] = {
-        "subject": subject,
+        "principal": Principal("alice"),
+        "subject": DirectorySubject(
+            Principal("alice"), instance, txn="ses_1", expires_at=time.time() + 600
+        ),
+        "agent": BOT,
         "scopes": frozenset({"invoices:read"}),
-        "proof_key": ProofKey(key),
-        "nonces": nonces,
-        "clock": time.time,
+        "purpose": "close the October books",
+        "txn": "ses_1",
+        "proof_key": instance.proof_key,
     }
     grant = ask(
-        first_grant(
-            endpoints,
-            client,
-            principal=Principal("alice"),
-            agent=BOT,
-            resources=[BILLING],
-            purpose="close the October books",
-            task=None,
-            txn="ses_1",
-            max_depth=3,
-            lifetime=900,
-            **common,
+        IssuedGrants(issuer).grant(
+            RootWanted(
+                resources=frozenset({BILLING}),
+                task=None,
+                max_depth=3,
+                lifetime=900,
+                evidence="issuer",
+                **common,
+            )
         )
     )
-    issued = ask(exchange_token(endpoints, client, chain=[grant], resource=BILLING, **common))
+    source = TokenExchange(issuer, actor="grant", names_principal=True)
+    issued = ask(source.fetch(Wanted(resource=BILLING, chain=(grant,), **common)))
     transport.close()
     keys = {
         key["kid"]: jwt.PyJWK(key)

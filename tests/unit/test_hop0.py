@@ -10,15 +10,16 @@ from urllib.parse import parse_qs
 import pytest
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.hop0 import GRANT, first_grant
+from agent_identity.credentials.client import Client, PrivateKeyJwt
+from agent_identity.credentials.hop0 import GRANT, IssuedGrants, RootWanted
 from agent_identity.credentials.metadata import Endpoints
-from agent_identity.credentials.oauth import Client
-from agent_identity.credentials.proofs import Nonces
+from agent_identity.credentials.source import SubjectToken
+from agent_identity.credentials.token_types import JWT
 from agent_identity.delegation.grant import Grant, mint_child, mint_root
 from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import Ask, HttpResponse
+from agent_identity.flow import Ask, HttpResponse, pure
 from agent_identity.keys import SigningKey
-from agent_identity.testing import play
+from agent_identity.testing import KnownIssuer, play
 from agent_identity.values import Principal, Secret
 
 NOW = 1_795_518_000
@@ -51,6 +52,11 @@ def minted(**changes: Any) -> Grant:
     return mint_root(ANCHOR, ANCHOR.thumbprint, **(parts | changes))
 
 
+class Subject:
+    def token(self, issuer: Any, types: Any, /) -> Any:
+        return pure(SubjectToken(Secret("the-subject-token"), JWT))
+
+
 def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
     document = {
         "access_token": compact,
@@ -60,23 +66,22 @@ def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
         "scope": "invoices:read",
     } | changes
     answer = HttpResponse(200, {"content-type": "application/json"}, json.dumps(document).encode())
-    flow = first_grant(
-        ENDPOINTS,
-        Client("client-1", SigningKey.generate()),
-        subject=Secret("the-subject-token"),
+    client = Client("client-1", PrivateKeyJwt(SigningKey.generate()))
+    wanted = RootWanted(
         principal=Principal("alice"),
+        subject=Subject(),
         agent=AGENT.uri,
-        resources=[BILLING],
+        resources=frozenset({BILLING}),
         scopes=frozenset({"invoices:read"}),
         purpose="close the books",
         task="the first task",
         txn="ses_1",
         max_depth=3,
         lifetime=900,
+        evidence="issuer",
         proof_key=AGENT.proof_key,
-        nonces=Nonces(),
-        clock=lambda: NOW,
     )
+    flow = IssuedGrants(KnownIssuer(ENDPOINTS, client, clock=lambda: NOW)).grant(wanted)
     return play(flow, answer, asks=asks)
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -11,20 +12,22 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.client import Client, PrivateKeyJwt
 from agent_identity.credentials.metadata import Endpoints
-from agent_identity.credentials.oauth import Client, Issued
-from agent_identity.credentials.proofs import Nonces
-from agent_identity.credentials.token_exchange import exchange_token
+from agent_identity.credentials.oauth import Issued
+from agent_identity.credentials.source import SubjectToken, Wanted
+from agent_identity.credentials.token_exchange import TokenExchange
+from agent_identity.credentials.token_types import JWT
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
 )
-from agent_identity.flow import Ask, HttpRequest, HttpResponse
+from agent_identity.flow import Ask, HttpRequest, HttpResponse, pure
 from agent_identity.keys import SigningKey
-from agent_identity.testing import play
-from agent_identity.values import Secret
+from agent_identity.testing import KnownIssuer, play
+from agent_identity.values import Principal, Secret
 
 NOW = 1_795_518_000
 BILLING = "https://billing.example"
@@ -80,19 +83,33 @@ def answered(access_token: str | None = None, **changes: Any) -> HttpResponse:
     return HttpResponse(200, {"content-type": "application/json"}, json.dumps(document).encode())
 
 
-def exchange(*answers: Any, asks: list[Ask] | None = None) -> Issued:
-    flow = exchange_token(
-        ENDPOINTS,
-        Client("client-1", SigningKey.generate()),
-        subject=Secret("the-subject-token"),
-        chain=(LEAF,),
+class Subject:
+    def __init__(self, token: str) -> None:
+        self._token = token
+
+    def token(self, issuer: Any, types: Any, /) -> Any:
+        return pure(SubjectToken(Secret(self._token), JWT))
+
+
+def wanted(subject: str = "the-subject-token") -> Wanted:
+    return Wanted(
         resource=BILLING,
         scopes=frozenset({"invoices:read"}),
+        principal=Principal("alice"),
+        subject=Subject(subject),
+        chain=(LEAF,),
+        agent=AGENT.uri,
         proof_key=AGENT.proof_key,
-        nonces=Nonces(),
-        clock=lambda: NOW,
+        txn="ses_1",
+        purpose="close the books",
     )
-    return play(flow, *answers, asks=asks)
+
+
+def exchange(*answers: Any, asks: list[Ask] | None = None, **changes: Any) -> Issued:
+    client = Client("client-1", PrivateKeyJwt(SigningKey.generate()))
+    issuer = KnownIssuer(ENDPOINTS, client, clock=lambda: NOW)
+    source = TokenExchange(issuer, **({"actor": "grant", "names_principal": True} | changes))
+    return play(source.fetch(wanted()), *answers, asks=asks)
 
 
 def test_a_good_answer_becomes_a_bound_credential() -> None:
@@ -193,7 +210,7 @@ def test_an_opaque_token_is_taken_at_its_issuers_word() -> None:
 )
 def test_a_refusal_is_final_and_an_outage_is_not(answer: Any, expected: type, code: str) -> None:
     with pytest.raises(expected) as caught:
-        exchange(answer)
+        exchange(*([answer] * (3 if expected is CredentialUnavailableError else 1)))
     assert caught.value.code == code
     assert caught.value.retryable is (expected is CredentialUnavailableError)
 
@@ -202,8 +219,11 @@ def test_a_refusal_is_final_and_an_outage_is_not(answer: Any, expected: type, co
     ("header", "seconds"),
     [
         ("7", 7.0),
-        ("1000000000", None),
+        ("1000000000", 3600.0),
         ("99999", 3600.0),
+        (formatdate(NOW + 7, usegmt=True), 7.0),
+        (formatdate(NOW - 7, usegmt=True), 0.0),
+        ("Mon, 99 Foo 2026 00:00:00 GMT", None),
         ("-1", None),
         ("soon", None),
         (None, None),
@@ -212,7 +232,7 @@ def test_a_refusal_is_final_and_an_outage_is_not(answer: Any, expected: type, co
 def test_an_issuers_word_on_when_to_come_back_is_kept_and_capped(header: Any, seconds: Any) -> None:
     headers = {} if header is None else {"retry-after": header}
     with pytest.raises(CredentialUnavailableError) as caught:
-        exchange(HttpResponse(503, headers))
+        exchange(*[HttpResponse(503, headers)] * 3)
     assert caught.value.retry_after == seconds
 
 

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What an answer is held to before it becomes a credential: type, binding, audience, scope, details, expiry, holder.
+
+A JWT shows what it is for and is held to it, unverified: it is the issuer's word to us. An opaque token shows nothing;
+whoever can asks introspection, everybody else records that it is opaque.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.credentials.answers import ath_of, check_scopes, looks_signed, read_jwt
+from agent_identity.credentials.oauth import Issued
+from agent_identity.errors import CredentialRejectedError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_identity.credentials.answers import Answer, Fields
+    from agent_identity.credentials.oauth import Binding
+    from agent_identity.values import JSON, Certificate
+
+__all__ = ["Expected", "check_details", "check_issued_type", "issued_from"]
+
+_UNSTATED_LIFE: Final = 60.0
+"""Seconds that a token is used whose issuer says nothing of its life."""
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """What was asked for. `audience` is what a JWT's `aud` has to be, `sub` and `actor` whom it has to name; None: anyone."""
+
+    issuer: str
+    resource: str
+    scopes: frozenset[str]
+    binding: Binding
+    asked_at: float
+    audience: str | None = None
+    sub: str | None = None
+    actor: str | None = None
+    details: Sequence[JSON] = ()
+    certificate: Certificate | None = None
+
+
+def check_issued_type(answer: Answer, expected: str, issuer: str) -> None:
+    """Hold an exchange's answer to the type that was asked for (RFC 8693 §2.2.1)."""
+    if answer.issued_token_type != expected:
+        raise CredentialRejectedError(
+            "wrong_token_type", f"{issuer} answered with a token of another type"
+        )
+
+
+def issued_from(answer: Answer, expected: Expected) -> Issued:
+    """The credential that an answer is, once it holds all that was asked for.
+
+    Raises:
+        CredentialRejectedError: it doesn't; `.code` says which part.
+    """
+    scheme = _scheme(answer, expected)
+    check_details(answer.details, expected.details, expected.issuer)
+    scopes = check_scopes(answer, expected.scopes, expected.issuer)
+    claims = read_jwt(answer.token)
+    if claims is None and looks_signed(answer.token):
+        raise CredentialRejectedError(
+            "malformed_token", f"{expected.issuer} issued a JWT that no strict reader takes"
+        )
+    life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
+    end = expected.asked_at + life
+    if claims is not None:
+        _check_claims(claims, expected)
+        expiry = claims.number("exp")
+        end = end if expiry is None else min(end, expiry)
+        if end <= expected.asked_at:
+            raise CredentialRejectedError(
+                "already_expired", f"{expected.issuer} issued what has expired"
+            )
+    return Issued(
+        token=answer.token,
+        token_type=scheme,
+        resource=expected.resource,
+        issuer=expected.issuer,
+        scopes=scopes,
+        issued_at=expected.asked_at,
+        expires_at=end,
+        jti=None if claims is None else claims.text("jti"),
+        ath=ath_of(answer.token),
+        scheme=scheme,
+        certificate=expected.certificate,
+        is_opaque=claims is None,
+    )
+
+
+def _scheme(answer: Answer, expected: Expected) -> str:
+    """How the token is to be sent; a binding that was asked for is never dropped in silence."""
+    kind = answer.token_type.lower()
+    if expected.binding.kind == "dpop":
+        if kind != "dpop":
+            raise CredentialRejectedError(
+                "binding_missing",
+                f"{expected.issuer} dropped the binding to the agent's key",
+                remedy="let the issuer bind this client's tokens (DPoP), or set binding for the resource",
+            )
+        return "DPoP"
+    if kind != "bearer":
+        raise CredentialRejectedError(
+            "wrong_token_type", f"{expected.issuer} issued a token of a type nobody asked for"
+        )
+    return "Bearer"
+
+
+def _check_claims(claims: Fields, expected: Expected) -> None:
+    check_binding(claims, expected)
+    if expected.audience is not None and claims.get("aud") not in (
+        expected.audience,
+        [expected.audience],
+    ):
+        raise CredentialRejectedError(
+            "audience_mismatch",
+            f"{expected.issuer} issued a token that isn't for {expected.audience} alone",
+            remedy=f"register {expected.resource} at {expected.issuer}, or set the resource's audience",
+        )
+    if expected.sub is not None and claims.get("sub") != expected.sub:
+        raise CredentialRejectedError(
+            "subject_mismatch", f"{expected.issuer} issued a token for another principal"
+        )
+    if expected.actor is not None and claims.actor() != expected.actor:
+        raise CredentialRejectedError(
+            "subject_mismatch", f"{expected.issuer} issued a token for another agent"
+        )
+
+
+def check_binding(claims: Fields, expected: Expected) -> None:
+    """Hold a token to being bound to our key or certificate, where that was asked for (RFC 9449 §6, RFC 8705 §3)."""
+    binding = expected.binding
+    bound = True
+    if binding.kind == "dpop" and binding.proof_key is not None:
+        bound = claims.confirms("jkt") == binding.proof_key.thumbprint
+    elif binding.kind == "mtls":
+        certificate = expected.certificate
+        bound = certificate is not None and claims.confirms("x5t#S256") == certificate.thumbprint
+    if not bound:
+        raise CredentialRejectedError(
+            "binding_missing", f"{expected.issuer} issued a token that isn't bound as it was asked"
+        )
+
+
+def check_details(granted: JSON, asked: Sequence[JSON], issuer: str) -> None:
+    """Hold granted `authorization_details` to those asked for (RFC 9396 §7): narrower is fine, wider is refused."""
+    if not asked:
+        if granted not in (None, []):
+            raise CredentialRejectedError(
+                "details_widened", f"{issuer} granted authorization details nobody asked for"
+            )
+        return
+    if not isinstance(granted, list) or not granted:
+        raise CredentialRejectedError(
+            "details_missing",
+            f"{issuer} doesn't say which authorization details it granted",
+            remedy="choose an issuer that implements RFC 9396, or leave authorization_details out",
+        )
+    if not all(any(_covers(wide, narrow) for wide in asked) for narrow in granted):
+        raise CredentialRejectedError(
+            "details_widened", f"{issuer} granted authorization details nobody asked for"
+        )
+
+
+def _covers(wide: JSON, narrow: JSON) -> bool:
+    """Whether one details object is within another: lists may be shorter, every other member is equal and none is missing."""
+    if not isinstance(wide, dict) or not isinstance(narrow, dict):
+        return False
+    return wide.keys() == narrow.keys() and all(
+        _within(wide[name], value) for name, value in narrow.items()
+    )
+
+
+def _within(wide: JSON, narrow: JSON) -> bool:
+    if isinstance(wide, list) and isinstance(narrow, list):
+        return all(item in wide for item in narrow) and (bool(narrow) or not wide)
+    return type(wide) is type(narrow) and wide == narrow

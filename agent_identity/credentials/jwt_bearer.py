@@ -1,0 +1,116 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JWT bearer: an assertion about the principal or the workload becomes an access token (RFC 7523 §2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.oauth import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.targets import target
+from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
+from agent_identity.errors import ConfigurationError, CredentialRejectedError
+from agent_identity.values import Secret, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.flow import Flow
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import JSON
+
+__all__ = ["JwtBearer"]
+
+
+@dataclass(frozen=True, slots=True)
+class JwtBearer:
+    """Present a JWT for a token.
+
+    Where it comes from: `client` signs it with its own key, naming the principal; `subject` is the principal's own token;
+    `workload` the agent's token from its platform. One that came from outside is presented once and never again.
+    """
+
+    issuer: Issuer
+    assertion_from: Literal["client", "subject", "workload"] = "client"
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    key: Callable[[], Flow[SigningKey]] | None = field(default=None, repr=False)
+    workload: Callable[[], Flow[Secret]] | None = field(default=None, repr=False)
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "jwt-bearer",
+            self.issuer.url,
+            self.client_name,
+            f"{self.binding} {self.assertion_from} {self.audience or ''}",
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        assertion = yield from self._assertion(wanted)
+        asked_at = self.issuer.clock()
+        binding = Binding(self.binding, wanted.proof_key)
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", JWT_BEARER),
+            ("assertion", assertion),
+            *target(wanted, audience=self.audience),
+        ]
+        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
+        certificate = yield from self.issuer.certificate()
+        return issued_from(
+            answer,
+            Expected(
+                issuer=self.issuer.url,
+                resource=wanted.resource,
+                scopes=wanted.scopes,
+                binding=binding,
+                asked_at=asked_at,
+                audience=self.audience or wanted.resource,
+                certificate=certificate if self.binding == "mtls" else None,
+            ),
+        )
+
+    def _assertion(self, wanted: Wanted) -> Flow[Secret]:
+        if self.assertion_from == "subject":
+            if wanted.subject is None:
+                raise CredentialRejectedError(
+                    "subject_token_missing", "this session has no token of the principal to present"
+                )
+            found = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
+            return found.token
+        if self.assertion_from == "workload":
+            if self.workload is None:
+                raise ConfigurationError(
+                    "workload_missing", "no provider of workload tokens is configured"
+                )
+            return (yield from self.workload())
+        return (yield from self._signed(wanted))
+
+    def _signed(self, wanted: Wanted) -> Flow[Secret]:
+        if self.key is None:
+            raise ConfigurationError(
+                "client_key_missing",
+                f"{self.issuer.url} wants an assertion signed by the client, which has no key",
+                remedy="set client_key for this issuer",
+            )
+        key = yield from self.key()
+        client = yield from self.issuer.client()
+        now = int(self.issuer.clock())
+        header = jose.header(key.alg, typ="JWT", kid=key.thumbprint)
+        claims: dict[str, JSON] = {
+            "iss": client.client_id,
+            "sub": wanted.principal.sub,
+            "aud": self.issuer.url,
+            "iat": now,
+            "exp": now + 60,
+            "jti": new_id("jwt_"),
+        }
+        return Secret(key.compact(header, orjson.dumps(claims)))

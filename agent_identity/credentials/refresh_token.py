@@ -1,0 +1,152 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refresh: a long-lived token becomes a fresh access token, and a rotated one is kept before anything is used (RFC 6749 §6)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.oauth import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.targets import target
+from agent_identity.credentials.token_types import REFRESH
+from agent_identity.errors import CredentialRejectedError
+from agent_identity.flow import keep, read
+
+if TYPE_CHECKING:
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.flow import Flow
+    from agent_identity.values import Secret
+
+__all__ = ["RefreshToken", "RefreshTokens", "refreshed"]
+
+
+class RefreshTokens:
+    """Where one source keeps refresh tokens: in memory, and where a reference says so beyond this process.
+
+    Each principal has one of their own: the name that it is kept under holds a digest of who they are, at which issuer, as
+    which client. `fixed` keeps the one token that a reference names, whoever is acted for.
+    """
+
+    __slots__ = ("_fixed", "_held", "_reference", "_scope")
+
+    def __init__(
+        self, reference: str | None = None, *, scope: str = "", fixed: bool = False
+    ) -> None:
+        self._reference = reference
+        self._scope = scope
+        self._fixed = fixed
+        self._held: dict[str, Secret] = {}
+
+    def get(self, wanted: Wanted) -> Flow[Secret | None]:
+        name = self._name(wanted)
+        if self._reference is None:
+            return self._held.get(name)
+        return (yield from read(self._place(name)))
+
+    def put(self, wanted: Wanted, token: Secret) -> Flow[None]:
+        """Keep a token, durably where there is a place for it, before the caller goes on."""
+        name = self._name(wanted)
+        if self._reference is None:
+            self._held[name] = token
+            return
+        yield from keep(self._place(name), token)
+
+    def drop(self, wanted: Wanted, token: Secret) -> Flow[None]:
+        """Forget a token that the issuer took back, unless another has taken its place meanwhile."""
+        name = self._name(wanted)
+        if self._reference is None:
+            if self._held.get(name) == token:
+                del self._held[name]
+            return
+        if not self._fixed and (yield from read(self._place(name))) == token:
+            yield from keep(self._place(name), None)
+
+    def start_over(self) -> None:
+        """In a forked child: what is in memory is the parent's, and would be used twice."""
+        self._held = {}
+
+    def _name(self, wanted: Wanted) -> str:
+        if self._fixed:
+            return ""
+        # In memory the key counts too: a public client's refresh token is bound to it (RFC 9449 §5).
+        key = wanted.proof_key.thumbprint if self._reference is None else ""
+        parts = (str(wanted.principal), self._scope, key)
+        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+
+    def _place(self, name: str) -> str:
+        return f"{self._reference}.{name}" if name else str(self._reference)
+
+
+def refreshed(
+    issuer: Issuer,
+    tokens: RefreshTokens,
+    wanted: Wanted,
+    token: Secret,
+    expected: Expected,
+) -> Flow[Issued]:
+    """Trade a refresh token; it is sent once, and dropped when the issuer says that it is worth nothing.
+
+    Raises:
+        CredentialRejectedError: `invalid_grant`, it was taken back or used before; somebody has to sign in again.
+        CredentialUnavailableError: the issuer could not be reached; the token is kept.
+    """
+    form: list[tuple[str, str | Secret]] = [
+        ("grant_type", REFRESH),
+        ("refresh_token", token),
+        *target(wanted, details=expected.details),
+    ]
+    try:
+        answer = yield from issuer.token(
+            form, binding=expected.binding, one_use=True, may_refresh=True
+        )
+    except CredentialRejectedError as error:
+        if error.code == "invalid_grant":
+            yield from tokens.drop(wanted, token)
+        raise
+    if answer.refresh_token is not None and answer.refresh_token != token:
+        yield from tokens.put(wanted, answer.refresh_token)
+    return issued_from(answer, expected)
+
+
+@dataclass(frozen=True, slots=True)
+class RefreshToken:
+    """Refresh tokens as a source of their own: somebody signed in elsewhere, and left the token where a reference says."""
+
+    issuer: Issuer
+    tokens: RefreshTokens = field(repr=False)
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "refresh-token",
+            self.issuer.url,
+            self.client_name,
+            f"{self.binding} {self.audience or ''}",
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        token = yield from self.tokens.get(wanted)
+        if token is None:
+            raise CredentialRejectedError(
+                "refresh_token_missing",
+                f"there is no refresh token for {self.issuer.url} where the configuration says",
+                remedy="sign in once and keep the refresh token there, or use authorization-code or device",
+            )
+        certificate = yield from self.issuer.certificate()
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=Binding(self.binding, wanted.proof_key),
+            asked_at=self.issuer.clock(),
+            audience=self.audience or wanted.resource,
+            certificate=certificate if self.binding == "mtls" else None,
+        )
+        return (yield from refreshed(self.issuer, self.tokens, wanted, token, expected))

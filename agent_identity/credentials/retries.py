@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: Apache-2.0
+"""When an issuer fails: how often it is asked again, how long one waits, and when nobody asks it at all.
+
+What may have been used up is never sent twice; everything else is asked at most three times, inside the one deadline.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import CredentialUnavailableError, TransportError
+from agent_identity.flow import pause
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.flow import Flow
+
+__all__ = ["ATTEMPTS", "Breaker", "retry_after", "wait_for"]
+
+ATTEMPTS: Final = 3
+LONGEST_WAIT: Final = 3600.0
+_FIRST_PAUSE: Final = 0.2
+_FAILURES: Final = 5
+_OPEN: Final = 30.0
+_DIGITS: Final = 9
+
+
+class Breaker:
+    """Stops asking an issuer that failed five times in a row, for thirty seconds; then one caller tries it.
+
+    The trial is taken by time and not by a flag, so that one who gives up on the way keeps nobody out for longer.
+    """
+
+    __slots__ = ("_failures", "_lock", "_monotonic", "_opens_at")
+
+    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._monotonic = monotonic
+        self.forget()
+
+    def forget(self) -> None:
+        self._lock = threading.Lock()
+        self._failures = 0
+        self._opens_at = 0.0
+
+    def check(self, issuer: str) -> None:
+        """Pass, or refuse without asking.
+
+        Raises:
+            CredentialUnavailableError: `issuer_unavailable`; `.retry_after` says when it is tried again.
+        """
+        with self._lock:
+            now = self._monotonic()
+            left = self._opens_at - now
+            if self._failures < _FAILURES:
+                return
+            if left <= 0:
+                self._opens_at = now + _OPEN
+                return
+        raise CredentialUnavailableError(
+            "issuer_unavailable",
+            f"{issuer} failed {_FAILURES} times in a row and isn't asked for now",
+            retry_after=left,
+        )
+
+    def failed(self) -> None:
+        with self._lock:
+            self._failures += 1
+            self._opens_at = self._monotonic() + _OPEN
+
+    def answered(self) -> None:
+        """It answered, even if it said no: it is there."""
+        with self._lock:
+            self._failures = 0
+
+
+def wait_for(error: CredentialUnavailableError, attempt: int) -> Flow[None]:
+    """Wait before attempt number `attempt` (from 1): as long as the issuer said, else a random part of a growing pause.
+
+    Raises:
+        CredentialUnavailableError: the very error, when the wait doesn't fit the deadline.
+    """
+    seconds = error.retry_after
+    if seconds is None:
+        seconds = random.uniform(0.0, _FIRST_PAUSE * 2**attempt)  # noqa: S311 - spreads load, guards nothing
+    try:
+        yield from pause(seconds)
+    except TransportError:
+        raise error from None
+
+
+def retry_after(value: str | None, now: float) -> float | None:
+    """Seconds from a Retry-After header, as seconds or as a date (RFC 9110 §10.2.3), an hour at most; None for junk."""
+    if value is None or not value.isascii():
+        return None
+    if value.isdigit() and len(value) <= _DIGITS:
+        return min(float(value), LONGEST_WAIT)
+    if value.isdigit():
+        return LONGEST_WAIT
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    seconds = (moment - datetime.fromtimestamp(now, UTC)).total_seconds()
+    return min(max(0.0, seconds), LONGEST_WAIT)

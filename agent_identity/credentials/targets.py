@@ -1,0 +1,39 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a token is asked for: resource, audience, scope, authorization details, as form members (RFC 8707, 8693, 6749, 9396)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import orjson
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_identity.credentials.source import Wanted
+    from agent_identity.values import JSON
+
+__all__ = ["details_text", "target"]
+
+
+def target(
+    wanted: Wanted, *, audience: str | None = None, details: Sequence[JSON] = ()
+) -> list[tuple[str, str]]:
+    """The members that say what is wanted; the resource goes along even where an issuer ignores it."""
+    form = [("resource", wanted.resource)]
+    if audience is not None:
+        form.append(("audience", audience))
+    if wanted.scopes:
+        form.append(("scope", " ".join(sorted(wanted.scopes))))
+    if details:
+        form.append(("authorization_details", details_text(details)))
+    if wanted.step_up is not None and wanted.step_up.acr_values:
+        form.append(("acr_values", " ".join(wanted.step_up.acr_values)))
+    if wanted.step_up is not None and wanted.step_up.max_age is not None:
+        form.append(("max_age", str(wanted.step_up.max_age)))
+    return form
+
+
+def details_text(details: Sequence[JSON]) -> str:
+    """Authorization details as they are sent and as a cache key holds them; empty for none."""
+    return orjson.dumps([*details], option=orjson.OPT_SORT_KEYS).decode() if details else ""

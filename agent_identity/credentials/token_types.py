@@ -1,0 +1,44 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The names of token types and grant types on the wire (RFC 6749, 7523, 8628, 8693; drafts as of November 2026)."""
+
+from __future__ import annotations
+
+from typing import Final
+
+__all__ = [
+    "ACCESS_TOKEN",
+    "AUTHORIZATION_CODE",
+    "CIBA",
+    "CLIENT_CREDENTIALS",
+    "DEVICE_CODE",
+    "ID_JAG",
+    "ID_TOKEN",
+    "JWT",
+    "JWT_BEARER",
+    "REFRESH",
+    "REFRESH_TOKEN",
+    "SAML2",
+    "TOKEN_EXCHANGE",
+    "TXN_TOKEN",
+]
+
+_TYPE: Final = "urn:ietf:params:oauth:token-type:"
+_GRANT: Final = "urn:ietf:params:oauth:grant-type:"
+
+ACCESS_TOKEN: Final = f"{_TYPE}access_token"
+ID_TOKEN: Final = f"{_TYPE}id_token"
+REFRESH_TOKEN: Final = f"{_TYPE}refresh_token"
+JWT: Final = f"{_TYPE}jwt"
+SAML2: Final = f"{_TYPE}saml2"
+ID_JAG: Final = f"{_TYPE}id-jag"
+"""draft-ietf-oauth-identity-assertion-authz-grant-04."""
+TXN_TOKEN: Final = f"{_TYPE}txn_token"
+"""draft-ietf-oauth-transaction-tokens-10."""
+
+AUTHORIZATION_CODE: Final = "authorization_code"
+CLIENT_CREDENTIALS: Final = "client_credentials"
+REFRESH: Final = "refresh_token"
+TOKEN_EXCHANGE: Final = f"{_GRANT}token-exchange"
+JWT_BEARER: Final = f"{_GRANT}jwt-bearer"
+DEVICE_CODE: Final = f"{_GRANT}device_code"
+CIBA: Final = "urn:openid:params:grant-type:ciba"

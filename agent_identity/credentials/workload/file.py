@@ -1,0 +1,52 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A token in a file that somebody else renews: an agent of the platform, or spiffe-helper with its JWT-SVIDs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar
+
+from agent_identity.credentials.workload.places import check_path, token_in_file
+from agent_identity.credentials.workload.spiffe import check_svid, check_trust_domain
+from agent_identity.credentials.workload.tokens import accepted
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.credentials.workload.tokens import WorkloadToken
+    from agent_identity.flow import Flow
+
+__all__ = ["File"]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A JWT whose audience is compared, or an opaque token, whose isn't. With `trust_domain` it has to be a JWT-SVID."""
+
+    kind: ClassVar[str] = "file"
+
+    path: str
+    expect: Mapping[str, str] = field(default_factory=dict[str, str])
+    trust_domain: str | None = None
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+        check_trust_domain(self.trust_domain)
+
+    @property
+    def looks_for(self) -> str:
+        return self.path
+
+    @property
+    def setup(self) -> str:
+        return f"have the token written to {self.path}"
+
+    def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
+        opaque = self.trust_domain is None
+        token = yield from token_in_file(self.path, opaque=opaque)
+        if token is None:
+            return None
+        given = accepted(token, audience, now, who=self.path, expect=self.expect, opaque=opaque)
+        if self.trust_domain is not None:
+            check_svid(token, self.trust_domain, who=self.path)
+        return given
