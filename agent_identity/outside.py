@@ -10,6 +10,7 @@ import contextlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from agent_identity.credentials.source import Renewal
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import Draft, append
 from agent_identity.policy.request import Entity, Facts, Request
@@ -27,10 +28,11 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential
+    from agent_identity.reach import Reach
     from agent_identity.session import Session
     from agent_identity.values import Decision
 
-__all__ = ["aclient", "client", "credential", "traced"]
+__all__ = ["aclient", "client", "credential", "renewed", "traced"]
 
 
 @contextlib.contextmanager
@@ -66,17 +68,48 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
     session.check(now)
     parts.gate.check()
     checked_resource(resource)
-    wanted = frozenset[str]()
+    wanted = yield from _permitted(
+        session, resource, None if scopes is None else scope_set(scopes), now
+    )
+    ready = yield from reach(session, resource, wanted)
+    session.check(parts.clock())
+    return ready.credential(session, None)
+
+
+def renewed(session: Session, reached: Reach, renewal: Renewal) -> Flow[Reach]:
+    """The credential anew, since its resource refused this one: more scopes are decided on like any other credential.
+
+    Raises:
+        DeniedError: policy, the configuration or the session's limits don't allow that much.
+        CredentialError: the issuer refused or could not be reached.
+    """
+    parts = session.parts
+    now = parts.clock()
+    session.check(now)
+    scopes = reached.scopes
+    if renewal.scopes is not None:
+        scopes = yield from _permitted(session, reached.resource, renewal.scopes, now)
+    if reached.key is not None and renewal == Renewal():
+        parts.world.cache.drop(reached.key)
+        session.reaches.pop((reached.resource, scopes), None)
+    found = yield from reach(session, reached.resource, scopes, renewal.step_up)
+    session.check(parts.clock())
+    return found
+
+
+def _permitted(
+    session: Session, resource: str, scopes: frozenset[str] | None, now: float
+) -> Flow[frozenset[str]]:
+    """Decide on a credential outside any tool, and put the decision on record."""
+    wanted = scopes or frozenset[str]()
     try:
-        wanted = session.needed(resource, None if scopes is None else scope_set(scopes))
+        wanted = session.needed(resource, scopes)
         decision = yield from _decided(session, resource, wanted, now)
     except AgentIdentityError as error:
         yield from append(_draft(session, resource, wanted, None, error))
         raise
     yield from append(_draft(session, resource, wanted, decision, None))
-    ready = yield from reach(session, resource, wanted)
-    session.check(parts.clock())
-    return ready.credential(session, None)
+    return wanted
 
 
 def _decided(session: Session, resource: str, wanted: frozenset[str], now: float) -> Flow[Decision]:

@@ -221,7 +221,7 @@ class Call:
             return False
         self._decide_now(parts.policy_now)
         reached = session.reaches.get((tool.resource, self._scopes))
-        if reached is None or not reached.is_fresh(self._now):
+        if reached is None or reached.is_per_call or not reached.is_fresh(self._now):
             return False
         self._reach = reached
         return True
@@ -232,8 +232,11 @@ class Call:
         parts = session.parts
         if self.decision is None:
             yield from self._decide(parts.policy)
-        self._reach = yield from reach(session, tool.resource, self._scopes)
-        session.reaches[tool.resource, self._scopes] = self._reach
+        reached = yield from reach(session, tool.resource, self._scopes)
+        session.reaches[tool.resource, self._scopes] = reached
+        if reached.is_per_call:
+            reached = yield from reached.for_call(session, self, self._span.trace_id)
+        self._reach = reached
         self._now = parts.clock()
         session.check(self._now)  # this took a while: whoever ended meanwhile acts no more
 

@@ -8,38 +8,44 @@ is made when a child first needs it. Everything is shared by who asks for the sa
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import CacheKey, fresh_until
+from agent_identity.credentials.checks import check_step_up
 from agent_identity.credentials.hop0 import RootWanted
 from agent_identity.credentials.source import Wanted
 from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.errors import ConfigurationError, DeniedError
-from agent_identity.flow import Draft, Shared, append, shared
+from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import ProofKey
-    from agent_identity.credentials.source import StepUp
+    from agent_identity.credentials.source import Renewal, StepUp
     from agent_identity.flow import Flow
-    from agent_identity.http.credential import Credential
+    from agent_identity.http.credential import Credential, Ready
     from agent_identity.parts import Resource
     from agent_identity.pipeline import Call
     from agent_identity.session import Session
+    from agent_identity.values import JSON
 
 __all__ = ["Reach", "reach"]
 
 
 class Reach:
-    """What a session needs to call one resource with certain scopes, until `fresh_until` (Unix seconds)."""
+    """What a session needs to call one resource with certain scopes, until `fresh_until` (Unix seconds).
+
+    `place` is None for a local resource, which needs no credential. `is_per_call` says that something in it is good for one call.
+    """
 
     __slots__ = (
-        *("chain", "delegation", "fresh_until", "grant_hash", "issued", "leaf", "resource"),
-        *("_fresh_monotonic", "proof_key", "scopes", "statement"),
+        *("chain", "delegation", "fresh_until", "grant_hash", "is_per_call", "issued", "key", "leaf"),
+        *("_fresh_monotonic", "place", "proof_key", "resource", "scopes", "statement"),
     )
 
     def __init__(
@@ -48,13 +54,18 @@ class Reach:
         resource: str,
         scopes: frozenset[str],
         chain: tuple[Grant, ...],
+        place: Resource | None,
         issued: Issued | None,
+        key: bytes | None,
     ) -> None:
         self.resource = resource
         self.scopes = scopes
         self.chain = chain
         self.leaf: Grant = chain[0]
+        self.place = place
         self.issued = issued
+        self.key = key
+        self.is_per_call: bool = place is not None and place.transaction is not None
         self.grant_hash: str = self.leaf.hash()
         self.delegation: str = join_chain([grant.compact for grant in chain])
         self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
@@ -69,6 +80,29 @@ class Reach:
         """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""
         return now < self.fresh_until and time.monotonic() < self._fresh_monotonic
 
+    def for_call(self, session: Session, call: Call, trace_id: str) -> Flow[Reach]:
+        """The same for one call alone: with a transaction token that says what the call is about."""
+        place, issued = self.place, self.issued
+        if place is None or place.transaction is None or issued is None:
+            return self
+        wanted = _wanted(session, self.chain, place, self.scopes, None)
+        found = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
+        yield from append(
+            _acquired_draft(
+                session,
+                call.call_id,
+                found.txn,
+                {
+                    "resource": place.uri,
+                    "source": "transaction-token",
+                    "issuer": place.transaction.issuer.url,
+                    "token_type": "N_A",
+                },
+            )
+        )
+        with_token = replace(issued, txn_token=found.token)
+        return Reach(session, self.resource, self.scopes, self.chain, place, with_token, self.key)
+
     def credential(self, session: Session, call: Call | None) -> Credential:
         """The credential as a tool is handed it; with a call, it asserts that call on every request.
 
@@ -77,19 +111,33 @@ class Reach:
         """
         from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
 
-        if self.issued is None:
-            raise ConfigurationError("no_resource", "a local tool has no credential")
         parts = session.parts
         return Credential(
-            self.issued,
+            self.ready(with_call=call is not None),
             proof_key=self.proof_key,
             nonces=parts.nonces,
-            delegation=self.delegation,
-            statement=None if call is None else self.statement,
             facts=None if call is None else call.facts,
             numbers=None if call is None else call.numbers,
             check=lambda: self._check_use(session, call),
+            renewer=Renewing(session, self, call),
             clock=parts.clock,
+        )
+
+    def ready(self, *, with_call: bool) -> Ready:
+        """What a credential is made of.
+
+        Raises:
+            ConfigurationError: what is reached is local and has no credential.
+        """
+        from agent_identity.http.credential import Ready  # noqa: PLC0415 - httpx loads on first use
+
+        if self.issued is None or self.place is None:
+            raise ConfigurationError("no_resource", "a local tool has no credential")
+        shows = self.place.sends_assertion
+        return Ready(
+            self.issued,
+            self.delegation if shows else None,
+            self.statement if shows and with_call else None,
         )
 
     def _check_use(self, session: Session, call: Call | None) -> None:
@@ -102,7 +150,30 @@ class Reach:
             )
 
 
-def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach]:
+class Renewing:
+    """Gets the credential of a session anew when its resource says that this one won't do."""
+
+    __slots__ = ("_call", "_reached", "_session")
+
+    def __init__(self, session: Session, reached: Reach, call: Call | None) -> None:
+        self._session = session
+        self._reached = reached
+        self._call = call
+
+    def renew(self, renewal: Renewal, /) -> Ready:
+        flow = self._session.renewed(self._reached, renewal)
+        self._reached = run(flow, self._session.parts.world.answer)
+        return self._reached.ready(with_call=self._call is not None)
+
+    async def arenew(self, renewal: Renewal, /) -> Ready:
+        flow = self._session.renewed(self._reached, renewal)
+        self._reached = await arun(flow, self._session.parts.world.aanswer)
+        return self._reached.ready(with_call=self._call is not None)
+
+
+def reach(
+    session: Session, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
+) -> Flow[Reach]:
     """Get all that a call to `resource` needs; a local resource needs no credential.
 
     Raises:
@@ -113,25 +184,23 @@ def reach(session: Session, resource: str, scopes: frozenset[str]) -> Flow[Reach
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from _chain(session, audiences, scopes)
-    issued = None if place is None else (yield from _issued(session, chain, place, scopes))
-    return Reach(session, resource, scopes, chain, issued)
-
-
-def _issued(
-    session: Session,
-    chain: tuple[Grant, ...],
-    place: Resource,
-    scopes: frozenset[str],
-    step_up: StepUp | None = None,
-) -> Flow[Issued]:
-    key = _key(session, place, chain[0].hash(), scopes)
-    source = place.source
+    if place is None:
+        return Reach(session, resource, scopes, chain, None, None, None)
+    key = _key(session, place, chain[0].hash(), scopes, step_up)
     start = lambda: _acquired(session, chain, place, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
-    return (yield from shared(Shared(key, start, source.patience)))
+    issued = yield from shared(Shared(key, start, place.source.patience))
+    return Reach(session, resource, scopes, chain, place, issued, key)
 
 
-def _key(session: Session, place: Resource, chain: str, scopes: frozenset[str]) -> bytes:
+def _key(
+    session: Session,
+    place: Resource,
+    chain: str,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
+) -> bytes:
     described = place.source.described
+    sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
     return _shared_key(
         session,
         CacheKey(
@@ -141,7 +210,7 @@ def _key(session: Session, place: Resource, chain: str, scopes: frozenset[str]) 
             principal=_owner(session),
             chain=chain,
             resource=place.uri,
-            audience=described.audience,
+            audience=described.audience + sign_in,
             scopes=scopes,
             details=described.details,
             binding_key=session.agent.key.thumbprint,
@@ -251,27 +320,12 @@ def _acquired(
     step_up: StepUp | None,
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
-    issued = yield from place.source.fetch(
-        Wanted(
-            resource=place.uri,
-            scopes=scopes,
-            principal=session.principal,
-            subject=session.subject,
-            chain=chain,
-            agent=session.agent.uri,
-            proof_key=session.agent.proof_key,
-            txn=session.txn,
-            purpose=session.purpose,
-            step_up=step_up,
-        )
-    )
+    issued = yield from place.source.fetch(_wanted(session, chain, place, scopes, step_up))
+    check_step_up(issued, step_up)
+    session.take(place, issued)
     yield from append(
-        Draft(
-            CREDENTIAL_ACQUIRED,
-            session.pseudonym,
-            session.id,
-            None,
-            None,
+        _acquired_draft(
+            session,
             None,
             issued.jti,
             {
@@ -284,10 +338,46 @@ def _acquired(
                 "bound": issued.is_bound,
                 "opaque": issued.is_opaque,
             },
-            None,
         )
     )
     return issued
+
+
+def _wanted(
+    session: Session,
+    chain: tuple[Grant, ...],
+    place: Resource,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
+) -> Wanted:
+    return Wanted(
+        resource=place.uri,
+        scopes=scopes,
+        principal=session.principal,
+        subject=session.subject,
+        chain=chain,
+        agent=session.agent.uri,
+        proof_key=session.agent.proof_key,
+        txn=session.txn,
+        purpose=session.purpose,
+        step_up=step_up,
+    )
+
+
+def _acquired_draft(
+    session: Session, call_id: str | None, ref: str | None, public: dict[str, JSON]
+) -> Draft:
+    return Draft(
+        CREDENTIAL_ACQUIRED,
+        session.pseudonym,
+        session.id,
+        call_id,
+        None,
+        None,
+        ref,
+        public,
+        None,
+    )
 
 
 def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Flow[Draft]:

@@ -27,6 +27,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
+from agent_identity.giving_back import given_back
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
@@ -40,12 +41,14 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.source import Subject, Verified
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.oauth import Issued
+    from agent_identity.credentials.source import Renewal, Subject, Verified
     from agent_identity.delegation.limits import Limits
     from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
-    from agent_identity.parts import Parts
+    from agent_identity.parts import Parts, Resource
     from agent_identity.provenance.records import Record
     from agent_identity.reach import Reach
     from agent_identity.values import JSON
@@ -103,6 +106,7 @@ class Session:
         self._ends_monotonic = 0.0
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
+        self._taken: list[tuple[Issuer | None, Issued]] = []
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -194,6 +198,12 @@ class Session:
 
         return was_open
 
+    def take(self, place: Resource, issued: Issued) -> None:
+        """Remember what was acquired for this session: it is given back when the session ends."""
+        now = self.parts.clock()
+        self._taken = [taken for taken in self._taken if taken[1].expires_at > now]
+        self._taken.append((place.issuer, issued))
+
     def _let_go(self) -> None:
         """Nothing that was acquired for this session serves anybody any more."""
         self.reaches.clear()
@@ -233,6 +243,8 @@ class Session:
         )
 
     def _closed(self, reason: str) -> Flow[None]:
+        taken, self._taken = self._taken, []
+        yield from given_back(self, taken)
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -396,6 +408,10 @@ class Session:
         with outside.traced(self, resource):
             return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
 
+    def renewed(self, reached: Reach, renewal: Renewal) -> Flow[Reach]:
+        """The credential of a resource that refused the one it was shown; for credentials."""
+        return outside.renewed(self, reached, renewal)
+
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
         return outside.client(self, self._place(resource))
@@ -464,6 +480,7 @@ class Session:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
         self.reaches = {}
         self.cache_keys = set()
+        self._taken = []
         self.history.renew_lock()
         self.agent.renew()
 

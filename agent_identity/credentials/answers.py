@@ -120,6 +120,11 @@ class Fields:
     def __init__(self, members: dict[str, JSON]) -> None:
         self._members = members
 
+    @property
+    def members(self) -> dict[str, JSON]:
+        """All of them, for a rule that looks at several at once."""
+        return self._members
+
     def get(self, name: str) -> JSON:
         return self._members.get(name)
 

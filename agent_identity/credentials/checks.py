@@ -19,10 +19,18 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.answers import Answer, Fields
     from agent_identity.credentials.oauth import Binding
+    from agent_identity.credentials.source import StepUp
     from agent_identity.values import JSON, Certificate
 
-__all__ = ["Expected", "check_details", "check_issued_type", "issued_from"]
+__all__ = [
+    "Expected",
+    "check_details",
+    "check_issued_type",
+    "check_step_up",
+    "issued_from",
+]
 
+_SKEW: Final = 30.0
 _UNSTATED_LIFE: Final = 60.0
 """Seconds that a token is used whose issuer says nothing of its life."""
 
@@ -178,3 +186,25 @@ def _within(wide: JSON, narrow: JSON) -> bool:
     if isinstance(wide, list) and isinstance(narrow, list):
         return all(item in wide for item in narrow) and (bool(narrow) or not wide)
     return type(wide) is type(narrow) and wide == narrow
+
+
+def check_step_up(issued: Issued, step_up: StepUp | None) -> None:
+    """Hold a token to the sign-in that its resource asked for (RFC 9470 §5); an opaque one shows nothing of it.
+
+    Raises:
+        CredentialRejectedError: `step_up_unmet`, the sign-in behind it is another, or older.
+    """
+    claims = None if step_up is None else read_jwt(issued.token)
+    if step_up is None or claims is None:
+        return
+    wrong_acr = bool(step_up.acr_values) and claims.get("acr") not in step_up.acr_values
+    signed_in = claims.number("auth_time")
+    too_old = step_up.max_age is not None and (
+        signed_in is None or signed_in + step_up.max_age + _SKEW < issued.issued_at
+    )
+    if wrong_acr or too_old:
+        raise CredentialRejectedError(
+            "step_up_unmet",
+            f"{issued.issuer} issued a token whose sign-in isn't what {issued.resource} asks for",
+            remedy="have the principal sign in again, in the way that the resource asks for",
+        )

@@ -203,6 +203,7 @@ class Issuer:
         *,
         binding: Binding = UNBOUND,
         accepted: frozenset[int] = frozenset({200}),
+        attempts: int = ATTEMPTS,
     ) -> Flow[HttpResponse]:
         """Post a form to one of the issuer's other endpoints (a field of `Endpoints`), as its client; `what` names it in errors.
 
@@ -229,7 +230,7 @@ class Issuer:
                 raise failure_of(response, self.url, what, self.clock())
             return response
 
-        return (yield from self._guarded(once, attempts=ATTEMPTS))
+        return (yield from self._guarded(once, attempts))
 
     def _guarded(self, once: Callable[[], Flow[T]], attempts: int = ATTEMPTS) -> Flow[T]:
         """Ask unless the issuer isn't asked for now, and keep count of how it goes."""

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Principal, Secret
 
-__all__ = ["Described", "Source", "StepUp", "Subject", "SubjectToken", "Verified", "Wanted"]
+__all__ = ["Described", "Renewal", "Source", "StepUp", "Subject", "SubjectToken", "Verified", "Wanted"]
 
 
 class SubjectToken(NamedTuple):
@@ -76,6 +76,13 @@ class Wanted:
     proof_key: ProofKey
     txn: str
     purpose: str
+    step_up: StepUp | None = None
+
+
+class Renewal(NamedTuple):
+    """Why a credential has to be had anew: it expired, or the server wants more scopes or a fresher sign-in."""
+
+    scopes: frozenset[str] | None = None
     step_up: StepUp | None = None
 
 

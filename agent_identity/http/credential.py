@@ -10,26 +10,59 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 import httpx
 
+from agent_identity.credentials.answers import ath_of
+from agent_identity.credentials.source import Renewal, StepUp
+from agent_identity.credentials.transaction import HEADER as TXN_TOKEN
 from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.http.challenges import wanted_by
+from agent_identity.http.seams import client_context
 from agent_identity.uris import covers, htu_of
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
 
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import Nonces, ProofKey
     from agent_identity.delegation.assertion import CallFacts, Statement
+    from agent_identity.http.challenges import Challenge
+    from agent_identity.values import Certificate
 
-__all__ = ["Credential", "LateCredential", "confined_aclient", "confined_client"]
+__all__ = [
+    "Credential",
+    "LateCredential",
+    "Ready",
+    "Renewer",
+    "confined_aclient",
+    "confined_client",
+]
 
 _BODY_LIMIT: Final = 1024 * 1024
+_AGE_DIGITS: Final = 9
+_IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+
+class Ready(NamedTuple):
+    """A credential and what goes along with it: the chain, None where the resource is shown none, and who signs below it."""
+
+    issued: Issued
+    delegation: str | None
+    statement: Statement | None
+
+
+class Renewer(Protocol):
+    """Gets a credential anew, in both colours."""
+
+    def renew(self, renewal: Renewal, /) -> Ready: ...
+
+    async def arenew(self, renewal: Renewal, /) -> Ready: ...
 
 
 class Credential(httpx.Auth):
@@ -40,50 +73,83 @@ class Credential(httpx.Auth):
 
     def __init__(
         self,
-        issued: Issued,
+        ready: Ready,
         *,
         proof_key: ProofKey,
         nonces: Nonces,
-        delegation: str,
-        statement: Statement | None,
         facts: CallFacts | None,
         numbers: Iterator[int] | None,
         check: Callable[[], None],
+        renewer: Renewer | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self._issued = issued
+        self._ready = ready
         self._proof_key = proof_key
         self._nonces = nonces
-        self._delegation = delegation
-        self._statement = statement
         self._facts = facts
         self._check = check
+        self._renewer = renewer
         self._clock = clock
         self._numbers = numbers or itertools.count(1)
 
     @property
     def resource(self) -> str:
         """The resource URI that requests have to stay under."""
-        return self._issued.resource
+        return self._ready.issued.resource
 
     @property
     def scopes(self) -> frozenset[str]:
         """The scopes that were granted."""
-        return self._issued.scopes
+        return self._ready.issued.scopes
 
     @property
     def expires_at(self) -> float:
-        """When the token ends, in Unix seconds."""
-        return self._issued.expires_at
+        """When it ends, in Unix seconds."""
+        return self._ready.issued.expires_at
 
     @property
     def token_type(self) -> str:
-        """`DPoP` for a token that is bound to the agent's key, `Bearer` for one that isn't."""
-        return self._issued.token_type
+        """`DPoP` for a token that is bound to the agent's key, `Bearer` for one that isn't, else what its source calls it."""
+        return self._ready.issued.token_type
+
+    @property
+    def certificate_chain(self) -> str:
+        """The client certificate's chain, PEM, leaf first.
+
+        Raises:
+            ConfigurationError: it has none.
+        """
+        return self._certificate().chain
+
+    def ssl_context(self) -> ssl.SSLContext:
+        """A context for a client of your own that shows the certificate and trusts what the system trusts.
+
+        Raises:
+            ConfigurationError: it has no certificate.
+        """
+        return client_context(self._certificate())
+
+    def _certificate(self) -> Certificate:
+        certificate = self._ready.issued.certificate
+        if certificate is None:
+            raise ConfigurationError(
+                "no_certificate", f"the credential for {self.resource} isn't a certificate"
+            )
+        return certificate
 
     def reveal(self) -> str:
-        """The token itself. A bound one is worth nothing without a proof; use `headers` instead."""
-        return self._issued.token.reveal()
+        """The token itself. A bound one is worth nothing without a proof; use `headers` instead.
+
+        Raises:
+            ConfigurationError: a certificate, which is used by `ssl_context`.
+        """
+        if not self._ready.issued.header:
+            raise ConfigurationError(
+                "no_token",
+                f"the credential for {self.resource} is a certificate",
+                remedy="use session.http(), or ssl_context() with a client of your own",
+            )
+        return self._ready.issued.token.reveal()
 
     def headers(self, method: str, url: str, body: bytes | None = None) -> dict[str, str]:
         """The headers that sign one request; each call gives fresh ones.
@@ -93,37 +159,34 @@ class Credential(httpx.Auth):
         Raises:
             DeniedError: `foreign_url`, the request would leave the resource; or the session has ended.
         """
-        if not covers(self._issued.resource, url):
+        issued, delegation, statement = self._ready
+        if not covers(issued.resource, url):
             raise DeniedError(
                 "foreign_url",
-                f"a credential for {self._issued.resource} doesn't sign requests to another place",
+                f"a credential for {issued.resource} doesn't sign requests to another place",
                 remedy="give the other service a resource, and a tool, of its own",
             )
         self._check()
         now = self._clock()
-        nonce = self._nonces.get(url)
-        proof = self._proof_key.proof(method, url, now, ath=self._issued.ath, nonce=nonce)
-        asserted: dict[str, str] = {}
-        if self._statement is not None and self._facts is not None:
+        more: dict[str, str] = {}
+        if issued.token_type == "DPoP":  # noqa: S105 - a type
+            nonce = self._nonces.get(url)
+            more["DPoP"] = self._proof_key.proof(method, url, now, ath=issued.ath, nonce=nonce)
+        if delegation is not None:
+            more[DELEGATION] = delegation
+        if statement is not None and self._facts is not None:
             query = url.partition("#")[0].partition("?")[2]
             binding = RequestBinding(
                 htm=method,
                 htu=htu_of(url),
                 htq=_digest(query.encode("ascii")) if query else None,
                 content_digest=_digest(body) if body is not None else None,
-                ath=self._issued.ath,
+                ath=_ath(issued),
             )
             number = next(self._numbers)
-            asserted[ASSERTION] = self._statement.for_request(
-                self._facts, int(now), number, binding
-            )
+            more[ASSERTION] = statement.for_request(self._facts, int(now), number, binding)
         # Last, and in no variable: whatever fails above is reported with the locals of this frame.
-        return {
-            "Authorization": f"{self._issued.token_type} {self._issued.token.reveal()}",
-            "DPoP": proof,
-            DELEGATION: self._delegation,
-            **asserted,
-        }
+        return {**_secrets(issued), **more}
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
         """Tell it what came back, for clients that take plain headers; True means: sign again and send once more.
@@ -131,7 +194,7 @@ class Credential(httpx.Auth):
         A server's DPoP nonce is kept for the next request (RFC 9449 §8.2). `url` defaults to the resource.
         """
         found = {name.lower(): value for name, value in headers.items()}
-        self._nonces.learn(url or self._issued.resource, found.get("dpop-nonce"))
+        self._nonces.learn(url or self.resource, found.get("dpop-nonce"))
         challenge = found.get("www-authenticate", "")
         return (
             status == 401  # noqa: PLR2004 - a status of HTTP
@@ -139,19 +202,63 @@ class Credential(httpx.Auth):
             and "use_dpop_nonce" in challenge
         )
 
-    def auth_flow(self, request: httpx.Request) -> Generator[httpx.Request, httpx.Response, None]:
-        """Httpx's own hook: sign, send, and once more where the server wants its nonce in the proof."""
+    def renewal(self, method: str, status: int, headers: Mapping[str, str]) -> Renewal | None:
+        """What a refusal asks for, None where a new credential wouldn't help, or the request may not be sent twice."""
+        found = {name.lower(): value for name, value in headers.items()}
+        challenge = wanted_by(status, found.get("www-authenticate", ""))
+        if challenge is None or self._renewer is None:
+            return None
+        return _renewal(challenge, method, self.scopes)
+
+    def sync_auth_flow(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request, httpx.Response, None]:
+        """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
+        steps = self._steps(request)
+        step = next(steps)
+        while step is not None:
+            if isinstance(step, Renewal):
+                self._ready = _renewer(self._renewer).renew(step)
+                step = _sent(steps, None)
+            else:
+                step = _sent(steps, (yield step))
+
+    async def async_auth_flow(
+        self, request: httpx.Request
+    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
+        """The async twin of `sync_auth_flow`."""
+        steps = self._steps(request)
+        step = next(steps)
+        while step is not None:
+            if isinstance(step, Renewal):
+                self._ready = await _renewer(self._renewer).arenew(step)
+                step = _sent(steps, None)
+            else:
+                step = _sent(steps, (yield step))
+
+    def _steps(
+        self, request: httpx.Request
+    ) -> Generator[httpx.Request | Renewal, httpx.Response | None, None]:
+        """A request is sent at most three times: as it is, with the server's nonce, and with a new credential."""
         url = str(request.url)
         body = _body_of(request)
-        request.headers.update(self.headers(request.method, url, body))
-        response = yield request
-        if self.observe(response.status_code, response.headers, url=url):
+        may_renew, may_nonce = True, True
+        while True:
             request.headers.update(self.headers(request.method, url, body))
             response = yield request
-            self.observe(response.status_code, response.headers, url=url)
+            if response is None:
+                return
+            if self.observe(response.status_code, response.headers, url=url) and may_nonce:
+                may_nonce = False
+                continue
+            renewal = self.renewal(request.method, response.status_code, response.headers)
+            if renewal is None or body is None or not may_renew:
+                return
+            may_renew, may_nonce = False, True
+            yield renewal
 
     def __repr__(self) -> str:
-        return f"<Credential for {self._issued.resource}>"
+        return f"<Credential for {self.resource}>"
 
     __str__ = __repr__
 
@@ -166,6 +273,57 @@ class Credential(httpx.Auth):
 
     def __deepcopy__(self, memo: object, /) -> NoReturn:
         raise TypeError("a Credential can't be pickled or copied")
+
+
+def _secrets(issued: Issued) -> dict[str, str]:
+    """The headers that are secret: the credential itself, and a transaction token beside it."""
+    found: dict[str, str] = {}
+    if issued.header and issued.scheme:
+        found[issued.header] = f"{issued.scheme} {issued.token.reveal()}"
+    elif issued.header:
+        found[issued.header] = issued.token.reveal()
+    if issued.txn_token is not None:
+        found[TXN_TOKEN] = issued.txn_token.reveal()
+    return found
+
+
+def _ath(issued: Issued) -> str | None:
+    """An assertion names what goes in `Authorization`, and nothing else that opens a door."""
+    if issued.header != "Authorization":
+        return None
+    return issued.ath or ath_of(issued.token)
+
+
+def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:
+    error = challenge.parameters["error"]
+    if error == "insufficient_scope":
+        more = frozenset(challenge.parameters.get("scope", "").split(" ")) - {""}
+        return Renewal(scopes=scopes | more) if more - scopes else None
+    if error == "insufficient_user_authentication":
+        age = challenge.parameters.get("max_age", "")
+        return Renewal(
+            step_up=StepUp(
+                tuple(challenge.parameters.get("acr_values", "").split()),
+                int(age) if age.isascii() and age.isdigit() and len(age) <= _AGE_DIGITS else None,
+            )
+        )
+    # A token that expired on the way says nothing of whether the request had an effect.
+    return Renewal() if error == "invalid_token" and method in _IDEMPOTENT else None
+
+
+def _renewer(renewer: Renewer | None) -> Renewer:
+    assert renewer is not None  # noqa: S101 - `renewal` gives none without one
+    return renewer
+
+
+def _sent(
+    steps: Generator[httpx.Request | Renewal, httpx.Response | None, None],
+    answer: httpx.Response | None,
+) -> httpx.Request | Renewal | None:
+    try:
+        return steps.send(answer)
+    except StopIteration:
+        return None
 
 
 def _body_of(request: httpx.Request) -> bytes | None:
@@ -246,25 +404,28 @@ class LateCredential(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         _check_body(request.read())
-        yield from self._find().auth_flow(request)
+        yield from self._find().sync_auth_flow(request)
 
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         _check_body(await request.aread())
-        flow = (await self._afind()).auth_flow(request)
-        signed: httpx.Request | None = next(flow)
-        while signed is not None:
-            response = yield signed
-            signed = _next_request(flow, response)
+        flow = (await self._afind()).async_auth_flow(request)
+        try:
+            signed = await anext(flow, None)
+            while signed is not None:
+                response = yield signed
+                signed = await _anext_request(flow, response)
+        finally:
+            await flow.aclose()
 
 
-def _next_request(
-    flow: Generator[httpx.Request, httpx.Response, None], response: httpx.Response
+async def _anext_request(
+    flow: AsyncGenerator[httpx.Request, httpx.Response], response: httpx.Response
 ) -> httpx.Request | None:
     try:
-        return flow.send(response)
-    except StopIteration:
+        return await flow.asend(response)
+    except StopAsyncIteration:
         return None
 
 

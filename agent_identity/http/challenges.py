@@ -1,0 +1,63 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a server says in `WWW-Authenticate` (RFC 9110 §11.6.1): schemes and their parameters, strictly read, never quoted."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = ["Challenge", "challenges_of", "wanted_by"]
+
+_LIMIT: Final = 8_000
+_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's own word
+_PARAMETER: Final = re.compile(
+    rf"\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|\"((?:[^\"\\\x00-\x1f\x7f]|\\[\t -~])*)\")\s*(?:,|\Z)"
+)
+_SCHEME: Final = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|\s*,|\Z)(?!\s*=)")
+_TOKEN68: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?:,|\Z)")
+
+
+class Challenge(NamedTuple):
+    """One challenge: its scheme in lower case, its parameters by name in lower case."""
+
+    scheme: str
+    parameters: Mapping[str, str]
+
+
+def challenges_of(header: str) -> list[Challenge]:
+    """The challenges of a header, in order; what can't be read ends the list, and a name that stands twice voids its challenge."""
+    found: list[Challenge] = []
+    at = 0
+    while at < len(header) <= _LIMIT:
+        scheme = _SCHEME.match(header, at)
+        if scheme is None:
+            break
+        at = scheme.end()
+        bare = _TOKEN68.match(header, at)
+        if bare is not None and not _PARAMETER.match(header, at):
+            at = bare.end()
+            continue
+        parameters: dict[str, str] = {}
+        twice = False
+        while (parameter := _PARAMETER.match(header, at)) is not None:
+            name: str = parameter[1].lower()
+            quoted: str | None = parameter[3]
+            twice = twice or name in parameters
+            parameters[name] = parameter[2] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
+            at = parameter.end()
+        if not twice:
+            found.append(Challenge(scheme[1].lower(), parameters))
+    return found
+
+
+def wanted_by(status: int, header: str) -> Challenge | None:
+    """The challenge of ours that a refusal carries: `Bearer` or `DPoP`, with an error that a client can act upon."""
+    if status not in (401, 403):
+        return None
+    for challenge in challenges_of(header):
+        if challenge.scheme in ("bearer", "dpop") and "error" in challenge.parameters:
+            return challenge
+    return None
