@@ -19,11 +19,15 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
+
+    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
 __all__ = [
     "JWK",
     "SigningKey",
+    "certificate_of",
     "private_directory",
     "read_certificate",
     "thumbprint",
@@ -168,6 +172,23 @@ def read_certificate(chain: bytes, key: bytes) -> Certificate:
         raise ConfigurationError(
             "certificate_unusable", "a client certificate needs a PEM chain and the key of its leaf"
         )
+    return _certificate(leaf, chain, key)
+
+
+def certificate_of(
+    chain: Sequence[x509.Certificate], key: CertificateIssuerPrivateKeyTypes
+) -> Certificate:
+    """A client certificate from what a library of certificates holds: the chain leaf first, and the leaf's key."""
+    text = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain)
+    private = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.NoEncryption(),
+    )
+    return _certificate(chain[0], text, private)
+
+
+def _certificate(leaf: x509.Certificate, chain: bytes, key: bytes) -> Certificate:
     return Certificate(
         chain=chain.decode("ascii"),
         key=Secret(key.decode("ascii")),

@@ -90,7 +90,7 @@ def renewed(session: Session, reached: Reach, renewal: Renewal) -> Flow[Reach]:
     if renewal.scopes is not None:
         scopes = yield from _permitted(session, reached.resource, renewal.scopes, now)
     if reached.key is not None and renewal == Renewal():
-        parts.world.cache.drop(reached.key)
+        parts.world.drop(reached.key)
         session.reaches.pop((reached.resource, scopes), None)
     found = yield from reach(session, reached.resource, scopes, renewal.step_up)
     session.check(parts.clock())

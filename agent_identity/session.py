@@ -208,7 +208,7 @@ class Session:
         """Nothing that was acquired for this session serves anybody any more."""
         self.reaches.clear()
         for key in list(self.cache_keys):
-            self.parts.world.cache.drop(key)
+            self.parts.world.drop(key)
         self.cache_keys.clear()
 
     def _opened(self) -> Flow[None]:

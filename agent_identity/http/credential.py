@@ -22,6 +22,7 @@ from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.http.challenges import wanted_by
 from agent_identity.http.seams import client_context
+from agent_identity.http.transport import CERTIFICATE
 from agent_identity.uris import covers, htu_of
 from agent_identity.values import b64url
 
@@ -215,7 +216,7 @@ class Credential(httpx.Auth):
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
         steps = self._steps(request)
-        step = next(steps)
+        step: httpx.Request | Renewal | None = next(steps)
         while step is not None:
             if isinstance(step, Renewal):
                 self._ready = _renewer(self._renewer).renew(step)
@@ -228,7 +229,7 @@ class Credential(httpx.Auth):
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """The async twin of `sync_auth_flow`."""
         steps = self._steps(request)
-        step = next(steps)
+        step: httpx.Request | Renewal | None = next(steps)
         while step is not None:
             if isinstance(step, Renewal):
                 self._ready = await _renewer(self._renewer).arenew(step)
@@ -245,6 +246,8 @@ class Credential(httpx.Auth):
         may_renew, may_nonce = True, True
         while True:
             request.headers.update(self.headers(request.method, url, body))
+            if self._ready.issued.certificate is not None:
+                request.extensions[CERTIFICATE] = self._ready.issued.certificate
             response = yield request
             if response is None:
                 return

@@ -1,68 +1,171 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands behind our httpx clients: sockets with a deadline, a server of this process, or a pool that stays open."""
+"""What stands behind our httpx clients: sockets with a deadline, or a server of this process."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
+import os
 import ssl
-from typing import TYPE_CHECKING
+import tempfile
+from typing import TYPE_CHECKING, Final
 
 import httpcore
 import httpx
 
+from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http.deadline import DeadlineBackend
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import AsyncIterator, Callable, Generator, Iterator
 
-__all__ = ["Borrowed", "InProcess", "Network", "tls"]
+    from agent_identity.values import Certificate
+
+__all__ = ["AsyncNetwork", "InProcess", "Network", "client_context", "tls"]
+
+_CONNECTIONS: Final = 100
+_KEPT: Final = 20
+_IDLE: Final = 30.0
 
 
 @functools.cache
 def tls() -> ssl.SSLContext:
+    return _context()
+
+
+def client_context(certificate: Certificate) -> ssl.SSLContext:
+    """A context that shows a certificate. The key touches no disk where the system has files in memory.
+
+    Raises:
+        ConfigurationError: `certificate_unusable`, certificate and key don't belong together.
+    """
+    context = _context()
+    text = f"{certificate.chain.rstrip()}\n{certificate.key.reveal()}"
+    with _file_with(text.encode()) as path:
+        try:
+            context.load_cert_chain(path)
+        except (ssl.SSLError, OSError):
+            usable = False
+        else:
+            usable = True
+    if not usable:
+        raise ConfigurationError(
+            "certificate_unusable",
+            "the client certificate and its key can't be used together",
+            remedy="give the chain, leaf first, and the key of that leaf, unencrypted, both as PEM",
+        )
+    return context
+
+
+def _context() -> ssl.SSLContext:
     context = httpx.create_ssl_context(trust_env=False)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     return context
 
 
-class Network(httpx.BaseTransport):
-    """Sync connections whose every read, write and connect ends at the deadline of the exchange it serves."""
+@contextlib.contextmanager
+def _file_with(data: bytes) -> Generator[str]:
+    """A file that nobody else can open, for a library that reads keys from files alone."""
+    if hasattr(os, "memfd_create"):
+        descriptor = os.memfd_create("agent-identity", os.MFD_CLOEXEC)
+        try:
+            os.write(descriptor, data)
+            yield f"/proc/self/fd/{descriptor}"
+        finally:
+            os.close(descriptor)
+        return
+    with tempfile.NamedTemporaryFile(prefix="agent-identity-") as file:  # made with mode 0600
+        file.write(data)
+        file.flush()
+        yield file.name
 
-    def __init__(self) -> None:
+
+class Network(httpx.BaseTransport):
+    """Sync connections through a backend of ours, whose every wait ends at the deadline of the exchange it serves."""
+
+    def __init__(self, context: ssl.SSLContext, backend: httpcore.NetworkBackend) -> None:
         self._pool = httpcore.ConnectionPool(
-            ssl_context=tls(),
-            max_connections=100,
-            max_keepalive_connections=20,
-            keepalive_expiry=30.0,
-            network_backend=DeadlineBackend(),
+            ssl_context=context,
+            max_connections=_CONNECTIONS,
+            max_keepalive_connections=_KEPT,
+            keepalive_expiry=_IDLE,
+            network_backend=backend,
         )
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.SyncByteStream)  # noqa: S101 - a sync client makes no other
-        response = self._pool.handle_request(
-            httpcore.Request(
-                method=request.method,
-                url=httpcore.URL(
-                    scheme=request.url.raw_scheme,
-                    host=request.url.raw_host,
-                    port=request.url.port,
-                    target=request.url.raw_path,
-                ),
-                headers=request.headers.raw,
-                content=request.stream,
-                extensions=request.extensions,
-            )
-        )
-        return httpx.Response(
-            status_code=response.status,
-            headers=response.headers,
-            stream=_Stream(response),
-            extensions=response.extensions,  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]  # open in httpcore
-        )
+        with _in_httpx_words():
+            response = self._pool.handle_request(_asked(request, request.stream))
+        return _answered(response, _Stream(response))
 
     def close(self) -> None:
         self._pool.close()
+
+
+class AsyncNetwork(httpx.AsyncBaseTransport):
+    """The async twin of `Network`."""
+
+    def __init__(self, context: ssl.SSLContext, backend: httpcore.AsyncNetworkBackend) -> None:
+        self._pool = httpcore.AsyncConnectionPool(
+            ssl_context=context,
+            max_connections=_CONNECTIONS,
+            max_keepalive_connections=_KEPT,
+            keepalive_expiry=_IDLE,
+            network_backend=backend,
+        )
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - an async client makes no other
+        with _in_httpx_words():
+            response = await self._pool.handle_async_request(_asked(request, request.stream))
+        return _answered(response, _AsyncStream(response))
+
+    async def aclose(self) -> None:
+        await self._pool.aclose()
+
+
+def _asked(
+    request: httpx.Request, stream: httpx.SyncByteStream | httpx.AsyncByteStream
+) -> httpcore.Request:
+    return httpcore.Request(
+        method=request.method,
+        url=httpcore.URL(
+            scheme=request.url.raw_scheme,
+            host=request.url.raw_host,
+            port=request.url.port,
+            target=request.url.raw_path,
+        ),
+        headers=request.headers.raw,
+        content=stream,
+        extensions=request.extensions,
+    )
+
+
+def _answered(
+    response: httpcore.Response, stream: httpx.SyncByteStream | httpx.AsyncByteStream
+) -> httpx.Response:
+    return httpx.Response(
+        status_code=response.status,
+        headers=response.headers,
+        stream=stream,
+        extensions=response.extensions,  # pyright: ignore[reportUnknownMemberType,reportUnknownArgumentType]  # open in httpcore
+    )
+
+
+@contextlib.contextmanager
+def _in_httpx_words() -> Generator[None]:
+    """What httpcore raises has a namesake in httpx, which is what users of a client of ours catch."""
+    try:
+        yield
+    except (
+        httpcore.TimeoutException,
+        httpcore.NetworkError,
+        httpcore.ProtocolError,
+        httpcore.ProxyError,
+        httpcore.UnsupportedProtocol,
+    ) as error:
+        kind = getattr(httpx, type(error).__name__, httpx.TransportError)
+        raise kind(str(error)) from error
 
 
 class _Stream(httpx.SyncByteStream):
@@ -70,10 +173,24 @@ class _Stream(httpx.SyncByteStream):
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        yield from self._response.iter_stream()
+        with _in_httpx_words():
+            yield from self._response.iter_stream()
 
     def close(self) -> None:
         self._response.close()
+
+
+class _AsyncStream(httpx.AsyncByteStream):
+    def __init__(self, response: httpcore.Response) -> None:
+        self._response = response
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        with _in_httpx_words():
+            async for chunk in self._response.aiter_stream():
+                yield chunk
+
+    async def aclose(self) -> None:
+        await self._response.aclose()
 
 
 class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
@@ -106,13 +223,3 @@ class _Answered(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
         yield self._answer.body
-
-
-class Borrowed(httpx.BaseTransport):
-    """The pool behind a client that somebody else closes; the pool stays open."""
-
-    def __init__(self, client: httpx.Client) -> None:
-        self._client = client
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._client._transport.handle_request(request)  # noqa: SLF001 - past the client's auth and hooks, to its pool # pyright: ignore[reportPrivateUsage]

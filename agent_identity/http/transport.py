@@ -11,7 +11,8 @@ import asyncio
 import threading
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, Protocol
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 import httpcore
 import httpx
@@ -19,19 +20,28 @@ import httpx
 from agent_identity.errors import DeniedError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.forks import start_over_in_child
-from agent_identity.http.deadline import deadline_at
+from agent_identity.http.addresses import AsyncGuardedBackend, GuardedBackend, addresses_of
+from agent_identity.http.deadline import DeadlineBackend, deadline_at
 from agent_identity.http.quiet import without_headers
-from agent_identity.http.seams import Borrowed, InProcess, Network, tls
+from agent_identity.http.seams import AsyncNetwork, InProcess, Network, client_context, tls
 from agent_identity.uris import is_loopback, origin
+from agent_identity.values import Certificate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+    import ssl
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable, Iterator, Mapping
 
-__all__ = ["Handler", "Transport"]
+__all__ = ["CERTIFICATE", "Handler", "Transport"]
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
+CERTIFICATE: Final = "agent_identity.certificate"
+"""The extension of an httpx request that names the certificate its connection has to show."""
+
 _REDIRECT_STATUS: Final = range(300, 400)
+_CERTIFICATES: Final = 16
+_METADATA_HOSTS: Final = frozenset({"169.254.169.254", "metadata.google.internal"})
+"""Where clouds answer what a workload is; they speak plain http and nothing else."""
 
 
 class Handler(Protocol):
@@ -40,24 +50,46 @@ class Handler(Protocol):
     def __call__(self, request: HttpRequest, /) -> HttpResponse: ...
 
 
+class _Place(NamedTuple):
+    """Which client serves a request: `name` is an origin in this process, `network`, or `discovered`."""
+
+    name: str
+    thumbprint: str = ""
+
+    @property
+    def is_guarded(self) -> bool:
+        return self.name == "discovered"
+
+
+_NETWORK: Final = _Place("network")
+
+
 class Transport:
     """Answers `HttpRequest`s. Thread-safe; after a fork the child opens connections of its own.
 
-    `in_process` maps origins to servers that live in this process. `body_limit` is bytes.
+    `in_process` maps origins to servers that live in this process. `body_limit` is bytes. `allow_private` are hosts that may
+    be in a private network though a peer named them; `resolve` finds the addresses of such a host.
     """
 
     def __init__(
-        self, in_process: Mapping[str, Handler] | None = None, *, body_limit: int = BODY_LIMIT
+        self,
+        in_process: Mapping[str, Handler] | None = None,
+        *,
+        body_limit: int = BODY_LIMIT,
+        allow_private: frozenset[str] = frozenset(),
+        resolve: Callable[[str, int], Iterable[str]] = addresses_of,
     ) -> None:
         self._in_process = dict(in_process or {})
         self._body_limit = body_limit
+        self._allow_private = allow_private
+        self._resolve = resolve
         self.start_over()
         start_over_in_child(self)
 
     def start_over(self) -> None:
         """In a forked child, as at first: sockets and locks are the parent's."""
         self._lock = threading.Lock()
-        self._sync: dict[str, httpx.Client] = {}
+        self._sync: OrderedDict[_Place, httpx.Client] = OrderedDict()
         self._async: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _LoopClients] = (
             weakref.WeakKeyDictionary()
         )
@@ -68,7 +100,7 @@ class Transport:
         Raises:
             TransportError: it failed, took too long, or the answer is outside the limits.
         """
-        client = self._client(self._place(request))
+        client = self._client(self._place(request), request.certificate)
         failure: TransportError
         try:
             with (
@@ -91,7 +123,7 @@ class Transport:
 
     async def aexchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
         """The async twin of `exchange`."""
-        client = await self.aclient(self._place(request))
+        client = await self._aclient(self._place(request), request.certificate)
         failure: TransportError
         try:
             with without_headers():
@@ -111,16 +143,26 @@ class Transport:
 
     def network(self) -> httpx.BaseTransport:
         """The pooled sync transport, for a client that is handed out and may be closed by whoever got it."""
-        return Borrowed(self._client("network"))
+        return _Borrowed(self)
 
     def anetwork(self) -> httpx.AsyncBaseTransport:
         """The pooled async transport of whichever loop asks it, likewise."""
-        return _ABorrowed(self)
+        return _AsyncBorrowed(self)
+
+    def pool(self, certificate: Certificate | None) -> httpx.BaseTransport:
+        """The sync connections that show this certificate, or none."""
+        client = self._client(_to_network(certificate), certificate)
+        return client._transport  # noqa: SLF001 - past the client's auth and hooks, to its pool # pyright: ignore[reportPrivateUsage]
+
+    async def apool(self, certificate: Certificate | None) -> httpx.AsyncBaseTransport:
+        """The running loop's connections that show this certificate, or none."""
+        client = await self._aclient(_to_network(certificate), certificate)
+        return client._transport  # noqa: SLF001 - see `pool` # pyright: ignore[reportPrivateUsage]
 
     def close(self) -> None:
         """Close the sync connections. Async ones close with their loop, or by `aclose` inside it."""
         with self._lock:
-            clients, self._sync = list(self._sync.values()), {}
+            clients, self._sync = list(self._sync.values()), OrderedDict()
         for client in clients:
             client.close()
 
@@ -131,46 +173,73 @@ class Transport:
             await clients.aclose()
         self.close()
 
-    def _place(self, request: HttpRequest) -> str:
+    def _place(self, request: HttpRequest) -> _Place:
         try:
             place = origin(request.url)
         except DeniedError as error:
             raise TransportError(error.code, str(error), remedy=error.remedy) from None
         if place in self._in_process:
-            return place
-        if not request.url.startswith("https://") and not is_loopback(request.url):
+            return _Place(place)
+        plain = request.plain in _METADATA_HOSTS and place == f"http://{request.plain}"
+        if not request.url.startswith("https://") and not plain and not is_loopback(request.url):
             raise TransportError(
                 "insecure_url", f"{place} isn't https, and only loopback may do without"
             )
-        return "network"
+        if request.discovered:
+            return _to_network(request.certificate)._replace(name="discovered")
+        return _to_network(request.certificate)
 
-    def _client(self, place: str) -> httpx.Client:
+    def _client(self, place: _Place, certificate: Certificate | None) -> httpx.Client:
         with self._lock:
             client = self._sync.get(place)
-            if client is None:
-                handler = self._in_process.get(place)
-                transport = InProcess(handler) if handler else Network()
-                client = httpx.Client(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
-                self._sync[place] = client
-            return client
+            if client is not None:
+                self._sync.move_to_end(place)
+                return client
+        fresh = self._opened(place, certificate)
+        with self._lock:
+            client = self._sync.setdefault(place, fresh)
+            evicted = _evicted(self._sync)
+        for each in evicted:
+            each.close()
+        return client
 
-    async def aclient(self, place: str) -> httpx.AsyncClient:
-        """The running loop's client for a place: an origin in this process, or `network`."""
+    def _opened(self, place: _Place, certificate: Certificate | None) -> httpx.Client:
+        handler = self._in_process.get(place.name)
+        transport: httpx.BaseTransport
+        if handler is not None:
+            transport = InProcess(handler)
+        else:
+            backend: httpcore.NetworkBackend = DeadlineBackend()
+            if place.is_guarded:
+                backend = GuardedBackend(backend, self._allow_private, self._resolve)
+            transport = Network(_context_for(certificate), backend)
+        return httpx.Client(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
+
+    async def _aclient(self, place: _Place, certificate: Certificate | None) -> httpx.AsyncClient:
+        """The running loop's client for a place."""
         loop = asyncio.get_running_loop()
         with self._lock:
             clients = self._async.setdefault(loop, _LoopClients())
-            client = clients.open.get(place)
-            if client is None:
-                handler = self._in_process.get(place)
-                transport = (
-                    InProcess(handler)
-                    if handler
-                    else httpx.AsyncHTTPTransport(verify=tls(), trust_env=False)
-                )
-                client = httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
-                clients.open[place] = client
+        client = clients.open.get(place)  # from here on one loop's affair, and so one thread's
+        if client is None:
+            client = clients.open[place] = self._aopened(place, certificate)
+        clients.open.move_to_end(place)
+        for evicted in _evicted(clients.open):
+            await evicted.aclose()
         await clients.close_with_loop()
         return client
+
+    def _aopened(self, place: _Place, certificate: Certificate | None) -> httpx.AsyncClient:
+        handler = self._in_process.get(place.name)
+        transport: httpx.AsyncBaseTransport
+        if handler is not None:
+            transport = InProcess(handler)
+        else:
+            backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
+            if place.is_guarded:
+                backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
+            transport = AsyncNetwork(_context_for(certificate), backend)
+        return httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
 
     def _read(self, response: httpx.Response, chunks: Iterator[bytes]) -> HttpResponse:
         if response.status_code in _REDIRECT_STATUS:
@@ -191,6 +260,23 @@ class Transport:
             body += chunk
             _check_size(len(body), self._body_limit)
         return _received(response, bytes(body))
+
+
+C = TypeVar("C")
+
+
+def _to_network(certificate: Certificate | None) -> _Place:
+    return _NETWORK if certificate is None else _Place("network", certificate.thumbprint)
+
+
+def _context_for(certificate: Certificate | None) -> ssl.SSLContext:
+    return tls() if certificate is None else client_context(certificate)
+
+
+def _evicted(open_clients: OrderedDict[_Place, C]) -> list[C]:
+    """Take out the clients of certificates that were used longest ago: certificates rotate, and their connections go with them."""
+    of_certificates = [place for place in open_clients if place.thumbprint]
+    return [open_clients.pop(place) for place in of_certificates[:-_CERTIFICATES]]
 
 
 def _sent(request: HttpRequest) -> dict[str, str]:
@@ -230,13 +316,30 @@ def _failed(error: Exception) -> TransportError:
     return TransportError("exchange_failed", f"the exchange failed: {type(error).__name__}")
 
 
-class _ABorrowed(httpx.AsyncBaseTransport):
+class _Borrowed(httpx.BaseTransport):
+    """The pool behind a client that somebody else closes; the pool stays open."""
+
+    def __init__(self, transport: Transport) -> None:
+        self._transport = transport
+
+    def handle_request(self, request: httpx.Request) -> httpx.Response:
+        return self._transport.pool(_shown(request)).handle_request(request)
+
+
+class _AsyncBorrowed(httpx.AsyncBaseTransport):
+    """The async twin of `_Borrowed`."""
+
     def __init__(self, transport: Transport) -> None:
         self._transport = transport
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        client = await self._transport.aclient("network")
-        return await client._transport.handle_async_request(request)  # noqa: SLF001 - past the client's auth and hooks, to its pool # pyright: ignore[reportPrivateUsage]
+        pool = await self._transport.apool(_shown(request))
+        return await pool.handle_async_request(request)
+
+
+def _shown(request: httpx.Request) -> Certificate | None:
+    found = request.extensions.get(CERTIFICATE)
+    return found if isinstance(found, Certificate) else None
 
 
 class _LoopClients:
@@ -247,7 +350,7 @@ class _LoopClients:
     """
 
     def __init__(self) -> None:
-        self.open: dict[str, httpx.AsyncClient] = {}
+        self.open: OrderedDict[_Place, httpx.AsyncClient] = OrderedDict()
         self._at_the_end: AsyncGenerator[None, None] | None = None
 
     async def close_with_loop(self) -> None:
@@ -256,7 +359,7 @@ class _LoopClients:
             await anext(self._at_the_end)
 
     async def aclose(self) -> None:
-        clients, self.open = list(self.open.values()), {}
+        clients, self.open = list(self.open.values()), OrderedDict()
         for client in clients:
             await client.aclose()
         if self._at_the_end is not None:

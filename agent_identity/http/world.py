@@ -1,30 +1,37 @@
 # SPDX-License-Identifier: Apache-2.0
 """Answers what flows ask: HTTP over the one door, shared values from cache and single flight, records to the ledger.
 
-Two colours of the same few lines; the flows that they answer are written once.
+Two colours of the same few lines; the flows that they answer are written once. What has to do with this machine, or with
+the person before it, is answered by `Surroundings`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity.credentials.cache import Cache
-from agent_identity.flow import Append, HttpRequest, arun, run
+from agent_identity.credentials.refusals import Refusals
+from agent_identity.errors import AgentIdentityError, TransportError
+from agent_identity.flow import Append, HttpRequest, Pause, Shared, Visit, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.single_flight import SingleFlight
+from agent_identity.http.surroundings import Surroundings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.flow import Answer, Ask, Draft, Expiring, Shared
+    from agent_identity.flow import Answer, Ask, Draft, Expiring
     from agent_identity.http.transport import Transport
 
 __all__ = ["Appender", "World"]
 
 DEADLINE: Final = 10.0
+
+_log: Final = logging.getLogger("agent_identity")
 
 
 class Appender(Protocol):
@@ -38,7 +45,8 @@ class Appender(Protocol):
 class World:
     """What one identity's flows are driven against. Thread-safe, fork-safe, usable from several event loops.
 
-    `deadline` is seconds for one acquisition, with every request that it takes.
+    `deadline` is seconds for one acquisition, with every request that it takes; where a person has to do something, the ask
+    itself says how long they get. `monotonic` is the clock by which what was acquired grows old.
     """
 
     def __init__(
@@ -46,15 +54,20 @@ class World:
         transport: Callable[[], Transport],
         ledger: Appender,
         *,
+        surroundings: Surroundings | None = None,
         clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
         deadline: float = DEADLINE,
     ) -> None:
         self._open_transport = transport
         self._transport: Transport | None = None
         self._ledger = ledger
         self._clock = clock
+        self._monotonic = monotonic
         self._deadline = deadline
+        self.surroundings: Surroundings = surroundings or Surroundings()
         self.cache: Cache = Cache()
+        self.refusals: Refusals = Refusals()
         self.flights: SingleFlight[Expiring] = SingleFlight()
         self._renewals: set[asyncio.Task[None]] = set()
         start_over_in_child(self)
@@ -68,102 +81,126 @@ class World:
 
     def answer(self, ask: Ask) -> Answer:
         """Answer one ask in sync code."""
-        if isinstance(ask, Append):
-            self._ledger.append(ask.draft)
-            return None
-        return self._answer_by(ask, time.monotonic() + self._deadline)
+        return self._answer_by(ask, float("inf"))
 
     async def aanswer(self, ask: Ask) -> Answer:
         """Answer one ask in async code."""
-        if isinstance(ask, Append):
-            await self._ledger.aappend(ask.draft)
-            return None
-        return await self._aanswer_by(ask, time.monotonic() + self._deadline)
+        return await self._aanswer_by(ask, float("inf"))
+
+    def drop(self, key: bytes) -> None:
+        """Forget what was answered to a key, whatever it was."""
+        self.cache.drop(key)
+        self.refusals.drop(key)
 
     def close(self) -> None:
+        self.surroundings.close()
         if self._transport is not None:
             self._transport.close()
 
     async def aclose(self) -> None:
+        await asyncio.to_thread(self.surroundings.close)
         if self._transport is not None:
             await self._transport.aclose()
 
     def start_over(self) -> None:
         """In a forked child: nothing that the parent acquired is used there."""
         self.cache.start_over()
+        self.refusals.start_over()
         self.flights.forget()
         self._renewals = set()
 
+    def _end(self, ask: HttpRequest | Shared[Expiring], outer: float) -> float:
+        """The moment by which an ask has to be answered: its own limit, within that of whoever asks."""
+        patience = ask.patience if isinstance(ask, Shared) else None
+        own = self._deadline if patience is None else patience
+        return min(outer, time.monotonic() + own)
+
+    # -- in sync code ------------------------------------------------------------------------------------------------
+
     def _answer_by(self, ask: Ask, deadline: float) -> Answer:
+        if isinstance(ask, Shared):
+            return self._shared(ask, self._end(ask, deadline))
         if isinstance(ask, HttpRequest):
-            return self.transport.exchange(ask, deadline)
+            return self.transport.exchange(ask, self._end(ask, deadline))
         if isinstance(ask, Append):
             self._ledger.append(ask.draft)
             return None
-        entry = self.cache.get(ask.key)
-        if entry is not None:
-            now, monotonic = self._clock(), time.monotonic()
-            if entry.is_fresh(now, monotonic):
-                return entry.value
-            if entry.is_usable(now, monotonic):
-                self._renew(ask, monotonic)
-                return entry.value
+        if isinstance(ask, Pause):
+            time.sleep(_fitting(ask.seconds, deadline))
+            return None
+        if isinstance(ask, Visit):
+            return self.surroundings.visit(ask, lambda inner: self._answer_by(inner, deadline))
+        return self.surroundings.answer(ask)
+
+    def _shared(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        found = self._found(ask, self._renew)
+        if found is not None:
+            return found
         left = deadline - time.monotonic()
         return self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), left)
 
-    async def _aanswer_by(self, ask: Ask, deadline: float) -> Answer:
-        if isinstance(ask, HttpRequest):
-            return await self.transport.aexchange(ask, deadline)
-        if isinstance(ask, Append):
-            await self._ledger.aappend(ask.draft)
-            return None
-        entry = self.cache.get(ask.key)
-        if entry is not None:
-            now, monotonic = self._clock(), time.monotonic()
-            if entry.is_fresh(now, monotonic):
-                return entry.value
-            if entry.is_usable(now, monotonic):
-                self._arenew(ask, monotonic)
-                return entry.value
-        left = deadline - time.monotonic()
-        return await self.flights.afetch(ask.key, lambda: self._alead(ask, deadline), left)
-
     def _lead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        # Whoever boards just after a flight has landed finds its answer here, and asks nobody.
-        entry = self.cache.get(ask.key)
-        if entry is not None and entry.is_fresh(self._clock(), time.monotonic()):
-            return entry.value
-        return self._keep(ask, run(ask.start(), lambda inner: self._answer_by(inner, deadline)))
+        landed = self._landed(ask)
+        if landed is not None:
+            return landed
+        try:
+            value = run(ask.start(), lambda inner: self._answer_by(inner, deadline))
+        except AgentIdentityError as error:
+            self.refusals.note(ask.key, error, self._monotonic())
+            raise
+        return self._keep(ask, value)
 
-    async def _alead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        entry = self.cache.get(ask.key)
-        if entry is not None and entry.is_fresh(self._clock(), time.monotonic()):
-            return entry.value
-        flow = ask.start()
-        return self._keep(ask, await arun(flow, lambda inner: self._aanswer_by(inner, deadline)))
-
-    def _keep(self, ask: Shared[Expiring], value: Expiring) -> Expiring:
-        self.cache.put(ask.key, value, now=self._clock(), monotonic=time.monotonic())
-        return value
-
-    def _renew(self, ask: Shared[Expiring], monotonic: float) -> None:
+    def _renew(self, ask: Shared[Expiring]) -> None:
         """Renew early in a thread of its own; the caller goes on with what still serves."""
-        if self.flights.flying(ask.key) or not self.cache.may_renew(ask.key, monotonic):
-            return
 
         def renew() -> None:
             deadline = time.monotonic() + self._deadline
             try:
                 self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self._deadline)
-            except Exception:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                self.cache.renewal_failed(ask.key, time.monotonic())
+            except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
+                self._not_renewed(ask, error)
 
         threading.Thread(target=renew, name="agent-identity-renewal", daemon=True).start()
 
-    def _arenew(self, ask: Shared[Expiring], monotonic: float) -> None:
+    # -- in async code -----------------------------------------------------------------------------------------------
+
+    async def _aanswer_by(self, ask: Ask, deadline: float) -> Answer:
+        if isinstance(ask, Shared):
+            return await self._ashared(ask, self._end(ask, deadline))
+        if isinstance(ask, HttpRequest):
+            return await self.transport.aexchange(ask, self._end(ask, deadline))
+        if isinstance(ask, Append):
+            await self._ledger.aappend(ask.draft)
+            return None
+        if isinstance(ask, Pause):
+            await asyncio.sleep(_fitting(ask.seconds, deadline))
+            return None
+        if isinstance(ask, Visit):
+            return await self.surroundings.avisit(
+                ask, lambda inner: self._aanswer_by(inner, deadline)
+            )
+        return await self.surroundings.aanswer(ask)
+
+    async def _ashared(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        found = self._found(ask, self._arenew)
+        if found is not None:
+            return found
+        left = deadline - time.monotonic()
+        return await self.flights.afetch(ask.key, lambda: self._alead(ask, deadline), left)
+
+    async def _alead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        landed = self._landed(ask)
+        if landed is not None:
+            return landed
+        try:
+            value = await arun(ask.start(), lambda inner: self._aanswer_by(inner, deadline))
+        except AgentIdentityError as error:
+            self.refusals.note(ask.key, error, self._monotonic())
+            raise
+        return self._keep(ask, value)
+
+    def _arenew(self, ask: Shared[Expiring]) -> None:
         """Renew early in a task of its own."""
-        if self.flights.flying(ask.key) or not self.cache.may_renew(ask.key, monotonic):
-            return
 
         async def renew() -> None:
             deadline = time.monotonic() + self._deadline
@@ -171,9 +208,54 @@ class World:
                 await self.flights.afetch(
                     ask.key, lambda: self._alead(ask, deadline), self._deadline
                 )
-            except Exception:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                self.cache.renewal_failed(ask.key, time.monotonic())
+            except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
+                self._not_renewed(ask, error)
 
         task = asyncio.create_task(renew())
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)
+
+    # -- what both share ---------------------------------------------------------------------------------------------
+
+    def _found(
+        self, ask: Shared[Expiring], renew: Callable[[Shared[Expiring]], None]
+    ) -> Expiring | None:
+        """What the cache has, asked for anew early; a person is never asked to do something before it is needed."""
+        monotonic = self._monotonic()
+        entry = self.cache.get(ask.key)
+        if entry is not None:
+            now = self._clock()
+            if entry.is_fresh(now, monotonic):
+                return entry.value
+            if entry.is_usable(now, monotonic):
+                early = ask.patience is None and not self.flights.flying(ask.key)
+                if early and self.cache.may_renew(ask.key, monotonic):
+                    renew(ask)
+                return entry.value
+        self.refusals.check(ask.key, monotonic)
+        return None
+
+    def _not_renewed(self, ask: Shared[Expiring], error: Exception) -> None:
+        self.cache.renewal_failed(ask.key, self._monotonic())
+        code = error.code if isinstance(error, AgentIdentityError) else type(error).__name__
+        _log.warning("a credential could not be renewed early (%s), the one in hand serves on", code)
+
+    def _landed(self, ask: Shared[Expiring]) -> Expiring | None:
+        """Whoever boards just after a flight has landed finds its answer here, or its refusal, and asks nobody."""
+        monotonic = self._monotonic()
+        entry = self.cache.get(ask.key)
+        if entry is not None and entry.is_fresh(self._clock(), monotonic):
+            return entry.value
+        if entry is None:
+            self.refusals.check(ask.key, monotonic)
+        return None
+
+    def _keep(self, ask: Shared[Expiring], value: Expiring) -> Expiring:
+        self.cache.put(ask.key, value, now=self._clock(), monotonic=self._monotonic())
+        return value
+
+
+def _fitting(seconds: float, deadline: float) -> float:
+    if time.monotonic() + seconds > deadline:
+        raise TransportError("deadline_exceeded", "the pause doesn't fit what is left of the deadline")
+    return max(0.0, seconds)

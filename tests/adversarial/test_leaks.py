@@ -735,10 +735,10 @@ def copied(run: Run, name: str, way: str) -> None:
     def look() -> None:
         session = current_session()
         things = {
-            "Secret": current_credential()._issued.token,
+            "Secret": current_credential()._ready.issued.token,
             "Credential": current_credential(),
             "SigningKey": session.agent.key,
-            "Issued": current_credential()._issued,
+            "Issued": current_credential()._ready.issued,
             "Client": next(found for found in ours() if type(found).__name__ == "Client"),
             "Agent": session.agent,
             "Session": session,

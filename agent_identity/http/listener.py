@@ -1,0 +1,122 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The loopback address that a person's browser comes back to (RFC 8252 §7.3): one port, one path, one visit."""
+
+from __future__ import annotations
+
+import secrets
+import threading
+from concurrent.futures import Future
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import TYPE_CHECKING, Any, Final, Self
+from urllib.parse import parse_qsl
+
+from agent_identity.flow import Callback
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+__all__ = ["Listener"]
+
+_PATH: Final = "/callback"
+_LONGEST: Final = 8192
+_PAGE: Final = (
+    b"<!doctype html><meta charset=utf-8><title>agent-identity</title>"
+    b"<p>You can close this window and go back to your program."
+)
+
+
+class Listener:
+    """Waits for one visit on a port of its own, which nothing but this machine reaches.
+
+    `callback` is a future of what came back. Whatever comes with another `Host`, from another `Origin`, to another path, by
+    another method, or a second time, is refused and changes nothing.
+    """
+
+    def __init__(self) -> None:
+        self.callback: Future[Callback] = Future()
+        self.callback.set_running_or_notify_cancel()
+        self._lock = threading.Lock()
+        self._server = _Server(("127.0.0.1", 0), _Visit)
+        self._server.listener = self
+        self.host = f"127.0.0.1:{self._server.server_port}"
+        self.redirect_uri = f"http://{self.host}{_PATH}"
+        self._thread = threading.Thread(
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": 0.05},
+            name="agent-identity-listener",
+            daemon=True,
+        )
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        frames: TracebackType | None,
+    ) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def take(self, query: str) -> bool:
+        """Take what came back; False when somebody was here before."""
+        try:
+            members = parse_qsl(
+                query, keep_blank_values=True, strict_parsing=True, max_num_fields=32
+            )
+        except ValueError:
+            return False
+        with self._lock:
+            if self.callback.done():
+                return False
+            self.callback.set_result(Callback(self.redirect_uri, tuple(members)))
+        return True
+
+
+class _Server(ThreadingHTTPServer):
+    daemon_threads = True
+    block_on_close = False
+    listener: Listener
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A visitor who breaks off is nobody's trouble, and a traceback would hold the code that came back."""
+
+
+class _Visit(BaseHTTPRequestHandler):
+    timeout = 5  # seconds for a visitor who says nothing
+    server_version = "agent-identity"
+    sys_version = ""
+    server: _Server
+
+    def do_GET(self) -> None:
+        listener = self.server.listener
+        path, _, query = self.path.partition("?")
+        hosts = self.headers.get_all("Host", [])
+        origins = self.headers.get_all("Origin", [])
+        if len(hosts) != 1 or not secrets.compare_digest(hosts[0].encode(), listener.host.encode()):
+            self._say(421, b"wrong host")
+        elif any(origin != f"http://{listener.host}" for origin in origins):
+            self._say(403, b"wrong origin")
+        elif path != _PATH or len(self.path) > _LONGEST:
+            self._say(404, b"nothing here")
+        elif not listener.take(query):
+            self._say(410, b"this address has been used")
+        else:
+            self._say(200, _PAGE)
+
+    def _say(self, status: int, body: bytes) -> None:
+        self.send_response(status)
+        self.send_header("Content-Type", "text/html; charset=utf-8")
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Cache-Control", "no-store")
+        self.send_header("Referrer-Policy", "no-referrer")
+        self.send_header("Content-Security-Policy", "default-src 'none'; frame-ancestors 'none'")
+        self.send_header("Connection", "close")
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has in the library
+        """Nothing: the request line holds the code."""

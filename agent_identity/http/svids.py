@@ -1,0 +1,119 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The SPIFFE Workload API, by the `spiffe` package (extra `spiffe`): the newest X.509-SVID, and JWT-SVIDs by audience.
+
+The X.509-SVID is watched: the API pushes the next one long before this one ends, and what is asked for is the last that came.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.forks import start_over_in_child
+from agent_identity.keys import certificate_of
+from agent_identity.values import Secret
+
+if TYPE_CHECKING:
+    from agent_identity.values import Certificate
+
+__all__ = ["WorkloadApi"]
+
+_SECONDS: Final = 5.0
+
+
+class WorkloadApi:
+    """The Workload API on a socket (`unix:/run/…` or `tcp://127.0.0.1:…`). Connected to when first asked."""
+
+    def __init__(self, socket: str, *, seconds: float = _SECONDS) -> None:
+        self._socket = socket
+        self._seconds = seconds
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """In a forked child: the connection and its threads are the parent's."""
+        self._lock = threading.Lock()
+        self._client: Any = None
+        self._watched: Any = None
+
+    def jwt(self, audience: str) -> Secret | None:
+        """A JWT-SVID for exactly one audience.
+
+        Raises:
+            CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
+            ConfigurationError: the package isn't there, or the socket's address is none.
+        """
+        client = self._connected()
+        try:
+            return Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
+        except Exception as error:  # noqa: BLE001 - the seam: whatever the package raises becomes ours, once
+            kind = type(error).__name__
+        raise _unavailable(kind)
+
+    def certificate(self) -> Certificate | None:
+        """The X.509-SVID as it is now.
+
+        Raises:
+            CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
+            ConfigurationError: the package isn't there, or the socket's address is none.
+        """
+        client = self._connected()
+        try:
+            svid = self._source(client).get_x509_context().default_svid
+            return certificate_of(svid.cert_chain, svid.private_key)
+        except Exception as error:  # noqa: BLE001 - see `jwt`
+            kind = type(error).__name__
+        with self._lock:
+            self._watched = None  # a source that failed stays so; the next one asks anew
+        raise _unavailable(kind)
+
+    def close(self) -> None:
+        with self._lock:
+            watched, self._watched = self._watched, None
+            client, self._client = self._client, None
+        for each in (watched, client):
+            if each is not None:
+                each.close()
+
+    def _connected(self) -> Any:
+        with self._lock:
+            if self._client is None:
+                self._client = _client(self._socket)
+            return self._client
+
+    def _source(self, client: Any) -> Any:
+        with self._lock:
+            if self._watched is None:
+                from spiffe import X509Source  # noqa: PLC0415 - an extra
+
+                self._watched = X509Source(client, timeout_in_seconds=self._seconds)
+            return self._watched
+
+
+def _client(socket: str) -> Any:
+    try:
+        from spiffe import WorkloadApiClient  # noqa: PLC0415 - an extra
+    except ImportError:
+        raise ConfigurationError(
+            "spiffe_missing",
+            "the SPIFFE Workload API needs the package spiffe",
+            remedy="pip install 'agent-identity-sdk[spiffe]'",
+        ) from None
+    try:
+        return WorkloadApiClient(socket)
+    except Exception as error:  # noqa: BLE001 - the seam: it says what is wrong with the address
+        kind = type(error).__name__
+    raise ConfigurationError(
+        "spiffe_socket",
+        f"the address of the SPIFFE Workload API can't be used ({kind})",
+        remedy="set [spiffe] socket, or SPIFFE_ENDPOINT_SOCKET, to unix:/path/to/agent.sock",
+    )
+
+
+def _unavailable(kind: str) -> CredentialUnavailableError:
+    return CredentialUnavailableError(
+        "workload_api",
+        f"the SPIFFE Workload API gave no SVID ({kind})",
+        remedy="check its socket, and that this workload is registered there",
+    )
