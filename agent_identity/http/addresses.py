@@ -125,9 +125,7 @@ class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
         await self._inner.sleep(seconds)
 
 
-def _found(
-    resolve: Callable[[str, int], Iterable[str]], host: str, port: int
-) -> Iterable[str]:
+def _found(resolve: Callable[[str, int], Iterable[str]], host: str, port: int) -> Iterable[str]:
     try:
         return resolve(host, port)
     except OSError as error:

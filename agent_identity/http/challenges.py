@@ -12,12 +12,12 @@ if TYPE_CHECKING:
 __all__ = ["Challenge", "challenges_of", "wanted_by"]
 
 _LIMIT: Final = 8_000
-_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"  # noqa: S105 - RFC 9110's own word
+_TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 - RFC 9110's own word
 _PARAMETER: Final = re.compile(
-    rf"\s*({_TOKEN})\s*=\s*(?:({_TOKEN})|\"((?:[^\"\\\x00-\x1f\x7f]|\\[\t -~])*)\")\s*(?:,|\Z)"
+    rf"[ \t,]*+({_TOKEN})[ \t]*+=[ \t]*+(?:({_TOKEN})|\"((?:[^\"\\\x00-\x1f\x7f]|\\[\t -~])*+)\")[ \t]*+(?:,|\Z)"
 )
-_SCHEME: Final = re.compile(rf"[\s,]*({_TOKEN})(?:\s+|\s*,|\Z)(?!\s*=)")
-_TOKEN68: Final = re.compile(r"[A-Za-z0-9._~+/-]+=*\s*(?:,|\Z)")
+_SCHEME: Final = re.compile(rf"[ \t,]*+({_TOKEN})(?:[ \t]++|,|\Z)(?!=)")
+_TOKEN68: Final = re.compile(r"[A-Za-z0-9._~+/-]++=*+[ \t]*+(?:,|\Z)")
 
 
 class Challenge(NamedTuple):
@@ -36,7 +36,7 @@ def challenges_of(header: str) -> list[Challenge]:
         if scheme is None:
             break
         at = scheme.end()
-        bare = _TOKEN68.match(header, at)
+        bare = None if header[at - 1] == "," else _TOKEN68.match(header, at)
         if bare is not None and not _PARAMETER.match(header, at):
             at = bare.end()
             continue

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol, TypeAlias
 
 import httpx
 
@@ -41,6 +41,8 @@ __all__ = [
     "LateCredential",
     "Ready",
     "Renewer",
+    "Signing",
+    "advanced",
     "confined_aclient",
     "confined_client",
 ]
@@ -48,6 +50,11 @@ __all__ = [
 _BODY_LIMIT: Final = 1024 * 1024
 _AGE_DIGITS: Final = 9
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
+
+
+Signing: TypeAlias = (
+    "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
+)
 
 
 class Ready(NamedTuple):
@@ -215,50 +222,71 @@ class Credential(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
-        steps = self._steps(request)
-        step: httpx.Request | Renewal | None = next(steps)
+        signing = self.signing(request.method, str(request.url), _body_of(request))
+        step = advanced(signing, None)
         while step is not None:
             if isinstance(step, Renewal):
-                self._ready = _renewer(self._renewer).renew(step)
-                step = _sent(steps, None)
+                self.renew(step)
+                step = advanced(signing, None)
             else:
-                step = _sent(steps, (yield step))
+                response = yield self._signed(request, step)
+                step = advanced(signing, (response.status_code, response.headers))
 
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """The async twin of `sync_auth_flow`."""
-        steps = self._steps(request)
-        step: httpx.Request | Renewal | None = next(steps)
+        signing = self.signing(request.method, str(request.url), _body_of(request))
+        step = advanced(signing, None)
         while step is not None:
             if isinstance(step, Renewal):
-                self._ready = await _renewer(self._renewer).arenew(step)
-                step = _sent(steps, None)
+                await self.arenew(step)
+                step = advanced(signing, None)
             else:
-                step = _sent(steps, (yield step))
+                response = yield self._signed(request, step)
+                step = advanced(signing, (response.status_code, response.headers))
 
-    def _steps(
-        self, request: httpx.Request
-    ) -> Generator[httpx.Request | Renewal, httpx.Response | None, None]:
-        """A request is sent at most three times: as it is, with the server's nonce, and with a new credential."""
-        url = str(request.url)
-        body = _body_of(request)
+    def signing(self, method: str, url: str, body: bytes | None) -> Signing:
+        """The headers for each time that a request is sent, and what has to be renewed in between; for other clients' hooks.
+
+        It is told the status and headers that came back. A request is sent at most three times: as it is, with the server's
+        nonce, and with a new credential.
+        """
         may_renew, may_nonce = True, True
         while True:
-            request.headers.update(self.headers(request.method, url, body))
-            if self._ready.issued.certificate is not None:
-                request.extensions[CERTIFICATE] = self._ready.issued.certificate
-            response = yield request
-            if response is None:
+            answer = yield self.headers(method, url, body)
+            if answer is None:
                 return
-            if self.observe(response.status_code, response.headers, url=url) and may_nonce:
+            status, found = answer
+            if self.observe(status, found, url=url) and may_nonce:
                 may_nonce = False
                 continue
-            renewal = self.renewal(request.method, response.status_code, response.headers)
+            renewal = self.renewal(method, status, found)
             if renewal is None or body is None or not may_renew:
                 return
             may_renew, may_nonce = False, True
             yield renewal
+
+    def renew(self, renewal: Renewal) -> None:
+        """Get this credential anew; for other clients' hooks.
+
+        Raises:
+            DeniedError: policy or limits refuse that much.
+            CredentialError: the issuer refused or could not be reached.
+        """
+        if self._renewer is not None:
+            self._ready = self._renewer.renew(renewal)
+
+    async def arenew(self, renewal: Renewal) -> None:
+        """The async twin of `renew`."""
+        if self._renewer is not None:
+            self._ready = await self._renewer.arenew(renewal)
+
+    def _signed(self, request: httpx.Request, headers: Mapping[str, str]) -> httpx.Request:
+        request.headers.update(headers)
+        if self._ready.issued.certificate is not None:
+            request.extensions[CERTIFICATE] = self._ready.issued.certificate
+        return request
 
     def __repr__(self) -> str:
         return f"<Credential for {self.resource}>"
@@ -314,17 +342,12 @@ def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renew
     return Renewal() if error == "invalid_token" and method in _IDEMPOTENT else None
 
 
-def _renewer(renewer: Renewer | None) -> Renewer:
-    assert renewer is not None  # noqa: S101 - `renewal` gives none without one
-    return renewer
-
-
-def _sent(
-    steps: Generator[httpx.Request | Renewal, httpx.Response | None, None],
-    answer: httpx.Response | None,
-) -> httpx.Request | Renewal | None:
+def advanced(
+    signing: Signing, answer: tuple[int, Mapping[str, str]] | None
+) -> dict[str, str] | Renewal | None:
+    """The next step of signing a request, None when there is none."""
     try:
-        return steps.send(answer)
+        return signing.send(answer)
     except StopIteration:
         return None
 

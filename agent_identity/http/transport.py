@@ -235,7 +235,7 @@ class Transport:
         if handler is not None:
             transport = InProcess(handler)
         else:
-            backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()
+            backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub for whoever has no anyio
             if place.is_guarded:
                 backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
             transport = AsyncNetwork(_context_for(certificate), backend)

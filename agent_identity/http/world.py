@@ -238,7 +238,9 @@ class World:
     def _not_renewed(self, ask: Shared[Expiring], error: Exception) -> None:
         self.cache.renewal_failed(ask.key, self._monotonic())
         code = error.code if isinstance(error, AgentIdentityError) else type(error).__name__
-        _log.warning("a credential could not be renewed early (%s), the one in hand serves on", code)
+        _log.warning(
+            "a credential could not be renewed early (%s), the one in hand serves on", code
+        )
 
     def _landed(self, ask: Shared[Expiring]) -> Expiring | None:
         """Whoever boards just after a flight has landed finds its answer here, or its refusal, and asks nobody."""
@@ -257,5 +259,7 @@ class World:
 
 def _fitting(seconds: float, deadline: float) -> float:
     if time.monotonic() + seconds > deadline:
-        raise TransportError("deadline_exceeded", "the pause doesn't fit what is left of the deadline")
+        raise TransportError(
+            "deadline_exceeded", "the pause doesn't fit what is left of the deadline"
+        )
     return max(0.0, seconds)

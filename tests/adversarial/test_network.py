@@ -20,7 +20,7 @@ from agent_identity.credentials.registration import register
 from agent_identity.credentials.source import SubjectToken
 from agent_identity.credentials.token_types import JWT
 from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import HttpRequest, pure, run
+from agent_identity.flow import HttpRequest, Pause, pure, run
 from agent_identity.http.transport import Transport
 from agent_identity.testing import KnownIssuer, assert_no_leak
 from agent_identity.values import Principal, Secret
@@ -134,7 +134,9 @@ def ask(host: Host) -> Any:
     try:
         deadline = time.monotonic() + 5
 
-        def world(asked: HttpRequest) -> Any:
+        def world(asked: HttpRequest | Pause) -> Any:
+            if isinstance(asked, Pause):
+                return None
             return transport.exchange(asked, deadline)
 
         return run(flow(), world)

@@ -4,103 +4,18 @@
 from __future__ import annotations
 
 import asyncio
-import http.server
 import json
-import threading
-from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from agent_identity import (
-    AgentIdentity,
     ConfigurationError,
     DeniedError,
-    VerificationError,
     current_credential,
     current_session,
     tool,
 )
-
-
-class Service:
-    """A service that verifies each request; `nonces` are those it wants to see in proofs, newest last."""
-
-    def __init__(self, identity: AgentIdentity) -> None:
-        outer = self
-        self.nonces: list[str] = []
-        self.heads: list[dict[str, str]] = []
-        self.calls: list[Any] = []
-        self.redirect: str | None = None
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
-
-            def do_GET(self) -> None:
-                body = self.rfile.read(int(self.headers.get("content-length", 0)))
-                if self.headers.get("transfer-encoding") == "chunked":
-                    while size := int(self.rfile.readline(), 16):
-                        body += self.rfile.read(size + 2)[:-2]
-                    self.rfile.readline()
-                outer.heads.append(dict(self.headers))
-                status, headers = outer.answer(self.command, self.path, self.headers, body)
-                self.send_response(status)
-                for name, value in headers.items():
-                    self.send_header(name, value)
-                self.send_header("content-length", "2")
-                self.end_headers()
-                self.wfile.write(b"{}")
-
-            do_POST = do_GET
-
-            def log_message(self, *args: object) -> None:
-                pass
-
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
-        self.url = f"{self.origin}/api"
-        self.verifier = identity.verifier(audience=self.url)
-        serve = self._server.serve_forever
-        threading.Thread(target=serve, kwargs={"poll_interval": 0.01}, daemon=True).start()
-
-    def answer(
-        self, method: str, path: str, headers: Any, body: bytes
-    ) -> tuple[int, dict[str, str]]:
-        if self.redirect is not None:
-            return 307, {"location": self.redirect}
-        wanted = self.nonces[-1] if self.nonces else None
-        if wanted is not None and nonce_of(headers["dpop"]) != wanted:
-            return 401, {
-                "www-authenticate": 'DPoP error="use_dpop_nonce"',
-                "dpop-nonce": wanted,
-            }
-        try:
-            self.calls.append(
-                self.verifier.verify_request(
-                    method, self.origin + path, list(headers.items()), body, scopes=["read"]
-                )
-            )
-        except VerificationError as error:
-            return 403, {"x-code": error.code}
-        return 200, {}
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-def nonce_of(proof: str) -> object:
-    from agent_identity.jose import loads_object, unverified
-
-    return loads_object(unverified(proof).payload).get("nonce")
-
-
-@pytest.fixture
-def service(bot: AgentIdentity) -> Iterator[Service]:
-    made = Service(bot)
-    yield made
-    made.close()
 
 
 def test_every_request_of_a_call_is_signed_anew_and_verifies(bot, service) -> None:
@@ -222,10 +137,8 @@ def test_E16_another_host_port_or_scheme_gets_nothing(bot, service) -> None:
 
 
 def test_a_client_of_the_session_signs_by_itself_and_never_leaves_its_resource(
-    bot, service
+    bot, service, other
 ) -> None:
-    other = Service(bot)
-
     @tool(resource=service.url, scopes=["read"])
     def works() -> list[int]:
         with current_session().http() as client:
@@ -249,7 +162,6 @@ def test_a_client_of_the_session_signs_by_itself_and_never_leaves_its_resource(
         with pytest.raises(ConfigurationError):
             session.http()
     assert other.heads == []
-    other.close()
 
 
 async def test_an_async_client_of_the_session_does_the_same(bot, service) -> None:

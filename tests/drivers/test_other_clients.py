@@ -1,0 +1,142 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The same credential in other clients' hands: each request signed anew, nonces met, no other place reached."""
+
+from __future__ import annotations
+
+import aiohttp
+import httpx2
+import pytest
+import requests
+
+from agent_identity import DeniedError, current_credential, tool
+from agent_identity.http import aiohttp_middleware, httpx2_auth, requests_auth
+
+
+def by_httpx2(method: str, url: str, **how: object) -> int:
+    with httpx2.Client(auth=httpx2_auth(current_credential()), follow_redirects=True) as client:
+        return client.request(method, url, **how).status_code
+
+
+async def by_httpx2_async(method: str, url: str, **how: object) -> int:
+    auth = httpx2_auth(current_credential())
+    async with httpx2.AsyncClient(auth=auth, follow_redirects=True) as client:
+        return (await client.request(method, url, **how)).status_code
+
+
+def by_requests(method: str, url: str, **how: object) -> int:
+    auth = requests_auth(current_credential())
+    with requests.Session() as client:
+        return client.request(method, url, auth=auth, **how).status_code
+
+
+async def by_aiohttp(method: str, url: str, **how: object) -> int:
+    middlewares = [aiohttp_middleware(current_credential())]
+    async with aiohttp.ClientSession(middlewares=middlewares) as client:
+        async with client.request(method, url, **how) as response:
+            return response.status
+
+
+ASYNC = (by_httpx2_async, by_aiohttp)
+SYNC = (by_httpx2, by_requests)
+
+
+def sending(service, send):
+    @tool(resource=service.url, scopes=["read"])
+    async def sends(method: str, url: str, body: dict | None = None) -> int:
+        how = {} if body is None else {"json": body}
+        return await send(method, url, **how) if send in ASYNC else send(method, url, **how)
+
+    return sends
+
+
+@pytest.fixture(params=[*SYNC, *ASYNC], ids=lambda send: send.__name__)
+def sends(request, service):
+    return sending(service, request.param)
+
+
+async def test_each_request_is_signed_anew_and_verifies_with_its_body(bot, service, sends) -> None:
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sends("GET", service.url) == 200
+        assert await sends("GET", f"{service.url}/items?q=a%20b&x=1") == 200
+        assert await sends("POST", f"{service.url}/items", {"a": 1}) == 200
+    assert len({head["DPoP"] for head in service.heads}) == 3
+    assert len({head["Agent-Assertion"] for head in service.heads}) == 3
+
+
+async def test_a_services_nonce_is_met_once(bot, service, sends) -> None:
+    service.nonces.append("n-1")
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sends("POST", service.url, {"a": 1}) == 200
+        assert len(service.heads) == 2
+        assert await sends("GET", service.url) == 200
+    assert len(service.heads) == 3
+
+
+async def test_a_service_that_is_never_content_is_asked_twice(bot, service, sends) -> None:
+    service.answer = lambda *args: (
+        401,
+        {"www-authenticate": 'DPoP error="use_dpop_nonce"', "dpop-nonce": f"n{len(service.heads)}"},
+    )
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sends("GET", service.url) == 401
+    assert len(service.heads) == 2
+
+
+async def test_a_token_that_the_service_calls_expired_is_had_anew_once(bot, service, sends) -> None:
+    """C14: one refresh on 401, then stop."""
+    tokens = []
+
+    def refuses(method, path, headers, body):
+        tokens.append(headers["authorization"])
+        return 401, {"www-authenticate": 'DPoP error="invalid_token"'}
+
+    service.answer = refuses
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sends("GET", service.url) == 401
+        assert len(tokens) == len(set(tokens)) == 2
+        assert await sends("POST", service.url, {"a": 1}) == 401
+    assert len(tokens) == 3  # it may have had an effect, so it isn't sent twice
+
+
+async def test_another_place_gets_nothing(bot, service, sends) -> None:
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        with pytest.raises(DeniedError) as caught:
+            await sends("GET", service.origin + "/admin")
+    assert caught.value.code == "foreign_url"
+    assert service.heads == []
+
+
+@pytest.mark.parametrize("send", [by_requests, by_aiohttp], ids=lambda send: send.__name__)
+async def test_I06_a_redirect_out_of_the_resource_is_refused_where_the_client_would_follow_it(
+    bot, service, other, send
+) -> None:
+    service.redirect = f"{other.origin}/api"
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        with pytest.raises(DeniedError) as caught:
+            await sending(service, send)("GET", service.url)
+    assert caught.value.code == "foreign_url"
+    assert other.heads == []
+
+
+@pytest.mark.parametrize("send", [by_httpx2, by_httpx2_async], ids=lambda send: send.__name__)
+async def test_I06_what_httpx2_carries_to_another_place_opens_nothing_there(
+    bot, service, other, send
+) -> None:
+    """It drops `Authorization` by itself; the proof and assertions are bound to the first URL."""
+    service.redirect = f"{other.origin}/api"
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sending(service, send)("GET", service.url) == 403
+    assert all("Authorization" not in head for head in other.heads)
+
+
+def test_they_show_no_secret(bot, service) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def shown() -> str:
+        credential = current_credential()
+        auths = (httpx2_auth(credential), requests_auth(credential))
+        texts = [repr(auth) + str(vars(auth)) for auth in auths]
+        assert credential.reveal() not in "".join(texts)
+        return "".join(texts)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert "Credential for" in shown()
