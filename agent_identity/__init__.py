@@ -39,7 +39,8 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from agent_identity.http.credential import Credential
-    from agent_identity.identity import AgentIdentity, on_behalf_of
+    from agent_identity.environment import on_behalf_of
+    from agent_identity.identity import AgentIdentity
     from agent_identity.provenance.trace import Trace
     from agent_identity.session import Session
     from agent_identity.values import Approval, Decision, Principal
@@ -82,7 +83,7 @@ _HOMES = {
     "Trace": "provenance.trace",
     "current_credential": "current",
     "current_session": "current",
-    "on_behalf_of": "identity",
+    "on_behalf_of": "environment",
     "tool": "decorators",
 }
 

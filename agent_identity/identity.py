@@ -8,19 +8,18 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
 
-from agent_identity.config import configuration_file, state_directory
+from agent_identity.assembly.embedded import embedded
+from agent_identity.assembly.settings import DEEPEST, Settings
+from agent_identity.config import state_directory, workload_api
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.hop0 import IssuedGrants
-from agent_identity.credentials.issuer import Issuer
-from agent_identity.credentials.registration import InstanceRegistration
 from agent_identity.credentials.subject import DirectorySubject
-from agent_identity.credentials.token_exchange import TokenExchange
-from agent_identity.credentials.token_types import JWT
+from agent_identity.credentials.subjects import SubjectTokens, tokens_of, verified_subject
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append, pure
 from agent_identity.forks import start_over_in_child
-from agent_identity.parts import Gate, Parts, Resource, Resources
+from agent_identity.keys import public_signing_jwk
+from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
@@ -35,26 +34,31 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from agent_identity.assembly import Assembled
     from agent_identity.authority import Authority
+    from agent_identity.config import Configuration
     from agent_identity.credentials.registration import Registered
+    from agent_identity.credentials.source import Verified
+    from agent_identity.credentials.subjects import TokenSource
     from agent_identity.flow import Flow
+    from agent_identity.http.surroundings import Svids
     from agent_identity.http.transport import Transport
+    from agent_identity.keys import SigningKey
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
+    from agent_identity.values import JSON, Prompt
     from agent_identity.verify import Verifier
 
-__all__ = ["AgentIdentity", "on_behalf_of"]
+__all__ = ["AgentIdentity"]
 
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Iterable[str]]"
 
-SESSION_LIFETIME: Final = 3600.0
 PURPOSE_LIMIT: Final = 200
-DEEPEST: Final = 7
-"""A chain has eight hops at most, the root's among them."""
+_PROFILES: Final = ("user:", "service:", "trigger:")
 
 
 class AgentIdentity:
-    """The identity of one agent in this process: its key, its authority, its policy, its ledger.
+    """The identity of one agent in this process: its key, what it may ask of whom, its policy, its ledger.
 
     Thread-safe, fork-safe, usable from several event loops. A context manager; `close()` flushes and releases.
     """
@@ -63,46 +67,57 @@ class AgentIdentity:
         self,
         name: str,
         *,
-        authority: Authority,
         ledger: Ledger,
+        authority: Authority | None = None,
+        configuration: Configuration | None = None,
+        signer: SigningKey | None = None,
+        key: SigningKey | None = None,
         policy: PolicyLike | None = None,
         resources: Mapping[str, Described] | None = None,
         owner: str | None = None,
+        on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Put an identity together from parts; `AgentIdentity.embedded` does it with the usual ones.
+        """Put an identity together from parts; `embedded` and `from_config` do it with the usual ones.
 
-        `resources` maps a resource's URI to the most scopes that may be asked for there; None is no limit of its own.
+        `authority` is the one of this process; without it `configuration` says which issuers there are, and `signer` is the key
+        that signs first grants where none of them does. `key` is the agent's own, by default made here. `resources` maps a
+        resource's URI to the most scopes that may be asked for there; None is no limit of its own.
+
+        Raises:
+            ConfigurationError: there is neither an authority nor a configuration.
         """
-        from agent_identity.http.world import World  # noqa: PLC0415 - httpx stays out of the import
+        from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx stays out of the import
+        from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
         self.name = name
-        self.authority = authority
         self.ledger = ledger
-        self._agent = Agent(agent_uri(name))
-        self._owner = owner
-        self._issuer = Issuer(
-            authority.issuer,
-            clients=InstanceRegistration(
-                name,
-                self._agent,
-                owner=owner,
-                initial_token=lambda: pure(authority.registration_token()),
-                recorded=self._registered,
-            ),
-            clock=clock,
-        )
+        self._authority = authority
+        self._configuration = configuration
+        uri = configuration.agent.id if configuration and configuration.agent.id else name
+        self._agent = Agent(agent_uri(uri), key)
+        self._owner = owner or (configuration.agent.owner if configuration else None)
+        self._clock = clock
+        self._settings = Settings.of(configuration)
+        self._assembled = self._put_together(signer, resources or {})
         decider = as_policy(policy)
         self._parts = Parts(
             agent=self._agent,
-            anchor=IssuedGrants(self._issuer),
+            anchor=self._assembled.anchor,
             policy=decider,
             policy_now=immediate(decider),
-            world=World(self._transport, ledger, clock=clock),
+            world=World(
+                self._transport,
+                ledger,
+                surroundings=Surroundings(on_interaction=on_interaction, svids=self._svids()),
+                clock=clock,
+                deadline=self._settings.deadline,
+            ),
             ledger=ledger,
             gate=Gate(ledger),
-            resources=_minted_here(self._issuer, resources or {}),
+            resources=self._assembled.resources,
             clock=clock,
+            grant_lifetime=self._settings.grant_lifetime,
         )
         start_over_in_child(self)
 
@@ -117,37 +132,97 @@ class AgentIdentity:
         ledger: str | Ledger | None = None,
         shared: str | None = None,
         resources: Mapping[str, Described] | None = None,
-        on_interaction: object = None,
+        on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """An identity with an authority of its own in this process, and a SQLite ledger: no account, no network.
 
         Keys and ledger are kept under `state_dir` (default: the user's state directory), files 0600 in a folder 0700.
         `ledger` is a URL (`memory:`, `sqlite:…`) or an object. `resources` describes resources by their URI: the most scopes
-        that may be asked for there, as a list or as `{"scopes": […]}`.
-        Approvers, interactions and a `shared` store other than `memory:` aren't part of this version.
+        that may be asked for there, as a list or as `{"scopes": […]}`. `on_interaction` shows a person what to do.
+        Approvers and a `shared` store other than `memory:` aren't part of this version.
 
         Raises:
             ConfigurationError: the state directory can't be used, or isn't private; or one of those was asked for.
         """
-        if approver is not None or on_interaction is not None or shared not in (None, "memory:"):
-            raise ConfigurationError(
-                "not_supported",
-                "approvers, interactions and shared stores aren't part of this version",
-                remedy="leave out approver, on_interaction and shared",
-            )
+        _check_supported(approver, shared)
         from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
 
         directory = state_directory(state_dir)
-        kept = ledger if ledger is not None and not isinstance(ledger, str) else None
         return cls(
             name,
             authority=Authority(directory / "authority", clock=clock),
-            ledger=kept or open_ledger(str(ledger or "sqlite:"), state_dir=directory, clock=clock),
+            ledger=_ledger(ledger or "sqlite:", directory, clock),
             policy=policy,
             resources=resources,
+            on_interaction=on_interaction,
             clock=clock,
         )
+
+    @classmethod
+    def from_config(
+        cls,
+        path: str | Path | None = None,
+        *,
+        policy: PolicyLike | None = None,
+        approver: object = None,
+        ledger: str | Ledger | None = None,
+        shared: str | None = None,
+        on_interaction: Callable[[Prompt], object] | None = None,
+        clock: Callable[[], float] = time.time,
+    ) -> Self:
+        """The identity that `agent-identity.toml` describes; without a path, the file that `AGENT_IDENTITY_CONFIG` names.
+
+        The keywords go before what the file says, and are those of `embedded`. Nothing is asked of any issuer yet.
+
+        Raises:
+            ConfigurationError: no file is named, or what is wrong with it, all at once.
+        """
+        from agent_identity.assembly.keys import referenced_key, state_key  # noqa: PLC0415 - for those who have a file
+        from agent_identity.config import References, read_configuration  # noqa: PLC0415 - pydantic, likewise
+
+        _check_supported(approver, shared)
+        configuration = read_configuration(path, needs_policy=policy is None)
+        directory = state_directory()
+        table = configuration.agent
+        references = References()
+        signer = authority = None
+        if not configuration.issuers and table.signer is None:
+            from agent_identity.authority import Authority  # noqa: PLC0415 - see `embedded`
+
+            authority = Authority(directory / "authority", clock=clock)
+        elif table.signer is not None:
+            signer = referenced_key(references, table.signer, "agent.signer")
+        elif table.grants is None:
+            signer = state_key(directory, "signer")
+        return cls(
+            table.name or table.id or "agent",
+            authority=authority,
+            configuration=configuration,
+            signer=signer,
+            key=None if table.key is None else referenced_key(references, table.key, "agent.key"),
+            ledger=_ledger(
+                ledger or configuration.ledger.url, directory, clock, configuration.ledger.durability
+            ),
+            policy=policy,
+            on_interaction=on_interaction,
+            clock=clock,
+        )
+
+    @property
+    def authority(self) -> Authority:
+        """The authority of this process.
+
+        Raises:
+            ConfigurationError: `no_authority`, other issuers are configured.
+        """
+        if self._authority is None:
+            raise ConfigurationError(
+                "no_authority",
+                "this identity has no authority of its own, its configuration names issuers",
+                remedy="ask those, or use AgentIdentity.embedded(…)",
+            )
+        return self._authority
 
     @property
     def public_jwk(self) -> dict[str, str]:
@@ -156,7 +231,7 @@ class AgentIdentity:
 
     def on_behalf_of(
         self,
-        subject: str | Principal,
+        subject: str | Principal | SubjectTokens | TokenSource,
         *,
         purpose: str,
         task: str | None = None,
@@ -166,8 +241,10 @@ class AgentIdentity:
         max_depth: int = 3,
         budget: object = None,
     ) -> Session:
-        """A session for a principal: enter it with `with` or `async with`.
+        """A session for a principal: enter it with `with` or `async with`, which verifies their token first.
 
+        `subject` is their token, `SubjectTokens`, or a `TokenSource` that keeps fresh ones; with the embedded authority, which
+        is a directory of its own principals, their name (`user:alice`).
         `purpose` is one short sentence (at most 200 characters) that every resource on the way can read, so no personal data.
         `scopes` and `resources` limit the session (None = no limit of its own, `()` = nothing), `expires_in` is seconds,
         `max_depth` how many delegations may follow.
@@ -176,10 +253,26 @@ class AgentIdentity:
             ConfigurationError: an argument can't be used.
         """
         _check_budget(budget)
-        principal = self._principal(subject)
-        return self._session(
-            principal, purpose, task, scopes, resources, expires_in, max_depth, "issuer", None
-        )
+        options = (purpose, task, scopes, resources, expires_in, max_depth)
+        if self._authority is not None:
+            principal = self._principal(subject)
+            session = self._session(principal, *options, "issuer", None)
+            session.subject = self._directory_subject(session)
+            return session
+        if isinstance(subject, Principal) or (
+            isinstance(subject, str) and subject.startswith(_PROFILES)
+        ):
+            raise ConfigurationError(
+                "principal_unproven",
+                "a name proves nothing where other issuers are configured",
+                remedy="give on_behalf_of their token, or SubjectTokens(…)",
+            )
+        given = tokens_of(subject)
+
+        def verify(session: Session) -> Flow[Verified]:  # noqa: ARG001 - what sessions call
+            return verified_subject(given, self._assembled.trusted)
+
+        return self._session(None, *options, "issuer", None, verify)
 
     def autonomous(
         self,
@@ -199,11 +292,20 @@ class AgentIdentity:
         """
         _check_budget(budget)
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
-        return self._session(
-            principal, purpose, task, scopes, resources, expires_in, max_depth, "agent", trigger
-        )
+        options = (purpose, task, scopes, resources, expires_in, max_depth)
+        session = self._session(principal, *options, "agent", trigger)
+        if self._authority is not None:
+            session.subject = self._directory_subject(session)
+        return session
 
-    def _principal(self, subject: str | Principal) -> Principal:
+    def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
+        """A principal of the embedded authority's own directory."""
+        if not isinstance(subject, str | Principal):
+            raise ConfigurationError(
+                "no_issuer_trusted",
+                "no issuer is configured whose tokens about principals could be verified",
+                remedy='add one with trust = ["subjects"], or name the principal, for instance "user:alice"',
+            )
         principal = Principal.parse(subject) if isinstance(subject, str) else subject
         if principal.iss not in (None, self.authority.issuer):
             raise ConfigurationError(
@@ -220,9 +322,14 @@ class AgentIdentity:
         # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
         return Principal(principal.sub, profile=principal.profile)
 
+    def _directory_subject(self, session: Session) -> DirectorySubject:
+        return DirectorySubject(
+            session.principal, self._agent, txn=session.txn, expires_at=session.expires_at
+        )
+
     def _session(
         self,
-        principal: Principal,
+        principal: Principal | None,
         purpose: str,
         task: str | None,
         scopes: Iterable[str] | None,
@@ -231,6 +338,7 @@ class AgentIdentity:
         max_depth: int,
         evidence: str,
         trigger: str | None,
+        verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> Session:
         if not purpose or len(purpose) > PURPOSE_LIMIT:
             raise ConfigurationError(
@@ -238,10 +346,10 @@ class AgentIdentity:
             )
         if not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
-        lifetime = SESSION_LIFETIME if expires_in is None else expires_in
+        lifetime = self._settings.session_lifetime if expires_in is None else expires_in
         if not lifetime >= 1:
             raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
-        session = Session(
+        return Session(
             self._parts,
             principal,
             agent=self._agent,
@@ -253,15 +361,12 @@ class AgentIdentity:
                 None if scopes is None else scope_set(scopes),
                 None if resources is None else resource_set(resources),
             ),
-            expires_at=self._parts.clock() + min(lifetime, SESSION_LIFETIME),
-            max_depth=max_depth,
+            expires_at=self._clock() + min(lifetime, self._settings.session_lifetime),
+            max_depth=min(max_depth, self._settings.max_depth),
             evidence=evidence,
             trigger=trigger,
+            verify=verify,
         )
-        session.subject = DirectorySubject(
-            principal, self._agent, txn=session.txn, expires_at=session.expires_at
-        )
-        return session
 
     def who_triggered(self, ref: str | Session) -> Trace:
         """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
@@ -281,22 +386,45 @@ class AgentIdentity:
         return await asyncio.to_thread(self.who_triggered, ref)
 
     def verifier(self, audience: str) -> Verifier:
-        """A verifier for the service `audience` that trusts what this identity trusts: its own authority."""
+        """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
+
+        Raises:
+            ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
+        """
         from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
 
+        keys = self.jwks()
         anchor = TrustAnchor(
-            self.authority.issuer,
-            jwks=self.authority.jwks(),
+            self._assembled.anchor.name,
+            jwks=keys,
             revocations=UnsafeNoRevocations(),
             evidence="issuer",
+            subjects=[*self._assembled.trusted],
         )
-        return Verifier([anchor], audience=audience, clock=self._parts.clock)
+        return Verifier([anchor], audience=audience, clock=self._clock)
+
+    def jwks(self) -> dict[str, JSON]:
+        """The public keys by which services check this identity's first grants, as a JWK set.
+
+        Raises:
+            ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, and publishes its keys itself.
+        """
+        if self._authority is not None:
+            return self._authority.jwks()
+        if self._signer is None:
+            raise ConfigurationError(
+                "anchor_keys",
+                f"{self._assembled.anchor.name} signs first grants, and publishes its keys itself",
+                remedy="make a Verifier with a TrustAnchor of that issuer's jwks",
+            )
+        return {"keys": [public_signing_jwk(self._signer)]}
 
     def close(self) -> None:
         """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
         self._parts.world.close()
         self.ledger.close()
-        self.authority.close()
+        if self._authority is not None:
+            self._authority.close()
 
     async def aclose(self) -> None:
         """The async twin of `close`."""
@@ -331,12 +459,67 @@ class AgentIdentity:
     def __repr__(self) -> str:
         return f"<AgentIdentity {self._agent.uri}>"
 
+    def _put_together(
+        self, signer: SigningKey | None, described: Mapping[str, Described]
+    ) -> Assembled:
+        authority, configuration = self._authority, self._configuration
+        if configuration is None and authority is None:
+            raise ConfigurationError(
+                "no_issuer",
+                "an identity needs an authority of its own, or a configuration that names issuers",
+                remedy="use AgentIdentity.embedded(…) or AgentIdentity.from_config(…)",
+            )
+        self._signer = signer
+        if configuration is not None:
+            from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
+
+            secrets = configured.secrets_of(configuration, self._clock)
+        if configuration is not None and authority is None:
+            return configured.configured(
+                configuration,
+                secrets,
+                name=self.name,
+                agent=self._agent,
+                signer=signer,
+                recorded=self._registered,
+                clock=self._clock,
+            )
+        scopes = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
+        elsewhere = {}
+        if configuration is not None:
+            elsewhere = configured.described_by(configuration, secrets, self._clock)
+            scopes |= configured.scopes_of(configuration)
+        return embedded(
+            self.authority.issuer,
+            name=self.name,
+            agent=self._agent,
+            owner=self._owner,
+            initial_token=lambda: pure(self.authority.registration_token()),
+            recorded=self._registered,
+            scopes=scopes,
+            described=elsewhere,
+            clock=self._clock,
+        )
+
     def _transport(self) -> Transport:
         from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
 
-        return Transport({origin(self.authority.issuer): self.authority.handle})
+        authority = self._authority
+        return Transport(
+            {} if authority is None else {origin(authority.issuer): authority.handle},
+            body_limit=self._settings.body_limit,
+            allow_private=self._settings.allow_private,
+        )
 
-    def _registered(self, found: Registered) -> Flow[None]:
+    def _svids(self) -> Svids | None:
+        socket = workload_api(self._configuration.spiffe.socket if self._configuration else None)
+        if socket is None:
+            return None
+        from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
+
+        return WorkloadApi(socket)
+
+    def _registered(self, _: Registered) -> Flow[None]:
         yield from append(
             Draft(
                 AGENT_REGISTERED,
@@ -359,7 +542,8 @@ class AgentIdentity:
         """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
         self._agent.renew()
         self._parts.nonces.forget()
-        self._issuer.start_over()
+        for issuer in self._assembled.issuers.values():
+            issuer.start_over()
 
 
 def _check_budget(budget: object) -> None:
@@ -369,15 +553,24 @@ def _check_budget(budget: object) -> None:
         )
 
 
-def _minted_here(issuer: Issuer, described: Mapping[str, Described]) -> Resources:
-    """Every resource gets its token from the embedded authority, those that are described too."""
-    source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
+def _check_supported(approver: object, shared: str | None) -> None:
+    if approver is not None or shared not in (None, "memory:"):
+        raise ConfigurationError(
+            "not_supported",
+            "approvers and shared stores aren't part of this version",
+            remedy="leave out approver and shared",
+        )
 
-    def reached(uri: str, scopes: frozenset[str] | None = None) -> Resource:
-        return Resource(uri, source, scopes, issuer=issuer)
 
-    most = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
-    return Resources({uri: reached(uri, scopes) for uri, scopes in most.items()}, reached)
+def _ledger(
+    given: str | Ledger,
+    directory: Path,
+    clock: Callable[[], float],
+    durability: str = "process",
+) -> Ledger:
+    if not isinstance(given, str):
+        return given
+    return open_ledger(given, state_dir=directory, clock=clock, durability=durability)
 
 
 def _most_scopes(described: Described) -> frozenset[str] | None:
@@ -393,22 +586,3 @@ def _most_scopes(described: Described) -> frozenset[str] | None:
     else:
         scopes = described
     return None if scopes is None else scope_set(scopes)
-
-
-def on_behalf_of(subject: str | Principal, *, purpose: str) -> NoReturn:  # noqa: ARG001 - the contract's names
-    """A session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded one.
-
-    Raises:
-        ConfigurationError: nothing is configured.
-    """
-    if configuration_file() is None:
-        raise ConfigurationError(
-            "not_configured",
-            "AGENT_IDENTITY_CONFIG names no configuration",
-            remedy='use AgentIdentity.embedded("…").on_behalf_of(…), or set AGENT_IDENTITY_CONFIG',
-        )
-    raise ConfigurationError(
-        "config_unsupported",
-        "this version reads no configuration file yet",
-        remedy='use AgentIdentity.embedded("…").on_behalf_of(…)',
-    )

@@ -24,11 +24,14 @@ if TYPE_CHECKING:
 
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
 
+    from agent_identity.values import JSON
+
 __all__ = [
     "JWK",
     "SigningKey",
     "certificate_of",
     "private_directory",
+    "public_signing_jwk",
     "read_certificate",
     "thumbprint",
     "write_private",
@@ -204,6 +207,11 @@ def _uris(leaf: x509.Certificate) -> list[str]:
     except x509.ExtensionNotFound:
         return []
     return names.value.get_values_for_type(x509.UniformResourceIdentifier)
+
+
+def public_signing_jwk(key: SigningKey) -> dict[str, JSON]:
+    """The public half of a key as it is published: named by its thumbprint, for signatures alone (RFC 7517 §4)."""
+    return {**key.public_jwk, "kid": key.thumbprint, "alg": key.alg, "use": "sig"}
 
 
 def thumbprint(jwk: JWK) -> str:

@@ -12,12 +12,16 @@ __all__ = ["Agent"]
 
 
 class Agent:
-    """One agent instance. Its key is made on first use, and made anew in a forked child: two processes never share one."""
+    """One agent instance. Its key is made on first use, and made anew in a forked child: two processes never share one.
 
-    __slots__ = ("__weakref__", "_lock", "_made", "uri")
+    `key` is one that was configured, for replicas that share an address; that one stays.
+    """
 
-    def __init__(self, uri: str) -> None:
+    __slots__ = ("__weakref__", "_given", "_lock", "_made", "uri")
+
+    def __init__(self, uri: str, key: SigningKey | None = None) -> None:
         self.uri: str = uri
+        self._given = key
         self.renew()
 
     def renew(self) -> None:
@@ -36,7 +40,7 @@ class Agent:
     def _make(self) -> tuple[SigningKey, ProofKey]:
         with self._lock:
             if self._made is None:
-                key = SigningKey.generate()
+                key = self._given or SigningKey.generate()
                 self._made = (key, ProofKey(key))
             return self._made
 

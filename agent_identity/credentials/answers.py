@@ -29,6 +29,7 @@ __all__ = [
     "Fields",
     "asked",
     "ath_of",
+    "check_scope_claim",
     "check_scopes",
     "error_code",
     "failure_of",
@@ -233,9 +234,14 @@ def _finite(value: JSON) -> float | None:
     return float(value)
 
 
-def check_scopes(answer: Answer, asked: frozenset[str], issuer: str) -> frozenset[str]:
-    """The scopes that were granted: as asked where the answer is silent, never more (RFC 8693 §2.2.1)."""
-    if answer.scopes is not None and not answer.scopes <= asked:
+def check_scopes(
+    answer: Answer, asked: frozenset[str], issuer: str, *, aside: frozenset[str] = frozenset()
+) -> frozenset[str]:
+    """The scopes that were granted: as asked where the answer is silent, never more (RFC 8693 §2.2.1).
+
+    `aside` was asked for along with them and is no part of what the call needs, as `openid` for a sign-in.
+    """
+    if answer.scopes is not None and not answer.scopes <= asked | aside:
         raise CredentialRejectedError("scope_widened", f"{issuer} granted more than was asked for")
     if answer.scopes is not None and not asked <= answer.scopes:
         raise CredentialRejectedError(
@@ -244,6 +250,14 @@ def check_scopes(answer: Answer, asked: frozenset[str], issuer: str) -> frozense
             remedy="register the missing scopes for this client at the issuer",
         )
     return asked
+
+
+def check_scope_claim(claims: Fields, asked: frozenset[str], issuer: str) -> None:
+    """Hold the `scope` inside a token (RFC 9068 §2.2.3) to what was asked for, whatever the answer around it says."""
+    scope = claims.get("scope")
+    inside = frozenset(scope.split(" ")) - {""} if isinstance(scope, str) else claims.texts("scope")
+    if inside is not None and not inside <= asked:
+        raise CredentialRejectedError("scope_widened", f"{issuer} granted more than was asked for")
 
 
 def read_jwt(token: Secret) -> Fields | None:

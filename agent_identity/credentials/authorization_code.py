@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import os
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
@@ -19,10 +20,11 @@ from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import AUTHORIZATION_CODE
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import visit
+from agent_identity.uris import is_safe_link
 from agent_identity.values import Prompt, Secret, b64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.answers import Answer
     from agent_identity.credentials.metadata import Endpoints
@@ -34,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["AuthorizationCode", "challenge_of"]
 
 _CREATED: Final = frozenset({200, 201})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")
+"""What an authorization endpoint is written in: nothing that means anything to a shell, and no fragment (RFC 6749 §3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +72,12 @@ class AuthorizationCode:
                 "pkce_unsupported",
                 f"{issuer.url} doesn't offer PKCE with S256",
                 remedy="ask its operator for S256, or use another source for this resource",
+            )
+        place = endpoints.at("authorization")
+        if not (_PLAIN.fullmatch(place) and is_safe_link(place)):
+            raise CredentialRejectedError(
+                "endpoint_unsafe",
+                f"{issuer.url} names an authorization_endpoint that no person should be sent to",
             )
         verifier = Secret(b64url(self.random(48)))
         state = Secret(b64url(self.random(24)))
@@ -112,7 +122,8 @@ class AuthorizationCode:
             form.append(("dpop_jkt", wanted.proof_key.thumbprint))
         query: list[tuple[str, str]] = [("client_id", client.client_id)]
         if endpoints.pushed_authorization is not None:
-            query.append(("request_uri", (yield from self._pushed(form))))
+            pushed = [*query, *form]
+            query.append(("request_uri", (yield from self._pushed(pushed))))
         elif endpoints.requires_pushed:
             raise CredentialRejectedError(
                 "metadata_incomplete",
@@ -128,7 +139,7 @@ class AuthorizationCode:
         end = issuer.clock() + self.patience
         return Prompt("authorization-code", issuer.url, end, authorization_url=url)
 
-    def _pushed(self, form: list[tuple[str, str | Secret]]) -> Flow[str]:
+    def _pushed(self, form: Sequence[tuple[str, str | Secret]]) -> Flow[str]:
         issuer = self.sign_in.issuer
         response = yield from issuer.post(
             "pushed_authorization", form, "a pushed request", accepted=_CREATED
@@ -156,7 +167,8 @@ def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
         raise CredentialRejectedError(
             "callback_repeated", "the sign-in came back with a name twice"
         )
-    if not hmac.compare_digest(members.get("state", "").encode(), state.reveal().encode()):
+    came_back = members.get("state", "").encode("utf-8", "surrogatepass")
+    if not hmac.compare_digest(came_back, state.reveal().encode()):
         raise CredentialRejectedError(
             "state_mismatch", "what came back is not the answer to this sign-in"
         )

@@ -10,7 +10,15 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.credentials.answers import ath_of, check_scopes, looks_signed, read_jwt
+import orjson
+
+from agent_identity.credentials.answers import (
+    ath_of,
+    check_scope_claim,
+    check_scopes,
+    looks_signed,
+    read_jwt,
+)
 from agent_identity.credentials.oauth import Issued
 from agent_identity.errors import CredentialRejectedError
 
@@ -37,7 +45,10 @@ _UNSTATED_LIFE: Final = 60.0
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What was asked for. `audience` is what a JWT's `aud` has to be, `sub` and `actor` whom it has to name; None: anyone."""
+    """What was asked for. `audience` is what a JWT's `aud` has to be, `sub` and `actor` whom it has to name; None: anyone.
+
+    `aside` are scopes that were asked for along the way and that the call doesn't need.
+    """
 
     issuer: str
     resource: str
@@ -49,6 +60,7 @@ class Expected:
     actor: str | None = None
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
+    aside: frozenset[str] = frozenset()
 
 
 def check_issued_type(answer: Answer, expected: str, issuer: str) -> None:
@@ -67,7 +79,7 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
     """
     scheme = _scheme(answer, expected)
     check_details(answer.details, expected.details, expected.issuer)
-    scopes = check_scopes(answer, expected.scopes, expected.issuer)
+    scopes = check_scopes(answer, expected.scopes, expected.issuer, aside=expected.aside)
     claims = read_jwt(answer.token)
     if claims is None and looks_signed(answer.token):
         raise CredentialRejectedError(
@@ -110,6 +122,12 @@ def _scheme(answer: Answer, expected: Expected) -> str:
                 remedy="let the issuer bind this client's tokens (DPoP), or set binding for the resource",
             )
         return "DPoP"
+    if expected.binding.kind == "mtls" and expected.certificate is None:
+        raise CredentialRejectedError(
+            "binding_missing",
+            f"there is no certificate that a token of {expected.issuer} could be bound to",
+            remedy="give the issuer a client certificate, or set binding for the resource",
+        )
     if kind != "bearer":
         raise CredentialRejectedError(
             "wrong_token_type", f"{expected.issuer} issued a token of a type nobody asked for"
@@ -119,6 +137,7 @@ def _scheme(answer: Answer, expected: Expected) -> str:
 
 def _check_claims(claims: Fields, expected: Expected) -> None:
     check_binding(claims, expected)
+    check_scope_claim(claims, expected.scopes | expected.aside, expected.issuer)
     if expected.audience is not None and claims.get("aud") not in (
         expected.audience,
         [expected.audience],
@@ -184,8 +203,14 @@ def _covers(wide: JSON, narrow: JSON) -> bool:
 
 def _within(wide: JSON, narrow: JSON) -> bool:
     if isinstance(wide, list) and isinstance(narrow, list):
-        return all(item in wide for item in narrow) and (bool(narrow) or not wide)
-    return type(wide) is type(narrow) and wide == narrow
+        allowed = {_text(item) for item in wide}
+        return all(_text(item) in allowed for item in narrow) and (bool(narrow) or not wide)
+    return _text(wide) == _text(narrow)
+
+
+def _text(value: JSON) -> bytes:
+    """One text for one value: in Python `1 == True`, in JSON they differ."""
+    return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def check_step_up(issued: Issued, step_up: StepUp | None) -> None:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 __all__ = ["Ciba"]
 
 _MESSAGE: Final = 60
+_OPENID: Final = frozenset({"openid"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +49,7 @@ class Ciba:
             CredentialRejectedError: they said no, or the issuer did.
             CredentialUnavailableError: they didn't decide in time, or the issuer can't be reached.
         """
-        return self.sign_in.fetch(wanted, self._ask)
+        return self.sign_in.fetch(wanted, self._ask, aside=_OPENID)
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
@@ -57,12 +58,15 @@ class Ciba:
             member for member in members if member[0] != "scope"
         ]
         form += [
-            ("scope", " ".join(sorted(wanted.scopes | {"openid"}))),
+            ("scope", " ".join(sorted(wanted.scopes | _OPENID))),
             ("binding_message", wanted.purpose[:_MESSAGE]),
             ("requested_expiry", str(int(self.patience))),
             (yield from self._hint(wanted)),
         ]
-        response = yield from issuer.post("backchannel_authentication", form, "a decision")
+        # Once: each request that arrives asks the person again.
+        response = yield from issuer.post(
+            "backchannel_authentication", form, "a decision", attempts=1
+        )
         fields = json_object(response, issuer.url)
         interval, life = span_of(fields, self.patience)
         end = issuer.clock() + life

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity import jose
-from agent_identity.credentials.answers import Fields
+from agent_identity.credentials.answers import Fields, check_scope_claim, check_scopes
 from agent_identity.credentials.checks import Expected, check_issued_type, issued_from
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
@@ -124,6 +124,7 @@ class CrossDomain:
             raise CredentialRejectedError(
                 "wrong_token_type", f"{self.via.url} issued a grant as if it were a bearer token"
             )
+        check_scopes(answer, wanted.scopes, self.via.url)
         client = yield from self.issuer.client()
         _check(
             _read(answer.token, _TYP if self.kind == "id-jag" else None),
@@ -158,6 +159,7 @@ def _check(
     """Read what is about to be sent: a grant for anybody else is neither sent nor kept."""
     if claims is None:
         raise CredentialRejectedError("malformed_grant", f"{via} answered with no such grant")
+    check_scope_claim(claims, wanted.scopes, via)
     if claims.get("aud") not in (audience, [audience]):
         raise CredentialRejectedError(
             "audience_mismatch", f"{via} issued a grant that isn't for {audience} alone"

@@ -14,6 +14,7 @@ from agent_identity.credentials.oauth import Binding
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.delegation.grant import Grant, mint_root, read_grant
 from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.keys import public_signing_jwk
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -105,7 +106,7 @@ class SignedGrants:
         yield from ()
         if kid != self._key.thumbprint:
             raise CredentialRejectedError("unknown_key", f"{self.name} has no such key")
-        return {**self._key.public_jwk, "kid": kid, "alg": self._key.alg, "use": "sig"}
+        return public_signing_jwk(self._key)
 
 
 class IssuedGrants:

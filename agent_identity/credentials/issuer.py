@@ -131,15 +131,15 @@ class Issuer:
     def _newer(self, known: KeySet | None) -> Flow[KeySet]:
         self._looked_at = self.clock()
         key = digest_of(("keys", self.url, "" if known is None else repr(known.issued_at)))
-        start = lambda: self._guarded(self._read_keys)  # noqa: E731 - a flow to be made twice
-        self._keys = yield from self._or_stale(Shared(key, start), known)
+        self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)
         return self._keys
 
     def _read_keys(self) -> Flow[KeySet]:
-        if self._jwks is not None:
-            return (yield from read_keys(self.url, self._jwks, self.clock))
-        endpoints = yield from self.endpoints()
-        return (yield from read_keys(self.url, endpoints.jwks, self.clock))
+        place = self._jwks
+        if place is None:
+            # Guarded for itself: what failed three times isn't tried three times again for the keys' sake.
+            place = (yield from self.endpoints()).jwks
+        return (yield from self._guarded(lambda: read_keys(self.url, place, self.clock)))
 
     def _or_stale(self, ask: Shared[E], last: E | None) -> Flow[E]:
         try:

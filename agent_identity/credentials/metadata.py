@@ -4,19 +4,22 @@
 from __future__ import annotations
 
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agent_identity import jose
 from agent_identity.credentials.answers import Fields, asked, failure_of, json_object
-from agent_identity.errors import CredentialRejectedError, DeniedError
-from agent_identity.flow import Flow, HttpRequest
+from agent_identity.errors import CredentialRejectedError, DeniedError, VerificationError
+from agent_identity.flow import Flow, HttpRequest, read
+from agent_identity.jose.public_keys import ALGORITHMS, candidates, is_signed
 from agent_identity.uris import origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent_identity.values import JSON
+    from agent_identity.values import JSON, Secret
 
 __all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
 
@@ -190,12 +193,16 @@ def read_keys(
 ) -> Flow[KeySet]:
     """Read an issuer's JWK set (RFC 7517 §5); keys without a `kid`, or with one that stands twice, are left out.
 
+    `jwks` is a URL, or `file:` and a path.
+
     Raises:
         CredentialRejectedError: it publishes none, or something that is no key set.
         CredentialUnavailableError: it could not be reached.
     """
     if jwks is None:
         raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no jwks_uri")
+    if jwks.startswith("file:"):
+        return (yield from _keys_in_file(issuer, jwks, clock))
     request = HttpRequest("GET", jwks, {"Accept": "application/json"}, discovered=discovered)
     response = yield from asked(request, issuer)
     now = clock()
@@ -207,14 +214,43 @@ def read_keys(
     return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
 
 
+def _keys_in_file(issuer: str, reference: str, clock: Callable[[], float]) -> Flow[KeySet]:
+    found = yield from read(reference)
+    keys = None if found is None else named_keys(_file_fields(found))
+    if keys is None:
+        raise CredentialRejectedError(
+            "malformed_keys",
+            f"the file that jwks of {issuer} names holds no key set",
+            remedy="put the issuer's JWK set there",
+        )
+    now = clock()
+    return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
+
+
+def _file_fields(found: Secret) -> Fields:
+    try:
+        return Fields(jose.loads_object(found.reveal().encode()))
+    except VerificationError:
+        return Fields({})
+
+
 _JWKS_KINDS: Final = frozenset({"application/json", "application/jwk-set+json"})
 
 
 def named_keys(document: Fields) -> dict[str, dict[str, JSON]] | None:
-    """The keys of a JWK set by `kid`; None where it is no such set, or holds more than anybody has."""
+    """The usable keys of a JWK set by `kid`; None where it is no such set, or holds more than anybody has."""
     found = document.get("keys")
     if not isinstance(found, list) or len(found) > _KEY_LIMIT:
         return None
-    named = [(key.get("kid"), key) for key in found if isinstance(key, dict)]
+    named = [(key.get("kid"), key) for key in found if isinstance(key, dict) and _is_usable(key)]
     counts = Counter(kid for kid, _ in named if isinstance(kid, str))
     return {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1}
+
+
+def _is_usable(key: dict[str, JSON]) -> bool:
+    """Whether a key can check any signature: a public one that is made for signatures, and not weak."""
+    for alg in ALGORITHMS:
+        with suppress(VerificationError):
+            is_signed(b"", b"", alg, *candidates([key], alg, None))
+            return True
+    return False

@@ -130,6 +130,8 @@ def form_request(
     for attempt in ("first", "with the server's nonce"):
         now = clock()
         proven = yield from client.prove(endpoints, now)
+        said = {name for name, _ in form}
+        more = [member for member in proven.fields if member[0] not in said]
         shown = proven.certificate or certificate
         url = endpoints.at(place, certificate=shown is not None)
         proof: dict[str, str] = {}
@@ -146,7 +148,7 @@ def form_request(
                     **dict(headers),
                     **{name: value.reveal() for name, value in proven.headers},
                 },
-                encode_form([*form, *proven.fields]),
+                encode_form([*form, *more]),
                 certificate=shown,
             ),
             endpoints.issuer,

@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
+from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.checks import Expected, issued_from
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
@@ -23,18 +23,41 @@ if TYPE_CHECKING:
 __all__ = ["RefreshToken", "RefreshTokens", "refreshed"]
 
 
+class Store(Protocol):
+    """Where references lead."""
+
+    def read(self, reference: str, /) -> Flow[Secret | None]: ...
+
+    def keep(self, reference: str, secret: Secret | None, /) -> Flow[None]: ...
+
+
+class _Asked:
+    def read(self, reference: str, /) -> Flow[Secret | None]:
+        return read(reference)
+
+    def keep(self, reference: str, secret: Secret | None, /) -> Flow[None]:
+        return keep(reference, secret)
+
+
 class RefreshTokens:
     """Where one source keeps refresh tokens: in memory, and where a reference says so beyond this process.
 
     Each principal has one of their own: the name that it is kept under holds a digest of who they are, at which issuer, as
-    which client. `fixed` keeps the one token that a reference names, whoever is acted for.
+    which client. `fixed` keeps the one token that a reference names, whoever is acted for. `store` is where references lead,
+    by default wherever whoever drives the flows keeps secrets.
     """
 
-    __slots__ = ("_fixed", "_held", "_reference", "_scope")
+    __slots__ = ("_fixed", "_held", "_reference", "_scope", "_store")
 
     def __init__(
-        self, reference: str | None = None, *, scope: str = "", fixed: bool = False
+        self,
+        reference: str | None = None,
+        *,
+        scope: str = "",
+        fixed: bool = False,
+        store: Store | None = None,
     ) -> None:
+        self._store: Store = store or _Asked()
         self._reference = reference
         self._scope = scope
         self._fixed = fixed
@@ -44,7 +67,7 @@ class RefreshTokens:
         name = self._name(wanted)
         if self._reference is None:
             return self._held.get(name)
-        return (yield from read(self._place(name)))
+        return (yield from self._store.read(self._place(name)))
 
     def put(self, wanted: Wanted, token: Secret) -> Flow[None]:
         """Keep a token, durably where there is a place for it, before the caller goes on."""
@@ -52,7 +75,7 @@ class RefreshTokens:
         if self._reference is None:
             self._held[name] = token
             return
-        yield from keep(self._place(name), token)
+        yield from self._store.keep(self._place(name), token)
 
     def drop(self, wanted: Wanted, token: Secret) -> Flow[None]:
         """Forget a token that the issuer took back, unless another has taken its place meanwhile."""
@@ -61,8 +84,8 @@ class RefreshTokens:
             if self._held.get(name) == token:
                 del self._held[name]
             return
-        if not self._fixed and (yield from read(self._place(name))) == token:
-            yield from keep(self._place(name), None)
+        if not self._fixed and (yield from self._store.read(self._place(name))) == token:
+            yield from self._store.keep(self._place(name), None)
 
     def start_over(self) -> None:
         """In a forked child: what is in memory is the parent's, and would be used twice."""
@@ -73,8 +96,10 @@ class RefreshTokens:
             return ""
         # In memory the key counts too: a public client's refresh token is bound to it (RFC 9449 §5).
         key = wanted.proof_key.thumbprint if self._reference is None else ""
-        parts = (str(wanted.principal), self._scope, key)
-        return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
+        who = wanted.principal
+        # Each part for itself: as one text, alice of an issuer reads like a local principal whose name holds that issuer.
+        owner = (who.profile, who.sub, *(() if who.iss is None else (who.iss,)))
+        return digest_of((self._scope, key, *owner)).hex()[:32]
 
     def _place(self, name: str) -> str:
         return f"{self._reference}.{name}" if name else str(self._reference)

@@ -19,20 +19,23 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, http, shared
+from agent_identity.keys import public_signing_jwk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.metadata import Endpoints
     from agent_identity.keys import SigningKey
-    from agent_identity.values import Secret
+    from agent_identity.values import JSON, Secret
 
 __all__ = ["InstanceRegistration", "Registered", "register"]
 
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
+_REDIRECT: Final = "http://127.0.0.1/callback"
+"""The port is whatever is free when somebody signs in (RFC 8252 §7.3)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +54,11 @@ def register(
     agent: str,
     owner: str | None,
     key: SigningKey,
-    initial_token: Secret,
+    initial_token: Secret | None,
     clock: Callable[[], float],
+    grant_types: Sequence[str] = (),
 ) -> Flow[Registered]:
-    """Register an agent instance under the public half of its key.
+    """Register an agent instance under the public half of its key; `grant_types` are those that it will use.
 
     Raises:
         CredentialRejectedError: the authority registers nobody, or not with this token.
@@ -66,22 +70,21 @@ def register(
             f"{endpoints.issuer} registers no clients",
             remedy="configure a client_id for it",
         )
-    jwk = {**key.public_jwk, "kid": key.thumbprint, "alg": key.alg, "use": "sig"}
-    document = {
+    document: dict[str, JSON] = {
         "client_name": name,
         "agent_id": agent,
-        "jwks": {"keys": [jwk]},
+        "jwks": {"keys": [public_signing_jwk(key)]},
         "token_endpoint_auth_method": "private_key_jwt",
-    } | ({"owner": owner} if owner else {})
+    }
+    if owner:
+        document["owner"] = owner
+    if grant_types:
+        document["grant_types"] = [*grant_types]
+        if "authorization_code" in grant_types:
+            document["redirect_uris"] = [_REDIRECT]
+            document["response_types"] = ["code"]
     request = HttpRequest(
-        "POST",
-        endpoints.registration,
-        {
-            "Accept": "application/json",
-            "Authorization": f"Bearer {initial_token.reveal()}",
-            "Content-Type": "application/json",
-        },
-        orjson.dumps(document),
+        "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
     )
     try:
         response = yield from http(request)
@@ -99,6 +102,17 @@ def register(
     now = clock()
     client = Client(client_id, PrivateKeyJwt(key))
     return Registered(client, issued_at=now, expires_at=now + _LIFE)
+
+
+def _headers(initial_token: Secret | None) -> dict[str, str]:
+    authorization = (
+        {} if initial_token is None else {"Authorization": f"Bearer {initial_token.reveal()}"}
+    )
+    return {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        **authorization,
+    }
 
 
 def _client_id(response: HttpResponse) -> str | None:
@@ -120,14 +134,16 @@ class InstanceRegistration:
         agent: Agent,
         *,
         owner: str | None,
-        initial_token: Callable[[], Flow[Secret]],
+        initial_token: Callable[[], Flow[Secret]] | None,
         recorded: Callable[[Registered], Flow[None]],
+        grant_types: Sequence[str] = (),
     ) -> None:
         self._name = name
         self._agent = agent
         self._owner = owner
         self._initial_token = initial_token
         self._recorded = recorded
+        self._grant_types = grant_types
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
         key = digest_of(("registration", issuer.url, self._agent.key.thumbprint))
@@ -136,7 +152,7 @@ class InstanceRegistration:
 
     def _register(self, issuer: Issuer) -> Flow[Registered]:
         endpoints = yield from issuer.endpoints()
-        token = yield from self._initial_token()
+        token = None if self._initial_token is None else (yield from self._initial_token())
         found = yield from register(
             endpoints,
             name=self._name,
@@ -145,6 +161,7 @@ class InstanceRegistration:
             key=self._agent.key,
             initial_token=token,
             clock=issuer.clock,
+            grant_types=self._grant_types,
         )
         yield from self._recorded(found)
         return found

@@ -104,7 +104,7 @@ def retry_after(value: str | None, now: float) -> float | None:
         return LONGEST_WAIT
     try:
         moment = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=UTC)

@@ -54,12 +54,18 @@ class SignIn:
     def bound_to(self, wanted: Wanted) -> Binding:
         return Binding(self.binding, wanted.proof_key)
 
-    def fetch(self, wanted: Wanted, sign_in: Callable[[Wanted], Flow[Answer]]) -> Flow[Issued]:
-        """A fresh token by the refresh token that is held, else by `sign_in`.
+    def fetch(
+        self,
+        wanted: Wanted,
+        sign_in: Callable[[Wanted], Flow[Answer]],
+        *,
+        aside: frozenset[str] = frozenset(),
+    ) -> Flow[Issued]:
+        """A fresh token by the refresh token that is held, else by `sign_in`, which asks for the scopes `aside` as well.
 
         A step-up is about the sign-in itself, so no refresh token serves it.
         """
-        expected = yield from self._expected(wanted)
+        expected = yield from self._expected(wanted, aside)
         held = None if wanted.step_up else (yield from self.tokens.get(wanted))
         if held is not None:
             try:
@@ -73,7 +79,7 @@ class SignIn:
             yield from self.tokens.put(wanted, answer.refresh_token)
         return issued
 
-    def _expected(self, wanted: Wanted) -> Flow[Expected]:
+    def _expected(self, wanted: Wanted, aside: frozenset[str]) -> Flow[Expected]:
         certificate = yield from self.issuer.certificate()
         return Expected(
             issuer=self.issuer.url,
@@ -85,4 +91,5 @@ class SignIn:
             sub=wanted.principal.sub if self.names_principal else None,
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
+            aside=aside,
         )

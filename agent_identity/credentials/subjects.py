@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
 
-__all__ = ["SubjectTokens", "TokenSource", "Trusted", "tokens_of", "verified_subject"]
+__all__ = ["ALGORITHMS", "SubjectTokens", "TokenSource", "Trusted", "tokens_of", "verified_subject"]
 
 _HELD: Final = ("access_token", "id_token")
 _SKEW: Final = 30.0
@@ -44,7 +44,7 @@ _SPARE: Final = 5.0
 """Seconds before its end at which a token is no longer handed out."""
 
 _TYPS: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
-_ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
+ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 
 
 class SubjectTokens:
@@ -91,7 +91,7 @@ class Trusted:
 
     issuer: Issuer
     audience: str
-    algorithms: frozenset[str] = _ALGORITHMS
+    algorithms: frozenset[str] = ALGORITHMS
     token_type: str | None = None
     evidence: str = "issuer"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.answers import Fields, check_scopes
+from agent_identity.credentials.answers import Fields, check_scope_claim, check_scopes
 from agent_identity.credentials.checks import check_issued_type
 from agent_identity.credentials.oauth import Binding
 from agent_identity.credentials.token_types import (
@@ -75,7 +75,7 @@ class TransactionTokens:
         ]
         answer = yield from self.issuer.token(form, binding=Binding("none"))
         check_issued_type(answer, TXN_TOKEN, self.issuer.url)
-        if answer.token_type != "N_A":  # noqa: S105 - a type
+        if answer.token_type.lower() != "n_a":
             raise CredentialRejectedError(
                 "wrong_token_type", f"{self.issuer.url} issued a transaction token as a bearer"
             )
@@ -86,6 +86,7 @@ class TransactionTokens:
                 "malformed_txn_token",
                 f"{self.issuer.url} answered with no transaction token of {self.audience}",
             )
+        check_scope_claim(claims, wanted.scopes, self.issuer.url)
         return TransactionToken(answer.token, claims.text("txn") or "")
 
 

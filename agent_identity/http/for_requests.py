@@ -61,7 +61,7 @@ class _Resent:
         again = self._request.copy()
         again.deregister_hook("response", self)  # type: ignore[no-untyped-call]  # untyped there
         again.headers.update(step)
-        answer: Response = response.connection.send(again, **how)  # type: ignore[attr-defined]  # set by its adapter
+        answer: Response = response.connection.send(again, **how)
         answer.history.append(response)
         answer.request = again
         return self(answer, **how)

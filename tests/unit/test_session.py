@@ -478,7 +478,7 @@ def test_a_credential_that_policy_refuses_is_on_record_and_on_a_span(make_identi
 
 
 def test_what_is_no_part_of_this_version_is_said_and_not_ignored(bot, tmp_path) -> None:
-    for asked in ({"approver": object()}, {"shared": "valkey://x"}, {"on_interaction": print}):
+    for asked in ({"approver": object()}, {"shared": "valkey://x"}):
         with pytest.raises(ConfigurationError) as caught:
             AgentIdentity.embedded("bot", state_dir=tmp_path / "s", **asked)
         assert caught.value.code == "not_supported"

@@ -7,6 +7,7 @@ falls back from a broken one to the next. Variables and files are asked for, nev
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.workload.ambient import Ambient
@@ -22,7 +23,7 @@ from agent_identity.credentials.workload.tokens import Provider, WorkloadToken
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 __all__ = [
     "AWS",
@@ -39,17 +40,77 @@ __all__ = [
     "provider",
 ]
 
-_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
-    "github": frozenset({"token_host"}),
-    "gitlab": frozenset({"path"}),
-    "kubernetes": frozenset({"path"}),
-    "aws": frozenset(),
-    "gcp": frozenset(),
-    "azure": frozenset({"client_id"}),
-    "file": frozenset({"path", "trust_domain"}),
-    "spiffe": frozenset({"trust_domain"}),
-    "ambient": frozenset({"token_host", "client_id", "trust_domain"}),
+
+@dataclass(frozen=True, slots=True)
+class _Given:
+    """What configuration says of a provider."""
+
+    expect: Mapping[str, str]
+    path: str | None = None
+    trust_domain: str | None = None
+    token_host: str | None = None
+    client_id: str | None = None
+
+
+def _github(given: _Given) -> Provider:
+    return GitHub(given.expect, given.token_host)
+
+
+def _gitlab(given: _Given) -> Provider:
+    return GitLab(given.expect) if given.path is None else GitLab(given.expect, given.path)
+
+
+def _kubernetes(given: _Given) -> Provider:
+    return Kubernetes(given.expect) if given.path is None else Kubernetes(given.expect, given.path)
+
+
+def _aws(given: _Given) -> Provider:
+    return AWS(given.expect)
+
+
+def _gcp(given: _Given) -> Provider:
+    return GCP(given.expect, certain=True)
+
+
+def _azure(given: _Given) -> Provider:
+    return Azure(given.expect, given.client_id, certain=True)
+
+
+def _file(given: _Given) -> Provider:
+    return File(given.path or "", given.expect, given.trust_domain)
+
+
+def _spiffe(given: _Given) -> Provider:
+    return Spiffe(given.expect, given.trust_domain)
+
+
+def _ambient(given: _Given) -> Provider:
+    """What is most particular to this very job comes first; the pod's token, which nearly every pod has, comes last."""
+    return Ambient(
+        (
+            GitHub(given.expect, given.token_host),
+            GitLab(given.expect),
+            Spiffe(given.expect, given.trust_domain),
+            AWS(given.expect),
+            Azure(given.expect, given.client_id),
+            GCP(given.expect),
+            Kubernetes(given.expect),
+        )
+    )
+
+
+_PROVIDERS: Final[Mapping[str, tuple[Callable[[_Given], Provider], frozenset[str]]]] = {
+    "github": (_github, frozenset({"token_host"})),
+    "gitlab": (_gitlab, frozenset({"path"})),
+    "kubernetes": (_kubernetes, frozenset({"path"})),
+    "aws": (_aws, frozenset()),
+    "gcp": (_gcp, frozenset()),
+    "azure": (_azure, frozenset({"client_id"})),
+    "file": (_file, frozenset({"path", "trust_domain"})),
+    "spiffe": (_spiffe, frozenset({"trust_domain"})),
+    "ambient": (_ambient, frozenset({"token_host", "client_id", "trust_domain"})),
 }
+"""How each provider is made, and the options that it has beside `expect`."""
 
 
 def provider(
@@ -69,62 +130,19 @@ def provider(
     Raises:
         ConfigurationError: no provider has that name, or it doesn't know an option.
     """
-    if name not in _OPTIONS:
+    if name not in _PROVIDERS:
         raise ConfigurationError(
             "unknown_provider",
             "no provider of workload identity has that name",
-            remedy=f"name one of {', '.join(sorted(_OPTIONS))}",
+            remedy=f"name one of {', '.join(sorted(_PROVIDERS))}",
         )
-    _check_options(
-        name, path=path, trust_domain=trust_domain, token_host=token_host, client_id=client_id
-    )
-    claims = dict(expect or {})
-    match name:
-        case "github":
-            return GitHub(claims, token_host)
-        case "gitlab":
-            return GitLab(claims) if path is None else GitLab(claims, path)
-        case "kubernetes":
-            return Kubernetes(claims) if path is None else Kubernetes(claims, path)
-        case "aws":
-            return AWS(claims)
-        case "gcp":
-            return GCP(claims, certain=True)
-        case "azure":
-            return Azure(claims, client_id, certain=True)
-        case "file":
-            return File(path or "", claims, trust_domain)
-        case "spiffe":
-            return Spiffe(claims, trust_domain)
-        case _:
-            return _ambient(claims, trust_domain, token_host, client_id)
-
-
-def _ambient(
-    claims: Mapping[str, str],
-    trust_domain: str | None,
-    token_host: str | None,
-    client_id: str | None,
-) -> Ambient:
-    """What is most particular to this very job comes first; the pod's token, which nearly every pod has, comes last."""
-    return Ambient(
-        (
-            GitHub(claims, token_host),
-            GitLab(claims),
-            Spiffe(claims, trust_domain),
-            AWS(claims),
-            Azure(claims, client_id),
-            GCP(claims),
-            Kubernetes(claims),
-        )
-    )
-
-
-def _check_options(name: str, **options: str | None) -> None:
-    for option, value in options.items():
-        if value is not None and option not in _OPTIONS[name]:
+    make, options = _PROVIDERS[name]
+    given = _Given(dict(expect or {}), path, trust_domain, token_host, client_id)
+    for option in ("path", "trust_domain", "token_host", "client_id"):
+        if getattr(given, option) is not None and option not in options:
             raise ConfigurationError(
                 "provider_option",
                 f"provider {name} has no option {option}",
                 remedy=f"leave {option} out",
             )
+    return make(given)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Azure: the federated token of an AKS pod, or a managed identity's token from the machine's metadata service.
+"""Azure: the federated token of a Kubernetes pod there, or a managed identity's token from the machine's metadata service.
 
 App Service and Functions (`IDENTITY_ENDPOINT`) are no source here.
 """
@@ -54,7 +54,7 @@ class Azure:
 
     @property
     def setup(self) -> str:
-        return "label the AKS pod for workload identity, or assign the Azure machine a managed identity"
+        return "label the pod for workload identity, or assign the Azure machine a managed identity"
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
         resource = quoted(audience)
@@ -65,17 +65,17 @@ class Azure:
             here = yield from machine_says(_FIRMWARE, _AZURE)
             if not here:
                 return None
-        token = yield from self._managed(resource, audience)
+        token = yield from self._managed(resource, audience, now)
         return accepted(token, audience, now, who=_WHO, expect=self.expect, opaque=True)
 
-    def _managed(self, resource: str, audience: str) -> Flow[Secret]:
+    def _managed(self, resource: str, audience: str, now: float) -> Flow[Secret]:
         url = f"{_IDENTITY}&resource={resource}"
         if self.client_id is not None:
             url += f"&client_id={quote(self.client_id, safe='')}"
         request = HttpRequest("GET", url, {"Metadata": "true"}, plain=_HOST)
         answer = yield from asked(request, _WHO)
         if answer.status != _OK:
-            raise failure_of(answer, _WHO, "a token")
+            raise failure_of(answer, _WHO, "a token", now)
         fields = json_object(answer, _WHO)
         if not fields.is_text("access_token"):
             raise malformed(_WHO)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from agent_identity.credentials.workload.places import check_path, token_in_file
-from agent_identity.credentials.workload.spiffe import check_svid, check_trust_domain
+from agent_identity.credentials.workload.svids import check_jwt_svid, check_trust_domain
 from agent_identity.credentials.workload.tokens import accepted
 
 if TYPE_CHECKING:
@@ -48,5 +48,5 @@ class File:
             return None
         given = accepted(token, audience, now, who=self.path, expect=self.expect, opaque=opaque)
         if self.trust_domain is not None:
-            check_svid(token, self.trust_domain, who=self.path)
+            check_jwt_svid(token, self.trust_domain, who=self.path)
         return given

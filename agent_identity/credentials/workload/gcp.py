@@ -65,7 +65,7 @@ class GCP:
                 remedy="find out who answers for it: it has neither Google's header nor a token to trust",
             )
         if answer.status != _OK:
-            raise failure_of(answer, _WHO, "a token")
+            raise failure_of(answer, _WHO, "a token", now)
         token = _token(answer)
         if token is None:
             raise malformed(_WHO)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.answers import asked, failure_of, json_object
+from agent_identity.credentials.workload.places import refuse_inside
 from agent_identity.credentials.workload.tokens import accepted, malformed, quoted, trimmed
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError, DeniedError
 from agent_identity.flow import Flow, HttpRequest, read
@@ -36,6 +37,16 @@ class GitHub:
     expect: Mapping[str, str] = field(default_factory=dict[str, str])
     token_host: str | None = None
 
+    def __post_init__(self) -> None:
+        if self.token_host is not None and _origin(f"https://{self.token_host}") != (
+            f"https://{self.token_host}"
+        ):
+            raise ConfigurationError(
+                "token_host_malformed",
+                "the configured token host is no host",
+                remedy="write it in lower case without https:// and without a path, for instance token.ghe.example",
+            )
+
     @property
     def looks_for(self) -> str:
         return _URL
@@ -49,10 +60,12 @@ class GitHub:
 
         Raises:
             ConfigurationError: `foreign_token_url`; nothing was sent.
+            CredentialUnavailableError: `token_variable_missing`, this is a job of GitHub's that may have no token.
         """
         query = f"audience={quoted(audience)}"
         url = yield from read(f"env:{_URL}")
         if url is None:
+            yield from refuse_inside("GITHUB_ACTIONS", _URL, self.setup)
             return None
         if not self._trusts(url):
             raise ConfigurationError(
@@ -67,7 +80,7 @@ class GitHub:
             )
         answer = yield from asked(_request(url, bearer, query), _WHO)
         if answer.status != _OK:
-            raise failure_of(answer, _WHO, "a token")
+            raise failure_of(answer, _WHO, "a token", now)
         fields = json_object(answer, _WHO)
         if not fields.is_text("value"):
             raise malformed(_WHO)
@@ -77,15 +90,19 @@ class GitHub:
 
     def _trusts(self, url: Secret) -> bool:
         """Whether the job's token may be sent there: https, no fragment that would swallow the audience, a known host."""
-        try:
-            place = origin(url.reveal())
-        except DeniedError:
-            return False
-        if "#" in url.reveal():
+        place = _origin(url.reveal())
+        if place is None or "#" in url.reveal():
             return False
         if self.token_host is not None:
             return place == f"https://{self.token_host}"
         return place.startswith("https://") and place.endswith(_HOSTS)
+
+
+def _origin(url: str) -> str | None:
+    try:
+        return origin(url)
+    except DeniedError:
+        return None
 
 
 def _request(url: Secret, bearer: Secret, query: str) -> HttpRequest:

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.workload.places import token_in_variable
+from agent_identity.credentials.workload.places import refuse_inside, token_in_variable
 from agent_identity.credentials.workload.tokens import accepted
 from agent_identity.errors import ConfigurationError
 
@@ -49,7 +49,13 @@ class GitLab:
         return f"give the GitLab job `id_tokens: {self.variable}: aud: <audience>`"
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
+        """Take the token that the job was given.
+
+        Raises:
+            CredentialUnavailableError: `token_variable_missing`, this is a job of GitLab's that was given none.
+        """
         token = yield from token_in_variable(self.variable, _WHO)
         if token is None:
+            yield from refuse_inside("GITLAB_CI", self.variable, self.setup)
             return None
         return accepted(token, audience, now, who=_WHO, expect=self.expect)

@@ -7,7 +7,7 @@ from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.workload.tokens import is_whole, malformed, trimmed
-from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError, TransportError
 from agent_identity.flow import Flow, pause, read
 
 if TYPE_CHECKING:
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 __all__ = [
     "check_path",
     "machine_says",
+    "refuse_inside",
     "token_in_file",
     "token_in_named_file",
     "token_in_variable",
@@ -35,8 +36,7 @@ def token_in_file(path: str, *, opaque: bool = False) -> Flow[Secret | None]:
     if found is None:
         return None
     token = _whole(found, opaque=opaque)
-    if token is None:
-        yield from pause(_WHILE_WRITING)
+    if token is None and (yield from _waited()):
         found = yield from read(f"file:{path}")
         token = None if found is None else _whole(found, opaque=opaque)
     if token is None:
@@ -46,6 +46,15 @@ def token_in_file(path: str, *, opaque: bool = False) -> Flow[Secret | None]:
             remedy="see that it is written in one step, by renaming, and holds one token and nothing else",
         )
     return token
+
+
+def _waited() -> Flow[bool]:
+    """Give whoever writes a moment; False when the deadline has none left."""
+    try:
+        yield from pause(_WHILE_WRITING)
+    except TransportError:
+        return False
+    return True
 
 
 def token_in_named_file(variable: str, *, opaque: bool = False) -> Flow[Secret | None]:
@@ -83,6 +92,21 @@ def token_in_variable(variable: str, who: str) -> Flow[Secret | None]:
     if token is None:
         raise malformed(who)
     return token
+
+
+def refuse_inside(marker: str, variable: str, setup: str) -> Flow[None]:
+    """Where a platform's mark is set but not the variable in which it gives tokens, the job isn't allowed to have one.
+
+    It is here but broken: what else the machine could say of itself is not this job's identity.
+
+    Raises:
+        CredentialUnavailableError: `token_variable_missing`.
+    """
+    mark = yield from read(f"env:{marker}")
+    if mark is not None and mark.reveal() == "true":
+        raise CredentialUnavailableError(
+            "token_variable_missing", f"{marker} is set and {variable} isn't", remedy=setup
+        )
 
 
 def machine_says(path: str, *names: str) -> Flow[bool]:

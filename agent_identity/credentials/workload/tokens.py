@@ -7,13 +7,13 @@ keep one that was meant for somebody else from being sent at all.
 
 from __future__ import annotations
 
-import math
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from urllib.parse import quote
 
 from agent_identity.credentials.answers import read_jwt
+from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret
 
@@ -23,10 +23,17 @@ if TYPE_CHECKING:
     from agent_identity.credentials.answers import Fields
     from agent_identity.flow import Flow
 
-__all__ = ["Provider", "WorkloadToken", "accepted", "is_whole", "quoted", "trimmed"]
+__all__ = [
+    "Provider",
+    "WorkloadToken",
+    "accepted",
+    "check_audience",
+    "is_whole",
+    "malformed",
+    "quoted",
+    "trimmed",
+]
 
-_JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
-_OPAQUE: Final = "urn:ietf:params:oauth:token-type:access_token"
 _UNSTATED_LIFE: Final = 60.0
 """Seconds that a token is used which doesn't say how long it lasts."""
 
@@ -45,7 +52,7 @@ class WorkloadToken:
     token: Secret = field(repr=False)
     issued_at: float
     expires_at: float
-    token_type: str = _JWT
+    token_type: str = JWT
 
 
 class Provider(Protocol):
@@ -89,13 +96,13 @@ def accepted(
     Raises:
         CredentialRejectedError: `malformed_token`, `audience_mismatch`, `claim_mismatch` or `token_expired`.
     """
-    _check_audience(audience)
+    check_audience(audience)
     if not is_whole(token, opaque=opaque):
         raise malformed(who)
     claims = read_jwt(token)
     if claims is None:
         _check_claims(None, expect, who)
-        return WorkloadToken(token, now, now + _UNSTATED_LIFE, _OPAQUE)
+        return WorkloadToken(token, now, now + _UNSTATED_LIFE, ACCESS_TOKEN)
     if claims.get("aud") not in (audience, [audience]):
         raise CredentialRejectedError(
             "audience_mismatch",
@@ -103,7 +110,7 @@ def accepted(
             remedy=f"have {who} issue it for {audience} alone, or name another provider",
         )
     _check_claims(claims, expect, who)
-    end = _end(claims)
+    end = claims.number("exp")
     if end is None and (claims.has("exp") or not opaque):
         raise malformed(who)
     if end is None:
@@ -135,13 +142,6 @@ def _check_claims(claims: Fields | None, expect: Mapping[str, str], who: str) ->
             )
 
 
-def _end(claims: Fields) -> float | None:
-    end = claims.get("exp")
-    if isinstance(end, bool) or not isinstance(end, int | float) or not math.isfinite(end):
-        return None
-    return float(end)
-
-
 def trimmed(secret: Secret) -> Secret | None:
     """A token without the white space around it; None for what can be no token."""
     text = secret.reveal().strip()
@@ -161,11 +161,16 @@ def _looks_signed(token: Secret) -> bool:
 
 def quoted(audience: str) -> str:
     """An audience as it stands in a query."""
-    _check_audience(audience)
+    check_audience(audience)
     return quote(audience, safe="")
 
 
-def _check_audience(audience: str) -> None:
+def check_audience(audience: str) -> None:
+    """Refuse to ask for a token that is for nobody in particular.
+
+    Raises:
+        ConfigurationError: `audience_missing`.
+    """
     if not audience:
         raise ConfigurationError(
             "audience_missing",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where things are kept, and the only reader of the environment. The working directory is never looked at."""
+"""Where things are kept, by what the environment says. The working directory is never looked at."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ from typing import Final
 
 from agent_identity.errors import ConfigurationError
 
-__all__ = ["configuration_file", "state_directory"]
+__all__ = ["configuration_file", "state_directory", "workload_api"]
 
 STATE_DIR: Final = "AGENT_IDENTITY_STATE_DIR"
 CONFIG: Final = "AGENT_IDENTITY_CONFIG"
+SPIFFE_SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"
 
 
 def state_directory(explicit: str | Path | None = None) -> Path:
@@ -34,3 +35,8 @@ def configuration_file() -> Path | None:
     """The file that `AGENT_IDENTITY_CONFIG` names, None where it names none."""
     found = os.environ.get(CONFIG)
     return None if not found else Path(found)
+
+
+def workload_api(explicit: str | None = None) -> str | None:
+    """The socket of the SPIFFE Workload API: what the configuration says, else `SPIFFE_ENDPOINT_SOCKET`, else None."""
+    return explicit or os.environ.get(SPIFFE_SOCKET) or None

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a configuration says, as things that sessions can use."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from agent_identity.assembly import Assembled
+from agent_identity.assembly.issuers import issuers_of, trusted_of
+from agent_identity.assembly.secrets import Secrets
+from agent_identity.assembly.sources import resources_of
+from agent_identity.credentials.hop0 import IssuedGrants, SignedGrants
+from agent_identity.credentials.vault import Vault
+from agent_identity.credentials.workload import provider
+from agent_identity.errors import ConfigurationError
+from agent_identity.parts import Resource, Resources
+from agent_identity.values import scope_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.config import Configuration
+    from agent_identity.config.model import VaultTable
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.registration import Registered
+    from agent_identity.flow import Flow
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import Secret
+
+__all__ = ["configured", "described_by", "scopes_of", "secrets_of"]
+
+
+def configured(
+    configuration: Configuration,
+    secrets: Secrets,
+    *,
+    name: str,
+    agent: Agent,
+    signer: SigningKey | None,
+    recorded: Callable[[Registered], Flow[None]],
+    clock: Callable[[], float],
+) -> Assembled:
+    """Issuers, resources and anchor of a configuration; `signer` signs first grants where no issuer does."""
+    issuers = issuers_of(
+        configuration, secrets, name=name, agent=agent, recorded=recorded, clock=clock
+    )
+    granting = configuration.agent.grants
+    if granting is not None:
+        anchor: IssuedGrants | SignedGrants = IssuedGrants(issuers[granting])
+    elif signer is not None:
+        iss = configuration.agent.signer_id or f"urn:agent-identity:signer:{signer.thumbprint}"
+        anchor = SignedGrants(signer, iss, clock)
+    else:
+        raise ConfigurationError("signer_missing", "nothing signs the first grant of a chain")
+    return Assembled(
+        anchor,
+        Resources(resources_of(configuration, issuers, secrets, clock)),
+        issuers,
+        trusted_of(configuration, issuers),
+    )
+
+
+def described_by(
+    configuration: Configuration, secrets: Secrets, clock: Callable[[], float]
+) -> dict[str, Resource]:
+    """The resources of a configuration that has no issuers: keys, platform tokens, certificates."""
+    return resources_of(configuration, {}, secrets, clock)
+
+
+def scopes_of(configuration: Configuration) -> dict[str, frozenset[str] | None]:
+    """The most that may be asked for at the resources whose tokens the embedded authority mints."""
+    return {
+        uri: None if table.scopes is None else scope_set(table.scopes)
+        for uri, table in configuration.resources.items()
+        if table.source is None
+    }
+
+
+def secrets_of(configuration: Configuration, clock: Callable[[], float]) -> Secrets:
+    """The secrets that a configuration names, those of its vault included."""
+    table = configuration.vault
+    return Secrets(None if table is None else _vault(table, clock), clock)
+
+
+def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
+    found = provider(table.provider or "ambient")
+    audience = table.audience or table.address
+
+    def login() -> Flow[Secret]:
+        given = yield from found.fetch(audience, clock())
+        if given is None:
+            raise ConfigurationError(
+                "workload_missing",
+                f"the vault wants a token of the platform, and there is no {found.kind} here",
+                remedy=found.setup,
+            )
+        return given.token
+
+    return Vault(
+        table.address,
+        login,
+        clock=clock,
+        role=table.role or "agent-identity",
+        auth_mount=table.auth_mount,
+        kv_mount=table.kv_mount,
+    )

@@ -1,0 +1,209 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of [issuers] as issuers: where they are, which client we are there, and whose word about principals is taken."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING
+
+from agent_identity.assembly.secrets import workload_certificate
+from agent_identity.credentials.client import (
+    Client,
+    KnownClient,
+    NoProof,
+    PrivateKeyJwt,
+    SecretBasic,
+    SecretPost,
+    SpiffeJwt,
+    TlsCertificate,
+)
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.registration import InstanceRegistration
+from agent_identity.credentials.subjects import ALGORITHMS, Trusted
+from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
+from agent_identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent_identity.assembly.secrets import Secrets
+    from agent_identity.config import Configuration
+    from agent_identity.config.model import IssuerTable
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.client import Authentication
+    from agent_identity.credentials.issuer import Clients
+    from agent_identity.credentials.registration import Registered
+    from agent_identity.flow import Flow
+    from agent_identity.values import Certificate
+
+__all__ = ["client_of", "issuers_of", "trusted_of"]
+
+_SUBJECT_TYPES = {"access_token": ACCESS_TOKEN, "id_token": ID_TOKEN, "jwt": JWT}
+
+
+def issuers_of(
+    configuration: Configuration,
+    secrets: Secrets,
+    *,
+    name: str,
+    agent: Agent,
+    recorded: Callable[[Registered], Flow[None]],
+    clock: Callable[[], float],
+) -> dict[str, Issuer]:
+    """Every issuer of a configuration, by the name that it has there."""
+    grants = _grant_types(configuration)
+
+    def issuer(label: str, table: IssuerTable) -> Issuer:
+        return Issuer(
+            table.issuer,
+            clients=_clients(
+                label,
+                table,
+                secrets,
+                name=name,
+                agent=agent,
+                owner=configuration.agent.owner,
+                grant_types=grants.get(label, ()),
+                recorded=recorded,
+            ),
+            clock=clock,
+            origins=frozenset(table.endpoint_origins),
+            jwks=table.jwks,
+            certificate=_certificate(table, secrets),
+        )
+
+    return {label: issuer(label, table) for label, table in configuration.issuers.items()}
+
+
+def trusted_of(
+    configuration: Configuration, issuers: Mapping[str, Issuer]
+) -> dict[str, Trusted]:
+    """The issuers whose tokens about principals are believed, by URL."""
+    found: dict[str, Trusted] = {}
+    for label, table in configuration.issuers.items():
+        if "subjects" not in table.trust or table.audience is None:
+            continue
+        found[table.issuer] = Trusted(
+            issuers[label],
+            table.audience,
+            algorithms=frozenset(table.algorithms or ALGORITHMS),
+            token_type=None if table.token_type is None else _SUBJECT_TYPES[table.token_type],
+        )
+    return found
+
+
+def _clients(
+    label: str,
+    table: IssuerTable,
+    secrets: Secrets,
+    *,
+    name: str,
+    agent: Agent,
+    owner: str | None,
+    grant_types: tuple[str, ...],
+    recorded: Callable[[Registered], Flow[None]],
+) -> Clients:
+    if table.registration == "dynamic":
+        token = table.registration_token
+        return InstanceRegistration(
+            name,
+            agent,
+            owner=owner,
+            initial_token=None
+            if token is None
+            else secrets.required(token, f"registration token of {label}"),
+            recorded=recorded,
+            grant_types=grant_types,
+        )
+    if table.client_id is None:
+        return _NoClient(label)
+    return KnownClient(Client(table.client_id, _authentication(label, table, secrets)))
+
+
+def client_of(label: str, table: IssuerTable, secrets: Secrets) -> Client:
+    """The configured client of an issuer, for whoever wants to see it.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if table.client_id is None:
+        raise _no_client(label)
+    return Client(table.client_id, _authentication(label, table, secrets))
+
+
+class _NoClient:
+    """We are nobody's client there: its keys may be read, and nothing can be asked for."""
+
+    def __init__(self, label: str) -> None:
+        self._label = label
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - the protocol's
+        yield from ()
+        raise _no_client(self._label)
+
+
+def _no_client(label: str) -> ConfigurationError:
+    return ConfigurationError(
+        "client_missing",
+        f"the configuration doesn't say which client we are at the issuer {label}",
+        remedy=f"set client_id in [issuers.{label}], and how the client proves itself",
+    )
+
+
+def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authentication:
+    method = table.client_auth or "none"
+    if method == "private_key_jwt" and table.client_key is not None:
+        if table.client_assertion_audience == "token-endpoint":
+            warnings.warn(
+                f"client assertions for {label} name the token endpoint: an issuer that takes them takes those meant for another",
+                stacklevel=2,
+            )
+        return PrivateKeyJwt(
+            secrets.key(table.client_key, f"client key of {label}"),
+            audience=table.client_assertion_audience,
+        )
+    if method in ("client_secret_basic", "client_secret_post") and table.client_secret is not None:
+        secret = secrets.required(table.client_secret, f"client secret of {label}")
+        return SecretBasic(secret) if method == "client_secret_basic" else SecretPost(secret)
+    if method in ("tls_client_auth", "self_signed_tls_client_auth"):
+        return TlsCertificate(_certificate(table, secrets) or workload_certificate, method=method)
+    if method == "spiffe_jwt":
+        return SpiffeJwt()
+    return NoProof()
+
+
+def _certificate(
+    table: IssuerTable, secrets: Secrets
+) -> Callable[[], Flow[Certificate]] | None:
+    """What the client shows in TLS: the configured certificate, or where TLS is how it proves itself, the workload's SVID."""
+    if table.client_certificate is not None:
+        return secrets.certificate(
+            table.client_certificate, table.client_key, f"client certificate for {table.issuer}"
+        )
+    if table.client_auth in ("tls_client_auth", "self_signed_tls_client_auth"):
+        return workload_certificate
+    return None
+
+
+_GRANT_TYPES = {
+    "token-exchange": ("urn:ietf:params:oauth:grant-type:token-exchange",),
+    "client-credentials": ("client_credentials",),
+    "jwt-bearer": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
+    "id-jag": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
+    "identity-chaining": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
+    "authorization-code": ("authorization_code", "refresh_token"),
+    "device": ("urn:ietf:params:oauth:grant-type:device_code", "refresh_token"),
+    "ciba": ("urn:openid:params:grant-type:ciba", "refresh_token"),
+    "refresh-token": ("refresh_token",),
+}
+
+
+def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
+    """What a client that registers itself asks to be allowed, by issuer: what the resources need, and no more."""
+    found: dict[str, set[str]] = {}
+    for table in configuration.resources.values():
+        if table.issuer is not None:
+            found.setdefault(table.issuer, set()).update(_GRANT_TYPES.get(table.source or "", ()))
+        if table.via is not None:
+            found.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
+    return {label: tuple(sorted(types)) for label, types in found.items()}

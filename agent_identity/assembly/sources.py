@@ -1,0 +1,295 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tables of [resources] as sources: one way to get a credential each, with the issuers and secrets that it needs."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from agent_identity.credentials.authorization_code import AuthorizationCode
+from agent_identity.credentials.ciba import Ciba
+from agent_identity.credentials.client_credentials import ClientCredentials
+from agent_identity.credentials.cross_domain import CrossDomain
+from agent_identity.credentials.device import DeviceAuthorization
+from agent_identity.credentials.jwt_bearer import JwtBearer
+from agent_identity.credentials.legacy import ApiKey, Basic, ClientCertificate, Static
+from agent_identity.credentials.platform import (
+    SpiffeJwtSource,
+    SpiffeX509Source,
+    WorkloadTokenSource,
+)
+from agent_identity.credentials.refresh_token import RefreshToken, RefreshTokens
+from agent_identity.credentials.signing_in import SignIn
+from agent_identity.credentials.token_exchange import TokenExchange
+from agent_identity.credentials.transaction import TransactionTokens
+from agent_identity.credentials.workload import provider
+from agent_identity.errors import ConfigurationError
+from agent_identity.parts import Resource
+from agent_identity.values import scope_set
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from agent_identity.assembly.secrets import Secrets
+    from agent_identity.config import Configuration
+    from agent_identity.config.model import ResourceTable
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.source import Source
+    from agent_identity.flow import Flow
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import Secret
+
+__all__ = ["resources_of", "workload_token"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Means:
+    """What sources are made of."""
+
+    configuration: Configuration
+    issuers: Mapping[str, Issuer]
+    secrets: Secrets
+    clock: Callable[[], float]
+
+
+def resources_of(
+    configuration: Configuration,
+    issuers: Mapping[str, Issuer],
+    secrets: Secrets,
+    clock: Callable[[], float],
+) -> dict[str, Resource]:
+    """Every resource of a configuration that says how its credential is had, by URI."""
+    means = _Means(configuration, issuers, secrets, clock)
+    return {
+        uri: _resource(uri, table, means)
+        for uri, table in configuration.resources.items()
+        if table.source is not None
+    }
+
+
+def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
+    asked = table.transaction_token
+    return Resource(
+        uri,
+        _SOURCES[table.source or ""](table, means),
+        None if table.scopes is None else scope_set(table.scopes),
+        sends_assertion=table.assertion != "omit",
+        issuer=None if table.issuer is None else means.issuers[table.issuer],
+        transaction=None
+        if asked is None
+        else TransactionTokens(means.issuers[asked.issuer], asked.audience),
+    )
+
+
+# -- an issuer's tokens --------------------------------------------------------------------------------------------------
+
+
+def _issuer(table: ResourceTable, means: _Means) -> Issuer:
+    return means.issuers[table.issuer or ""]
+
+
+def _binding(table: ResourceTable) -> Literal["dpop", "mtls", "none"]:
+    return table.binding or "dpop"
+
+
+def _client_name(table: ResourceTable, means: _Means) -> str:
+    """What tells two clients of one issuer apart in a cache's key."""
+    label = table.issuer or ""
+    return f"{label} {means.configuration.issuers[label].client_id or ''}"
+
+
+def _names_principal(table: ResourceTable, means: _Means) -> bool:
+    return "subjects" in means.configuration.issuers[table.issuer or ""].trust
+
+
+def _token_exchange(table: ResourceTable, means: _Means) -> Source:
+    issuer = _issuer(table, means)
+    by_workload = table.actor == "workload"
+    return TokenExchange(
+        issuer,
+        binding=_binding(table),
+        audience=table.audience,
+        actor=table.actor or "none",
+        names_principal=_names_principal(table, means),
+        details=table.authorization_details,
+        workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
+        client_name=_client_name(table, means),
+    )
+
+
+def _client_credentials(table: ResourceTable, means: _Means) -> Source:
+    return ClientCredentials(
+        _issuer(table, means),
+        binding=_binding(table),
+        audience=table.audience,
+        details=table.authorization_details,
+        client_name=_client_name(table, means),
+    )
+
+
+def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
+    issuer = _issuer(table, means)
+    by_workload = table.assertion_from == "workload"
+    return JwtBearer(
+        issuer,
+        assertion_from=table.assertion_from or "client",
+        binding=_binding(table),
+        audience=table.audience,
+        key=_client_key(table, means),
+        workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
+        client_name=_client_name(table, means),
+    )
+
+
+def _client_key(table: ResourceTable, means: _Means) -> Callable[[], Flow[SigningKey]] | None:
+    label = table.issuer or ""
+    reference = means.configuration.issuers[label].client_key
+    return None if reference is None else means.secrets.key(reference, f"client key of {label}")
+
+
+def _cross_domain(table: ResourceTable, means: _Means) -> Source:
+    return CrossDomain(
+        "id-jag" if table.source == "id-jag" else "identity-chaining",
+        _issuer(table, means),
+        via=means.issuers[table.via or ""],
+        binding=_binding(table),
+        audience=table.audience,
+        details=table.authorization_details,
+        client_name=_client_name(table, means),
+    )
+
+
+def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
+    issuer = _issuer(table, means)
+    return SignIn(
+        issuer,
+        binding=_binding(table),
+        audience=table.audience,
+        details=table.authorization_details,
+        names_principal=_names_principal(table, means),
+        tokens=RefreshTokens(
+            table.refresh_token,
+            scope=f"{issuer.url} {_client_name(table, means)}",
+            store=means.secrets,
+        ),
+        client_name=_client_name(table, means),
+        patience=means.configuration.http.interaction_timeout,
+    )
+
+
+def _authorization_code(table: ResourceTable, means: _Means) -> Source:
+    return AuthorizationCode(_sign_in(table, means))
+
+
+def _device(table: ResourceTable, means: _Means) -> Source:
+    return DeviceAuthorization(_sign_in(table, means))
+
+
+def _ciba(table: ResourceTable, means: _Means) -> Source:
+    return Ciba(_sign_in(table, means), login_hint_from=table.login_hint_from or "sub")
+
+
+def _refresh_token(table: ResourceTable, means: _Means) -> Source:
+    return RefreshToken(
+        _issuer(table, means),
+        RefreshTokens(table.refresh_token, fixed=True, store=means.secrets),
+        binding=_binding(table),
+        audience=table.audience,
+        client_name=_client_name(table, means),
+    )
+
+
+# -- the platform's --------------------------------------------------------------------------------------------------------
+
+
+def workload_token(
+    table: ResourceTable, audience: str, clock: Callable[[], float]
+) -> Callable[[], Flow[Secret]]:
+    """The platform's token for an audience, as a flow that is made anew for each use."""
+    found = provider(table.provider or "ambient", path=table.path, expect=table.expect)
+
+    def fetch() -> Flow[Secret]:
+        given = yield from found.fetch(audience, clock())
+        if given is None:
+            raise ConfigurationError(
+                "workload_missing",
+                f"there is no {found.kind} here to say what this workload is (looked for {found.looks_for})",
+                remedy=found.setup,
+            )
+        return given.token
+
+    return fetch
+
+
+def _workload_token(table: ResourceTable, means: _Means) -> Source:
+    return WorkloadTokenSource(
+        provider(table.provider or "ambient", path=table.path, expect=table.expect),
+        table.audience,
+        clock=means.clock,
+    )
+
+
+def _spiffe_jwt(table: ResourceTable, means: _Means) -> Source:
+    return SpiffeJwtSource(clock=means.clock)
+
+
+def _spiffe_x509(table: ResourceTable, means: _Means) -> Source:
+    return SpiffeX509Source(clock=means.clock)
+
+
+# -- what was there before -------------------------------------------------------------------------------------------------
+
+
+def _api_key(table: ResourceTable, means: _Means) -> Source:
+    reference = table.secret or ""
+    return ApiKey(
+        means.secrets.optional(reference),
+        table.header or "Authorization",
+        table.scheme or "",
+        clock=means.clock,
+        reference=reference,
+    )
+
+
+def _basic(table: ResourceTable, means: _Means) -> Source:
+    reference = table.password or ""
+    return Basic(
+        table.username or "",
+        means.secrets.optional(reference),
+        clock=means.clock,
+        reference=reference,
+    )
+
+
+def _static(table: ResourceTable, means: _Means) -> Source:
+    reference = table.token or ""
+    return Static(means.secrets.optional(reference), clock=means.clock, reference=reference)
+
+
+def _client_certificate(table: ResourceTable, means: _Means) -> Source:
+    reference = table.certificate or ""
+    return ClientCertificate(
+        means.secrets.certificate(reference, table.key, "client certificate"),
+        clock=means.clock,
+        reference=reference,
+    )
+
+
+_SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
+    "token-exchange": _token_exchange,
+    "client-credentials": _client_credentials,
+    "jwt-bearer": _jwt_bearer,
+    "id-jag": _cross_domain,
+    "identity-chaining": _cross_domain,
+    "authorization-code": _authorization_code,
+    "device": _device,
+    "ciba": _ciba,
+    "refresh-token": _refresh_token,
+    "workload-token": _workload_token,
+    "spiffe-jwt": _spiffe_jwt,
+    "spiffe-x509": _spiffe_x509,
+    "api-key": _api_key,
+    "basic": _basic,
+    "static": _static,
+    "client-certificate": _client_certificate,
+}

@@ -1,0 +1,115 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What is wrong with a configuration: one problem a line, with its place and its way out, and never a value of the file.
+
+A check finds `Fault`s, which know the key alone; reading adds the line. Keys are shown, since they are what has to be
+corrected; a password that somebody wrote into a resource's URI is not.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from difflib import get_close_matches
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent_identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+__all__ = ["Fault", "InvalidConfigurationError", "Problem", "key_text", "nearest", "telling"]
+
+_BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
+_USERINFO: Final = re.compile(r"//[^/]*@")
+_QUERY: Final = re.compile(r"\?.*", re.DOTALL)
+_LONGEST: Final = 200
+
+
+class Fault(NamedTuple):
+    """Something wrong at a key, before anybody looked for its line. `meant` is the key that an unknown one may stand for."""
+
+    code: str
+    path: tuple[str, ...]
+    message: str
+    remedy: str | None = None
+    meant: tuple[str, ...] | None = None
+
+
+class Problem(NamedTuple):
+    """Something wrong at a place. `key` is dotted as TOML spells it, `line` counts from 1, None where it isn't known."""
+
+    code: str
+    key: str
+    line: int | None
+    message: str
+    remedy: str | None = None
+
+
+class InvalidConfigurationError(ConfigurationError):
+    """All that is wrong with one file; `code` is the first problem's."""
+
+    def __init__(self, file: str, problems: Sequence[Problem]) -> None:
+        remedies = dict.fromkeys(problem.remedy for problem in problems if problem.remedy)
+        super().__init__(
+            problems[0].code,
+            "\n".join(_line(file, problem) for problem in problems),
+            remedy="; ".join(remedies) or None,
+        )
+        self.problems: tuple[Problem, ...] = tuple(problems)
+
+
+def _line(file: str, problem: Problem) -> str:
+    place = file if problem.line is None else f"{file}:{problem.line}"
+    what = f"{problem.key}: {problem.message}" if problem.key else problem.message
+    return f"{place}: {what}"
+
+
+def key_text(path: Iterable[str]) -> str:
+    """A key as TOML spells it, fit for a terminal."""
+    return ".".join(_part(part) for part in path)
+
+
+def _part(part: str) -> str:
+    if _BARE.fullmatch(part):
+        return part if len(part) <= _LONGEST else f"{part[:_LONGEST]}…"
+    shown = _QUERY.sub("?…", _USERINFO.sub("//…@", part))
+    shown = "".join(letter if letter.isprintable() else "�" for letter in shown[:_LONGEST])
+    return json.dumps(shown, ensure_ascii=False)
+
+
+def nearest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was most likely meant."""
+    return next(iter(get_close_matches(word, list(known), n=1)), None)
+
+
+_DECIDING: Final = frozenset(
+    {"source", "engine", "client_auth", "registration", "trust", "provider"}
+)
+"""Keys by which it is judged what else a table needs and uses."""
+
+_FOLLOWING: Final = frozenset({"value_missing", "value_conflict", "key_unused"})
+
+
+def telling(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults, less those that only follow from another one: a misspelt key is neither missing nor the cause of more."""
+    unclear = {fault.path[:-1] for fault in faults if _makes_unclear(fault)}
+    aside = [fault.path for fault in faults if fault.code in _PUT_ASIDE]
+    told: dict[tuple[str, ...], Fault] = {}
+    for fault in faults:
+        follows = fault.code in _FOLLOWING and fault.path[:-1] in unclear
+        if not follows and not any(_is_below(fault.path, path) for path in aside):
+            told.setdefault(fault.path, fault)
+    return list(told.values())
+
+
+_PUT_ASIDE: Final = frozenset({"unknown_key", "value_malformed"})
+
+
+def _is_below(path: tuple[str, ...], above: tuple[str, ...]) -> bool:
+    return len(path) > len(above) and path[: len(above)] == above
+
+
+def _makes_unclear(fault: Fault) -> bool:
+    if fault.code == "unknown_key":
+        return fault.meant is not None
+    return fault.code == "value_malformed" and fault.path[-1] in _DECIDING
