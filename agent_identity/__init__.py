@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from agent_identity.current import current_credential, current_session
     from agent_identity.decorators import tool
+    from agent_identity.environment import on_behalf_of
     from agent_identity.errors import (
         AgentIdentityError,
         ApprovalRequiredError,
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from agent_identity.http.credential import Credential
-    from agent_identity.environment import on_behalf_of
     from agent_identity.identity import AgentIdentity
     from agent_identity.provenance.trace import Trace
     from agent_identity.session import Session

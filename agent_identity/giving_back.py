@@ -43,7 +43,9 @@ def given_back(session: Session, taken: Sequence[tuple[Issuer | None, Issued]]) 
             yield from append(_draft(session, issued, why))
         except LedgerError as failure:
             session.parts.gate.shut()
-            _log.warning("what became of a token of %s is not on record (%s)", session.id, failure.code)
+            _log.warning(
+                "what became of a token of %s is not on record (%s)", session.id, failure.code
+            )
 
 
 def _refused(issuer: Issuer, issued: Issued, unreachable: set[str]) -> Flow[str | None]:

@@ -118,6 +118,7 @@ class AgentIdentity:
             resources=self._assembled.resources,
             clock=clock,
             grant_lifetime=self._settings.grant_lifetime,
+            header_limit=self._settings.header_limit,
         )
         start_over_in_child(self)
 
@@ -202,7 +203,10 @@ class AgentIdentity:
             signer=signer,
             key=None if table.key is None else referenced_key(references, table.key, "agent.key"),
             ledger=_ledger(
-                ledger or configuration.ledger.url, directory, clock, configuration.ledger.durability
+                ledger or configuration.ledger.url,
+                directory,
+                clock,
+                configuration.ledger.durability,
             ),
             policy=policy,
             on_interaction=on_interaction,

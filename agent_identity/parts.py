@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.proofs import Nonces
+from agent_identity.delegation.carriers import HEADER_LIMIT
 from agent_identity.errors import DeniedError
 
 if TYPE_CHECKING:
@@ -117,4 +118,5 @@ class Parts:
     clock: Callable[[], float]
     nonces: Nonces = field(default_factory=Nonces)
     grant_lifetime: float = 900.0
+    header_limit: int = HEADER_LIMIT
     policy_epoch: int = 0

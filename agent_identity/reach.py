@@ -44,7 +44,16 @@ class Reach:
     """
 
     __slots__ = (
-        *("chain", "delegation", "fresh_until", "grant_hash", "is_per_call", "issued", "key", "leaf"),
+        *(
+            "chain",
+            "delegation",
+            "fresh_until",
+            "grant_hash",
+            "is_per_call",
+            "issued",
+            "key",
+            "leaf",
+        ),
         *("_fresh_monotonic", "place", "proof_key", "resource", "scopes", "statement"),
     )
 
@@ -67,7 +76,9 @@ class Reach:
         self.key = key
         self.is_per_call: bool = place is not None and place.transaction is not None
         self.grant_hash: str = self.leaf.hash()
-        self.delegation: str = join_chain([grant.compact for grant in chain])
+        self.delegation: str = join_chain(
+            [grant.compact for grant in chain], limit=session.parts.header_limit
+        )
         self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
         ends = [fresh_until(grant) for grant in chain]
         if issued is not None:

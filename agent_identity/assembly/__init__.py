@@ -6,6 +6,10 @@
     issuers     a table of [issuers] as an issuer that can be asked, and as one whose word about principals is taken
     sources     a table of [resources] as a source
     secrets     a reference as the flow that reads it
+    keys        private keys that outlive the process
+    settings    times and limits
+
+Nothing here asks anybody anything: what it makes does, when it is first used.
 """
 
 from __future__ import annotations

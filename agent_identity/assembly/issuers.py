@@ -75,9 +75,7 @@ def issuers_of(
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
 
 
-def trusted_of(
-    configuration: Configuration, issuers: Mapping[str, Issuer]
-) -> dict[str, Trusted]:
+def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> dict[str, Trusted]:
     """The issuers whose tokens about principals are believed, by URL."""
     found: dict[str, Trusted] = {}
     for label, table in configuration.issuers.items():
@@ -172,9 +170,7 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
     return NoProof()
 
 
-def _certificate(
-    table: IssuerTable, secrets: Secrets
-) -> Callable[[], Flow[Certificate]] | None:
+def _certificate(table: IssuerTable, secrets: Secrets) -> Callable[[], Flow[Certificate]] | None:
     """What the client shows in TLS: the configured certificate, or where TLS is how it proves itself, the workload's SVID."""
     if table.client_certificate is not None:
         return secrets.certificate(

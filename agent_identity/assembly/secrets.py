@@ -129,5 +129,3 @@ def workload_certificate() -> Flow[Certificate]:
             remedy="set [spiffe] socket or SPIFFE_ENDPOINT_SOCKET",
         )
     return found
-
-

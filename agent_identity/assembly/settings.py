@@ -6,6 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Self
 
+from agent_identity.delegation.carriers import HEADER_LIMIT
+
 if TYPE_CHECKING:
     from agent_identity.config import Configuration
 
@@ -24,6 +26,7 @@ class Settings:
     max_depth: int = DEEPEST
     deadline: float = 10.0
     body_limit: int = 1024 * 1024
+    header_limit: int = HEADER_LIMIT
     allow_private: frozenset[str] = frozenset()
 
     @classmethod
@@ -36,5 +39,6 @@ class Settings:
             max_depth=configuration.session.max_depth,
             deadline=configuration.http.deadline,
             body_limit=configuration.http.body_limit,
+            header_limit=configuration.http.header_limit,
             allow_private=frozenset(configuration.http.allow_private),
         )

@@ -229,11 +229,11 @@ def _workload_token(table: ResourceTable, means: _Means) -> Source:
     )
 
 
-def _spiffe_jwt(table: ResourceTable, means: _Means) -> Source:
+def _spiffe_jwt(_: ResourceTable, means: _Means) -> Source:
     return SpiffeJwtSource(clock=means.clock)
 
 
-def _spiffe_x509(table: ResourceTable, means: _Means) -> Source:
+def _spiffe_x509(_: ResourceTable, means: _Means) -> Source:
     return SpiffeX509Source(clock=means.clock)
 
 

@@ -72,10 +72,8 @@ def _agent(configuration: Configuration) -> Iterator[Fault]:
             "the first grant comes from an issuer or from a signer",
             "leave agent.grants or agent.signer out",
         )
-    if agent.signer is not None and agent.signer_id is None:
-        yield _missing("agent", "signer_id", remedy="say under which iss verifiers know the signer")
-    if agent.signer is None and agent.signer_id is not None:
-        yield _unused(("agent", "signer_id"), "there is no signer")
+    if agent.grants is not None and agent.signer_id is not None:
+        yield _unused(("agent", "signer_id"), "an issuer signs the first grants")
 
 
 _NAMES: Final = "letters, digits, dots, dashes and underscores, or a whole URI"

@@ -163,7 +163,8 @@ class AgentTable(Table):
         description="The private key (PEM) that signs the first grant instead of an issuer.",
     )
     signer_id: Text | None = Field(
-        default=None, description="The `iss` under which verifiers know the signer."
+        default=None,
+        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`.",
     )
     key: Reference = Field(
         default=None,
@@ -396,7 +397,7 @@ class HttpTable(Table):
     )
     body_limit: Bytes = Field(default=1_048_576, description="The most bytes of an answer.")
     header_limit: Bytes = Field(
-        default=65_536, description="The most bytes of an answer's headers."
+        default=8_000, description="The most bytes of one header that carries a chain."
     )
     allow_private: Texts = Field(
         default=(), description="Hosts with private addresses that discovered URLs may lead to."

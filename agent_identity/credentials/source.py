@@ -20,7 +20,16 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Principal, Secret
 
-__all__ = ["Described", "Renewal", "Source", "StepUp", "Subject", "SubjectToken", "Verified", "Wanted"]
+__all__ = [
+    "Described",
+    "Renewal",
+    "Source",
+    "StepUp",
+    "Subject",
+    "SubjectToken",
+    "Verified",
+    "Wanted",
+]
 
 
 class SubjectToken(NamedTuple):

@@ -1,10 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For tests of agents and of what extends this library: play a flow by hand, and look for leaks.
+"""For tests of agents and of what extends this library: play a flow by hand, run an issuer on loopback, look for leaks.
+
+`FakeIssuer` is a light authorization server, `FakeWeb` any server; `agent_identity.testing.hostile` makes either misbehave.
 
 With pytest installed, the fixtures `identity`, `issuer`, `ledger` and `spans` come by themselves (`agent_identity.testing.plugin`).
 """
 
+from agent_identity.testing.issuer import FakeIssuer
 from agent_identity.testing.leaks import assert_no_leak, traces_of
 from agent_identity.testing.playing import KnownIssuer, play
+from agent_identity.testing.web import FakeWeb
 
-__all__ = ["KnownIssuer", "assert_no_leak", "play", "traces_of"]
+__all__ = ["FakeIssuer", "FakeWeb", "KnownIssuer", "assert_no_leak", "play", "traces_of"]

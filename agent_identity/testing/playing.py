@@ -53,48 +53,67 @@ def play(
     Raises:
         AssertionError: it asked for more than there are answers, or for less.
     """
-    left = list(answers)
-    stored: dict[str, Secret] = {} if kept is None else kept
+    stage = _Stage(list(answers), asks, secrets or {}, svids or {}, visitor, kept)
+    value = run(flow, stage.answer)
+    if stage.left:
+        raise AssertionError(f"the flow left {len(stage.left)} answers unasked for")
+    return value
 
-    def world(ask: Ask) -> Answer:
-        if asks is not None:
-            asks.append(ask)
+
+class _Stage:
+    """The world of one played flow."""
+
+    def __init__(
+        self,
+        left: list[HttpResponse | AgentIdentityError],
+        asks: list[Ask] | None,
+        secrets: Mapping[str, Secret],
+        svids: Mapping[str | None, Secret | Certificate],
+        visitor: Callable[[str, Prompt], Callback] | None,
+        kept: dict[str, Secret] | None,
+    ) -> None:
+        self.left = left
+        self._asks = asks
+        self._secrets = secrets
+        self._svids = svids
+        self._visitor = visitor
+        self._kept: dict[str, Secret] = {} if kept is None else kept
+
+    def answer(self, ask: Ask) -> Answer:
+        if self._asks is not None:
+            self._asks.append(ask)
         if isinstance(ask, HttpRequest):
-            return exchanged(ask)
+            return self._exchanged(ask)
         if isinstance(ask, Shared):
-            return run(ask.start(), world)
-        if isinstance(ask, Read):
-            return stored.get(ask.reference) or (secrets or {}).get(ask.reference)
-        if isinstance(ask, Svid):
-            return (svids or {}).get(ask.audience)
-        if isinstance(ask, Keep):
-            if ask.secret is None:
-                stored.pop(ask.reference, None)
-            else:
-                stored[ask.reference] = ask.secret
+            return run(ask.start(), self.answer)
         if isinstance(ask, Visit):
-            return visited(ask)
-        assert isinstance(ask, Append | Keep | Pause | Show)  # noqa: S101 - all that is left
+            return self._visited(ask)
+        return self._looked_up(ask)
+
+    def _looked_up(self, ask: Append | Keep | Pause | Read | Show | Svid) -> Answer:
+        if isinstance(ask, Read):
+            return self._kept.get(ask.reference) or self._secrets.get(ask.reference)
+        if isinstance(ask, Svid):
+            return self._svids.get(ask.audience)
+        if isinstance(ask, Keep) and ask.secret is None:
+            self._kept.pop(ask.reference, None)
+        elif isinstance(ask, Keep) and ask.secret is not None:
+            self._kept[ask.reference] = ask.secret
         return None
 
-    def exchanged(ask: HttpRequest) -> HttpResponse:
-        if not left:
+    def _exchanged(self, ask: HttpRequest) -> HttpResponse:
+        if not self.left:
             raise AssertionError(f"the flow asks for one more exchange: {ask}")
-        answer = left.pop(0)
+        answer = self.left.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
-    def visited(ask: Visit) -> Callback:
-        if visitor is None:
+    def _visited(self, ask: Visit) -> Callback:
+        if self._visitor is None:
             raise AssertionError("the flow sends a person somewhere, and there is no visitor")
         redirect_uri = "http://127.0.0.1:1/callback"
-        return visitor(redirect_uri, run(ask.prepare(redirect_uri), world))
-
-    value = run(flow, world)
-    if left:
-        raise AssertionError(f"the flow left {len(left)} answers unasked for")
-    return value
+        return self._visitor(redirect_uri, run(ask.prepare(redirect_uri), self.answer))
 
 
 class KnownIssuer(Issuer):

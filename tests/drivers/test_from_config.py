@@ -1,0 +1,471 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An identity that a file describes, against issuers on loopback: what each kind of resource is sent."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from agent_identity import (
+    AgentIdentity,
+    ConfigurationError,
+    CredentialRejectedError,
+    DeniedError,
+    InvalidSubjectError,
+    NoSessionError,
+    current_credential,
+    tool,
+)
+from agent_identity.credentials.subjects import SubjectTokens
+from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
+from agent_identity.jose import loads_object, unverified
+from agent_identity.keys import SigningKey
+from agent_identity.testing import FakeIssuer, FakeWeb
+
+BILLING = "https://billing.example"
+
+
+@pytest.fixture
+def idp() -> Iterator[FakeIssuer]:
+    with FakeIssuer() as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def other(idp: FakeIssuer) -> Iterator[FakeIssuer]:
+    with FakeIssuer(trusts=[idp]) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def web() -> Iterator[FakeWeb]:
+    with FakeWeb() as server:
+        yield server
+
+
+@pytest.fixture
+def key(tmp_path: Path) -> Path:
+    path = tmp_path / "client.pem"
+    path.write_bytes(SigningKey.generate().to_pem())
+    path.chmod(0o600)
+    return path
+
+
+Configured = Callable[..., AgentIdentity]
+
+
+@pytest.fixture
+def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configured]:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    made: list[AgentIdentity] = []
+
+    def make(text: str, **how: object) -> AgentIdentity:
+        path = tmp_path / "agent-identity.toml"
+        rest = '[policy]\nengine = "grants-only"\n[ledger]\nurl = "memory:"\n'
+        path.write_text(f'[agent]\nname = "invoice-bot"\n{rest}{text}')
+        path.chmod(0o600)
+        identity = AgentIdentity.from_config(path, **how)
+        made.append(identity)
+        return identity
+
+    yield make
+    for identity in made:
+        identity.close()
+
+
+def issuer_table(issuer: FakeIssuer, name: str = "acme", *more: str) -> str:
+    lines = [f"[issuers.{name}]", f'issuer = "{issuer.url}"', *more]
+    return "\n".join([*lines, ""])
+
+
+def acme(idp: FakeIssuer) -> str:
+    return issuer_table(
+        idp,
+        "acme",
+        'trust = ["subjects"]',
+        'client_id = "invoice-bot"',
+        'client_key = "file:client.pem"',
+    )
+
+
+def claims(token: str) -> dict[str, object]:
+    return dict(loads_object(unverified(token).payload))
+
+
+def test_a_one_issuer_file_exchanges_the_principals_token_for_one_bound_to_the_agents_key(
+    configured: Configured, idp: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{web.url}"]\nscopes = ["invoices:read"]\n')
+
+    @tool(resource=web.url)
+    def read() -> int:
+        return httpx.get(f"{web.url}/invoices", auth=current_credential()).status_code
+
+    token = idp.token("alice", audience="invoice-bot")
+    with identity.on_behalf_of(token, purpose="close the books") as session:
+        assert str(session.principal) == f"user:{idp.url}#alice"
+        assert read() == 200
+        sent = web.received[-1].headers
+        got = claims(sent["authorization"].removeprefix("DPoP "))
+        assert got["cnf"] == {"jkt": session.agent.key.thumbprint}
+        assert (got["sub"], got["aud"], got["scope"]) == ("alice", web.url, "invoices:read")
+        assert "agent-assertion" in sent
+        assert "agent-delegation" in sent
+        root = claims(sent["agent-delegation"].split(", ")[-1])
+        assert (root["sub"], root["sub_iss"], root["evidence"]) == ("alice", idp.url, "issuer")
+        assert str(root["iss"]).startswith("urn:agent-identity:signer:")
+    assert identity.who_triggered(session).verified
+    assert idp.issued == 1
+
+
+async def test_in_async_code_it_is_the_same(
+    configured: Configured, idp: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{web.url}"]\n')
+
+    @tool(resource=web.url, scopes=["x"])
+    async def read() -> int:
+        async with httpx.AsyncClient(auth=current_credential()) as client:
+            return (await client.get(web.url)).status_code
+
+    async with identity.on_behalf_of(
+        idp.token("alice", audience="invoice-bot"), purpose="p"
+    ) as session:
+        assert await asyncio.gather(*(read() for _ in range(20))) == [200] * 20
+        assert session.principal.sub == "alice"
+    assert idp.issued == 1
+
+
+def test_leaving_a_session_gives_its_tokens_back(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\n')
+    token = idp.token("alice", audience="invoice-bot")
+    with identity.on_behalf_of(token, purpose="p") as session:
+        held = session.credential(BILLING, ["a"]).reveal()
+        assert idp.revoked == []
+    assert idp.revoked == [held]
+    kinds = [record.kind for record in session.records()]
+    assert "credential.revoked" in kinds
+
+
+def test_what_cannot_be_given_back_is_on_record_with_its_end(
+    configured: Configured, idp: FakeIssuer, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = idp.metadata()
+    del whole["revocation_endpoint"]
+    monkeypatch.setattr(idp, "metadata", lambda: whole)
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\n')
+    token = idp.token("alice", audience="invoice-bot")
+    with identity.on_behalf_of(token, purpose="p") as session:
+        session.credential(BILLING, ["a"])
+    (found,) = [
+        record.to_dict() for record in session.records() if record.kind == "credential.revoked"
+    ]
+    assert found["revoked"] is False
+    assert "expires_at" in found
+
+
+@pytest.mark.parametrize(
+    ("change", "code"),
+    [
+        ({"audience": "somebody-else"}, "audience_mismatch"),
+        ({"claims": {"aud": ["invoice-bot", "somebody-else"]}}, "audience_mismatch"),
+        ({"claims": {"iss": "https://evil.example"}}, "issuer_unknown"),
+        ({"typ": "dpop+jwt"}, "wrong_typ"),
+        ({"typ": "agent-grant+jwt"}, "wrong_typ"),
+        ({"claims": {"exp": 1}}, "expired"),
+        ({"claims": {"sub": ""}}, "claim_missing"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value),
+)
+def test_a_principals_token_that_is_none_says_which_rule_it_broke(
+    configured: Configured, idp: FakeIssuer, key: Path, change: dict[str, object], code: str
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\n')
+    made = {"audience": "invoice-bot", **change}
+    token = idp.token("alice", **made)
+    session = identity.on_behalf_of(token, purpose="p")
+    with pytest.raises(InvalidSubjectError) as caught, session:
+        pytest.fail("no session opens for it")
+    assert caught.value.code == code
+    with pytest.raises(NoSessionError):
+        _ = session.principal
+    assert idp.issued == 0
+
+
+def test_a_token_of_another_key_opens_no_session(
+    configured: Configured, idp: FakeIssuer, other: FakeIssuer, key: Path
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\n')
+    forged = other.token("alice", audience="invoice-bot", claims={"iss": idp.url})
+    with pytest.raises(InvalidSubjectError) as caught:
+        identity.on_behalf_of(forged, purpose="p").__enter__()
+    assert caught.value.code == "key_unknown"
+
+
+def test_a_name_proves_nothing_where_issuers_are_configured(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(acme(idp))
+    with pytest.raises(ConfigurationError) as caught:
+        identity.on_behalf_of("user:alice", purpose="p")
+    assert caught.value.code == "principal_unproven"
+    with pytest.raises(ConfigurationError):
+        _ = identity.authority
+
+
+def test_a_resource_that_nobody_described_is_denied_before_any_request(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\nscopes = ["a"]\n')
+    token = idp.token("alice", audience="invoice-bot")
+    with identity.on_behalf_of(token, purpose="p") as session:
+        asked = len(idp.received)
+        for resource, scopes in ((BILLING + "/x", ["a"]), (BILLING, ["b"]), (BILLING, ["a", "b"])):
+            with pytest.raises(DeniedError):
+                session.credential(resource, scopes)
+        assert len(idp.received) == asked
+
+
+def test_an_autonomous_run_uses_the_clients_own_credentials(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(
+        acme(idp)
+        + f'[resources."{BILLING}"]\nsource = "client-credentials"\n'
+        + '[resources."https://mail.example"]\n'
+    )
+    with identity.autonomous(trigger="cron:nightly-close", purpose="p") as session:
+        assert claims(session.credential(BILLING, ["a"]).reveal())["sub"] == "invoice-bot"
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential("https://mail.example", ["a"])
+        assert caught.value.code == "subject_token_missing"
+
+
+def test_id_jag_and_identity_chaining_reach_another_domain(
+    configured: Configured, idp: FakeIssuer, other: FakeIssuer, key: Path
+) -> None:
+    text = acme(idp) + issuer_table(
+        other, "saas", 'client_id = "invoice-bot"', 'client_key = "file:client.pem"'
+    )
+    for uri, source in (
+        ("https://a.example", "id-jag"),
+        ("https://b.example", "identity-chaining"),
+    ):
+        text += f'[resources."{uri}"]\nsource = "{source}"\nvia = "acme"\nissuer = "saas"\n'
+    identity = configured(text)
+    tokens = SubjectTokens(
+        access_token=idp.token("alice", audience="invoice-bot"),
+        id_token=idp.token("alice", audience="invoice-bot", typ="JWT", claims={"auth_time": 1}),
+    )
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        for uri in ("https://a.example", "https://b.example"):
+            got = claims(session.credential(uri, ["a"]).reveal())
+            assert (got["iss"], got["sub"], got["aud"]) == (other.url, "alice", uri)
+    assert other.issued == 2
+    assert idp.issued == 0
+
+
+def test_a_transaction_token_rides_beside_the_credential_and_is_found_again(
+    configured: Configured, idp: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    identity = configured(
+        acme(idp)
+        + f'[resources."{web.url}"]\n'
+        + 'transaction_token = { issuer = "acme", audience = "trust.example" }\n'
+    )
+
+    @tool(resource=web.url, scopes=["a"])
+    def read() -> None:
+        httpx.get(web.url, auth=current_credential())
+
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p"):
+        read()
+        read()
+    tokens = [claims(request.headers["txn-token"]) for request in web.received]
+    assert [token["aud"] for token in tokens] == ["trust.example"] * 2
+    assert len({token["txn"] for token in tokens}) == 2
+    assert idp.issued == 1
+    for token in tokens:
+        assert identity.who_triggered(str(token["txn"])).purpose == "p"
+
+
+def test_legacy_resources_get_their_secret_and_no_delegation_data(
+    configured: Configured, web: FakeWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "key").write_text("canary-api-key\n")
+    (tmp_path / "key").chmod(0o600)
+    monkeypatch.setenv("PASSWORD", "canary-password")
+    identity = configured(
+        f'[resources."{web.url}/a"]\nsource = "api-key"\nsecret = "file:key"\nheader = "X-Api-Key"\n'
+        f'[resources."{web.url}/b"]\nsource = "basic"\nusername = "bot"\npassword = "env:PASSWORD"\n'
+        f'[resources."{web.url}/c"]\nsource = "static"\ntoken = "env:PASSWORD"\n'
+    )
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        for path in ("a", "b", "c"):
+            with session.http(f"{web.url}/{path}") as client:
+                assert client.get("").status_code == 200
+    by_path = {request.path.strip("/"): request.headers for request in web.received}
+    assert by_path["a"]["x-api-key"] == "canary-api-key"
+    assert "authorization" not in by_path["a"]
+    assert by_path["b"]["authorization"] == "Basic Ym90OmNhbmFyeS1wYXNzd29yZA=="
+    assert by_path["c"]["authorization"] == "Bearer canary-password"
+    for headers in by_path.values():
+        assert not any(name.startswith(("agent-", "dpop")) for name in headers)
+
+
+def test_a_secret_that_isnt_there_says_where_it_was_looked_for(
+    configured: Configured, web: FakeWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("ABSENT", raising=False)
+    identity = configured(f'[resources."{web.url}"]\nsource = "api-key"\nsecret = "env:ABSENT"\n')
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(ConfigurationError) as caught:
+            session.credential(web.url)
+    assert caught.value.code == "secret_missing"
+    assert "env:ABSENT" in str(caught.value.remedy)
+
+
+def test_a_person_signs_in_once_and_a_refresh_token_serves_from_then_on(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path
+) -> None:
+    shown: list[str] = []
+
+    def browser(prompt: object) -> None:
+        shown.append(prompt.kind)
+        httpx.get(prompt.authorization_url, follow_redirects=True)
+
+    identity = configured(
+        acme(idp)
+        + f'[resources."{BILLING}"]\nsource = "authorization-code"\nrefresh_token = "file:refresh"\n',
+        on_interaction=browser,
+    )
+    for _ in range(2):
+        token = idp.token("alice", audience="invoice-bot")
+        with identity.on_behalf_of(token, purpose="p") as session:
+            assert claims(session.credential(BILLING, ["a"]).reveal())["sub"] == "alice"
+    assert shown == ["authorization-code"]
+    (kept,) = tmp_path.glob("refresh.*")
+    assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_whoever_else_signs_in_is_refused(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    idp.sub = "mallory"
+
+    def browser(prompt: object) -> None:
+        httpx.get(prompt.authorization_url, follow_redirects=True)
+
+    identity = configured(
+        acme(idp) + f'[resources."{BILLING}"]\nsource = "authorization-code"\n',
+        on_interaction=browser,
+    )
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["a"])
+    assert caught.value.code == "subject_mismatch"
+
+
+def test_a_token_source_keeps_a_session_going_beyond_its_first_token(
+    configured: Configured, idp: FakeIssuer, key: Path, clock: object
+) -> None:
+    asked: list[str] = []
+
+    class Source:
+        def token(self, token_type: str, /) -> str | None:
+            asked.append(token_type)
+            return (
+                idp.token("alice", audience="invoice-bot") if token_type == ACCESS_TOKEN else None
+            )
+
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\n')
+    with identity.on_behalf_of(Source(), purpose="p") as session:
+        session.credential(BILLING, ["a"])
+        assert session.expires_at - identity._clock() > 3000
+    assert set(asked) == {ACCESS_TOKEN, ID_TOKEN}
+
+
+def test_a_session_ends_with_the_principals_token(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    idp.lifetime = 120
+    identity = configured(acme(idp))
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        assert session.expires_at - identity._clock() <= 120
+
+
+def test_the_signer_is_made_once_and_kept_private(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path
+) -> None:
+    first, second = configured(acme(idp)), configured(acme(idp))
+    assert first.jwks() == second.jwks()
+    assert (tmp_path / "state" / "signer.pem").stat().st_mode & 0o777 == 0o600
+
+
+def test_a_service_can_check_the_chain_by_the_identitys_verifier(
+    configured: Configured, idp: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{web.url}"]\n')
+
+    @tool(resource=web.url, scopes=["a"])
+    def read() -> None:
+        httpx.get(web.url, auth=current_credential())
+
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p"):
+        read()
+    sent = web.received[-1]
+    call = identity.verifier(web.url).verify_request(
+        "GET", web.url + "/", list(sent.headers.items()), b"", scopes=["a"]
+    )
+    assert (call.principal.sub, call.principal.iss) == ("alice", idp.url)
+
+
+def test_on_behalf_of_uses_the_file_that_the_environment_names(
+    tmp_path: Path, idp: FakeIssuer, key: Path
+) -> None:
+    """And never one that merely lies in the working directory (G17)."""
+    path = tmp_path / "agent-identity.toml"
+    path.write_text(
+        '[agent]\nname = "bot"\n[policy]\nengine = "grants-only"\n[ledger]\nurl = "memory:"\n'
+        + acme(idp)
+    )
+    path.chmod(0o600)
+    code = (
+        "import os, sys; from agent_identity import on_behalf_of\n"
+        "with on_behalf_of(sys.argv[1], purpose='p') as session: print(session.principal)"
+    )
+    token = idp.token("alice", audience="invoice-bot")
+    environment = {**os.environ, "AGENT_IDENTITY_STATE_DIR": str(tmp_path / "s")}
+    environment["PYTHONPATH"] = os.pathsep.join(sys.path)
+
+    def run(**more: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-c", code, token],
+            check=False,
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            env={**environment, **more},
+        )
+
+    there = run(AGENT_IDENTITY_CONFIG=str(path))
+    assert there.stdout == f"user:{idp.url}#alice\n", there.stderr
+    asked = len(idp.received)
+    absent = run()
+    assert "AGENT_IDENTITY_CONFIG names no configuration" in absent.stderr
+    assert len(idp.received) == asked
+
+
+def test_json_metadata_of_the_fake_is_what_an_issuer_publishes(idp: FakeIssuer) -> None:
+    found = json.loads(httpx.get(f"{idp.url}/.well-known/oauth-authorization-server").text)
+    assert found["issuer"] == idp.url
