@@ -176,9 +176,8 @@ class FakeIssuer(FakeWeb):
         bound: dict[str, JSON] = {} if jkt is None else {"cnf": {"jkt": jkt}}
         audience = form.get("audience") or form.get("resource") or self.url
         more: dict[str, JSON] = {"scope": form.get("scope", ""), **bound}
-        token = self.token(
-            sub, audience=audience, client_id=form.get("client_id", "client"), **more
-        )
+        more["client_id"] = form.get("client_id", "client")
+        token = self.token(sub, audience=audience, claims=more)
         with self._lock:
             self.tokens.append({"sub": sub, "aud": audience, **more})
         said: dict[str, JSON] = {

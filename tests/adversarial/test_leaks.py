@@ -232,7 +232,7 @@ class Run:
                 self.fails(lambda: self.read(ARGUMENT), kind)
                 self.fails(lambda: asyncio.run(self.book(ARGUMENT)), kind)
                 self.authority.instead = None
-                self.identity._issuer.breaker.forget()
+                self.identity._assembled.issuers[""].breaker.forget()
 
     def everything(self) -> None:
         self.sync()

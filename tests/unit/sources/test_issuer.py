@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""An issuer as one identity knows it, played by hand: what is kept of it, and for how long while it is away."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent_identity.credentials.client import Client, KnownClient, NoProof
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
+from agent_identity.flow import HttpResponse
+from agent_identity.keys import SigningKey
+from agent_identity.testing import play
+
+IDP = "https://idp.example"
+AWAY = [HttpResponse(503)] * 3
+
+
+def issuer(rig: Any, **parts: Any) -> Issuer:
+    return Issuer(
+        IDP,
+        clients=KnownClient(Client("client-1", NoProof())),
+        clock=rig.clock,
+        monotonic=lambda: rig.monotonic,
+        **parts,
+    )
+
+
+def metadata(rig: Any, **members: Any) -> HttpResponse:
+    return rig.json(issuer=IDP, token_endpoint=f"{IDP}/token", jwks_uri=f"{IDP}/jwks", **members)
+
+
+def keys(rig: Any, *kids: str) -> HttpResponse:
+    return rig.json(keys=[{**SigningKey.generate().public_jwk, "kid": kid} for kid in kids])
+
+
+def test_the_metadata_says_where_the_keys_are(rig) -> None:
+    asks: list[Any] = []
+    play(issuer(rig).key("k-1"), metadata(rig), keys(rig, "k-1"), asks=asks)
+    assert [request.url for request in rig.requests(asks)] == [
+        *(f"{IDP}/.well-known/oauth-authorization-server", f"{IDP}/jwks")
+    ]
+
+
+def test_a_configured_place_of_the_keys_needs_no_metadata(rig) -> None:
+    asks: list[Any] = []
+    play(issuer(rig, jwks=f"{IDP}/keys").key("k-1"), keys(rig, "k-1"), asks=asks)
+    assert [request.url for request in rig.requests(asks)] == [f"{IDP}/keys"]
+
+
+def test_metadata_that_fails_is_asked_for_three_times_and_not_nine(rig) -> None:
+    asks: list[Any] = []
+    with pytest.raises(CredentialUnavailableError) as caught:
+        play(issuer(rig).key("k-1"), *AWAY, asks=asks)
+    assert caught.value.code == "issuer_busy"
+    assert len(rig.requests(asks)) == 3
+
+
+def test_keys_that_fail_are_asked_for_three_times(rig) -> None:
+    asks: list[Any] = []
+    with pytest.raises(CredentialUnavailableError):
+        play(issuer(rig).key("k-1"), metadata(rig), *AWAY, asks=asks)
+    assert len(rig.requests(asks)) == 4
+
+
+def test_metadata_outlives_its_end_by_an_hour_while_the_issuer_is_away(rig) -> None:
+    known = issuer(rig)
+    first = play(known.endpoints(), metadata(rig))
+    rig.now += 300 + 3599
+    assert play(known.endpoints(), *AWAY) == first
+    rig.now += 1
+    rig.monotonic += 31
+    with pytest.raises(CredentialUnavailableError):
+        play(known.endpoints(), *AWAY)
+
+
+def test_metadata_that_names_another_issuer_is_no_outage(rig) -> None:
+    known = issuer(rig)
+    play(known.endpoints(), metadata(rig))
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(known.endpoints(), rig.json(issuer="https://other.example"))
+    assert caught.value.code == "issuer_mismatch"
+
+
+def test_a_rotated_key_is_found_thirty_seconds_after_the_last_look(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    rig.now += 30
+    assert play(known.key("new"), keys(rig, "new"))["kid"] == "new"
+
+
+def test_keys_of_a_clock_that_went_back_are_read_again(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("k-1"), keys(rig, "k-1"))
+    rig.now -= 3600
+    assert play(known.key("k-1"), keys(rig, "k-1"))["kid"] == "k-1"
+
+
+def test_a_forked_child_knows_no_nonce_and_counts_no_failure_of_its_parents(rig) -> None:
+    known = issuer(rig)
+    known.nonces.learn(f"{IDP}/token", "n-1")
+    for _ in range(5):
+        known.breaker.failed()
+    known.start_over()
+    assert known.nonces.get(f"{IDP}/token") is None
+    known.breaker.check(IDP)

@@ -1,0 +1,133 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Refresh tokens, played by hand: where they are kept, whose they are, and what the issuer is asked with them (RFC 6749 §6)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.refresh_token import RefreshToken, RefreshTokens
+from agent_identity.errors import CredentialRejectedError
+from agent_identity.flow import Keep
+from agent_identity.testing import play
+from agent_identity.values import Principal, Secret
+
+PLACE = "keyring:billing"
+
+
+def held(tokens: RefreshTokens, wanted: Any, kept: dict[str, Secret] | None = None) -> str | None:
+    found = play(tokens.get(wanted), kept=kept)
+    return None if found is None else found.reveal()
+
+
+def test_a_refresh_asks_for_the_same_resource_and_scope_and_is_bound_to_the_same_key(rig) -> None:
+    asks: list[Any] = []
+    tokens = RefreshTokens()
+    play(tokens.put(rig.wanted(), Secret("r-1")))
+    issued = play(RefreshToken(rig.issuer(), tokens).fetch(rig.wanted()), rig.answered(), asks=asks)
+    form = rig.form(asks[0])
+    assert (form["grant_type"], form["refresh_token"]) == ("refresh_token", "r-1")
+    assert (form["resource"], form["scope"]) == (rig.BILLING, "invoices:read")
+    assert "DPoP" in asks[0].headers
+    assert issued.is_bound
+
+
+def test_without_a_refresh_token_nothing_is_asked(rig) -> None:
+    asks: list[Any] = []
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(RefreshToken(rig.issuer(), RefreshTokens()).fetch(rig.wanted()), asks=asks)
+    assert caught.value.code == "refresh_token_missing"
+    assert asks == []
+
+
+def test_a_refresh_token_that_comes_back_unchanged_is_not_kept_again(rig) -> None:
+    asks: list[Any] = []
+    tokens, kept = RefreshTokens(PLACE), {}
+    play(tokens.put(rig.wanted(), Secret("r-1")), kept=kept)
+    play(
+        RefreshToken(rig.issuer(), tokens).fetch(rig.wanted()),
+        rig.answered(refresh_token="r-1"),
+        asks=asks,
+        kept=kept,
+    )
+    assert not [ask for ask in asks if isinstance(ask, Keep)]
+
+
+LIKE_ONE_ANOTHER = [
+    Principal("alice"),
+    Principal("Alice"),
+    Principal("alice", profile="service"),
+    Principal("alice", iss="https://idp.example"),
+    Principal("https://idp.example#alice"),
+    Principal("a#b", iss="https://idp.example"),
+    Principal("b", iss="https://idp.example#a"),
+    Principal("alice\0https://idp.example"),
+]
+
+
+@pytest.mark.parametrize("reference", [None, PLACE], ids=["in memory", "kept"])
+def test_principals_whose_names_read_alike_never_share_a_refresh_token(rig, reference) -> None:
+    tokens, kept = RefreshTokens(reference), {}
+    for number, principal in enumerate(LIKE_ONE_ANOTHER):
+        play(tokens.put(rig.wanted(principal=principal), Secret(f"r-{number}")), kept=kept)
+    found = [held(tokens, rig.wanted(principal=one), kept) for one in LIKE_ONE_ANOTHER]
+    assert found == [f"r-{number}" for number in range(len(LIKE_ONE_ANOTHER))]
+
+
+def test_two_sources_with_one_place_keep_apart(rig) -> None:
+    kept: dict[str, Secret] = {}
+    one, two = RefreshTokens(PLACE, scope="billing"), RefreshTokens(PLACE, scope="mail")
+    play(one.put(rig.wanted(), Secret("r-1")), kept=kept)
+    assert held(two, rig.wanted(), kept) is None
+
+
+def test_the_name_of_a_kept_token_says_nothing_of_whose_it_is(rig) -> None:
+    kept: dict[str, Secret] = {}
+    play(RefreshTokens(PLACE).put(rig.wanted(), Secret("r-1")), kept=kept)
+    (name,) = kept
+    assert name.startswith(f"{PLACE}.")
+    assert "alice" not in name
+
+
+def test_in_memory_another_key_has_another_token(rig) -> None:
+    """RFC 9449 §5: a public client's refresh token is bound to its key."""
+    tokens = RefreshTokens()
+    play(tokens.put(rig.wanted(), Secret("r-1")))
+    other = Agent("urn:agent-identity:agent:invoice-bot")
+    assert held(tokens, rig.wanted(proof_key=other.proof_key)) is None
+
+
+def test_what_is_kept_beyond_the_process_serves_the_next_key(rig) -> None:
+    tokens, kept = RefreshTokens(PLACE), {}
+    play(tokens.put(rig.wanted(), Secret("r-1")), kept=kept)
+    other = Agent("urn:agent-identity:agent:invoice-bot")
+    assert held(tokens, rig.wanted(proof_key=other.proof_key), kept) == "r-1"
+
+
+def test_a_fixed_place_serves_whoever_is_acted_for(rig) -> None:
+    tokens = RefreshTokens(PLACE, fixed=True)
+    kept = {PLACE: Secret("r-1")}
+    assert held(tokens, rig.wanted(principal=Principal("bob")), kept) == "r-1"
+
+
+def test_a_forked_child_starts_without_the_parents_tokens(rig) -> None:
+    tokens = RefreshTokens()
+    play(tokens.put(rig.wanted(), Secret("r-1")))
+    tokens.start_over()
+    assert held(tokens, rig.wanted()) is None
+
+
+@pytest.mark.parametrize("reference", [None, PLACE], ids=["in memory", "kept"])
+def test_a_token_that_took_its_place_meanwhile_is_not_dropped(rig, reference) -> None:
+    tokens, kept = RefreshTokens(reference), {}
+    play(tokens.put(rig.wanted(), Secret("r-2")), kept=kept)
+    play(tokens.drop(rig.wanted(), Secret("r-1")), kept=kept)
+    assert held(tokens, rig.wanted(), kept) == "r-2"
+
+
+def test_no_refresh_token_shows_in_a_repr(rig) -> None:
+    tokens = RefreshTokens()
+    play(tokens.put(rig.wanted(), Secret("r-canary")))
+    assert "r-canary" not in repr(tokens) + repr(RefreshToken(rig.issuer(), tokens))

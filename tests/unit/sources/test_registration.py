@@ -1,0 +1,87 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an instance becomes a client, played by hand: what is said, and what isn't said again (RFC 7591 §3)."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from agent_identity.credentials.client import PrivateKeyJwt
+from agent_identity.credentials.registration import Registered, register
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    TransportError,
+)
+from agent_identity.flow import HttpResponse
+from agent_identity.testing import play
+from agent_identity.values import Secret
+
+CANARY = "initial-token-canary"
+
+
+def registered(
+    rig: Any, *answers: Any, asks: list[Any] | None = None, owner: str | None = None, **known: Any
+) -> Registered:
+    flow = register(
+        rig.endpoints(**({"registration": f"{rig.IDP}/register"} | known)),
+        name="invoice-bot",
+        agent=rig.agent.uri,
+        owner=owner,
+        key=rig.agent.key,
+        initial_token=Secret(CANARY),
+        clock=rig.clock,
+    )
+    return play(flow, *answers, asks=asks)
+
+
+def test_an_instance_registers_under_the_public_half_of_its_key(rig) -> None:
+    asks: list[Any] = []
+    registered(rig, rig.json(201, client_id="c-1"), asks=asks, owner="team-billing")
+    (request,) = asks
+    document = json.loads(request.body)
+    (key,) = document["jwks"]["keys"]
+    assert (document["agent_id"], document["owner"]) == (rig.agent.uri, "team-billing")
+    assert document["token_endpoint_auth_method"] == "private_key_jwt"
+    assert {name: key[name] for name in rig.agent.key.public_jwk} == rig.agent.key.public_jwk
+    assert "d" not in key
+    assert request.headers["Authorization"] == f"Bearer {CANARY}"
+    assert CANARY not in repr(request)
+
+
+def test_a_registered_client_proves_itself_with_that_key(rig) -> None:
+    found = registered(rig, rig.json(201, client_id="c-1"))
+    assert (found.client.client_id, found.issued_at) == ("c-1", rig.NOW)
+    assert isinstance(found.client.authentication, PrivateKeyJwt)
+    assert found.client.authentication.key is rig.agent.key
+
+
+@pytest.mark.parametrize(
+    ("answer", "expected", "code"),
+    [
+        (HttpResponse(201, {}, b"<html>"), CredentialRejectedError, "malformed_answer"),
+        (HttpResponse(201, {}, b"{}"), CredentialRejectedError, "malformed_answer"),
+        (HttpResponse(201, {}, b'{"client_id":7}'), CredentialRejectedError, "malformed_answer"),
+        (HttpResponse(200, {}, b'{"client_id":"c"}'), CredentialRejectedError, "unknown_error"),
+        (HttpResponse(307), CredentialRejectedError, "redirected"),
+        (HttpResponse(401), CredentialRejectedError, "unreadable_error"),
+        (HttpResponse(503), CredentialUnavailableError, "issuer_busy"),
+        (TransportError("timeout", "t"), CredentialUnavailableError, "issuer_unreachable"),
+    ],
+)
+def test_whatever_else_comes_back_registers_nobody_and_is_not_repeated(
+    rig, answer: Any, expected: type[Exception], code: str
+) -> None:
+    with pytest.raises(expected) as caught:
+        registered(rig, answer)
+    assert getattr(caught.value, "code", None) == code
+    assert CANARY not in str(caught.value)
+
+
+def test_an_issuer_that_registers_nobody_is_not_asked(rig) -> None:
+    asks: list[Any] = []
+    with pytest.raises(CredentialRejectedError) as caught:
+        registered(rig, registration=None, asks=asks)
+    assert (caught.value.code, asks) == ("registration_unsupported", [])
