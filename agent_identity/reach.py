@@ -349,6 +349,7 @@ def _acquired(
                 "bound": issued.is_bound,
                 "opaque": issued.is_opaque,
             },
+            None if issued.details is None else {"authorization_details": issued.details},
         )
     )
     return issued
@@ -376,7 +377,11 @@ def _wanted(
 
 
 def _acquired_draft(
-    session: Session, call_id: str | None, ref: str | None, public: dict[str, JSON]
+    session: Session,
+    call_id: str | None,
+    ref: str | None,
+    public: dict[str, JSON],
+    sealed: dict[str, JSON] | None = None,
 ) -> Draft:
     return Draft(
         CREDENTIAL_ACQUIRED,
@@ -387,7 +392,7 @@ def _acquired_draft(
         None,
         ref,
         public,
-        None,
+        sealed,
     )
 
 

@@ -7,7 +7,7 @@ whoever can asks introspection, everybody else records that it is opaque.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final
 
 import orjson
@@ -36,6 +36,7 @@ __all__ = [
     "check_issued_type",
     "check_step_up",
     "issued_from",
+    "seen_through",
 ]
 
 _SKEW: Final = 30.0
@@ -108,6 +109,7 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
         scheme=scheme,
         certificate=expected.certificate,
         is_opaque=claims is None,
+        details=answer.details,
     )
 
 
@@ -138,6 +140,11 @@ def _scheme(answer: Answer, expected: Expected) -> str:
 def _check_claims(claims: Fields, expected: Expected) -> None:
     check_binding(claims, expected)
     check_scope_claim(claims, expected.scopes | expected.aside, expected.issuer)
+    _check_audience(claims, expected)
+    _check_holder(claims, expected)
+
+
+def _check_audience(claims: Fields, expected: Expected) -> None:
     if expected.audience is not None and claims.get("aud") not in (
         expected.audience,
         [expected.audience],
@@ -147,6 +154,9 @@ def _check_claims(claims: Fields, expected: Expected) -> None:
             f"{expected.issuer} issued a token that isn't for {expected.audience} alone",
             remedy=f"register {expected.resource} at {expected.issuer}, or set the resource's audience",
         )
+
+
+def _check_holder(claims: Fields, expected: Expected) -> None:
     if expected.sub is not None and claims.get("sub") != expected.sub:
         raise CredentialRejectedError(
             "subject_mismatch", f"{expected.issuer} issued a token for another principal"
@@ -170,6 +180,28 @@ def check_binding(claims: Fields, expected: Expected) -> None:
         raise CredentialRejectedError(
             "binding_missing", f"{expected.issuer} issued a token that isn't bound as it was asked"
         )
+
+
+def seen_through(issued: Issued, claims: Fields, expected: Expected) -> Issued:
+    """An opaque credential, held to what its issuer says of it when asked (RFC 7662 §2.2).
+
+    Raises:
+        CredentialRejectedError: it isn't what was asked for.
+    """
+    if claims.get("active") is not True:
+        raise CredentialRejectedError(
+            "inactive", f"{expected.issuer} issued a token that isn't valid"
+        )
+    check_binding(claims, expected)
+    check_scope_claim(claims, expected.scopes | expected.aside, expected.issuer)
+    shows_audience = claims.has("aud")
+    if shows_audience:
+        _check_audience(claims, expected)
+    if claims.has("sub"):
+        _check_holder(claims, expected)
+    expiry = claims.number("exp")
+    end = issued.expires_at if expiry is None else min(issued.expires_at, expiry)
+    return replace(issued, expires_at=end, jti=claims.text("jti"), is_opaque=not shows_audience)
 
 
 def check_details(granted: JSON, asked: Sequence[JSON], issuer: str) -> None:

@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.targets import details_text, target
@@ -52,16 +53,14 @@ class ClientCredentials:
         ]
         answer = yield from self.issuer.token(form, binding=binding)
         certificate = yield from self.issuer.certificate()
-        return issued_from(
-            answer,
-            Expected(
-                issuer=self.issuer.url,
-                resource=wanted.resource,
-                scopes=wanted.scopes,
-                binding=binding,
-                asked_at=asked_at,
-                audience=self.audience or wanted.resource,
-                details=self.details,
-                certificate=certificate if self.binding == "mtls" else None,
-            ),
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
         )
+        return (yield from accepted(self.issuer, answer, expected))

@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity import jose
+from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.answers import Fields, check_scope_claim, check_scopes
-from agent_identity.credentials.checks import Expected, check_issued_type, issued_from
+from agent_identity.credentials.checks import Expected, check_issued_type
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.targets import details_text, target
@@ -89,19 +90,17 @@ class CrossDomain:
         ]
         answer = yield from self.issuer.token(form, binding=binding, one_use=True)
         certificate = yield from self.issuer.certificate()
-        return issued_from(
-            answer,
-            Expected(
-                issuer=self.issuer.url,
-                resource=wanted.resource,
-                scopes=wanted.scopes,
-                binding=binding,
-                asked_at=asked_at,
-                audience=self.audience or wanted.resource,
-                details=self.details,
-                certificate=certificate if self.binding == "mtls" else None,
-            ),
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
         )
+        return (yield from accepted(self.issuer, answer, expected))
 
     def _grant(self, wanted: Wanted, binding: Binding) -> Flow[Secret]:
         if wanted.subject is None:

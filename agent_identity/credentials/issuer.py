@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.answers import Answer
     from agent_identity.credentials.client import Client
     from agent_identity.credentials.metadata import Endpoints, KeySet
-    from agent_identity.credentials.oauth import Binding
+    from agent_identity.credentials.oauth import Binding, Form
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import JSON, Certificate, Secret
 
@@ -77,6 +77,7 @@ class Issuer:
         self._certificate = certificate
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
+        self._refused: CredentialRejectedError | None = None
         self._looked_at = float("-inf")
 
     def start_over(self) -> None:
@@ -123,6 +124,8 @@ class Issuer:
             stale = now < known.expires_at + _STALE and not self._may_look()
             if known.issued_at <= now < known.expires_at or stale:
                 return known
+        elif self._refused is not None and not self._may_look():
+            raise self._refused.again()
         return (yield from self._newer(known))
 
     def _may_look(self) -> bool:
@@ -131,7 +134,11 @@ class Issuer:
     def _newer(self, known: KeySet | None) -> Flow[KeySet]:
         self._looked_at = self.clock()
         key = digest_of(("keys", self.url, "" if known is None else repr(known.issued_at)))
-        self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)
+        try:
+            self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)
+        except CredentialRejectedError as error:
+            self._refused = error.again()
+            raise
         return self._keys
 
     def _read_keys(self) -> Flow[KeySet]:
@@ -163,7 +170,7 @@ class Issuer:
 
     def token(
         self,
-        form: Sequence[tuple[str, str | Secret]],
+        form: Form | Callable[[], Form],
         *,
         binding: Binding = UNBOUND,
         headers: Sequence[tuple[str, str]] = (),

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.targets import target
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.oauth import Form
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON
@@ -58,43 +60,46 @@ class JwtBearer:
         assertion = yield from self._assertion(wanted)
         asked_at = self.issuer.clock()
         binding = Binding(self.binding, wanted.proof_key)
-        form: list[tuple[str, str | Secret]] = [
-            ("grant_type", JWT_BEARER),
-            ("assertion", assertion),
-            *target(wanted, audience=self.audience),
-        ]
+
+        def form() -> Form:
+            return [
+                ("grant_type", JWT_BEARER),
+                ("assertion", assertion()),
+                *target(wanted, audience=self.audience),
+            ]
+
         answer = yield from self.issuer.token(form, binding=binding, one_use=True)
         certificate = yield from self.issuer.certificate()
-        return issued_from(
-            answer,
-            Expected(
-                issuer=self.issuer.url,
-                resource=wanted.resource,
-                scopes=wanted.scopes,
-                binding=binding,
-                asked_at=asked_at,
-                audience=self.audience or wanted.resource,
-                certificate=certificate if self.binding == "mtls" else None,
-            ),
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            certificate=certificate if self.binding == "mtls" else None,
         )
+        return (yield from accepted(self.issuer, answer, expected))
 
-    def _assertion(self, wanted: Wanted) -> Flow[Secret]:
+    def _assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
+        """What makes the assertion each time that the form is sent: one of our own is signed anew."""
         if self.assertion_from == "subject":
             if wanted.subject is None:
                 raise CredentialRejectedError(
                     "subject_token_missing", "this session has no token of the principal to present"
                 )
             found = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
-            return found.token
+            return lambda: found.token
         if self.assertion_from == "workload":
             if self.workload is None:
                 raise ConfigurationError(
                     "workload_missing", "no provider of workload tokens is configured"
                 )
-            return (yield from self.workload())
+            given = yield from self.workload()
+            return lambda: given
         return (yield from self._signed(wanted))
 
-    def _signed(self, wanted: Wanted) -> Flow[Secret]:
+    def _signed(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
         if self.key is None:
             raise ConfigurationError(
                 "client_key_missing",
@@ -103,11 +108,14 @@ class JwtBearer:
             )
         key = yield from self.key()
         client = yield from self.issuer.client()
+        return lambda: self._signed_by(key, client.client_id, wanted.principal.sub)
+
+    def _signed_by(self, key: SigningKey, client_id: str, sub: str) -> Secret:
         now = int(self.issuer.clock())
         header = jose.header(key.alg, typ="JWT", kid=key.thumbprint)
         claims: dict[str, JSON] = {
-            "iss": client.client_id,
-            "sub": wanted.principal.sub,
+            "iss": client_id,
+            "sub": sub,
             "aud": self.issuer.url,
             "iat": now,
             "exp": now + 60,

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlencode
 
 from agent_identity.credentials.answers import (
@@ -16,7 +16,7 @@ from agent_identity.credentials.answers import (
     read_answer,
 )
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
-from agent_identity.values import Certificate, Secret
+from agent_identity.values import JSON, Certificate, Secret
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.metadata import Endpoints
     from agent_identity.credentials.proofs import Nonces, ProofKey
 
-__all__ = ["UNBOUND", "Binding", "Issued", "encode_form", "form_request", "token_request"]
+__all__ = ["UNBOUND", "Binding", "Form", "Issued", "encode_form", "form_request", "token_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,8 @@ class Issued:
 
     It is sent in `header`, after `scheme` (empty: nothing before it). `token_type` is `DPoP`, `Bearer`, or what a legacy
     source calls it. `certificate` is shown in TLS along with it, or is the whole credential. `is_opaque` says that nothing in
-    it could be checked. `txn_token` rides beside it in a header of its own.
+    it could be checked. `txn_token` rides beside it in a header of its own. `details` are the authorization details that were
+    granted (RFC 9396), None where none were asked for.
     """
 
     token: Secret = field(repr=False)
@@ -51,6 +52,7 @@ class Issued:
     certificate: Certificate | None = field(default=None, repr=False)
     is_opaque: bool = False
     txn_token: Secret | None = field(default=None, repr=False)
+    details: JSON = field(default=None, repr=False)
 
     @property
     def is_bound(self) -> bool:
@@ -68,11 +70,13 @@ class Binding:
 
 UNBOUND = Binding("none")
 
+Form: TypeAlias = "Sequence[tuple[str, str | Secret]]"
+
 
 def token_request(
     endpoints: Endpoints,
     client: Client,
-    form: Sequence[tuple[str, str | Secret]],
+    form: Form | Callable[[], Form],
     *,
     binding: Binding,
     nonces: Nonces,
@@ -110,7 +114,7 @@ def form_request(
     endpoints: Endpoints,
     client: Client,
     place: str,
-    form: Sequence[tuple[str, str | Secret]],
+    form: Form | Callable[[], Form],
     *,
     binding: Binding,
     nonces: Nonces,
@@ -120,6 +124,7 @@ def form_request(
 ) -> Flow[HttpResponse]:
     """Post a form to one of an issuer's endpoints with the client's proof, and give the answer as it came.
 
+    A form that holds something that is good once is given as a function, which makes a fresh one each time that it is sent.
     Asked for a DPoP nonce, it repeats the request once, with a new assertion and a new proof (RFC 9449 §8): that is the one
     allowed repeat of what may be used once.
 
@@ -130,7 +135,8 @@ def form_request(
     for attempt in ("first", "with the server's nonce"):
         now = clock()
         proven = yield from client.prove(endpoints, now)
-        said = {name for name, _ in form}
+        members = form() if callable(form) else form
+        said = {name for name, _ in members}
         more = [member for member in proven.fields if member[0] not in said]
         shown = proven.certificate or certificate
         url = endpoints.at(place, certificate=shown is not None)
@@ -148,7 +154,7 @@ def form_request(
                     **dict(headers),
                     **{name: value.reveal() for name, value in proven.headers},
                 },
-                encode_form([*form, *more]),
+                encode_form([*members, *more]),
                 certificate=shown,
             ),
             endpoints.issuer,

@@ -23,7 +23,7 @@ _NONCE_ORIGINS: Final = 100
 
 
 class Nonces:
-    """The DPoP nonces that servers handed out, one an origin, the last hundred origins (RFC 9449 §8.2)."""
+    """The DPoP nonces that servers handed out, one an origin, the hundred origins that were used last (RFC 9449 §8.2)."""
 
     __slots__ = ("_lock", "_nonces")
 
@@ -35,8 +35,11 @@ class Nonces:
         self._nonces: OrderedDict[str, str] = OrderedDict()
 
     def get(self, url: str) -> str | None:
+        place = origin(url)
         with self._lock:
-            return self._nonces.get(origin(url))
+            if place in self._nonces:
+                self._nonces.move_to_end(place)
+            return self._nonces.get(place)
 
     def learn(self, url: str, nonce: str | None) -> None:
         if not nonce or len(nonce) > _NONCE_LIMIT or not nonce.isascii() or not nonce.isprintable():

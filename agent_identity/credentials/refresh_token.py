@@ -6,8 +6,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.targets import target
@@ -133,7 +134,7 @@ def refreshed(
         raise
     if answer.refresh_token is not None and answer.refresh_token != token:
         yield from tokens.put(wanted, answer.refresh_token)
-    return issued_from(answer, expected)
+    return (yield from accepted(issuer, answer, expected))
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.checks import Expected, issued_from
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.answers import read_jwt
+from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.refresh_token import RefreshTokens, refreshed
-from agent_identity.credentials.source import Described
+from agent_identity.credentials.source import Described, named_by
 from agent_identity.credentials.targets import details_text
 from agent_identity.errors import CredentialRejectedError
 
@@ -74,10 +76,23 @@ class SignIn:
                 if error.code not in ("invalid_grant", "invalid_scope"):
                     raise
         answer = yield from sign_in(wanted)
-        issued = issued_from(answer, expected)
+        issued = yield from accepted(self.issuer, answer, expected)
+        if issued.is_opaque:
+            self._check_who(answer, expected)
         if answer.refresh_token is not None:
             yield from self.tokens.put(wanted, answer.refresh_token)
         return issued
+
+    def _check_who(self, answer: Answer, expected: Expected) -> None:
+        """Where the access token shows nothing, the ID token beside it says who signed in (OIDC Core §3.1.3.7, rule 6)."""
+        claims = None if answer.id_token is None else read_jwt(answer.id_token)
+        if claims is None or expected.sub is None:
+            return
+        if claims.text("iss") != self.issuer.url or claims.text("sub") != expected.sub:
+            raise CredentialRejectedError(
+                "subject_mismatch",
+                f"somebody else than the principal signed in at {self.issuer.url}",
+            )
 
     def _expected(self, wanted: Wanted, aside: frozenset[str]) -> Flow[Expected]:
         certificate = yield from self.issuer.certificate()
@@ -88,7 +103,7 @@ class SignIn:
             binding=self.bound_to(wanted),
             asked_at=self.issuer.clock(),
             audience=self.audience or wanted.resource,
-            sub=wanted.principal.sub if self.names_principal else None,
+            sub=named_by(self.issuer, wanted) if self.names_principal else None,
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
             aside=aside,

