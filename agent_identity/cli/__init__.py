@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: `agent-identity demo | why | ledger | authority`."""
+"""The command line: `agent-identity init | doctor | token | exec | config | demo | why | ledger | authority`."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The commands, and how a failure of the library becomes an exit code.
 
-Exit codes: 0 done, 1 the answer is no (an unsound ledger, an unknown reference), 2 it could not be asked.
+Exit codes: 0 done, 1 the answer is no (an unsound ledger, an unknown reference, a refused credential), 2 it could not be asked.
+`exec` passes on the code of the program that it runs. Each command's work is in a module of its own, loaded when it is run.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
 import typer
 
 from agent_identity.config import state_directory
-from agent_identity.errors import AgentIdentityError, LedgerError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    CredentialRejectedError,
+    DeniedError,
+    VerificationError,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.cli.granting import Wish
 
 __all__ = ["app"]
 
@@ -37,6 +44,10 @@ ledger_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look after the
 authority_app: typer.Typer = typer.Typer(no_args_is_help=True, help="The embedded authority.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(authority_app, name="authority")
+config_app: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="What agent-identity.toml may say, and what it means."
+)
+app.add_typer(config_app, name="config")
 
 StateDir = Annotated[
     Path | None,
@@ -44,14 +55,34 @@ StateDir = Annotated[
         "--state-dir", help="Folder of keys and ledger; default: AGENT_IDENTITY_STATE_DIR."
     ),
 ]
+Config = Annotated[
+    Path | None,
+    typer.Option(
+        "--config",
+        help="The configuration; default: AGENT_IDENTITY_CONFIG. One in the working directory is not used by itself.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+Resource = Annotated[str, typer.Option("--resource", help="The resource's URI, as configured.")]
+Scopes = Annotated[
+    list[str] | None,
+    typer.Option("--scope", help="A scope to ask for, once for each; default: those configured."),
+]
+SubjectToken = Annotated[
+    str | None,
+    typer.Option(
+        "--subject-token",
+        metavar="REF",
+        help="Where the principal's token is: env:NAME, file:PATH or keyring:NAME. Without it: autonomous.",
+    ),
+]
 
 UNSOUND = 1
 UNREADABLE = 2
 
 
 def _reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Print an error of the library with its remedy, and leave with 2 (1 for a reference that nobody knows)."""
+    """Print an error of the library with its remedy, and leave with 1 for a no, with 2 for what couldn't be asked."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -61,23 +92,20 @@ def _reported(command: Callable[P, R]) -> Callable[P, R]:
             typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
             if error.remedy:
                 typer.echo(f"what to do: {error.remedy}", err=True)
-            code = UNSOUND if error.code == "unknown_reference" else UNREADABLE
-            raise typer.Exit(code) from None
+            raise typer.Exit(UNSOUND if _is_no(error) else UNREADABLE) from None
 
     return run
 
 
-def _ledger(state_dir: Path | None) -> Ledger:
-    from agent_identity.provenance.ledger import open_ledger  # noqa: PLC0415 - loads what the command needs
+def _is_no(error: AgentIdentityError) -> bool:
+    refusals = (DeniedError, CredentialRejectedError, VerificationError)
+    return error.code == "unknown_reference" or isinstance(error, refusals)
 
-    directory = state_directory(state_dir)
-    if not (directory / "ledger.db").exists():
-        raise LedgerError(
-            "no_ledger",
-            f"there is no ledger in {directory}",
-            remedy="name the folder with --state-dir, or run `agent-identity demo` first",
-        )
-    return open_ledger("sqlite:", state_dir=directory)
+
+def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
+    from agent_identity.cli.granting import Wish  # noqa: PLC0415 - loads what the command needs
+
+    return Wish(resource, scopes or [], subject)
 
 
 @app.command()
@@ -97,24 +125,121 @@ def why(
         typer.Argument(help="Id of a call, session, trace or span, a tool call id, or any jti."),
     ],
     state_dir: StateDir = None,
+    config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
+    from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
     from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - loads what the command needs
     from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
 
-    with _ledger(state_dir) as ledger:
+    with opened_ledger(state_dir, config) as ledger:
         trace = trace_of(ledger, ref, check=SignatureCheck(ledger))
     typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else str(trace))
 
 
+@app.command()
+@_reported
+def init(
+    kind: Annotated[
+        str | None,
+        typer.Option(
+            help="embedded, oidc, keycloak, okta, entra, auth0, spiffe, github-actions or kubernetes."
+        ),
+    ] = None,
+    output: Annotated[Path, typer.Option(help="The file to write.")] = Path("agent-identity.toml"),
+    name: Annotated[str, typer.Option(help="The agent's name.")] = "my-agent",
+    issuer: Annotated[str | None, typer.Option(help="The issuer's URL.")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    as_json: Json = False,
+) -> None:
+    """Write a commented agent-identity.toml for one kind of issuer."""
+    from agent_identity.cli.init import chosen_kind, write_configuration  # noqa: PLC0415 - loads what the command needs
+
+    write_configuration(
+        chosen_kind(kind), output, name=name, issuer=issuer, force=force, as_json=as_json
+    )
+
+
+@app.command()
+@_reported
+def doctor(config: Config = None, as_json: Json = False) -> None:
+    """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0 nothing failed, 1 something did, 2 unreadable."""
+    from agent_identity.cli.doctor import examine  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - see above
+
+    raise typer.Exit(examine(needed_configuration(config), as_json=as_json))
+
+
+@app.command()
+@_reported
+def token(
+    resource: Resource,
+    scope: Scopes = None,
+    subject_token: SubjectToken = None,
+    method: Annotated[str | None, typer.Option(help="The request's method, for headers.")] = None,
+    url: Annotated[str | None, typer.Option(help="The request's URL, for headers.")] = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Print a credential for one resource; a bound one as the headers of one request."""
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.tokens import Aim, print_token  # noqa: PLC0415 - see above
+
+    if (method is None) != (url is None):
+        raise ConfigurationError("request_incomplete", "--method and --url belong together")
+    aim = None if method is None or url is None else Aim(method, url)
+    wish = _wish(resource, scope, subject_token)
+    print_token(needed_configuration(config), wish, aim, as_json=as_json)
+
+
+@app.command("exec")
+@_reported
+def exec_(
+    command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
+    resource: Resource,
+    scope: Scopes = None,
+    subject_token: SubjectToken = None,
+    env: Annotated[
+        str, typer.Option(metavar="NAME", help="The variable that holds the token.")
+    ] = "AGENT_IDENTITY_TOKEN",
+    config: Config = None,
+) -> None:
+    """Run a program with a just-in-time token in its environment; the token is taken back when it has ended."""
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.running import run_with_token  # noqa: PLC0415 - see above
+
+    wish = _wish(resource, scope, subject_token)
+    raise typer.Exit(run_with_token(needed_configuration(config), wish, env, command))
+
+
+@config_app.command("schema")
+@_reported
+def config_schema() -> None:
+    """Print the JSON Schema of agent-identity.toml, for editors."""
+    from agent_identity.cli.showing import show_schema  # noqa: PLC0415 - loads what the command needs
+
+    show_schema()
+
+
+@config_app.command("show")
+@_reported
+def config_show(config: Config = None, as_json: Json = False) -> None:
+    """Print what the configuration means in full: what it says, what was inferred and why, and the defaults."""
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.showing import show_configuration  # noqa: PLC0415 - see above
+
+    show_configuration(needed_configuration(config), as_json=as_json)
+
+
 @ledger_app.command("verify")
 @_reported
-def ledger_verify(state_dir: StateDir = None, as_json: Json = False) -> None:
+def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every hash, link and signature. Exit 0 sound, 1 unsound, 2 unreadable."""
+    from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
     from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
 
-    with _ledger(state_dir) as ledger:
+    with opened_ledger(state_dir, config) as ledger:
         report = ledger.verify(SignatureCheck(ledger))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))

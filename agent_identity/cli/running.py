@@ -16,7 +16,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.cli.granting import binding_of, check_may_act, is_bound, session_for
 from agent_identity.config import read_configuration
@@ -92,7 +92,7 @@ class _Signals:
         self._pending: list[int] = []
         self._before: dict[int, signal.Handlers] = {}
 
-    def __enter__(self) -> _Signals:
+    def __enter__(self) -> Self:
         for name in _FORWARDED:
             number = getattr(signal, name, None)
             # What is ignored, by nohup say, stays so for the program too.

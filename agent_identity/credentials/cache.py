@@ -120,7 +120,8 @@ class Cache:
 
     def put(self, key: bytes, value: Expiring, *, now: float, monotonic: float) -> Entry:
         """Keep an answer; renewals of many that were made together are spread over half of the advisory window."""
-        life = max(0.0, value.expires_at - now)
+        # Whatever the wall clock did meanwhile, nothing lives longer than it was issued for.
+        life = max(0.0, min(value.expires_at - now, value.expires_at - value.issued_at))
         jitter = random.uniform(0.0, 0.5) * _advisory(life)  # noqa: S311 - spreads load, guards nothing
         fresh = life - _advisory(life) + jitter
         usable = life - _mandatory(life)

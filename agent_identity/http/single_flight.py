@@ -13,6 +13,7 @@ import threading
 import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from agent_identity.errors import AgentIdentityError, CredentialUnavailableError
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 __all__ = ["SingleFlight"]
 
 T = TypeVar("T")
+
+_led: ContextVar[frozenset[bytes]] = ContextVar("agent_identity_led", default=frozenset())
+"""What the code that runs here is being fetched for, tasks and threads that it started included."""
 
 _SLICE: Final = 0.5
 """Seconds between two looks at whether the leader's loop still exists."""
@@ -35,13 +39,12 @@ class _LeaderGone(Exception):  # noqa: N818 - no error of the library: the follo
 class _Flight(Generic[T]):
     """One fetch under way: who leads it, and the future that all wait for."""
 
-    __slots__ = ("future", "loop", "thread")
+    __slots__ = ("future", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.future = Future[T]()
         self.future.set_running_or_notify_cancel()  # from here on nobody can cancel it
         self.loop = loop
-        self.thread = threading.get_ident()
 
     def stranded(self) -> bool:
         """A leader whose loop was stopped or closed under it doesn't land."""
@@ -62,17 +65,14 @@ class SingleFlight(Generic[T]):
     def fetch(self, key: bytes, lead: Callable[[], T], seconds: float) -> T:
         """Lead or follow in sync code; `seconds` bounds the waiting of a follower."""
         deadline = time.monotonic() + seconds
+        _check_cycle(key)
         while True:
             flight, leads = self._board(key, None)
             if leads:
                 self._land(key, flight, lead)
             elif flight.loop is not None and _running_loop() is not None:
                 # Waiting here could block the very loop that has to land the flight, or one that it waits for.
-                return lead()
-            elif flight.loop is None and flight.thread == threading.get_ident():
-                raise CredentialUnavailableError(
-                    "credential_cycle", "getting a credential needs that same credential"
-                )
+                return _leading(key, lead)
             try:
                 return flight.future.result(min(_SLICE, max(0.0, deadline - time.monotonic())))
             except _LeaderGone:
@@ -88,6 +88,7 @@ class SingleFlight(Generic[T]):
     async def afetch(self, key: bytes, lead: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Lead or follow in async code. A cancelled caller cancels itself alone."""
         deadline = time.monotonic() + seconds
+        _check_cycle(key)
         while True:
             flight, leads = self._board(key, asyncio.get_running_loop())
             if leads:
@@ -127,7 +128,7 @@ class SingleFlight(Generic[T]):
 
     def _land(self, key: bytes, flight: _Flight[T], lead: Callable[[], T]) -> None:
         try:
-            value = lead()
+            value = _leading(key, lead)
         except Exception as error:  # noqa: BLE001 - every follower gets the leader's error, whatever it is
             self._leave(key, flight)
             flight.future.set_exception(error.with_traceback(None))
@@ -143,6 +144,7 @@ class SingleFlight(Generic[T]):
     async def _aland(
         self, key: bytes, flight: _Flight[T], lead: Callable[[], Awaitable[T]]
     ) -> None:
+        _led.set(_led.get() | {key})  # of this task alone
         try:
             value = await lead()
         except Exception as error:  # noqa: BLE001 - see `_land`
@@ -160,6 +162,22 @@ class SingleFlight(Generic[T]):
         with self._lock:
             if self._flights.get(key) is flight:
                 del self._flights[key]
+
+
+def _leading(key: bytes, lead: Callable[[], T]) -> T:
+    token = _led.set(_led.get() | {key})
+    try:
+        return lead()
+    finally:
+        _led.reset(token)
+
+
+def _check_cycle(key: bytes) -> None:
+    """Refuse to wait for ourselves: a tool that is called on the way to its own credential, say."""
+    if key in _led.get():
+        raise CredentialUnavailableError(
+            "credential_cycle", "getting a credential needs that same credential"
+        )
 
 
 def _running_loop() -> asyncio.AbstractEventLoop | None:

@@ -18,7 +18,7 @@
 //   DEBUG=1       why something was refused, on stderr
 //
 // Sign-in and consent are automatic (alice, or the login_hint). /_test/device and /_test/ciba are the person's answer, and
-// /_test/seen is what came in last.
+// /_test/seen is what came in.
 import crypto from 'node:crypto';
 import fs from 'node:fs';
 import http from 'node:http';
@@ -322,7 +322,6 @@ provider.use(async (ctx, next) => {
   }
   await next();
   seen.push({ path: pathname, form: ctx.oidc?.body, dpop: ctx.get('dpop'), status: ctx.status });
-  seen.splice(0, seen.length - 50);
 });
 
 if (env.DEBUG) {

@@ -7,7 +7,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
 
@@ -213,8 +213,8 @@ def running(folder: Path, keys: Keys, **variables: str) -> Iterator[Authorizatio
     command = [servers.node(), _HERE / "as.mjs"]
     with servers.process(command, ready=servers.says(said), log=folder / "log", env=env):
         server = AuthorizationServer(said)
-        yield server
-        server.http.close()
+        with closing(server.http):
+            yield server
 
 
 def with_tls(keys: Keys, authority: Path) -> dict[str, str]:

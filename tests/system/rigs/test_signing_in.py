@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import httpx
@@ -243,12 +242,6 @@ def test_a_token_that_somebody_left_serves_as_a_source_of_its_own(
         token = session.credential(TOOLS, ["tool:read"]).reveal()
     assert server.claims(token, TOOLS)["scope"] == "tool:read"
     assert left.read_text() != before  # rotated, and kept
-
-
-def test_a_principals_own_refresh_token_keeps_their_session_fresh(
-    started: Callable[..., object], configured: Configured
-) -> None:
-    """An access token of a second; the session goes on, since a refresh token gives the next."""
 
 
 # -- on another device ----------------------------------------------------------------------------------------------------

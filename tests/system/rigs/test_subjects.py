@@ -15,7 +15,7 @@ from agent_identity.errors import CredentialRejectedError, DeniedError, InvalidS
 
 from .authorization_server import AGENT, AuthorizationServer
 from .certificates import Keys
-from .conftest import Configured
+from .conftest import Configured, Started
 
 pytestmark = pytest.mark.system
 
@@ -141,6 +141,44 @@ client_auth = "none"
     both = SubjectTokens(access_token=tokens["access_token"], id_token=tokens["id_token"])
     with identity.on_behalf_of(both, purpose=PURPOSE) as session:
         assert session.principal.sub == "alice"
+
+
+_ID_TOKENS = pytest.mark.xfail(
+    strict=True,
+    raises=InvalidSubjectError,
+    reason="subjects._check holds the renewed ID token, too, to the audience of access tokens",
+)
+
+
+@pytest.mark.parametrize("scope", ["tool:read", pytest.param("openid tool:read", marks=_ID_TOKENS)])
+def test_a_principals_refresh_token_outlasts_their_access_token(
+    started: Started, configured: Configured, keys: Keys, scope: str
+) -> None:
+    """The first access token ends while the session is open; the exchange shows the next one."""
+    with started(ACCESS_TTL="6") as brief:
+        people = f"""
+[issuers.people]
+issuer = "{brief.issuer}"
+trust = ["subjects"]
+audience = "{AGENT}"
+client_id = "front-end"
+client_auth = "none"
+"""
+        identity = configured(people + issuer(brief, keys) + resource())
+        tokens = brief.sign_in(scope=scope)
+        given = SubjectTokens(
+            access_token=tokens["access_token"], refresh_token=tokens["refresh_token"]
+        )
+        ends = brief.claims(tokens["access_token"], AGENT)["exp"]
+        with identity.on_behalf_of(given, purpose=PURPOSE) as session:
+            while time.time() < ends - 5:  # it isn't handed out in its last five seconds
+                time.sleep(0.05)
+            token = session.credential(TOOLS, ["tool:read"]).reveal()
+            assert brief.claims(token, TOOLS)["sub"] == "alice"
+        shown = brief.seen()[-1]["form"]["subject_token"]
+        assert brief.claims(shown, AGENT)["exp"] > ends
+        assert given.refresh_token is not None
+        assert given.refresh_token.reveal() != tokens["refresh_token"]
 
 
 # -- exchanged ------------------------------------------------------------------------------------------------------------
@@ -281,7 +319,7 @@ def test_a_revoked_session_gives_back_at_once(
 
 
 def test_a_server_that_is_gone_keeps_nobody_from_leaving(
-    started: Any, configured: Configured, keys: Keys
+    started: Started, configured: Configured, keys: Keys
 ) -> None:
     with started() as brief:
         identity = configured(trusting(brief, keys) + resource(OPAQUE))
