@@ -1,8 +1,31 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to get a credential, one file each, every one a flow that holds no client and does no I/O itself.
+"""Ways to get a credential, one file each, as flows: nothing here reaches the world, everything asks it.
 
-`oauth` is a token request, `metadata` what an issuer says of itself, `answers` how it is read, `proofs` what a client proves;
-`registration` how an agent instance becomes a client, `hop0` gets the first
-grant of a chain, `token_exchange` trades the principal's token for one that the resource accepts; `cache` says what makes
-two requests the same. Sources don't import one another.
+    source            what every way has in common; `token_exchange.py` is the pattern for one
+    issuer, metadata  an issuer as we know it: endpoints, keys, and when it isn't asked
+    client            how we prove there which client we are
+    oauth, answers    one request, and its answer read strictly; `checks` and `accepting` hold it to what was asked for
+    cache, refusals   what makes two requests the same, how long an answer serves, how long a refusal stands
+    subjects          the principal's own tokens: verified before a session opens, renewed while it lasts
+    workload/         what the platform says that we are
+    legacy, platform  keys, passwords, certificates, the platform's own tokens
+    vault             secrets in OpenBao or Vault
+
+`SubjectTokens` and `TokenSource` are what `on_behalf_of` takes beside a single token.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from agent_identity.credentials.subjects import SubjectTokens, TokenSource
+
+__all__ = ["SubjectTokens", "TokenSource"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.subjects"), name)

@@ -24,7 +24,7 @@ from agent_identity import (
     current_credential,
     tool,
 )
-from agent_identity.credentials.subjects import SubjectTokens
+from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys import SigningKey

@@ -46,6 +46,18 @@ SHOWN = {
         r"another path: 403 url_mismatch",
         r"without its chain: 403 chain_missing",
     ],
+    "six_resources.py": [
+        r"billing  DPoP of alice, for this service, bound to the agent's key, with its chain",
+        r"crm      DPoP of alice, for this service, bound to the agent's key, with its chain",
+        r"reports  Bearer of close-bot, for this service, unbound, with its chain",
+        r"deploys  Bearer of close-bot, for this service, unbound, with its chain",
+        r"search   X-Api-Key, no chain",
+        r"archive  Basic, no chain",
+        r"refused 30 of 30 strays; 6 requests reached six services",
+        r'"leaked": \[\]',
+        r"#alice: close the October books",
+        r"verified: ",
+    ],
     "langchain_agent.py": [
         r"list_invoices, success: 2 invoices of ACME; sent DPoP <(secret|token)>",
         r"pay_invoice, error: .*policy_denied",

@@ -1,0 +1,61 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Ten thousand sessions of twenty calls: one access token each, no crossing, and memory that stays flat."""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+from pathlib import Path
+
+import pytest
+
+from agent_identity import AgentIdentity, current_credential, tool
+from agent_identity.jose import loads_object, unverified
+from agent_identity.testing import FakeIssuer
+
+SESSIONS = int(os.environ.get("AGENT_IDENTITY_SOAK_SESSIONS", "10000"))
+CALLS = 20
+BILLING = "https://billing.example"
+
+
+@tool(resource=BILLING, scopes=["read"])
+def whose() -> str:
+    return str(loads_object(unverified(current_credential().reveal()).payload)["sub"])
+
+
+def resident() -> int:
+    """Bytes in memory now; the peak would remember the warm-up."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize()
+
+
+@pytest.mark.system
+def test_each_session_gets_one_token_of_its_own_and_memory_stays_flat(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    path = tmp_path / "agent-identity.toml"
+    with FakeIssuer(lifetime=3600) as idp:
+        path.write_text(
+            f'[agent]\nname = "bot"\n[issuers.acme]\nissuer = "{idp.url}"\ntrust = ["subjects"]\n'
+            f'client_id = "bot"\nclient_auth = "none"\n[resources."{BILLING}"]\n'
+            '[policy]\nengine = "grants-only"\n[ledger]\nurl = "sqlite:"\n'
+        )
+        path.chmod(0o600)
+        sizes: list[int] = []
+        with AgentIdentity.from_config(path) as identity:
+            for number in range(SESSIONS):
+                token = idp.token(f"user-{number}", audience="bot")
+                with identity.on_behalf_of(token, purpose="soak"):
+                    assert {whose() for _ in range(CALLS)} == {f"user-{number}"}
+                idp.received.clear()
+                if number % (SESSIONS // 10) == 0:
+                    gc.collect()
+                    sizes.append(resident())
+        assert idp.issued == SESSIONS
+        assert len({claims["sub"] for claims in idp.tokens}) == SESSIONS
+        assert len(idp.revoked) == SESSIONS
+    # What this test itself keeps of each token is part of the growth that is allowed.
+    grown = sizes[-1] - sizes[2]
+    assert grown < 4096 * SESSIONS, sizes
