@@ -15,7 +15,7 @@ from rich.table import Table
 
 from benchmarks.measure import Figure
 
-ROWS = ("memory", "traced", "sqlite", "herd", "imports")
+ROWS = ("memory", "traced", "sqlite", "outbound", "ephemeral", "herd", "imports", "job")
 
 
 def main() -> None:
@@ -34,11 +34,12 @@ def main() -> None:
         figures.append(Figure(*json.loads(answer.stdout)))
     table = Table("path", "figure", "budget", "verdict", "note")
     for figure in figures:
-        colour = "green" if figure.verdict == "met" else "red"
+        colour = "red" if figure.verdict == "MISSED" else "green"
+        budget = "none" if figure.budget is None else f"<= {figure.budget:g} {figure.unit}"
         table.add_row(
             figure.path,
             f"{figure.value:.2f} {figure.unit}",
-            f"<= {figure.budget:g} {figure.unit}",
+            budget,
             f"[{colour}]{figure.verdict}[/{colour}]",
             figure.note,
         )

@@ -19,16 +19,18 @@ CALLS = 200
 
 
 class Figure(NamedTuple):
-    """One row: what was measured, in which unit, against which budget."""
+    """One row: what was measured, in which unit, against which budget; None is measured without one."""
 
     path: str
     value: float
     unit: str
-    budget: float
+    budget: float | None
     note: str = ""
 
     @property
     def verdict(self) -> str:
+        if self.budget is None:
+            return "measured"
         return "met" if self.value <= self.budget else "MISSED"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -14,9 +15,10 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_identity import AgentIdentity, Decision, tool
+from agent_identity import AgentIdentity, Decision, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.testing import FakeIssuer
 from benchmarks.measure import ROUNDS, Figure, in_r
 
 if TYPE_CHECKING:
@@ -82,6 +84,86 @@ def traced() -> Figure:
 
 def sqlite() -> Figure:
     return _call("embedded default: SQLite, intent before, outcome after", "sqlite:", 2.8)
+
+
+def outbound() -> Figure:
+    """What one more request costs inside a running call: a DPoP proof and an assertion, two signatures."""
+
+    @tool(resource=BILLING, scopes=["invoices:read"])
+    def sends() -> tuple[float, float]:
+        credential = current_credential()
+        url = f"{BILLING}/invoices"
+        return in_r(lambda: credential.headers("GET", url, b""), lambda: bare("ACME", 5))
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity(
+            "invoice-bot",
+            authority=Authority(),
+            ledger=open_ledger("memory:", state_dir=Path(folder)),
+        ) as identity,
+        identity.on_behalf_of("user:alice", purpose="measure"),
+    ):
+        value, r = sends()
+    note = f"r = {r:.1f} µs, both together {value * r:.1f} µs"
+    path = "one outbound request: DPoP proof and a further assertion, each"
+    return Figure(path, value / 2, "r", 0.9, note)
+
+
+def ephemeral() -> Figure:
+    """An agent that is born, acts once within its process and is gone: key, session, first grant, first call, end."""
+
+    @tool()
+    def local(customer: str, limit: int = 10) -> int:
+        return limit
+
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity(
+            "invoice-bot",
+            authority=Authority(),
+            ledger=open_ledger("memory:", state_dir=Path(folder)),
+        ) as identity,
+        identity.on_behalf_of("user:alice", purpose="measure") as session,
+    ):
+
+        def born() -> None:
+            with session.delegate("archive-bot"):
+                local("ACME", 5)
+
+        born()
+        local("ACME", 5)
+        value, r = in_r(born, lambda: local("ACME", 5))
+    note = f"r = {r:.1f} µs, {value * r:.1f} µs an agent"
+    return Figure("new ephemeral agent: key, session, first grant", value, "r", 8.0, note)
+
+
+def job() -> Figure:
+    """A job of CI that starts with nothing: `exec` gets a token over HTTP, runs `true` with it, and gives it back."""
+    with tempfile.TemporaryDirectory() as folder, FakeIssuer() as issuer:
+        config = Path(folder) / "agent-identity.toml"
+        config.write_text(
+            f'[agent]\nname = "job"\n[issuers.ci]\nissuer = "{issuer.url}"\nclient_id = "job"\n'
+            f'client_auth = "none"\n[resources."{BILLING}"]\nsource = "client-credentials"\n'
+            'binding = "none"\n[policy]\nengine = "grants-only"\n[cli]\nautonomous = true\n'
+        )
+        config.chmod(0o600)
+        environment = {**os.environ, "AGENT_IDENTITY_STATE_DIR": f"{folder}/state"}
+        start = "from agent_identity.cli import main; main()"
+        ours = [sys.executable, "-c", start, "exec", "--config", str(config)]
+        commands = {
+            "ours": [*ours, "--resource", BILLING, "--", "true"],
+            "httpx": [sys.executable, "-c", "import httpx"],
+        }
+        times: dict[str, list[float]] = {name: [] for name in commands}
+        for _ in range(ROUNDS // 3):
+            for name, command in commands.items():
+                started = time.perf_counter()
+                subprocess.run(command, check=True, env=environment, capture_output=True)  # noqa: S603
+                times[name].append(time.perf_counter() - started)
+    whole, base = (statistics.median(times[name]) for name in ("ours", "httpx"))
+    note = f"beside {base * 1e3:.0f} ms for `python -c 'import httpx'`"
+    return Figure("cold start of a job: exec, unbound resource", whole * 1e3, "ms", None, note)
 
 
 def herd() -> Figure:
@@ -155,6 +237,8 @@ def imports() -> Figure:
     return Figure("import agent_identity over import httpx", ours / theirs, "x", 0.6, note)
 
 
+ROWS = (memory, traced, sqlite, outbound, ephemeral, herd, imports, job)
+
 if __name__ == "__main__":
-    rows = {row.__name__: row for row in (memory, traced, sqlite, herd, imports)}
+    rows = {row.__name__: row for row in ROWS}
     sys.stdout.write(json.dumps(rows[sys.argv[1]]()))

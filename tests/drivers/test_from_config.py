@@ -299,6 +299,36 @@ def test_a_transaction_token_rides_beside_the_credential_and_is_found_again(
         assert identity.who_triggered(str(token["txn"])).purpose == "p"
 
 
+def test_I07_the_token_that_came_in_goes_to_its_own_issuer_and_to_nobody_else(
+    configured: Configured, idp: FakeIssuer, other: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    text = acme(idp) + issuer_table(
+        other, "saas", 'client_id = "invoice-bot"', 'client_auth = "none"'
+    )
+    for path, lines in {
+        "a": 'issuer = "acme"',
+        "b": 'source = "id-jag"\nvia = "acme"\nissuer = "saas"',
+        "c": 'source = "client-credentials"\nissuer = "saas"',
+        "d": 'source = "jwt-bearer"\nissuer = "acme"\nassertion_from = "client"',
+    }.items():
+        text += f'[resources."{web.url}/{path}"]\n{lines}\n'
+    identity = configured(text)
+    tokens = SubjectTokens(
+        access_token=idp.token("alice", audience="invoice-bot"),
+        id_token=idp.token("alice", audience="invoice-bot", typ="JWT", claims={"auth_time": 1}),
+    )
+    inbound = [tokens.access_token.reveal(), tokens.id_token.reveal()]
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        for path in "abcd":
+            with session.http(f"{web.url}/{path}") as client:
+                assert client.get("").status_code == 200
+            assert session.credential(f"{web.url}/{path}").reveal() not in inbound
+    for request in (*web.received, *other.received):
+        sent = f"{request.path} {request.headers}".encode() + request.body
+        assert not any(token.encode() in sent for token in inbound)
+    assert len(web.received) == 4
+
+
 def test_legacy_resources_get_their_secret_and_no_delegation_data(
     configured: Configured, web: FakeWeb, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

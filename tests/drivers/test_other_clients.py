@@ -3,6 +3,10 @@
 
 from __future__ import annotations
 
+import copy
+import json
+import pickle
+
 import aiohttp
 import httpx2
 import pytest
@@ -10,6 +14,7 @@ import requests
 
 from agent_identity import DeniedError, current_credential, tool
 from agent_identity.http import aiohttp_middleware, httpx2_auth, requests_auth
+from agent_identity.testing import assert_no_leak
 
 
 def by_httpx2(method: str, url: str, **how: object) -> int:
@@ -82,8 +87,10 @@ async def test_a_service_that_is_never_content_is_asked_twice(bot, service, send
     assert len(service.heads) == 2
 
 
-async def test_a_token_that_the_service_calls_expired_is_had_anew_once(bot, service, sends) -> None:
-    """C14: one refresh on 401, then stop."""
+async def test_C14_a_token_that_the_service_calls_expired_is_had_anew_once(
+    bot, service, sends
+) -> None:
+    """One refresh on 401, then stop."""
     tokens = []
 
     def refuses(method, path, headers, body):
@@ -127,6 +134,24 @@ async def test_I06_what_httpx2_carries_to_another_place_opens_nothing_there(
     async with bot.on_behalf_of("user:alice", purpose="p"):
         assert await sending(service, send)("GET", service.url) == 403
     assert all("Authorization" not in head for head in other.heads)
+
+
+@pytest.mark.parametrize(
+    "way", [pickle.dumps, copy.copy, copy.deepcopy, json.dumps], ids=lambda way: way.__qualname__
+)
+def test_C21_a_credential_is_neither_pickled_copied_nor_serialised(bot, service, way) -> None:
+    @tool(resource=service.url, scopes=["read"])
+    def tries() -> None:
+        credential = current_credential()
+        for thing in (credential, httpx2_auth(credential), [credential], {"a": credential}):
+            if way is copy.copy and thing is not credential:
+                continue
+            with pytest.raises(TypeError) as caught:
+                way(thing)
+            assert_no_leak([credential.reveal()], caught.value)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        tries()
 
 
 def test_they_show_no_secret(bot, service) -> None:
