@@ -71,7 +71,17 @@ def pythons(session: nox.Session) -> None:
 def system(session: nox.Session) -> None:
     """Tests against real servers and processes; a skipped one is a failure."""
     _install(session, "tests")
-    session.run("pytest", "tests/system", "-p", "no:cacheprovider", *session.posargs)
+    session.env["AGENT_IDENTITY_SOAK_SESSIONS"] = "10000"
+    ours = ("tests/system", "--ignore=tests/system/rigs", "-p", "no:cacheprovider")
+    session.run("pytest", *ours, *session.posargs)
+
+
+@nox.session
+def rigs(session: nox.Session) -> None:
+    """Tests against real servers that this machine has to install first; one that isn't there is a failure."""
+    _install(session, "rigs")
+    session.env["AGENT_IDENTITY_RIGS"] = "1"
+    session.run("pytest", "tests/system/rigs", "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ten thousand sessions of twenty calls: one access token each, no crossing, and memory that stays flat."""
+"""Sessions by the thousand, twenty calls each: one access token each, no crossing, and memory that stays flat.
+
+Ten thousand where `AGENT_IDENTITY_SOAK_SESSIONS` says so, as CI does.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +17,7 @@ from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.jose import loads_object, unverified
 from agent_identity.testing import FakeIssuer
 
-SESSIONS = int(os.environ.get("AGENT_IDENTITY_SOAK_SESSIONS", "10000"))
+SESSIONS = int(os.environ.get("AGENT_IDENTITY_SOAK_SESSIONS", "1000"))
 CALLS = 20
 BILLING = "https://billing.example"
 
@@ -45,17 +48,20 @@ def test_each_session_gets_one_token_of_its_own_and_memory_stays_flat(
         path.chmod(0o600)
         sizes: list[int] = []
         with AgentIdentity.from_config(path) as identity:
+            issued = revoked = 0
             for number in range(SESSIONS):
                 token = idp.token(f"user-{number}", audience="bot")
                 with identity.on_behalf_of(token, purpose="soak"):
                     assert {whose() for _ in range(CALLS)} == {f"user-{number}"}
-                idp.received.clear()
+                assert [claims["sub"] for claims in idp.tokens] == [f"user-{number}"]
+                issued += len(idp.tokens)
+                revoked += len(idp.revoked)
+                for kept in (idp.tokens, idp.revoked, idp.received):
+                    kept.clear()
                 if number % (SESSIONS // 10) == 0:
                     gc.collect()
                     sizes.append(resident())
-        assert idp.issued == SESSIONS
-        assert len({claims["sub"] for claims in idp.tokens}) == SESSIONS
-        assert len(idp.revoked) == SESSIONS
-    # What this test itself keeps of each token is part of the growth that is allowed.
+        assert (issued, revoked) == (SESSIONS, SESSIONS)
     grown = sizes[-1] - sizes[2]
-    assert grown < 4096 * SESSIONS, sizes
+    print(f"memory grew by {grown / SESSIONS:.0f} bytes a session")
+    assert grown < 8_000_000 + 200 * SESSIONS, sizes
