@@ -11,7 +11,8 @@
 //   CLIENTS       file of clients, as RFC 7591 writes them
 //   NODE_MODULES  folder with oidc-provider and jose
 //   TLS_KEY, TLS_CERT, TLS_CA   a second listener that asks for client certificates, published as aliases
-//   TRUSTED       [{"issuer":…,"jwks_uri":…}] whose tokens are taken as subjects, actors and grants
+//   TRUSTED       [{"issuer":…,"jwks_uri" or "jwks":…}] whose tokens are taken as subjects, actors and grants
+//   REGISTRATION  the initial access token with which clients register themselves (RFC 7591), or * for everybody
 //   SPIFFE        {"jwks": FILE, "clients": {CLIENT_ID: SPIFFE_ID}} that may prove themselves by a JWT-SVID
 //   DPOP_NONCE=1  every proof needs the server's nonce
 //   ACCESS_TTL    seconds that a token lives
@@ -65,7 +66,9 @@ const jwks = [
 ];
 const publicOnly = ({ d, p, q, dp, dq, qi, ...rest }) => rest;
 const keysets = new Map([[issuer, jose.createLocalJWKSet({ keys: jwks.map(publicOnly) })]]);
-for (const t of JSON.parse(env.TRUSTED || '[]')) keysets.set(t.issuer, jose.createRemoteJWKSet(new URL(t.jwks_uri)));
+for (const t of JSON.parse(env.TRUSTED || '[]')) {
+  keysets.set(t.issuer, t.jwks ? jose.createLocalJWKSet(t.jwks) : jose.createRemoteJWKSet(new URL(t.jwks_uri)));
+}
 
 async function verified(jwt, options = {}) {
   let iss;
@@ -123,6 +126,7 @@ const provider = new Provider(issuer, {
   features: {
     devInteractions: { enabled: false },
     clientCredentials: { enabled: true },
+    registration: { enabled: !!env.REGISTRATION, initialAccessToken: env.REGISTRATION === '*' ? false : env.REGISTRATION },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: () => true },
     deviceFlow: { enabled: true },
@@ -198,6 +202,14 @@ async function mint(ctx, { sub, resource, scope, act, gty, jkt }) {
   return { access_token: await token.save(), token_type: token.tokenType, expires_in: token.expiration, scope: token.scope };
 }
 
+// Who an actor token names: an agent's grant names the agent in `act`, and is good for whoever has the key that it is bound to.
+async function acting(ctx, { payload, protectedHeader }) {
+  if (protectedHeader.typ !== 'agent-grant+jwt') return payload;
+  const proof = await validateDpop(provider, ctx);
+  if (!proof || proof.thumbprint !== payload.cnf.jkt) throw new errors.InvalidGrant('the grant is bound to another key');
+  return payload.act;
+}
+
 // ---- RFC 8693 token exchange ----
 provider.registerGrantType(`${GT}token-exchange`, async (ctx) => {
   const { params: p, client } = ctx.oidc;
@@ -206,7 +218,7 @@ provider.registerGrantType(`${GT}token-exchange`, async (ctx) => {
   if (![`${TT}access_token`, `${TT}jwt`, `${TT}id_token`].includes(p.subject_token_type)) throw new errors.InvalidRequest('unsupported subject_token_type');
   const { payload: subject } = await verified(p.subject_token);
   if (subject.may_act && subject.may_act.sub !== client.clientId) throw new errors.InvalidGrant('may_act does not name this client');
-  const actor = p.actor_token && (await verified(p.actor_token)).payload;
+  const actor = p.actor_token && await acting(ctx, await verified(p.actor_token));
   const isGrant = [`${TT}id-jag`, `${TT}jwt`, `${TT}txn_token`].includes(p.requested_token_type);
   const targets = list((isGrant && p.audience) || p.resource || p.audience); // a grant is for whoever `audience` names
   if (targets.length !== 1) throw new errors.InvalidTarget('exactly one resource or audience');
@@ -321,6 +333,7 @@ provider.use(async (ctx, next) => {
     return;
   }
   await next();
+  if (['/device/auth', '/backchannel'].includes(pathname) && ctx.status === 200) ctx.body = { ...ctx.body, interval: 1 };
   seen.push({ path: pathname, form: ctx.oidc?.body, dpop: ctx.get('dpop'), status: ctx.status });
 });
 

@@ -6,10 +6,12 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, Final
+from uuid import uuid4
 
 import httpx
 import jwt
@@ -111,6 +113,18 @@ def follow(url: str, *, until: str, and_path: str = "") -> str:
             if url.startswith(until) and httpx.URL(url).path.startswith(and_path):
                 return url
     raise AssertionError(f"the browser was never sent to {until}")
+
+
+def proof_of(keys: Keys, client_id: str, issuer: str) -> dict[str, str]:
+    """What a thief with the client's key would prove itself by (RFC 7523 §2.2)."""
+    now = int(time.time())
+    claims = {"iss": client_id, "sub": client_id, "aud": issuer, "iat": now, "exp": now + 60}
+    key = keys.assertion_file.read_text()
+    header = {"kid": keys.assertion.thumbprint()}
+    return {
+        "client_assertion_type": "urn:ietf:params:oauth:client-assertion-type:jwt-bearer",
+        "client_assertion": jwt.encode(claims | {"jti": uuid4().hex}, key, "ES256", headers=header),
+    }
 
 
 def _clients(keys: Keys) -> list[dict[str, Any]]:

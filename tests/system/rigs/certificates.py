@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from joserfc.jwk import ECKey
 
+from agent_identity import AgentIdentity
+
 
 @dataclass(frozen=True)
 class Pair:
@@ -69,7 +71,7 @@ def _certificate(
 
 @dataclass(frozen=True)
 class Keys:
-    """What clients of the authorization server prove themselves by."""
+    """What clients of the authorization server prove themselves by; `signer` signs the agent's first grants."""
 
     folder: Path
     ca: Pair
@@ -77,10 +79,15 @@ class Keys:
     own: Pair
     workload: Pair
     assertion: ECKey
+    signer: ECKey
 
     @property
     def assertion_file(self) -> Path:
         return self.folder / "assertion.pem"
+
+    @property
+    def signer_file(self) -> Path:
+        return self.folder / "signer.pem"
 
 
 def made_in(folder: Path) -> Keys:
@@ -95,6 +102,13 @@ def made_in(folder: Path) -> Keys:
         _certificate(folder, "own", [x509.DNSName("client.example")]),
         _certificate(folder, "workload", spiffe_id, ca),
         ECKey.generate_key("P-256"),
+        ECKey.generate_key("P-256"),
     )
     found.assertion_file.write_bytes(found.assertion.as_pem(private=True))
+    found.signer_file.write_bytes(found.signer.as_pem(private=True))
     return found
+
+
+def jkt_of(identity: AgentIdentity) -> str:
+    """The thumbprint of the agent's key (RFC 7638), which its tokens are bound to."""
+    return ECKey.import_key(identity.public_jwk).thumbprint()

@@ -12,7 +12,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -36,16 +36,6 @@ if not REQUIRED and not INSTALLED and os.environ.get("AGENT_IDENTITY_TESTS_REQUI
     collect_ignore_glob = ["test_*.py"]
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_fixture_setup() -> Generator[None, object, object]:
-    try:
-        return (yield)
-    except servers.RigMissing as missing:
-        if REQUIRED:
-            raise
-        pytest.skip(str(missing))
-
-
 # -- the authorization server ---------------------------------------------------------------------------------------------
 
 
@@ -60,6 +50,7 @@ Started = Callable[..., AbstractContextManager[AuthorizationServer]]
 @pytest.fixture(scope="session")
 def started(tmp_path_factory: pytest.TempPathFactory, keys: Keys) -> Started:
     """Starts one more authorization server, with variables of as.mjs."""
+    servers.node_modules()  # so that it is missing here, and not in the middle of a test
     return lambda **variables: running(tmp_path_factory.mktemp("server"), keys, **variables)
 
 
@@ -119,7 +110,7 @@ class WorkloadApi:
 def workload_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkloadApi]:
     for name in ("spiffe", "grpc"):
         if find_spec(name) is None:
-            raise servers.RigMissing(f"{name} is missing: pip install spiffe grpcio")
+            servers.missing(f"{name} is missing: pip install spiffe grpcio")
     # A socket's path is 107 bytes at most, and pytest's own folders may be longer.
     folder = tempfile.mkdtemp(prefix="wl")
     found = WorkloadApi(
@@ -141,11 +132,12 @@ def workload_api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[WorkloadA
 
 Configured = Callable[..., AgentIdentity]
 
-PREAMBLE: Final = """
+AGENT_TABLE: Final = """
 [agent]
 name = "invoice-bot"
 owner = "team-finance@example.com"
-
+"""
+PREAMBLE: Final = """
 [policy]
 engine = "grants-only"
 
@@ -157,14 +149,17 @@ url = "memory:"
 
 @pytest.fixture
 def configured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Configured]:
-    """Makes the identity that a configuration describes; what every file has needn't be written."""
+    """Makes the identity that a configuration describes; what every file has needn't be written.
+
+    `agent` are more lines of `[agent]`, the rest are arguments of `from_config`.
+    """
     monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
     monkeypatch.delenv("SPIFFE_ENDPOINT_SOCKET", raising=False)
     made: list[AgentIdentity] = []
 
-    def make(text: str, **parts: Any) -> AgentIdentity:
+    def make(text: str, *, agent: str = "", **parts: Any) -> AgentIdentity:
         path = tmp_path / f"agent-identity-{len(made)}.toml"
-        path.write_text(PREAMBLE + text)
+        path.write_text(f"{AGENT_TABLE}{agent}\n{PREAMBLE}{text}")
         path.chmod(0o600)
         identity = AgentIdentity.from_config(path, **parts)
         made.append(identity)

@@ -7,14 +7,17 @@ import threading
 from pathlib import Path
 
 import httpx
+import jwt
 import pytest
+from joserfc.jwk import ECKey
 
 from agent_identity import AgentIdentity
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.values import Prompt
 
 from .authorization_server import AGENT, AuthorizationServer, follow
-from .conftest import Configured
+from .certificates import jkt_of
+from .conftest import Configured, Started
 
 pytestmark = pytest.mark.system
 
@@ -111,6 +114,29 @@ def test_details_are_asked_for_in_the_pushed_request(
     assert claims["authorization_details"] == [
         {"type": "urn:agent-identity:tool", "actions": ["call"]}
     ]
+
+
+@pytest.mark.xfail(
+    strict=True,
+    raises=CredentialRejectedError,
+    reason="registration.register doesn't say application_type native, so the listener's port isn't the registered one",
+)
+def test_an_instance_that_registered_itself_signs_people_in(
+    started: Started, configured: Configured
+) -> None:
+    """RFC 7591 with RFC 8252 §7.3: the port of a loopback address is any, for native clients."""
+    with started(REGISTRATION="*") as open_to_all:
+        text = f"""
+[issuers.acme]
+issuer = "{open_to_all.issuer}"
+trust = ["subjects"]
+audience = "{AGENT}"
+registration = "dynamic"
+{resource("authorization-code")}
+"""
+        identity = configured(text, on_interaction=Browser())
+        claims = open_to_all.claims(token_of(identity, open_to_all), TOOLS)
+        assert claims["sub"] == "alice"
 
 
 def test_a_callback_of_another_issuer_is_refused(
@@ -213,10 +239,10 @@ def test_a_refresh_token_that_was_taken_back_asks_the_person_again(
     assert len(browser.prompts) == 2
 
 
-def test_a_refresh_token_held_in_memory_is_bound_to_the_agents_key(
+def test_a_refresh_token_held_in_memory_goes_with_the_agents_proof(
     server: AuthorizationServer, configured: Configured
 ) -> None:
-    """RFC 9449 §5: for a public client."""
+    """RFC 9449 §5: a public client's is bound to the key, so this issuer would refuse it without."""
     browser = Browser()
     text = public(server, "app") + resource("authorization-code")
     identity = configured(text, on_interaction=browser)
@@ -225,8 +251,8 @@ def test_a_refresh_token_held_in_memory_is_bound_to_the_agents_key(
     assert len(browser.prompts) == 1
     seen = server.seen()[-1]
     assert seen["form"]["grant_type"] == "refresh_token"
-    answer = server.post("token_endpoint", {**seen["form"]})
-    assert answer.json()["error"] == "invalid_grant"
+    proof = jwt.get_unverified_header(seen["dpop"])
+    assert ECKey.import_key(proof["jwk"]).thumbprint() == jkt_of(identity)
 
 
 def test_a_token_that_somebody_left_serves_as_a_source_of_its_own(
@@ -318,9 +344,3 @@ def test_a_principal_who_says_no_to_their_issuer_is_heard(
         with pytest.raises(CredentialRejectedError) as refused:
             session.credential(TOOLS, ["tool:read"])
         assert refused.value.code == "access_denied"
-
-
-def jkt_of(identity: AgentIdentity) -> str:
-    from joserfc.jwk import ECKey
-
-    return ECKey.import_key(identity.public_jwk).thumbprint()

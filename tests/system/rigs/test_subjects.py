@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from datetime import datetime
 from typing import Any
@@ -14,7 +15,7 @@ from agent_identity.credentials.subjects import SubjectTokens
 from agent_identity.errors import CredentialRejectedError, DeniedError, InvalidSubjectError
 
 from .authorization_server import AGENT, AuthorizationServer
-from .certificates import Keys
+from .certificates import Keys, jkt_of
 from .conftest import Configured, Started
 
 pytestmark = pytest.mark.system
@@ -123,6 +124,7 @@ def test_an_opaque_token_that_was_taken_back_opens_no_session(
 
 @pytest.mark.xfail(
     strict=True,
+    raises=InvalidSubjectError,
     reason="subjects._check holds the ID token to the audience of access tokens, so no pair of one sign-in passes",
 )
 def test_an_id_token_and_an_access_token_of_one_sign_in_open_a_session(
@@ -210,6 +212,22 @@ def test_an_issuer_of_another_domain_takes_the_principals_token(
     text = trusting(server, keys) + issuer(other, keys, name="partner") + resource(of="partner")
     claims = other.claims(token_of(configured(text), server.sign_in()["access_token"]), TOOLS)
     assert (claims["iss"], claims["sub"]) == (other.issuer, "alice")
+
+
+def test_a_grant_as_actor_token_puts_the_agent_into_the_token(
+    started: Started, configured: Configured, keys: Keys
+) -> None:
+    """RFC 8693 §4.1, with the leaf of the chain where the issuer understands it, proven by the key that it is bound to."""
+    signer = "urn:agent-identity:signer:finance"
+    jwk = keys.signer.as_dict(private=False) | {"kid": keys.signer.thumbprint(), "alg": "ES256"}
+    with started(TRUSTED=json.dumps([{"issuer": signer, "jwks": {"keys": [jwk]}}])) as knowing:
+        text = trusting(knowing, keys) + resource(more='actor = "grant"')
+        agent = f'signer = "file:{keys.signer_file}"\nsigner_id = "{signer}"\n'
+        identity = configured(text, agent=agent)
+        claims = knowing.claims(token_of(identity, knowing.sign_in()["access_token"]), TOOLS)
+    assert claims["sub"] == "alice"
+    assert claims["act"]["sub"] == "urn:agent-identity:agent:invoice-bot"
+    assert claims["cnf"] == {"jkt": jkt_of(identity)}
 
 
 def test_more_than_the_principal_has_is_refused(
@@ -330,9 +348,3 @@ def test_a_server_that_is_gone_keeps_nobody_from_leaving(
     [record] = revoked(session)
     assert (record["revoked"], record["code"]) == (False, "issuer_unreachable")
     assert end_of(record) > time.time()
-
-
-def jkt_of(identity: AgentIdentity) -> str:
-    from joserfc.jwk import ECKey
-
-    return ECKey.import_key(identity.public_jwk).thumbprint()
