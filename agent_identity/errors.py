@@ -61,7 +61,10 @@ class AgentIdentityError(Exception):
 
     def again(self) -> Self:
         """A copy to raise elsewhere: several callers may share one failure, but not one traceback or `call_id`."""
-        return _rebuilt(type(self), self.args, dict(self.__dict__))
+        copy = _rebuilt(type(self), self.args, dict(self.__dict__))
+        if isinstance(self.__cause__, AgentIdentityError):
+            copy.__cause__ = self.__cause__.again()
+        return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _rebuilt, (type(self), self.args, dict(self.__dict__))

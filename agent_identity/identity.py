@@ -513,6 +513,7 @@ class AgentIdentity:
             {} if authority is None else {origin(authority.issuer): authority.handle},
             body_limit=self._settings.body_limit,
             allow_private=self._settings.allow_private,
+            authorities=self._settings.authorities,
         )
 
     def _svids(self) -> Svids | None:

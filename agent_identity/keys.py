@@ -19,7 +19,7 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
     from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
@@ -179,25 +179,34 @@ def read_certificate(chain: bytes, key: bytes) -> Certificate:
 
 
 def certificate_of(
-    chain: Sequence[x509.Certificate], key: CertificateIssuerPrivateKeyTypes
+    chain: Sequence[x509.Certificate],
+    key: CertificateIssuerPrivateKeyTypes,
+    bundle: Iterable[x509.Certificate] = (),
 ) -> Certificate:
-    """A client certificate from what a library of certificates holds: the chain leaf first, and the leaf's key."""
-    text = b"".join(each.public_bytes(serialization.Encoding.PEM) for each in chain)
+    """A client certificate from what a library of certificates holds: the chain leaf first, the leaf's key, whom to trust."""
+    text = _pem(chain)
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    return _certificate(chain[0], text, private)
+    return _certificate(chain[0], text, private, _pem(bundle))
 
 
-def _certificate(leaf: x509.Certificate, chain: bytes, key: bytes) -> Certificate:
+def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
+    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
+
+
+def _certificate(
+    leaf: x509.Certificate, chain: bytes, key: bytes, bundle: bytes = b""
+) -> Certificate:
     return Certificate(
         chain=chain.decode("ascii"),
         key=Secret(key.decode("ascii")),
         thumbprint=b64url(leaf.fingerprint(hashes.SHA256())),
         expires_at=leaf.not_valid_after_utc.timestamp(),
         uris=tuple(_uris(leaf)),
+        bundle=bundle.decode("ascii"),
     )
 
 

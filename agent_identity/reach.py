@@ -131,6 +131,7 @@ class Reach:
             numbers=None if call is None else call.numbers,
             check=lambda: self._check_use(session, call),
             renewer=Renewing(session, self, call),
+            context=parts.world.context,
             clock=parts.clock,
         )
 

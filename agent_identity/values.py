@@ -156,6 +156,10 @@ class Secret:
             return NotImplemented
         return hmac.compare_digest(self._text.encode(), other._text.encode())
 
+    def equals(self, other: Secret | None) -> bool:
+        """Whether another is the same text; in constant time, as `==` is."""
+        return other is not None and self == other
+
     def __hash__(self) -> int:
         raise TypeError("a Secret can't be hashed: a hash would be a trace of it")
 
@@ -174,7 +178,7 @@ class Certificate:
     """A client certificate and its key, both PEM: the chain leaf first, the key unencrypted.
 
     `thumbprint` is the leaf's `x5t#S256` (RFC 8705 §3.1), `expires_at` its end in Unix seconds, `uris` the leaf's URI names
-    (a SPIFFE ID is one). `keys.read_certificate` makes it from PEM.
+    (a SPIFFE ID is one). `bundle` are authorities (PEM) to trust where it is shown. `keys.read_certificate` makes it from PEM.
     """
 
     chain: str
@@ -182,6 +186,7 @@ class Certificate:
     thumbprint: str
     expires_at: float
     uris: tuple[str, ...] = ()
+    bundle: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from agent_identity.assembly.sources import resources_of
 from agent_identity.credentials.hop0 import IssuedGrants, SignedGrants
 from agent_identity.credentials.vault import Vault
 from agent_identity.credentials.workload import provider
-from agent_identity.errors import ConfigurationError
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.parts import Resource, Resources
 from agent_identity.values import scope_set
 
@@ -83,14 +83,14 @@ def secrets_of(configuration: Configuration, clock: Callable[[], float]) -> Secr
 
 
 def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
-    found = provider(table.provider or "ambient")
+    found = provider(table.provider or "ambient", path=table.path)
     audience = table.audience or table.address
 
     def login() -> Flow[Secret]:
         given = yield from found.fetch(audience, clock())
         if given is None:
-            raise ConfigurationError(
-                "workload_missing",
+            raise CredentialUnavailableError(
+                "no_workload_identity",
                 f"the vault wants a token of the platform, and there is no {found.kind} here",
                 remedy=found.setup,
             )
@@ -103,4 +103,5 @@ def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
         role=table.role or "agent-identity",
         auth_mount=table.auth_mount,
         kv_mount=table.kv_mount,
+        namespace=table.namespace,
     )

@@ -70,6 +70,7 @@ def issuers_of(
             origins=frozenset(table.endpoint_origins),
             jwks=table.jwks,
             certificate=_certificate(table, secrets),
+            resource_indicators=table.resource_indicators,
         )
 
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
@@ -84,6 +85,7 @@ def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> d
         found[table.issuer] = Trusted(
             issuers[label],
             table.audience,
+            client_id=table.client_id,
             algorithms=frozenset(table.algorithms or ALGORITHMS),
             token_type=None if table.token_type is None else _SUBJECT_TYPES[table.token_type],
         )
@@ -159,6 +161,7 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
         return PrivateKeyJwt(
             secrets.key(table.client_key, f"client key of {label}"),
             audience=table.client_assertion_audience,
+            kid=table.client_key_id,
         )
     if method in ("client_secret_basic", "client_secret_post") and table.client_secret is not None:
         secret = secrets.required(table.client_secret, f"client secret of {label}")

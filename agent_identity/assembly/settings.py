@@ -28,6 +28,7 @@ class Settings:
     body_limit: int = 1024 * 1024
     header_limit: int = HEADER_LIMIT
     allow_private: frozenset[str] = frozenset()
+    authorities: str | None = None
 
     @classmethod
     def of(cls, configuration: Configuration | None) -> Self:
@@ -41,4 +42,5 @@ class Settings:
             body_limit=configuration.http.body_limit,
             header_limit=configuration.http.header_limit,
             allow_private=frozenset(configuration.http.allow_private),
+            authorities=configuration.http.ca,
         )

@@ -22,8 +22,8 @@ from agent_identity.credentials.refresh_token import RefreshToken, RefreshTokens
 from agent_identity.credentials.signing_in import SignIn
 from agent_identity.credentials.token_exchange import TokenExchange
 from agent_identity.credentials.transaction import TransactionTokens
-from agent_identity.credentials.workload import provider
-from agent_identity.errors import ConfigurationError
+from agent_identity.credentials.workload import Provider, provider
+from agent_identity.errors import CredentialUnavailableError
 from agent_identity.parts import Resource
 from agent_identity.values import scope_set
 
@@ -206,13 +206,13 @@ def workload_token(
     table: ResourceTable, audience: str, clock: Callable[[], float]
 ) -> Callable[[], Flow[Secret]]:
     """The platform's token for an audience, as a flow that is made anew for each use."""
-    found = provider(table.provider or "ambient", path=table.path, expect=table.expect)
+    found = _provider(table)
 
     def fetch() -> Flow[Secret]:
         given = yield from found.fetch(audience, clock())
         if given is None:
-            raise ConfigurationError(
-                "workload_missing",
+            raise CredentialUnavailableError(
+                "no_workload_identity",
                 f"there is no {found.kind} here to say what this workload is (looked for {found.looks_for})",
                 remedy=found.setup,
             )
@@ -221,20 +221,29 @@ def workload_token(
     return fetch
 
 
+def _provider(table: ResourceTable) -> Provider:
+    return provider(
+        table.provider or "ambient",
+        path=table.path,
+        expect=table.expect,
+        token_host=table.token_host,
+    )
+
+
 def _workload_token(table: ResourceTable, means: _Means) -> Source:
     return WorkloadTokenSource(
-        provider(table.provider or "ambient", path=table.path, expect=table.expect),
+        _provider(table),
         table.audience,
         clock=means.clock,
     )
 
 
 def _spiffe_jwt(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeJwtSource(clock=means.clock)
+    return SpiffeJwtSource(means.configuration.spiffe.trust_domain, clock=means.clock)
 
 
 def _spiffe_x509(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeX509Source(clock=means.clock)
+    return SpiffeX509Source(means.configuration.spiffe.trust_domain, clock=means.clock)
 
 
 # -- what was there before -------------------------------------------------------------------------------------------------

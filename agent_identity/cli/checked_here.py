@@ -60,17 +60,16 @@ def check_secret(path: tuple[str, ...], reference: str, looked: Looked) -> list[
             return [Finding(name, OK, "nothing kept yet, the first sign-in puts it there")]
         if found is None or not found.reveal():
             what = "there is nothing" if found is None else "what is there is empty"
-            return [
-                Finding(
-                    name,
-                    FAILED,
-                    f"{what} at {reference}",
-                    "put the secret there, or name another place",
-                )
-            ]
+            return [Finding(name, FAILED, f"{what} at {reference}", _wanted(path, looked))]
         return [_usable(path, reference, found, looked), *_mode(name, reference)]
     except AgentIdentityError as error:
         return [failed_by(name, error)]
+
+
+def _wanted(path: tuple[str, ...], looked: Looked) -> str:
+    if _is_signing_key(path, looked.configuration):
+        return "make a key there, in PEM: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+    return "put the secret there, or name another place"
 
 
 def _usable(path: tuple[str, ...], reference: str, found: Secret, looked: Looked) -> Finding:

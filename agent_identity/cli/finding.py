@@ -30,16 +30,7 @@ def named_configuration(option: Path | None) -> Path | None:
     Raises:
         ConfigurationError: `config_relative`, the environment names another file in every folder.
     """
-    if option is not None:
-        return option
-    found = configuration_file()
-    if found is not None and not found.is_absolute():
-        raise ConfigurationError(
-            "config_relative",
-            f"{CONFIG} has to be an absolute path: a relative one is another file in every folder",
-            remedy=f"export {CONFIG} with the whole path",
-        )
-    return found
+    return configuration_file() if option is None else option
 
 
 def needed_configuration(option: Path | None) -> Path:

@@ -117,9 +117,9 @@ def write_configuration(
 
 def _next_steps(path: Path, template: Template) -> list[str]:
     steps = [f"export {CONFIG}={shlex.quote(str(path))}", "agent-identity doctor"]
-    if template.has_key:
+    if template.key is not None:
         key = shlex.quote(str(path.with_name(CLIENT_KEY)))
-        make = f"(umask 077; openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out {key})"
+        make = f"(umask 077; openssl genpkey {template.key} -out {key})"
         steps.insert(0, make)
     return steps
 

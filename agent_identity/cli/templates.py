@@ -9,22 +9,25 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-__all__ = ["CLIENT_KEY", "KINDS", "Template"]
+__all__ = ["CLIENT_KEY", "EC", "KINDS", "RSA", "Template"]
 
 CLIENT_KEY: Final = "client.pem"
+EC: Final = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+RSA: Final = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048"
+"""How `openssl genpkey` makes a key, by what issuers take."""
 
 
 class Template(NamedTuple):
-    """One kind. `has_issuer` says whether an issuer's URL belongs into it, `has_key` whether a client's key lies beside it."""
+    """One kind. `has_issuer` says whether an issuer's URL belongs into it, `key` how the client's key beside it is made."""
 
     summary: str
     text: str
     has_issuer: bool = True
-    has_key: bool = False
+    key: str | None = None
 
 
 _UNVERIFIED: Final = """\
-# Not run against @VENDOR@ itself: this follows its documentation. `agent-identity doctor` shows what is different there.
+# Not run against @VENDOR@ itself: this follows the documentation. `agent-identity doctor` shows what is different there.
 """
 _AGENT: Final = """\
 [agent]
@@ -43,8 +46,8 @@ url = "sqlite:"                       # in the state directory, AGENT_IDENTITY_S
 # autonomous = true                   # lets `agent-identity token` and `exec` act for nobody in particular
 """
 _CI_END: Final = _END.replace("# [cli]\n# autonomous = true  ", "[cli]\nautonomous = true    ")
-_KEY: Final = """\
-client_key = "file:client.pem"        # beside this file: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256 -out client.pem
+_KEY: Final = f"""\
+client_key = "file:{CLIENT_KEY}"        # beside this file: openssl genpkey {EC} -out {CLIENT_KEY}
 """
 _RESOURCE: Final = """
 [resources."https://billing.example"] # the API to be called, one table each
@@ -106,6 +109,7 @@ binding = "none"                      # token exchange there is said to leave DP
 _OKTA: Final = (
     """\
 # Okta, cross-app access: the org's authorization server gives an ID-JAG, and the application's own server a token for it.
+# The issuer is https://ORG.okta.com, without a path.
 """
     + _UNVERIFIED.replace("@VENDOR@", "Okta")
     + "\n"
@@ -114,21 +118,24 @@ _OKTA: Final = (
 [issuers.okta]                        # where people sign in
 issuer = @ISSUER@
 trust = ["subjects"]
-client_id = @NAME@
+client_id = @NAME@                    # the client id there
 """
     + _KEY
-    + """
+    + """\
+client_assertion_audience = "token-endpoint" # as Okta's documentation has it; warns at start
+
 [issuers.app]                         # the application's authorization server, which trusts Okta
 issuer = "https://auth.app.example"
 client_id = @NAME@
-client_key = "file:client.pem"
+client_key = "file:client.pem"        # or client_secret = "env:APP_SECRET"
 
 [resources."https://api.app.example"]
 source = "id-jag"
 via = "okta"
 issuer = "app"
 scopes = ["invoices:read"]
-# binding = "none"                    # where the application's server has no DPoP
+binding = "none"                      # or "dpop", where the application's server has it
+assertion = "omit"                    # another company gets no chain and no purpose; "send" where it verifies them
 """
     + _END
 )
@@ -139,23 +146,22 @@ _ENTRA: Final = (
 """
     + _UNVERIFIED.replace("@VENDOR@", "Entra ID")
     + """\
-# The agent acts as its own app registration (client credentials). Entra's on-behalf-of flow wants a parameter of its own
-# (requested_token_use) that isn't sent, and its token endpoint may refuse the standard `resource` parameter (RFC 8707).
+# It verifies people's tokens, and the agent calls as its Azure workload. Entra's own on-behalf-of flow isn't spoken here: it
+# wants a parameter of its own (requested_token_use), and refuses the standard one that names the resource (RFC 8707).
 
 """
     + _AGENT
     + """\
-[issuers.entra]
+[issuers.entra]                       # checks people's tokens, and is asked for nothing
 issuer = @ISSUER@
-client_id = "00000000-0000-0000-0000-000000000000" # the app registration's client id
-client_secret = "env:ENTRA_CLIENT_SECRET"
-client_auth = "client_secret_post"
+trust = ["subjects"]
+audience = "00000000-0000-0000-0000-000000000000" # the app registration's client id
+endpoint_origins = ["https://mtlsauth.microsoft.com"]
 
-[resources."https://billing.example"]
-source = "client-credentials"
+[resources."https://billing.example"] # by the managed identity's token, or the pod's federated one
+source = "workload-token"
+provider = "azure"
 audience = "api://billing"            # the API's application id URI
-scopes = ["api://billing/.default"]
-binding = "none"                      # it has no DPoP
 """
     + _END
 )
@@ -167,20 +173,19 @@ _AUTH0: Final = (
     + _UNVERIFIED.replace("@VENDOR@", "Auth0")
     + "\n"
     + _AGENT
-    + """\
+    + f"""\
 [issuers.auth0]
 issuer = @ISSUER@
 trust = ["subjects"]
+audience = "https://agent.example"    # the agent's own API identifier, for which people's tokens are made
 client_id = @NAME@                    # the application's client id
-"""
-    + _KEY
-    + """\
+client_key = "file:{CLIENT_KEY}"        # RSA, Auth0 takes no ES256: openssl genpkey {RSA} -out {CLIENT_KEY}
 
 [resources."https://billing.example"]
-source = "token-exchange"             # the application needs that grant, and a profile for the principals' tokens
+source = "token-exchange"             # on-behalf-of token exchange, which the application needs
 audience = "https://billing.example"  # the API's identifier
 scopes = ["invoices:read"]
-binding = "none"                      # or "dpop", where the tenant has it
+binding = "none"
 """
     + _END
 )
@@ -238,8 +243,9 @@ _KUBERNETES: Final = (
     """\
 # Kubernetes: the pod's projected service account token is exchanged for one of the resource (RFC 7523).
 # Project it for the issuer: serviceAccountToken: { audience: <the issuer's URL>, expirationSeconds: 600, path: token }
-
 """
+    + _UNVERIFIED.replace("@VENDOR@", "a cluster")
+    + "\n"
     + _AGENT
     + """\
 [issuers.idp]                         # the issuer that trusts the cluster's service account issuer
@@ -260,11 +266,11 @@ binding = "none"                      # `agent-identity exec` hands out what ano
 
 KINDS: Final[dict[str, Template]] = {
     "embedded": Template("an authority in this process, no account", _EMBEDDED, has_issuer=False),
-    "oidc": Template("one issuer by the standards, token exchange with DPoP", _OIDC, has_key=True),
-    "keycloak": Template("a Keycloak realm", _KEYCLOAK, has_key=True),
-    "okta": Template("Okta with cross-app access (ID-JAG)", _OKTA, has_key=True),
+    "oidc": Template("one issuer by the standards, token exchange with DPoP", _OIDC, key=EC),
+    "keycloak": Template("a Keycloak realm", _KEYCLOAK, key=EC),
+    "okta": Template("Okta with cross-app access (ID-JAG)", _OKTA, key=EC),
     "entra": Template("Microsoft Entra ID", _ENTRA),
-    "auth0": Template("an Auth0 tenant", _AUTH0, has_key=True),
+    "auth0": Template("an Auth0 tenant", _AUTH0, key=RSA),
     "spiffe": Template("a SPIFFE workload and an issuer that takes its SVID", _SPIFFE),
     "github-actions": Template("a job's own token, no stored secret", _GITHUB),
     "kubernetes": Template("a pod's own token, no stored secret", _KUBERNETES),

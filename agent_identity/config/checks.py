@@ -108,7 +108,7 @@ def _issuers(configuration: Configuration) -> Iterator[Fault]:
     for name, table in configuration.issuers.items():
         path = ("issuers", name)
         yield from _trust(table, path)
-        yield from _client(table, path)
+        yield from _client(table, path, has_svid="spiffe" in configuration.model_fields_set)
         yield from _registration(table, path)
         if name in asked:
             yield from _known_client(table, path)
@@ -141,13 +141,14 @@ _MATERIAL: Final = {
 }
 
 
-def _client(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
+def _client(table: IssuerTable, path: tuple[str, ...], *, has_svid: bool) -> Iterator[Fault]:
     if table.client_auth is None:
         if table.client_secret is not None:  # what was left out could mean either
             yield _several_proofs(path)
         return
     needed = _MATERIAL.get(table.client_auth)
-    if needed is not None and getattr(table, needed) is None and not _has_agent_key(table):
+    elsewhere = _has_agent_key(table) or (needed == "client_certificate" and has_svid)
+    if needed is not None and getattr(table, needed) is None and not elsewhere:
         yield _missing(*path, needed, remedy=f"{table.client_auth} needs {needed}")
     if table.client_secret is not None and needed != "client_secret":
         yield Fault(
@@ -242,10 +243,11 @@ _USED_BY: Final = {
     "actor": frozenset({"token-exchange"}),
     "assertion_from": frozenset({"jwt-bearer"}),
     "login_hint_from": frozenset({"ciba"}),
-    "audience": OAUTH_SOURCES | {"spiffe-jwt", "workload-token"},
+    "audience": OAUTH_SOURCES | {"workload-token"},
     "provider": _PLATFORM,
     "path": _PLATFORM,
     "expect": _PLATFORM,
+    "token_host": _PLATFORM,
 }
 
 

@@ -210,6 +210,10 @@ class IssuerTable(Table):
         default=None,
         description="The client's private key (PEM), for an assertion or for its certificate.",
     )
+    client_key_id: Text | None = Field(
+        default=None,
+        description="The `kid` under which the issuer knows that key, by default its thumbprint.",
+    )
     client_secret: Reference = Field(default=None, description="The client's secret.")
     client_certificate: Reference = Field(
         default=None,
@@ -225,6 +229,10 @@ class IssuerTable(Table):
     )
     registration_token: Reference = Field(
         default=None, description="The initial access token of dynamic registration."
+    )
+    resource_indicators: bool = Field(
+        default=True,
+        description="Whether it is told the resource (RFC 8707); some issuers refuse requests that name one.",
     )
     endpoint_origins: Annotated[Texts, Kind.ORIGIN] = Field(
         default=(), description="Further origins at which its endpoints may be."
@@ -301,6 +309,10 @@ class ResourceTable(Table):
     )
     path: Text | None = Field(
         default=None, description="The platform's token file, or for `gitlab` the variable's name."
+    )
+    token_host: Text | None = Field(
+        default=None,
+        description="The host of `github` tokens, for an Enterprise Server.",
     )
     expect: dict[str, str] | None = Field(
         default=None, description="Claims that the platform's token has to have."
@@ -399,6 +411,10 @@ class HttpTable(Table):
     header_limit: Bytes = Field(
         default=8_000, description="The most bytes of one header that carries a chain."
     )
+    ca: Annotated[Text | None, Kind.PATH] = Field(
+        default=None,
+        description="A file of certificate authorities (PEM) that are trusted beside the public ones.",
+    )
     allow_private: Texts = Field(
         default=(), description="Hosts with private addresses that discovered URLs may lead to."
     )
@@ -409,6 +425,9 @@ class SpiffeTable(Table):
 
     socket: Text | None = Field(
         default=None, description="Its socket, by default what `SPIFFE_ENDPOINT_SOCKET` names."
+    )
+    trust_domain: Text | None = Field(
+        default=None, description="The trust domain that our own SVIDs have to be of."
     )
 
 
@@ -434,10 +453,10 @@ class VaultTable(Table):
         default=None,
         description="The platform whose token we log in with, by default the one that is found.",
     )
-    ca: Annotated[Text | None, Kind.PATH] = Field(
-        default=None,
-        description="The file of the certificate authority that its address is checked against.",
+    path: Text | None = Field(
+        default=None, description="The platform's token file, or for `gitlab` the variable's name."
     )
+    namespace: Text | None = Field(default=None, description="The namespace, where it has them.")
 
 
 class CliTable(Table):

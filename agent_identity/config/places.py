@@ -32,9 +32,21 @@ def state_directory(explicit: str | Path | None = None) -> Path:
 
 
 def configuration_file() -> Path | None:
-    """The file that `AGENT_IDENTITY_CONFIG` names, None where it names none."""
+    """The file that `AGENT_IDENTITY_CONFIG` names, None where it names none.
+
+    Raises:
+        ConfigurationError: `config_relative`: what it names depends on where the program was started.
+    """
     found = os.environ.get(CONFIG)
-    return None if not found else Path(found)
+    if not found:
+        return None
+    if not Path(found).is_absolute():
+        raise ConfigurationError(
+            "config_relative",
+            f"{CONFIG} has to be an absolute path: a relative one is another file in every folder",
+            remedy=f"export {CONFIG} with the whole path",
+        )
+    return Path(found)
 
 
 def workload_api(explicit: str | None = None) -> str | None:

@@ -52,6 +52,7 @@ _OAUTH_ERRORS: Final = frozenset(
         *("authorization_pending", "slow_down", "expired_token", "unsupported_token_type"),
         *("unauthorized_client", "interaction_required", "login_required", "consent_required"),
         *("invalid_binding_message", "unknown_user_id", "missing_user_code", "invalid_user_code"),
+        *("invalid_redirect_uri", "invalid_software_statement", "unapproved_software_statement"),
         *("expired_login_hint_token", "invalid_request_uri", "unsupported_response_type"),
     }
 )

@@ -116,7 +116,12 @@ class AuthorizationCode:
             ("state", state),
             ("code_challenge", challenge_of(verifier)),
             ("code_challenge_method", "S256"),
-            *target(wanted, audience=self.sign_in.audience, details=self.sign_in.details),
+            *target(
+                wanted,
+                audience=self.sign_in.audience,
+                details=self.sign_in.details,
+                names_resource=issuer.resource_indicators,
+            ),
         ]
         if self.sign_in.binding == "dpop":
             form.append(("dpop_jkt", wanted.proof_key.thumbprint))

@@ -53,7 +53,12 @@ class Ciba:
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
-        members = target(wanted, audience=self.sign_in.audience, details=self.sign_in.details)
+        members = target(
+            wanted,
+            audience=self.sign_in.audience,
+            details=self.sign_in.details,
+            names_resource=issuer.resource_indicators,
+        )
         form: list[tuple[str, str | Secret]] = [
             member for member in members if member[0] != "scope"
         ]

@@ -49,7 +49,12 @@ class ClientCredentials:
         binding = Binding(self.binding, wanted.proof_key)
         form = [
             ("grant_type", CLIENT_CREDENTIALS),
-            *target(wanted, audience=self.audience, details=self.details),
+            *target(
+                wanted,
+                audience=self.audience,
+                details=self.details,
+                names_resource=self.issuer.resource_indicators,
+            ),
         ]
         answer = yield from self.issuer.token(form, binding=binding)
         certificate = yield from self.issuer.certificate()

@@ -86,7 +86,7 @@ class CrossDomain:
         form: list[tuple[str, str | Secret]] = [
             ("grant_type", JWT_BEARER),
             ("assertion", grant),
-            *target(wanted, details=self.details),
+            *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
         ]
         answer = yield from self.issuer.token(form, binding=binding, one_use=True)
         certificate = yield from self.issuer.certificate()
@@ -115,7 +115,12 @@ class CrossDomain:
             ("requested_token_type", _REQUESTED[self.kind]),
             ("subject_token", subject.token),
             ("subject_token_type", subject.token_type),
-            *target(wanted, audience=self.issuer.url, details=self.details),
+            *target(
+                wanted,
+                audience=self.issuer.url,
+                details=self.details,
+                names_resource=self.kind == "id-jag",
+            ),
         ]
         answer = yield from self.via.token(form, binding=binding)
         check_issued_type(answer, _REQUESTED[self.kind], self.via.url)

@@ -53,7 +53,12 @@ class DeviceAuthorization:
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
         details = self.sign_in.details
-        form = target(wanted, audience=self.sign_in.audience, details=details)
+        form = target(
+            wanted,
+            audience=self.sign_in.audience,
+            details=details,
+            names_resource=issuer.resource_indicators,
+        )
         response = yield from issuer.post("device_authorization", form, "a device code")
         fields = json_object(response, issuer.url)
         interval, life = span_of(fields, self.patience)

@@ -53,7 +53,8 @@ class Issuer:
     """One issuer, asked as one client.
 
     `origins` are further origins that its endpoints may have, `jwks` is where its keys are when that isn't left to its metadata,
-    `certificate` what the client shows in TLS where tokens are bound to it. `clock` gives Unix seconds.
+    `certificate` what the client shows in TLS where tokens are bound to it. `resource_indicators` False leaves out `resource`
+    (RFC 8707), for issuers that refuse requests that have one. `clock` gives Unix seconds.
     """
 
     def __init__(
@@ -65,10 +66,12 @@ class Issuer:
         origins: frozenset[str] = frozenset(),
         jwks: str | None = None,
         certificate: Callable[[], Flow[Certificate]] | None = None,
+        resource_indicators: bool = True,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
         self.clock = clock
+        self.resource_indicators = resource_indicators
         self.nonces: Nonces = Nonces()
         self.breaker: Breaker = Breaker(monotonic)
         self._clients = clients

@@ -65,7 +65,9 @@ class JwtBearer:
             return [
                 ("grant_type", JWT_BEARER),
                 ("assertion", assertion()),
-                *target(wanted, audience=self.audience),
+                *target(
+                    wanted, audience=self.audience, names_resource=self.issuer.resource_indicators
+                ),
             ]
 
         answer = yield from self.issuer.token(form, binding=binding, one_use=True)

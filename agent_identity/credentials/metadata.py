@@ -25,7 +25,8 @@ __all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
 
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
-_NOT_FOUND: Final = 404
+_NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
+"""How servers say that they have nothing in a place; each of an issuer's places is looked at."""
 
 _ALIASED: Final = {
     "token": "token_endpoint",
@@ -41,7 +42,8 @@ _ALIASED: Final = {
 class Endpoints:
     """What an issuer's metadata says of itself (RFC 8414); `issuer` is the very string it was asked under.
 
-    `aliases` are the endpoints for clients that show a certificate (RFC 8705 §5), by the names that the fields have here.
+    `aliases` are the endpoints for clients that show a certificate (RFC 8705 §5), by the names that the fields have here;
+    `origins` are where they may be. `takes_metadata_documents` is None where the issuer says nothing of it.
     """
 
     issuer: str
@@ -60,15 +62,19 @@ class Endpoints:
     challenge_methods: frozenset[str] | None = None
     names_itself_in_response: bool = False
     requires_pushed: bool = False
-    grant_profiles: frozenset[str] = frozenset()
+    takes_metadata_documents: bool | None = None
+    origins: frozenset[str] = frozenset()
 
     def at(self, name: str, *, certificate: bool = False) -> str:
         """The URL of an endpoint, its alias for a client with a certificate.
 
         Raises:
-            CredentialRejectedError: `endpoint_missing`, the issuer has no such endpoint.
+            CredentialRejectedError: `endpoint_missing`, the issuer has no such endpoint; `endpoint_origin`, its alias is at an
+                origin that nobody allowed.
         """
         if certificate and name in self.aliases:
+            if _origin_of(self.aliases[name]) not in self.origins:
+                raise _elsewhere(self.issuer, _ALIASED.get(name, name))
             return self.aliases[name]
         found = getattr(self, name)
         if not isinstance(found, str):
@@ -93,7 +99,7 @@ def discover(
     """
     for url in _places(issuer):
         response = yield from asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
-        if response.status == _NOT_FOUND:
+        if response.status in _NOT_THERE:
             continue
         if response.status != 200:  # noqa: PLR2004 - a status of HTTP
             raise failure_of(response, issuer, "its metadata", clock())
@@ -129,24 +135,18 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
     allowed = origins | {origin(issuer)}
     aliases = document.nested("mtls_endpoint_aliases")
 
-    def endpoint(name: str, members: Fields = document) -> str | None:
-        if not members.has(name):
+    def endpoint(name: str) -> str | None:
+        if not document.has(name):
             return None
-        url = members.text(name)
+        url = document.text(name)
         if url is None or _origin_of(url) not in allowed:
-            raise CredentialRejectedError(
-                "endpoint_origin",
-                f"{issuer} names a {name} at another origin",
-                remedy="if that is right, list the origin in the issuer's endpoint_origins",
-            )
+            raise _elsewhere(issuer, name)
         return url
 
     token = endpoint("token_endpoint")
     if token is None:
         raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no token_endpoint")
-    found = (
-        {name: endpoint(member, aliases) for name, member in _ALIASED.items()} if aliases else {}
-    )
+    found = {name: aliases.text(member) for name, member in _ALIASED.items()} if aliases else {}
     return Endpoints(
         issuer=issuer,
         token=token,
@@ -161,12 +161,26 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
         device_authorization=endpoint("device_authorization_endpoint"),
         backchannel_authentication=endpoint("backchannel_authentication_endpoint"),
         aliases={name: url for name, url in found.items() if url is not None},
+        origins=frozenset(allowed),
         challenge_methods=document.texts("code_challenge_methods_supported"),
         names_itself_in_response=document.get("authorization_response_iss_parameter_supported")
         is True,
         requires_pushed=document.get("require_pushed_authorization_requests") is True,
-        grant_profiles=document.texts("authorization_grant_profiles_supported") or frozenset(),
+        takes_metadata_documents=_flag(document, "client_id_metadata_document_supported"),
     )
+
+
+def _elsewhere(issuer: str, name: str) -> CredentialRejectedError:
+    return CredentialRejectedError(
+        "endpoint_origin",
+        f"{issuer} names a {name} at another origin",
+        remedy="if that is right, list the origin in the issuer's endpoint_origins",
+    )
+
+
+def _flag(document: Fields, name: str) -> bool | None:
+    found = document.get(name)
+    return found if isinstance(found, bool) else None
 
 
 def _origin_of(url: str) -> str | None:

@@ -82,10 +82,12 @@ class RefreshTokens:
         """Forget a token that the issuer took back, unless another has taken its place meanwhile."""
         name = self._name(wanted)
         if self._reference is None:
-            if self._held.get(name) == token:
+            if token.equals(self._held.get(name)):
                 del self._held[name]
             return
-        if not self._fixed and (yield from self._store.read(self._place(name))) == token:
+        if self._fixed:
+            return
+        if token.equals((yield from self._store.read(self._place(name)))):
             yield from self._store.keep(self._place(name), None)
 
     def start_over(self) -> None:
@@ -122,7 +124,7 @@ def refreshed(
     form: list[tuple[str, str | Secret]] = [
         ("grant_type", REFRESH),
         ("refresh_token", token),
-        *target(wanted, details=expected.details),
+        *target(wanted, details=expected.details, names_resource=issuer.resource_indicators),
     ]
     try:
         answer = yield from issuer.token(
@@ -132,7 +134,7 @@ def refreshed(
         if error.code == "invalid_grant":
             yield from tokens.drop(wanted, token)
         raise
-    if answer.refresh_token is not None and answer.refresh_token != token:
+    if answer.refresh_token is not None and not token.equals(answer.refresh_token):
         yield from tokens.put(wanted, answer.refresh_token)
     return (yield from accepted(issuer, answer, expected))
 

@@ -79,10 +79,7 @@ def register(
     if owner:
         document["owner"] = owner
     if grant_types:
-        document["grant_types"] = [*grant_types]
-        if "authorization_code" in grant_types:
-            document["redirect_uris"] = [_REDIRECT]
-            document["response_types"] = ["code"]
+        document |= _uses(grant_types)
     request = HttpRequest(
         "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
     )
@@ -102,6 +99,17 @@ def register(
     now = clock()
     client = Client(client_id, PrivateKeyJwt(key))
     return Registered(client, issued_at=now, expires_at=now + _LIFE)
+
+
+def _uses(grant_types: Sequence[str]) -> dict[str, JSON]:
+    """What the client will do, all of it said: what is left out means a web application that signs people in (RFC 7591 §2)."""
+    signs_in = "authorization_code" in grant_types
+    return {
+        "application_type": "native",
+        "grant_types": [*grant_types],
+        "redirect_uris": [_REDIRECT] if signs_in else [],
+        "response_types": ["code"] if signs_in else [],
+    }
 
 
 def _headers(initial_token: Secret | None) -> dict[str, str]:

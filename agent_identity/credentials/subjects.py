@@ -30,7 +30,7 @@ from agent_identity.flow import Shared, shared
 from agent_identity.values import Principal, Secret, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping
+    from collections.abc import Collection, Mapping, Sequence
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
@@ -86,11 +86,13 @@ class TokenSource(Protocol):
 class Trusted:
     """An issuer whose word about principals is taken here, for tokens made for `audience`.
 
-    `token_type` overrides what is read from a token.
+    An ID token is made for the client that somebody signed in with, which may be ours: `client_id`. `token_type` overrides what
+    is read from a token.
     """
 
     issuer: Issuer
     audience: str
+    client_id: str | None = None
     algorithms: frozenset[str] = ALGORITHMS
     token_type: str | None = None
     evidence: str = "issuer"
@@ -304,14 +306,15 @@ def _verify(trust: Trusted, token: Secret, *, must_be_id: bool) -> Flow[_Known]:
             "key_unknown", f"{trust.issuer.url} has no such key", remedy=error.remedy
         ) from None
     jose.verify(parsed, [key], algorithms=trust.algorithms, error=InvalidSubjectError)
-    _check(claims, trust)
     token_type = trust.token_type or _type_of(claims, typ)
+    is_id = must_be_id or token_type == ID_TOKEN
+    _check(claims, trust, [trust.audience, trust.client_id] if is_id else [trust.audience])
     if must_be_id and token_type == ACCESS_TOKEN:
         raise InvalidSubjectError("wrong_typ", "an access token was given as an ID token")
     return _known(claims, ID_TOKEN if must_be_id else token_type, trust.issuer.clock())
 
 
-def _check(claims: Fields, trust: Trusted) -> None:
+def _check(claims: Fields, trust: Trusted, audiences: Sequence[str | None]) -> None:
     jose.check_lifetime(
         claims.members,
         now=trust.issuer.clock(),
@@ -321,10 +324,10 @@ def _check(claims: Fields, trust: Trusted) -> None:
     )
     if claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token is of another issuer")
-    if claims.get("aud") not in (trust.audience, [trust.audience]):
+    if not any(claims.get("aud") in (name, [name]) for name in audiences if name is not None):
         raise InvalidSubjectError(
             "audience_mismatch",
-            f"the principal's token isn't made for {trust.audience} alone",
+            f"the principal's token isn't made for {audiences[0]} alone",
             remedy="have it issued for this agent, or set audience for the issuer",
         )
 

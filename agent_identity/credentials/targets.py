@@ -17,10 +17,17 @@ __all__ = ["details_text", "target"]
 
 
 def target(
-    wanted: Wanted, *, audience: str | None = None, details: Sequence[JSON] = ()
+    wanted: Wanted,
+    *,
+    audience: str | None = None,
+    details: Sequence[JSON] = (),
+    names_resource: bool = True,
 ) -> list[tuple[str, str]]:
-    """The members that say what is wanted; the resource goes along even where an issuer ignores it."""
-    form = [("resource", wanted.resource)]
+    """The members that say what is wanted.
+
+    The resource goes along even where an issuer ignores it; `names_resource` False is for those that refuse it.
+    """
+    form = [("resource", wanted.resource)] if names_resource else []
     if audience is not None:
         form.append(("audience", audience))
     if wanted.scopes:

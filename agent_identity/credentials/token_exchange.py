@@ -103,7 +103,12 @@ class TokenExchange:
             ("requested_token_type", ACCESS_TOKEN),
             ("subject_token", subject.token),
             ("subject_token_type", subject.token_type),
-            *target(wanted, audience=self.audience, details=self.details),
+            *target(
+                wanted,
+                audience=self.audience,
+                details=self.details,
+                names_resource=self.issuer.resource_indicators,
+            ),
         ]
         headers: tuple[tuple[str, str], ...] = ()
         if self.actor == "grant":

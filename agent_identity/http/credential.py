@@ -89,6 +89,7 @@ class Credential(httpx.Auth):
         numbers: Iterator[int] | None,
         check: Callable[[], None],
         renewer: Renewer | None = None,
+        context: Callable[[Certificate], ssl.SSLContext] = client_context,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._ready = ready
@@ -97,6 +98,7 @@ class Credential(httpx.Auth):
         self._facts = facts
         self._check = check
         self._renewer = renewer
+        self._context = context
         self._clock = clock
         self._numbers = numbers or itertools.count(1)
 
@@ -130,12 +132,12 @@ class Credential(httpx.Auth):
         return self._certificate().chain
 
     def ssl_context(self) -> ssl.SSLContext:
-        """A context for a client of your own that shows the certificate and trusts what the system trusts.
+        """A context for a client of your own: it shows the certificate, and trusts whom the identity trusts.
 
         Raises:
             ConfigurationError: it has no certificate.
         """
-        return client_context(self._certificate())
+        return self._context(self._certificate())
 
     def _certificate(self) -> Certificate:
         certificate = self._ready.issued.certificate
@@ -264,7 +266,7 @@ class Credential(httpx.Auth):
             renewal = self.renewal(method, status, found)
             if renewal is None or body is None or not may_renew:
                 return
-            may_renew, may_nonce = False, True
+            may_renew = False
             yield renewal
 
     def renew(self, renewal: Renewal) -> None:

@@ -29,17 +29,26 @@ _IDLE: Final = 30.0
 
 
 @functools.cache
-def tls() -> ssl.SSLContext:
-    return _context()
+def tls(authorities: str | None = None) -> ssl.SSLContext:
+    """A context that trusts the public authorities, and those in the file `authorities` (PEM).
+
+    Raises:
+        ConfigurationError: `authorities_unusable`, the file holds none.
+    """
+    return _context(authorities)
 
 
-def client_context(certificate: Certificate) -> ssl.SSLContext:
-    """A context that shows a certificate. The key touches no disk where the system has files in memory.
+def client_context(certificate: Certificate, authorities: str | None = None) -> ssl.SSLContext:
+    """A context that shows a certificate, and trusts the authorities that came with it as well.
+
+    The key touches no disk where the system has files in memory.
 
     Raises:
         ConfigurationError: `certificate_unusable`, certificate and key don't belong together.
     """
-    context = _context()
+    context = _context(authorities)
+    if certificate.bundle:
+        context.load_verify_locations(cadata=certificate.bundle)
     text = f"{certificate.chain.rstrip()}\n{certificate.key.reveal()}"
     with _file_with(text.encode()) as path:
         try:
@@ -57,9 +66,19 @@ def client_context(certificate: Certificate) -> ssl.SSLContext:
     return context
 
 
-def _context() -> ssl.SSLContext:
+def _context(authorities: str | None = None) -> ssl.SSLContext:
     context = httpx.create_ssl_context(trust_env=False)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
+    if authorities is None:
+        return context
+    try:
+        context.load_verify_locations(cafile=authorities)
+    except (ssl.SSLError, OSError):
+        raise ConfigurationError(
+            "authorities_unusable",
+            f"{authorities} holds no certificate authorities",
+            remedy="put them there as PEM, or correct [http] ca",
+        ) from None
     return context
 
 

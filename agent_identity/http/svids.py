@@ -7,6 +7,7 @@ The X.509-SVID is watched: the API pushes the next one long before this one ends
 from __future__ import annotations
 
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
@@ -52,7 +53,7 @@ class WorkloadApi:
         raise _unavailable(kind)
 
     def certificate(self) -> Certificate | None:
-        """The X.509-SVID as it is now.
+        """The X.509-SVID as it is now, with the authorities of its trust domain.
 
         Raises:
             CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
@@ -60,8 +61,12 @@ class WorkloadApi:
         """
         client = self._connected()
         try:
-            svid = self._source(client).get_x509_context().default_svid
-            return certificate_of(svid.cert_chain, svid.private_key)
+            found = self._source(client).get_x509_context()
+            svid = found.default_svid
+            domain = svid.spiffe_id.trust_domain
+            bundle = found.x509_bundle_set.get_bundle_for_trust_domain(domain)
+            trusted = () if bundle is None else bundle.x509_authorities
+            return certificate_of(svid.cert_chain, svid.private_key, trusted)
         except Exception as error:  # noqa: BLE001 - see `jwt`
             kind = type(error).__name__
         with self._lock:
@@ -94,6 +99,7 @@ class WorkloadApi:
 def _client(socket: str) -> Any:
     try:
         from spiffe import WorkloadApiClient  # noqa: PLC0415 - an extra
+        from spiffe.errors import ArgumentError  # noqa: PLC0415 - an extra
     except ImportError:
         raise ConfigurationError(
             "spiffe_missing",
@@ -102,6 +108,10 @@ def _client(socket: str) -> Any:
         ) from None
     try:
         return WorkloadApiClient(socket)
+    except ArgumentError:
+        if _is_absent(socket):  # the agent of this machine starts when it starts
+            raise _unavailable("no socket there") from None
+        kind = "ArgumentError"
     except Exception as error:  # noqa: BLE001 - the seam: it says what is wrong with the address
         kind = type(error).__name__
     raise ConfigurationError(
@@ -109,6 +119,11 @@ def _client(socket: str) -> Any:
         f"the address of the SPIFFE Workload API can't be used ({kind})",
         remedy="set [spiffe] socket, or SPIFFE_ENDPOINT_SOCKET, to unix:/path/to/agent.sock",
     )
+
+
+def _is_absent(socket: str) -> bool:
+    path = socket.removeprefix("unix:")
+    return path != socket and path.startswith("/") and not Path(path.replace("//", "/")).exists()
 
 
 def _unavailable(kind: str) -> CredentialUnavailableError:

@@ -8,6 +8,7 @@ through the same clients, by a transport that calls it instead of a socket.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import threading
 import time
 import weakref
@@ -68,7 +69,8 @@ class Transport:
     """Answers `HttpRequest`s. Thread-safe; after a fork the child opens connections of its own.
 
     `in_process` maps origins to servers that live in this process. `body_limit` is bytes. `allow_private` are hosts that may
-    be in a private network though a peer named them; `resolve` finds the addresses of such a host.
+    be in a private network though a peer named them; `resolve` finds the addresses of such a host. `authorities` is a file of
+    certificate authorities (PEM) that are trusted beside the public ones.
     """
 
     def __init__(
@@ -77,11 +79,13 @@ class Transport:
         *,
         body_limit: int = BODY_LIMIT,
         allow_private: frozenset[str] = frozenset(),
+        authorities: str | None = None,
         resolve: Callable[[str, int], Iterable[str]] = addresses_of,
     ) -> None:
         self._in_process = dict(in_process or {})
         self._body_limit = body_limit
         self._allow_private = allow_private
+        self._authorities = authorities
         self._resolve = resolve
         self.start_over()
         start_over_in_child(self)
@@ -140,6 +144,12 @@ class Transport:
             request.method, request.url, headers=_sent(request), content=request.body or None
         ) as response:
             return await self._aread(response, response.aiter_raw())
+
+    def context(self, certificate: Certificate | None) -> ssl.SSLContext:
+        """What a connection believes, and shows."""
+        if certificate is None:
+            return tls(self._authorities)
+        return client_context(certificate, self._authorities)
 
     def network(self) -> httpx.BaseTransport:
         """The pooled sync transport, for a client that is handed out and may be closed by whoever got it."""
@@ -212,7 +222,7 @@ class Transport:
             backend: httpcore.NetworkBackend = DeadlineBackend()
             if place.is_guarded:
                 backend = GuardedBackend(backend, self._allow_private, self._resolve)
-            transport = Network(_context_for(certificate), backend)
+            transport = Network(self.context(certificate), backend)
         return httpx.Client(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
 
     async def _aclient(self, place: _Place, certificate: Certificate | None) -> httpx.AsyncClient:
@@ -238,7 +248,7 @@ class Transport:
             backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub for whoever has no anyio
             if place.is_guarded:
                 backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
-            transport = AsyncNetwork(_context_for(certificate), backend)
+            transport = AsyncNetwork(self.context(certificate), backend)
         return httpx.AsyncClient(transport=transport, trust_env=False, timeout=None)  # noqa: S113 - every exchange has a deadline of its own
 
     def _read(self, response: httpx.Response, chunks: Iterator[bytes]) -> HttpResponse:
@@ -266,11 +276,10 @@ C = TypeVar("C")
 
 
 def _to_network(certificate: Certificate | None) -> _Place:
-    return _NETWORK if certificate is None else _Place("network", certificate.thumbprint)
-
-
-def _context_for(certificate: Certificate | None) -> ssl.SSLContext:
-    return tls() if certificate is None else client_context(certificate)
+    if certificate is None:
+        return _NETWORK
+    bundle = hashlib.sha256(certificate.bundle.encode()).hexdigest()
+    return _Place("network", f"{certificate.thumbprint} {bundle}")
 
 
 def _evicted(open_clients: OrderedDict[_Place, C]) -> list[C]:

@@ -22,10 +22,12 @@ from agent_identity.http.single_flight import SingleFlight
 from agent_identity.http.surroundings import Surroundings
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable
 
     from agent_identity.flow import Answer, Ask, Draft, Expiring
     from agent_identity.http.transport import Transport
+    from agent_identity.values import Certificate
 
 __all__ = ["Appender", "World"]
 
@@ -78,6 +80,10 @@ class World:
         if self._transport is None:
             self._transport = self._open_transport()
         return self._transport
+
+    def context(self, certificate: Certificate) -> ssl.SSLContext:
+        """What a client of somebody's own needs to show a certificate as this identity would."""
+        return self.transport.context(certificate)
 
     def answer(self, ask: Ask) -> Answer:
         """Answer one ask in sync code."""

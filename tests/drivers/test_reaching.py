@@ -340,8 +340,8 @@ def trusting(authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's own trust is the test's authority."""
     real = seams._context
 
-    def context() -> ssl.SSLContext:
-        made = real()
+    def context(authorities: str | None = None) -> ssl.SSLContext:
+        made = real(authorities)
         made.load_verify_locations(cadata=authority.pem())
         return made
 
@@ -457,6 +457,33 @@ def test_each_request_shows_the_certificate_that_it_names(
             assert [shown(each) for each in certificates * 2] == serials * 2
             with pytest.raises(TransportError):
                 shown(None)
+
+
+def test_authorities_that_the_configuration_names_are_trusted_beside_the_public_ones(
+    authority: FakeAuthority, tmp_path: Path, exchange: Exchange
+) -> None:
+    file = tmp_path / "authorities.pem"
+    file.write_text(authority.pem())
+    with secure(authority, tmp_path) as web:
+        request = HttpRequest("GET", f"https://127.0.0.1:{web.port}/")
+        assert exchange(Transport(authorities=str(file)), request).status == 200
+        with pytest.raises(TransportError):
+            exchange(Transport(), request)
+    empty = tmp_path / "empty.pem"
+    empty.write_text("nothing")
+    with pytest.raises(ConfigurationError) as caught:
+        Transport(authorities=str(empty)).context(None)
+    assert caught.value.code == "authorities_unusable"
+
+
+def test_the_authorities_that_come_with_a_certificate_are_trusted_where_it_is_shown(
+    authority: FakeAuthority, tmp_path: Path, exchange: Exchange
+) -> None:
+    leaf, key = authority.leaf()
+    svid = certificate_of([leaf], key, [authority.certificate])
+    with secure(authority, tmp_path, asks=True) as web:
+        request = HttpRequest("GET", f"https://127.0.0.1:{web.port}/", certificate=svid)
+        assert exchange(Transport(), request).status == 200
 
 
 @pytest.mark.usefixtures("trusting")

@@ -65,5 +65,4 @@ def test_each_session_gets_one_token_of_its_own_and_memory_stays_flat(
                     sizes.append(resident())
         assert (issued, revoked) == (SESSIONS, SESSIONS)
     grown = sizes[-1] - sizes[len(sizes) // 2]
-    print(f"memory grew by {grown / SESSIONS:.0f} bytes a session")
     assert grown < 8_000_000, sizes

@@ -124,11 +124,6 @@ def test_a_certificate_proves_the_client_and_binds_the_token(
     assert claims["cnf"] == {"x5t#S256": shown.thumbprint}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=CredentialRejectedError,
-    reason="metadata._read holds aliases to the issuer's origin also for a client that never uses them",
-)
 def test_aliases_elsewhere_dont_matter_to_a_client_without_certificate(
     secure: AuthorizationServer, configured: Configured, keys: Keys
 ) -> None:
@@ -160,11 +155,6 @@ async def test_async_code_meets_the_nonce_too(
         assert strict.claims(credential.reveal(), TOOLS)["cnf"] == {"jkt": jkt_of(identity)}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=CredentialRejectedError,
-    reason="registration.register leaves response_types out, which means code, so this issuer wants redirect_uris",
-)
 def test_an_instance_registers_itself_with_its_own_key(
     started: Started, configured: Configured, monkeypatch: pytest.MonkeyPatch
 ) -> None:

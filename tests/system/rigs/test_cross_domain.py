@@ -103,11 +103,6 @@ def test_identity_is_chained_into_the_other_domain(
     assert claims["cnf"] == {"jkt": jkt_of(identity)}
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=AssertionError,
-    reason="CrossDomain._grant names the protected resource as `resource`, which is the other authorization server here",
-)
 def test_identity_chaining_names_the_other_authorization_server_alone(
     server: AuthorizationServer, other: AuthorizationServer, configured: Configured, keys: Keys
 ) -> None:

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_identity import AgentIdentity
-from agent_identity.errors import AgentIdentityError, ConfigurationError, CredentialError
+from agent_identity.errors import AgentIdentityError, CredentialError
 
 from . import servers
 from .conftest import Configured
@@ -209,11 +209,6 @@ def test_no_secret_shows_in_an_error_or_a_record(bao: OpenBao, configured: Confi
     assert "k-canary-123" not in f"{credential!r} {records}"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ConfigurationError,
-    reason="[vault] has no path for the provider file, so assembly.configured._vault can't make it",
-)
 def test_a_token_file_opens_the_vault(bao: OpenBao, configured: Configured, tmp_path: Path) -> None:
     token = tmp_path / "token"
     token.write_text(bao.token())

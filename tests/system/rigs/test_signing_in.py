@@ -116,11 +116,6 @@ def test_details_are_asked_for_in_the_pushed_request(
     ]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=CredentialRejectedError,
-    reason="registration.register doesn't say application_type native, so the listener's port isn't the registered one",
-)
 def test_an_instance_that_registered_itself_signs_people_in(
     started: Started, configured: Configured
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 
 from agent_identity import AgentIdentity
-from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.errors import CredentialUnavailableError
 
 from .authorization_server import AuthorizationServer, with_tls
 from .certificates import Keys
@@ -87,11 +87,6 @@ def test_an_agent_that_is_gone_is_worth_another_try(configured: Configured, sour
         refuses(identity)
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ConfigurationError,
-    reason="svids._client takes a socket that isn't there yet for an address that can't be used",
-)
 def test_an_agent_that_isnt_there_yet_is_worth_another_try(configured: Configured) -> None:
     """A pod may start before the SPIRE agent beside it: its socket's file comes later."""
     with tempfile.TemporaryDirectory(prefix="wl") as folder:
@@ -230,11 +225,6 @@ def test_a_client_proves_itself_by_a_jwt_svid(
     assert (svid["form"]["sub"], svid["form"]["aud"]) == (workload_api.spiffe_id, [server.issuer])
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=ConfigurationError,
-    reason="checks._client wants a client_certificate, though assembly.issuers takes the SVID where there is none",
-)
 @pytest.mark.usefixtures("trusting_the_rig")
 def test_a_client_proves_itself_by_an_x509_svid(
     workload_api: WorkloadApi, started: Started, configured: Configured, keys: Keys

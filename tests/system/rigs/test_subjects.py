@@ -122,11 +122,6 @@ def test_an_opaque_token_that_was_taken_back_opens_no_session(
     assert refused.value.code == "inactive"
 
 
-@pytest.mark.xfail(
-    strict=True,
-    raises=InvalidSubjectError,
-    reason="subjects._check holds the ID token to the audience of access tokens, so no pair of one sign-in passes",
-)
 def test_an_id_token_and_an_access_token_of_one_sign_in_open_a_session(
     server: AuthorizationServer, configured: Configured
 ) -> None:
@@ -145,14 +140,7 @@ client_auth = "none"
         assert session.principal.sub == "alice"
 
 
-_ID_TOKENS = pytest.mark.xfail(
-    strict=True,
-    raises=InvalidSubjectError,
-    reason="subjects._check holds the renewed ID token, too, to the audience of access tokens",
-)
-
-
-@pytest.mark.parametrize("scope", ["tool:read", pytest.param("openid tool:read", marks=_ID_TOKENS)])
+@pytest.mark.parametrize("scope", ["tool:read", "openid tool:read"])
 def test_a_principals_refresh_token_outlasts_their_access_token(
     started: Started, configured: Configured, keys: Keys, scope: str
 ) -> None:

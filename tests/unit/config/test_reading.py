@@ -174,6 +174,8 @@ path = "ID_TOKEN"
 url = "sqlite:///my%20ledger.db"
 [vault]
 address = "https://vault.example"
+role = "bot"
+[http]
 ca = "ca.pem"
 """
     )
@@ -185,8 +187,7 @@ ca = "ca.pem"
     assert found.resources["https://billing.example"].path == f"{base}/token"
     assert found.resources["https://ci.example"].path == "ID_TOKEN"
     assert found.ledger.url == f"sqlite:///{base}/my%20ledger.db"
-    assert found.vault is not None
-    assert found.vault.ca == f"{base}/ca.pem"
+    assert found.http.ca == f"{base}/ca.pem"
 
 
 def test_a_relative_ledger_opens_where_the_configuration_lies(write, tmp_path) -> None:

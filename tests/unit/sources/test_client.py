@@ -151,10 +151,18 @@ def test_without_a_spiffe_identity_nothing_is_sent(rig, svids, expected, code) -
 def test_a_client_with_a_certificate_shows_it_at_the_alias(rig) -> None:
     alias = "https://mtls.idp.example/token"
     authentication = TlsCertificate(lambda: pure(rig.certificate))
-    request = asked_as(rig, authentication, aliases={"token": alias})
+    allowed = frozenset({"https://mtls.idp.example"})
+    request = asked_as(rig, authentication, aliases={"token": alias}, origins=allowed)
     assert (request.url, request.certificate) == (alias, rig.certificate)
     assert rig.form(request)["client_id"] == "client-1"
     assert rig.claims(request.headers["DPoP"])["htu"] == alias
+
+
+def test_E02_an_alias_at_an_origin_that_nobody_allowed_is_refused_to_who_needs_it(rig) -> None:
+    authentication = TlsCertificate(lambda: pure(rig.certificate))
+    with pytest.raises(CredentialRejectedError) as caught:
+        asked_as(rig, authentication, aliases={"token": "https://evil.example/token"})
+    assert caught.value.code == "endpoint_origin"
 
 
 def test_without_an_alias_the_certificate_is_shown_at_the_endpoint_itself(rig) -> None:

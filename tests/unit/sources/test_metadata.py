@@ -82,20 +82,24 @@ def test_the_first_place_that_answers_is_the_last_one_asked(rig) -> None:
         (HttpResponse(503), CredentialUnavailableError, "issuer_busy"),
         (HttpResponse(429), CredentialUnavailableError, "issuer_busy"),
         (TransportError("timeout", "t"), CredentialUnavailableError, "issuer_unreachable"),
-        (HttpResponse(403), CredentialRejectedError, "unreadable_error"),
-        (HttpResponse(401), CredentialRejectedError, "unreadable_error"),
-        (HttpResponse(410), CredentialRejectedError, "unreadable_error"),
         (HttpResponse(302), CredentialRejectedError, "redirected"),
         (HttpResponse(200, {"content-type": "text/html"}), CredentialRejectedError, "not_json"),
         (HttpResponse(200), CredentialRejectedError, "not_json"),
     ],
 )
-def test_anything_but_not_found_ends_the_search(rig, answer, expected, code: str) -> None:
+def test_anything_but_a_refusal_ends_the_search(rig, answer, expected, code: str) -> None:
     asks: list[Any] = []
     with pytest.raises(expected) as caught:
         found(rig, answer, asks=asks)
     assert caught.value.code == code
     assert len(asks) == 1
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
+def test_a_place_that_refuses_is_passed_over(rig, status: int) -> None:
+    asks: list[Any] = []
+    found(rig, HttpResponse(status), document(rig, TENANT), issuer=TENANT, asks=asks)
+    assert len(asks) == 2
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"issuer":1,"issuer":2}', b"\xff"])
