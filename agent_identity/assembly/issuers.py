@@ -18,7 +18,11 @@ from agent_identity.credentials.client import (
     TlsCertificate,
 )
 from agent_identity.credentials.issuer import Issuer
-from agent_identity.credentials.registration import InstanceRegistration
+from agent_identity.credentials.registration import (
+    DocumentedClient,
+    InstanceRegistration,
+    metadata_document,
+)
 from agent_identity.credentials.subjects import ALGORITHMS, Trusted
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
 from agent_identity.errors import ConfigurationError
@@ -34,9 +38,10 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Clients
     from agent_identity.credentials.registration import Registered
     from agent_identity.flow import Flow
-    from agent_identity.values import Certificate
+    from agent_identity.keys import SigningKey
+    from agent_identity.values import JSON, Certificate
 
-__all__ = ["client_of", "issuers_of", "trusted_of"]
+__all__ = ["client_document", "issuers_of", "trusted_of"]
 
 _SUBJECT_TYPES = {"access_token": ACCESS_TOKEN, "id_token": ID_TOKEN, "jwt": JWT}
 
@@ -117,18 +122,32 @@ def _clients(
         )
     if table.client_id is None:
         return _NoClient(label)
-    return KnownClient(Client(table.client_id, _authentication(label, table, secrets)))
+    client = Client(table.client_id, _authentication(label, table, secrets))
+    return DocumentedClient(client) if table.registration == "cimd" else KnownClient(client)
 
 
-def client_of(label: str, table: IssuerTable, secrets: Secrets) -> Client:
-    """The configured client of an issuer, for whoever wants to see it.
+def client_document(
+    configuration: Configuration, label: str, key: SigningKey | None
+) -> dict[str, JSON]:
+    """What has to be published at the `client_id` of an issuer's table; `key` is the client's.
 
     Raises:
-        ConfigurationError: there is none.
+        ConfigurationError: no table has that name, or its client has no document.
     """
-    if table.client_id is None:
-        raise _no_client(label)
-    return Client(table.client_id, _authentication(label, table, secrets))
+    table = configuration.issuers.get(label)
+    if table is None or table.registration != "cimd" or table.client_id is None:
+        raise ConfigurationError(
+            "no_client_document",
+            "no client of that name is known by a metadata document",
+            remedy="name a table of [issuers] whose client_id is an https URL",
+        )
+    return metadata_document(
+        table.client_id,
+        name=configuration.agent.name or configuration.agent.id or label,
+        method=table.client_auth or "none",
+        key=key,
+        grant_types=_grant_types(configuration).get(label, ()),
+    )
 
 
 class _NoClient:

@@ -232,6 +232,19 @@ def config_show(config: Config = None, as_json: Json = False) -> None:
     show_configuration(needed_configuration(config), as_json=as_json)
 
 
+@config_app.command("client-document")
+@_reported
+def config_client_document(
+    issuer: Annotated[str, typer.Argument(help="Name of the table of [issuers].")],
+    config: Config = None,
+) -> None:
+    """Print the metadata document to publish at a client_id that is an https URL (CIMD)."""
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.showing import show_client_document  # noqa: PLC0415 - see above
+
+    show_client_document(needed_configuration(config), issuer)
+
+
 @ledger_app.command("verify")
 @_reported
 def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:

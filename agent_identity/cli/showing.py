@@ -10,7 +10,9 @@ import json
 import sys
 from typing import TYPE_CHECKING, TypeAlias
 
-from agent_identity.config import configuration_schema, read_configuration
+from agent_identity.assembly.issuers import client_document
+from agent_identity.assembly.keys import referenced_key
+from agent_identity.config import References, configuration_schema, read_configuration
 from agent_identity.config.model import Table
 from agent_identity.config.problems import key_text
 
@@ -24,7 +26,13 @@ _Value: TypeAlias = (
     "Table | tuple[_Value, ...] | list[_Value] | dict[str, _Value] | str | float | None"
 )
 
-__all__ = ["effective_lines", "inferred_documents", "show_configuration", "show_schema"]
+__all__ = [
+    "effective_lines",
+    "inferred_documents",
+    "show_client_document",
+    "show_configuration",
+    "show_schema",
+]
 
 
 def show_schema() -> None:
@@ -49,6 +57,21 @@ def show_configuration(path: Path, *, as_json: bool) -> None:
         return
     sys.stdout.write(f"# {path.absolute()}\n")
     sys.stdout.writelines(f"{line}\n" for line in effective_lines(configuration))
+
+
+def show_client_document(path: Path, label: str) -> None:
+    """Print what has to be published at a client's `client_id`.
+
+    Raises:
+        ConfigurationError: the file can't be read, no such client is in it, or its key can't be.
+    """
+    configuration = read_configuration(path, needs_policy=False)
+    table = configuration.issuers.get(label)
+    key = None
+    if table is not None and table.client_key is not None:
+        key = referenced_key(References(), table.client_key, f"issuers.{label}.client_key")
+    document = client_document(configuration, label, key)
+    sys.stdout.write(json.dumps(document, indent=2) + "\n")
 
 
 def inferred_documents(configuration: Configuration) -> list[dict[str, str]]:

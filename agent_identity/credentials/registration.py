@@ -30,7 +30,13 @@ if TYPE_CHECKING:
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON, Secret
 
-__all__ = ["InstanceRegistration", "Registered", "register"]
+__all__ = [
+    "DocumentedClient",
+    "InstanceRegistration",
+    "Registered",
+    "metadata_document",
+    "register",
+]
 
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
@@ -99,6 +105,51 @@ def register(
     now = clock()
     client = Client(client_id, PrivateKeyJwt(key))
     return Registered(client, issued_at=now, expires_at=now + _LIFE)
+
+
+def metadata_document(
+    client_id: str,
+    *,
+    name: str,
+    method: str,
+    key: SigningKey | None,
+    grant_types: Sequence[str],
+) -> dict[str, JSON]:
+    """What a client publishes at its `client_id`, for issuers that read it there (draft-ietf-oauth-client-id-metadata-document).
+
+    `method` is how it proves itself, `key` the one it signs with.
+    """
+    document: dict[str, JSON] = {
+        "client_id": client_id,
+        "client_name": name,
+        "token_endpoint_auth_method": method,
+        **_uses(grant_types),
+    }
+    if key is not None:
+        document["jwks"] = {"keys": [public_signing_jwk(key)]}
+    return document
+
+
+class DocumentedClient:
+    """A client that an issuer knows by the document at its `client_id`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        """The client.
+
+        Raises:
+            CredentialRejectedError: `metadata_document_unsupported`, the issuer says that it reads none.
+        """
+        endpoints = yield from issuer.endpoints()
+        if endpoints.takes_metadata_documents is False:
+            raise CredentialRejectedError(
+                "metadata_document_unsupported",
+                f"{issuer.url} doesn't read a client's metadata document",
+                remedy="register the client there, and set its client_id and registration",
+            )
+        return self._client
 
 
 def _uses(grant_types: Sequence[str]) -> dict[str, JSON]:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from agent_identity import (
     AgentIdentity,
@@ -24,6 +25,7 @@ from agent_identity import (
     current_credential,
     tool,
 )
+from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
 from agent_identity.jose import loads_object, unverified
@@ -499,3 +501,89 @@ def test_on_behalf_of_uses_the_file_that_the_environment_names(
 def test_json_metadata_of_the_fake_is_what_an_issuer_publishes(idp: FakeIssuer) -> None:
     found = json.loads(httpx.get(f"{idp.url}/.well-known/oauth-authorization-server").text)
     assert found["issuer"] == idp.url
+
+
+CIMD = 'client_id = "https://agents.example/bot.json"\nclient_key = "file:client.pem"\n'
+
+
+def test_a_client_known_by_its_document_asks_an_issuer_that_reads_them(
+    configured: Configured, idp: FakeIssuer, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = f'[issuers.acme]\nissuer = "{idp.url}"\n{CIMD}'
+    text += f'[resources."{BILLING}"]\nsource = "client-credentials"\n'
+    identity = configured(text)
+    with identity.autonomous(trigger="cron:x", purpose="p") as session:
+        session.credential(BILLING, ["a"])
+    assert idp.tokens[0]["sub"] == "https://agents.example/bot.json"
+    whole = idp.metadata() | {"client_id_metadata_document_supported": False}
+    monkeypatch.setattr(idp, "metadata", lambda: whole)
+    with configured(text).autonomous(trigger="cron:x", purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["a"])
+    assert caught.value.code == "metadata_document_unsupported"
+
+
+def test_the_document_of_a_client_says_all_and_holds_no_secret(
+    tmp_path: Path, idp: FakeIssuer, key: Path
+) -> None:
+    path = tmp_path / "agent-identity.toml"
+    path.write_text(
+        f'[agent]\nname = "bot"\n[issuers.acme]\nissuer = "{idp.url}"\n{CIMD}'
+        f'[resources."{BILLING}"]\nsource = "authorization-code"\n'
+    )
+    path.chmod(0o600)
+    done = CliRunner().invoke(app, ["config", "client-document", "acme", "--config", str(path)])
+    assert done.exit_code == 0, done.output
+    document = json.loads(done.stdout)
+    assert document["client_id"] == "https://agents.example/bot.json"
+    assert document["token_endpoint_auth_method"] == "private_key_jwt"
+    assert document["grant_types"] == ["authorization_code", "refresh_token"]
+    assert document["redirect_uris"] == ["http://127.0.0.1/callback"]
+    assert document["jwks"]["keys"][0]["kid"] == SigningKey.from_pem(key.read_bytes()).thumbprint
+    assert "d" not in document["jwks"]["keys"][0]
+    wrong = CliRunner().invoke(app, ["config", "client-document", "other", "--config", str(path)])
+    assert wrong.exit_code == 2
+
+
+def test_an_issuer_that_refuses_resource_indicators_is_sent_none(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(
+        acme(idp)
+        + 'resource_indicators = false\nclient_key_id = "key-1"\n'
+        + f'[resources."{BILLING}"]\naudience = "api://billing"\n'
+    )
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        session.credential(BILLING, ["a"])
+    body = dict(
+        pair.split("=", 1)
+        for request in idp.received
+        if request.path == "/token"
+        for pair in request.body.decode().split("&")
+    )
+    assert "resource" not in body
+    assert unverified(body["client_assertion"]).header["kid"] == "key-1"
+    assert idp.tokens[0]["aud"] == "api://billing"
+
+
+def test_an_id_token_may_be_made_for_the_client_and_an_access_token_may_not(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    text = issuer_table(
+        idp,
+        "acme",
+        'trust = ["subjects"]',
+        'client_id = "invoice-bot"',
+        'client_key = "file:client.pem"',
+        'audience = "https://agents.example"',
+    )
+    identity = configured(text)
+    id_token = idp.token("alice", audience="invoice-bot", typ="JWT", claims={"auth_time": 1})
+    good = SubjectTokens(
+        access_token=idp.token("alice", audience="https://agents.example"), id_token=id_token
+    )
+    with identity.on_behalf_of(good, purpose="p") as session:
+        assert session.principal.sub == "alice"
+    with pytest.raises(InvalidSubjectError) as caught:
+        identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p").__enter__()
+    assert caught.value.code == "audience_mismatch"
