@@ -147,7 +147,7 @@ def _tls(name: str, url: str, looked: Looked) -> Finding | None:
             socket.create_connection(
                 (host, parts.port or 443), looked.configuration.http.deadline
             ) as plain,
-            tls().wrap_socket(plain, server_hostname=host) as secured,
+            tls(looked.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
         ):
             shown = secured.getpeercert() or {}
             version = secured.version() or "TLS"
@@ -178,7 +178,7 @@ def _said(error: Exception) -> str:
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return "have it show a certificate of a public authority, or add its authority to those that this machine trusts"
+        return "have it show a certificate of a public authority, or name its own in [http] ca"
     return "check the URL, and what stands between this machine and it"
 
 

@@ -2,7 +2,7 @@
 """`agent-identity doctor`: reads a configuration, says what was inferred, and looks whether the world is as it says.
 
     checked_here    this machine: secrets, keys, state, ledger, policy
-    checked_there   elsewhere: issuers, vault, Workload API
+    checked_there   elsewhere: issuers, vault, Workload API; `checked_resources` what resources publish of themselves
 
 All checks run side by side. None opens a session or asks for a token.
 """
@@ -29,6 +29,7 @@ from agent_identity.cli.checked_here import (
     check_state,
     secret_places,
 )
+from agent_identity.cli.checked_resources import check_resource, resources_with_issuers
 from agent_identity.cli.checked_there import (
     asked_issuers,
     check_issuer,
@@ -97,6 +98,7 @@ def _findings(configuration: Configuration) -> list[Finding]:
         lambda: Transport(
             body_limit=configuration.http.body_limit,
             allow_private=frozenset(configuration.http.allow_private),
+            authorities=configuration.http.ca,
         ),
         open_ledger("memory:", state_dir=directory),  # nothing is recorded: nothing is done
         surroundings=Surroundings(svids=_svids(configuration)),
@@ -111,6 +113,10 @@ def _findings(configuration: Configuration) -> list[Finding]:
     checks += [
         partial(check_issuer, label, table, looked, is_asked=label in asked)
         for label, table in configuration.issuers.items()
+    ]
+    checks += [
+        partial(check_resource, uri, table, looked)
+        for uri, table in resources_with_issuers(configuration)
     ]
     if configuration.vault is not None:
         checks.append(partial(check_vault, configuration.vault, looked))

@@ -34,7 +34,7 @@ from agent_identity.config import configuration_schema, read_configuration
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.ledger import open_ledger
-from agent_identity.testing import FakeIssuer, FakeWeb
+from agent_identity.testing import FakeIssuer, FakeWeb, hostile
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"
@@ -307,14 +307,17 @@ def messages(done: Any, status: str) -> str:
 def test_doctor_of_a_sound_configuration_leaves_with_0_and_asks_for_no_token(
     idp: FakeIssuer, key: Path, written: Written, tmp_path: Path
 ) -> None:
-    path = written(acme(idp) + f'[resources."{BILLING}"]\n')
-    done = run("doctor", "--json", "--config", path)
+    with FakeWeb() as web:
+        web.scripts["/.well-known/oauth-protected-resource"] = hostile.answers(404)
+        path = written(acme(idp) + f'[resources."{web.url}"]\n')
+        done = run("doctor", "--json", "--config", path)
     assert done.exit_code == 0, done.stdout
     told = json.loads(done.stdout)
     assert (told["ok"], told["config"]) == (True, str(path))
     assert {each["status"] for each in told["checks"]} == {"ok"}
     assert {name for name, _ in checks(done)} == {
-        *("issuers.acme.client_key", "issuer acme", "state directory", "ledger", "policy")
+        *("issuers.acme.client_key", "issuer acme", f"resource {web.url}"),
+        *("state directory", "ledger", "policy"),
     }
     assert told["inferred"][0].keys() == {"key", "value", "reason"}
     assert {request.method for request in idp.received} == {"GET"}
@@ -475,7 +478,7 @@ def test_doctor_counts_the_days_of_an_issuers_certificate(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
     trusting = ssl.create_default_context(cafile=tmp_path / "server.pem")
-    monkeypatch.setattr(checked_there, "tls", lambda: trusting)
+    monkeypatch.setattr(checked_there, "tls", lambda _: trusting)
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:
@@ -922,3 +925,33 @@ def test_a_ledger_in_memory_is_gone(written: Written) -> None:
     path = written('[ledger]\nurl = "memory:"\n')
     done = run("ledger", "verify", "--config", path)
     assert (done.exit_code, "no_ledger" in done.stderr) == (2, True)
+
+
+def test_doctor_says_where_a_resource_publishes_something_else_of_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    with FakeIssuer() as issuer, FakeWeb() as web:
+        published = {
+            "resource": web.url,
+            "authorization_servers": ["https://other.example"],
+            "scopes_supported": ["read"],
+            "dpop_bound_access_tokens_required": True,
+        }
+        web.scripts["/.well-known/oauth-protected-resource"] = hostile.answers(200, published)
+        path = tmp_path / "agent-identity.toml"
+        path.write_text(
+            f'[agent]\nname = "bot"\n[issuers.acme]\nissuer = "{issuer.url}"\nclient_id = "bot"\n'
+            f'client_auth = "none"\n[resources."{web.url}"]\nsource = "client-credentials"\n'
+            'binding = "none"\nscopes = ["read", "write"]\n[policy]\nengine = "grants-only"\n'
+        )
+        path.chmod(0o600)
+        done = CliRunner().invoke(app, ["doctor", "--config", str(path), "--json"])
+    checks = json.loads(done.stdout)["checks"]
+    told = [check["message"] for check in checks if check["check"] == f"resource {web.url}"]
+    assert told == [
+        f"it doesn't name {issuer.url} among the issuers whose tokens it takes",
+        "it takes none but DPoP-bound tokens",
+        "it doesn't know the scope write",
+    ]
+    assert done.exit_code == 0
