@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     from agent_identity.http.surroundings import Svids
     from agent_identity.http.transport import Transport
     from agent_identity.keys import SigningKey
+    from agent_identity.parts import Resource
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON, Prompt
@@ -99,6 +100,7 @@ class AgentIdentity:
         self._owner = owner or (configuration.agent.owner if configuration else None)
         self._clock = clock
         self._settings = Settings.of(configuration)
+        self._signer = signer
         self._assembled = self._put_together(signer, resources or {})
         decider = as_policy(policy)
         self._parts = Parts(
@@ -466,35 +468,39 @@ class AgentIdentity:
     def _put_together(
         self, signer: SigningKey | None, described: Mapping[str, Described]
     ) -> Assembled:
-        authority, configuration = self._authority, self._configuration
-        if configuration is None and authority is None:
+        configuration = self._configuration
+        scopes = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
+        if configuration is None:
+            return self._with_authority(scopes, {})
+        from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
+
+        secrets = configured.secrets_of(configuration, self._clock)
+        if self._authority is not None:
+            return self._with_authority(
+                scopes | configured.scopes_of(configuration),
+                configured.described_by(configuration, secrets, self._clock),
+            )
+        return configured.configured(
+            configuration,
+            secrets,
+            name=self.name,
+            agent=self._agent,
+            signer=signer,
+            recorded=self._registered,
+            clock=self._clock,
+        )
+
+    def _with_authority(
+        self, scopes: Mapping[str, frozenset[str] | None], elsewhere: Mapping[str, Resource]
+    ) -> Assembled:
+        if self._authority is None:
             raise ConfigurationError(
                 "no_issuer",
                 "an identity needs an authority of its own, or a configuration that names issuers",
                 remedy="use AgentIdentity.embedded(…) or AgentIdentity.from_config(…)",
             )
-        self._signer = signer
-        if configuration is not None:
-            from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
-
-            secrets = configured.secrets_of(configuration, self._clock)
-        if configuration is not None and authority is None:
-            return configured.configured(
-                configuration,
-                secrets,
-                name=self.name,
-                agent=self._agent,
-                signer=signer,
-                recorded=self._registered,
-                clock=self._clock,
-            )
-        scopes = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
-        elsewhere = {}
-        if configuration is not None:
-            elsewhere = configured.described_by(configuration, secrets, self._clock)
-            scopes |= configured.scopes_of(configuration)
         return embedded(
-            self.authority.issuer,
+            self._authority.issuer,
             name=self.name,
             agent=self._agent,
             owner=self._owner,

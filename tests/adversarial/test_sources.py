@@ -919,9 +919,14 @@ ALIASED = [
 
 
 @pytest.mark.parametrize("name", ALIASED)
-def test_E02_an_alias_of_a_foreign_origin_is_rejected_too(name: str) -> None:
+def test_E02_an_alias_of_a_foreign_origin_is_rejected_where_it_is_needed(name: str) -> None:
+    """Whoever shows no certificate never goes there, and isn't troubled."""
+    place = "https://idp.example/there"
+    found = discovered(**{name: place}, mtls_endpoint_aliases={name: "https://evil.example/token"})
+    field = name.removesuffix("_endpoint").removesuffix("_request")
+    assert found.at(field) == place
     with pytest.raises(CredentialRejectedError) as caught:
-        discovered(mtls_endpoint_aliases={name: "https://evil.example/token"})
+        found.at(field, certificate=True)
     assert caught.value.code == "endpoint_origin"
 
 
