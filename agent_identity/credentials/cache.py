@@ -59,12 +59,11 @@ class CacheKey(NamedTuple):
 
 def digest_of(parts: Iterable[str]) -> bytes:
     """SHA-256 over texts, each preceded by its length in eight bytes."""
-    whole = hashlib.sha256()
+    pieces: list[bytes] = []
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
-        whole.update(len(data).to_bytes(8, "big"))
-        whole.update(data)
-    return whole.digest()
+        pieces += (len(data).to_bytes(8, "big"), data)
+    return hashlib.sha256(b"".join(pieces)).digest()
 
 
 def _advisory(life: float) -> float:
