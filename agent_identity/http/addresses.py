@@ -18,10 +18,19 @@ from agent_identity.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["AsyncGuardedBackend", "GuardedBackend", "addresses_of", "is_public"]
+__all__ = ["AsyncGuardedBackend", "addresses_of", "checked", "is_public"]
 
 
-_NAT64: Final = ipaddress.IPv6Network("64:ff9b::/96")
+_EMBEDDING: Final = tuple(
+    ipaddress.IPv6Network(network)
+    for network in ("64:ff9b::/96", "64:ff9b:1::/48", "::/96", "::ffff:0:0:0/96")
+)
+"""IPv6 networks whose last four bytes are an IPv4 address: both NAT64 prefixes, compatible and translated addresses."""
+
+_INSIDE: Final = tuple(
+    ipaddress.IPv6Network(network) for network in ("fec0::/10", "64:ff9b:1::/48")
+)
+"""Networks that are somebody's own, whatever this version of Python says of them."""
 
 
 def addresses_of(host: str, port: int) -> list[str]:
@@ -39,14 +48,19 @@ def is_public(address: str) -> bool:
     if isinstance(found, ipaddress.IPv4Address):
         return found.is_global and not found.is_multicast
     inner = found.ipv4_mapped or found.sixtofour
-    if found in _NAT64:
+    if any(found in network for network in _EMBEDDING):
         inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    if inner is not None and not is_public(str(inner)):
+    if (inner is not None and not is_public(str(inner))) or any(found in own for own in _INSIDE):
         return False
     return (inner is not None or found.is_global) and not found.is_multicast
 
 
-def _checked(host: str, found: Iterable[str], allowed: frozenset[str]) -> list[str]:
+def checked(host: str, found: Iterable[str], allowed: frozenset[str]) -> list[str]:
+    """The addresses of a host that a peer named; `allowed` are hosts that may be private.
+
+    Raises:
+        TransportError: `private_address`.
+    """
     addresses = list(found)
     if host not in allowed and not all(is_public(address) for address in addresses):
         raise TransportError(
@@ -57,40 +71,8 @@ def _checked(host: str, found: Iterable[str], allowed: frozenset[str]) -> list[s
     return addresses
 
 
-class GuardedBackend(httpcore.NetworkBackend):
-    """Connects to checked addresses alone. `allowed` are hosts that may be private, `resolve` finds addresses of a host."""
-
-    def __init__(
-        self,
-        inner: httpcore.NetworkBackend,
-        allowed: frozenset[str],
-        resolve: Callable[[str, int], Iterable[str]] = addresses_of,
-    ) -> None:
-        self._inner = inner
-        self._allowed = allowed
-        self._resolve = resolve
-
-    def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.NetworkStream:
-        failure: Exception = httpcore.ConnectError("the host has no address")
-        for address in _checked(host, _found(self._resolve, host, port), self._allowed):
-            try:
-                return self._inner.connect_tcp(
-                    address, port, timeout, local_address, socket_options
-                )
-            except (httpcore.ConnectError, OSError) as error:
-                failure = error
-        raise failure
-
-
 class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
-    """The async twin of `GuardedBackend`."""
+    """Connects to checked addresses alone. `allowed` are hosts that may be private, `resolve` finds addresses of a host."""
 
     def __init__(
         self,
@@ -110,9 +92,14 @@ class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        found = await anyio.to_thread.run_sync(_found, self._resolve, host, port)
+        try:
+            found = await anyio.to_thread.run_sync(
+                self._resolve, host, port, abandon_on_cancel=True
+            )
+        except OSError as error:
+            raise httpcore.ConnectError(type(error).__name__) from None
         failure: Exception = httpcore.ConnectError("the host has no address")
-        for address in _checked(host, found, self._allowed):
+        for address in checked(host, found, self._allowed):
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
@@ -123,10 +110,3 @@ class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
-
-
-def _found(resolve: Callable[[str, int], Iterable[str]], host: str, port: int) -> Iterable[str]:
-    try:
-        return resolve(host, port)
-    except OSError as error:
-        raise httpcore.ConnectError(type(error).__name__) from None

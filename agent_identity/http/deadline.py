@@ -9,13 +9,14 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any
 
 import httpcore
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 __all__ = ["DeadlineBackend", "deadline_at"]
 
@@ -44,10 +45,14 @@ def _left(asked: float | None) -> float | None:
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """httpcore's own sync backend, with the deadline of the exchange in every wait."""
+    """httpcore's own sync backend, with the deadline of the exchange in every wait, for a name server's answer too.
 
-    def __init__(self) -> None:
+    `find` gives the addresses of a host and port, in the order in which they are tried.
+    """
+
+    def __init__(self, find: Callable[[str, int], Iterable[str]]) -> None:
         self._inner = httpcore.SyncBackend()
+        self._find = find
 
     def connect_tcp(
         self,
@@ -57,8 +62,40 @@ class DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        stream = self._inner.connect_tcp(host, port, _left(timeout), local_address, socket_options)
-        return _DeadlineStream(stream)
+        until = None if (left := _left(timeout)) is None else time.monotonic() + left
+        addresses = self._found(host, port, left)
+        failure: Exception = httpcore.ConnectError("the host has no address")
+        for tried, address in enumerate(addresses):
+            # What is left is shared by the addresses that are left, so that a black hole costs its part and no more.
+            share = None if until is None else (until - time.monotonic()) / (len(addresses) - tried)
+            if share is not None and share <= 0:
+                raise httpcore.ConnectTimeout("the deadline has passed")
+            try:
+                stream = self._inner.connect_tcp(
+                    address, port, share, local_address, socket_options
+                )
+            except (httpcore.ConnectError, httpcore.ConnectTimeout, OSError) as error:
+                failure = error
+            else:
+                return _DeadlineStream(stream)
+        raise failure
+
+    def _found(self, host: str, port: int, seconds: float | None) -> list[str]:
+        """Ask for addresses in a thread of its own: the system's resolver waits as long as it likes."""
+        found: Future[list[str]] = Future()
+
+        def look() -> None:
+            try:
+                found.set_result(list(self._find(host, port)))
+            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+                found.set_exception(error)
+
+        threading.Thread(target=look, name="agent-identity-resolver", daemon=True).start()
+        try:
+            return found.result(seconds)
+        except OSError as error:  # a name that isn't known, and a resolver that takes too long
+            kind = httpcore.ConnectError if found.done() else httpcore.ConnectTimeout
+            raise kind(type(error).__name__) from None
 
 
 class _DeadlineStream(httpcore.NetworkStream):

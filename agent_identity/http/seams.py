@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import functools
 import os
@@ -44,26 +45,29 @@ def client_context(certificate: Certificate, authorities: str | None = None) -> 
     The key touches no disk where the system has files in memory.
 
     Raises:
-        ConfigurationError: `certificate_unusable`, certificate and key don't belong together.
+        ConfigurationError: `certificate_unusable`, certificate, key and authorities can't be used together.
     """
     context = _context(authorities)
-    if certificate.bundle:
-        context.load_verify_locations(cadata=certificate.bundle)
-    text = f"{certificate.chain.rstrip()}\n{certificate.key.reveal()}"
-    with _file_with(text.encode()) as path:
-        try:
-            context.load_cert_chain(path)
-        except (ssl.SSLError, OSError):
-            usable = False
-        else:
-            usable = True
-    if not usable:
+    if not _shows(context, certificate):
         raise ConfigurationError(
             "certificate_unusable",
-            "the client certificate and its key can't be used together",
+            "the client certificate, its key and the authorities beside it can't be used together",
             remedy="give the chain, leaf first, and the key of that leaf, unencrypted, both as PEM",
         )
     return context
+
+
+def _shows(context: ssl.SSLContext, certificate: Certificate) -> bool:
+    """Load a certificate into a context; in a frame of its own, that is gone when an error is raised."""
+    chain = certificate.chain.rstrip()
+    with _file_with(f"{chain}\n{certificate.key.reveal()}".encode()) as path:
+        try:
+            context.load_cert_chain(path)
+            if certificate.bundle:
+                context.load_verify_locations(cadata=certificate.bundle)
+        except (ssl.SSLError, OSError, ValueError):
+            return False
+    return True
 
 
 def _context(authorities: str | None = None) -> ssl.SSLContext:
@@ -222,7 +226,7 @@ class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
         return self._answer(request, request.read())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return self._answer(request, await request.aread())
+        return await asyncio.to_thread(self._answer, request, await request.aread())
 
     def _answer(self, request: httpx.Request, body: bytes) -> httpx.Response:
         answer = self._handler(

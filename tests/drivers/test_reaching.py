@@ -204,8 +204,8 @@ def test_E06_a_url_that_can_be_read_in_two_ways_is_asked_in_none(
 
 @pytest.mark.parametrize("host", ["metadata.google.internal", "169.254.169.254"])
 def test_plain_http_is_spoken_to_the_named_metadata_host_alone(host: str) -> None:
-    place = Transport()._place
-    assert place(HttpRequest("GET", f"http://{host}/x", plain=host)).name == "network"
+    place = Transport()._whom
+    assert place(HttpRequest("GET", f"http://{host}/x", plain=host)) == "issuers"
     for url, plain in (
         (f"http://{host}/x", None),
         (f"http://{host}.evil.example/x", host),
@@ -491,8 +491,8 @@ def test_connections_of_certificates_that_rotated_are_let_go(authority: FakeAuth
     transport = Transport()
     for _ in range(20):
         leaf, key = authority.leaf()
-        transport.pool(certificate_of([leaf], key))
-    assert len(transport._sync) == 16
+        transport.pools.get("issuers", certificate_of([leaf], key))
+    assert len(transport.pools._sync) == 16
     transport.close()
 
 

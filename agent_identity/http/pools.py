@@ -1,0 +1,210 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which connections serve whom: one pool for issuers and one for tools, apart by the certificate that they show.
+
+Sync pools are the process's, async ones belong to one event loop each and close with it. An authority that lives in this
+process is a pool too, which calls it instead of a socket.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import threading
+import weakref
+from collections import OrderedDict
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+
+import httpcore
+
+from agent_identity.forks import start_over_in_child
+from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, checked
+from agent_identity.http.deadline import DeadlineBackend
+from agent_identity.http.seams import AsyncNetwork, InProcess, Network, client_context, tls
+
+if TYPE_CHECKING:
+    import ssl
+    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+
+    from agent_identity.flow import HttpRequest, HttpResponse
+    from agent_identity.values import Certificate
+
+__all__ = ["DISCOVERED", "ISSUERS", "TOOLS", "Handler", "Pools"]
+
+ISSUERS: Final = "issuers"
+TOOLS: Final = "tools"
+DISCOVERED: Final = "discovered"
+"""What a peer named: connections to private addresses aren't opened for it."""
+
+_CERTIFICATES: Final = 16
+
+P = TypeVar("P")
+
+
+class Handler(Protocol):
+    """A server in this process: one request in, one answer out."""
+
+    def __call__(self, request: HttpRequest, /) -> HttpResponse: ...
+
+
+class _Place(NamedTuple):
+    """Whom a pool serves: an origin in this process, or one of the names above; and what it shows there."""
+
+    name: str
+    shown: str
+
+
+class Pools:
+    """Every pool of one identity. Thread-safe; after a fork the child opens connections of its own."""
+
+    def __init__(
+        self,
+        in_process: Mapping[str, Handler],
+        *,
+        allow_private: frozenset[str],
+        authorities: str | None,
+        resolve: Callable[[str, int], Iterable[str]],
+    ) -> None:
+        self._in_process = dict(in_process)
+        self._allow_private = allow_private
+        self._authorities = authorities
+        self._resolve = resolve
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """In a forked child, as at first: sockets and locks are the parent's."""
+        self._lock = threading.Lock()
+        self._sync: OrderedDict[_Place, Network | InProcess] = OrderedDict()
+        self._loops: dict[int, _LoopPools] = {}
+
+    def context(self, certificate: Certificate | None) -> ssl.SSLContext:
+        """What a connection believes, and shows.
+
+        Raises:
+            ConfigurationError: the certificate, or the authorities of the configuration, can't be used.
+        """
+        if certificate is None:
+            return tls(self._authorities)
+        return client_context(certificate, self._authorities)
+
+    def get(self, name: str, certificate: Certificate | None) -> Network | InProcess:
+        """The sync pool that serves `name` and shows this certificate."""
+        place = _place(name, certificate)
+        with self._lock:
+            pool = self._sync.get(place)
+            if pool is not None:
+                self._sync.move_to_end(place)
+                return pool
+        fresh = self._opened(name, certificate)
+        with self._lock:
+            pool = self._sync.setdefault(place, fresh)
+            evicted = _evicted(self._sync)
+        for each in evicted:
+            each.close()
+        return pool
+
+    async def aget(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
+        """The running loop's pool that serves `name` and shows this certificate."""
+        pools = self._of_this_loop()
+        place = _place(name, certificate)
+        pool = pools.open.get(place)  # from here on one loop's affair, and so one thread's
+        if pool is None:
+            fresh = await asyncio.to_thread(self._aopened, name, certificate)
+            pool = pools.open.setdefault(place, fresh)
+        pools.open.move_to_end(place)
+        for evicted in _evicted(pools.open):
+            await evicted.aclose()
+        await pools.close_with_loop()
+        return pool
+
+    def close(self) -> None:
+        """Close the sync connections. Async ones close with their loop, or by `aclose` inside it."""
+        with self._lock:
+            pools, self._sync = list(self._sync.values()), OrderedDict()
+        for pool in pools:
+            pool.close()
+
+    async def aclose(self) -> None:
+        """Close the running loop's connections, and the sync ones."""
+        with self._lock:
+            pools = self._loops.pop(id(asyncio.get_running_loop()), None)
+        if pools is not None:
+            await pools.aclose()
+        self.close()
+
+    def _of_this_loop(self) -> _LoopPools:
+        loop = asyncio.get_running_loop()
+        with self._lock:
+            # A loop that was closed without a last word leaves its pools here; its sockets are closed by letting go of them.
+            gone = [key for key, pools in self._loops.items() if pools.is_gone()]
+            for key in gone:
+                del self._loops[key]
+            return self._loops.setdefault(id(loop), _LoopPools(loop))
+
+    def _opened(self, name: str, certificate: Certificate | None) -> Network | InProcess:
+        handler = self._in_process.get(name)
+        if handler is not None:
+            return InProcess(handler)
+        find = self._checked if name == DISCOVERED else addresses_of
+        return Network(self.context(certificate), DeadlineBackend(find))
+
+    def _checked(self, host: str, port: int) -> list[str]:
+        return checked(host, self._resolve(host, port), self._allow_private)
+
+    def _aopened(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
+        handler = self._in_process.get(name)
+        if handler is not None:
+            return InProcess(handler)
+        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub for whoever has no anyio
+        if name == DISCOVERED:
+            backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
+        return AsyncNetwork(self.context(certificate), backend)
+
+
+def _place(name: str, certificate: Certificate | None) -> _Place:
+    if certificate is None:
+        return _Place(name, "")
+    bundle = hashlib.sha256(certificate.bundle.encode()).hexdigest()
+    return _Place(name, f"{certificate.thumbprint} {bundle}")
+
+
+def _evicted(pools: OrderedDict[_Place, P]) -> list[P]:
+    """Take out the pools of certificates that were used longest ago: certificates rotate, and their connections go with them."""
+    with_certificate = [place for place in pools if place.shown]
+    return [pools.pop(place) for place in with_certificate[:-_CERTIFICATES]]
+
+
+class _LoopPools:
+    """The pools of one event loop, closed when it shuts down.
+
+    `asyncio.run` finalises the async generators that its loop has seen, while the loop still runs: the one moment at which a
+    library can close what belongs to a loop that isn't its own.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.open: OrderedDict[_Place, AsyncNetwork | InProcess] = OrderedDict()
+        self._loop = weakref.ref(loop)
+        self._at_the_end: AsyncGenerator[None, None] | None = None
+
+    def is_gone(self) -> bool:
+        loop = self._loop()
+        return loop is None or loop.is_closed()
+
+    async def close_with_loop(self) -> None:
+        if self._at_the_end is None:
+            self._at_the_end = self._closing()
+            await anext(self._at_the_end)
+
+    async def aclose(self) -> None:
+        pools, self.open = list(self.open.values()), OrderedDict()
+        for pool in pools:
+            await pool.aclose()
+        if self._at_the_end is not None:
+            await self._at_the_end.aclose()
+
+    async def _closing(self) -> AsyncGenerator[None, None]:
+        try:
+            yield
+        finally:
+            self._at_the_end = None
+            await self.aclose()
