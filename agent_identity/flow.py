@@ -200,11 +200,15 @@ class Callback(NamedTuple):
 class Visit:
     """Ask that a person visit an authorization server and come back to a loopback address, within `seconds`.
 
-    `prepare` is given the redirect URI and makes the flow of what they are shown, while the listener is open.
+    `prepare` is given the redirect URI and makes the flow of what they are shown, while the listener is open. `accepts` knows
+    by the members that came back whether it is they who came: any page can send a browser to that address.
     """
 
     prepare: Callable[[str], Flow[Prompt]] = field(repr=False)
     seconds: float
+    accepts: Callable[[tuple[tuple[str, str], ...]], bool] = field(
+        default=lambda _: True, repr=False
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -289,14 +293,18 @@ def show(prompt: Prompt) -> Flow[None]:
     yield Show(prompt)
 
 
-def visit(prepare: Callable[[str], Flow[Prompt]], seconds: float) -> Flow[Callback]:
+def visit(
+    prepare: Callable[[str], Flow[Prompt]],
+    seconds: float,
+    accepts: Callable[[tuple[tuple[str, str], ...]], bool] = lambda _: True,
+) -> Flow[Callback]:
     """Have a person visit an authorization server, and give what came back with them.
 
     Raises:
         CredentialUnavailableError: nobody came back in time.
         ConfigurationError: there is nobody to show it to.
     """
-    answer = yield Visit(prepare, seconds)
+    answer = yield Visit(prepare, seconds, accepts)
     return answer  # type: ignore[return-value]  # what a driver answers to this ask
 
 

@@ -139,15 +139,13 @@ class Cache:
             self._entries.pop(key, None)
             self._paused.pop(key, None)
 
-    def may_renew(self, key: bytes, monotonic: float) -> bool:
-        """Whether an early renewal may start now: a failed one pauses the next for thirty seconds."""
+    def claim_renewal(self, key: bytes, monotonic: float) -> bool:
+        """Whether the caller is to renew an answer early: one does, and nobody for thirty seconds after one that failed."""
         with self._lock:
-            return self._paused.get(key, 0.0) <= monotonic
-
-    def renewal_failed(self, key: bytes, monotonic: float) -> None:
-        with self._lock:
-            if key in self._entries:
-                self._paused[key] = monotonic + _RETRY_PAUSE
+            if key not in self._entries or self._paused.get(key, 0.0) > monotonic:
+                return False
+            self._paused[key] = monotonic + _RETRY_PAUSE
+            return True
 
     def start_over(self) -> None:
         """In a forked child: the lock may be held by a thread that isn't there, and the answers are the parent's."""

@@ -44,8 +44,12 @@ class Refusals:
         """
         with self._lock:
             found = self._entries.get(key)
-        if found is not None and monotonic < found[1]:
-            raise found[0].again()
+        if found is None or monotonic >= found[1]:
+            return
+        error = found[0].again()
+        if isinstance(error, CredentialUnavailableError):
+            error.retry_after = found[1] - monotonic
+        raise error
 
     def note(self, key: bytes, error: AgentIdentityError, monotonic: float) -> None:
         """Remember an error, if it is one that asking again would only repeat."""

@@ -27,6 +27,9 @@ _EMBEDDING: Final = tuple(
 )
 """IPv6 networks whose last four bytes are an IPv4 address: both NAT64 prefixes, compatible and translated addresses."""
 
+_PLATFORM: Final = frozenset({"168.63.129.16"})
+"""Where a cloud answers its own machines under a public address."""
+
 _INSIDE: Final = tuple(
     ipaddress.IPv6Network(network) for network in ("fec0::/10", "64:ff9b:1::/48")
 )
@@ -46,7 +49,7 @@ def is_public(address: str) -> bool:
     except ValueError:
         return False
     if isinstance(found, ipaddress.IPv4Address):
-        return found.is_global and not found.is_multicast
+        return found.is_global and not found.is_multicast and address not in _PLATFORM
     inner = found.ipv4_mapped or found.sixtofour
     if any(found in network for network in _EMBEDDING):
         inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)

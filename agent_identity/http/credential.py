@@ -28,7 +28,15 @@ from agent_identity.values import b64url
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Awaitable, Callable, Generator, Iterator, Mapping
+    from collections.abc import (
+        AsyncGenerator,
+        Awaitable,
+        Callable,
+        Generator,
+        Iterator,
+        Mapping,
+        MutableMapping,
+    )
 
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import Nonces, ProofKey
@@ -42,9 +50,9 @@ __all__ = [
     "Ready",
     "Renewer",
     "Signing",
-    "advanced",
     "confined_aclient",
     "confined_client",
+    "sign_into",
 ]
 
 _BODY_LIMIT: Final = 1024 * 1024
@@ -152,7 +160,9 @@ class Credential(httpx.Auth):
 
         Raises:
             ConfigurationError: a certificate, which is used by `ssl_context`.
+            DeniedError: the session has ended.
         """
+        self._check()
         if not self._ready.issued.header:
             raise ConfigurationError(
                 "no_token",
@@ -203,7 +213,7 @@ class Credential(httpx.Auth):
 
         A server's DPoP nonce is kept for the next request (RFC 9449 §8.2). `url` defaults to the resource.
         """
-        found = {name.lower(): value for name, value in headers.items()}
+        found = _joined(headers)
         self._nonces.learn(url or self.resource, found.get("dpop-nonce"))
         challenge = found.get("www-authenticate", "")
         return (
@@ -214,7 +224,7 @@ class Credential(httpx.Auth):
 
     def renewal(self, method: str, status: int, headers: Mapping[str, str]) -> Renewal | None:
         """What a refusal asks for, None where a new credential wouldn't help, or the request may not be sent twice."""
-        found = {name.lower(): value for name, value in headers.items()}
+        found = _joined(headers)
         challenge = wanted_by(status, found.get("www-authenticate", ""))
         if challenge is None or self._renewer is None:
             return None
@@ -225,28 +235,34 @@ class Credential(httpx.Auth):
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
         signing = self.signing(request.method, str(request.url), _body_of(request))
-        step = advanced(signing, None)
-        while step is not None:
-            if isinstance(step, Renewal):
-                self.renew(step)
-                step = advanced(signing, None)
-            else:
-                response = yield self._signed(request, step)
-                step = advanced(signing, (response.status_code, response.headers))
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        while again:
+            response = yield self._shown(request)
+            if (
+                response.history
+            ):  # it came by a redirect, and another place has no say in what is signed
+                return
+            again = sign_into(request.headers, signing, (response.status_code, response.headers))
+            if isinstance(again, Renewal):
+                self.renew(again)
+                sign_into(request.headers, signing, None)
 
     async def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """The async twin of `sync_auth_flow`."""
         signing = self.signing(request.method, str(request.url), _body_of(request))
-        step = advanced(signing, None)
-        while step is not None:
-            if isinstance(step, Renewal):
-                await self.arenew(step)
-                step = advanced(signing, None)
-            else:
-                response = yield self._signed(request, step)
-                step = advanced(signing, (response.status_code, response.headers))
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        while again:
+            response = yield self._shown(request)
+            if (
+                response.history
+            ):  # it came by a redirect, and another place has no say in what is signed
+                return
+            again = sign_into(request.headers, signing, (response.status_code, response.headers))
+            if isinstance(again, Renewal):
+                await self.arenew(again)
+                sign_into(request.headers, signing, None)
 
     def signing(self, method: str, url: str, body: bytes | None) -> Signing:
         """The headers for each time that a request is sent, and what has to be renewed in between; for other clients' hooks.
@@ -260,11 +276,14 @@ class Credential(httpx.Auth):
             if answer is None:
                 return
             status, found = answer
-            if self.observe(status, found, url=url) and may_nonce:
+            wants_nonce = self.observe(status, found, url=url)
+            if body is None:
+                return  # a streamed body is gone, and nobody can send it again
+            if wants_nonce and may_nonce:
                 may_nonce = False
                 continue
             renewal = self.renewal(method, status, found)
-            if renewal is None or body is None or not may_renew:
+            if renewal is None or not may_renew:
                 return
             may_renew = False
             yield renewal
@@ -284,8 +303,7 @@ class Credential(httpx.Auth):
         if self._renewer is not None:
             self._ready = await self._renewer.arenew(renewal)
 
-    def _signed(self, request: httpx.Request, headers: Mapping[str, str]) -> httpx.Request:
-        request.headers.update(headers)
+    def _shown(self, request: httpx.Request) -> httpx.Request:
         if self._ready.issued.certificate is not None:
             request.extensions[CERTIFICATE] = self._ready.issued.certificate
         return request
@@ -344,14 +362,32 @@ def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renew
     return Renewal() if error == "invalid_token" and method in _IDEMPOTENT else None
 
 
-def advanced(
-    signing: Signing, answer: tuple[int, Mapping[str, str]] | None
-) -> dict[str, str] | Renewal | None:
-    """The next step of signing a request, None when there is none."""
+def _joined(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers by their names in lower case, a repeated one joined (RFC 9110 §5.3)."""
+    found: dict[str, str] = {}
+    for name, value in headers.items():
+        key = name.lower()
+        found[key] = f"{found[key]}, {value}" if key in found else value
+    return found
+
+
+def sign_into(
+    headers: MutableMapping[str, str],
+    signing: Signing,
+    answer: tuple[int, Mapping[str, str]] | None,
+) -> Renewal | bool:
+    """Take signing one step, and put what it gives into a request's headers: they stand in no frame that waits for an answer.
+
+    True means: send. A `Renewal` has to be made first, then this is called again; False is the end.
+    """
     try:
-        return signing.send(answer)
+        step = signing.send(answer)
     except StopIteration:
-        return None
+        return False
+    if isinstance(step, Renewal):
+        return step
+    headers.update(step)
+    return True
 
 
 def _body_of(request: httpx.Request) -> bytes | None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp.payload import BytesPayload
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.credential import advanced
+from agent_identity.http.credential import sign_into
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
@@ -26,19 +26,16 @@ def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
 
     async def sign(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         signing = credential.signing(request.method, str(request.url), await _body_of(request))
-        step = advanced(signing, None)
-        assert isinstance(step, dict)  # noqa: S101 - the first step is always to send
+        sign_into(request.headers, signing, None)
         while True:
-            request.headers.update(step)
             response = await handler(request)
-            after = advanced(signing, (response.status, response.headers))
-            if isinstance(after, Renewal):
-                await credential.arenew(after)
-                after = advanced(signing, None)
-            if not isinstance(after, dict):
+            again = sign_into(request.headers, signing, (response.status, response.headers))
+            if again is False:
                 return response
-            step = after
             response.release()
+            if isinstance(again, Renewal):
+                await credential.arenew(again)
+                sign_into(request.headers, signing, None)
 
     return sign
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import httpx2
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.credential import advanced
+from agent_identity.http.credential import sign_into
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -26,29 +26,29 @@ class _Auth(httpx2.Auth):
         self, request: httpx2.Request
     ) -> Generator[httpx2.Request, httpx2.Response, None]:
         signing = self._credential.signing(request.method, str(request.url), _body_of(request))
-        step = advanced(signing, None)
-        while step is not None:
-            if isinstance(step, Renewal):
-                self._credential.renew(step)
-                step = advanced(signing, None)
-            else:
-                request.headers.update(step)
-                response = yield request
-                step = advanced(signing, (response.status_code, response.headers))
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        while again:
+            response = yield request
+            if response.history:  # it came by a redirect, and is another place's
+                return
+            again = sign_into(request.headers, signing, (response.status_code, response.headers))
+            if isinstance(again, Renewal):
+                self._credential.renew(again)
+                sign_into(request.headers, signing, None)
 
     async def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
         signing = self._credential.signing(request.method, str(request.url), _body_of(request))
-        step = advanced(signing, None)
-        while step is not None:
-            if isinstance(step, Renewal):
-                await self._credential.arenew(step)
-                step = advanced(signing, None)
-            else:
-                request.headers.update(step)
-                response = yield request
-                step = advanced(signing, (response.status_code, response.headers))
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        while again:
+            response = yield request
+            if response.history:  # it came by a redirect, and is another place's
+                return
+            again = sign_into(request.headers, signing, (response.status_code, response.headers))
+            if isinstance(again, Renewal):
+                await self._credential.arenew(again)
+                sign_into(request.headers, signing, None)
 
     def __repr__(self) -> str:
         return f"<httpx2 auth of {self._credential!r}>"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential as `auth=` of requests. A redirect that would leave the resource is refused, since requests would follow it."""
+"""The credential as `auth=` of requests. A redirect that leaves the resource, which requests would follow, goes without it."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from urllib.parse import urljoin
 from requests.auth import AuthBase
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.errors import DeniedError
-from agent_identity.http.credential import advanced
+from agent_identity.http.credential import sign_into
 from agent_identity.uris import covers
 
 if TYPE_CHECKING:
@@ -27,11 +26,10 @@ class _Auth(AuthBase):
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
         signing = self._credential.signing(str(r.method), str(r.url), _body_of(r))
-        step = advanced(signing, None)
-        assert isinstance(step, dict)  # noqa: S101 - the first step is always to send
-        r.headers.update(step)
-        resent = _Resent(self._credential, signing, r)
-        r.register_hook("response", resent)  # type: ignore[no-untyped-call]  # untyped there
+        before = {name.lower() for name in r.headers}
+        sign_into(r.headers, signing, None)
+        added = {name.lower() for name in r.headers} - before
+        r.register_hook("response", _Resent(self._credential, signing, r, added))  # type: ignore[no-untyped-call]  # untyped there
         return r
 
     def __repr__(self) -> str:
@@ -39,41 +37,47 @@ class _Auth(AuthBase):
 
 
 class _Resent:
-    """What happens when the answer is there: go no further than the resource, and sign again where the server asks for it."""
+    """What happens when the answer is there: sign again where the server asks for it, and nothing beyond the resource."""
 
-    def __init__(self, credential: Credential, signing: Signing, request: PreparedRequest) -> None:
+    def __init__(
+        self,
+        credential: Credential,
+        signing: Signing,
+        request: PreparedRequest,
+        added: set[str],
+    ) -> None:
         self._credential = credential
         self._signing = signing
         self._request = request
+        self._added = added
 
     def __call__(self, response: Response, **how: Any) -> Response:
+        if response.request is not self._request:
+            return response  # it came by a redirect, and another place has no say in what is signed
         if response.is_redirect:
-            self._check_target(response)
+            self._leave(response)
             return response
-        step = advanced(self._signing, (response.status_code, response.headers))
-        if isinstance(step, Renewal):
-            self._credential.renew(step)
-            step = advanced(self._signing, None)
-        if not isinstance(step, dict):
+        again = self._request.copy()
+        wanted = sign_into(again.headers, self._signing, (response.status_code, response.headers))
+        if isinstance(wanted, Renewal):
+            self._credential.renew(wanted)
+            wanted = sign_into(again.headers, self._signing, None)
+        if not wanted:
             return response
         _ = response.content  # read whole, so that the connection can be used again
         response.close()
-        again = self._request.copy()
-        again.deregister_hook("response", self)  # type: ignore[no-untyped-call]  # untyped there
-        again.headers.update(step)
         answer: Response = response.connection.send(again, **how)
         answer.history.append(response)
         answer.request = again
+        self._request = again
         return self(answer, **how)
 
-    def _check_target(self, response: Response) -> None:
+    def _leave(self, response: Response) -> None:
+        """Take off what signs, where the next request would go to another place: requests copies this one's headers."""
         target = urljoin(str(response.url), response.headers["location"])
         if not covers(self._credential.resource, target):
-            response.close()
-            raise DeniedError(
-                "foreign_url",
-                f"{self._credential.resource} redirects to another place, which gets no credential",
-            )
+            for name in self._added:
+                response.request.headers.pop(name, None)
 
 
 def requests_auth(credential: Credential) -> AuthBase:

@@ -7,15 +7,19 @@ import secrets
 import threading
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, Final, Self
+from socketserver import TCPServer
+from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
 from urllib.parse import parse_qsl
 
 from agent_identity.flow import Callback
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from types import TracebackType
 
 __all__ = ["Listener"]
+
+Members: TypeAlias = tuple[tuple[str, str], ...]
 
 _PATH: Final = "/callback"
 _LONGEST: Final = 8192
@@ -29,10 +33,12 @@ class Listener:
     """Waits for one visit on a port of its own, which nothing but this machine reaches.
 
     `callback` is a future of what came back. Whatever comes with another `Host`, from another `Origin`, to another path, by
-    another method, or a second time, is refused and changes nothing.
+    another method, as part of a page, with members that `accepts` doesn't know, or a second time, is refused and changes
+    nothing: any page in the person's browser can knock here.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, accepts: Callable[[Members], bool] = lambda _: True) -> None:
+        self._accepts = accepts
         self.callback: Future[Callback] = Future()
         self.callback.set_running_or_notify_cancel()
         self._lock = threading.Lock()
@@ -47,8 +53,16 @@ class Listener:
             daemon=True,
         )
 
-    def __enter__(self) -> Self:
+    def open(self) -> None:
         self._thread.start()
+
+    def close(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    def __enter__(self) -> Self:
+        self.open()
         return self
 
     def __exit__(
@@ -57,29 +71,34 @@ class Listener:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
+        self.close()
 
-    def take(self, query: str) -> bool:
-        """Take what came back; False when somebody was here before."""
+    def take(self, query: str) -> tuple[int, bytes]:
+        """Take what came back; the status and page that are answered."""
         try:
-            members = parse_qsl(
-                query, keep_blank_values=True, strict_parsing=True, max_num_fields=32
-            )
+            found = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=32)
         except ValueError:
-            return False
+            return 400, b"this isn't what was awaited"
+        members = tuple(found)
+        if not self._accepts(members):
+            return 400, b"this isn't what was awaited"
         with self._lock:
             if self.callback.done():
-                return False
-            self.callback.set_result(Callback(self.redirect_uri, tuple(members)))
-        return True
+                return 410, b"this address has been used"
+            self.callback.set_result(Callback(self.redirect_uri, members))
+        return 200, _PAGE
 
 
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
     listener: Listener
+
+    def server_bind(self) -> None:
+        """Bind, and ask no name server who we are, which is what the library's own does."""
+        TCPServer.server_bind(self)
+        self.server_name = "127.0.0.1"
+        self.server_port = self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A visitor who breaks off is nobody's trouble, and a traceback would hold the code that came back."""
@@ -102,10 +121,10 @@ class _Visit(BaseHTTPRequestHandler):
             self._say(403, b"wrong origin")
         elif path != _PATH or len(self.path) > _LONGEST:
             self._say(404, b"nothing here")
-        elif not listener.take(query):
-            self._say(410, b"this address has been used")
+        elif self.headers.get("Sec-Fetch-Dest", "document") != "document":
+            self._say(403, b"no part of a page")
         else:
-            self._say(200, _PAGE)
+            self._say(*listener.take(query))
 
     def _say(self, status: int, body: bytes) -> None:
         self.send_response(status)

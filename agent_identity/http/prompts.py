@@ -7,15 +7,20 @@ import sys
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
-from agent_identity.errors import ConfigurationError, CredentialRejectedError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    CredentialRejectedError,
+    CredentialUnavailableError,
+)
 from agent_identity.uris import is_safe_link
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from agent_identity.values import Prompt
 
-__all__ = ["on_terminal", "shown"]
+__all__ = ["awaited", "on_terminal", "shown"]
 
 
 def shown(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
@@ -25,13 +30,47 @@ def shown(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
 
     Raises:
         CredentialRejectedError: `unsafe_link`.
+        CredentialUnavailableError: `interaction_failed`, whoever shows it failed.
     """
     links = (prompt.authorization_url, prompt.verification_uri, prompt.verification_uri_complete)
     if not all(link is None or is_safe_link(link) for link in links) or not _plain(prompt):
         raise CredentialRejectedError(
             "unsafe_link", f"{prompt.issuer} would send a person to something that is no web page"
         )
-    return on_interaction(prompt)
+    failure: CredentialUnavailableError
+    try:
+        return on_interaction(prompt)
+    except AgentIdentityError:
+        raise
+    except Exception as error:  # noqa: BLE001 - the seam: whatever a callback raises becomes ours, once
+        failure = _failed(prompt, error)
+    raise failure
+
+
+async def awaited(prompt: Prompt, shown_later: Awaitable[object]) -> None:
+    """Wait for a callback that shows a prompt in its own time.
+
+    Raises:
+        CredentialUnavailableError: `interaction_failed`, it failed.
+    """
+    failure: CredentialUnavailableError
+    try:
+        await shown_later
+    except AgentIdentityError:
+        raise
+    except Exception as error:  # noqa: BLE001 - see `shown`
+        failure = _failed(prompt, error)
+    else:
+        return
+    raise failure
+
+
+def _failed(prompt: Prompt, error: Exception) -> CredentialUnavailableError:
+    return CredentialUnavailableError(
+        "interaction_failed",
+        f"nobody could be shown where to sign in at {prompt.issuer}: {type(error).__name__}",
+        remedy="look at the function that was given as on_interaction",
+    )
 
 
 def _plain(prompt: Prompt) -> bool:

@@ -80,6 +80,10 @@ class SingleFlight(Generic[T]):
             except AgentIdentityError as error:
                 failure = error.again()
             except FutureTimeout:
+                if (
+                    flight.future.done()
+                ):  # it isn't the waiting that took too long: the leader failed so
+                    raise
                 if time.monotonic() < deadline:
                     continue
                 failure = _too_slow()

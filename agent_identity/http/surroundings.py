@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import inspect
 import threading
+import time
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Protocol, TypeVar
@@ -13,10 +15,10 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from agent_identity.errors import CredentialUnavailableError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.listener import Listener
-from agent_identity.http.prompts import on_terminal, shown
+from agent_identity.http.prompts import awaited, on_terminal, shown
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine
+    from collections.abc import Awaitable, Callable
 
     from agent_identity.flow import Answer, Ask, Callback
     from agent_identity.values import Certificate, Prompt, Secret
@@ -62,28 +64,34 @@ class Surroundings:
         self._on_interaction = on_interaction or on_terminal
         self._svids = svids
 
-    def answer(self, ask: Read | Keep | Show | Svid) -> Answer:
-        """Answer in sync code."""
+    def answer(self, ask: Read | Keep | Show | Svid, deadline: float) -> Answer:
+        """Answer in sync code, by a moment on the monotonic clock.
+
+        Raises:
+            CredentialUnavailableError: `deadline_exceeded`, a disk, keyring, socket or callback took too long.
+        """
         if isinstance(ask, Show):
-            self._show(ask.prompt)
+            self._show(ask.prompt, deadline)
             return None
-        return self._looked_up(ask)
+        if deadline == float("inf"):
+            return self._looked_up(ask)
+        return _within(deadline, lambda: self._looked_up(ask))
 
     async def aanswer(self, ask: Read | Keep | Show | Svid) -> Answer:
-        """Answer in async code; disks, keyrings and sockets are waited for in a thread."""
+        """Answer in async code; disks, keyrings, sockets and callbacks are waited for in a thread."""
         if isinstance(ask, Show):
             await self._ashow(ask.prompt)
             return None
         return await asyncio.to_thread(self._looked_up, ask)
 
-    def visit(self, ask: Visit, world: Callable[[Ask], Answer]) -> Callback:
+    def visit(self, ask: Visit, world: Callable[[Ask], Answer], deadline: float) -> Callback:
         """Send a person to an authorization server and wait for them.
 
         Raises:
             CredentialUnavailableError: `interaction_timeout`.
         """
-        with Listener() as listener:
-            self._show(run(ask.prepare(listener.redirect_uri), world))
+        with Listener(ask.accepts) as listener:
+            self._show(run(ask.prepare(listener.redirect_uri), world), deadline)
             try:
                 return listener.callback.result(ask.seconds)
             except FutureTimeout:
@@ -91,13 +99,16 @@ class Surroundings:
 
     async def avisit(self, ask: Visit, world: Callable[[Ask], Awaitable[Answer]]) -> Callback:
         """The async twin of `visit`."""
-        with Listener() as listener:
+        listener = Listener(ask.accepts)
+        listener.open()
+        try:
             await self._ashow(await arun(ask.prepare(listener.redirect_uri), world))
             waiting = asyncio.shield(asyncio.wrap_future(listener.callback))
-            try:
-                return await asyncio.wait_for(waiting, ask.seconds)
-            except TimeoutError:
-                raise _nobody_came() from None
+            return await asyncio.wait_for(waiting, ask.seconds)
+        except TimeoutError:
+            raise _nobody_came() from None
+        finally:
+            await asyncio.shield(asyncio.to_thread(listener.close))
 
     def close(self) -> None:
         if self._svids is not None:
@@ -120,31 +131,39 @@ class Surroundings:
             return None
         return self._svids.certificate() if audience is None else self._svids.jwt(audience)
 
-    def _show(self, prompt: Prompt) -> None:
-        found = shown(prompt, self._on_interaction)
-        if inspect.iscoroutine(found):
-            _run_elsewhere(found)
+    def _show(self, prompt: Prompt, deadline: float) -> None:
+        _within(deadline, lambda: asyncio.run(self._ashow(prompt)))
 
     async def _ashow(self, prompt: Prompt) -> None:
-        found = shown(prompt, self._on_interaction)
+        if inspect.iscoroutinefunction(self._on_interaction):
+            found: object = shown(prompt, self._on_interaction)
+        else:  # it may wait for a person, or for a window
+            found = await asyncio.to_thread(shown, prompt, self._on_interaction)
         if inspect.isawaitable(found):
-            await found
+            await awaited(prompt, found)
 
 
-def _run_elsewhere(coroutine: Coroutine[object, object, object]) -> None:
-    """Run an async callback for sync code, whose own thread may be a running loop's."""
-    done: Future[None] = Future()
+def _within(deadline: float, look: Callable[[], T]) -> T:
+    """Do in a thread of its own what may wait as long as it likes, and wait for it no longer than there is time."""
+    left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
+    done: Future[T] = Future()
+    context = contextvars.copy_context()
 
     def target() -> None:
         try:
-            asyncio.run(coroutine)
+            done.set_result(context.run(look))
         except BaseException as error:  # noqa: BLE001 - handed to whoever waits
             done.set_exception(error)
-        else:
-            done.set_result(None)
 
-    threading.Thread(target=target, name="agent-identity-prompt", daemon=True).start()
-    done.result()
+    threading.Thread(target=target, name="agent-identity-waiting", daemon=True).start()
+    try:
+        return done.result(left)
+    except FutureTimeout:
+        if done.done():
+            raise
+        raise CredentialUnavailableError(
+            "deadline_exceeded", "a secret, an SVID or a prompt took longer than the deadline"
+        ) from None
 
 
 def _nobody_came() -> CredentialUnavailableError:

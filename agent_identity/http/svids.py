@@ -10,6 +10,11 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_identity.credentials.workload.svids import (
+    check_jwt_svid,
+    check_trust_domain,
+    check_x509_svid,
+)
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.forks import start_over_in_child
 from agent_identity.keys import certificate_of
@@ -21,13 +26,21 @@ if TYPE_CHECKING:
 __all__ = ["WorkloadApi"]
 
 _SECONDS: Final = 5.0
+_WHO: Final = "the SPIFFE Workload API"
 
 
 class WorkloadApi:
-    """The Workload API on a socket (`unix:/run/…` or `tcp://127.0.0.1:…`). Connected to when first asked."""
+    """The Workload API on a socket (`unix:/run/…` or `tcp://127.0.0.1:…`). Connected to when first asked.
 
-    def __init__(self, socket: str, *, seconds: float = _SECONDS) -> None:
+    An SVID that isn't of `trust_domain`, where that is given, is handed to nobody.
+    """
+
+    def __init__(
+        self, socket: str, *, trust_domain: str | None = None, seconds: float = _SECONDS
+    ) -> None:
+        check_trust_domain(trust_domain)
         self._socket = socket
+        self._trust_domain = trust_domain
         self._seconds = seconds
         self.start_over()
         start_over_in_child(self)
@@ -42,20 +55,25 @@ class WorkloadApi:
         """A JWT-SVID for exactly one audience.
 
         Raises:
+            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`, whom it names.
             CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
             ConfigurationError: the package isn't there, or the socket's address is none.
         """
         client = self._connected()
         try:
-            return Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
+            svid = Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
         except Exception as error:  # noqa: BLE001 - the seam: whatever the package raises becomes ours, once
-            kind = type(error).__name__
-        raise _unavailable(kind)
+            svid, kind = None, type(error).__name__
+        if svid is None:
+            raise _unavailable(kind)
+        check_jwt_svid(svid, self._trust_domain, who=_WHO)
+        return svid
 
     def certificate(self) -> Certificate | None:
         """The X.509-SVID as it is now, with the authorities of its trust domain.
 
         Raises:
+            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`, whom it names.
             CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
             ConfigurationError: the package isn't there, or the socket's address is none.
         """
@@ -66,12 +84,15 @@ class WorkloadApi:
             domain = svid.spiffe_id.trust_domain
             bundle = found.x509_bundle_set.get_bundle_for_trust_domain(domain)
             trusted = () if bundle is None else bundle.x509_authorities
-            return certificate_of(svid.cert_chain, svid.private_key, trusted)
+            shown = certificate_of(svid.cert_chain, svid.private_key, trusted)
         except Exception as error:  # noqa: BLE001 - see `jwt`
-            kind = type(error).__name__
-        with self._lock:
-            self._watched = None  # a source that failed stays so; the next one asks anew
-        raise _unavailable(kind)
+            shown, kind = None, type(error).__name__
+        if shown is None:
+            with self._lock:
+                self._watched = None  # a source that failed stays so; the next one asks anew
+            raise _unavailable(kind)
+        check_x509_svid(shown, self._trust_domain, who=_WHO)
+        return shown
 
     def close(self) -> None:
         with self._lock:

@@ -63,6 +63,7 @@ class World:
     ) -> None:
         self._open_transport = transport
         self._transport: Transport | None = None
+        self._opening = threading.Lock()
         self._ledger = ledger
         self._clock = clock
         self._monotonic = monotonic
@@ -78,7 +79,9 @@ class World:
     def transport(self) -> Transport:
         """The HTTP door, opened when something is first asked of it."""
         if self._transport is None:
-            self._transport = self._open_transport()
+            with self._opening:
+                if self._transport is None:
+                    self._transport = self._open_transport()
         return self._transport
 
     def context(self, certificate: Certificate) -> ssl.SSLContext:
@@ -114,6 +117,7 @@ class World:
         self.refusals.start_over()
         self.flights.forget()
         self._renewals = set()
+        self._opening = threading.Lock()
 
     def _end(self, ask: HttpRequest | Shared[Expiring], outer: float) -> float:
         """The moment by which an ask has to be answered: its own limit, within that of whoever asks."""
@@ -135,8 +139,10 @@ class World:
             time.sleep(_fitting(ask.seconds, deadline))
             return None
         if isinstance(ask, Visit):
-            return self.surroundings.visit(ask, lambda inner: self._answer_by(inner, deadline))
-        return self.surroundings.answer(ask)
+            return self.surroundings.visit(
+                ask, lambda inner: self._answer_by(inner, deadline), deadline
+            )
+        return self.surroundings.answer(ask, deadline)
 
     def _shared(self, ask: Shared[Expiring], deadline: float) -> Expiring:
         found = self._found(ask, self._renew)
@@ -164,7 +170,7 @@ class World:
             try:
                 self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self._deadline)
             except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                self._not_renewed(ask, error)
+                _not_renewed(error)
 
         threading.Thread(target=renew, name="agent-identity-renewal", daemon=True).start()
 
@@ -215,7 +221,7 @@ class World:
                     ask.key, lambda: self._alead(ask, deadline), self._deadline
                 )
             except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                self._not_renewed(ask, error)
+                _not_renewed(error)
 
         task = asyncio.create_task(renew())
         self._renewals.add(task)
@@ -235,18 +241,11 @@ class World:
                 return entry.value
             if entry.is_usable(now, monotonic):
                 early = ask.patience is None and not self.flights.flying(ask.key)
-                if early and self.cache.may_renew(ask.key, monotonic):
+                if early and self.cache.claim_renewal(ask.key, monotonic):
                     renew(ask)
                 return entry.value
         self.refusals.check(ask.key, monotonic)
         return None
-
-    def _not_renewed(self, ask: Shared[Expiring], error: Exception) -> None:
-        self.cache.renewal_failed(ask.key, self._monotonic())
-        code = error.code if isinstance(error, AgentIdentityError) else type(error).__name__
-        _log.warning(
-            "a credential could not be renewed early (%s), the one in hand serves on", code
-        )
 
     def _landed(self, ask: Shared[Expiring]) -> Expiring | None:
         """Whoever boards just after a flight has landed finds its answer here, or its refusal, and asks nobody."""
@@ -261,6 +260,11 @@ class World:
     def _keep(self, ask: Shared[Expiring], value: Expiring) -> Expiring:
         self.cache.put(ask.key, value, now=self._clock(), monotonic=self._monotonic())
         return value
+
+
+def _not_renewed(error: Exception) -> None:
+    code = error.code if isinstance(error, AgentIdentityError) else type(error).__name__
+    _log.warning("a credential could not be renewed early (%s), the one in hand serves on", code)
 
 
 def _fitting(seconds: float, deadline: float) -> float:

@@ -44,9 +44,11 @@ def test_what_comes_back_is_taken_as_it_came() -> None:
         ("/?code=x", {}, 404),
         ("/callback/?code=x", {}, 404),
         ("/callback?code=" + "x" * 9000, {}, 404),
-        ("/callback?" + "&".join(f"a{n}=1" for n in range(99)), {}, 410),
+        ("/callback?" + "&".join(f"a{n}=1" for n in range(99)), {}, 400),
+        ("/callback?code=x", {"Sec-Fetch-Dest": "image"}, 403),
+        ("/callback?code=x", {"Sec-Fetch-Dest": "iframe"}, 403),
     ],
-    ids=["host", "localhost", "origin", "null", "root", "slash", "long", "many"],
+    ids=["host", "localhost", "origin", "null", "root", "slash", "long", "many", "image", "frame"],
 )
 def test_E11_another_host_origin_or_path_is_refused_and_changes_nothing(
     path: str, headers: dict[str, str], status: int
@@ -67,6 +69,31 @@ def test_E11_a_second_visit_is_refused_and_changes_nothing() -> None:
         assert httpx.get(f"{listener.redirect_uri}?code=first").status_code == 200
         assert httpx.get(f"{listener.redirect_uri}?code=second").status_code == 410
         assert listener.callback.result(1).members == (("code", "first"),)
+
+
+def test_E11_what_isnt_the_answer_that_is_awaited_changes_nothing() -> None:
+    """Any page can send a browser to this address; it doesn't know the state."""
+    with Listener(lambda members: dict(members).get("state") == "real") as listener:
+        assert httpx.get(f"{listener.redirect_uri}?code=evil&state=guess").status_code == 400
+        assert httpx.get(f"{listener.redirect_uri}?error=access_denied").status_code == 400
+        assert not listener.callback.done()
+        assert httpx.get(f"{listener.redirect_uri}?code=c&state=real").status_code == 200
+        assert dict(listener.callback.result(1).members)["code"] == "c"
+
+
+@pytest.mark.parametrize("raised", [ValueError("canary-text"), TimeoutError("canary-text")])
+def test_a_prompt_that_fails_is_a_typed_error_and_is_shown_once(raised: Exception) -> None:
+    shown: list[Prompt] = []
+
+    def fails(prompt: Prompt) -> None:
+        shown.append(prompt)
+        raise raised
+
+    with pytest.raises(CredentialUnavailableError) as caught:
+        run(show(sign_in("https://idp.example/a")), world(fails).answer)
+    assert caught.value.code == "interaction_failed"
+    assert "canary" not in f"{caught.value}{caught.value.__cause__}{caught.value.__context__}"
+    assert len(shown) == 1
 
 
 def test_the_port_is_closed_when_it_is_over() -> None:

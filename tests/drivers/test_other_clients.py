@@ -14,6 +14,7 @@ import requests
 
 from agent_identity import DeniedError, current_credential, tool
 from agent_identity.http import aiohttp_middleware, httpx2_auth, requests_auth
+from agent_identity.jose import loads_object, unverified
 from agent_identity.testing import assert_no_leak
 
 
@@ -113,16 +114,96 @@ async def test_another_place_gets_nothing(bot, service, sends) -> None:
     assert service.heads == []
 
 
-@pytest.mark.parametrize("send", [by_requests, by_aiohttp], ids=lambda send: send.__name__)
-async def test_I06_a_redirect_out_of_the_resource_is_refused_where_the_client_would_follow_it(
-    bot, service, other, send
-) -> None:
+async def test_I06_aiohttp_asks_for_every_redirect_and_is_refused(bot, service, other) -> None:
     service.redirect = f"{other.origin}/api"
     async with bot.on_behalf_of("user:alice", purpose="p"):
         with pytest.raises(DeniedError) as caught:
-            await sending(service, send)("GET", service.url)
+            await sending(service, by_aiohttp)("GET", service.url)
     assert caught.value.code == "foreign_url"
     assert other.heads == []
+
+
+@pytest.mark.parametrize("follows", [True, False])
+async def test_I06_what_requests_follows_out_of_the_resource_goes_without_the_credential(
+    bot, service, other, follows
+) -> None:
+    service.redirect = f"{other.origin}/api"
+
+    @tool(resource=service.url, scopes=["read"])
+    def sends() -> int:
+        auth = requests_auth(current_credential())
+        how = {"allow_redirects": follows, "timeout": 5}
+        return requests.get(service.url, auth=auth, **how).status_code
+
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert sends() == (403 if follows else 307)
+    assert len(other.heads) == int(follows)
+    for head in other.heads:
+        assert not {"Authorization", "DPoP", "Agent-Assertion", "Agent-Delegation"} & set(head)
+
+
+@pytest.mark.parametrize("send", [by_httpx2, by_requests], ids=lambda send: send.__name__)
+async def test_a_page_that_was_reached_by_redirect_has_no_say_in_what_is_signed(
+    bot, service, other, send
+) -> None:
+    service.redirect = f"{other.origin}/api"
+    other.answer = lambda *args: (
+        401,
+        {"www-authenticate": 'DPoP error="invalid_token"', "dpop-nonce": "evil-nonce"},
+    )
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        await sending(service, send)("GET", service.url)
+        assert len(other.heads) == 1
+        assert len(service.heads) == 1
+        service.redirect = None
+        await sending(service, send)("GET", service.url)
+    assert nonce_in(service.heads[-1]["DPoP"]) is None
+
+
+def nonce_in(proof: str) -> object:
+    return loads_object(unverified(proof).payload).get("nonce")
+
+
+async def test_a_streamed_body_is_sent_once_whatever_the_server_wants(bot, service) -> None:
+    """It is gone after the first time; sent again it would be an empty request that the server takes."""
+    service.nonces.append("n-1")
+
+    @tool(resource=service.url, scopes=["read"])
+    async def sends() -> list[int]:
+        auth = requests_auth(current_credential())
+        streamed = {"data": iter([b"pay 100"]), "auth": auth, "timeout": 5}
+        found = [requests.post(service.url, **streamed).status_code]  # noqa: ASYNC210 - the server has a thread of its own
+
+        async def body():
+            yield b"pay 100"
+
+        middlewares = [aiohttp_middleware(current_credential())]
+        async with aiohttp.ClientSession(middlewares=middlewares) as client:
+            service.nonces.append("n-2")
+            async with client.post(service.url, data=body()) as response:
+                found.append(response.status)
+        return found
+
+    async with bot.on_behalf_of("user:alice", purpose="p"):
+        assert await sends() == [401, 401]
+    assert len(service.heads) == 2
+
+
+async def test_a_challenge_that_comes_second_is_read_too(bot, service) -> None:
+    tokens = []
+
+    def refuses(method, path, headers, body):
+        tokens.append(headers["authorization"])
+        return 401, {
+            "www-authenticate": 'Basic realm="x"',
+            "WWW-Authenticate": 'DPoP error="invalid_token"',
+        }
+
+    service.answer = refuses
+    for send in (by_requests, by_aiohttp, by_httpx2):
+        async with bot.on_behalf_of("user:alice", purpose="p"):
+            assert await sending(service, send)("GET", service.url) == 401
+    assert len(tokens) == 6
 
 
 @pytest.mark.parametrize("send", [by_httpx2, by_httpx2_async], ids=lambda send: send.__name__)
