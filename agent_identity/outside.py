@@ -10,6 +10,7 @@ import contextlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
+from agent_identity.credentials.oauth import Issued
 from agent_identity.credentials.source import Renewal
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import Draft, append
@@ -89,12 +90,22 @@ def renewed(session: Session, reached: Reach, renewal: Renewal) -> Flow[Reach]:
     scopes = reached.scopes
     if renewal.scopes is not None:
         scopes = yield from _permitted(session, reached.resource, renewal.scopes, now)
-    if reached.key is not None and renewal == Renewal():
-        parts.world.drop(reached.key)
-        session.reaches.pop((reached.resource, scopes), None)
+    if renewal == Renewal():
+        _forget(session, reached)
     found = yield from reach(session, reached.resource, scopes, renewal.step_up)
     session.check(parts.clock())
     return found
+
+
+def _forget(session: Session, reached: Reach) -> None:
+    """Let go of a credential that was refused, unless another has taken its place: many may hold the same one."""
+    if reached.key is None or reached.issued is None:
+        return
+    entry = session.parts.world.cache.get(reached.key)
+    held = None if entry is None else entry.value
+    if isinstance(held, Issued) and held.token.equals(reached.issued.token):
+        session.parts.world.drop(reached.key)
+        session.reaches.pop((reached.resource, reached.scopes), None)
 
 
 def _permitted(

@@ -20,6 +20,7 @@ from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
+from agent_identity.giving_back import given_back
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.values import LOCAL
 
@@ -80,7 +81,7 @@ class Reach:
             [grant.compact for grant in chain], limit=session.parts.header_limit
         )
         self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
-        ends = [fresh_until(grant) for grant in chain]
+        ends = [session.proven_until, *(fresh_until(grant) for grant in chain)]
         if issued is not None:
             ends.append(fresh_until(issued))
         self.fresh_until: float = min(ends)
@@ -153,7 +154,14 @@ class Reach:
         )
 
     def _check_use(self, session: Session, call: Call | None) -> None:
-        session.check(session.parts.clock())
+        now = session.parts.clock()
+        session.check(now)
+        if not session.is_proven(now):
+            raise DeniedError(
+                "principal_outdated",
+                "the tokens that proved whom this session acts for have ended",
+                remedy="get the credential anew: that verifies fresh ones first",
+            )
         if call is not None:
             call.check_running()
         if session.agent.proof_key is not self.proof_key:
@@ -188,11 +196,15 @@ def reach(
 ) -> Flow[Reach]:
     """Get all that a call to `resource` needs; a local resource needs no credential.
 
+    Whoever is acted for is proven first: by the tokens that were verified, or by fresh ones where those have ended.
+
     Raises:
         DeniedError: nothing says how to get a credential for it.
+        InvalidSubjectError: the principal's fresh tokens are none, or somebody else's.
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """
+    yield from session.proven()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from _chain(session, audiences, scopes)
@@ -278,7 +290,8 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
     parts = session.parts
     now = parts.clock()
     session.check(now)
-    if session.expires_at - now < 1:
+    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proven_until - now)
+    if lifetime < 1:
         raise DeniedError("session_expired", "the session ends within a second")
     grant = yield from parts.anchor.grant(
         RootWanted(
@@ -291,7 +304,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
             task=session.task,
             txn=session.txn,
             max_depth=session.max_depth,
-            lifetime=min(parts.grant_lifetime, session.expires_at - now),
+            lifetime=lifetime,
             evidence=session.evidence,
             proof_key=session.agent.proof_key,
         )
@@ -334,7 +347,10 @@ def _acquired(
     session.check(session.parts.clock())
     issued = yield from place.source.fetch(_wanted(session, chain, place, scopes, step_up))
     check_step_up(issued, step_up)
-    session.take(place, issued)
+    if not session.take(place, issued):
+        yield from given_back(session, [(place.issuer, issued)])
+        session.check(session.parts.clock())
+        raise DeniedError("session_ended", "the session ended while a credential was acquired")
     yield from append(
         _acquired_draft(
             session,

@@ -8,6 +8,7 @@ A session ends when its block is left, when its time is up, or when its parent e
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import time
 import weakref
@@ -27,7 +28,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.giving_back import given_back
+from agent_identity.giving_back import Taken, given_back
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
     from agent_identity.delegation.limits import Limits
@@ -59,6 +59,9 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("agent_identity")
+
+_SPARE: Final = 1.0
+"""Seconds before its end from which the proof of a principal serves for nothing new."""
 
 
 class Session:
@@ -104,9 +107,13 @@ class Session:
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self._state = "new"
         self._ends_monotonic = 0.0
+        self._renew: Callable[[], Flow[float]] | None = None
+        self._proven_until = float("inf")
+        self._proven_monotonic = float("inf")
+        self._renews_at = float("inf")
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
-        self._taken: list[tuple[Issuer | None, Issued]] = []
+        self._taken: Taken = Taken()
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -154,9 +161,7 @@ class Session:
         frames: TracebackType | None,
     ) -> None:
         if self._end():
-            await arun(
-                self._closed("left" if error is None else "failed"), self.parts.world.aanswer
-            )
+            await self._aclosed("left" if error is None else "failed")
 
     def _begin(self) -> None:
         if self._state != "new":
@@ -174,8 +179,17 @@ class Session:
         self._principal = verified.principal
         self.subject = verified.subject
         self.evidence = verified.evidence
-        self.expires_at = min(self.expires_at, verified.expires_at)
+        self._renew = verified.renew
+        self._proved(verified.proven_until)
+        if verified.renew is None:
+            self.expires_at = min(self.expires_at, verified.proven_until)
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+
+    def _proved(self, until: float) -> None:
+        life = until - self.parts.clock()
+        self._proven_until = until
+        self._proven_monotonic = time.monotonic() + life
+        self._renews_at = until - max(_SPARE, min(300.0, 0.2 * life))
 
     def _make_current(self) -> None:
         self._token = CURRENT.set(Current(self.reference, None))
@@ -198,11 +212,9 @@ class Session:
 
         return was_open
 
-    def take(self, place: Resource, issued: Issued) -> None:
-        """Remember what was acquired for this session: it is given back when the session ends."""
-        now = self.parts.clock()
-        self._taken = [taken for taken in self._taken if taken[1].expires_at > now]
-        self._taken.append((place.issuer, issued))
+    def take(self, place: Resource, issued: Issued) -> bool:
+        """Remember what was acquired for this session: it is given back when the session ends. False when it has ended."""
+        return self._taken.add(place.issuer, issued, self.parts.clock())
 
     def _let_go(self) -> None:
         """Nothing that was acquired for this session serves anybody any more."""
@@ -242,9 +254,16 @@ class Session:
             )
         )
 
+    async def _aclosed(self, reason: str) -> None:
+        """Close it in a thread: whoever cancels this task, or ends its loop, keeps no token from being given back."""
+        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
+        closing = loop.run_in_executor(
+            None, context.run, run, self._closed(reason), self.parts.world.answer
+        )
+        await asyncio.shield(closing)
+
     def _closed(self, reason: str) -> Flow[None]:
-        taken, self._taken = self._taken, []
-        yield from given_back(self, taken)
+        yield from given_back(self, self._taken.close())
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -310,6 +329,50 @@ class Session:
                     remedy="open another one, or ask for a later end with expires_in",
                 )
             level = level.parent
+
+    @property
+    def root(self) -> Session:
+        """The session that somebody opened, at the head of this one's chain."""
+        level = self
+        while level.parent is not None:
+            level = level.parent
+        return level
+
+    @property
+    def proven_until(self) -> float:
+        """Until when the principal is proven by the tokens that were verified last (Unix seconds); without tokens, forever.
+
+        A session that gets fresh tokens lasts longer, but reaches nothing after this moment before it has verified them.
+        """
+        return self.root._proven_until  # noqa: SLF001 - a session looks at those above it
+
+    def is_proven(self, now: float) -> bool:
+        """Whether the principal is proven at `now` (Unix seconds), by the wall clock and by the monotonic one."""
+        root = self.root
+        return now < root._proven_until and time.monotonic() < root._proven_monotonic  # noqa: SLF001 - see above
+
+    def proven(self) -> Flow[None]:
+        """Have the principal verified anew by fresh tokens, once shortly before the old ones end, and always after that.
+
+        Raises:
+            AgentIdentityError: none came, or they name somebody else; nothing is reached.
+        """
+        yield from self.root._proven_anew()  # noqa: SLF001 - see above
+
+    def _proven_anew(self) -> Flow[None]:
+        now = self.parts.clock()
+        is_proven = self.is_proven(now + _SPARE)
+        if self._renew is None or (is_proven and now < self._renews_at):
+            return
+        self._renews_at = self._proven_until
+        try:
+            until = yield from self._renew()
+        except AgentIdentityError as error:
+            if not is_proven:
+                raise
+            _log.warning("the principal of %s isn't proven anew yet (%s)", self.id, error.code)
+            return
+        self._proved(until)
 
     def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
         """The scopes that a call asks for, held to what the session and the configuration allow.
@@ -474,13 +537,13 @@ class Session:
         """The async twin of `revoke`."""
         if not self._revoked():
             return
-        await arun(self._closed(f"revoked: {reason}"), self.parts.world.aanswer)
+        await self._aclosed(f"revoked: {reason}")
 
     def start_over(self) -> None:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
         self.reaches = {}
         self.cache_keys = set()
-        self._taken = []
+        self._taken = Taken()
         self.history.renew_lock()
         self.agent.renew()
 

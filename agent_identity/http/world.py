@@ -67,7 +67,7 @@ class World:
         self._ledger = ledger
         self._clock = clock
         self._monotonic = monotonic
-        self._deadline = deadline
+        self.deadline: float = deadline
         self.surroundings: Surroundings = surroundings or Surroundings()
         self.cache: Cache = Cache()
         self.refusals: Refusals = Refusals()
@@ -122,7 +122,7 @@ class World:
     def _end(self, ask: HttpRequest | Shared[Expiring], outer: float) -> float:
         """The moment by which an ask has to be answered: its own limit, within that of whoever asks."""
         patience = ask.patience if isinstance(ask, Shared) else None
-        own = self._deadline if patience is None else patience
+        own = self.deadline if patience is None else patience
         return min(outer, time.monotonic() + own)
 
     # -- in sync code ------------------------------------------------------------------------------------------------
@@ -166,9 +166,9 @@ class World:
         """Renew early in a thread of its own; the caller goes on with what still serves."""
 
         def renew() -> None:
-            deadline = time.monotonic() + self._deadline
+            deadline = time.monotonic() + self.deadline
             try:
-                self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self._deadline)
+                self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self.deadline)
             except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
                 _not_renewed(error)
 
@@ -215,10 +215,10 @@ class World:
         """Renew early in a task of its own."""
 
         async def renew() -> None:
-            deadline = time.monotonic() + self._deadline
+            deadline = time.monotonic() + self.deadline
             try:
                 await self.flights.afetch(
-                    ask.key, lambda: self._alead(ask, deadline), self._deadline
+                    ask.key, lambda: self._alead(ask, deadline), self.deadline
                 )
             except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
                 _not_renewed(error)
