@@ -35,6 +35,7 @@ from agent_identity.jose import loads_object, unverified
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import FakeIssuer, FakeWeb, hostile
+from agent_identity.testing.web import Received, Said
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"
@@ -531,7 +532,7 @@ def test_doctor_looks_at_state_ledger_and_policy(written: Written, tmp_path: Pat
 
 def test_doctor_asks_whether_the_vault_is_open(written: Written) -> None:
     with FakeWeb() as vault:
-        path = written(f'[vault]\naddress = "{vault.url}"\n')
+        path = written(f'[vault]\naddress = "{vault.url}"\nrole = "r"\n')
         assert ("vault", "ok") in checks(run("doctor", "--json", "--config", path))
         assert [request.path for request in vault.received] == ["/v1/sys/health"]
         vault.scripts["/v1/sys/health"] = lambda _, write: write(
@@ -650,6 +651,51 @@ def test_a_token_on_the_command_line_is_refused_and_not_repeated(
     for part in (token, CANARY, CANARY.replace("-", "_")):
         assert part not in done.output
     assert idp.issued == 0
+
+
+def test_a_subject_token_of_a_vault_is_refused_by_name(
+    idp: FakeIssuer, key: Path, written: Written
+) -> None:
+    path = written(acme(idp) + f'[resources."{BILLING}"]\nbinding = "none"\n')
+    given = "vault:agents/alice#token"
+    done = run("token", "--resource", BILLING, "--subject-token", given, "--config", path)
+    assert (done.exit_code, done.stdout) == (2, "")
+    assert "--subject-token isn't read from a vault" in done.stderr
+
+
+class KeptKey(FakeWeb):
+    """A vault that holds one private key."""
+
+    def __init__(self, pem: str) -> None:
+        self.pem = pem
+        super().__init__()
+
+    def answer(self, request: Received) -> Said:
+        if request.path == "/v1/auth/jwt/login":
+            assert json.loads(request.body) == {"role": "r", "jwt": "token-of-the-platform"}
+            body: object = {"auth": {"client_token": "t", "lease_duration": 60}}
+        else:
+            body = {"data": {"data": {"value": self.pem}, "metadata": {"version": 1}}}
+        return Said(200, {}, json.dumps(body).encode())
+
+
+def test_a_clients_document_has_its_key_wherever_that_is_kept(
+    written: Written, tmp_path: Path
+) -> None:
+    key = SigningKey.generate()
+    (tmp_path / "platform").write_text("token-of-the-platform")
+    (tmp_path / "platform").chmod(0o600)
+    with KeptKey(key.to_pem().decode()) as vault:
+        path = written(
+            f'[vault]\naddress = "{vault.url}"\nrole = "r"\nprovider = "file"\npath = "platform"\n'
+            '[issuers.acme]\nissuer = "https://idp.example"\n'
+            'client_id = "https://agents.example/bot"\nclient_key = "vault:agents/bot"\n'
+            'client_key_id = "key-1"\n'
+        )
+        done = run("config", "client-document", "acme", "--config", path)
+    assert done.exit_code == 0, done.stderr
+    [jwk] = json.loads(done.stdout)["jwks"]["keys"]
+    assert (jwk["x"], jwk["kid"]) == (key.public_jwk["x"], "key-1")
 
 
 def test_without_a_subject_nothing_is_done_unless_the_configuration_allows_it(

@@ -8,8 +8,10 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import httpx
 import pytest
@@ -28,9 +30,12 @@ from agent_identity import (
 from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
-from agent_identity.jose import loads_object, unverified
+from agent_identity.flow import Flow, run
+from agent_identity.jose import header, loads_object, unverified
 from agent_identity.keys import SigningKey
-from agent_identity.testing import FakeIssuer, FakeWeb
+from agent_identity.testing import FakeIssuer, FakeWeb, play
+from agent_identity.testing.web import Said
+from agent_identity.values import Certificate, Secret
 
 BILLING = "https://billing.example"
 
@@ -587,3 +592,304 @@ def test_an_id_token_may_be_made_for_the_client_and_an_access_token_may_not(
     with pytest.raises(InvalidSubjectError) as caught:
         identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p").__enter__()
     assert caught.value.code == "audience_mismatch"
+
+
+# -- what is said is kept ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("said", "sent"), [('assertion = "omit"', False), ("", True)])
+def test_an_embedded_resource_gets_the_chain_unless_the_file_says_otherwise(
+    configured: Configured, web: FakeWeb, said: str, sent: bool
+) -> None:
+    identity = configured(f'[resources."{web.url}"]\n{said}\n')
+    with (
+        identity.on_behalf_of("user:alice", purpose="not for strangers") as session,
+        session.http(web.url) as client,
+    ):
+        client.get(f"{web.url}/x")
+    headers = web.received[-1].headers
+    assert ("agent-delegation" in headers) is sent
+    assert headers["authorization"].startswith("DPoP ")
+
+
+class Confused(FakeIssuer):
+    """An issuer that answers about somebody else."""
+
+    def _access(self, sub: str, form: dict[str, str], jkt: str | None) -> Said:
+        return super()._access("bob", form, jkt)
+
+
+def test_another_table_of_the_principals_issuer_does_not_switch_the_check_off(
+    configured: Configured, key: Path
+) -> None:
+    with Confused() as idp:
+        asker = issuer_table(idp, "asker", 'client_id = "bot2"', 'client_key = "file:client.pem"')
+        identity = configured(
+            acme(idp) + asker + f'[resources."{BILLING}"]\nissuer = "asker"\n'
+        )
+        token = idp.token("alice", audience="invoice-bot")
+        with identity.on_behalf_of(token, purpose="p") as session:
+            with pytest.raises(CredentialRejectedError) as caught:
+                session.credential(BILLING, ["x"])
+        assert caught.value.code == "subject_mismatch"
+
+
+def test_people_that_two_issuers_share_are_known_by_their_sub(
+    configured: Configured, idp: FakeIssuer, other: FakeIssuer, key: Path
+) -> None:
+    there = issuer_table(
+        other, "there", 'client_id = "invoice-bot"', 'client_key = "file:client.pem"'
+    )
+    resource = f'[resources."{BILLING}"]\nsource = "jwt-bearer"\nissuer = "there"\n'
+    token = idp.token("alice", audience="invoice-bot")
+    with configured(acme(idp) + there + resource).on_behalf_of(token, purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["x"])
+    assert caught.value.code == "principal_unknown_there"
+    shared = configured(acme(idp) + there + 'subjects_of = ["acme"]\n' + resource)
+    with shared.on_behalf_of(token, purpose="p") as session:
+        assert claims(session.credential(BILLING, ["x"]).reveal())["sub"] == "alice"
+
+
+def test_an_assertion_about_somebody_names_the_key_as_the_issuer_knows_it(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    identity = configured(
+        acme(idp)
+        + f'client_key_id = "key-1"\n[resources."{BILLING}"]\nsource = "jwt-bearer"\n'
+    )
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        session.credential(BILLING, ["x"])
+    [form] = [dict(parse_qsl(r.body.decode())) for r in idp.received if r.path == "/token"]
+    assert unverified(form["assertion"]).header["kid"] == "key-1"
+
+
+def test_an_opaque_token_of_the_platform_is_no_jwt_as_actor(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "platform").write_text("opaque-token-of-the-platform")
+    identity = configured(
+        acme(idp)
+        + f'[resources."{BILLING}"]\nsource = "token-exchange"\nactor = "workload"\nprovider = "file"\npath = "platform"\n'
+    )
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        session.credential(BILLING, ["x"])
+    [form] = [dict(parse_qsl(r.body.decode())) for r in idp.received if r.path == "/token"]
+    assert form["actor_token_type"] == ACCESS_TOKEN
+
+
+def certificate_of_a_workload(name: str = "spiffe://prod.example/agent") -> Certificate:
+    later = time.time() + 3600
+    return Certificate("chain", Secret("key"), "thumb", later, (name,), "bundle")
+
+
+def test_a_token_is_bound_to_the_svid_where_the_client_has_no_certificate_of_its_own(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    svid = certificate_of_a_workload()
+    text = acme(idp) + '[spiffe]\nsocket = "unix:///nowhere"\n' + f'[resources."{BILLING}"]\n'
+    bound = configured(text + 'binding = "mtls"\n')._assembled.issuers["acme"]
+    assert play(bound.certificate(), svids={None: svid}) is svid
+    plain = configured(text)._assembled.issuers["acme"]
+    assert play(plain.certificate(), svids={None: svid}) is None
+
+
+class FakeWorkloadApi:
+    """What is used of the package `spiffe`."""
+
+    def __init__(self, name: str) -> None:
+        key = SigningKey.generate()
+        body = json.dumps({"sub": name}).encode()
+        self.token = key.compact(header(key.alg, typ="JWT", kid="k"), body)
+
+    def fetch_jwt_svid(self, audience: set[str], timeout: float) -> FakeWorkloadApi:
+        return self
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("spiffe://prod.example/agent", None),
+        ("spiffe://evil.example/agent", "trust_domain_mismatch"),
+        ("alice", "spiffe_id_malformed"),
+    ],
+)
+def test_no_svid_of_another_trust_domain_comes_in(
+    configured: Configured, monkeypatch: pytest.MonkeyPatch, name: str, code: str | None
+) -> None:
+    identity = configured(
+        '[spiffe]\nsocket = "unix:///nowhere"\ntrust_domain = "prod.example"\n'
+        f'[resources."{BILLING}"]\nsource = "workload-token"\nprovider = "spiffe"\n'
+    )
+    api = identity._svids()
+    monkeypatch.setattr("agent_identity.http.svids._client", lambda _: FakeWorkloadApi(name))
+    monkeypatch.setattr(api, "_source", lambda _: FakeContext())
+    monkeypatch.setattr(
+        "agent_identity.http.svids.certificate_of", lambda *_: certificate_of_a_workload(name)
+    )
+    for ask in (lambda: api.jwt(BILLING), api.certificate):
+        if code is None:
+            assert ask() is not None
+            continue
+        with pytest.raises(CredentialRejectedError) as caught:
+            ask()
+        assert caught.value.code == code
+
+
+class FakeContext:
+    """An X.509 context whose every attribute is another one."""
+
+    def __getattr__(self, name: str) -> FakeContext:
+        return self
+
+    def __call__(self, *_: object) -> FakeContext:
+        return self
+
+
+def test_a_trust_domain_that_can_be_none_is_refused_at_once(configured: Configured) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configured('[spiffe]\nsocket = "unix:///nowhere"\ntrust_domain = "spiffe://Prod/x"\n')
+    assert caught.value.code == "trust_domain_malformed"
+
+
+# -- refresh tokens in a vault -------------------------------------------------------------------------------------------
+
+
+class Store:
+    """A vault that several processes share. `reads` counts."""
+
+    def __init__(self) -> None:
+        self.held: dict[str, Secret] = {}
+        self.reads = 0
+
+    def read(self, reference: str) -> Flow[Secret | None]:
+        yield from ()
+        self.reads += 1
+        return self.held.get(reference)
+
+    def keep(self, reference: str, secret: Secret | None) -> Flow[None]:
+        yield from ()
+        if secret is None:
+            self.held.pop(reference, None)
+        else:
+            self.held[reference] = secret
+
+
+def test_refresh_tokens_are_read_as_the_vault_is_and_api_keys_from_a_cache() -> None:
+    from agent_identity.assembly.secrets import Secrets
+    from agent_identity.http.world import World
+    from agent_identity.provenance.ledger import open_ledger
+
+    store = Store()
+    with open_ledger("memory:", state_dir=Path()) as ledger:
+        world = World(lambda: None, ledger)
+        secrets = Secrets(store, time.time)
+        store.held["vault:a#token"] = Secret("first")
+        assert run(secrets.read("vault:a#token"), world.answer).reveal() == "first"
+        store.held["vault:a#token"] = Secret("second")  # by another process
+        assert run(secrets.read("vault:a#token"), world.answer).reveal() == "second"
+        store.reads = 0
+        for _ in range(3):
+            assert run(secrets.optional("vault:a#token")(), world.answer).reveal() == "second"
+        assert store.reads == 1
+        world.close()
+
+
+# -- arguments -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("subject", "code"),
+    [
+        (None, "subject_malformed"),
+        (7, "subject_malformed"),
+        (b"x", "subject_malformed"),
+        (object(), "subject_malformed"),
+        ("", "subject_empty"),
+        (SubjectTokens(), "subject_empty"),
+    ],
+)
+def test_what_shows_no_principal_is_an_error_of_the_caller(
+    configured: Configured, idp: FakeIssuer, key: Path, subject: object, code: str
+) -> None:
+    identity = configured(acme(idp))
+    with pytest.raises(ConfigurationError) as caught:
+        identity.on_behalf_of(subject, purpose="p")
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("subject", [None, 7, b"x", object()])
+def test_an_embedded_authority_knows_names_alone(configured: Configured, subject: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configured("").on_behalf_of(subject, purpose="p")
+    assert caught.value.code == "no_issuer_trusted"
+
+
+@pytest.mark.parametrize(
+    ("given", "code"),
+    [
+        ({"purpose": 5}, "purpose"),
+        ({"purpose": ""}, "purpose"),
+        ({"expires_in": "60"}, "expires_in"),
+        ({"expires_in": True}, "expires_in"),
+        ({"expires_in": float("nan")}, "expires_in"),
+        ({"max_depth": "3"}, "max_depth"),
+        ({"max_depth": True}, "max_depth"),
+        ({"task": 7}, "task"),
+        ({"scopes": 5}, "scope_malformed"),
+        ({"scopes": "a b"}, "scope_malformed"),
+        ({"resources": "https://x.example"}, "resource_malformed"),
+        ({"resources": 5}, "resource_malformed"),
+    ],
+)
+def test_an_argument_of_another_kind_is_an_error_of_the_caller(
+    configured: Configured, given: dict[str, object], code: str
+) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configured("").on_behalf_of("user:alice", **{"purpose": "p", **given})
+    assert caught.value.code == code
+
+
+@pytest.mark.parametrize("trigger", ["", "x" * 201, "a\nb", "a\u202eb", "a\0", None, 5])
+def test_a_trigger_is_one_line_that_can_be_shown(configured: Configured, trigger: object) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        configured("").autonomous(trigger=trigger, purpose="p")
+    assert caught.value.code == "trigger"
+
+
+# -- keys of the state directory -------------------------------------------------------------------------------------------
+
+
+def test_a_signer_that_others_can_open_is_refused(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path
+) -> None:
+    configured(acme(idp))
+    assert (tmp_path / "state" / "signer.lock").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "state" / "signer.pem").chmod(0o644)
+    with pytest.raises(ConfigurationError) as caught:
+        configured(acme(idp))
+    assert caught.value.code == "state_not_private"
+
+
+@pytest.mark.parametrize("name", ["signer.lock", "signer.pem"])
+def test_a_folder_where_a_key_belongs_is_told(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "state" / name).mkdir(parents=True)
+    with pytest.raises(ConfigurationError) as caught:
+        configured(acme(idp))
+    assert caught.value.code == "state_unusable"
+
+
+def test_a_lock_that_leads_elsewhere_is_not_followed(
+    configured: Configured, idp: FakeIssuer, key: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "signer.lock").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(ConfigurationError) as caught:
+        configured(acme(idp))
+    assert caught.value.code == "state_unusable"
+    assert not (tmp_path / "elsewhere").exists()

@@ -132,8 +132,8 @@ async def test_I06_what_requests_follows_out_of_the_resource_goes_without_the_cr
     @tool(resource=service.url, scopes=["read"])
     def sends() -> int:
         auth = requests_auth(current_credential())
-        how = {"allow_redirects": follows, "timeout": 5}
-        return requests.get(service.url, auth=auth, **how).status_code
+        answer = requests.get(service.url, auth=auth, allow_redirects=follows, timeout=5)
+        return answer.status_code
 
     async with bot.on_behalf_of("user:alice", purpose="p"):
         assert sends() == (403 if follows else 307)
@@ -171,8 +171,9 @@ async def test_a_streamed_body_is_sent_once_whatever_the_server_wants(bot, servi
     @tool(resource=service.url, scopes=["read"])
     async def sends() -> list[int]:
         auth = requests_auth(current_credential())
-        streamed = {"data": iter([b"pay 100"]), "auth": auth, "timeout": 5}
-        found = [requests.post(service.url, **streamed).status_code]  # noqa: ASYNC210 - the server has a thread of its own
+        data = iter([b"pay 100"])
+        answer = requests.post(service.url, data=data, auth=auth, timeout=5)  # noqa: ASYNC210 - the server has a thread of its own
+        found = [answer.status_code]
 
         async def body():
             yield b"pay 100"
