@@ -240,9 +240,11 @@ def test_a_loop_that_was_closed_without_a_last_word_leaves_no_sockets(web: FakeW
         for _ in range(10):
             one()
             gc.collect()
-    assert len(transport.pools._loops) <= 1
-    assert len(list(DESCRIPTORS.iterdir())) - before < 12
-    transport.close()
+        assert len(transport.pools._loops) <= 1
+        assert len(list(DESCRIPTORS.iterdir())) - before < 12
+        transport.close()
+        transport.pools._loops.clear()  # the last one is swept when the next one comes
+        gc.collect()
 
 
 def test_the_door_is_opened_once_for_all_who_come_at_once() -> None:
