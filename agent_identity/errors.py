@@ -61,9 +61,9 @@ class AgentIdentityError(Exception):
 
     def again(self) -> Self:
         """A copy to raise elsewhere: several callers may share one failure, but not one traceback or `call_id`."""
-        state = dict(self.__dict__)
-        notes: list[str] = state.get("__notes__", [])
-        copy = _rebuilt(type(self), self.args, state | ({"__notes__": [*notes]} if notes else {}))
+        copy = _rebuilt(type(self), self.args, dict(self.__dict__))
+        if hasattr(copy, "__notes__"):
+            copy.__notes__ = [*copy.__notes__]
         if isinstance(self.__cause__, AgentIdentityError):
             copy.__cause__ = self.__cause__.again()
         return copy

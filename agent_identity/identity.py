@@ -5,15 +5,20 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias, TypeGuard
 
-from agent_identity.assembly.embedded import embedded
+from agent_identity.assembly.embedded import Minted, embedded
 from agent_identity.assembly.settings import DEEPEST, Settings
 from agent_identity.config import state_directory, workload_api
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.subject import DirectorySubject
-from agent_identity.credentials.subjects import SubjectTokens, tokens_of, verified_subject
+from agent_identity.credentials.subjects import (
+    SubjectTokens,
+    TokenSource,
+    tokens_of,
+    verified_subject,
+)
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append, pure
@@ -29,17 +34,16 @@ from agent_identity.uris import checked_resource, origin, resource_set
 from agent_identity.values import Principal, agent_uri, scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
-    from types import TracebackType
+    from types import TracebackType, UnionType
 
     from agent_identity.assembly import Assembled
     from agent_identity.authority import Authority
     from agent_identity.config import Configuration
     from agent_identity.credentials.registration import Registered
     from agent_identity.credentials.source import Verified
-    from agent_identity.credentials.subjects import TokenSource
     from agent_identity.flow import Flow
     from agent_identity.http.surroundings import Svids
     from agent_identity.http.transport import Transport
@@ -55,6 +59,7 @@ __all__ = ["AgentIdentity"]
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Iterable[str]]"
 
 PURPOSE_LIMIT: Final = 200
+TRIGGER_LIMIT: Final = 200
 _PROFILES: Final = ("user:", "service:", "trigger:")
 
 
@@ -273,10 +278,10 @@ class AgentIdentity:
                 "a name proves nothing where other issuers are configured",
                 remedy="give on_behalf_of their token, or SubjectTokens(…)",
             )
-        given = tokens_of(subject)
+        given = tokens_of(_subject(subject))
 
         def verify(session: Session) -> Flow[Verified]:  # noqa: ARG001 - what sessions call
-            return verified_subject(given, self._assembled.trusted)
+            return verified_subject(given, self._assembled.trusted, agent=self._agent.uri)
 
         return self._session(None, *options, "issuer", None, verify)
 
@@ -295,8 +300,17 @@ class AgentIdentity:
         """A session for an unattended run: `trigger` (`cron:nightly-close`, a webhook's id) is the root of its chain.
 
         No principal was verified, so its evidence is `agent`, which a service accepts only if it says so.
+
+        Raises:
+            ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
         """
         _check_budget(budget)
+        if not _is_text(trigger, TRIGGER_LIMIT) or not trigger.isprintable():
+            raise ConfigurationError(
+                "trigger",
+                f"a trigger is one line of 1 to {TRIGGER_LIMIT} characters that can be shown",
+                remedy="name what set the run off, for instance cron:nightly-close",
+            )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
         options = (purpose, task, scopes, resources, expires_in, max_depth)
         session = self._session(principal, *options, "agent", trigger)
@@ -346,15 +360,18 @@ class AgentIdentity:
         trigger: str | None,
         verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> Session:
-        if not purpose or len(purpose) > PURPOSE_LIMIT:
+        if not _is_text(purpose, PURPOSE_LIMIT):
             raise ConfigurationError(
                 "purpose", f"a purpose is one sentence of 1 to {PURPOSE_LIMIT} characters"
             )
-        if not 0 <= max_depth <= DEEPEST:
+        _check_task(task)
+        if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
         lifetime = self._settings.session_lifetime if expires_in is None else expires_in
-        if not lifetime >= 1:
+        if not _is_number(lifetime, int | float) or not lifetime >= 1:
             raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
+        _check_texts("scope_malformed", "scopes", scopes)
+        _check_texts("resource_malformed", "resources", resources)
         return Session(
             self._parts,
             principal,
@@ -469,15 +486,17 @@ class AgentIdentity:
         self, signer: SigningKey | None, described: Mapping[str, Described]
     ) -> Assembled:
         configuration = self._configuration
-        scopes = {checked_resource(uri): _most_scopes(value) for uri, value in described.items()}
+        minted = {
+            checked_resource(uri): Minted(_most_scopes(value)) for uri, value in described.items()
+        }
         if configuration is None:
-            return self._with_authority(scopes, {})
+            return self._with_authority(minted, {})
         from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
 
         secrets = configured.secrets_of(configuration, self._clock)
         if self._authority is not None:
             return self._with_authority(
-                scopes | configured.scopes_of(configuration),
+                minted | configured.minted_by(configuration),
                 configured.described_by(configuration, secrets, self._clock),
             )
         return configured.configured(
@@ -491,7 +510,7 @@ class AgentIdentity:
         )
 
     def _with_authority(
-        self, scopes: Mapping[str, frozenset[str] | None], elsewhere: Mapping[str, Resource]
+        self, minted: Mapping[str, Minted], elsewhere: Mapping[str, Resource]
     ) -> Assembled:
         if self._authority is None:
             raise ConfigurationError(
@@ -506,7 +525,7 @@ class AgentIdentity:
             owner=self._owner,
             initial_token=lambda: pure(self.authority.registration_token()),
             recorded=self._registered,
-            scopes=scopes,
+            minted=minted,
             described=elsewhere,
             clock=self._clock,
         )
@@ -528,7 +547,8 @@ class AgentIdentity:
             return None
         from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
 
-        return WorkloadApi(socket)
+        domain = self._configuration.spiffe.trust_domain if self._configuration else None
+        return WorkloadApi(socket, trust_domain=domain)
 
     def _registered(self, _: Registered) -> Flow[None]:
         yield from append(
@@ -555,6 +575,47 @@ class AgentIdentity:
         self._parts.nonces.forget()
         for issuer in self._assembled.issuers.values():
             issuer.start_over()
+
+
+def _subject(given: object) -> str | SubjectTokens | TokenSource:
+    """What a caller says about the principal, if it is anything that can hold their token.
+
+    Raises:
+        ConfigurationError: it isn't.
+    """
+    if isinstance(given, str) and not given:
+        raise ConfigurationError(
+            "subject_empty",
+            "the principal's token is empty",
+            remedy="give on_behalf_of their token",
+        )
+    if isinstance(given, str | SubjectTokens):
+        return given
+    if isinstance(given, TokenSource) and callable(given.token):
+        return given
+    raise ConfigurationError(
+        "subject_malformed",
+        f"{type(given).__name__} is no principal's token",
+        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type)",
+    )
+
+
+def _check_task(task: object) -> None:
+    if task is not None and not isinstance(task, str):
+        raise ConfigurationError("task", "a task is text")
+
+
+def _is_text(given: object, limit: int) -> TypeGuard[str]:
+    return isinstance(given, str) and 1 <= len(given) <= limit
+
+
+def _is_number(given: object, kind: type | UnionType) -> bool:
+    return isinstance(given, kind) and not isinstance(given, bool)
+
+
+def _check_texts(code: str, what: str, given: object) -> None:
+    if not (given is None or isinstance(given, str | Iterable)):
+        raise ConfigurationError(code, f"{what} are a list of texts")
 
 
 def _check_budget(budget: object) -> None:

@@ -6,14 +6,17 @@ Public keys travel as JWK dicts and are named by their RFC 7638 thumbprint.
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
+import re
+import secrets
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from agent_identity.errors import ConfigurationError
 from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
@@ -22,7 +25,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
 
-    from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
+    from cryptography.hazmat.primitives.asymmetric.types import (
+        CertificateIssuerPrivateKeyTypes,
+        PrivateKeyTypes,
+    )
 
     from agent_identity.values import JSON
 
@@ -98,10 +104,8 @@ class SigningKey:
         Raises:
             ConfigurationError: it isn't a P-256, Ed25519 or RSA (2048 bits and more) private key.
         """
-        try:
-            private = serialization.load_pem_private_key(pem, password=None)
-        except (ValueError, TypeError):
-            private = None
+        private = _private_key(pem)
+        del pem  # no frame of an error holds it
         if isinstance(private, ed25519.Ed25519PrivateKey) or (
             isinstance(private, ec.EllipticCurvePrivateKey)
             and isinstance(private.curve, ec.SECP256R1)
@@ -166,16 +170,58 @@ def read_certificate(chain: bytes, key: bytes) -> Certificate:
     Raises:
         ConfigurationError: `certificate_unusable`, either isn't PEM, or the key isn't the leaf's.
     """
-    try:
-        leaf = x509.load_pem_x509_certificates(chain)[0]
-        private = serialization.load_pem_private_key(key, password=None)
-    except (ValueError, TypeError, IndexError):
-        leaf, private = None, None
-    if leaf is None or private is None or private.public_key() != leaf.public_key():
+    found = _pair(chain, key)
+    del chain, key  # see `SigningKey.from_pem`
+    if found is None:
         raise ConfigurationError(
-            "certificate_unusable", "a client certificate needs a PEM chain and the key of its leaf"
+            "certificate_unusable",
+            "a client certificate needs a PEM chain and the key of its leaf",
+            remedy="put the chain there leaf first, and its key in unencrypted PKCS#8, on a named curve or RSA",
         )
-    return _certificate(leaf, chain, key)
+    return found
+
+
+_SHOWN: Final = (
+    *(ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey),
+    *(ed448.Ed448PrivateKey, rsa.RSAPrivateKey),
+)
+"""Keys that TLS takes."""
+
+
+def _pair(chain: bytes, key: bytes) -> Certificate | None:
+    private = _private_key(key)
+    if not isinstance(private, _SHOWN):
+        return None
+    try:
+        certificates = x509.load_pem_x509_certificates(chain)
+        if private.public_key() != certificates[0].public_key():
+            return None
+        return certificate_of(certificates, private)
+    except Exception:  # noqa: BLE001 - a seam: parsers have errors of their own, which quote
+        return None
+
+
+_PRIVATE: Final = re.compile(
+    rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END", re.ASCII
+)
+_DISGUISES: Final = (
+    bytes.fromhex(
+        "06072a8648ce3d0101"
+    ),  # prime-field: a curve by its parameters, whichever that is
+    bytes.fromhex("06092a864886f70d01010a"),  # RSASSA-PSS: an RSA key for that padding alone
+)
+
+
+def _private_key(pem: bytes) -> PrivateKeyTypes | None:
+    """The one private key in a PEM, None where there is none that is what it seems."""
+    try:
+        [body] = _PRIVATE.findall(pem)
+        der = base64.b64decode(b"".join(body.split()), validate=True)
+        if any(disguise in der for disguise in _DISGUISES):
+            return None
+        return serialization.load_pem_private_key(pem, password=None)
+    except Exception:  # noqa: BLE001 - see `_pair`
+        return None
 
 
 def certificate_of(
@@ -263,7 +309,8 @@ def private_directory(path: Path) -> Path:
 
 def write_private(path: Path, data: bytes) -> None:
     """Write a file that only its owner can read (0600), whole or not at all."""
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    # No name that comes again: what a killed process left would stand in the way of another with its number.
+    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
     descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
     try:
         with os.fdopen(descriptor, "wb") as file:

@@ -256,11 +256,12 @@ class Session:
 
     async def _aclosed(self, reason: str) -> None:
         """Close it in a thread: whoever cancels this task, or ends its loop, keeps no token from being given back."""
-        loop, context = asyncio.get_running_loop(), contextvars.copy_context()
-        closing = loop.run_in_executor(
-            None, context.run, run, self._closed(reason), self.parts.world.answer
-        )
-        await asyncio.shield(closing)
+        context = contextvars.copy_context()
+
+        def close() -> None:
+            context.run(run, self._closed(reason), self.parts.world.answer)
+
+        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
     def _closed(self, reason: str) -> Flow[None]:
         yield from given_back(self, self._taken.close())

@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_identity.assembly import Assembled
+from agent_identity.assembly.embedded import Minted
 from agent_identity.assembly.issuers import issuers_of, trusted_of
 from agent_identity.assembly.secrets import Secrets
 from agent_identity.assembly.sources import resources_of
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from agent_identity.keys import SigningKey
     from agent_identity.values import Secret
 
-__all__ = ["configured", "described_by", "scopes_of", "secrets_of"]
+__all__ = ["configured", "described_by", "minted_by", "secrets_of"]
 
 
 def configured(
@@ -67,10 +68,12 @@ def described_by(
     return resources_of(configuration, {}, secrets, clock)
 
 
-def scopes_of(configuration: Configuration) -> dict[str, frozenset[str] | None]:
-    """The most that may be asked for at the resources whose tokens the embedded authority mints."""
+def minted_by(configuration: Configuration) -> dict[str, Minted]:
+    """What is said of the resources whose tokens the embedded authority mints."""
     return {
-        uri: None if table.scopes is None else scope_set(table.scopes)
+        uri: Minted(
+            None if table.scopes is None else scope_set(table.scopes), table.assertion != "omit"
+        )
         for uri, table in configuration.resources.items()
         if table.source is None
     }
@@ -100,7 +103,7 @@ def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
         table.address,
         login,
         clock=clock,
-        role=table.role or "agent-identity",
+        role=table.role,
         auth_mount=table.auth_mount,
         kv_mount=table.kv_mount,
         namespace=table.namespace,

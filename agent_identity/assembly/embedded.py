@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.assembly import Assembled
 from agent_identity.credentials.hop0 import IssuedGrants
@@ -21,7 +21,17 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
-__all__ = ["embedded"]
+__all__ = ["Minted", "embedded"]
+
+
+class Minted(NamedTuple):
+    """What is said of a resource whose tokens the authority mints: see `Resource`."""
+
+    scopes: frozenset[str] | None = None
+    sends_assertion: bool = True
+
+
+_NOTHING_SAID: Final = Minted()
 
 
 def embedded(
@@ -32,13 +42,13 @@ def embedded(
     owner: str | None,
     initial_token: Callable[[], Flow[Secret]],
     recorded: Callable[[Registered], Flow[None]],
-    scopes: Mapping[str, frozenset[str] | None],
+    minted: Mapping[str, Minted],
     described: Mapping[str, Resource],
     clock: Callable[[], float],
 ) -> Assembled:
     """Everything from the authority whose issuer is `authority`.
 
-    `scopes` is the most that may be asked for at a resource, `described` are resources whose credentials come from elsewhere.
+    `minted` is what is said of resources that get its tokens, `described` are resources whose credentials come from elsewhere.
     """
     issuer = Issuer(
         authority,
@@ -49,10 +59,12 @@ def embedded(
     )
     source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
 
-    def minted(uri: str, most: frozenset[str] | None = None) -> Resource:
-        return Resource(uri, source, most, issuer=issuer)
+    def reached(uri: str, said: Minted = _NOTHING_SAID) -> Resource:
+        return Resource(
+            uri, source, said.scopes, sends_assertion=said.sends_assertion, issuer=issuer
+        )
 
-    reached = {uri: minted(uri, most) for uri, most in scopes.items()}
+    resources = {uri: reached(uri, said) for uri, said in minted.items()}
     return Assembled(
-        IssuedGrants(issuer), Resources(reached | dict(described), minted), {"": issuer}, {}
+        IssuedGrants(issuer), Resources(resources | dict(described), reached), {"": issuer}, {}
     )

@@ -57,6 +57,7 @@ def issuers_of(
 ) -> dict[str, Issuer]:
     """Every issuer of a configuration, by the name that it has there."""
     grants = _grant_types(configuration)
+    shown = {table.issuer for table in configuration.resources.values() if table.binding == "mtls"}
 
     def issuer(label: str, table: IssuerTable) -> Issuer:
         return Issuer(
@@ -74,8 +75,9 @@ def issuers_of(
             clock=clock,
             origins=frozenset(table.endpoint_origins),
             jwks=table.jwks,
-            certificate=_certificate(table, secrets),
+            certificate=_certificate(table, secrets, is_shown=label in shown),
             resource_indicators=table.resource_indicators,
+            subjects_of=frozenset(configuration.issuers[name].issuer for name in table.subjects_of),
         )
 
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
@@ -92,7 +94,7 @@ def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> d
             table.audience,
             client_id=table.client_id,
             algorithms=frozenset(table.algorithms or ALGORITHMS),
-            token_type=None if table.token_type is None else _SUBJECT_TYPES[table.token_type],
+            token_type=_SUBJECT_TYPES.get(table.token_type or "", table.token_type),
         )
     return found
 
@@ -146,6 +148,7 @@ def client_document(
         name=configuration.agent.name or configuration.agent.id or label,
         method=table.client_auth or "none",
         key=key,
+        kid=table.client_key_id,
         grant_types=_grant_types(configuration).get(label, ()),
     )
 
@@ -186,21 +189,27 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
         secret = secrets.required(table.client_secret, f"client secret of {label}")
         return SecretBasic(secret) if method == "client_secret_basic" else SecretPost(secret)
     if method in ("tls_client_auth", "self_signed_tls_client_auth"):
-        return TlsCertificate(_certificate(table, secrets) or workload_certificate, method=method)
+        shown = _certificate(table, secrets, is_shown=True)
+        return TlsCertificate(shown or workload_certificate, method=method)
     if method == "spiffe_jwt":
         return SpiffeJwt()
     return NoProof()
 
 
-def _certificate(table: IssuerTable, secrets: Secrets) -> Callable[[], Flow[Certificate]] | None:
-    """What the client shows in TLS: the configured certificate, or where TLS is how it proves itself, the workload's SVID."""
+def _certificate(
+    table: IssuerTable, secrets: Secrets, *, is_shown: bool
+) -> Callable[[], Flow[Certificate]] | None:
+    """What the client shows in TLS: the configured certificate, else the workload's SVID, where it has to show one.
+
+    It has to (`is_shown`) where tokens are bound to it, and where it is how the client proves itself. A token stays with the
+    SVID that it is bound to, when the next one comes.
+    """
     if table.client_certificate is not None:
         return secrets.certificate(
             table.client_certificate, table.client_key, f"client certificate for {table.issuer}"
         )
-    if table.client_auth in ("tls_client_auth", "self_signed_tls_client_auth"):
-        return workload_certificate
-    return None
+    proves = table.client_auth in ("tls_client_auth", "self_signed_tls_client_auth")
+    return workload_certificate if is_shown or proves else None
 
 
 _GRANT_TYPES = {

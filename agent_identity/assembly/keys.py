@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import fcntl
-from typing import TYPE_CHECKING
+import os
+import stat
+from typing import IO, TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys import SigningKey, private_directory, write_private
@@ -15,6 +17,8 @@ if TYPE_CHECKING:
     from agent_identity.config import References
 
 __all__ = ["referenced_key", "state_key"]
+
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def referenced_key(references: References, reference: str, what: str) -> SigningKey:
@@ -37,11 +41,42 @@ def state_key(directory: Path, name: str) -> SigningKey:
     """The private key `name` of a state directory. Processes that start at once agree on one.
 
     Raises:
-        ConfigurationError: the directory can't be used, or isn't private.
+        ConfigurationError: the directory or the key can't be used, or isn't private.
     """
     path = private_directory(directory) / f"{name}.pem"
-    with (directory / f"{name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # let go when the file closes
-        if not path.exists():
-            write_private(path, SigningKey.generate().to_pem())
-        return SigningKey.from_pem(path.read_bytes())
+    try:
+        with _lock(directory / f"{name}.lock"):
+            if not path.exists():
+                write_private(path, SigningKey.generate().to_pem())
+            return SigningKey.from_pem(_private(path))
+    except OSError as error:
+        raise ConfigurationError(
+            "state_unusable",
+            f"the key {path} can't be kept or read",
+            remedy="look at what stands in its place, or choose another state directory",
+        ) from error
+
+
+def _lock(path: Path) -> IO[bytes]:
+    """An open file that is locked until it is closed, and open to nobody else."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    lock = os.fdopen(descriptor, "r+b")
+    try:
+        os.fchmod(descriptor, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except BaseException:
+        lock.close()
+        raise
+    return lock
+
+
+def _private(path: Path) -> bytes:
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.getuid() or status.st_mode & _OTHERS:
+            raise ConfigurationError(
+                "state_not_private",
+                f"others than its owner can open {path}, or it belongs to somebody else",
+                remedy=f"if nobody has used it, chmod 600 {path}; else take it away, and a new key is made",
+            )
+        return file.read()

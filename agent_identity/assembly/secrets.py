@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """References as flows: what `env:`, `file:`, `keyring:` and `vault:` name, read when it is needed and not before.
 
-A secret of the vault serves for five minutes, since reading it is two requests; all others are read each time.
+A client secret or an API key of the vault serves for five minutes, since reading it is two requests; all others are read each
+time. So is whatever is kept there too: a refresh token that another process replaced is worth nothing.
 """
 
 from __future__ import annotations
@@ -40,29 +41,28 @@ class Secrets:
     def __init__(self, vault: Vault | None, clock: Callable[[], float]) -> None:
         self._vault = vault
         self._clock = clock
-        self._writes = 0
 
     def read(self, reference: str) -> Flow[Secret | None]:
-        """What a reference names, None where there is nothing."""
+        """What a reference names as it is now, None where there is nothing."""
         if not reference.startswith(_VAULT):
             return read(reference)
-        return self._of_vault(reference)
+        return self._the_vault().read(reference)
 
     def keep(self, reference: str, secret: Secret | None) -> Flow[None]:
         """Keep a secret where a reference names; None takes away what is there."""
         if not reference.startswith(_VAULT):
             return keep(reference, secret)
-        return self._kept_in_vault(reference, secret)
+        return self._the_vault().keep(reference, secret)
 
     def optional(self, reference: str) -> Callable[[], Flow[Secret | None]]:
-        """A flow that reads the reference, made anew for each use."""
-        return lambda: self.read(reference)
+        """A flow that reads the reference, made anew for each use; what the vault holds may be five minutes old."""
+        return lambda: self._served(reference)
 
     def required(self, reference: str, what: str) -> Callable[[], Flow[Secret]]:
         """The same for a secret that has to be there; `what` says in errors which it is."""
 
         def fetch() -> Flow[Secret]:
-            found = yield from self.read(reference)
+            found = yield from self._served(reference)
             if found is None:
                 raise ConfigurationError(
                     "secret_missing",
@@ -97,12 +97,10 @@ class Secrets:
 
         return fetch
 
-    def _kept_in_vault(self, reference: str, secret: Secret | None) -> Flow[None]:
-        yield from self._the_vault().keep(reference, secret)
-        self._writes += 1  # what was read before serves nobody any more
-
-    def _of_vault(self, reference: str) -> Flow[Secret | None]:
-        key = digest_of(("secret", str(self._writes), reference))
+    def _served(self, reference: str) -> Flow[Secret | None]:
+        if not reference.startswith(_VAULT):
+            return (yield from read(reference))
+        key = digest_of(("secret", reference))
         kept = yield from shared(Shared(key, lambda: self._fetched(reference)))
         return kept.secret
 

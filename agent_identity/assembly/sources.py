@@ -35,9 +35,9 @@ if TYPE_CHECKING:
     from agent_identity.config.model import ResourceTable
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.source import Source
+    from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
-    from agent_identity.values import Secret
 
 __all__ = ["resources_of", "workload_token"]
 
@@ -98,10 +98,6 @@ def _client_name(table: ResourceTable, means: _Means) -> str:
     return f"{label} {means.configuration.issuers[label].client_id or ''}"
 
 
-def _names_principal(table: ResourceTable, means: _Means) -> bool:
-    return "subjects" in means.configuration.issuers[table.issuer or ""].trust
-
-
 def _token_exchange(table: ResourceTable, means: _Means) -> Source:
     issuer = _issuer(table, means)
     by_workload = table.actor == "workload"
@@ -110,7 +106,7 @@ def _token_exchange(table: ResourceTable, means: _Means) -> Source:
         binding=_binding(table),
         audience=table.audience,
         actor=table.actor or "none",
-        names_principal=_names_principal(table, means),
+        names_principal=True,
         details=table.authorization_details,
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
         client_name=_client_name(table, means),
@@ -136,6 +132,7 @@ def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
         binding=_binding(table),
         audience=table.audience,
         key=_client_key(table, means),
+        kid=means.configuration.issuers[table.issuer or ""].client_key_id,
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
         client_name=_client_name(table, means),
     )
@@ -166,7 +163,7 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
         binding=_binding(table),
         audience=table.audience,
         details=table.authorization_details,
-        names_principal=_names_principal(table, means),
+        names_principal=True,
         tokens=RefreshTokens(
             table.refresh_token,
             scope=f"{issuer.url} {_client_name(table, means)}",
@@ -204,11 +201,11 @@ def _refresh_token(table: ResourceTable, means: _Means) -> Source:
 
 def workload_token(
     table: ResourceTable, audience: str, clock: Callable[[], float]
-) -> Callable[[], Flow[Secret]]:
-    """The platform's token for an audience, as a flow that is made anew for each use."""
+) -> Callable[[], Flow[WorkloadToken]]:
+    """The platform's token for an audience with its type, as a flow that is made anew for each use."""
     found = _provider(table)
 
-    def fetch() -> Flow[Secret]:
+    def fetch() -> Flow[WorkloadToken]:
         given = yield from found.fetch(audience, clock())
         if given is None:
             raise CredentialUnavailableError(
@@ -216,7 +213,7 @@ def workload_token(
                 f"there is no {found.kind} here to say what this workload is (looked for {found.looks_for})",
                 remedy=found.setup,
             )
-        return given.token
+        return given
 
     return fetch
 

@@ -73,12 +73,12 @@ def _wanted(path: tuple[str, ...], looked: Looked) -> str:
 
 
 def _usable(path: tuple[str, ...], reference: str, found: Secret, looked: Looked) -> Finding:
-    name, data = key_text(path), found.reveal().encode()
+    name = key_text(path)
     pair = _key_of_certificate(path, looked.configuration)
     if pair is not None:
         return _certificate(name, found, reference if pair == "" else pair, looked)
     if _is_signing_key(path, looked.configuration):
-        key = SigningKey.from_pem(data)
+        key = SigningKey.from_pem(found.reveal().encode())
         return Finding(name, OK, f"a private key for {key.alg} is there ({reference})")
     return Finding(name, OK, f"is there ({reference})")
 

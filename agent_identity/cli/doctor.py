@@ -38,13 +38,10 @@ from agent_identity.cli.checked_there import (
     wants_spiffe,
 )
 from agent_identity.cli.findings import FAILED, Finding
+from agent_identity.cli.looking import world_of
 from agent_identity.cli.showing import inferred_documents
-from agent_identity.config import read_configuration, state_directory, workload_api
+from agent_identity.config import read_configuration, state_directory
 from agent_identity.config.problems import InvalidConfigurationError
-from agent_identity.http.surroundings import Surroundings
-from agent_identity.http.transport import Transport
-from agent_identity.http.world import World
-from agent_identity.provenance.ledger import open_ledger
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +49,6 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from agent_identity.config import Configuration
-    from agent_identity.http.surroundings import Svids
 
 __all__ = ["examine"]
 
@@ -94,16 +90,7 @@ def examine(path: Path, *, as_json: bool) -> int:
 
 def _findings(configuration: Configuration) -> list[Finding]:
     directory = state_directory()
-    world = World(
-        lambda: Transport(
-            body_limit=configuration.http.body_limit,
-            allow_private=frozenset(configuration.http.allow_private),
-            authorities=configuration.http.ca,
-        ),
-        open_ledger("memory:", state_dir=directory),  # nothing is recorded: nothing is done
-        surroundings=Surroundings(svids=_svids(configuration)),
-        deadline=configuration.http.deadline,
-    )
+    world = world_of(configuration)
     looked = Looked(configuration, secrets_of(configuration, time.time), world, time.time)
     checks: list[Callable[[], list[Finding]]] = [
         partial(check_secret, key, reference, looked)
@@ -129,15 +116,6 @@ def _findings(configuration: Configuration) -> list[Finding]:
         return _side_by_side(checks)
     finally:
         world.close()
-
-
-def _svids(configuration: Configuration) -> Svids | None:
-    address = workload_api(configuration.spiffe.socket)
-    if address is None:
-        return None
-    from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
-
-    return WorkloadApi(address)
 
 
 def _side_by_side(checks: list[Callable[[], list[Finding]]]) -> list[Finding]:

@@ -72,6 +72,12 @@ def session_for(identity: AgentIdentity, wish: Wish, purpose: str) -> Session:
 def _check_reference(reference: str) -> str:
     """The scheme of a reference. What is none may be the token itself, so it isn't repeated."""
     scheme = reference.partition(":")[0]
+    if scheme == "vault":
+        raise ConfigurationError(
+            "not_supported",
+            "--subject-token isn't read from a vault",
+            remedy="put the principal's token where env:NAME, file:PATH or keyring:NAME says",
+        )
     if not is_reference(reference) or scheme not in _SCHEMES:
         raise ConfigurationError(
             "subject_token_in_clear",

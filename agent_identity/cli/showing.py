@@ -8,19 +8,23 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import TYPE_CHECKING, TypeAlias
 
+from agent_identity.assembly.configured import secrets_of
 from agent_identity.assembly.issuers import client_document
-from agent_identity.assembly.keys import referenced_key
-from agent_identity.config import References, configuration_schema, read_configuration
+from agent_identity.cli.looking import world_of
+from agent_identity.config import configuration_schema, read_configuration
 from agent_identity.config.model import Table
 from agent_identity.config.problems import key_text
+from agent_identity.flow import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
     from agent_identity.config import Configuration
+    from agent_identity.keys import SigningKey
 
 _Value: TypeAlias = (
     "Table | tuple[_Value, ...] | list[_Value] | dict[str, _Value] | str | float | None"
@@ -69,9 +73,17 @@ def show_client_document(path: Path, label: str) -> None:
     table = configuration.issuers.get(label)
     key = None
     if table is not None and table.client_key is not None:
-        key = referenced_key(References(), table.client_key, f"issuers.{label}.client_key")
+        key = _key(configuration, table.client_key, f"client key of {label}")
     document = client_document(configuration, label, key)
     sys.stdout.write(json.dumps(document, indent=2) + "\n")
+
+
+def _key(configuration: Configuration, reference: str, what: str) -> SigningKey:
+    world = world_of(configuration)
+    try:
+        return run(secrets_of(configuration, time.time).key(reference, what)(), world.answer)
+    finally:
+        world.close()
 
 
 def inferred_documents(configuration: Configuration) -> list[dict[str, str]]:

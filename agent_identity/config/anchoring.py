@@ -5,10 +5,10 @@ from __future__ import annotations
 
 import glob
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, TypeAlias, TypeGuard, TypeVar
 from urllib.parse import quote, unquote
 
-from agent_identity.config.model import Kind, ResourceTable, Table
+from agent_identity.config.model import Kind, ResourceTable, Table, VaultTable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,9 +33,17 @@ def anchored(table: T, base: Path) -> T:
                 meant = _each(_WAYS[kind], value, base)
         if meant != value:
             update[name] = meant
-    if isinstance(table, ResourceTable) and table.path and table.provider in _TOKEN_FILES:
-        update["path"] = _path(table.path, base)
+    if _has_token_file(table):
+        update["path"] = _path(table.path or "", base)
     return table.model_copy(update=update)
+
+
+def _has_token_file(table: Table) -> TypeGuard[ResourceTable | VaultTable]:
+    return (
+        isinstance(table, ResourceTable | VaultTable)
+        and table.path is not None
+        and table.provider in _TOKEN_FILES
+    )
 
 
 def _below(value: _Value, base: Path) -> _Value:

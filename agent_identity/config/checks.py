@@ -59,12 +59,29 @@ def check_policy(configuration: Configuration) -> Iterator[Fault]:
 
 def _agent(configuration: Configuration) -> Iterator[Fault]:
     agent = configuration.agent
-    if "agent" in configuration.model_fields_set and agent.name is None and agent.id is None:
+    is_said = "agent" in configuration.model_fields_set
+    needs_name = is_said or configuration.issuers or configuration.resources
+    if needs_name and agent.name is None and agent.id is None:
         yield _missing("agent", "name", remedy="give the agent a name or an id")
     if agent.name is not None and not _is_agent(agent.name):
         yield Fault("value_malformed", ("agent", "name"), "no name that an agent can have", _NAMES)
     if agent.id is not None and (":" not in agent.id or not _is_agent(agent.id)):
         yield Fault("value_malformed", ("agent", "id"), "must be a URI", _NAMES)
+    if agent.id in {table.issuer for table in configuration.issuers.values()}:
+        yield Fault(
+            "value_conflict",
+            ("agent", "id"),
+            "is an issuer's URL, so that what the agent says of itself would read as that issuer's word",
+            "give the agent a URI of its own",
+        )
+    anchor = configuration.issuers.get(agent.grants or "")
+    if anchor is not None and "grants" not in anchor.trust:
+        yield _missing(
+            "issuers",
+            str(agent.grants),
+            "trust",
+            remedy='agent.grants names it, so say trust = ["grants"], beside what is trusted of it already',
+        )
     if agent.grants is not None and agent.signer is not None:
         yield Fault(
             "value_conflict",
@@ -105,11 +122,19 @@ def _issuer_names(configuration: Configuration) -> Iterator[Fault]:
 
 def _issuers(configuration: Configuration) -> Iterator[Fault]:
     asked = _asked(configuration)
+    signing = _signing(configuration)
+    believed: set[str] = set()
     for name, table in configuration.issuers.items():
         path = ("issuers", name)
-        yield from _trust(table, path)
-        yield from _client(table, path, has_svid="spiffe" in configuration.model_fields_set)
+        yield from _trust(table, path, believed)
+        yield from _people(table, path, configuration)
         yield from _registration(table, path)
+        if table.registration == "dynamic":
+            yield from _registering(table, path)
+            continue
+        has_svid = "spiffe" in configuration.model_fields_set
+        yield from _client(table, path, has_svid=has_svid, signs=name in signing)
+        yield from _key(table, path, signs=name in signing)
         if name in asked:
             yield from _known_client(table, path)
 
@@ -123,13 +148,48 @@ def _asked(configuration: Configuration) -> set[str]:
     return {name for name in names if name is not None}
 
 
-def _trust(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
-    if "subjects" in table.trust and table.audience is None:
+def _signing(configuration: Configuration) -> set[str | None]:
+    """The issuers for which the client's key signs assertions about principals."""
+    return {
+        table.issuer
+        for table in configuration.resources.values()
+        if table.source == "jwt-bearer" and table.assertion_from == "client"
+    }
+
+
+_OF_SUBJECTS: Final = ("audience", "algorithms", "token_type")
+"""Keys about principals' tokens."""
+
+
+def _trust(table: IssuerTable, path: tuple[str, ...], believed: set[str]) -> Iterator[Fault]:
+    if "subjects" not in table.trust:
+        for key in _OF_SUBJECTS:
+            if getattr(table, key) is not None:
+                yield _unused((*path, key), "its tokens about principals aren't believed")
+        return
+    if table.audience is None:
         yield _missing(
             *path,
             "audience",
             remedy="say which audience a principal's token must name, or give the client_id",
         )
+    if table.issuer in believed:
+        yield Fault(
+            "value_conflict",
+            (*path, "trust"),
+            "another table of this issuer says already which of its tokens are believed",
+            'trust "subjects" in one table of an issuer',
+        )
+    believed.add(table.issuer)
+
+
+def _people(
+    table: IssuerTable, path: tuple[str, ...], configuration: Configuration
+) -> Iterator[Fault]:
+    for name in table.subjects_of:
+        named = configuration.issuers.get(name)
+        if named is not None and "subjects" not in named.trust:
+            yield _unused((*path, "subjects_of"), f"{name} isn't trusted for subjects")
 
 
 _MATERIAL: Final = {
@@ -141,13 +201,15 @@ _MATERIAL: Final = {
 }
 
 
-def _client(table: IssuerTable, path: tuple[str, ...], *, has_svid: bool) -> Iterator[Fault]:
+def _client(
+    table: IssuerTable, path: tuple[str, ...], *, has_svid: bool, signs: bool
+) -> Iterator[Fault]:
     if table.client_auth is None:
         if table.client_secret is not None:  # what was left out could mean either
             yield _several_proofs(path)
         return
     needed = _MATERIAL.get(table.client_auth)
-    elsewhere = _has_agent_key(table) or (needed == "client_certificate" and has_svid)
+    elsewhere = needed == "client_certificate" and has_svid
     if needed is not None and getattr(table, needed) is None and not elsewhere:
         yield _missing(*path, needed, remedy=f"{table.client_auth} needs {needed}")
     if table.client_secret is not None and needed != "client_secret":
@@ -161,6 +223,7 @@ def _client(table: IssuerTable, path: tuple[str, ...], *, has_svid: bool) -> Ite
         needed == "client_secret"
         and table.client_key is not None
         and table.client_certificate is None
+        and not signs
     ):
         yield Fault(
             "value_conflict",
@@ -179,9 +242,38 @@ def _several_proofs(path: tuple[str, ...]) -> Fault:
     )
 
 
-def _has_agent_key(table: IssuerTable) -> bool:
+def _key(table: IssuerTable, path: tuple[str, ...], *, signs: bool) -> Iterator[Fault]:
+    method = table.client_auth
+    signs = signs or method in {None, "private_key_jwt"}
+    is_shown = signs or table.client_certificate is not None
+    if table.client_key is not None and method in _KEYLESS and not is_shown:
+        yield _unused((*path, "client_key"), f"{method} uses no key")
+    if table.client_key_id is not None and (table.client_key is None or not signs):
+        yield _unused((*path, "client_key_id"), "no key signs under it")
+    if _says_audience(table) and method not in {None, "private_key_jwt"}:
+        yield _unused((*path, "client_assertion_audience"), f"{method} makes no assertion")
+
+
+_KEYLESS: Final = frozenset({"none", "spiffe_jwt"})
+
+
+def _says_audience(table: IssuerTable) -> bool:
+    return "client_assertion_audience" in table.model_fields_set
+
+
+_OF_KNOWN_CLIENTS: Final = (
+    *("client_auth", "client_key", "client_key_id", "client_secret", "client_certificate"),
+)
+
+
+def _registering(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
     """Who registers at start does so with the agent's own key."""
-    return table.registration == "dynamic" and table.client_auth == "private_key_jwt"
+    why = "a client that registers at start has the agent's own key"
+    for key in _OF_KNOWN_CLIENTS:
+        if getattr(table, key) is not None:
+            yield _unused((*path, key), why)
+    if _says_audience(table):
+        yield _unused((*path, "client_assertion_audience"), why)
 
 
 def _registration(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
@@ -204,8 +296,6 @@ def _registration(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
 
 
 def _known_client(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
-    if table.registration == "dynamic":
-        return
     if table.client_id is None and table.registration is None:
         yield _missing(*path, "client_id", remedy="say which client we are there")
     if table.client_auth is None and table.client_secret is None:
@@ -228,6 +318,9 @@ _NEEDS: Final = {
     "identity-chaining": ("via",),
 }
 _PLATFORM: Final = frozenset({"workload-token", "token-exchange", "jwt-bearer"})
+_DETAILED: Final = OAUTH_SOURCES - {"jwt-bearer", "refresh-token"}
+"""Sources that ask for authorization details."""
+
 _USED_BY: Final = {
     "secret": frozenset({"api-key"}),
     "header": frozenset({"api-key"}),
@@ -257,8 +350,13 @@ def _resources(configuration: Configuration) -> Iterator[Fault]:
         yield from _resource_uri(uri, path)
         yield from _scopes(table, path)
         yield from _source(table, path, has_issuers=bool(configuration.issuers))
+        if table.source is None:
+            yield from _embedded(table, path)
+            continue
         yield from _platform(table, path)
         yield from _binding(table, path, configuration)
+        yield from _named_there(table, path, configuration)
+        yield from _kept(table, path)
 
 
 def _resource_uri(uri: str, path: tuple[str, ...]) -> Iterator[Fault]:
@@ -278,8 +376,11 @@ def _scopes(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
 def _source(table: ResourceTable, path: tuple[str, ...], *, has_issuers: bool) -> Iterator[Fault]:
     used = [key for key in _USED_BY if getattr(table, key) is not None]
     if table.source is None:
-        if has_issuers or used:
+        if has_issuers or not _MEANS.isdisjoint(used):
             yield _missing(*path, "source", remedy="say source, or issuer for token exchange")
+            return
+        for key in used:
+            yield _unused((*path, key), _OF_THE_EMBEDDED)
         return
     if table.source in OAUTH_SOURCES and table.issuer is None:
         yield _missing(*path, "issuer", remedy=f"{table.source} needs a table of [issuers]")
@@ -289,8 +390,53 @@ def _source(table: ResourceTable, path: tuple[str, ...], *, has_issuers: bool) -
     for key in used:
         if table.source not in _USED_BY[key]:
             yield _unused((*path, key), f"{table.source} doesn't use it")
-    if table.authorization_details and table.source not in OAUTH_SOURCES:
+    if table.authorization_details and table.source not in _DETAILED:
         yield _unused((*path, "authorization_details"), f"{table.source} doesn't use it")
+
+
+_MEANS: Final = frozenset(
+    {
+        *("secret", "header", "scheme", "username", "password", "token", "certificate", "key"),
+        *("provider", "path", "expect", "token_host"),
+    }
+)
+"""Keys that show what a table without a source was meant to be."""
+
+_OF_THE_EMBEDDED: Final = "the embedded authority's tokens have nothing of it"
+
+
+def _embedded(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    if table.authorization_details:
+        yield _unused((*path, "authorization_details"), _OF_THE_EMBEDDED)
+    if table.transaction_token is not None:
+        yield _unused((*path, "transaction_token"), _OF_THE_EMBEDDED)
+    if table.binding != "dpop":
+        yield _unused((*path, "binding"), "the embedded authority binds its tokens by DPoP")
+
+
+def _named_there(
+    table: ResourceTable, path: tuple[str, ...], configuration: Configuration
+) -> Iterator[Fault]:
+    """What an issuer isn't told by the resource, it is told by the audience."""
+    issuer = configuration.issuers.get(table.issuer or "")
+    if issuer is None or issuer.resource_indicators or table.audience is not None:
+        return
+    if table.source in OAUTH_SOURCES:
+        yield _missing(
+            *path,
+            "audience",
+            remedy="resource_indicators = false keeps the resource from the issuer, so say its audience",
+        )
+
+
+def _kept(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    if (table.refresh_token or "").startswith("env:"):
+        yield Fault(
+            "reference_read_only",
+            (*path, "refresh_token"),
+            "a variable can't keep a token that the issuer replaces at each use",
+            "keep it by file:, keyring: or vault:",
+        )
 
 
 def _platform(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
@@ -301,19 +447,22 @@ def _platform(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
             yield _missing(*path, "path", remedy="the provider file needs the path of its token")
         if table.path is not None and table.provider not in _WITH_PATH:
             yield _unused((*path, "path"), f"the provider {table.provider} doesn't use it")
+        if table.token_host is not None and table.provider not in _WITH_HOST:
+            yield _unused((*path, "token_host"), f"the provider {table.provider} doesn't use it")
         return
-    for key in ("provider", "path", "expect"):
+    for key in ("provider", "path", "expect", "token_host"):
         if getattr(table, key) is not None:
             yield _unused((*path, key), f"this {table.source} uses no token of the platform")
 
 
 _WITH_PATH: Final = frozenset({"file", "gitlab", "kubernetes"})
+_WITH_HOST: Final = frozenset({"ambient", "github"})
 
 
 def _binding(
     table: ResourceTable, path: tuple[str, ...], configuration: Configuration
 ) -> Iterator[Fault]:
-    if table.source is None or table.binding in {None, "none"}:
+    if table.binding in {None, "none"}:
         return
     if table.source not in OAUTH_SOURCES:
         yield Fault(
@@ -415,8 +564,10 @@ def _policy(configuration: Configuration) -> Iterator[Fault]:
         return
     if policy.engine is None:
         yield _missing("policy", "engine", remedy='say who decides, for instance "grants-only"')
-    if policy.engine == "grants-only" and policy.files:
-        yield _unused(("policy", "files"), "grants-only reads no policy")
+    if policy.engine == "grants-only":
+        for key in ("files", "url", "path", "mapping"):
+            if getattr(policy, key):
+                yield _unused(("policy", key), "grants-only reads no policy")
 
 
 def _ledger(configuration: Configuration) -> Iterator[Fault]:

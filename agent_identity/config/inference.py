@@ -92,6 +92,8 @@ def _registration(table: IssuerTable) -> _Rule | None:
 
 
 def _client_auth(table: IssuerTable) -> _Rule | None:
+    if table.registration == "dynamic":
+        return None
     if table.client_secret is not None:
         if table.client_key is not None or table.client_certificate is not None:
             return None

@@ -27,6 +27,7 @@ __all__ = [
     "LEGACY_SOURCES",
     "OAUTH_SOURCES",
     "AgentTable",
+    "Algorithm",
     "ApprovalTable",
     "Binding",
     "BudgetTable",
@@ -84,6 +85,15 @@ ClientAuth: TypeAlias = Literal[
     "none",
 ]
 Registration: TypeAlias = Literal["configured", "cimd", "dynamic"]
+Algorithm: TypeAlias = Literal["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"]
+TokenType: TypeAlias = Literal[
+    "access_token",
+    "id_token",
+    "jwt",
+    "urn:ietf:params:oauth:token-type:access_token",
+    "urn:ietf:params:oauth:token-type:id_token",
+    "urn:ietf:params:oauth:token-type:jwt",
+]
 Binding: TypeAlias = Literal["dpop", "mtls", "none"]
 
 OAUTH_SOURCES: Final[frozenset[str]] = frozenset(
@@ -188,15 +198,18 @@ class IssuerTable(Table):
         default=None,
         description="The audience that a principal's token must name, by default the `client_id`.",
     )
-    algorithms: Annotated[Texts | None, Field(min_length=1)] = Field(
+    algorithms: Annotated[tuple[Algorithm, ...] | None, Field(strict=False, min_length=1)] = Field(
         default=None, description="The signature algorithms accepted from it."
     )
     evidence: Literal["key", "issuer", "asserted"] | None = Field(
         default=None, description="The most evidence that its grants may give of a principal."
     )
-    token_type: Text | None = Field(
+    token_type: TokenType | None = Field(
         default=None,
         description="The type of the principals' tokens, where it is not to be read from the token.",
+    )
+    subjects_of: Annotated[Texts, Kind.ISSUER] = Field(
+        default=(), description="Issuers whose `sub` names the same people there."
     )
     client_id: Text | None = Field(
         default=None,
@@ -444,7 +457,7 @@ class VaultTable(Table):
 
     address: Annotated[Text, Kind.URL] = Field(description="Its address, an https URL.")
     auth_mount: Text = Field(default="jwt", description="Where its JWT login is mounted.")
-    role: Text | None = Field(default=None, description="The role that we log in to.")
+    role: Text = Field(description="The role that we log in to.")
     kv_mount: Text = Field(default="secret", description="Where its KV version 2 store is mounted.")
     audience: Text | None = Field(
         default=None, description="The audience of the token that we log in with."

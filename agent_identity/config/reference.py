@@ -93,10 +93,22 @@ Its `.code` is the first one's.
 | `url_insecure` | http beyond this very machine |
 | `secret_in_clear` | a secret stands where a reference belongs |
 | `reference_malformed`, `vault_unconfigured` | a reference names nothing, or `vault:` without `[vault]` |
+| `reference_read_only` | `env:` can't keep a refresh token, which the issuer replaces |
 | `policy_missing` | nothing says who decides; `engine = "grants-only"` is the explicit way out |
 | `not_supported` | this version can't do that yet |
 
-Not yet supported are the policy engines `cedar`, `authzen` and `opa`, `policy.observe`, `[approval]`, `[signals]`, `[session.budget]`, any `[shared]` but `memory:`, and a ledger in PostgreSQL.
+Not yet supported are the policy engines `cedar`, `authzen` and `opa`, `policy.observe`, `[approval]`, `[signals]`, `[session.budget]`, any `[shared]` but `memory:`, `evidence` of an issuer, `agent.signer` and `agent.key` in a vault, and a ledger in PostgreSQL.
+
+No key is read and forgotten: one that nothing would act on in its place is refused (`key_unused`).
+Some have a condition that no table below shows:
+
+- `agent.grants` names an issuer with `trust = ["grants"]`, and `agent.id` is no issuer's URL.
+- `audience`, `algorithms` and `token_type` of an issuer are about principals' tokens, so they need `trust = ["subjects"]`, which one table of an issuer has at most; `subjects_of` names tables with it.
+- `registration = "dynamic"` uses the agent's own key, so it goes with no `client_id`, `client_auth`, key, secret or certificate.
+- `client_key` signs (`private_key_jwt`, `jwt-bearer`), or is the key of `client_certificate`; `client_key_id` is the name of one that signs.
+- `resource_indicators = false` needs an `audience` at each resource of that issuer.
+- `binding = "mtls"` needs a `client_certificate`, or `[spiffe]`, whose SVID is shown then.
+- A resource of the embedded authority says `scopes` and `assertion`, and nothing else.
 """
 
 
@@ -181,8 +193,11 @@ _WORDS: Final[tuple[tuple[object, str], ...]] = (
 
 
 def _type(field: FieldInfo) -> str:
+    parts = list(_parts(field.annotation))
+    if Kind.ISSUER in field.metadata and tuple in map(get_origin, parts):
+        return "list of names of issuers"
     kind = next((_KINDS[known] for known in field.metadata if isinstance(known, Kind)), None)
-    return kind or _type_of(list(_parts(field.annotation)))
+    return kind or _type_of(parts)
 
 
 def _type_of(parts: list[object]) -> str:

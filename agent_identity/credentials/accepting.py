@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.answers import json_object
-from agent_identity.credentials.checks import issued_from, seen_through
+from agent_identity.credentials.answers import json_object, read_jwt
+from agent_identity.credentials.checks import check_shown, issued_from, seen_through
 from agent_identity.errors import CredentialError
 
 if TYPE_CHECKING:
-    from agent_identity.credentials.answers import Answer
+    from agent_identity.credentials.answers import Answer, Fields
     from agent_identity.credentials.checks import Expected
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Form, Issued
@@ -26,15 +27,30 @@ def accepted(issuer: Issuer, answer: Answer, expected: Expected) -> Flow[Issued]
         CredentialRejectedError: it isn't what was asked for.
     """
     issued = issued_from(answer, expected)
-    if not issued.is_opaque:
-        return issued
+    claims = read_jwt(answer.token)
+    if issued.is_opaque:
+        claims = yield from _introspected(issuer, answer)
+        issued = issued if claims is None else seen_through(issued, claims, expected)
+    elif expected.shown_by == "kept" and expected.sub is not None and not _names(claims):
+        issued = replace(issued, is_opaque=True)
+    if expected.shown_by == "sign-in" and expected.sub is not None:
+        client = yield from issuer.client()
+        check_shown(answer, claims, expected, client.client_id)
+    return issued
+
+
+def _names(claims: Fields | None) -> bool:
+    return claims is not None and claims.has("sub")
+
+
+def _introspected(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
+    """What the issuer says of a token, None where it says nothing: not every client may ask, and the token is no worse for it."""
     endpoints = yield from issuer.endpoints()
     if endpoints.introspection is None:
-        return issued
-    form: Form = [("token", issued.token), ("token_type_hint", "access_token")]
+        return None
+    form: Form = [("token", answer.token), ("token_type_hint", "access_token")]
     try:
         response = yield from issuer.post("introspection", form, "about a token", attempts=1)
-        claims = json_object(response, issuer.url)
+        return json_object(response, issuer.url)
     except CredentialError:
-        return issued  # not every client may ask, and the token is no worse for it
-    return seen_through(issued, claims, expected)
+        return None

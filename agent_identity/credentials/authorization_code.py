@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlencode
 
 from agent_identity.credentials.answers import json_object, known_error
-from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import AUTHORIZATION_CODE
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import visit
@@ -24,7 +23,7 @@ from agent_identity.uris import is_safe_link
 from agent_identity.values import Prompt, Secret, b64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agent_identity.credentials.answers import Answer
     from agent_identity.credentials.metadata import Endpoints
@@ -84,6 +83,7 @@ class AuthorizationCode:
         callback = yield from visit(
             lambda redirect_uri: self._prompt(wanted, endpoints, redirect_uri, verifier, state),
             self.patience,
+            accepts=lambda members: _is_answer(members, state),
         )
         code = _code(callback, endpoints, state)
         form: list[tuple[str, str | Secret]] = [
@@ -116,12 +116,7 @@ class AuthorizationCode:
             ("state", state),
             ("code_challenge", challenge_of(verifier)),
             ("code_challenge_method", "S256"),
-            *target(
-                wanted,
-                audience=self.sign_in.audience,
-                details=self.sign_in.details,
-                names_resource=issuer.resource_indicators,
-            ),
+            *self.sign_in.form(wanted),
         ]
         if self.sign_in.binding == "dpop":
             form.append(("dpop_jkt", wanted.proof_key.thumbprint))
@@ -162,6 +157,12 @@ def challenge_of(verifier: Secret) -> str:
     return b64url(hashlib.sha256(verifier.reveal().encode("ascii")).digest())
 
 
+def _is_answer(members: Iterable[tuple[str, str]], state: Secret) -> bool:
+    """Whether what came back answers this request: it has the one `state` that nobody else knows."""
+    came_back = dict(members).get("state", "").encode("utf-8", "surrogatepass")
+    return hmac.compare_digest(came_back, state.reveal().encode())
+
+
 def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
     """The code that came back, once it is the answer to this request, from this issuer (RFC 9207 §2.4).
 
@@ -172,8 +173,7 @@ def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
         raise CredentialRejectedError(
             "callback_repeated", "the sign-in came back with a name twice"
         )
-    came_back = members.get("state", "").encode("utf-8", "surrogatepass")
-    if not hmac.compare_digest(came_back, state.reveal().encode()):
+    if not _is_answer(callback.members, state):
         raise CredentialRejectedError(
             "state_mismatch", "what came back is not the answer to this sign-in"
         )

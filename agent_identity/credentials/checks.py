@@ -8,7 +8,7 @@ whoever can asks introspection, everybody else records that it is opaque.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 
@@ -20,20 +20,24 @@ from agent_identity.credentials.answers import (
     read_jwt,
 )
 from agent_identity.credentials.oauth import Issued
+from agent_identity.credentials.source import named_by
 from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.credentials.answers import Answer, Fields
+    from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Binding
-    from agent_identity.credentials.source import StepUp
+    from agent_identity.credentials.source import StepUp, Wanted
     from agent_identity.values import JSON, Certificate
 
 __all__ = [
     "Expected",
     "check_details",
     "check_issued_type",
+    "check_said_by",
+    "check_shown",
     "check_step_up",
     "issued_from",
     "seen_through",
@@ -48,7 +52,9 @@ _UNSTATED_LIFE: Final = 60.0
 class Expected:
     """What was asked for. `audience` is what a JWT's `aud` has to be, `sub` and `actor` whom it has to name; None: anyone.
 
-    `aside` are scopes that were asked for along the way and that the call doesn't need.
+    `shown_by` is what has to show `sub`: the `token`, if it is a JWT; for a `sign-in`, the token, its introspection or the ID token
+    beside it; a `kept` refresh token's answer need show nobody, and never somebody else. `aside` are scopes that were asked
+    for along the way and that the call doesn't need.
     """
 
     issuer: str
@@ -58,6 +64,7 @@ class Expected:
     asked_at: float
     audience: str | None = None
     sub: str | None = None
+    shown_by: Literal["token", "sign-in", "kept"] = "token"
     actor: str | None = None
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
@@ -69,6 +76,28 @@ def check_issued_type(answer: Answer, expected: str, issuer: str) -> None:
     if answer.issued_token_type != expected:
         raise CredentialRejectedError(
             "wrong_token_type", f"{issuer} answered with a token of another type"
+        )
+
+
+def check_said_by(claims: Fields, issuer: Issuer, wanted: Wanted, *, tacit: bool = False) -> None:
+    """Hold a token that goes on to somebody else to its issuer, its end and the principal.
+
+    `tacit` lets one pass that doesn't name its issuer or the principal, as the standard behind it does.
+
+    Raises:
+        CredentialRejectedError: it is another issuer's, has expired, or is about somebody else.
+    """
+    if (claims.has("iss") or not tacit) and claims.get("iss") != issuer.url:
+        raise CredentialRejectedError(
+            "issuer_mismatch", f"{issuer.url} answered with what another issuer says"
+        )
+    end = claims.number("exp")
+    if end is None or end <= issuer.clock():
+        raise CredentialRejectedError("already_expired", f"{issuer.url} issued what has expired")
+    name = named_by(issuer, wanted)
+    if name is not None and (claims.has("sub") or not tacit) and claims.get("sub") != name:
+        raise CredentialRejectedError(
+            "subject_mismatch", f"{issuer.url} answered with what is about another principal"
         )
 
 
@@ -157,7 +186,8 @@ def _check_audience(claims: Fields, expected: Expected) -> None:
 
 
 def _check_holder(claims: Fields, expected: Expected) -> None:
-    if expected.sub is not None and claims.get("sub") != expected.sub:
+    is_open = expected.shown_by != "token" and not claims.has("sub")
+    if expected.sub is not None and not is_open and claims.get("sub") != expected.sub:
         raise CredentialRejectedError(
             "subject_mismatch", f"{expected.issuer} issued a token for another principal"
         )
@@ -179,6 +209,35 @@ def check_binding(claims: Fields, expected: Expected) -> None:
     if not bound:
         raise CredentialRejectedError(
             "binding_missing", f"{expected.issuer} issued a token that isn't bound as it was asked"
+        )
+
+
+def check_shown(answer: Answer, claims: Fields | None, expected: Expected, client_id: str) -> None:
+    """Hold a sign-in to showing who signed in: where the token doesn't, by the ID token beside it (OIDC Core §3.1.3.7).
+
+    `claims` are those of the token, or what its issuer says of it; None where nobody says anything.
+
+    Raises:
+        CredentialRejectedError: `subject_unproven`, nothing says who it was; `subject_mismatch`, it was somebody else.
+    """
+    if expected.sub is None or (claims is not None and claims.has("sub")):
+        return
+    shown = None if answer.id_token is None else read_jwt(answer.id_token)
+    if (
+        shown is None
+        or shown.text("iss") != expected.issuer
+        or shown.get("aud") not in (client_id, [client_id])
+        or not shown.has("sub")
+    ):
+        raise CredentialRejectedError(
+            "subject_unproven",
+            f"nothing that {expected.issuer} answered shows who signed in",
+            remedy="let it issue JWTs or answer introspection for this client, or an ID token (scope openid)",
+        )
+    if shown.get("sub") != expected.sub:
+        raise CredentialRejectedError(
+            "subject_mismatch",
+            f"somebody else than the principal signed in at {expected.issuer}",
         )
 
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.credentials.answers import json_object
 from agent_identity.credentials.polling import poll, span_of
-from agent_identity.credentials.targets import target
+from agent_identity.credentials.signing_in import OPENID
+from agent_identity.credentials.source import name_at
 from agent_identity.credentials.token_types import CIBA, ID_TOKEN
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 __all__ = ["Ciba"]
 
 _MESSAGE: Final = 60
-_OPENID: Final = frozenset({"openid"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,21 +49,12 @@ class Ciba:
             CredentialRejectedError: they said no, or the issuer did.
             CredentialUnavailableError: they didn't decide in time, or the issuer can't be reached.
         """
-        return self.sign_in.fetch(wanted, self._ask, aside=_OPENID)
+        return self.sign_in.fetch(wanted, self._ask, aside=OPENID)
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
-        members = target(
-            wanted,
-            audience=self.sign_in.audience,
-            details=self.sign_in.details,
-            names_resource=issuer.resource_indicators,
-        )
-        form: list[tuple[str, str | Secret]] = [
-            member for member in members if member[0] != "scope"
-        ]
+        form = self.sign_in.form(wanted, aside=OPENID)
         form += [
-            ("scope", " ".join(sorted(wanted.scopes | _OPENID))),
             ("binding_message", wanted.purpose[:_MESSAGE]),
             ("requested_expiry", str(int(self.patience))),
             (yield from self._hint(wanted)),
@@ -90,7 +81,7 @@ class Ciba:
 
     def _hint(self, wanted: Wanted) -> Flow[tuple[str, str | Secret]]:
         if self.login_hint_from == "sub":
-            return "login_hint", wanted.principal.sub
+            return "login_hint", name_at(self.sign_in.issuer, wanted)
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing", "this session has no ID token of the principal as a hint"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from agent_identity import jose
 from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.answers import Fields, check_scope_claim, check_scopes
-from agent_identity.credentials.checks import Expected, check_issued_type
+from agent_identity.credentials.checks import Expected, check_issued_type, check_said_by
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.targets import details_text, target
@@ -51,7 +51,8 @@ _N_A: Final = "n_a"
 class CrossDomain:
     """Get a grant for `issuer` from the principal's issuer `via`, and trade it there.
 
-    The grant is read before it is sent, and never used twice or shown to anybody else.
+    The grant is read before it is sent: it names the principal, where `via` is known to name them so, or goes nowhere. It is
+    never used twice or shown to anybody else.
     """
 
     kind: Literal["id-jag", "identity-chaining"]
@@ -136,7 +137,7 @@ class CrossDomain:
             self.issuer.url,
             client_id=client.client_id if self.kind == "id-jag" else None,
             binding=binding,
-            via=self.via.url,
+            via=self.via,
         )
         return answer.token
 
@@ -158,28 +159,29 @@ def _check(
     *,
     client_id: str | None,
     binding: Binding,
-    via: str,
+    via: Issuer,
 ) -> None:
     """Read what is about to be sent: a grant for anybody else is neither sent nor kept."""
     if claims is None:
-        raise CredentialRejectedError("malformed_grant", f"{via} answered with no such grant")
-    check_scope_claim(claims, wanted.scopes, via)
+        raise CredentialRejectedError("malformed_grant", f"{via.url} answered with no such grant")
+    check_said_by(claims, via, wanted)
+    check_scope_claim(claims, wanted.scopes, via.url)
     if claims.get("aud") not in (audience, [audience]):
         raise CredentialRejectedError(
-            "audience_mismatch", f"{via} issued a grant that isn't for {audience} alone"
+            "audience_mismatch", f"{via.url} issued a grant that isn't for {audience} alone"
         )
     if claims.has("resource") and claims.get("resource") not in (
         wanted.resource,
         [wanted.resource],
     ):
         raise CredentialRejectedError(
-            "audience_mismatch", f"{via} issued a grant for another resource"
+            "audience_mismatch", f"{via.url} issued a grant for another resource"
         )
     if client_id is not None and claims.text("client_id") != client_id:
         raise CredentialRejectedError(
             "client_mismatch",
-            f"{via} issued a grant for another client than the one at {audience}",
-            remedy=f"tell {via} which client_id this agent has at {audience}",
+            f"{via.url} issued a grant for another client than the one at {audience}",
+            remedy=f"tell {via.url} which client_id this agent has at {audience}",
         )
     key = binding.proof_key
     if (
@@ -189,5 +191,5 @@ def _check(
         and claims.confirms("jkt") != key.thumbprint
     ):
         raise CredentialRejectedError(
-            "binding_missing", f"{via} issued a grant that isn't bound to the agent's key"
+            "binding_missing", f"{via.url} issued a grant that isn't bound to the agent's key"
         )

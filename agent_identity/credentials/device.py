@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.answers import json_object
 from agent_identity.credentials.polling import poll, span_of
-from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import DEVICE_CODE
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
@@ -52,13 +51,7 @@ class DeviceAuthorization:
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
-        details = self.sign_in.details
-        form = target(
-            wanted,
-            audience=self.sign_in.audience,
-            details=details,
-            names_resource=issuer.resource_indicators,
-        )
+        form = self.sign_in.form(wanted)
         response = yield from issuer.post("device_authorization", form, "a device code")
         fields = json_object(response, issuer.url)
         interval, life = span_of(fields, self.patience)

@@ -9,12 +9,15 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
+from agent_identity import jose
 from agent_identity.credentials.answers import check_scopes
 from agent_identity.credentials.oauth import Binding
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.delegation.grant import Grant, mint_root, read_grant
+from agent_identity.delegation.grant import EVIDENCE, GRANT_TYPE, Grant, mint_root, read_grant
 from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.jose.public_keys import ALGORITHMS
 from agent_identity.keys import public_signing_jwk
+from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -155,24 +158,44 @@ class IssuedGrants:
             )
         check_scopes(answer, wanted.scopes, issuer.url)
         grant = _read(answer, issuer.url)
-        if not _is_as_asked(grant, wanted, issuer.clock()):
+        yield from self._check_signed(grant)
+        if not _is_as_asked(grant, wanted, issuer):
             raise CredentialRejectedError(
                 "grant_mismatch", f"{issuer.url} issued a grant for something else"
             )
         return grant
 
+    def _check_signed(self, grant: Grant) -> Flow[None]:
+        """Whoever gave it has to have signed it: what no verifier takes isn't handed on, with the principal's name in it."""
+        key = yield from self._issuer.key(grant.kid or "", at_once=True)
+        try:
+            jose.verify(grant.compact, [key], algorithms=ALGORITHMS, typ=GRANT_TYPE)
+        except VerificationError as error:
+            code = error.code
+        else:
+            return
+        raise CredentialRejectedError(
+            "malformed_grant", f"{self.name} issued a grant that is refused: {code}"
+        )
 
-def _is_as_asked(grant: Grant, wanted: RootWanted, now: float) -> bool:
+
+def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
+    principal = wanted.principal
     return (
-        grant.jkt == wanted.proof_key.thumbprint
+        (grant.iss, grant.vouched_by) == (issuer.url, issuer.url)
+        and grant.jkt == wanted.proof_key.thumbprint
         and grant.txn == wanted.txn
         and grant.depth == 0
+        and grant.max_depth <= wanted.max_depth
         and grant.scopes <= wanted.scopes
-        and grant.aud >= wanted.resources
+        and grant.aud | {LOCAL} == wanted.resources | {LOCAL}
         and grant.purpose == wanted.purpose
-        and (grant.sub, grant.sub_profile) == (wanted.principal.sub, wanted.principal.profile)
+        and (grant.sub, grant.sub_iss) == (principal.sub, principal.iss or issuer.url)
+        and grant.sub_profile == principal.profile
         and grant.agent == wanted.agent
-        and grant.exp <= now + wanted.lifetime + _SKEW
+        and grant.exp <= issuer.clock() + wanted.lifetime + _SKEW
+        and grant.evidence is not None
+        and EVIDENCE.index(grant.evidence) <= EVIDENCE.index(wanted.evidence)
     )
 
 

@@ -18,6 +18,7 @@ from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.retries import ATTEMPTS, Breaker, wait_for
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Expiring, Shared, shared
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,9 @@ class Issuer:
 
     `origins` are further origins that its endpoints may have, `jwks` is where its keys are when that isn't left to its metadata,
     `certificate` what the client shows in TLS where tokens are bound to it. `resource_indicators` False leaves out `resource`
-    (RFC 8707), for issuers that refuse requests that have one. `clock` gives Unix seconds.
+    (RFC 8707), for issuers that refuse requests that have one. `subjects_of` are the URLs of issuers whose `sub` names the same
+    people here. `clock` gives Unix seconds. `id` tells it from others of the same URL, which may be asked in another way: what
+    is kept of one never serves another.
     """
 
     def __init__(
@@ -67,9 +70,12 @@ class Issuer:
         jwks: str | None = None,
         certificate: Callable[[], Flow[Certificate]] | None = None,
         resource_indicators: bool = True,
+        subjects_of: frozenset[str] = frozenset(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
+        self.id: str = new_id("issuer_")
+        self.subjects_of = subjects_of
         self.clock = clock
         self.resource_indicators = resource_indicators
         self.nonces: Nonces = Nonces()
@@ -80,7 +86,7 @@ class Issuer:
         self._certificate = certificate
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
-        self._refused: CredentialRejectedError | None = None
+        self._keys_refused: CredentialRejectedError | None = None
         self._looked_at = float("-inf")
 
     def start_over(self) -> None:
@@ -96,13 +102,15 @@ class Issuer:
         Raises:
             CredentialError: there is none, or it can't be had.
         """
-        key = digest_of(("metadata", self.url))
+        key = digest_of(("metadata", self.id))
         start = lambda: self._guarded(lambda: discover(self.url, self.clock, self._origins))  # noqa: E731 - a flow to be made twice
         self._endpoints = yield from self._or_stale(Shared(key, start), self._endpoints)
         return self._endpoints
 
-    def key(self, kid: str) -> Flow[dict[str, JSON]]:
+    def key(self, kid: str, *, at_once: bool = False) -> Flow[dict[str, JSON]]:
         """The public key by which the issuer signs under `kid`; an unknown one is looked for again every thirty seconds.
+
+        `at_once` doesn't wait that long: for what the issuer has just answered itself, and nobody else can send.
 
         Raises:
             CredentialRejectedError: `unknown_key`, the issuer has no such key.
@@ -110,7 +118,7 @@ class Issuer:
         """
         keys = yield from self.keys()
         found = keys.get(kid)
-        if found is None and self._may_look():
+        if found is None and (at_once or self._may_look()):
             keys = yield from self._newer(keys)
             found = keys.get(kid)
         if found is None:
@@ -127,8 +135,8 @@ class Issuer:
             stale = now < known.expires_at + _STALE and not self._may_look()
             if known.issued_at <= now < known.expires_at or stale:
                 return known
-        elif self._refused is not None and not self._may_look():
-            raise self._refused.again()
+        elif self._keys_refused is not None and not self._may_look():
+            raise self._keys_refused.again()
         return (yield from self._newer(known))
 
     def _may_look(self) -> bool:
@@ -136,11 +144,11 @@ class Issuer:
 
     def _newer(self, known: KeySet | None) -> Flow[KeySet]:
         self._looked_at = self.clock()
-        key = digest_of(("keys", self.url, "" if known is None else repr(known.issued_at)))
+        key = digest_of(("keys", self.id, "" if known is None else repr(known.issued_at)))
         try:
             self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)
         except CredentialRejectedError as error:
-            self._refused = error.again()
+            self._keys_refused = error.again()
             raise
         return self._keys
 

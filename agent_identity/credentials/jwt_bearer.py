@@ -12,7 +12,7 @@ from agent_identity import jose
 from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.source import Described, Wanted, name_at
 from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Form
+    from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON
@@ -34,8 +35,9 @@ __all__ = ["JwtBearer"]
 class JwtBearer:
     """Present a JWT for a token.
 
-    Where it comes from: `client` signs it with its own key, naming the principal; `subject` is the principal's own token;
-    `workload` the agent's token from its platform. One that came from outside is presented once and never again.
+    Where it comes from: `client` signs it with its own key, naming the principal as the issuer knows them; `subject` is the
+    principal's own token; `workload` the agent's token from its platform, a JWT. One that came from outside is presented once
+    and never again. `kid` is what the client's key is registered under, by default its thumbprint.
     """
 
     issuer: Issuer
@@ -43,7 +45,8 @@ class JwtBearer:
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
     key: Callable[[], Flow[SigningKey]] | None = field(default=None, repr=False)
-    workload: Callable[[], Flow[Secret]] | None = field(default=None, repr=False)
+    kid: str | None = None
+    workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
     client_name: str = ""
     patience: float | None = None
 
@@ -98,7 +101,13 @@ class JwtBearer:
                     "workload_missing", "no provider of workload tokens is configured"
                 )
             given = yield from self.workload()
-            return lambda: given
+            if given.token_type != JWT:
+                raise CredentialRejectedError(
+                    "assertion_opaque",
+                    f"the workload's token is no JWT, so {self.issuer.url} can't take it as an assertion",
+                    remedy="use a provider whose tokens are JWTs, or another source for this resource",
+                )
+            return lambda: given.token
         return (yield from self._signed(wanted))
 
     def _signed(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
@@ -108,13 +117,14 @@ class JwtBearer:
                 f"{self.issuer.url} wants an assertion signed by the client, which has no key",
                 remedy="set client_key for this issuer",
             )
+        sub = name_at(self.issuer, wanted)
         key = yield from self.key()
         client = yield from self.issuer.client()
-        return lambda: self._signed_by(key, client.client_id, wanted.principal.sub)
+        return lambda: self._signed_by(key, client.client_id, sub)
 
     def _signed_by(self, key: SigningKey, client_id: str, sub: str) -> Secret:
         now = int(self.issuer.clock())
-        header = jose.header(key.alg, typ="JWT", kid=key.thumbprint)
+        header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
         claims: dict[str, JSON] = {
             "iss": client_id,
             "sub": sub,

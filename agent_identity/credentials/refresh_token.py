@@ -10,7 +10,7 @@ from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.source import Described, Wanted, named_by
 from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import REFRESH
 from agent_identity.errors import CredentialRejectedError
@@ -44,7 +44,8 @@ class RefreshTokens:
     """Where one source keeps refresh tokens: in memory, and where a reference says so beyond this process.
 
     Each principal has one of their own: the name that it is kept under holds a digest of who they are, at which issuer, as
-    which client. `fixed` keeps the one token that a reference names, whoever is acted for. `store` is where references lead,
+    which client. `fixed` keeps the one token that a reference names, whoever is acted for; it is the operator's, so that it is
+    never taken away, and only a rotated one takes its place. `store` is where references lead,
     by default wherever whoever drives the flows keeps secrets.
     """
 
@@ -63,6 +64,11 @@ class RefreshTokens:
         self._scope = scope
         self._fixed = fixed
         self._held: dict[str, Secret] = {}
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether there is one token for whoever is acted for, put there by somebody else."""
+        return self._fixed
 
     def get(self, wanted: Wanted) -> Flow[Secret | None]:
         name = self._name(wanted)
@@ -133,6 +139,13 @@ def refreshed(
     except CredentialRejectedError as error:
         if error.code == "invalid_grant":
             yield from tokens.drop(wanted, token)
+            if tokens.is_fixed:
+                outworn = CredentialRejectedError(
+                    error.code,
+                    str(error),
+                    remedy="sign in anew, and put the refresh token where the configuration says",
+                )
+                raise outworn from error
         raise
     if answer.refresh_token is not None and not token.equals(answer.refresh_token):
         yield from tokens.put(wanted, answer.refresh_token)
@@ -141,7 +154,12 @@ def refreshed(
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """Refresh tokens as a source of their own: somebody signed in elsewhere, and left the token where a reference says."""
+    """Refresh tokens as a source of their own: somebody signed in elsewhere, and left the token where a reference says.
+
+    With one token for all, a session for a principal whom the issuer knows takes no access token that shows somebody else. One
+    that shows nobody is the word of the operator who put the refresh token there, and on record as opaque. A session that acts
+    for nobody takes whatever comes: it is the operator's own.
+    """
 
     issuer: Issuer
     tokens: RefreshTokens = field(repr=False)
@@ -175,6 +193,8 @@ class RefreshToken:
             binding=Binding(self.binding, wanted.proof_key),
             asked_at=self.issuer.clock(),
             audience=self.audience or wanted.resource,
+            sub=named_by(self.issuer, wanted),
+            shown_by="kept",
             certificate=certificate if self.binding == "mtls" else None,
         )
         return (yield from refreshed(self.issuer, self.tokens, wanted, token, expected))

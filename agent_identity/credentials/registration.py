@@ -114,10 +114,11 @@ def metadata_document(
     method: str,
     key: SigningKey | None,
     grant_types: Sequence[str],
+    kid: str | None = None,
 ) -> dict[str, JSON]:
     """What a client publishes at its `client_id`, for issuers that read it there (draft-ietf-oauth-client-id-metadata-document).
 
-    `method` is how it proves itself, `key` the one it signs with.
+    `method` is how it proves itself, `key` the one it signs with, `kid` what that is called, by default its thumbprint.
     """
     document: dict[str, JSON] = {
         "client_id": client_id,
@@ -126,7 +127,8 @@ def metadata_document(
         **_uses(grant_types),
     }
     if key is not None:
-        document["jwks"] = {"keys": [public_signing_jwk(key)]}
+        jwk = public_signing_jwk(key)
+        document["jwks"] = {"keys": [jwk if kid is None else jwk | {"kid": kid}]}
     return document
 
 
@@ -205,7 +207,7 @@ class InstanceRegistration:
         self._grant_types = grant_types
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
-        key = digest_of(("registration", issuer.url, self._agent.key.thumbprint))
+        key = digest_of(("registration", issuer.id, self._agent.key.thumbprint))
         found = yield from shared(Shared(key, lambda: self._register(issuer)))
         return found.client
 

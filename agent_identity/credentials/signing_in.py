@@ -3,17 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.answers import read_jwt
 from agent_identity.credentials.checks import Expected
 from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.refresh_token import RefreshTokens, refreshed
 from agent_identity.credentials.source import Described, named_by
-from agent_identity.credentials.targets import details_text
-from agent_identity.errors import CredentialRejectedError
+from agent_identity.credentials.targets import details_text, target
+from agent_identity.errors import CredentialRejectedError, DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -22,9 +21,11 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Flow
-    from agent_identity.values import JSON
+    from agent_identity.values import JSON, Secret
 
-__all__ = ["SignIn"]
+__all__ = ["OPENID", "SignIn"]
+
+OPENID: Final = frozenset({"openid"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,7 @@ class SignIn:
     """How one resource's tokens are had where a person has to sign in.
 
     `patience` is seconds that the person gets. `names_principal` says that the issuer is the principal's own, so that whoever
-    signs in has to be the principal.
+    signs in has to be the principal, and something in the answer has to show it.
     """
 
     issuer: Issuer
@@ -56,6 +57,26 @@ class SignIn:
     def bound_to(self, wanted: Wanted) -> Binding:
         return Binding(self.binding, wanted.proof_key)
 
+    def form(
+        self, wanted: Wanted, *, aside: frozenset[str] = frozenset()
+    ) -> list[tuple[str, str | Secret]]:
+        """The members that say what is wanted, with the scopes `aside`, and `openid` where it has to show who signs in."""
+        scopes = wanted.scopes | aside | self._aside(wanted)
+        return [
+            *target(
+                replace(wanted, scopes=scopes),
+                audience=self.audience,
+                details=self.details,
+                names_resource=self.issuer.resource_indicators,
+            )
+        ]
+
+    def _aside(self, wanted: Wanted) -> frozenset[str]:
+        return frozenset() if self._named(wanted) is None else OPENID
+
+    def _named(self, wanted: Wanted) -> str | None:
+        return named_by(self.issuer, wanted) if self.names_principal else None
+
     def fetch(
         self,
         wanted: Wanted,
@@ -65,34 +86,32 @@ class SignIn:
     ) -> Flow[Issued]:
         """A fresh token by the refresh token that is held, else by `sign_in`, which asks for the scopes `aside` as well.
 
-        A step-up is about the sign-in itself, so no refresh token serves it.
+        A step-up is about the sign-in itself, so no refresh token serves it. What a person who signs in is shown to be is known
+        once, before their refresh token is kept: its own answers need show nobody.
+
+        Raises:
+            DeniedError: `interaction_without_principal`, the session acts for nobody who could sign in; nobody was asked.
         """
+        if wanted.principal.profile == "trigger":
+            raise DeniedError(
+                "interaction_without_principal",
+                f"a session that acts for nobody has nobody who could sign in at {self.issuer.url}",
+                remedy="open it with on_behalf_of(token), or use client-credentials or refresh-token for this resource",
+            )
         expected = yield from self._expected(wanted, aside)
         held = None if wanted.step_up else (yield from self.tokens.get(wanted))
         if held is not None:
             try:
-                return (yield from refreshed(self.issuer, self.tokens, wanted, held, expected))
+                kept = replace(expected, shown_by="kept")
+                return (yield from refreshed(self.issuer, self.tokens, wanted, held, kept))
             except CredentialRejectedError as error:
                 if error.code not in ("invalid_grant", "invalid_scope"):
                     raise
         answer = yield from sign_in(wanted)
         issued = yield from accepted(self.issuer, answer, expected)
-        if issued.is_opaque:
-            self._check_who(answer, expected)
         if answer.refresh_token is not None:
             yield from self.tokens.put(wanted, answer.refresh_token)
         return issued
-
-    def _check_who(self, answer: Answer, expected: Expected) -> None:
-        """Where the access token shows nothing, the ID token beside it says who signed in (OIDC Core §3.1.3.7, rule 6)."""
-        claims = None if answer.id_token is None else read_jwt(answer.id_token)
-        if claims is None or expected.sub is None:
-            return
-        if claims.text("iss") != self.issuer.url or claims.text("sub") != expected.sub:
-            raise CredentialRejectedError(
-                "subject_mismatch",
-                f"somebody else than the principal signed in at {self.issuer.url}",
-            )
 
     def _expected(self, wanted: Wanted, aside: frozenset[str]) -> Flow[Expected]:
         certificate = yield from self.issuer.certificate()
@@ -103,8 +122,9 @@ class SignIn:
             binding=self.bound_to(wanted),
             asked_at=self.issuer.clock(),
             audience=self.audience or wanted.resource,
-            sub=named_by(self.issuer, wanted) if self.names_principal else None,
+            sub=self._named(wanted),
+            shown_by="sign-in",
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
-            aside=aside,
+            aside=aside | self._aside(wanted),
         )

@@ -10,8 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+from agent_identity.errors import CredentialRejectedError
+
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Callable, Collection
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
@@ -29,6 +31,7 @@ __all__ = [
     "SubjectToken",
     "Verified",
     "Wanted",
+    "name_at",
     "named_by",
 ]
 
@@ -54,12 +57,17 @@ class Subject(Protocol):
 
 
 class Verified(NamedTuple):
-    """What verifying a principal's token brings: who they are, their tokens, how that is known, and until when (Unix seconds)."""
+    """What verifying a principal's token brings: who they are, their tokens, how that is known, and until when (Unix seconds).
+
+    `renew` has them verified anew by fresh tokens, and says until when they are proven then; None where no fresh ones come, so
+    that a session ends with `proven_until`.
+    """
 
     principal: Principal
     subject: Subject | None
     evidence: str
-    expires_at: float
+    proven_until: float
+    renew: Callable[[], Flow[float]] | None = None
 
 
 class StepUp(NamedTuple):
@@ -90,9 +98,35 @@ class Wanted:
 
 
 def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
-    """How an issuer names the principal in what it issues; None where it is another that knows them by that name."""
+    """How an issuer names the principal in what it issues; None where that isn't known, and for a trigger, which is nobody.
+
+    A `sub` names somebody at its own issuer (OIDC Core §2), and at those that are said to know the same people by it.
+    """
     principal = wanted.principal
-    return principal.sub if principal.iss in (None, issuer.url) else None
+    knows = principal.iss in (None, issuer.url) or principal.iss in issuer.subjects_of
+    return principal.sub if knows and principal.profile != "trigger" else None
+
+
+def name_at(issuer: Issuer, wanted: Wanted) -> str:
+    """The principal's name at an issuer that is to be told whom this is about.
+
+    Raises:
+        CredentialRejectedError: `principal_unknown_there`, the same name may be somebody else's there.
+    """
+    name = named_by(issuer, wanted)
+    if name is None and wanted.principal.profile == "trigger":
+        raise CredentialRejectedError(
+            "principal_unknown_there",
+            f"{issuer.url} can't be told whom this is about: the session acts for nobody",
+            remedy="open it with on_behalf_of(token), or use client-credentials for this resource",
+        )
+    if name is None:
+        raise CredentialRejectedError(
+            "principal_unknown_there",
+            f"the principal's name is one of {wanted.principal.iss}, and may be somebody else's at {issuer.url}",
+            remedy="if both issuers know the same people by the same sub, say so in subjects_of of this issuer",
+        )
+    return name
 
 
 class Renewal(NamedTuple):

@@ -7,8 +7,10 @@ else (RFC 7662). All tokens of one session name one principal of one issuer.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from agent_identity import jose
 from agent_identity.credentials.answers import Fields, json_object
@@ -25,17 +27,21 @@ from agent_identity.errors import (
     ConfigurationError,
     CredentialRejectedError,
     InvalidSubjectError,
+    VerificationError,
 )
 from agent_identity.flow import Shared, shared
 from agent_identity.values import Principal, Secret, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Callable, Collection, Mapping, Sequence
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
+    from agent_identity.values import JSON
 
 __all__ = ["ALGORITHMS", "SubjectTokens", "TokenSource", "Trusted", "tokens_of", "verified_subject"]
+
+T = TypeVar("T")
 
 _HELD: Final = ("access_token", "id_token")
 _SKEW: Final = 30.0
@@ -43,7 +49,10 @@ _LONGEST: Final = 24 * 3600.0
 _SPARE: Final = 5.0
 """Seconds before its end at which a token is no longer handed out."""
 
-_TYPS: Final = frozenset({None, "JWT", "at+jwt", "application/at+jwt"})
+_ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
+_TYPS: Final = frozenset({None, "JWT"}) | _ACCESS_TYPS
+_PARTS: Final = (3, 5)
+"""Of a signed token and of an encrypted one."""
 ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 
 
@@ -86,8 +95,8 @@ class TokenSource(Protocol):
 class Trusted:
     """An issuer whose word about principals is taken here, for tokens made for `audience`.
 
-    An ID token is made for the client that somebody signed in with, which may be ours: `client_id`. `token_type` overrides what
-    is read from a token.
+    An ID token is made for the client that somebody signed in with, which may be ours: `client_id`. `token_type` is what a token
+    is that doesn't say so itself.
     """
 
     issuer: Issuer
@@ -95,7 +104,6 @@ class Trusted:
     client_id: str | None = None
     algorithms: frozenset[str] = ALGORITHMS
     token_type: str | None = None
-    evidence: str = "issuer"
 
 
 class _Known(NamedTuple):
@@ -124,15 +132,18 @@ def tokens_of(subject: str | SubjectTokens | TokenSource) -> SubjectTokens | Tok
 
 
 def verified_subject(
-    given: SubjectTokens | TokenSource, trusted: Mapping[str, Trusted]
+    given: SubjectTokens | TokenSource,
+    trusted: Mapping[str, Trusted],
+    *,
+    agent: str | None = None,
 ) -> Flow[Verified]:
     """Verify a principal's tokens, and say who that is, until when.
 
-    `trusted` is by issuer URL.
+    `trusted` is by issuer URL. `agent` is who is going to act for them, which a token may limit by `may_act`.
 
     Raises:
         InvalidSubjectError: a token failed; `.code` says which rule.
-        CredentialUnavailableError: the issuer's keys or its introspection could not be had.
+        CredentialError: the issuer's keys or its introspection could not be had.
     """
     source = None if isinstance(given, SubjectTokens) else given
     tokens = given if isinstance(given, SubjectTokens) else _asked(given)
@@ -143,27 +154,39 @@ def verified_subject(
             "a refresh token alone doesn't say whose it is",
             remedy="give the access token or the ID token too",
         )
-    trust = _trusted_for(shown, trusted)
-    subject = TokenSubject(trust, tokens, source)
-    principal, expires_at = yield from subject.verified()
-    return Verified(principal, subject, trust.evidence, expires_at)
+    subject = TokenSubject(_trusted_for(shown, trusted), tokens, source, agent)
+    principal = yield from subject.verified()
+    renew = subject.renewed if subject.is_renewable else None
+    return Verified(principal, subject, "issuer", subject.proven_until(), renew)
 
 
 def _asked(source: TokenSource) -> SubjectTokens:
-    return SubjectTokens(access_token=source.token(ACCESS_TOKEN), id_token=source.token(ID_TOKEN))
+    access_token, id_token = source.token(ACCESS_TOKEN), source.token(ID_TOKEN)
+    for given in (access_token, id_token):
+        _check_given(given)
+    return SubjectTokens(access_token=access_token, id_token=id_token)
+
+
+def _check_given(given: object) -> None:
+    if given is not None and not (isinstance(given, str) and given):
+        raise ConfigurationError(
+            "subject_malformed",
+            f"a TokenSource gave {type(given).__name__} where a token belongs, or an empty one",
+            remedy="let token(…) return the token as text, or None",
+        )
 
 
 def _trusted_for(token: Secret, trusted: Mapping[str, Trusted]) -> Trusted:
     """Whose token it is: what a JWT says of itself, and for an opaque one the only issuer that there is."""
-    claims = _claims(token)
-    if claims is None and len(trusted) == 1:
-        return next(iter(trusted.values()))
-    if claims is None:
+    if not _is_jwt(token):
+        if len(trusted) == 1:
+            return next(iter(trusted.values()))
         raise InvalidSubjectError(
             "issuer_unknown",
             "the principal's token is opaque, and it isn't clear which issuer to ask about it",
             remedy="trust exactly one issuer for subjects, or use tokens that are JWTs",
         )
+    _, claims = _read(token)
     found = trusted.get(claims.text("iss") or "")
     if found is None:
         raise InvalidSubjectError(
@@ -174,54 +197,90 @@ def _trusted_for(token: Secret, trusted: Mapping[str, Trusted]) -> Trusted:
     return found
 
 
-def _claims(token: Secret) -> Fields | None:
-    """The claims of a JWT, unverified. What has the form of one has to be one.
+def _is_jwt(token: Secret) -> bool:
+    """Whether a token has the form of a JWT, signed or encrypted: a JSON object in base64 comes first.
+
+    What has the form of one has to be one: a token of somebody else's issuer, badly made, is shown to nobody.
+    """
+    parts = token.reveal().split(".")
+    head = parts[0].encode("ascii", "ignore").strip().rstrip(b"=")
+    head += b"A" * (-len(head) % 4)
+    with contextlib.suppress(ValueError):
+        decoded = base64.b64decode(head, altchars=b"-_")
+        return len(parts) in _PARTS and decoded.lstrip().startswith(b"{")
+    return False
+
+
+def _read(token: Secret) -> tuple[jose.Parsed, Fields]:
+    """A JWT taken apart, its claims unverified.
 
     Raises:
         InvalidSubjectError: it has the form of a JWT, and is none that a strict reader takes.
     """
-    text = token.reveal()
-    if not (text.startswith("eyJ") and text.count(".") in (2, 4)):
-        return None
-    parsed = jose.unverified(text, error=InvalidSubjectError)
-    return Fields(jose.loads_object(parsed.payload, error=InvalidSubjectError))
+
+    def parsed() -> tuple[jose.Parsed, Fields]:
+        found = jose.unverified(token.reveal())
+        return found, Fields(jose.loads_object(found.payload))
+
+    return _held_to(parsed)
+
+
+def _held_to(rule: Callable[[], T]) -> T:
+    """What a rule answers. A refusal is raised anew: the frames that it comes from hold the token as text."""
+    try:
+        return rule()
+    except VerificationError as error:
+        refusal = InvalidSubjectError(error.code, str(error), remedy=error.remedy)
+    raise refusal
 
 
 class TokenSubject:
     """The tokens of one session's principal. Renewed ones are verified like the first, and name the same principal."""
 
     def __init__(
-        self, trust: Trusted, tokens: SubjectTokens, source: TokenSource | None = None
+        self,
+        trust: Trusted,
+        tokens: SubjectTokens,
+        source: TokenSource | None = None,
+        agent: str | None = None,
     ) -> None:
         self._trust = trust
         self._tokens = tokens
         self._source = source
+        self._agent = agent
         self._principal: Principal | None = None
         self._known: dict[str, tuple[Secret, _Known]] = {}
+        self._said = float("-inf")
 
     @property
     def is_renewable(self) -> bool:
         return self._source is not None or self._tokens.refresh_token is not None
 
-    def verified(self) -> Flow[tuple[Principal, float]]:
-        """Verify all that is held; the end is that of the token that lasts longest, or none where fresh ones come."""
-        ends: list[float] = []
-        for name in _HELD:
-            token: Secret | None = getattr(self._tokens, name)
-            if token is None:
-                continue
-            known = yield from _verify(self._trust, token, must_be_id=name == "id_token")
-            principal = Principal(known.sub, iss=self._trust.issuer.url, profile=known.profile)
-            if self._principal not in (None, principal):
-                raise InvalidSubjectError(
-                    "subject_mismatch", "the tokens of one session name two principals"
-                )
-            self._principal = principal
-            self._known[name] = (token, known)
-            ends.append(known.expires_at)
-        if self._principal is None:
-            raise InvalidSubjectError("subject_token_missing", "no token says whose session it is")
-        return self._principal, float("inf") if self.is_renewable else max(ends)
+    def verified(self) -> Flow[Principal]:
+        """Verify all that is held, and say who it names."""
+        self._principal, self._known = yield from self._checked(self._tokens)
+        return self._principal
+
+    def proven_until(self) -> float:
+        """Until when what was verified proves who it names: until the first of it ends. What has ended counts no more."""
+        now = self._trust.issuer.clock()
+        ends = [known.expires_at for _, known in self._known.values()]
+        self._said = min((end for end in ends if end > now), default=min(ends))
+        return self._said
+
+    def renewed(self) -> Flow[float]:
+        """Get fresh tokens and verify them, unless somebody did; the answer is until when the principal is proven (Unix seconds).
+
+        Raises:
+            InvalidSubjectError: they are none, or name another principal; those that were held stay.
+            CredentialError: there are none to be had.
+        """
+        last = self._said
+        if not self._all_known():
+            yield from self.verified()  # another session renewed them
+        if self.proven_until() <= last:
+            yield from self._renew()
+        return self.proven_until()
 
     def token(self, issuer: Issuer, types: Collection[str], /) -> Flow[SubjectToken]:
         """See `Subject`. A refresh token is shown to the issuer that gave it and to nobody else."""
@@ -230,7 +289,7 @@ class TokenSubject:
             yield from self.verified()  # another session renewed them
             found = self._pick(issuer, types)
         if found is None and self.is_renewable:
-            yield from self._renewed()
+            yield from self._renew()
             found = self._pick(issuer, types)
         if found is None:
             raise CredentialRejectedError(
@@ -260,16 +319,46 @@ class TokenSubject:
         known = {name: token for name, (token, _) in self._known.items()}
         return all(getattr(self._tokens, name) is known.get(name) for name in _HELD)
 
-    def _renewed(self) -> Flow[None]:
+    def _checked(
+        self, tokens: SubjectTokens
+    ) -> Flow[tuple[Principal, dict[str, tuple[Secret, _Known]]]]:
+        """Who all these tokens name: whom they named before, where that is known."""
+        principal, found = self._principal, dict[str, tuple[Secret, _Known]]()
+        for name in _HELD:
+            token: Secret | None = getattr(tokens, name)
+            if token is None:
+                continue
+            try:
+                known = yield from _verify(
+                    self._trust, token, agent=self._agent, must_be_id=name == "id_token"
+                )
+            except InvalidSubjectError as error:
+                if error.code == "expired" and found:
+                    continue  # an ID token ends before the access token beside it, which says whose it is
+                raise
+            named = Principal(known.sub, iss=self._trust.issuer.url, profile=known.profile)
+            if principal not in (None, named):
+                raise InvalidSubjectError(
+                    "subject_mismatch", "the tokens of one session name two principals"
+                )
+            principal = named
+            found[name] = (token, known)
+        if principal is None or not found:
+            raise InvalidSubjectError("subject_token_missing", "no token says whose session it is")
+        return principal, found
+
+    def _renew(self) -> Flow[None]:
         if self._source is not None:
-            self._tokens = _asked(self._source)
-        else:
-            key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
-            yield from shared(Shared(key, self._refreshed))
+            tokens = _asked(self._source)
+            _, self._known = yield from self._checked(tokens)
+            self._tokens = tokens
+            return
+        key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
+        yield from shared(Shared(key, self._refreshed))
         yield from self.verified()
 
     def _refreshed(self) -> Flow[_Known]:
-        """Trade the refresh token; a rotated one takes its place before anything else happens."""
+        """Trade the refresh token. A rotated one takes its place before anything else happens, the others once they are verified."""
         tokens = self._tokens
         held = tokens.refresh_token
         if held is None:
@@ -282,48 +371,66 @@ class TokenSubject:
                 tokens.refresh_token = None
             raise
         tokens.refresh_token = answer.refresh_token or held
-        tokens.access_token = answer.token
-        tokens.id_token = answer.id_token
+        fresh = SubjectTokens()
+        fresh.access_token, fresh.id_token = answer.token, answer.id_token
+        _, found = yield from self._checked(fresh)
+        tokens.access_token = fresh.access_token
+        tokens.id_token = fresh.id_token or self._lasting(tokens.id_token)
         tokens.renewals += 1
-        return (yield from _verify(self._trust, answer.token, must_be_id=False))
+        return found["access_token"][1]
+
+    def _lasting(self, token: Secret | None) -> Secret | None:
+        """An ID token that no fresh one replaced, while it lasts for more than a moment."""
+        held, known = self._known.get("id_token", (None, None))
+        if token is None or held is not token or known is None:
+            return None
+        return token if self._trust.issuer.clock() < known.expires_at - _SPARE else None
 
 
-def _verify(trust: Trusted, token: Secret, *, must_be_id: bool) -> Flow[_Known]:
-    claims = _claims(token)
-    if claims is None:
-        return (yield from _introspected(trust, token))
-    parsed = jose.unverified(token.reveal(), error=InvalidSubjectError)
+def _verify(trust: Trusted, token: Secret, *, agent: str | None, must_be_id: bool) -> Flow[_Known]:
+    if not _is_jwt(token):
+        if must_be_id:
+            raise InvalidSubjectError("wrong_typ", "what was given as an ID token is no JWT")
+        return (yield from _introspected(trust, token, agent))
+    parsed, claims = _read(token)
     typ = parsed.header.get("typ")
     if typ not in _TYPS:
         raise InvalidSubjectError("wrong_typ", "what was given is no token of a principal")
     kid = parsed.header.get("kid")
     if not isinstance(kid, str):
         raise InvalidSubjectError("key_unknown", "the principal's token doesn't name its key")
-    try:
-        key = yield from trust.issuer.key(kid)
-    except CredentialRejectedError as error:
-        raise InvalidSubjectError(
-            "key_unknown", f"{trust.issuer.url} has no such key", remedy=error.remedy
-        ) from None
-    jose.verify(parsed, [key], algorithms=trust.algorithms, error=InvalidSubjectError)
-    token_type = trust.token_type or _type_of(claims, typ)
-    is_id = must_be_id or token_type == ID_TOKEN
-    _check(claims, trust, [trust.audience, trust.client_id] if is_id else [trust.audience])
+    key = yield from _key(trust.issuer, kid)
+    _held_to(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
+    token_type = ACCESS_TOKEN if typ in _ACCESS_TYPS else trust.token_type or _type_of(claims)
     if must_be_id and token_type == ACCESS_TOKEN:
         raise InvalidSubjectError("wrong_typ", "an access token was given as an ID token")
-    return _known(claims, ID_TOKEN if must_be_id else token_type, trust.issuer.clock())
-
-
-def _check(claims: Fields, trust: Trusted, audiences: Sequence[str | None]) -> None:
-    jose.check_lifetime(
-        claims.members,
-        now=trust.issuer.clock(),
-        skew=_SKEW,
-        max_lifetime=_LONGEST,
-        error=InvalidSubjectError,
+    is_id = must_be_id or token_type == ID_TOKEN
+    now = trust.issuer.clock()
+    _held_to(
+        lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=_LONGEST)
     )
     if claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token is of another issuer")
+    _check_audience(claims, [trust.audience, trust.client_id] if is_id else [trust.audience])
+    if is_id and trust.client_id is not None and claims.get("azp") not in (None, trust.client_id):
+        raise InvalidSubjectError(
+            "client_mismatch", "the principal's ID token was given to another client than this one"
+        )
+    yield from _check_claims(claims, trust, agent)
+    return _known(claims, ID_TOKEN if must_be_id else token_type, now)
+
+
+def _key(issuer: Issuer, kid: str) -> Flow[dict[str, JSON]]:
+    try:
+        return (yield from issuer.key(kid))
+    except CredentialRejectedError as error:
+        if error.code != "unknown_key":
+            raise
+        remedy = error.remedy
+    raise InvalidSubjectError("key_unknown", f"{issuer.url} has no such key", remedy=remedy)
+
+
+def _check_audience(claims: Fields, audiences: Sequence[str | None]) -> None:
     if not any(claims.get("aud") in (name, [name]) for name in audiences if name is not None):
         raise InvalidSubjectError(
             "audience_mismatch",
@@ -332,9 +439,32 @@ def _check(claims: Fields, trust: Trusted, audiences: Sequence[str | None]) -> N
         )
 
 
-def _type_of(claims: Fields, typ: object) -> str:
-    if typ in ("at+jwt", "application/at+jwt"):
-        return ACCESS_TOKEN
+def _check_claims(claims: Fields, trust: Trusted, agent: str | None) -> Flow[None]:
+    """What a token may not say, whether it says so itself or its issuer does."""
+    if claims.has("events"):
+        raise InvalidSubjectError(
+            "wrong_typ", "what was given tells of an event, as logout tokens do"
+        )
+    if claims.has("cnf"):
+        certificate = yield from trust.issuer.certificate()
+        ours = None if certificate is None else certificate.thumbprint
+        if ours is None or claims.get("cnf") != {"x5t#S256": ours}:
+            raise InvalidSubjectError(
+                "subject_bound",
+                "the principal's token is bound to a key that isn't ours, and came without a proof",
+                remedy="have it issued unbound, for this agent's audience",
+            )
+    if agent is not None and claims.has("may_act"):
+        named = claims.nested("may_act")
+        if named is None or named.text("sub") not in (agent, trust.client_id):
+            raise InvalidSubjectError(
+                "may_act",
+                f"the principal's token lets another actor act for them, not {agent}",
+                remedy="have the token issued with this agent, or its client, in may_act",
+            )
+
+
+def _type_of(claims: Fields) -> str:
     if any(claims.has(name) for name in ("nonce", "at_hash", "auth_time")):
         return ID_TOKEN
     return JWT
@@ -344,32 +474,41 @@ def _known(claims: Fields, token_type: str, now: float) -> _Known:
     sub, end = claims.text("sub"), claims.number("exp")
     if sub is None or end is None:
         raise InvalidSubjectError("claim_missing", "nothing says whose the token is, or until when")
+    if end <= now:
+        # No skew here: it would open a session that has ended.
+        raise InvalidSubjectError("expired", "the principal's token has expired")
     profile = claims.text("sub_profile")
     kind = "service" if profile == "service" else "user"
     return _Known(sub, kind, token_type, now, end)
 
 
-def _introspected(trust: Trusted, token: Secret) -> Flow[_Known]:
-    """Ask the issuer about a token that says nothing (RFC 7662 §2); what it doesn't vouch for is worth nothing."""
+def _introspected(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known]:
+    """Ask the issuer about a token that says nothing (RFC 7662 §2); what it doesn't vouch for is worth nothing.
+
+    Its answer is held to what a JWT is. Which client the token was given to doesn't matter: an access token comes from any.
+    """
     form: list[tuple[str, str | Secret]] = [("token", token)]
     try:
         response = yield from trust.issuer.post("introspection", form, "about a token")
+        claims = json_object(response, trust.issuer.url)
     except CredentialRejectedError as error:
         raise InvalidSubjectError(
             "not_introspectable",
             f"{trust.issuer.url} doesn't say what the principal's token is worth ({error.code})",
         ) from None
-    claims = json_object(response, trust.issuer.url)
     if claims.get("active") is not True:
         raise InvalidSubjectError("inactive", "the principal's token isn't valid any more")
+    kinds = [(claims.text(name) or "").lower() for name in ("token_type", "typ", "token_use")]
+    if any("refresh" in kind for kind in kinds):
+        raise InvalidSubjectError("wrong_typ", "a refresh token was given as an access token")
+    if "dpop" in kinds and not claims.has("cnf"):
+        raise InvalidSubjectError("subject_bound", "the principal's token is bound to a key")
     now = trust.issuer.clock()
-    end = claims.number("exp")
-    if end is not None and end <= now:
-        raise InvalidSubjectError("expired", "the principal's token has expired")
+    known = _known(claims, ACCESS_TOKEN, now)
+    members = {"iat": now, **claims.members}
+    _held_to(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
     if claims.has("iss") and claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token is of another issuer")
-    if claims.get("aud") not in (trust.audience, [trust.audience]):
-        raise InvalidSubjectError(
-            "audience_mismatch", f"the principal's token isn't made for {trust.audience} alone"
-        )
-    return _known(claims, ACCESS_TOKEN, now)
+    _check_audience(claims, [trust.audience])
+    yield from _check_claims(claims, trust, agent)
+    return known

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.source import SubjectToken
+    from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
@@ -44,7 +45,7 @@ class TokenExchange:
     names_principal: bool = False
     details: Sequence[JSON] = ()
     subject_types: tuple[str, ...] = (ACCESS_TOKEN, JWT, ID_TOKEN)
-    workload: Callable[[], Flow[Secret]] | None = field(default=None, repr=False)
+    workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
     client_name: str = ""
     patience: float | None = None
 
@@ -115,8 +116,8 @@ class TokenExchange:
             form += [("actor_token", Secret(wanted.chain[0].compact)), ("actor_token_type", JWT)]
             headers = ((DELEGATION, join_chain([grant.compact for grant in wanted.chain])),)
         elif self.actor == "workload" and self.workload is not None:
-            token = yield from self.workload()
-            form += [("actor_token", token), ("actor_token_type", JWT)]
+            given = yield from self.workload()
+            form += [("actor_token", given.token), ("actor_token_type", given.token_type)]
         return form, headers
 
 

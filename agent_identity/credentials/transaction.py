@@ -13,7 +13,7 @@ import orjson
 
 from agent_identity import jose
 from agent_identity.credentials.answers import Fields, check_scope_claim, check_scopes
-from agent_identity.credentials.checks import check_issued_type
+from agent_identity.credentials.checks import check_issued_type, check_said_by
 from agent_identity.credentials.oauth import Binding
 from agent_identity.credentials.token_types import (
     ACCESS_TOKEN,
@@ -86,6 +86,7 @@ class TransactionTokens:
                 "malformed_txn_token",
                 f"{self.issuer.url} answered with no transaction token of {self.audience}",
             )
+        check_said_by(claims, self.issuer, wanted, tacit=True)
         check_scope_claim(claims, wanted.scopes, self.issuer.url)
         return TransactionToken(answer.token, claims.text("txn") or "")
 

@@ -60,12 +60,13 @@ class WorkloadApi:
             ConfigurationError: the package isn't there, or the socket's address is none.
         """
         client = self._connected()
+        svid: Secret | str
         try:
             svid = Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
         except Exception as error:  # noqa: BLE001 - the seam: whatever the package raises becomes ours, once
-            svid, kind = None, type(error).__name__
-        if svid is None:
-            raise _unavailable(kind)
+            svid = type(error).__name__
+        if isinstance(svid, str):
+            raise _unavailable(svid)
         check_jwt_svid(svid, self._trust_domain, who=_WHO)
         return svid
 
@@ -78,6 +79,7 @@ class WorkloadApi:
             ConfigurationError: the package isn't there, or the socket's address is none.
         """
         client = self._connected()
+        shown: Certificate | str
         try:
             found = self._source(client).get_x509_context()
             svid = found.default_svid
@@ -86,11 +88,11 @@ class WorkloadApi:
             trusted = () if bundle is None else bundle.x509_authorities
             shown = certificate_of(svid.cert_chain, svid.private_key, trusted)
         except Exception as error:  # noqa: BLE001 - see `jwt`
-            shown, kind = None, type(error).__name__
-        if shown is None:
+            shown = type(error).__name__
+        if isinstance(shown, str):
             with self._lock:
                 self._watched = None  # a source that failed stays so; the next one asks anew
-            raise _unavailable(kind)
+            raise _unavailable(shown)
         check_x509_svid(shown, self._trust_domain, who=_WHO)
         return shown
 

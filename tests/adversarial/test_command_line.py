@@ -72,6 +72,7 @@ source = "client-credentials"
 binding = "none"
 [vault]
 address = "{mallory.url}"
+role = "bot"
 [ledger]
 url = "sqlite:///evil.db"
 [policy]

@@ -346,7 +346,7 @@ def test_D09_a_busy_issuers_own_time_is_kept_for_that_key_alone(
         for _ in range(3):
             with pytest.raises(CredentialUnavailableError) as caught:
                 session.credential(RESOURCE)
-            assert caught.value.retry_after == 1800
+            assert caught.value.retry_after == pytest.approx(1800, abs=5)
         assert sum(request.path == "/token" for request in idp.received) == 1
     with bot.on_behalf_of(idp.token("alice", audience="bot"), purpose="p") as session:
         session.credential(RESOURCE)

@@ -29,6 +29,7 @@ from agent_identity.credentials.signing_in import SignIn
 from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.token_exchange import TokenExchange
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_JAG
+from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.errors import (
     AgentIdentityError,
     CredentialRejectedError,
@@ -112,6 +113,9 @@ def answered(access_token: Any = None, **changes: Any) -> HttpResponse:
     return answer_of(**{name: value for name, value in members.items() if value is not None})
 
 
+WORKLOAD = WorkloadToken(Secret(signed("JWT", sub="workload")), NOW, NOW + 300)
+
+
 class Subject:
     def token(self, issuer: Any, types: Any, /) -> Any:
         return pure(SubjectToken(Secret("alices-token"), next(iter(types))))
@@ -163,6 +167,9 @@ def _refreshing() -> Way:
 def _id_jag() -> Way:
     grant = signed(
         "oauth-id-jag+jwt",
+        iss=IDP,
+        sub="alice",
+        exp=NOW + 300,
         aud=THERE,
         client_id="client-there",
         cnf={"jkt": AGENT.key.thumbprint},
@@ -191,7 +198,7 @@ WAYS: dict[str, Callable[[], Way]] = {
     ),
     "jwt bearer, subject": lambda: Way(JwtBearer(known(), "subject"), one_use=True),
     "jwt bearer, workload": lambda: Way(
-        JwtBearer(known(), "workload", workload=lambda: pure(Secret("w"))), one_use=True
+        JwtBearer(known(), "workload", workload=lambda: pure(WORKLOAD)), one_use=True
     ),
     "id-jag": _id_jag,
     "refresh": _refreshing,

@@ -624,9 +624,7 @@ def test_another_table_of_the_principals_issuer_does_not_switch_the_check_off(
 ) -> None:
     with Confused() as idp:
         asker = issuer_table(idp, "asker", 'client_id = "bot2"', 'client_key = "file:client.pem"')
-        identity = configured(
-            acme(idp) + asker + f'[resources."{BILLING}"]\nissuer = "asker"\n'
-        )
+        identity = configured(acme(idp) + asker + f'[resources."{BILLING}"]\nissuer = "asker"\n')
         token = idp.token("alice", audience="invoice-bot")
         with identity.on_behalf_of(token, purpose="p") as session:
             with pytest.raises(CredentialRejectedError) as caught:
@@ -655,8 +653,7 @@ def test_an_assertion_about_somebody_names_the_key_as_the_issuer_knows_it(
     configured: Configured, idp: FakeIssuer, key: Path
 ) -> None:
     identity = configured(
-        acme(idp)
-        + f'client_key_id = "key-1"\n[resources."{BILLING}"]\nsource = "jwt-bearer"\n'
+        acme(idp) + f'client_key_id = "key-1"\n[resources."{BILLING}"]\nsource = "jwt-bearer"\n'
     )
     with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
         session.credential(BILLING, ["x"])

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -18,8 +19,8 @@ from agent_identity.credentials.token_types import JWT
 from agent_identity.delegation.grant import Grant, mint_child, mint_root
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Ask, HttpResponse, pure
-from agent_identity.keys import SigningKey
-from agent_identity.testing import KnownIssuer, play
+from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.testing import KnownIssuer, assert_no_leak, play
 from agent_identity.values import Principal, Secret
 
 NOW = 1_795_518_000
@@ -29,9 +30,11 @@ ANCHOR = SigningKey.generate()
 ENDPOINTS = Endpoints(
     "https://idp.example", "https://idp.example/token", None, None, None, None, NOW, NOW + 300
 )
+JSON_TYPE = {"content-type": "application/json"}
+JWKS = "https://idp.example/jwks"
 
 
-def minted(**changes: Any) -> Grant:
+def minted(key: SigningKey = ANCHOR, **changes: Any) -> Grant:
     parts: dict[str, Any] = {
         "iss": "https://idp.example",
         "principal_sub": "alice",
@@ -49,7 +52,7 @@ def minted(**changes: Any) -> Grant:
         "max_depth": 3,
         "evidence": "issuer",
     }
-    return mint_root(ANCHOR, ANCHOR.thumbprint, **(parts | changes))
+    return mint_root(key, changes.pop("kid", ANCHOR.thumbprint), **(parts | changes))
 
 
 class Subject:
@@ -57,15 +60,19 @@ class Subject:
         return pure(SubjectToken(Secret("the-subject-token"), JWT))
 
 
-def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
-    document = {
+def ask(compact: str, asks: list[Ask] | None = None, *, looks: int = 1, **changes: Any) -> Grant:
+    evidence = changes.pop("evidence", "issuer")
+    members: dict[str, Any] = {
         "access_token": compact,
         "issued_token_type": GRANT,
         "token_type": "N_A",
         "expires_in": 900,
         "scope": "invoices:read",
     } | changes
-    answer = HttpResponse(200, {"content-type": "application/json"}, json.dumps(document).encode())
+    document = {name: value for name, value in members.items() if value is not None}
+    answer = HttpResponse(200, JSON_TYPE, json.dumps(document).encode())
+    keys = {"keys": [public_signing_jwk(ANCHOR)]}
+    published = HttpResponse(200, JSON_TYPE, json.dumps(keys).encode())
     client = Client("client-1", PrivateKeyJwt(SigningKey.generate()))
     wanted = RootWanted(
         principal=Principal("alice"),
@@ -78,11 +85,12 @@ def ask(compact: str, asks: list[Ask] | None = None, **changes: Any) -> Grant:
         txn="ses_1",
         max_depth=3,
         lifetime=900,
-        evidence="issuer",
+        evidence=evidence,
         proof_key=AGENT.proof_key,
     )
-    flow = IssuedGrants(KnownIssuer(ENDPOINTS, client, clock=lambda: NOW)).grant(wanted)
-    return play(flow, answer, asks=asks)
+    issuer = KnownIssuer(replace(ENDPOINTS, jwks=JWKS), client, clock=lambda: NOW)
+    flow = IssuedGrants(issuer).grant(wanted)
+    return play(flow, answer, *[published] * looks, asks=asks)
 
 
 def test_the_grant_that_was_asked_for_is_taken_as_it_came() -> None:
@@ -121,17 +129,55 @@ CHILD = mint_child(
         minted(sub_profile="service"),
         minted(agent="urn:agent-identity:agent:other"),
         minted(expires_at=NOW + 900 + 61),
-        CHILD,
+        minted(sub_iss="https://other.example"),
+        minted(iss="https://mallory.example"),
+        minted(aud=[BILLING, "https://mail.example"]),
+        minted(max_depth=4),
     ],
     ids=[
         *("another key", "another session", "wider", "elsewhere", "another purpose"),
-        *("another principal", "another kind", "another agent", "longer", "no root"),
+        *("another principal", "another kind", "another agent", "longer"),
+        *("of another issuer", "by another anchor", "further", "deeper"),
     ],
 )
 def test_a_grant_for_something_else_is_refused(grant: Grant) -> None:
     with pytest.raises(CredentialRejectedError) as caught:
         ask(grant.compact)
     assert caught.value.code == "grant_mismatch"
+
+
+def test_a_grant_that_claims_more_evidence_than_there_is_is_refused() -> None:
+    with pytest.raises(CredentialRejectedError) as caught:
+        ask(minted().compact, evidence="agent")
+    assert caught.value.code == "grant_mismatch"
+    assert ask(minted(evidence="agent").compact).evidence == "agent"
+
+
+def test_a_grant_may_be_narrower() -> None:
+    assert ask(minted(max_depth=1, scopes=[]).compact, scope=None).max_depth == 1
+
+
+FORGER = SigningKey.generate()
+
+
+@pytest.mark.parametrize(
+    ("compact", "looks", "code"),
+    [
+        (minted(FORGER).compact, 1, "malformed_grant"),
+        (minted().compact[:-8] + "AAAAAAAA", 1, "malformed_grant"),
+        (minted(FORGER, kid=FORGER.thumbprint).compact, 2, "unknown_key"),
+        (CHILD.compact, 2, "unknown_key"),
+    ],
+    ids=["another's", "changed", "of a key of nobody", "no root"],
+)
+def test_a_grant_that_the_anchor_did_not_sign_is_refused(
+    compact: str, looks: int, code: str
+) -> None:
+    """An unknown key is looked for once more: the anchor may have a new one."""
+    with pytest.raises(CredentialRejectedError) as caught:
+        ask(compact, looks=looks)
+    assert caught.value.code == code
+    assert_no_leak([compact], caught.value)
 
 
 @pytest.mark.parametrize(
@@ -144,5 +190,5 @@ def test_a_grant_for_something_else_is_refused(grant: Grant) -> None:
 )
 def test_an_answer_that_calls_it_something_else_is_refused(change: Any, code: str) -> None:
     with pytest.raises(CredentialRejectedError) as caught:
-        ask(minted().compact, **change)
+        ask(minted().compact, looks=0, **change)
     assert caught.value.code == code

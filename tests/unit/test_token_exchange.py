@@ -17,7 +17,8 @@ from agent_identity.credentials.metadata import Endpoints
 from agent_identity.credentials.oauth import Issued
 from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.token_exchange import TokenExchange
-from agent_identity.credentials.token_types import JWT
+from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import (
     CredentialRejectedError,
@@ -248,3 +249,12 @@ def test_a_nonce_is_met_with_a_new_assertion_and_a_new_proof() -> None:
     assert jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
     one, two = (parse_qs(ask.body.decode())["client_assertion"] for ask in (first, second))
     assert one != two
+
+
+@pytest.mark.parametrize("token_type", [JWT, ACCESS_TOKEN])
+def test_a_workloads_token_goes_as_the_type_that_it_is(token_type: str) -> None:
+    asks: list[Any] = []
+    given = WorkloadToken(Secret("the-workload-token"), NOW, NOW + 60, token_type)
+    exchange(answered(), asks=asks, actor="workload", workload=lambda: pure(given))
+    form = {name: values[0] for name, values in parse_qs(asks[0].body.decode()).items()}
+    assert (form["actor_token"], form["actor_token_type"]) == ("the-workload-token", token_type)

@@ -54,7 +54,7 @@ def test_a_jwt_svid_is_for_the_resource_alone(
     identity = configured(resource("spiffe-jwt") + spiffe(workload_api))
     with identity.autonomous(trigger="cron:nightly", purpose=PURPOSE) as session:
         credential = session.credential(TOOLS, ["tool:read"])
-    claims = claims_of(credential.reveal(), workload_api, TOOLS)
+        claims = claims_of(credential.reveal(), workload_api, TOOLS)
     assert claims["sub"] == workload_api.spiffe_id
     assert claims["aud"] == [TOOLS]
     assert credential.token_type == "Bearer"

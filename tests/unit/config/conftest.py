@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -41,7 +42,7 @@ def write(tmp_path: Path) -> Write:
 @pytest.fixture
 def read(write: Write) -> Read:
     def read(text: str, *, needs_policy: bool = False) -> Configuration:
-        return read_configuration(write(text), needs_policy=needs_policy)
+        return read_configuration(write(_of_somebody(text)), needs_policy=needs_policy)
 
     return read
 
@@ -66,3 +67,12 @@ def issuer() -> str:
 @pytest.fixture
 def policy() -> str:
     return POLICY
+
+
+def _of_somebody(text: str) -> str:
+    """The file with an agent at its end, where it asks somebody and doesn't say who: lines stay what they are."""
+    if re.search(r"^\[?agent\b", text, re.MULTILINE) or not re.search(
+        r"^\[(issu|res)", text, re.MULTILINE
+    ):
+        return text
+    return f'{text}\n[agent]\nname = "bot"\n'

@@ -15,6 +15,7 @@ from agent_identity.errors import ConfigurationError
 
 A = '[issuers.acme]\nissuer = "https://a.example"\n'
 CLIENT = A + 'client_id = "c"\nclient_key = "env:K"\n'
+ANCHOR = CLIENT + 'trust = ["grants"]\n'
 B = '[resources."https://b.example"]\n'
 IN_B = 'resources."https://b.example"'
 
@@ -76,16 +77,16 @@ REFUSED = {
     "an impossible name": ('[agent]\nname = "a b"', "value_malformed", "agent.name", 2),
     "an id that's no URI": ('[agent]\nid = "a"', "value_malformed", "agent.id", 2),
     "two places of hop 0": (
-        CLIENT + '[agent]\nname = "a"\ngrants = "acme"\nsigner = "env:S"',
+        ANCHOR + '[agent]\nname = "a"\ngrants = "acme"\nsigner = "env:S"',
         "value_conflict",
         "agent.signer",
-        8,
+        9,
     ),
     "the name of no signer": (
-        CLIENT + '[agent]\nname = "a"\ngrants = "acme"\nsigner_id = "urn:s"',
+        ANCHOR + '[agent]\nname = "a"\ngrants = "acme"\nsigner_id = "urn:s"',
         "key_unused",
         "agent.signer_id",
-        8,
+        9,
     ),
     # issuers
     "an issuer without address": ("[issuers.acme]", "value_missing", "issuers.acme.issuer", 1),
@@ -177,7 +178,7 @@ REFUSED = {
         1,
     ),
     "an id before registering": (
-        CLIENT + 'registration = "dynamic"',
+        A + 'client_id = "c"\nregistration = "dynamic"',
         "key_unused",
         "issuers.acme.client_id",
         3,
@@ -383,6 +384,233 @@ REFUSED = {
     ),
     "a budget": ("[session.budget]\ncalls = 3", "not_supported", "session.budget", 1),
     "PostgreSQL": ('[ledger]\nurl = "postgresql://x/y"', "not_supported", "ledger.url", 2),
+    # what nothing would read
+    "details of an embedded resource": (
+        B + 'authorization_details = [{type = "x"}]',
+        "key_unused",
+        f"{IN_B}.authorization_details",
+        2,
+    ),
+    "an unbound token of the embedded authority": (
+        B + 'binding = "none"',
+        "key_unused",
+        f"{IN_B}.binding",
+        2,
+    ),
+    "a certificate-bound token of the embedded authority": (
+        B + 'binding = "mtls"',
+        "key_unused",
+        f"{IN_B}.binding",
+        2,
+    ),
+    "an audience of an embedded resource": (
+        B + 'audience = "x"',
+        "key_unused",
+        f"{IN_B}.audience",
+        2,
+    ),
+    "an actor of an embedded resource": (B + 'actor = "grant"', "key_unused", f"{IN_B}.actor", 2),
+    "details of jwt-bearer": (
+        CLIENT + B + 'source = "jwt-bearer"\nauthorization_details = [{type = "x"}]',
+        "key_unused",
+        f"{IN_B}.authorization_details",
+        7,
+    ),
+    "details of a refresh token": (
+        CLIENT
+        + B
+        + 'source = "refresh-token"\nrefresh_token = "file:t"\nauthorization_details = [{type = "x"}]',
+        "key_unused",
+        f"{IN_B}.authorization_details",
+        8,
+    ),
+    "a host of GitHub's tokens for another platform": (
+        B + 'source = "workload-token"\nprovider = "aws"\ntoken_host = "x.example"',
+        "key_unused",
+        f"{IN_B}.token_host",
+        4,
+    ),
+    "evidence of an issuer": (
+        CLIENT + 'evidence = "asserted"',
+        "not_supported",
+        "issuers.acme.evidence",
+        5,
+    ),
+    "an audience of an issuer that isn't believed": (
+        CLIENT + 'audience = "x"',
+        "key_unused",
+        "issuers.acme.audience",
+        5,
+    ),
+    "algorithms of an issuer that isn't believed": (
+        CLIENT + 'algorithms = ["ES256"]',
+        "key_unused",
+        "issuers.acme.algorithms",
+        5,
+    ),
+    "a token type of an issuer that isn't believed": (
+        CLIENT + 'token_type = "jwt"',
+        "key_unused",
+        "issuers.acme.token_type",
+        5,
+    ),
+    "a key beside registering": (
+        A + 'registration = "dynamic"\nclient_key = "env:K"',
+        "key_unused",
+        "issuers.acme.client_key",
+        4,
+    ),
+    "a secret beside registering": (
+        A + 'registration = "dynamic"\nclient_secret = "env:S"',
+        "key_unused",
+        "issuers.acme.client_secret",
+        4,
+    ),
+    "a certificate beside registering": (
+        A + 'registration = "dynamic"\nclient_certificate = "env:C"',
+        "key_unused",
+        "issuers.acme.client_certificate",
+        4,
+    ),
+    "a method beside registering": (
+        A + 'registration = "dynamic"\nclient_auth = "private_key_jwt"',
+        "key_unused",
+        "issuers.acme.client_auth",
+        4,
+    ),
+    "a key of a public client": (
+        CLIENT + 'client_auth = "none"',
+        "key_unused",
+        "issuers.acme.client_key",
+        4,
+    ),
+    "a key of a client that shows its SVID": (
+        CLIENT + 'client_auth = "spiffe_jwt"',
+        "key_unused",
+        "issuers.acme.client_key",
+        4,
+    ),
+    "the id of no key": (
+        A + 'client_id = "c"\nclient_auth = "none"\nclient_key_id = "k"',
+        "key_unused",
+        "issuers.acme.client_key_id",
+        5,
+    ),
+    "the audience of no assertion": (
+        A
+        + 'client_id = "c"\nclient_secret = "env:S"\nclient_assertion_audience = "token-endpoint"',
+        "key_unused",
+        "issuers.acme.client_assertion_audience",
+        5,
+    ),
+    "a place of a policy for grants-only": (
+        '[policy]\nengine = "grants-only"\nurl = "https://p.example"',
+        "key_unused",
+        "policy.url",
+        3,
+    ),
+    "a rule for grants-only": (
+        '[policy]\nengine = "grants-only"\npath = "a/b"',
+        "key_unused",
+        "policy.path",
+        3,
+    ),
+    "words for grants-only": (
+        '[policy]\nengine = "grants-only"\nmapping = "coaz"',
+        "key_unused",
+        "policy.mapping",
+        3,
+    ),
+    "how old revocations may be": (
+        "[shared]\nmax_staleness = 1.0",
+        "not_supported",
+        "shared.max_staleness",
+        2,
+    ),
+    "a variable for a token that rotates": (
+        CLIENT + B + 'source = "refresh-token"\nrefresh_token = "env:T"',
+        "reference_read_only",
+        f"{IN_B}.refresh_token",
+        7,
+    ),
+    # what contradicts itself
+    "an anchor that isn't trusted": (
+        CLIENT + '[agent]\nname = "a"\ngrants = "acme"',
+        "value_missing",
+        "issuers.acme.trust",
+        1,
+    ),
+    "two believed tables of one issuer": (
+        CLIENT
+        + 'trust = ["subjects"]\n'
+        + A.replace("acme", "acme2")
+        + 'trust = ["subjects"]\naudience = "x"',
+        "value_conflict",
+        "issuers.acme2.trust",
+        8,
+    ),
+    "people of a table that isn't believed": (
+        CLIENT + A.replace("acme", "b").replace("a.ex", "b.ex") + 'subjects_of = ["acme"]',
+        "key_unused",
+        "issuers.b.subjects_of",
+        7,
+    ),
+    "people of an unknown table": (
+        CLIENT + 'subjects_of = ["acne"]',
+        "unknown_issuer",
+        "issuers.acme.subjects_of",
+        5,
+    ),
+    "an algorithm that nobody has": (
+        A + 'trust = ["subjects"]\naudience = "x"\nalgorithms = ["ES-256"]',
+        "value_malformed",
+        "issuers.acme.algorithms",
+        5,
+    ),
+    "an algorithm of shared secrets": (
+        A + 'trust = ["subjects"]\naudience = "x"\nalgorithms = ["HS256"]',
+        "value_malformed",
+        "issuers.acme.algorithms",
+        5,
+    ),
+    "a type that no token has": (
+        A + 'trust = ["subjects"]\naudience = "x"\ntoken_type = "saml2"',
+        "value_malformed",
+        "issuers.acme.token_type",
+        5,
+    ),
+    "an agent that is an issuer": (
+        CLIENT + '[agent]\nid = "https://a.example"',
+        "value_conflict",
+        "agent.id",
+        6,
+    ),
+    "an audience where the resource isn't named": (
+        CLIENT + "resource_indicators = false\n" + B,
+        "value_missing",
+        f"{IN_B}.audience",
+        6,
+    ),
+    "a vault without role": (
+        '[vault]\naddress = "https://v.example"',
+        "value_missing",
+        "vault.role",
+        1,
+    ),
+    "a signer in a vault": (
+        CLIENT
+        + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nsigner = "vault:a/b"',
+        "not_supported",
+        "agent.signer",
+        10,
+    ),
+    "an agent's key in a vault": (
+        CLIENT
+        + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nkey = "vault:a/b"',
+        "not_supported",
+        "agent.key",
+        10,
+    ),
 }
 
 
@@ -403,13 +631,36 @@ FINE = {
     + B,
     "a public client": A + 'client_id = "c"\nclient_auth = "none"\n' + B,
     "an issuer that is believed and never asked": A + 'trust = ["subjects"]\naudience = "x"',
-    "a vault": CLIENT.replace("env:K", "vault:k") + '[vault]\naddress = "https://v.example"',
+    "a vault": CLIENT.replace("env:K", "vault:k")
+    + '[vault]\naddress = "https://v.example"\nrole = "r"',
     "plain text by name": CLIENT.replace("env:K", "keyring+plaintext:k"),
     "a resource that is no URL": CLIENT + '[resources."urn:example:thing"]',
     "an agent by its URI": '[agent]\nid = "https://agents.example/bot"',
     "flat sessions": "[session]\nmax_depth = 0",
     "the deepest sessions": "[session]\nmax_depth = 7",
     "two tables of one issuer": CLIENT + CLIENT.replace("acme", "acme2") + B + 'issuer = "acme2"',
+    "an anchor": ANCHOR + '[agent]\nname = "a"\ngrants = "acme"',
+    "nothing said with an embedded resource": B + 'binding = "dpop"\nassertion = "omit"',
+    "a key that signs for jwt-bearer alone": CLIENT
+    + 'client_auth = "none"\nclient_key_id = "k"\n'
+    + B
+    + 'source = "jwt-bearer"',
+    "a secret for the client and a key for jwt-bearer": CLIENT
+    + 'client_secret = "env:S"\nclient_auth = "client_secret_basic"\n'
+    + B
+    + 'source = "jwt-bearer"',
+    "the key of a certificate": CLIENT + 'client_auth = "none"\nclient_certificate = "env:C"',
+    "a token type by its URN": A
+    + 'trust = ["subjects"]\naudience = "x"\ntoken_type = "urn:ietf:params:oauth:token-type:jwt"',
+    "people of another table": CLIENT
+    + 'trust = ["subjects"]\n'
+    + A.replace("acme", "b").replace("a.ex", "b.ex")
+    + 'subjects_of = ["acme"]',
+    "a resource by its audience alone": CLIENT
+    + "resource_indicators = false\n"
+    + B
+    + 'audience = "x"',
+    "nothing at all": "",
 }
 
 
@@ -526,3 +777,35 @@ def test_the_providers_are_those_that_exist() -> None:
     with pytest.raises(ConfigurationError) as caught:
         provider("none-of-them")
     assert caught.value.remedy == f"name one of {', '.join(sorted(known))}"
+
+
+@pytest.mark.parametrize("text", [CLIENT, B], ids=["issuers", "resources"])
+def test_who_asks_has_a_name(write, text) -> None:
+    with pytest.raises(InvalidConfigurationError) as caught:
+        read_configuration(write(text), needs_policy=False)
+    assert [(one.code, one.key) for one in caught.value.problems] == [
+        ("value_missing", "agent.name")
+    ]
+
+
+def test_what_follows_from_nothing_written_is_not_complained_of(refuse) -> None:
+    """A client that registers has no other proof, whatever could be inferred from its key."""
+    text = A + 'registration = "dynamic"\nclient_key = "env:K"\nclient_id = "c"'
+    assert [one.key for one in refuse(text)] == [
+        "issuers.acme.client_key",
+        "issuers.acme.client_id",
+    ]
+
+
+def test_the_algorithms_are_those_that_tokens_are_verified_with() -> None:
+    from agent_identity.config.model import Algorithm
+    from agent_identity.credentials.subjects import ALGORITHMS
+
+    assert set(typing.get_args(Algorithm)) == ALGORITHMS
+
+
+def test_the_token_of_a_vault_is_below_the_folder_of_the_file(read, tmp_path) -> None:
+    text = '[vault]\naddress = "https://v.example"\nrole = "r"\nprovider = "file"\npath = "t.jwt"'
+    assert read(text).vault.path == str(tmp_path / "t.jwt")
+    variable = text.replace("file", "gitlab").replace("t.jwt", "TOKEN")
+    assert read(variable).vault.path == "TOKEN"

@@ -17,6 +17,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import HttpResponse, Show
 from agent_identity.testing import play
+from agent_identity.values import Principal
 
 
 def given(rig: Any, **changes: Any) -> HttpResponse:
@@ -40,6 +41,14 @@ def test_the_issuer_is_told_whom_to_ask_for_what_and_until_when(rig) -> None:
     assert (form["login_hint"], form["binding_message"]) == ("alice", "close the books")
     assert form["scope"].split(" ") == ["invoices:read", "openid"]
     assert (form["resource"], form["requested_expiry"]) == (rig.BILLING, "300")
+
+
+@pytest.mark.parametrize("iss", ["https://other-idp.example", "urn:agent:bot"])
+def test_a_name_of_another_issuer_is_no_hint(rig, iss: str) -> None:
+    asks: list[Any] = []
+    with pytest.raises(CredentialRejectedError) as caught:
+        fetched(rig, wanted=rig.wanted(principal=Principal("4711", iss=iss)), asks=asks)
+    assert (caught.value.code, rig.requests(asks)) == ("principal_unknown_there", [])
 
 
 def test_an_id_token_may_be_the_hint(rig) -> None:

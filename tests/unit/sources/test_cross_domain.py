@@ -25,6 +25,7 @@ from agent_identity.credentials.token_types import (
 from agent_identity.errors import CredentialRejectedError, TransportError
 from agent_identity.flow import HttpResponse
 from agent_identity.testing import KnownIssuer, play
+from agent_identity.values import Principal
 
 THERE = "https://as.partner.example"
 KINDS = ("id-jag", "identity-chaining")
@@ -147,6 +148,14 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("id-jag", {"cnf": None}, {}, "binding_missing"),
     ("id-jag", {"cnf": {"jkt": "another"}}, {}, "binding_missing"),
     ("id-jag", {"cnf": {}}, {}, "binding_missing"),
+    ("both", {"iss": "https://other.example"}, {}, "issuer_mismatch"),
+    ("both", {"iss": None}, {}, "issuer_mismatch"),
+    ("both", {"exp": 1_795_518_000}, {}, "already_expired"),
+    ("both", {"exp": None}, {}, "already_expired"),
+    ("both", {"exp": "soon"}, {}, "already_expired"),
+    ("both", {"sub": "bob"}, {}, "subject_mismatch"),
+    ("both", {"sub": None}, {}, "subject_mismatch"),
+    ("both", {"sub": ["alice"]}, {}, "subject_mismatch"),
     ("id-jag", {"typ": "JWT"}, {}, "malformed_grant"),
     ("id-jag", {"typ": "at+jwt"}, {}, "malformed_grant"),
 ]
@@ -193,6 +202,12 @@ def test_a_grant_that_nobody_can_read_is_not_sent(rig, kind: str, compact: str) 
 def test_what_a_draft_leaves_open_is_taken(rig, kind: str, claims: dict[str, Any]) -> None:
     answer = granted(rig, kind, grant(rig, **claims))
     assert play(source(rig, kind).fetch(rig.wanted()), answer, rig.answered()).issuer == THERE
+
+
+def test_a_principal_of_a_third_issuer_may_have_another_name_in_the_grant(rig) -> None:
+    wanted = rig.wanted(principal=Principal("4711", iss="https://third.example"))
+    answer = granted(rig, "id-jag")
+    assert play(source(rig, "id-jag").fetch(wanted), answer, rig.answered()).issuer == THERE
 
 
 def test_a_refusal_of_the_first_issuer_ends_it(rig) -> None:

@@ -10,7 +10,7 @@ import pytest
 from agent_identity.credentials.client import Client, KnownClient, NoProof
 from agent_identity.credentials.issuer import Issuer
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
-from agent_identity.flow import HttpResponse
+from agent_identity.flow import HttpResponse, Shared
 from agent_identity.keys import SigningKey
 from agent_identity.testing import play
 
@@ -106,3 +106,25 @@ def test_a_forked_child_knows_no_nonce_and_counts_no_failure_of_its_parents(rig)
     known.start_over()
     assert known.nonces.get(f"{IDP}/token") is None
     known.breaker.check(IDP)
+
+
+def test_two_tables_of_one_url_share_nothing_that_was_read_for_the_other(rig) -> None:
+    """One may have its keys pinned, origins of its own or another client: neither serves through the other's cache."""
+    asked: dict[str, list[bytes]] = {"one": [], "two": []}
+    for name, keys_of in asked.items():
+        known = issuer(rig)
+        asks: list[Any] = []
+        play(known.key("k-1"), metadata(rig), keys(rig, "k-1"), asks=asks)
+        keys_of += [ask.key for ask in asks if isinstance(ask, Shared)]
+        assert name in asked
+    assert len(asked["one"]) == 2
+    assert not set(asked["one"]) & set(asked["two"])
+
+
+def test_what_the_issuer_answered_itself_is_looked_for_at_once(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(known.key("new"))
+    assert caught.value.code == "unknown_key"
+    assert play(known.key("new", at_once=True), keys(rig, "new"))["kid"] == "new"

@@ -10,10 +10,11 @@ import pytest
 from agent_identity import jose
 from agent_identity.credentials.jwt_bearer import JwtBearer
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
+from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import pure
 from agent_identity.testing import play
-from agent_identity.values import Secret
+from agent_identity.values import Principal, Secret
 
 
 def fetched(rig: Any, *answers: Any, wanted: Any = None, **parts: Any) -> list[Any]:
@@ -54,15 +55,66 @@ def test_the_principals_own_token_is_shown_as_it_is(rig) -> None:
     assert subject.asked == [(JWT, ID_TOKEN, ACCESS_TOKEN)]
 
 
+def workload(token: str, **parts: Any) -> WorkloadToken:
+    return WorkloadToken(Secret(token), 0, 1, **parts)
+
+
 def test_the_workloads_token_is_read_when_it_is_needed(rig) -> None:
     tokens = iter(["first", "second"])
     source = JwtBearer(
-        rig.issuer(), assertion_from="workload", workload=lambda: pure(Secret(next(tokens)))
+        rig.issuer(), assertion_from="workload", workload=lambda: pure(workload(next(tokens)))
     )
     asks: list[Any] = []
     for _ in range(2):
         play(source.fetch(rig.wanted()), rig.answered(), asks=asks)
     assert [rig.form(request)["assertion"] for request in asks] == ["first", "second"]
+
+
+def test_a_workloads_token_that_is_no_jwt_is_not_sent_as_an_assertion(rig) -> None:
+    asks: list[Any] = []
+    opaque = workload("opaque-workload-token", token_type=ACCESS_TOKEN)
+    source = JwtBearer(rig.issuer(), assertion_from="workload", workload=lambda: pure(opaque))
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(source.fetch(rig.wanted()), asks=asks)
+    assert (caught.value.code, asks) == ("assertion_opaque", [])
+
+
+def test_the_key_is_named_as_it_is_registered(rig) -> None:
+    (request,) = fetched(rig, key=lambda: pure(rig.client_key), kid="key-1")
+    assert jose.unverified(rig.form(request)["assertion"]).header["kid"] == "key-1"
+
+
+ELSEWHERE = "https://other-idp.example"
+
+
+@pytest.mark.parametrize(
+    "principal",
+    [
+        Principal("alice", iss=ELSEWHERE),
+        Principal("alice", iss="urn:agent-identity:agent:invoice-bot", profile="trigger"),
+        Principal("alice", iss="https://idp.example", profile="trigger"),
+        Principal("alice", profile="trigger"),
+    ],
+    ids=str,
+)
+def test_a_name_of_somewhere_else_is_signed_for_nobody(rig, principal: Principal) -> None:
+    """The name may be somebody else's there, and a trigger's name is whatever set the run off."""
+    asks: list[Any] = []
+    source = JwtBearer(rig.issuer(), key=lambda: pure(rig.client_key))
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(source.fetch(rig.wanted(principal=principal)), asks=asks)
+    assert (caught.value.code, asks) == ("principal_unknown_there", [])
+    assert ("subjects_of" in str(caught.value.remedy)) == (principal.profile == "user")
+
+
+def test_an_issuer_that_is_said_to_know_the_same_people_is_told_their_name(rig) -> None:
+    issuer = rig.issuer()
+    issuer.subjects_of = frozenset({ELSEWHERE})
+    asks: list[Any] = []
+    source = JwtBearer(issuer, key=lambda: pure(rig.client_key))
+    wanted = rig.wanted(principal=Principal("alice", iss=ELSEWHERE))
+    play(source.fetch(wanted), rig.answered(), asks=asks)
+    assert rig.claims(rig.form(asks[0])["assertion"])["sub"] == "alice"
 
 
 @pytest.mark.parametrize(

@@ -112,6 +112,59 @@ def test_a_fixed_place_serves_whoever_is_acted_for(rig) -> None:
     assert held(tokens, rig.wanted(principal=Principal("bob")), kept) == "r-1"
 
 
+def left(rig: Any) -> RefreshToken:
+    """A refresh token that an operator put where the configuration says, alice's."""
+    return RefreshToken(rig.issuer(), RefreshTokens(PLACE, fixed=True))
+
+
+def test_a_token_that_was_left_for_all_gives_nobody_another_ones_access(rig) -> None:
+    for principal in (Principal("bob"), Principal("bob", iss=rig.IDP)):
+        kept = {PLACE: Secret("r-1")}
+        with pytest.raises(CredentialRejectedError) as caught:
+            play(left(rig).fetch(rig.wanted(principal=principal)), rig.answered(), kept=kept)
+        assert caught.value.code == "subject_mismatch"
+
+
+@pytest.mark.parametrize("token", ["opaque", None], ids=["opaque", "a JWT without sub"])
+def test_a_token_that_shows_nobody_is_the_operators_word_and_recorded_as_opaque(rig, token) -> None:
+    kept = {PLACE: Secret("r-1")}
+    answer = rig.answered(token or rig.token(sub=None))
+    issued = play(left(rig).fetch(rig.wanted()), answer, kept=kept)
+    assert issued.is_opaque
+
+
+def test_an_introspected_holder_counts_as_well(rig) -> None:
+    source = RefreshToken(
+        rig.issuer(introspection=f"{rig.IDP}/introspect"), RefreshTokens(PLACE, fixed=True)
+    )
+    said = {"active": True, "aud": rig.BILLING, "cnf": {"jkt": rig.agent.key.thumbprint}}
+    for sub, code in (("bob", "subject_mismatch"), ("alice", None)):
+        answers = [rig.answered("opaque"), rig.json(**said, sub=sub)]
+        flow = source.fetch(rig.wanted())
+        if code is None:
+            assert not play(flow, *answers, kept={PLACE: Secret("r-1")}).is_opaque
+            continue
+        with pytest.raises(CredentialRejectedError) as caught:
+            play(flow, *answers, kept={PLACE: Secret("r-1")})
+        assert caught.value.code == code
+
+
+def test_a_session_that_acts_for_nobody_uses_the_operators_token_as_it_is(rig) -> None:
+    kept = {PLACE: Secret("r-1")}
+    nobody = Principal("cron:nightly", iss=rig.agent.uri, profile="trigger")
+    issued = play(left(rig).fetch(rig.wanted(principal=nobody)), rig.answered(), kept=kept)
+    assert not issued.is_opaque
+
+
+def test_an_operators_token_that_was_taken_back_stays_and_the_error_says_what_to_do(rig) -> None:
+    kept = {PLACE: Secret("r-1")}
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(left(rig).fetch(rig.wanted()), rig.refused("invalid_grant"), kept=kept)
+    assert caught.value.code == "invalid_grant"
+    assert "put the refresh token where the configuration says" in str(caught.value.remedy)
+    assert kept[PLACE].reveal() == "r-1"
+
+
 def test_a_forked_child_starts_without_the_parents_tokens(rig) -> None:
     tokens = RefreshTokens()
     play(tokens.put(rig.wanted(), Secret("r-1")))

@@ -8,15 +8,20 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.client import PrivateKeyJwt
-from agent_identity.credentials.registration import Registered, register
+from agent_identity.credentials.client import Client, NoProof, PrivateKeyJwt
+from agent_identity.credentials.registration import (
+    InstanceRegistration,
+    Registered,
+    metadata_document,
+    register,
+)
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
 )
-from agent_identity.flow import HttpResponse
-from agent_identity.testing import play
+from agent_identity.flow import HttpResponse, Shared, pure
+from agent_identity.testing import KnownIssuer, play
 from agent_identity.values import Secret
 
 CANARY = "initial-token-canary"
@@ -85,3 +90,36 @@ def test_an_issuer_that_registers_nobody_is_not_asked(rig) -> None:
     with pytest.raises(CredentialRejectedError) as caught:
         registered(rig, registration=None, asks=asks)
     assert (caught.value.code, asks) == ("registration_unsupported", [])
+
+
+def test_two_tables_of_one_url_register_each_for_itself(rig) -> None:
+    """They may have initial tokens of their own, and ask for other grants."""
+    keys: list[bytes] = []
+    for client_id in ("c-1", "c-2"):
+        clients = InstanceRegistration(
+            "bot", rig.agent, owner=None, initial_token=None, recorded=lambda _: pure(None)
+        )
+        issuer = KnownIssuer(
+            rig.endpoints(registration=f"{rig.IDP}/register"),
+            Client("unused", NoProof()),
+            clock=rig.clock,
+        )
+        asks: list[Any] = []
+        answer = rig.json(201, client_id=client_id)
+        assert play(clients.client(issuer), answer, asks=asks).client_id == client_id
+        keys += [ask.key for ask in asks if isinstance(ask, Shared)]
+    assert len(set(keys)) == 2
+
+
+@pytest.mark.parametrize("kid", [None, "key-1"])
+def test_a_clients_document_names_its_key_as_the_assertions_do(rig, kid: str | None) -> None:
+    document = metadata_document(
+        "https://me.example/client.json",
+        name="bot",
+        method="private_key_jwt",
+        key=rig.client_key,
+        grant_types=(),
+        kid=kid,
+    )
+    (key,) = document["jwks"]["keys"]
+    assert key["kid"] == (kid or rig.client_key.thumbprint)

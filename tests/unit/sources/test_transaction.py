@@ -19,6 +19,7 @@ from agent_identity.credentials.transaction import HEADER, TransactionToken, Tra
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpResponse
 from agent_identity.testing import play
+from agent_identity.values import Principal
 
 DOMAIN = "trust.example"
 
@@ -106,6 +107,10 @@ def test_a_token_type_is_read_without_its_case(rig) -> None:
         ({"txn": None}, {}, "malformed_txn_token"),
         ({"txn": ""}, {}, "malformed_txn_token"),
         ({"txn": 7}, {}, "malformed_txn_token"),
+        ({"sub": "bob"}, {}, "subject_mismatch"),
+        ({"iss": "https://other.example"}, {}, "issuer_mismatch"),
+        ({"exp": 1_795_518_000}, {}, "already_expired"),
+        ({"exp": None}, {}, "already_expired"),
     ],
 )
 def test_whatever_is_no_transaction_token_of_this_domain_is_refused(
@@ -114,6 +119,15 @@ def test_whatever_is_no_transaction_token_of_this_domain_is_refused(
     with pytest.raises(CredentialRejectedError) as caught:
         fetched(rig, answer(rig, txn_token(rig, **claims), **members))
     assert caught.value.code == code
+
+
+def test_a_service_may_name_neither_itself_nor_the_principal(rig) -> None:
+    assert fetched(rig, answer(rig, txn_token(rig, sub=None, iss=None))).txn == "their-txn"
+
+
+def test_within_its_domain_a_foreign_principal_may_have_another_name(rig) -> None:
+    principal = Principal("4711", iss="https://other-idp.example")
+    assert fetched(rig, answer(rig), principal=principal).txn == "their-txn"
 
 
 def test_an_opaque_one_is_none(rig) -> None:

@@ -1,0 +1,730 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Who is acted for, end to end: which tokens prove a principal, until when, and whose name goes to whom."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qsl
+
+import httpx
+import pytest
+
+from agent_identity import (
+    AgentIdentity,
+    AgentIdentityError,
+    ConfigurationError,
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    DeniedError,
+    InvalidSubjectError,
+    current_credential,
+    tool,
+)
+from agent_identity.credentials import SubjectTokens
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.subjects import Trusted, verified_subject
+from agent_identity.credentials.token_types import ACCESS_TOKEN
+from agent_identity.flow import run
+from agent_identity.jose import loads_object, unverified
+from agent_identity.keys import SigningKey
+from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak
+from agent_identity.testing.web import Received, Said
+from agent_identity.values import b64url
+
+BILLING = "https://billing.example"
+Configured = Callable[..., AgentIdentity]
+
+
+class Clock:
+    """Unix seconds that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = time.time()
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class People(FakeIssuer):
+    """An issuer whose refresh and introspection a test says."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.introspection: dict[str, Any] | None = None
+        self.refreshed: Callable[[dict[str, str]], dict[str, Any]] | None = None
+        super().__init__(**parts)
+
+    def metadata(self) -> dict[str, Any]:
+        return {
+            **super().metadata(),
+            **(
+                {}
+                if self.introspection is None
+                else {"introspection_endpoint": f"{self.url}/introspect"}
+            ),
+        }
+
+    def answer(self, request: Received) -> Said:
+        if request.path == "/introspect":
+            return Said(200, {}, json.dumps(self.introspection).encode())
+        return super().answer(request)
+
+    def _access(self, sub: str, form: dict[str, str], jkt: str | None) -> Said:
+        if form["grant_type"] != "refresh_token" or self.refreshed is None:
+            return super()._access(sub, form, jkt)
+        said = {"token_type": "Bearer", "expires_in": 300, **self.refreshed(form)}
+        return Said(200, {}, json.dumps(said).encode())
+
+    def left(self, sub: str) -> str:
+        """A refresh token of somebody's."""
+        return self._fresh_refresh(sub)
+
+    @property
+    def asked(self) -> list[dict[str, str]]:
+        """The forms that came to the token endpoint."""
+        return [form_of(one) for one in self.received if one.path == "/token"]
+
+    def renews(self) -> None:
+        """Its refresh answers are tokens for the agent."""
+        self.refreshed = lambda _: {
+            "access_token": self.access(),
+            "refresh_token": self.left("alice"),
+        }
+
+    def access(self, sub: str = "alice", **claims: Any) -> str:
+        return self.token(sub, audience="invoice-bot", claims=claims)
+
+    def id(self, sub: str = "alice", **claims: Any) -> str:
+        return self.token(
+            sub, audience="invoice-bot", typ="JWT", claims={"auth_time": 1, "nonce": "n", **claims}
+        )
+
+
+def form_of(request: Received) -> dict[str, str]:
+    return dict(parse_qsl(request.body.decode()))
+
+
+def claims_of(token: str) -> dict[str, Any]:
+    return loads_object(unverified(token).payload)
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def idp(clock: Clock) -> Iterator[People]:
+    with People(clock=clock) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def other(idp: People, clock: Clock) -> Iterator[People]:
+    with People(trusts=[idp], clock=clock) as issuer:
+        yield issuer
+
+
+@pytest.fixture
+def web() -> Iterator[FakeWeb]:
+    with FakeWeb() as server:
+        yield server
+
+
+@pytest.fixture
+def configured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, clock: Clock
+) -> Iterator[Configured]:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    made: list[AgentIdentity] = []
+    key = tmp_path / "client.pem"
+    key.write_bytes(SigningKey.generate().to_pem())
+    key.chmod(0o600)
+
+    def make(text: str, **how: Any) -> AgentIdentity:
+        path = tmp_path / "agent-identity.toml"
+        rest = '[policy]\nengine = "grants-only"\n[ledger]\nurl = "memory:"\n'
+        path.write_text(f'[agent]\nname = "invoice-bot"\n{rest}{text}')
+        path.chmod(0o600)
+        identity = AgentIdentity.from_config(path, clock=clock, **how)
+        made.append(identity)
+        return identity
+
+    yield make
+    for identity in made:
+        identity.close()
+
+
+def table(issuer: FakeIssuer, name: str, *more: str) -> str:
+    lines = [f"[issuers.{name}]", f'issuer = "{issuer.url}"', 'client_id = "invoice-bot"']
+    return "\n".join([*lines, 'client_key = "file:client.pem"', *more, ""])
+
+
+def acme(idp: FakeIssuer, *more: str) -> str:
+    return table(idp, "acme", 'trust = ["subjects"]', *more)
+
+
+def resource(uri: str, *lines: str) -> str:
+    return "\n".join([f'[resources."{uri}"]', *lines, ""])
+
+
+def refused(identity: AgentIdentity, subject: Any) -> str:
+    with pytest.raises(InvalidSubjectError) as caught:
+        identity.on_behalf_of(subject, purpose="p").__enter__()
+    return caught.value.code
+
+
+# -- whose name goes to whom -----------------------------------------------------------------------------------------------
+
+
+def test_a_trigger_is_never_signed_for_as_if_it_were_somebody(
+    configured: Configured, idp: People
+) -> None:
+    """`trigger` is whatever set the run off: "alice" among it would be alice's token."""
+    identity = configured(
+        table(idp, "acme") + resource(BILLING, 'source = "jwt-bearer"', 'issuer = "acme"')
+    )
+    with identity.autonomous(trigger="alice", purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["x"])
+    assert caught.value.code == "principal_unknown_there"
+    assert idp.asked == []
+
+
+def test_a_principal_of_one_issuer_is_not_signed_for_at_another(
+    configured: Configured, idp: People, other: People
+) -> None:
+    text = acme(idp) + table(other, "other")
+    identity = configured(text + resource(BILLING, 'source = "jwt-bearer"', 'issuer = "other"'))
+    with identity.on_behalf_of(idp.access("admin"), purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["x"])
+    assert caught.value.code == "principal_unknown_there"
+    assert "subjects_of" in str(caught.value.remedy)
+    assert other.asked == []
+
+
+def test_a_refresh_token_that_was_left_for_all_gives_nobody_alices_access(
+    configured: Configured, idp: People, tmp_path: Path
+) -> None:
+    place = tmp_path / "rt"
+    lines = ('source = "refresh-token"', 'issuer = "acme"', 'refresh_token = "file:rt"')
+    identity = configured(acme(idp) + resource(BILLING, *lines))
+
+    def left() -> None:
+        place.write_text(idp.left("alice"))
+        place.chmod(0o600)
+
+    left()
+    with identity.on_behalf_of(idp.access("bob"), purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["x"])
+        assert caught.value.code == "subject_mismatch"
+    left()
+    with identity.on_behalf_of(idp.access("alice"), purpose="p") as session:
+        assert claims_of(session.credential(BILLING, ["x"]).reveal())["sub"] == "alice"
+    with identity.autonomous(trigger="cron:x", purpose="p") as session:
+        assert claims_of(session.credential(BILLING, ["x"]).reveal())["sub"] == "alice"
+
+
+@pytest.mark.parametrize("source", ["id-jag", "identity-chaining"])
+def test_a_grant_about_somebody_else_never_reaches_the_other_domain(
+    configured: Configured, idp: People, other: People, source: str, monkeypatch: Any
+) -> None:
+    between = FakeIssuer._between
+    monkeypatch.setattr(
+        idp, "_between", lambda kind, sub, form, jkt: between(idp, kind, "bob", form, jkt)
+    )
+    text = acme(idp) + table(other, "other")
+    lines = (f'source = "{source}"', 'via = "acme"', 'issuer = "other"')
+    identity = configured(text + resource(BILLING, *lines))
+    tokens = SubjectTokens(access_token=idp.access(), id_token=idp.id())
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        with pytest.raises(CredentialRejectedError) as caught:
+            session.credential(BILLING, ["x"])
+    assert caught.value.code == "subject_mismatch"
+    assert other.asked == []
+
+
+def test_a_session_that_acts_for_nobody_asks_nobody_to_sign_in(
+    configured: Configured, idp: People
+) -> None:
+    shown: list[Any] = []
+    lines = ('source = "authorization-code"', 'issuer = "acme"')
+    identity = configured(acme(idp) + resource(BILLING, *lines), on_interaction=shown.append)
+    with identity.autonomous(trigger="cron:night", purpose="p") as session:
+        with pytest.raises(DeniedError) as caught:
+            session.credential(BILLING, ["x"])
+    assert (caught.value.code, shown) == ("interaction_without_principal", [])
+
+
+# -- until when ------------------------------------------------------------------------------------------------------------
+
+
+def key_resource(web: FakeWeb, tmp_path: Path) -> str:
+    (tmp_path / "k").write_text("key-1")
+    (tmp_path / "k").chmod(0o600)
+    return resource(web.url, 'source = "api-key"', 'secret = "file:k"', 'assertion = "send"')
+
+
+def brief(idp: People, clock: Clock, refresh_token: str) -> SubjectTokens:
+    """Tokens of alice's that prove her for forty seconds."""
+    return SubjectTokens(
+        access_token=idp.access(exp=int(clock.now) + 40), refresh_token=refresh_token
+    )
+
+
+def test_a_refresh_token_that_is_none_proves_nobody_beyond_their_token(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+    ran: list[str] = []
+
+    @tool()
+    def local() -> None:
+        ran.append("local")
+
+    with identity.on_behalf_of(brief(idp, clock, "junk"), purpose="p") as session:
+        local()
+        held = session.credential(web.url)
+        with session.http(web.url) as client:
+            assert client.get("").status_code == 200
+            clock.now += 41
+            for act in (
+                local,
+                lambda: client.get(""),
+                lambda: session.credential(web.url),
+                lambda: session.delegate("sub").__enter__().credential(web.url),
+            ):
+                with pytest.raises(CredentialRejectedError) as caught:
+                    act()
+                assert caught.value.code in ("invalid_grant", "refresh_token_missing")
+        with pytest.raises(DeniedError) as denied:
+            held.headers("GET", web.url)
+        assert denied.value.code == "principal_outdated"
+    assert (len(web.received), ran) == (1, ["local"])
+
+
+def test_a_session_with_a_refresh_token_goes_on_by_fresh_tokens_that_were_verified(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    idp.renews()
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+    tokens = brief(idp, clock, idp.left("alice"))
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        assert session.expires_at == clock.now + 3600
+        with session.http(web.url) as client:
+            client.get("")
+            first = claims_of(web.received[-1].headers["agent-delegation"])
+            assert first["exp"] <= clock.now + 40
+            assert idp.asked == []
+            clock.now += 1800
+            assert client.get("").status_code == 200
+        second = claims_of(web.received[-1].headers["agent-delegation"])
+        assert (second["sub"], second["evidence"]) == ("alice", "issuer")
+        assert clock.now < second["exp"] <= clock.now + 300
+        assert [form["grant_type"] for form in idp.asked] == ["refresh_token"]
+        assert session.proven_until > clock.now
+        with session.delegate("sub") as below:
+            assert below.proven_until == session.proven_until
+
+
+async def test_in_async_code_it_is_the_same(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    idp.renews()
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+
+    @tool()
+    async def local() -> str:
+        return session.principal.sub
+
+    tokens = brief(idp, clock, idp.left("alice"))
+    async with identity.on_behalf_of(tokens, purpose="p") as session:
+        assert await local() == "alice"
+        clock.now += 1800
+        assert await local() == "alice"
+        assert len(idp.asked) == 1
+        idp.refreshed = lambda _: {"access_token": idp.access("bob")}
+        clock.now += 1000
+        with pytest.raises(InvalidSubjectError) as caught:
+            await local()
+    assert caught.value.code == "subject_mismatch"
+
+
+def test_shortly_before_the_end_fresh_tokens_are_asked_for_once_and_missed_by_nobody(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp))
+
+    @tool()
+    def local() -> None:
+        pass
+
+    with identity.on_behalf_of(brief(idp, clock, "junk"), purpose="p") as session:
+        local()
+        clock.now += 39 - 1
+        for _ in range(3):
+            session.reaches.clear()
+            local()
+        assert len(idp.asked) == 1
+
+
+def test_a_session_without_fresh_tokens_ends_with_the_first_of_its_tokens(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp))
+    now = int(clock.now)
+    tokens = SubjectTokens(access_token=idp.access(exp=now + 40), id_token=idp.id(exp=now + 3000))
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        assert session.expires_at == now + 40
+
+
+def test_a_token_source_is_asked_again_and_held_to_the_same_principal(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    class Source:
+        who = "alice"
+
+        def token(self, token_type: str, /) -> str | None:
+            return idp.access(self.who) if token_type == ACCESS_TOKEN else None
+
+    identity = configured(acme(idp))
+    source = Source()
+
+    @tool()
+    def local() -> str:
+        return session.principal.sub
+
+    with identity.on_behalf_of(source, purpose="p") as session:
+        clock.now += 1000
+        assert local() == "alice"
+        source.who = "bob"
+        clock.now += 1000
+        with pytest.raises(InvalidSubjectError) as caught:
+            local()
+    assert caught.value.code == "subject_mismatch"
+
+
+@pytest.mark.parametrize("given", [b"bytes", 7, ""])
+def test_a_token_source_that_gives_no_text_says_so(
+    configured: Configured, idp: People, given: Any
+) -> None:
+    class Source:
+        def token(self, token_type: str, /) -> Any:
+            return given
+
+    with pytest.raises(ConfigurationError) as caught:
+        configured(acme(idp)).on_behalf_of(Source(), purpose="p").__enter__()
+    assert caught.value.code == "subject_malformed"
+
+
+def test_an_outage_of_the_issuer_is_none_while_the_principal_is_proven(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp))
+
+    @tool()
+    def local() -> None:
+        pass
+
+    with identity.on_behalf_of(brief(idp, clock, "r"), purpose="p") as session:
+        idp.scripts["/token"] = lambda request, write: None
+        clock.now += 38
+        local()
+        clock.now += 5
+        session.reaches.clear()
+        with pytest.raises(CredentialUnavailableError):
+            local()
+
+
+# -- tokens that are renewed -----------------------------------------------------------------------------------------------
+
+
+def exchanged(session: Any) -> str:
+    return str(claims_of(session.credential(BILLING, ["x"]).reveal())["sub"])
+
+
+def test_a_refresh_that_changes_the_person_changes_nothing_of_the_callers(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp) + resource(BILLING))
+    given = SubjectTokens(
+        access_token=idp.access(exp=int(clock.now) + 3), refresh_token=idp.left("alice")
+    )
+    before = given.access_token
+    idp.refreshed = lambda _: {"access_token": idp.access("bob"), "refresh_token": "r-2"}
+    with identity.on_behalf_of(given, purpose="p") as session:
+        with pytest.raises(InvalidSubjectError) as caught:
+            exchanged(session)
+    assert caught.value.code == "subject_mismatch"
+    assert given.access_token is before
+    assert given.refresh_token is not None
+    assert given.refresh_token.reveal() == "r-2"  # the old one is worth nothing any more
+
+
+def test_an_id_token_of_somebody_else_is_refused_with_all_that_came(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp) + resource(BILLING))
+    given = SubjectTokens(
+        access_token=idp.access(exp=int(clock.now) + 3), refresh_token=idp.left("alice")
+    )
+    before = given.access_token
+    idp.refreshed = lambda _: {"access_token": idp.access(), "id_token": idp.id("bob")}
+    with identity.on_behalf_of(given, purpose="p") as session:
+        with pytest.raises(InvalidSubjectError):
+            exchanged(session)
+    assert (given.access_token, given.id_token) == (before, None)
+
+
+def test_an_id_token_stays_while_it_lasts_where_a_refresh_brings_none(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    identity = configured(acme(idp) + resource(BILLING))
+    now = int(clock.now)
+    given = SubjectTokens(
+        access_token=idp.access(exp=now + 3),
+        id_token=idp.id(exp=now + 200),
+        refresh_token=idp.left("alice"),
+    )
+    kept = given.id_token
+    idp.renews()
+    with identity.on_behalf_of(given, purpose="p") as session:
+        assert exchanged(session) == "alice"
+        assert given.id_token is kept
+        with identity.on_behalf_of(given, purpose="p") as second:
+            clock.now += 400
+            assert exchanged(second) == "alice"
+        assert given.id_token is None
+        session.reaches.clear()
+        assert exchanged(session) == "alice"
+
+
+# -- what is no token of a principal ---------------------------------------------------------------------------------------
+
+LOGOUT = {"http://schemas.openid.net/event/backchannel-logout": {}}
+
+
+@pytest.mark.parametrize(
+    ("claims", "code"),
+    [
+        ({"events": LOGOUT}, "wrong_typ"),
+        ({"azp": "evil-client"}, "client_mismatch"),
+        ({"cnf": {"jkt": "somebody-elses"}}, "subject_bound"),
+        ({"cnf": {"x5t#S256": "somebody-elses"}}, "subject_bound"),
+        ({"cnf": "odd"}, "subject_bound"),
+    ],
+    ids=str,
+)
+def test_a_token_that_is_something_else_opens_no_session(
+    configured: Configured, idp: People, claims: dict[str, Any], code: str
+) -> None:
+    identity = configured(acme(idp))
+    assert refused(identity, idp.id(**claims)) == code
+    assert refused(identity, SubjectTokens(id_token=idp.id(**claims))) == code
+    if "azp" not in claims:
+        assert refused(identity, idp.access(**claims)) == code
+
+
+def test_an_id_token_that_was_given_to_this_client_opens_one(
+    configured: Configured, idp: People
+) -> None:
+    with configured(acme(idp)).on_behalf_of(idp.id(azp="invoice-bot"), purpose="p") as session:
+        assert session.principal.sub == "alice"
+
+
+def test_a_token_that_has_ended_within_the_skew_opens_no_session(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    now = int(clock.now)
+    identity = configured(acme(idp))
+    assert refused(identity, idp.access(iat=now - 100, exp=now - 1)) == "expired"
+
+
+def test_an_access_token_is_one_whatever_is_configured(configured: Configured, idp: People) -> None:
+    identity = configured(acme(idp, 'token_type = "jwt"'))
+    assert refused(identity, SubjectTokens(id_token=idp.access())) == "wrong_typ"
+
+
+def test_may_act_is_heard_before_a_session_opens(idp: People, clock: Clock) -> None:
+    issuer = Issuer(idp.url, clients=None, clock=clock, jwks=f"{idp.url}/jwks")  # type: ignore[arg-type]
+    trusted = {idp.url: Trusted(issuer, "invoice-bot", client_id="client-1")}
+
+    def opened(agent: str | None, may_act: Any) -> str:
+        given = SubjectTokens(access_token=idp.access(may_act=may_act))
+        return run(verified_subject(given, trusted, agent=agent), world).principal.sub
+
+    def world(ask: Any) -> Any:
+        if hasattr(ask, "start"):
+            return run(ask.start(), world)
+        answer = httpx.get(ask.url)
+        from agent_identity.flow import HttpResponse
+
+        return HttpResponse(answer.status_code, dict(answer.headers), answer.content)
+
+    assert opened("urn:agent:me", {"sub": "urn:agent:me"}) == "alice"
+    assert opened("urn:agent:me", {"sub": "client-1"}) == "alice"
+    for named in ({"sub": "other-agent"}, {}, "urn:agent:me", {"sub": ["urn:agent:me"]}):
+        with pytest.raises(InvalidSubjectError) as caught:
+            opened("urn:agent:me", named)
+        assert caught.value.code == "may_act"
+
+
+def test_the_agent_of_an_identity_is_who_may_act(configured: Configured, idp: People) -> None:
+    identity = configured(acme(idp))
+    assert refused(identity, idp.access(may_act={"sub": "other-agent"})) == "may_act"
+    with identity.on_behalf_of(
+        idp.access(may_act={"sub": "urn:agent-identity:agent:invoice-bot"}), purpose="p"
+    ) as session:
+        assert session.principal.sub == "alice"
+
+
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        ({"token_type": "refresh_token"}, "wrong_typ"),
+        ({"typ": "Refresh"}, "wrong_typ"),
+        ({"events": LOGOUT}, "wrong_typ"),
+        ({"nbf": 9_999_999_999}, "not_yet_valid"),
+        ({"exp": 9_999_999_999}, "lifetime_too_long"),
+        ({"exp": 1}, "expired"),
+        ({"exp": None}, "claim_missing"),
+        ({"cnf": {"jkt": "x"}}, "subject_bound"),
+        ({"token_type": "DPoP"}, "subject_bound"),
+        ({"may_act": {"sub": "other-agent"}}, "may_act"),
+        ({"aud": "another"}, "audience_mismatch"),
+        ({"iss": "https://evil.example"}, "issuer_mismatch"),
+        ({"active": "true"}, "inactive"),
+    ],
+    ids=str,
+)
+def test_what_an_issuer_says_of_an_opaque_token_is_held_to_the_same_rules(
+    configured: Configured, idp: People, clock: Clock, said: dict[str, Any], code: str
+) -> None:
+    good = {"active": True, "aud": "invoice-bot", "sub": "alice", "exp": int(clock.now) + 300}
+    members = good | said
+    idp.introspection = {name: value for name, value in members.items() if value is not None}
+    assert refused(configured(acme(idp)), "opaque-token") == code
+
+
+def test_any_client_may_have_been_given_an_opaque_token_and_an_id_token_is_none(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    good = {"active": True, "aud": "invoice-bot", "sub": "alice", "exp": int(clock.now) + 300}
+    idp.introspection = {**good, "client_id": "front-end"}
+    identity = configured(acme(idp))
+    with identity.on_behalf_of("opaque-token", purpose="p") as session:
+        assert session.principal.sub == "alice"
+    assert refused(identity, SubjectTokens(id_token="opaque-token")) == "wrong_typ"
+
+
+# -- how a token is read ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        lambda head, rest: f"{b64url(b' ' + head)}.{rest}",
+        lambda head, rest: f"{b64url(b'{ ' + head[1:])}.{rest}",
+        lambda head, rest: f"{b64url(head)}=.{rest}",
+        lambda head, rest: f"\n{b64url(head)}.{rest}\n",
+        lambda head, rest: f"{b64url(head)}.{rest}.a.b",
+        lambda head, rest: f"{b64url(head)}.{rest[:-3]}!!!",
+        lambda head, rest: f"{b64url(b'{')}.{rest}",
+    ],
+)
+def test_a_jwt_of_somebody_elses_issuer_is_shown_to_nobody_however_it_is_spelled(
+    configured: Configured, idp: People, other: People, spelled: Callable[[bytes, str], str]
+) -> None:
+    idp.introspection = {"active": False}
+    head, _, rest = other.access().partition(".")
+    raw = json.dumps(unverified(other.access()).header).encode()
+    assert head
+    code = refused(configured(acme(idp)), spelled(raw, rest))
+    assert code != "inactive"
+    assert not any(one.path == "/introspect" for one in idp.received)
+
+
+def test_three_parts_alone_make_no_jwt(configured: Configured, idp: People, clock: Clock) -> None:
+    idp.introspection = {
+        "active": True,
+        "aud": "invoice-bot",
+        "sub": "alice",
+        "exp": int(clock.now) + 300,
+    }
+    with configured(acme(idp)).on_behalf_of("v2.local.opaque", purpose="p") as session:
+        assert session.principal.sub == "alice"
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        lambda token: token[:-6] + "AAAAAA",
+        lambda token: token.replace(".", ".!", 1),
+        lambda token: token.rpartition(".")[0] + ".",
+        lambda token: f"{b64url(b'{')}.{token.partition('.')[2]}",
+        lambda token: token + "A" * 20_000,
+    ],
+    ids=["signature", "payload", "unsigned", "header", "length"],
+)
+def test_no_frame_that_refuses_a_token_holds_it(
+    configured: Configured, idp: People, changed: Callable[[str], str]
+) -> None:
+    token = changed(idp.access())
+    session = configured(acme(idp)).on_behalf_of(token, purpose="p")
+    with pytest.raises(InvalidSubjectError) as caught:
+        session.__enter__()
+    assert_no_leak([token], caught.value)
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        lambda idp: idp.token("alice", audience="somebody-else"),
+        lambda idp: idp.access(exp=1),
+        lambda idp: idp.access(iss="https://evil.example"),
+        lambda idp: idp.access(events=LOGOUT),
+        lambda idp: idp.token("alice", audience="invoice-bot", typ="dpop+jwt"),
+    ],
+    ids=["audience", "expired", "issuer", "events", "typ"],
+)
+def test_nor_does_one_that_refuses_what_it_says(
+    configured: Configured, idp: People, made: Callable[[People], str]
+) -> None:
+    token = made(idp)
+    session = configured(acme(idp)).on_behalf_of(token, purpose="p")
+    with pytest.raises(InvalidSubjectError) as caught:
+        session.__enter__()
+    assert_no_leak([token], caught.value)
+
+
+def test_an_issuers_own_fault_is_not_called_an_unknown_key(
+    configured: Configured, idp: People, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wrong = idp.metadata() | {"issuer": "https://else.example"}
+    monkeypatch.setattr(idp, "metadata", lambda: wrong)
+    with pytest.raises(AgentIdentityError) as caught:
+        configured(acme(idp)).on_behalf_of(idp.access(), purpose="p").__enter__()
+    assert caught.value.code == "issuer_mismatch"
+
+
+def test_a_tool_that_outlasts_the_proof_signs_nothing_more(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+
+    @tool(resource=web.url)
+    def slow() -> None:
+        credential = current_credential()
+        httpx.get(web.url, auth=credential)
+        clock.now += 41
+        httpx.get(web.url, auth=credential)
+
+    with identity.on_behalf_of(brief(idp, clock, "junk"), purpose="p"):
+        with pytest.raises(DeniedError) as caught:
+            slow()
+    assert (caught.value.code, len(web.received)) == ("principal_outdated", 1)
