@@ -28,7 +28,7 @@ def blocks(page: Path, language: str) -> list[str]:
 
 FILES = {
     f"{page.stem}-{number}": block
-    for page in HOW_TO
+    for page in (ROOT / "README.md", *HOW_TO)
     for number, block in enumerate(blocks(page, "toml"), 1)
 }
 
