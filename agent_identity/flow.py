@@ -145,12 +145,14 @@ class Shared(Generic[E_co]):
     """Ask for what everybody with the same `key` shares: from the cache, or from one fetch for all who wait.
 
     `start` makes the flow of that fetch; it is called at most once per flight, by whoever leads it. `patience` is seconds
-    for a fetch in which a person has to do something; None is the deadline of everything else.
+    for a fetch in which a person has to do something; None is the deadline of everything else. `once` says that two at a time
+    would do harm, so that whoever can't wait for the other gets an error.
     """
 
     key: bytes
     start: Callable[[], Flow[E_co]] = field(repr=False)
     patience: float | None = None
+    once: bool = False
 
 
 @dataclass(frozen=True, slots=True)

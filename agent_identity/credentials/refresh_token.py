@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.cache import digest_of
@@ -13,10 +13,13 @@ from agent_identity.credentials.oauth import Binding, Issued
 from agent_identity.credentials.source import Described, Wanted, named_by
 from agent_identity.credentials.targets import target
 from agent_identity.credentials.token_types import REFRESH
-from agent_identity.errors import CredentialRejectedError
-from agent_identity.flow import keep, read
+from agent_identity.errors import AgentIdentityError, CredentialRejectedError
+from agent_identity.flow import Shared, keep, read, shared
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
@@ -49,7 +52,7 @@ class RefreshTokens:
     by default wherever whoever drives the flows keeps secrets.
     """
 
-    __slots__ = ("_fixed", "_held", "_reference", "_scope", "_store")
+    __slots__ = ("_fixed", "_held", "_id", "_reference", "_scope", "_store")
 
     def __init__(
         self,
@@ -64,6 +67,27 @@ class RefreshTokens:
         self._scope = scope
         self._fixed = fixed
         self._held: dict[str, Secret] = {}
+        self._id = new_id("refresh_")
+
+    def in_turn(
+        self, wanted: Wanted, get: Callable[[], Flow[Issued]], patience: float | None = None
+    ) -> Flow[Issued]:
+        """Do what may use the refresh token, one at a time in this process.
+
+        Sessions of one principal share it, and a rotated one that is used twice costs the whole family (RFC 9700 §4.14.2).
+        """
+        name = self._name(wanted)
+        key = digest_of(
+            ("refresh", name, self._id if self._reference is None else self._place(name))
+        )
+        while True:
+            mine: list[Issued | AgentIdentityError] = []
+            yield from shared(Shared(key, lambda: _turn(get, mine), patience, once=True))  # noqa: B023 - asked for at once
+            if mine:
+                break
+        if isinstance(mine[0], AgentIdentityError):
+            raise mine[0]
+        return mine[0]
 
     @property
     def is_fixed(self) -> bool:
@@ -112,6 +136,24 @@ class RefreshTokens:
 
     def _place(self, name: str) -> str:
         return f"{self._reference}.{name}" if name else str(self._reference)
+
+
+class _Turn(NamedTuple):
+    """That somebody's turn is over; it serves nobody else."""
+
+    issued_at: float = 0.0
+    expires_at: float = 0.0
+
+
+def _turn(
+    get: Callable[[], Flow[Issued]], outcome: list[Issued | AgentIdentityError]
+) -> Flow[_Turn]:
+    """One turn; what comes of it, an error too, is its owner's alone."""
+    try:
+        outcome.append((yield from get()))
+    except AgentIdentityError as error:
+        outcome.append(error.with_traceback(None))
+    return _Turn()
 
 
 def refreshed(
@@ -178,6 +220,9 @@ class RefreshToken:
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        return self.tokens.in_turn(wanted, lambda: self._fetch(wanted))
+
+    def _fetch(self, wanted: Wanted) -> Flow[Issued]:
         token = yield from self.tokens.get(wanted)
         if token is None:
             raise CredentialRejectedError(

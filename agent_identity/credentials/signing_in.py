@@ -98,6 +98,19 @@ class SignIn:
                 f"a session that acts for nobody has nobody who could sign in at {self.issuer.url}",
                 remedy="open it with on_behalf_of(token), or use client-credentials or refresh-token for this resource",
             )
+        # One at a time: whoever comes second finds the refresh token that the first one's sign-in brought.
+        return (
+            yield from self.tokens.in_turn(
+                wanted, lambda: self._fetch(wanted, sign_in, aside), self.patience
+            )
+        )
+
+    def _fetch(
+        self,
+        wanted: Wanted,
+        sign_in: Callable[[Wanted], Flow[Answer]],
+        aside: frozenset[str],
+    ) -> Flow[Issued]:
         expected = yield from self._expected(wanted, aside)
         held = None if wanted.step_up else (yield from self.tokens.get(wanted))
         if held is not None:

@@ -234,6 +234,10 @@ def _held_to(rule: Callable[[], T]) -> T:
     raise refusal
 
 
+def _held(tokens: SubjectTokens) -> tuple[Secret | None, Secret | None]:
+    return tokens.access_token, tokens.id_token
+
+
 class TokenSubject:
     """The tokens of one session's principal. Renewed ones are verified like the first, and name the same principal."""
 
@@ -250,7 +254,8 @@ class TokenSubject:
         self._agent = agent
         self._principal: Principal | None = None
         self._known: dict[str, tuple[Secret, _Known]] = {}
-        self._said = float("-inf")
+        self._seen: tuple[Secret | None, Secret | None] = (None, None)
+        self._is_news = False
 
     @property
     def is_renewable(self) -> bool:
@@ -258,15 +263,18 @@ class TokenSubject:
 
     def verified(self) -> Flow[Principal]:
         """Verify all that is held, and say who it names."""
-        self._principal, self._known = yield from self._checked(self._tokens)
+        tokens = self._tokens
+        seen = _held(tokens)
+        self._principal, self._known = yield from self._checked(tokens)
+        self._seen, self._is_news = seen, True
         return self._principal
 
     def proven_until(self) -> float:
         """Until when what was verified proves who it names: until the first of it ends. What has ended counts no more."""
         now = self._trust.issuer.clock()
         ends = [known.expires_at for _, known in self._known.values()]
-        self._said = min((end for end in ends if end > now), default=min(ends))
-        return self._said
+        self._is_news = False
+        return min((end for end in ends if end > now), default=min(ends))
 
     def renewed(self) -> Flow[float]:
         """Get fresh tokens and verify them, unless somebody did; the answer is until when the principal is proven (Unix seconds).
@@ -275,18 +283,28 @@ class TokenSubject:
             InvalidSubjectError: they are none, or name another principal; those that were held stay.
             CredentialError: there are none to be had.
         """
-        last = self._said
-        if not self._all_known():
-            yield from self.verified()  # another session renewed them
-        if self.proven_until() <= last:
+        yield from self._caught_up()
+        # What proved the principal before, and still lasts in part, proves nothing more by that: it takes fresh tokens.
+        if not self._is_news or self.proven_until() <= self._trust.issuer.clock() + _SPARE:
             yield from self._renew()
         return self.proven_until()
+
+    def _caught_up(self) -> Flow[None]:
+        """Verify what another session renewed, unless that has ended too."""
+        held = _held(self._tokens)
+        if all(seen is token for seen, token in zip(self._seen, held, strict=True)):
+            return
+        try:
+            yield from self.verified()
+        except InvalidSubjectError as error:
+            if error.code != "expired":
+                raise
 
     def token(self, issuer: Issuer, types: Collection[str], /) -> Flow[SubjectToken]:
         """See `Subject`. A refresh token is shown to the issuer that gave it and to nobody else."""
         found = self._pick(issuer, types)
-        if found is None and not self._all_known():
-            yield from self.verified()  # another session renewed them
+        if found is None:
+            yield from self._caught_up()
             found = self._pick(issuer, types)
         if found is None and self.is_renewable:
             yield from self._renew()
@@ -314,10 +332,6 @@ class TokenSubject:
                 ):
                     return SubjectToken(token, token_type)
         return None
-
-    def _all_known(self) -> bool:
-        known = {name: token for name, (token, _) in self._known.items()}
-        return all(getattr(self._tokens, name) is known.get(name) for name in _HELD)
 
     def _checked(
         self, tokens: SubjectTokens
@@ -352,6 +366,7 @@ class TokenSubject:
             tokens = _asked(self._source)
             _, self._known = yield from self._checked(tokens)
             self._tokens = tokens
+            self._seen, self._is_news = _held(tokens), True
             return
         key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
         yield from shared(Shared(key, self._refreshed))

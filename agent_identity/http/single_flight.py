@@ -62,8 +62,12 @@ class SingleFlight(Generic[T]):
         self._flights: dict[bytes, _Flight[T]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def fetch(self, key: bytes, lead: Callable[[], T], seconds: float) -> T:
-        """Lead or follow in sync code; `seconds` bounds the waiting of a follower."""
+    def fetch(self, key: bytes, lead: Callable[[], T], seconds: float, *, once: bool = False) -> T:
+        """Lead or follow in sync code; `seconds` bounds the waiting of a follower.
+
+        Raises:
+            CredentialUnavailableError: `blocking_call`, it may be led but `once`, and waiting here would block the loop that leads.
+        """
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
@@ -72,6 +76,8 @@ class SingleFlight(Generic[T]):
                 self._land(key, flight, lead)
             elif flight.loop is not None and _running_loop() is not None:
                 # Waiting here could block the very loop that has to land the flight, or one that it waits for.
+                if once:
+                    raise _blocking()
                 return _leading(key, lead)
             try:
                 return flight.future.result(min(_SLICE, max(0.0, deadline - time.monotonic())))
@@ -189,6 +195,14 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return asyncio.get_running_loop()
     except RuntimeError:
         return None
+
+
+def _blocking() -> CredentialUnavailableError:
+    return CredentialUnavailableError(
+        "blocking_call",
+        "a sync call inside an event loop needs what an async call is getting at the moment",
+        remedy="use the async twin there, or make the sync call in a thread",
+    )
 
 
 def _too_slow() -> CredentialUnavailableError:

@@ -149,7 +149,7 @@ class World:
         if found is not None:
             return found
         left = deadline - time.monotonic()
-        return self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), left)
+        return self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), left, once=ask.once)
 
     def _lead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
         landed = self._landed(ask)

@@ -44,6 +44,7 @@ from agent_identity.flow import (
     Keep,
     Pause,
     Read,
+    Shared,
     Show,
     Visit,
     pure,
@@ -548,6 +549,8 @@ def test_D12_nobody_is_asked_past_the_end_of_life(way: str, error: str, pauses: 
     (first,) = WAYS[way]().before
 
     def world(ask: Any) -> Any:
+        if isinstance(ask, Shared):
+            return run(ask.start(), world)
         if isinstance(ask, Pause):
             waited.append(ask.seconds)
             clock[0] += ask.seconds

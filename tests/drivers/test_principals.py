@@ -383,6 +383,56 @@ def test_a_session_without_fresh_tokens_ends_with_the_first_of_its_tokens(
         assert session.expires_at == now + 40
 
 
+def test_an_id_token_that_still_lasts_proves_nobody_beyond_the_access_token_beside_it(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    """Nor the other way round: what was verified at the start ends with the first of it, and then it takes fresh tokens."""
+    identity = configured(acme(idp))
+
+    @tool()
+    def local() -> None:
+        pass
+
+    for ends in ((40, 3000), (3000, 40)):
+        now = int(clock.now)
+        tokens = SubjectTokens(
+            access_token=idp.access(exp=now + ends[0]),
+            id_token=idp.id(exp=now + ends[1]),
+            refresh_token="junk",
+        )
+        with identity.on_behalf_of(tokens, purpose="p") as session:
+            local()
+            clock.now += 41
+            with pytest.raises(CredentialRejectedError) as caught:
+                local()
+            assert caught.value.code == "invalid_grant"
+            assert session.proven_until < clock.now
+
+
+def test_what_another_session_renewed_serves_this_one_without_a_refresh_of_its_own(
+    configured: Configured, idp: People, clock: Clock
+) -> None:
+    idp.renews()
+    identity = configured(acme(idp))
+
+    @tool()
+    def local() -> None:
+        pass
+
+    given = brief(idp, clock, idp.left("alice"))
+    with identity.on_behalf_of(given, purpose="p"):
+        with identity.on_behalf_of(given, purpose="p"):
+            clock.now += 41
+            local()
+        local()
+        assert len(idp.asked) == 1
+        clock.now += 400
+        with identity.on_behalf_of(brief(idp, clock, "r"), purpose="p"):
+            local()
+        local()
+    assert len(idp.asked) == 2
+
+
 def test_a_token_source_is_asked_again_and_held_to_the_same_principal(
     configured: Configured, idp: People, clock: Clock
 ) -> None:
@@ -491,10 +541,12 @@ def test_an_id_token_stays_while_it_lasts_where_a_refresh_brings_none(
         id_token=idp.id(exp=now + 200),
         refresh_token=idp.left("alice"),
     )
-    kept = given.id_token
+    first, kept = given.access_token, given.id_token
     idp.renews()
     with identity.on_behalf_of(given, purpose="p") as session:
+        clock.now += 3
         assert exchanged(session) == "alice"
+        assert given.access_token is not first
         assert given.id_token is kept
         with identity.on_behalf_of(given, purpose="p") as second:
             clock.now += 400

@@ -215,7 +215,7 @@ def test_the_refresh_token_of_a_sign_in_serves_the_next_call(rig) -> None:
     browser = source(rig.issuer(), tokens=tokens)
     play(browser.fetch(rig.wanted()), rig.answered(refresh_token="r-1"), visitor=visitor)
     play(browser.fetch(rig.wanted()), rig.answered(), asks=asks)
-    assert rig.form(asks[0])["refresh_token"] == "r-1"
+    assert rig.form(rig.requests(asks)[0])["refresh_token"] == "r-1"
     assert len(visitor.prompts) == 1
 
 
