@@ -82,7 +82,9 @@ class RefreshTokens:
         )
         while True:
             mine: list[Issued | AgentIdentityError] = []
-            yield from shared(Shared(key, lambda: _turn(get, mine), patience, once=True))  # noqa: B023 - asked for at once
+            ask = Shared(key, lambda: _turn(get, mine), patience, once=True)  # noqa: B023 - asked for at once
+            turn = yield from shared(ask)
+            assert isinstance(turn, _Turn)  # noqa: S101 - a driver that answers otherwise would be asked for ever
             if mine:
                 break
         if isinstance(mine[0], AgentIdentityError):

@@ -369,7 +369,7 @@ class TokenSubject:
             self._seen, self._is_news = _held(tokens), True
             return
         key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
-        yield from shared(Shared(key, self._refreshed))
+        yield from shared(Shared(key, self._refreshed, once=True))
         yield from self.verified()
 
     def _refreshed(self) -> Flow[_Known]:
