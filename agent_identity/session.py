@@ -94,9 +94,9 @@ class Session:
         self.agent = agent
         self.parent = parent
         self.limits = limits
-        self.expires_at = expires_at
+        self.expires_at: float = expires_at
         self.max_depth = max_depth
-        self.evidence = evidence
+        self.evidence: str = evidence
         self.trigger = trigger
         self.txn: str = self.id if parent is None else parent.txn
         self.depth: int = 0 if parent is None else parent.depth + 1

@@ -8,7 +8,7 @@ that `checks` and `reading` find all of one kind without listing keys again.
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -140,7 +140,7 @@ MAX_DEPTH: Final = 7
 class Table(BaseModel):
     """One table: known keys alone, the types that TOML gives, and no value in an error."""
 
-    model_config = ConfigDict(
+    model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
         strict=True,
         frozen=True,

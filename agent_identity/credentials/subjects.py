@@ -71,11 +71,11 @@ class SubjectTokens:
         id_token: str | None = None,
         refresh_token: str | None = None,
     ) -> None:
-        self.access_token = None if access_token is None else Secret(access_token)
-        self.id_token = None if id_token is None else Secret(id_token)
-        self.refresh_token = None if refresh_token is None else Secret(refresh_token)
+        self.access_token: Secret | None = None if access_token is None else Secret(access_token)
+        self.id_token: Secret | None = None if id_token is None else Secret(id_token)
+        self.refresh_token: Secret | None = None if refresh_token is None else Secret(refresh_token)
         self.name: str = new_id("subject_")
-        self.renewals = 0
+        self.renewals: int = 0
 
     def __repr__(self) -> str:
         held = [name for name in (*_HELD, "refresh_token") if getattr(self, name) is not None]

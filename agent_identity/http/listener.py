@@ -44,8 +44,8 @@ class Listener:
         self._lock = threading.Lock()
         self._server = _Server(("127.0.0.1", 0), _Visit)
         self._server.listener = self
-        self.host = f"127.0.0.1:{self._server.server_port}"
-        self.redirect_uri = f"http://{self.host}{_PATH}"
+        self.host: str = f"127.0.0.1:{self._server.server_port}"
+        self.redirect_uri: str = f"http://{self.host}{_PATH}"
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},

@@ -46,7 +46,7 @@ class FakeIssuer(FakeWeb):
         lifetime: int = 300,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        self.key = SigningKey.generate()
+        self.key: SigningKey = SigningKey.generate()
         self.lifetime = lifetime
         self.tokens: list[dict[str, JSON]] = []
         self.revoked: list[str] = []
@@ -56,7 +56,7 @@ class FakeIssuer(FakeWeb):
         self._codes: dict[str, dict[str, str]] = {}
         self._pushed: dict[str, dict[str, str]] = {}
         self._refresh: dict[str, str] = {}
-        self.sub = "alice"
+        self.sub: str = "alice"
         super().__init__()
 
     @property

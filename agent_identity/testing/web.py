@@ -47,7 +47,7 @@ class FakeWeb:
         self.scripts: dict[str, Script] = {}
         self._server = _Server(("127.0.0.1", 0), _Handler)
         self._server.web = self
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        self.url: str = f"http://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.01},
