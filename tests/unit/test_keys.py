@@ -192,8 +192,3 @@ def test_what_a_killed_process_left_stands_in_nobodys_way(tmp_path: Path) -> Non
     write_private(path, b"key")
     assert path.read_bytes() == b"key"
     assert path.stat().st_mode & 0o777 == 0o600
-
-
-@pytest.mark.parametrize("name", ["explicit curve parameters", "RSA for PSS alone"])
-def test_the_library_itself_would_take_them(name: str) -> None:
-    assert serialization.load_pem_private_key(UNUSABLE[name](), None)
