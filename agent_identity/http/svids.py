@@ -80,8 +80,10 @@ class WorkloadApi:
         """
         client = self._connected()
         shown: Certificate | str
+        source: Any = None
         try:
-            found = self._source(client).get_x509_context()
+            source = self._source(client)
+            found = source.get_x509_context()
             svid = found.default_svid
             domain = svid.spiffe_id.trust_domain
             bundle = found.x509_bundle_set.get_bundle_for_trust_domain(domain)
@@ -90,8 +92,7 @@ class WorkloadApi:
         except Exception as error:  # noqa: BLE001 - see `jwt`
             shown = type(error).__name__
         if isinstance(shown, str):
-            with self._lock:
-                self._watched = None  # a source that failed stays so; the next one asks anew
+            self._let_go(source)  # one that failed stays so; the next one asks anew
             raise _unavailable(shown)
         check_x509_svid(shown, self._trust_domain, who=_WHO)
         return shown
@@ -111,12 +112,28 @@ class WorkloadApi:
             return self._client
 
     def _source(self, client: Any) -> Any:
+        """What watches the X.509-SVID; made without the lock, since it waits for the first one."""
+        from spiffe import X509Source  # noqa: PLC0415 - an extra
+
+        with self._lock:
+            if self._watched is not None:
+                return self._watched
+        fresh = X509Source(client, timeout_in_seconds=self._seconds)
         with self._lock:
             if self._watched is None:
-                from spiffe import X509Source  # noqa: PLC0415 - an extra
+                self._watched = fresh
+                return fresh
+            watched = self._watched
+        fresh.close()
+        return watched
 
-                self._watched = X509Source(client, timeout_in_seconds=self._seconds)
-            return self._watched
+    def _let_go(self, source: Any) -> None:
+        if source is None:
+            return
+        with self._lock:
+            if self._watched is source:
+                self._watched = None
+        source.close()
 
 
 def _client(socket: str) -> Any:

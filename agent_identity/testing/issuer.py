@@ -224,6 +224,8 @@ class FakeIssuer(FakeWeb):
     def _authorized(self, members: dict[str, str]) -> Said:
         """Whoever comes here is `sub`, and agrees."""
         asked = self._pushed.pop(members.get("request_uri", ""), members)
+        if "redirect_uri" not in asked:  # a pushed request is good once (RFC 9126 §4)
+            return _said(400, {"error": "invalid_request_uri"})
         code = new_id("code_")
         with self._lock:
             self._codes[code] = {"sub": self.sub}

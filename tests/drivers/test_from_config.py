@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
@@ -393,6 +394,31 @@ def test_a_person_signs_in_once_and_a_refresh_token_serves_from_then_on(
     assert shown == ["authorization-code"]
     (kept,) = tmp_path.glob("refresh.*")
     assert kept.stat().st_mode & 0o777 == 0o600
+
+
+def test_E12_a_link_that_is_opened_again_elsewhere_changes_nothing(
+    configured: Configured, idp: FakeIssuer, key: Path
+) -> None:
+    """In another browser, by somebody else, while the first is under way and after it."""
+    links: list[str] = []
+    again: list[int] = []
+
+    def browser(prompt: Any) -> None:
+        links.append(prompt.authorization_url)
+        httpx.get(prompt.authorization_url, follow_redirects=True)
+        idp.sub = "mallory"
+        again.append(httpx.get(links[0], follow_redirects=True).status_code)
+
+    identity = configured(
+        acme(idp) + f'[resources."{BILLING}"]\nsource = "authorization-code"\n',
+        on_interaction=browser,
+    )
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        assert claims(session.credential(BILLING, ["a"]).reveal())["sub"] == "alice"
+        with pytest.raises(httpx.HTTPError):
+            httpx.get(links[0], follow_redirects=True).raise_for_status()
+    assert again[0] >= 400
+    assert [token["sub"] for token in idp.tokens] == ["alice"]
 
 
 def test_whoever_else_signs_in_is_refused(
