@@ -284,6 +284,20 @@ def test_D03_headers_that_drip_are_cut_at_the_deadline(exchange: Exchange) -> No
 # -- certificates --------------------------------------------------------------------------------------------------------
 
 
+def _usage(*, is_authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not is_authority,
+        key_cert_sign=is_authority,
+        crl_sign=is_authority,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
 class FakeAuthority:
     """A certification authority of a test, and the certificates that it gives."""
 
@@ -316,6 +330,12 @@ class FakeAuthority:
             .not_valid_after(now + dt.timedelta(days=days))
             .add_extension(x509.BasicConstraints(ca=is_authority, path_length=None), critical=True)
             .add_extension(x509.SubjectAlternativeName([other]), critical=False)
+            # What Python 3.13 checks by itself (RFC 5280 §4.2.1).
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), False)
+            .add_extension(
+                x509.AuthorityKeyIdentifier.from_issuer_public_key(self.key.public_key()), False
+            )
+            .add_extension(_usage(is_authority=is_authority), critical=True)
             .sign(self.key, hashes.SHA256())
         )
 

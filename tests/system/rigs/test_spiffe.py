@@ -77,6 +77,7 @@ def test_the_environments_socket_is_found(
     assert claims_of(token, workload_api, TOOLS)["aud"] == [TOOLS]
 
 
+@pytest.mark.usefixtures("workload_api")  # asked for what it needs to be installed
 @pytest.mark.parametrize("source", ["spiffe-jwt", "spiffe-x509"])
 def test_an_agent_that_is_gone_is_worth_another_try(configured: Configured, source: str) -> None:
     """The socket's file outlives who listened there."""
@@ -87,6 +88,7 @@ def test_an_agent_that_is_gone_is_worth_another_try(configured: Configured, sour
         refuses(identity)
 
 
+@pytest.mark.usefixtures("workload_api")
 def test_an_agent_that_isnt_there_yet_is_worth_another_try(configured: Configured) -> None:
     """A pod may start before the SPIRE agent beside it: its socket's file comes later."""
     with tempfile.TemporaryDirectory(prefix="wl") as folder:
