@@ -451,8 +451,9 @@ class AgentIdentity:
 
     async def aclose(self) -> None:
         """The async twin of `close`."""
+        closing = asyncio.get_running_loop().run_in_executor(None, self.close)
+        await asyncio.shield(closing)  # it goes on in its thread, whoever is cancelled
         await self._parts.world.aclose()
-        await asyncio.to_thread(self.close)
 
     def __enter__(self) -> Self:
         return self

@@ -350,13 +350,15 @@ class Call:
                 pass
 
     def check_resumption(self) -> None:
-        """Whether a generator's body may go on: not once its session has ended.
+        """Whether a generator's body may go on: not once its session, or the proof of its principal, has ended.
 
         Raises:
             DeniedError: it may not.
         """
         try:
-            self.session.check(self.session.parts.clock())
+            now = self.session.parts.clock()
+            self.session.check(now)
+            self.session.check_proven(now)
         except AgentIdentityError as error:
             error.call_id = self.call_id
             raise

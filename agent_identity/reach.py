@@ -156,12 +156,7 @@ class Reach:
     def _check_use(self, session: Session, call: Call | None) -> None:
         now = session.parts.clock()
         session.check(now)
-        if not session.is_proven(now):
-            raise DeniedError(
-                "principal_outdated",
-                "the tokens that proved whom this session acts for have ended",
-                remedy="get the credential anew: that verifies fresh ones first",
-            )
+        session.check_proven(now)
         if call is not None:
             call.check_running()
         if session.agent.proof_key is not self.proof_key:
@@ -346,11 +341,11 @@ def _acquired(
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
     issued = yield from place.source.fetch(_wanted(session, chain, place, scopes, step_up))
-    check_step_up(issued, step_up)
     if not session.take(place, issued):
         yield from given_back(session, [(place.issuer, issued)])
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
+    check_step_up(issued, step_up)
     yield from append(
         _acquired_draft(
             session,

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     import httpx
 
+    from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
     from agent_identity.delegation.limits import Limits
@@ -114,6 +115,7 @@ class Session:
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
         self._taken: Taken = Taken()
+        self._below: weakref.WeakSet[Session] = weakref.WeakSet()
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -256,15 +258,23 @@ class Session:
 
     async def _aclosed(self, reason: str) -> None:
         """Close it in a thread: whoever cancels this task, or ends its loop, keeps no token from being given back."""
-        context = contextvars.copy_context()
+        context, world = contextvars.copy_context(), self.parts.world
 
         def close() -> None:
-            context.run(run, self._closed(reason), self.parts.world.answer)
+            with world.closing():
+                context.run(run, self._closed(reason), world.answer)
 
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
+    def _all_taken(self) -> list[tuple[Issuer | None, Issued]]:
+        """What this session acquired, and every one below it: they end with it."""
+        taken = self._taken.close()
+        for below in list(self._below):
+            taken += below._all_taken()  # noqa: SLF001 - a session looks at those below it
+        return taken
+
     def _closed(self, reason: str) -> Flow[None]:
-        yield from given_back(self, self._taken.close())
+        yield from given_back(self, self._all_taken())
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -352,6 +362,19 @@ class Session:
         root = self.root
         return now < root._proven_until and time.monotonic() < root._proven_monotonic  # noqa: SLF001 - see above
 
+    def check_proven(self, now: float) -> None:
+        """Pass while the principal is proven at `now` (Unix seconds).
+
+        Raises:
+            DeniedError: `principal_outdated`.
+        """
+        if not self.is_proven(now):
+            raise DeniedError(
+                "principal_outdated",
+                "the tokens that proved whom this session acts for have ended",
+                remedy="make another call, or get the credential anew: that verifies fresh ones first",
+            )
+
     def proven(self) -> Flow[None]:
         """Have the principal verified anew by fresh tokens, once shortly before the old ones end, and always after that.
 
@@ -433,7 +456,7 @@ class Session:
             if not expires_in >= 1:
                 raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
             end = min(end, self.parts.clock() + expires_in)
-        return Session(
+        below = Session(
             self.parts,
             self.principal,
             agent=Agent(uri),
@@ -447,6 +470,8 @@ class Session:
             trigger=self.trigger,
             subject=self.subject,
         )
+        self._below.add(below)
+        return below
 
     def call(
         self, tool: Tool, arguments: Mapping[str, object], *, tool_call_id: str | None = None

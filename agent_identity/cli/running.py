@@ -10,6 +10,7 @@ The secret is in no command line. Signals before the program runs end this proce
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import shutil
@@ -37,6 +38,7 @@ PURPOSE: Final = "a token for one program of the command line"
 
 _NAME: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _NOT_FOUND: Final = 127
+_NOT_RUNNABLE: Final = 126
 _BY_SIGNAL: Final = 128
 _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
@@ -88,6 +90,7 @@ class _Signals:
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
+        self._stopped_by: int | None = None
         self._is_starting = False
         self._pending: list[int] = []
         self._before: dict[int, signal.Handlers] = {}
@@ -103,11 +106,19 @@ class _Signals:
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
+        if self._child is None and self._stopped_by is not None:
+            raise SystemExit(_BY_SIGNAL + self._stopped_by)  # whatever else went wrong meanwhile
 
     def run(self, command: list[str], program: str, environment: dict[str, str]) -> int:
-        """Start the program and wait for its end."""
+        """Start the program and wait for its end; a signal that came before it starts nothing."""
         self._is_starting = True
-        self._child = subprocess.Popen(command, executable=program, env=environment)  # noqa: S603 - what the user asked to run
+        if self._stopped_by is not None:
+            raise SystemExit(_BY_SIGNAL + self._stopped_by)
+        try:
+            self._child = subprocess.Popen(command, executable=program, env=environment)  # noqa: S603 - what the user asked to run
+        except OSError as error:
+            sys.stderr.write(f"agent-identity: {command[0]}: {error.strerror}\n")
+            return _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUNNABLE
         self._is_starting = False
         for number in self._pending:
             self._child.send_signal(number)
@@ -118,7 +129,8 @@ class _Signals:
         if self._is_starting:
             self._pending.append(number)
         elif self._child is None:
-            raise SystemExit(_BY_SIGNAL + number)
+            # Noted and no more: a token that is on its way would be lost, and nobody could take it back.
+            self._stopped_by = self._stopped_by or number
         elif not (number in _FROM_KEYS and _has_terminal()):
             self._child.send_signal(number)  # to one that has ended it does nothing
 
@@ -126,6 +138,12 @@ class _Signals:
 def _has_terminal() -> bool:
     """Whether this process is in the foreground of a terminal, whose keys reach the program by themselves."""
     try:
-        return os.tcgetpgrp(0) == os.getpgrp()
+        terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:
         return False
+    try:
+        return os.tcgetpgrp(terminal) == os.getpgrp()
+    except OSError:
+        return False
+    finally:
+        os.close(terminal)

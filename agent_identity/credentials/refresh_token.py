@@ -72,7 +72,7 @@ class RefreshTokens:
     def in_turn(
         self, wanted: Wanted, get: Callable[[], Flow[Issued]], patience: float | None = None
     ) -> Flow[Issued]:
-        """Do what may use the refresh token, one at a time in this process.
+        """Do what may use the refresh token, one at a time in one identity.
 
         Sessions of one principal share it, and a rotated one that is used twice costs the whole family (RFC 9700 §4.14.2).
         """

@@ -30,6 +30,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import Shared, shared
+from agent_identity.forks import start_over_in_child
 from agent_identity.values import Principal, Secret, new_id
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class SubjectTokens:
     Renewed ones take the place of those that were given, a rotated refresh token too: keep the object, not the strings.
     """
 
-    __slots__ = ("access_token", "id_token", "name", "refresh_token", "renewals")
+    __slots__ = ("__weakref__", "access_token", "id_token", "name", "refresh_token", "renewals")
 
     def __init__(
         self,
@@ -76,6 +77,11 @@ class SubjectTokens:
         self.refresh_token: Secret | None = None if refresh_token is None else Secret(refresh_token)
         self.name: str = new_id("subject_")
         self.renewals: int = 0
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """In a forked child: the refresh token is the parent's to use, and used twice it costs both of them."""
+        self.refresh_token = None
 
     def __repr__(self) -> str:
         held = [name for name in (*_HELD, "refresh_token") if getattr(self, name) is not None]

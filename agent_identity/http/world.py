@@ -8,6 +8,7 @@ the person before it, is answered by `Surroundings`.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import threading
 import time
@@ -15,7 +16,11 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity.credentials.cache import Cache
 from agent_identity.credentials.refusals import Refusals
-from agent_identity.errors import AgentIdentityError, TransportError
+from agent_identity.errors import (
+    AgentIdentityError,
+    CredentialUnavailableError,
+    TransportError,
+)
 from agent_identity.flow import Append, HttpRequest, Pause, Shared, Visit, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.single_flight import SingleFlight
@@ -23,7 +28,7 @@ from agent_identity.http.surroundings import Surroundings
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from agent_identity.flow import Answer, Ask, Draft, Expiring
     from agent_identity.http.transport import Transport
@@ -73,6 +78,7 @@ class World:
         self.refusals: Refusals = Refusals()
         self.flights: SingleFlight[Expiring] = SingleFlight()
         self._renewals: set[asyncio.Task[None]] = set()
+        self._closing: set[threading.Event] = set()
         start_over_in_child(self)
 
     @property
@@ -101,7 +107,21 @@ class World:
         self.cache.drop(key)
         self.refusals.drop(key)
 
+    @contextlib.contextmanager
+    def closing(self) -> Generator[None]:
+        """Around what still needs this world while somebody may be closing it."""
+        done = threading.Event()
+        self._closing.add(done)
+        try:
+            yield
+        finally:
+            self._closing.discard(done)
+            done.set()
+
     def close(self) -> None:
+        ends = time.monotonic() + self.deadline
+        for done in list(self._closing):
+            done.wait(max(0.0, ends - time.monotonic()))
         self.surroundings.close()
         if self._transport is not None:
             self._transport.close()
@@ -117,6 +137,7 @@ class World:
         self.refusals.start_over()
         self.flights.forget()
         self._renewals = set()
+        self._closing = set()
         self._opening = threading.Lock()
 
     def _end(self, ask: HttpRequest | Shared[Expiring], outer: float) -> float:
@@ -152,6 +173,7 @@ class World:
         return self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), left, once=ask.once)
 
     def _lead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        self._check_room(ask, deadline)
         landed = self._landed(ask)
         if landed is not None:
             return landed
@@ -201,6 +223,7 @@ class World:
         return await self.flights.afetch(ask.key, lambda: self._alead(ask, deadline), left)
 
     async def _alead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        self._check_room(ask, deadline)
         landed = self._landed(ask)
         if landed is not None:
             return landed
@@ -246,6 +269,13 @@ class World:
                 return entry.value
         self.refusals.check(ask.key, monotonic)
         return None
+
+    def _check_room(self, ask: Shared[Expiring], deadline: float) -> None:
+        """What may be done but once isn't begun with too little time to hear how it ended: it would be lost."""
+        if ask.once and deadline - time.monotonic() < self.deadline / 2:
+            raise CredentialUnavailableError(
+                "deadline_exceeded", "its turn came too late to be used within the deadline"
+            )
 
     def _landed(self, ask: Shared[Expiring]) -> Expiring | None:
         """Whoever boards just after a flight has landed finds its answer here, or its refusal, and asks nobody."""

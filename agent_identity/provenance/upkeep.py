@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import queue
+import sys
 import threading
 import weakref
 from typing import TYPE_CHECKING, Final, TypeAlias
@@ -37,6 +38,8 @@ class Upkeep:
         """Have the work done soon."""
         if self._stopped:
             return
+        if sys.is_finalizing():
+            return  # a thread that is started now never runs, and whoever starts it waits for ever
         if self._thread is None or not self._thread.is_alive():
             self._bell = (
                 queue.SimpleQueue()

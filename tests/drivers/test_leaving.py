@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import subprocess
 import sys
 import threading
 import time
@@ -162,3 +164,70 @@ def test_no_token_is_forgotten_between_threads() -> None:
     late = Issued(Secret("late"), "Bearer", BILLING, "i", frozenset(), 0.0, 1e12)
     assert not taken.add(None, late, 1.0)
     assert taken.close() == []
+
+
+def test_revoking_a_session_gives_back_what_sub_agents_hold(
+    idp: FakeIssuer, bot: AgentIdentity
+) -> None:
+    with bot.autonomous(trigger="cron:x", purpose="p") as session:
+        with session.delegate("sub") as below, below.delegate("deeper") as deeper:
+            deeper.credential(BILLING, ["a"])
+            session.revoke("enough")
+            assert (idp.issued, len(idp.revoked)) == (1, 1)
+
+
+def test_an_identity_that_is_closed_waits_for_sessions_that_are_being_left(
+    idp: FakeIssuer, bot: AgentIdentity
+) -> None:
+    slowed(idp, "/revoke", 0.3)
+
+    async def work() -> None:
+        async with bot:
+            async with bot.autonomous(trigger="cron:x", purpose="p") as session:
+                await session.acredential(BILLING, ["a"])
+                await asyncio.sleep(5)
+
+    async def twice_cancelled() -> None:
+        task = asyncio.create_task(work())
+        await asyncio.sleep(0.4)
+        task.cancel()
+        await asyncio.sleep(0.05)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(twice_cancelled())
+    until(lambda: len(idp.revoked) == idp.issued == 1)
+
+
+def test_a_program_that_ends_with_a_generator_tool_suspended_ends(tmp_path: Path) -> None:
+    """Finalised while the interpreter goes, its outcome must start no thread."""
+    code = """
+import os, sys, pathlib
+from agent_identity import AgentIdentity, tool
+from agent_identity.testing import FakeIssuer
+folder = pathlib.Path(sys.argv[1])
+os.environ["AGENT_IDENTITY_STATE_DIR"] = str(folder / "s")
+idp = FakeIssuer()
+path = folder / "c.toml"
+path.write_text(f'[agent]\\nname="b"\\n[issuers.a]\\nissuer="{idp.url}"\\ntrust=["subjects"]\\nclient_id="b"\\nclient_auth="none"\\n[policy]\\nengine="grants-only"\\n')
+path.chmod(0o600)
+identity = AgentIdentity.from_config(path)
+@tool()
+def pages():
+    yield 1
+    yield 2
+with identity.on_behalf_of(idp.token("alice", audience="b"), purpose="p"):
+    kept = pages()
+    next(kept)
+print("end of program", flush=True)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path)],
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    assert done.stdout == "end of program\n", done.stderr

@@ -177,3 +177,31 @@ def test_a_sync_call_on_the_loop_that_leads_is_refused_what_may_be_led_but_once(
     assert led == [1]
     asyncio.run(both(once=False))
     assert led == [1, 1, 1]
+
+
+def test_a_turn_that_comes_too_late_is_refused_before_the_token_is_sent(
+    idp: FakeIssuer, configured: Configured, tmp_path: Path
+) -> None:
+    """Sent with no time left to hear the answer, the rotated token would be lost to everybody."""
+    answer = idp.answer
+
+    def slower(request: Any) -> Any:
+        if request.path == "/token":
+            time.sleep(0.7)
+        return answer(request)
+
+    idp.answer = slower
+    kept = tmp_path / "refresh"
+    kept.write_text(idp._fresh_refresh("alice"))
+    kept.chmod(0o600)
+    identity = configured(
+        'source = "refresh-token"\nrefresh_token = "file:refresh"\n[http]\ndeadline = 3.0'
+    )
+
+    def work() -> str:
+        with identity.autonomous(trigger="cron:x", purpose="p") as session:
+            return session.credential(BILLING, ["a"]).token_type
+
+    found = side_by_side(8, work)
+    assert set(found) == {"DPoP", "deadline_exceeded"}
+    assert work() == "DPoP"
