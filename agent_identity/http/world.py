@@ -272,7 +272,8 @@ class World:
 
     def _check_room(self, ask: Shared[Expiring], deadline: float) -> None:
         """What may be done but once isn't begun with too little time to hear how it ended: it would be lost."""
-        if ask.once and deadline - time.monotonic() < self.deadline / 2:
+        own = self.deadline if ask.patience is None else min(self.deadline, ask.patience)
+        if ask.once and deadline - time.monotonic() < own / 2:
             raise CredentialUnavailableError(
                 "deadline_exceeded", "its turn came too late to be used within the deadline"
             )
