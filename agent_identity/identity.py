@@ -8,9 +8,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias, TypeGuard
 
+from agent_identity.assembly.doors import svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
 from agent_identity.assembly.settings import DEEPEST, Settings
-from agent_identity.config import state_directory, workload_api
+from agent_identity.config import state_directory
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.subject import DirectorySubject
 from agent_identity.credentials.subjects import (
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.registration import Registered
     from agent_identity.credentials.source import Verified
     from agent_identity.flow import Flow
-    from agent_identity.http.surroundings import Svids
     from agent_identity.http.transport import Transport
     from agent_identity.keys import SigningKey
     from agent_identity.parts import Resource
@@ -116,7 +116,9 @@ class AgentIdentity:
             world=World(
                 self._transport,
                 ledger,
-                surroundings=Surroundings(on_interaction=on_interaction, svids=self._svids()),
+                surroundings=Surroundings(
+                    on_interaction=on_interaction, svids=svids_of(configuration)
+                ),
                 clock=clock,
                 deadline=self._settings.deadline,
             ),
@@ -532,24 +534,9 @@ class AgentIdentity:
         )
 
     def _transport(self) -> Transport:
-        from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
-
         authority = self._authority
-        return Transport(
-            {} if authority is None else {origin(authority.issuer): authority.handle},
-            body_limit=self._settings.body_limit,
-            allow_private=self._settings.allow_private,
-            authorities=self._settings.authorities,
-        )
-
-    def _svids(self) -> Svids | None:
-        socket = workload_api(self._configuration.spiffe.socket if self._configuration else None)
-        if socket is None:
-            return None
-        from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
-
-        domain = self._configuration.spiffe.trust_domain if self._configuration else None
-        return WorkloadApi(socket, trust_domain=domain)
+        served = {} if authority is None else {origin(authority.issuer): authority.handle}
+        return transport_of(self._settings, served)
 
     def _registered(self, _: Registered) -> Flow[None]:
         yield from append(

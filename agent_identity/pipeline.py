@@ -358,7 +358,7 @@ class Call:
         try:
             now = self.session.parts.clock()
             self.session.check(now)
-            self.session.check_proven(now)
+            self.session.proof.check(now)
         except AgentIdentityError as error:
             error.call_id = self.call_id
             raise

@@ -81,7 +81,7 @@ class Reach:
             [grant.compact for grant in chain], limit=session.parts.header_limit
         )
         self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
-        ends = [session.proven_until, *(fresh_until(grant) for grant in chain)]
+        ends = [session.proof.until, *(fresh_until(grant) for grant in chain)]
         if issued is not None:
             ends.append(fresh_until(issued))
         self.fresh_until: float = min(ends)
@@ -156,7 +156,7 @@ class Reach:
     def _check_use(self, session: Session, call: Call | None) -> None:
         now = session.parts.clock()
         session.check(now)
-        session.check_proven(now)
+        session.proof.check(now)
         if call is not None:
             call.check_running()
         if session.agent.proof_key is not self.proof_key:
@@ -199,7 +199,7 @@ def reach(
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """
-    yield from session.proven()
+    yield from session.proof.anew()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from _chain(session, audiences, scopes)
@@ -285,7 +285,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
     parts = session.parts
     now = parts.clock()
     session.check(now)
-    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proven_until - now)
+    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proof.until - now)
     if lifetime < 1:
         raise DeniedError("session_expired", "the session ends within a second")
     grant = yield from parts.anchor.grant(

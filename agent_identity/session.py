@@ -31,6 +31,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.giving_back import Taken, given_back
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
+from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.uris import resource_set
 from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
@@ -60,9 +61,6 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _log: Final = logging.getLogger("agent_identity")
-
-_SPARE: Final = 1.0
-"""Seconds before its end from which the proof of a principal serves for nothing new."""
 
 
 class Session:
@@ -108,14 +106,13 @@ class Session:
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self._state = "new"
         self._ends_monotonic = 0.0
-        self._renew: Callable[[], Flow[float]] | None = None
-        self._proven_until = float("inf")
-        self._proven_monotonic = float("inf")
-        self._renews_at = float("inf")
+        self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
         self._taken: Taken = Taken()
-        self._below: weakref.WeakSet[Session] = weakref.WeakSet()
+        self._below: dict[
+            str, weakref.ReferenceType[Session]
+        ] = {}  # those that were entered, by id
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -173,6 +170,8 @@ class Session:
         if self.parent is not None:
             self.parent.check(self.parts.clock())
         self.parts.gate.check()
+        if self.parent is not None:
+            self.parent._below[self.id] = self.reference  # noqa: SLF001 - a session makes itself known above
         self._state = "open"
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
 
@@ -181,17 +180,10 @@ class Session:
         self._principal = verified.principal
         self.subject = verified.subject
         self.evidence = verified.evidence
-        self._renew = verified.renew
-        self._proved(verified.proven_until)
+        self.proof.given(verified.proven_until, verified.renew)
         if verified.renew is None:
             self.expires_at = min(self.expires_at, verified.proven_until)
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
-
-    def _proved(self, until: float) -> None:
-        life = until - self.parts.clock()
-        self._proven_until = until
-        self._proven_monotonic = time.monotonic() + life
-        self._renews_at = until - max(_SPARE, min(300.0, 0.2 * life))
 
     def _make_current(self) -> None:
         self._token = CURRENT.set(Current(self.reference, None))
@@ -201,6 +193,8 @@ class Session:
         was_open = self._state == "open"
         if was_open:
             self._state = "ended"
+        if self.parent is not None:
+            self.parent._below.pop(self.id, None)  # noqa: SLF001 - and unknown
         self._let_go()
         token, self._token = self._token, None
         if token is None:
@@ -269,8 +263,10 @@ class Session:
     def _all_taken(self) -> list[tuple[Issuer | None, Issued]]:
         """What this session acquired, and every one below it: they end with it."""
         taken = self._taken.close()
-        for below in list(self._below):
-            taken += below._all_taken()  # noqa: SLF001 - a session looks at those below it
+        for reference in list(self._below.values()):
+            below = reference()
+            if below is not None:
+                taken += below._all_taken()  # noqa: SLF001 - a session looks at those below it
         return taken
 
     def _closed(self, reason: str) -> Flow[None]:
@@ -341,63 +337,6 @@ class Session:
                 )
             level = level.parent
 
-    @property
-    def root(self) -> Session:
-        """The session that somebody opened, at the head of this one's chain."""
-        level = self
-        while level.parent is not None:
-            level = level.parent
-        return level
-
-    @property
-    def proven_until(self) -> float:
-        """Until when the principal is proven by the tokens that were verified last (Unix seconds); without tokens, forever.
-
-        A session that gets fresh tokens lasts longer, but reaches nothing after this moment before it has verified them.
-        """
-        return self.root._proven_until  # noqa: SLF001 - a session looks at those above it
-
-    def is_proven(self, now: float) -> bool:
-        """Whether the principal is proven at `now` (Unix seconds), by the wall clock and by the monotonic one."""
-        root = self.root
-        return now < root._proven_until and time.monotonic() < root._proven_monotonic  # noqa: SLF001 - see above
-
-    def check_proven(self, now: float) -> None:
-        """Pass while the principal is proven at `now` (Unix seconds).
-
-        Raises:
-            DeniedError: `principal_outdated`.
-        """
-        if not self.is_proven(now):
-            raise DeniedError(
-                "principal_outdated",
-                "the tokens that proved whom this session acts for have ended",
-                remedy="make another call, or get the credential anew: that verifies fresh ones first",
-            )
-
-    def proven(self) -> Flow[None]:
-        """Have the principal verified anew by fresh tokens, once shortly before the old ones end, and always after that.
-
-        Raises:
-            AgentIdentityError: none came, or they name somebody else; nothing is reached.
-        """
-        yield from self.root._proven_anew()  # noqa: SLF001 - see above
-
-    def _proven_anew(self) -> Flow[None]:
-        now = self.parts.clock()
-        is_proven = self.is_proven(now + _SPARE)
-        if self._renew is None or (is_proven and now < self._renews_at):
-            return
-        self._renews_at = self._proven_until
-        try:
-            until = yield from self._renew()
-        except AgentIdentityError as error:
-            if not is_proven:
-                raise
-            _log.warning("the principal of %s isn't proven anew yet (%s)", self.id, error.code)
-            return
-        self._proved(until)
-
     def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
         """The scopes that a call asks for, held to what the session and the configuration allow.
 
@@ -456,7 +395,7 @@ class Session:
             if not expires_in >= 1:
                 raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
             end = min(end, self.parts.clock() + expires_in)
-        below = Session(
+        return Session(
             self.parts,
             self.principal,
             agent=Agent(uri),
@@ -470,8 +409,6 @@ class Session:
             trigger=self.trigger,
             subject=self.subject,
         )
-        self._below.add(below)
-        return below
 
     def call(
         self, tool: Tool, arguments: Mapping[str, object], *, tool_call_id: str | None = None

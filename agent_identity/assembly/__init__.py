@@ -6,6 +6,7 @@
     issuers     a table of [issuers] as an issuer that can be asked, and as one whose word about principals is taken
     sources     a table of [resources] as a source
     secrets     a reference as the flow that reads it
+    doors       the ways out: HTTP with its limits, the Workload API
     keys        private keys that outlive the process
     settings    times and limits
 

@@ -100,7 +100,7 @@ class _Signals:
             number = getattr(signal, name, None)
             # What is ignored, by nohup say, stays so for the program too.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._came)  # type: ignore[assignment]
+                self._before[number] = signal.signal(number, self._came)  # type: ignore[assignment]  # None is a handler that C set; Python has none here
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -28,6 +28,7 @@ from agent_identity import (
     current_credential,
     tool,
 )
+from agent_identity.assembly.doors import svids_of
 from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
@@ -747,7 +748,7 @@ def test_no_svid_of_another_trust_domain_comes_in(
         '[spiffe]\nsocket = "unix:///nowhere"\ntrust_domain = "prod.example"\n'
         f'[resources."{BILLING}"]\nsource = "workload-token"\nprovider = "spiffe"\n'
     )
-    api = identity._svids()
+    api = svids_of(identity._configuration)
     monkeypatch.setattr("agent_identity.http.svids._client", lambda _: FakeWorkloadApi(name))
     monkeypatch.setattr(api, "_source", lambda _: FakeContext())
     monkeypatch.setattr(

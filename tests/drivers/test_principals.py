@@ -327,9 +327,9 @@ def test_a_session_with_a_refresh_token_goes_on_by_fresh_tokens_that_were_verifi
         assert (second["sub"], second["evidence"]) == ("alice", "issuer")
         assert clock.now < second["exp"] <= clock.now + 300
         assert [form["grant_type"] for form in idp.asked] == ["refresh_token"]
-        assert session.proven_until > clock.now
+        assert session.proof.until > clock.now
         with session.delegate("sub") as below:
-            assert below.proven_until == session.proven_until
+            assert below.proven_until == session.proof.until
 
 
 async def test_in_async_code_it_is_the_same(
@@ -406,7 +406,7 @@ def test_an_id_token_that_still_lasts_proves_nobody_beyond_the_access_token_besi
             with pytest.raises(CredentialRejectedError) as caught:
                 local()
             assert caught.value.code == "invalid_grant"
-            assert session.proven_until < clock.now
+            assert session.proof.until < clock.now
 
 
 def test_what_another_session_renewed_serves_this_one_without_a_refresh_of_its_own(
