@@ -98,9 +98,8 @@ class SignIn:
                 f"a session that acts for nobody has nobody who could sign in at {self.issuer.url}",
                 remedy="open it with on_behalf_of(token), or use client-credentials or refresh-token for this resource",
             )
-        if (
-            wanted.step_up is not None
-        ):  # it uses no refresh token, and would keep those waiting who need no more than that
+        # A step-up uses no refresh token, and would keep those waiting who need no more than that.
+        if wanted.step_up is not None:
             return (yield from self._fetch(wanted, sign_in, aside))
         # One at a time: whoever comes second finds the refresh token that the first one's sign-in brought.
         return (

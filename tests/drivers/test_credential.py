@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -201,3 +202,37 @@ def test_a_client_of_the_session_refuses_a_body_too_large_to_bind(bot, service) 
     with bot.on_behalf_of("user:alice", purpose="p"):
         large()
     assert service.heads == []
+
+
+def test_one_new_token_serves_all_who_held_the_one_that_was_refused(bot, service) -> None:
+    """Whoever comes late finds the new one, and doesn't throw it away for another."""
+    refused: list[str] = []
+    shown: list[str] = []
+
+    def answer(method, path, headers, body):
+        shown.append(headers["authorization"])
+        if headers["authorization"] in refused:
+            return 401, {"www-authenticate": 'DPoP error="invalid_token"'}
+        return 200, {}
+
+    service.answer = answer
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        held = [session.credential(service.url, ["read"]) for _ in range(5)]
+        refused.append(f"DPoP {held[0].reveal()}")
+        assert [httpx.get(service.url, auth=each).status_code for each in held] == [200] * 5
+    assert len(set(shown)) == 2
+
+
+def test_a_generator_tool_goes_no_further_than_the_proof_of_its_principal(bot) -> None:
+    @tool()
+    def pages() -> Any:
+        yield 1
+        yield 2
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        found = pages()
+        assert next(found) == 1
+        session.proof.given(bot._clock() - 1, None)
+        with pytest.raises(DeniedError) as caught:
+            next(found)
+    assert caught.value.code == "principal_outdated"

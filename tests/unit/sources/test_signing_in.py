@@ -13,8 +13,9 @@ from agent_identity.credentials.ciba import Ciba
 from agent_identity.credentials.device import DeviceAuthorization
 from agent_identity.credentials.refresh_token import RefreshTokens
 from agent_identity.credentials.signing_in import SignIn
+from agent_identity.credentials.source import StepUp
 from agent_identity.errors import CredentialRejectedError, DeniedError
-from agent_identity.flow import Callback
+from agent_identity.flow import Callback, Shared
 from agent_identity.testing import play
 from agent_identity.values import Principal, Prompt, Secret
 
@@ -162,3 +163,15 @@ def test_a_session_that_acts_for_nobody_has_nobody_who_could_sign_in(rig, way: s
     with pytest.raises(DeniedError) as caught:
         play(WAYS[way](SignIn(rig.issuer(), tokens=tokens)).fetch(nobody), asks=asks)
     assert (caught.value.code, asks) == ("interaction_without_principal", [])
+
+
+def test_a_step_up_takes_no_turn_and_so_keeps_nobody_waiting(rig) -> None:
+    """It uses no refresh token; a person may take minutes, and others need no more than theirs."""
+    turns: list[bool] = []
+    for step_up in (None, StepUp(("phr",))):
+        asks: list[Any] = []
+        source = DeviceAuthorization(SignIn(rig.issuer(device_authorization=None)))
+        with pytest.raises(CredentialRejectedError):
+            play(source.fetch(rig.wanted(step_up=step_up)), asks=asks)
+        turns.append(any(isinstance(ask, Shared) and ask.once for ask in asks))
+    assert turns == [True, False]
