@@ -145,6 +145,8 @@ def _check_narrowing(parent: Grant, child: Grant) -> None:
         raise InvalidAssertionError("scope_widened", "a hop has a scope that the one above lacks")
     if not child.aud <= parent.aud:
         raise InvalidAssertionError("audience_widened", "a hop reaches further than the one above")
+    if parent.details is not None and not parent.details.covers(child.details):
+        raise InvalidAssertionError("details_widened", "a hop may do more than the one above")
     if child.exp > parent.exp or child.nbf < parent.nbf or child.iat < parent.nbf:
         raise InvalidAssertionError("lifetime_widened", "a hop lives outside the one above")
 

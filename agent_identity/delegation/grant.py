@@ -16,12 +16,14 @@ import orjson
 
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
+from agent_identity.delegation.details import read_details
 from agent_identity.errors import InvalidAssertionError
 from agent_identity.values import LOCAL, b64url, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
+    from agent_identity.delegation.details import Details
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON
 
@@ -45,7 +47,7 @@ EVIDENCE: Final = ("asserted", "agent", "issuer")
 _CLAIMS: Final = (
     *("iss", "sub", "sub_iss", "sub_profile", "act", "cnf", "aud", "scope", "purpose", "task"),
     *("txn", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "par_hash", "evidence"),
-    "sub_token_hash",
+    *("sub_token_hash", "authorization_details"),
 )
 
 
@@ -69,6 +71,7 @@ class Grant:
     jkt: str
     aud: frozenset[str]
     scopes: frozenset[str]
+    details: Details | None
     purpose: str
     task: str | None
     txn: str
@@ -152,6 +155,9 @@ def read_grant(compact: str) -> Grant:
         jkt=jkt,
         aud=frozenset(claims.texts("aud")),
         scopes=claims.scopes(),
+        details=read_details(payload["authorization_details"])
+        if "authorization_details" in payload
+        else None,
         purpose=claims.text("purpose"),
         task=claims.optional_text("task"),
         txn=claims.text("txn"),
@@ -178,6 +184,7 @@ def mint_root(
     jkt: str,
     aud: Iterable[str],
     scopes: Iterable[str],
+    details: Details | None = None,
     purpose: str,
     task: str | None,
     txn: str,
@@ -202,7 +209,7 @@ def mint_root(
         "txn": txn,
     }
     header = jose.header(key.alg, typ=GRANT_TYPE, kid=kid)
-    hop = _hop(jkt, aud, scopes, purpose, task, now, expires_at)
+    hop = _hop(jkt, aud, scopes, details, purpose, task, now, expires_at)
     return read_grant(key.compact(header, orjson.dumps(claims | hop)))
 
 
@@ -214,6 +221,7 @@ def mint_child(
     jkt: str,
     aud: Iterable[str],
     scopes: Iterable[str],
+    details: Details | None = None,
     task: str | None,
     now: int,
     expires_at: int,
@@ -242,7 +250,8 @@ def mint_child(
     }
     header = jose.header(key.alg, typ=GRANT_TYPE, jwk=key.public_jwk)
     start = max(now, parent.nbf)
-    hop = _hop(jkt, aud, scopes, parent.purpose, task, start, min(expires_at, parent.exp))
+    end = min(expires_at, parent.exp)
+    hop = _hop(jkt, aud, scopes, details or parent.details, parent.purpose, task, start, end)
     return read_grant(key.compact(header, orjson.dumps(claims | hop)))
 
 
@@ -250,6 +259,7 @@ def _hop(
     jkt: str,
     aud: Iterable[str],
     scopes: Iterable[str],
+    details: Details | None,
     purpose: str,
     task: str | None,
     now: int,
@@ -266,6 +276,8 @@ def _hop(
     }
     if scope := " ".join(sorted(scopes)):
         claims["scope"] = scope
+    if details is not None:
+        claims["authorization_details"] = [*details.claim]
     if task is not None:
         claims["task"] = task
     return claims

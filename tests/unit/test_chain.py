@@ -455,6 +455,34 @@ def test_B01_no_audience_means_nowhere() -> None:
     assert code(chain(3, {1: {"aud": []}, 2: {"aud": [BILLING]}})) == "audience_widened"
 
 
+TOOL = {"type": "urn:agent-identity:tool", "tools": ["book"], "arguments": {"n": {"maximum": 5}}}
+
+
+def test_B01_details_narrow_hop_by_hop() -> None:
+    narrower = TOOL | {"arguments": {"n": {"maximum": 4}}}
+    changes = {0: {"authorization_details": [TOOL]}, 1: {"authorization_details": [narrower]}}
+    leaf = check(chain(3, changes))[0]
+    assert leaf.details is not None
+    assert leaf.details.claim == (narrower,)
+    assert check(chain(2, {1: {"authorization_details": [TOOL]}}))[1].details is None
+
+
+@pytest.mark.parametrize(
+    "wider",
+    [
+        None,
+        [{"type": "urn:agent-identity:tool"}],
+        [TOOL, {"type": "urn:agent-identity:tool", "tools": ["cancel"]}],
+        [TOOL | {"arguments": {"n": {"maximum": 6}}}],
+        [TOOL | {"arguments": {"n": {"minimum": 1}}}],
+        [TOOL | {"tools": ["book", "cancel"]}],
+    ],
+)
+def test_B01_details_never_widen(wider: object) -> None:
+    changes = {0: {"authorization_details": [TOOL]}, 2: {"authorization_details": wider}}
+    assert code(chain(3, changes)) == "details_widened"
+
+
 @pytest.mark.parametrize("change", [{"exp": NOW + 901}, {"nbf": NOW - 1}, {"iat": NOW - 1}])
 def test_B02_a_hop_lives_within_the_life_of_the_one_above(change) -> None:
     for depth in (1, 2):

@@ -1,0 +1,282 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a grant allows of a tool: RFC 9396 objects of one type, with constraints on its arguments (DESIGN section 5, *Details*).
+
+    {"type": "urn:agent-identity:tool", "tools": ["book_flight"], "resources": ["https://api.travel.example"],
+     "arguments": {"amount": {"maximum": 500}, "currency": {"const": "USD"}}}
+
+The vocabulary is closed: five words, four members, and what isn't known is refused, not skipped. `tools` or `resources` left out
+means any that scope and audience allow; there is no empty list and no empty constraint. A call is allowed where one object takes
+all of it; a child is narrower where each of its objects is covered by one object above.
+
+Values are compared as RFC 8785 writes them, so that 1 and 1.0 are one and 1 and true are two, as they are in a digest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias, TypeGuard
+
+import orjson
+
+from agent_identity import canonical
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import (
+    ConfigurationError,
+    DeniedError,
+    InvalidAssertionError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from agent_identity.values import JSON
+
+__all__ = ["TOOL_TYPE", "Constraint", "Detail", "Details", "details_from", "read_details"]
+
+TOOL_TYPE: Final = "urn:agent-identity:tool"
+_LARGEST: Final = 64
+"""Objects in one grant, and arguments in one object."""
+
+Number: TypeAlias = "int | float"
+
+
+class Constraint(NamedTuple):
+    """What one argument may be; all words that are there have to hold. Values are their RFC 8785 bytes."""
+
+    const: bytes | None = None
+    enum: frozenset[bytes] | None = None
+    minimum: Number | None = None
+    maximum: Number | None = None
+    prefix: str | None = None
+
+    def allows(self, value: JSON) -> bool:
+        """Whether an argument may have this value."""
+        return self._takes(canonical.encode(value), value)
+
+    def covers(self, child: Constraint) -> bool:
+        """Whether everything that `child` allows is allowed here too, as far as that shows in its words."""
+        named = child.named()
+        if named is not None:
+            # A child that names its values is narrower exactly if each that it allows is allowed.
+            values = [(text, orjson.loads(text)) for text in named]
+            return all(self._takes(*value) for value in values if child._takes(*value))  # noqa: SLF001 - of the same class
+        return (
+            self.const is None
+            and self.enum is None
+            and (self.minimum is None or _is_within(child.minimum, self.minimum, None))
+            and (self.maximum is None or _is_within(child.maximum, None, self.maximum))
+            and (self.prefix is None or (child.prefix or "").startswith(self.prefix))
+        )
+
+    def named(self) -> frozenset[bytes] | None:
+        """The values that it names one by one, None where it describes them."""
+        if self.const is not None:
+            return frozenset({self.const})
+        return self.enum
+
+    def _takes(self, text: bytes, value: JSON) -> bool:
+        return (
+            (self.const is None or text == self.const)
+            and (self.enum is None or text in self.enum)
+            and ((self.minimum is None and self.maximum is None) or self._is_in_range(value))
+            and (self.prefix is None or (isinstance(value, str) and value.startswith(self.prefix)))
+        )
+
+    def _is_in_range(self, value: JSON) -> bool:
+        return _is_number(value) and _is_within(value, self.minimum, self.maximum)
+
+
+class Detail(NamedTuple):
+    """One object; None for `tools` or `resources` is any."""
+
+    tools: frozenset[str] | None
+    resources: frozenset[str] | None
+    arguments: Mapping[str, Constraint]
+
+    @property
+    def sees_arguments(self) -> bool:
+        """Whether it says something that only those can check who see the tool and its arguments."""
+        return self.tools is not None or bool(self.arguments)
+
+    def reaches(self, resource: str) -> bool:
+        return self.resources is None or resource in self.resources
+
+    def allows(self, tool: str, resource: str, arguments: Mapping[str, JSON]) -> bool:
+        """Whether it takes the whole call; an argument that has a rule has to be there."""
+        return (
+            (self.tools is None or tool in self.tools)
+            and self.reaches(resource)
+            and all(
+                name in arguments and rule.allows(arguments[name])
+                for name, rule in self.arguments.items()
+            )
+        )
+
+    def covers(self, child: Detail) -> bool:
+        """Whether `child` is no wider: what is limited here is limited there, to no more."""
+        return (
+            _is_subset(child.tools, self.tools)
+            and _is_subset(child.resources, self.resources)
+            and all(
+                name in child.arguments and rule.covers(child.arguments[name])
+                for name, rule in self.arguments.items()
+            )
+        )
+
+
+class Details:
+    """The objects of one grant, or what a session may do beyond scopes. `claim` is how a grant carries them."""
+
+    __slots__ = ("_objects", "claim")
+
+    def __init__(self, objects: Iterable[tuple[Detail, dict[str, JSON]]]) -> None:
+        pairs = tuple(objects)
+        self._objects = tuple(detail for detail, _ in pairs)
+        self.claim: tuple[dict[str, JSON], ...] = tuple(said for _, said in pairs)
+
+    @property
+    def sees_arguments(self) -> bool:
+        """Whether any object can be checked only by those who see the tool and its arguments."""
+        return any(detail.sees_arguments for detail in self._objects)
+
+    def reaches(self, resource: str) -> bool:
+        """Whether any object is about that resource."""
+        return any(detail.reaches(resource) for detail in self._objects)
+
+    def allows(self, tool: str, resource: str, arguments: Mapping[str, JSON]) -> bool:
+        """Whether one object takes the whole call."""
+        return any(detail.allows(tool, resource, arguments) for detail in self._objects)
+
+    def covers(self, child: Details | None) -> bool:
+        """Whether each object of `child` is covered by one of these; a child without any is wider."""
+        return child is not None and all(
+            any(above.covers(detail) for above in self._objects)
+            for detail in child._objects  # noqa: SLF001 - of the same class
+        )
+
+    def towards(self, resources: Iterable[str]) -> Details | None:
+        """Those about any of the resources, so that a grant says no more than it needs; None where nothing is left."""
+        wanted = tuple(resources)
+        kept = [
+            (detail, said)
+            for detail, said in zip(self._objects, self.claim, strict=True)
+            if any(detail.reaches(resource) for resource in wanted)
+        ]
+        return Details(kept) if kept else None
+
+    def __len__(self) -> int:
+        return len(self._objects)
+
+
+def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionError) -> Details:
+    """Read the claim `authorization_details`.
+
+    Raises:
+        InvalidAssertionError: `detail_type_unknown`, `constraint_unknown`, `claim_unknown` or `claim_malformed`.
+    """
+    if not isinstance(value, list) or not 0 < len(value) <= _LARGEST:
+        raise error("claim_malformed", "authorization_details are a list of objects")
+    objects: list[tuple[Detail, dict[str, JSON]]] = []
+    for said in value:
+        if not isinstance(said, dict):
+            raise error("claim_malformed", "authorization_details are a list of objects")
+        objects.append((_detail(Claims(said, error), error), said))
+    return Details(objects)
+
+
+def details_from(given: Iterable[Mapping[str, JSON]]) -> Details:
+    """What a user or a configuration says, as a grant will carry it.
+
+    Raises:
+        ConfigurationError: `authorization_details`, with what is wrong.
+    """
+    try:
+        if isinstance(given, str | Mapping):
+            raise VerificationError(
+                "claim_malformed", "authorization_details are a list of objects"
+            )
+        said = orjson.loads(canonical.encode([dict(each) for each in given]))
+        return read_details(said, VerificationError)
+    except (VerificationError, DeniedError) as error:
+        reason = str(error)
+    except (TypeError, ValueError):
+        reason = "they are no JSON objects"
+    raise ConfigurationError(
+        "authorization_details",
+        f"authorization_details can't be used: {reason}",
+        remedy=f'say [{{type = "{TOOL_TYPE}", tools = […], arguments = {{amount = {{maximum = 500}}}}}}]; '
+        "the words are const, enum, minimum, maximum and prefix",
+    )
+
+
+def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
+    if claims.text("type") != TOOL_TYPE:
+        raise error("detail_type_unknown", "authorization_details of a type that has no rule here")
+    claims.only("type", "tools", "resources", "arguments")
+    arguments: dict[str, Constraint] = {}
+    if claims.has("arguments"):
+        rules = claims.mapping("arguments")
+        if not 0 < len(rules) <= _LARGEST:
+            raise error("claim_malformed", "the claim arguments has no rule, or too many")
+        nested = claims.nested("arguments")
+        arguments = {name: _constraint(nested.mapping(name), error) for name in rules}
+    return Detail(_names(claims, "tools", error), _names(claims, "resources", error), arguments)
+
+
+def _names(claims: Claims, name: str, error: type[VerificationError]) -> frozenset[str] | None:
+    if not claims.has(name):
+        return None
+    names = claims.texts(name)
+    if not names:
+        raise error("claim_malformed", f"the claim {name} is an empty list, which allows nothing")
+    return frozenset(names)
+
+
+_WORDS: Final = ("const", "enum", "minimum", "maximum", "prefix")
+
+
+def _constraint(rule: Mapping[str, JSON], error: type[VerificationError]) -> Constraint:
+    if not rule.keys() <= set(_WORDS):
+        raise error("constraint_unknown", "an argument is limited by a word that has no rule here")
+    if not rule:
+        raise error("constraint_unknown", "an argument is limited by nothing")
+    enum, prefix = rule.get("enum"), rule.get("prefix")
+    if "enum" in rule and (not isinstance(enum, list) or not enum):
+        raise error("claim_malformed", "enum is a list of values")
+    if "prefix" in rule and (not isinstance(prefix, str) or not prefix):
+        raise error("claim_malformed", "prefix is a text")
+    return Constraint(
+        const=_value(rule["const"], error) if "const" in rule else None,
+        enum=frozenset(_value(each, error) for each in enum) if isinstance(enum, list) else None,
+        minimum=_bound(rule, "minimum", error),
+        maximum=_bound(rule, "maximum", error),
+        prefix=prefix if isinstance(prefix, str) else None,
+    )
+
+
+def _value(value: JSON, error: type[VerificationError]) -> bytes:
+    try:
+        return canonical.encode(value)
+    except DeniedError:
+        pass
+    raise error("claim_malformed", "a value in a constraint has no canonical form")
+
+
+def _bound(rule: Mapping[str, JSON], name: str, error: type[VerificationError]) -> Number | None:
+    if name not in rule:
+        return None
+    value = rule[name]
+    if not _is_number(value):
+        raise error("claim_malformed", f"{name} is a number")
+    return value
+
+
+def _is_number(value: JSON) -> TypeGuard[Number]:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_within(value: Number | None, low: Number | None, high: Number | None) -> bool:
+    return value is not None and (low is None or value >= low) and (high is None or value <= high)
+
+
+def _is_subset(child: frozenset[str] | None, parent: frozenset[str] | None) -> bool:
+    return parent is None or (child is not None and child <= parent)
