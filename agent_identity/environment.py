@@ -12,12 +12,12 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.identity import AgentIdentity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
     from pathlib import Path
 
     from agent_identity.credentials.subjects import SubjectTokens, TokenSource
     from agent_identity.session import Session
-    from agent_identity.values import Principal
+    from agent_identity.values import JSON, Principal
 
 __all__ = ["on_behalf_of"]
 
@@ -32,6 +32,7 @@ def on_behalf_of(
     task: str | None = None,
     scopes: Iterable[str] | None = None,
     resources: Iterable[str] | None = None,
+    authorization_details: Iterable[Mapping[str, JSON]] | None = None,
     expires_in: float | None = None,
     max_depth: int = 3,
     budget: object = None,
@@ -54,6 +55,7 @@ def on_behalf_of(
         task=task,
         scopes=scopes,
         resources=resources,
+        authorization_details=authorization_details,
         expires_in=expires_in,
         max_depth=max_depth,
         budget=budget,

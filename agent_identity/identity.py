@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Final, NoReturn, Self, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias, TypeGuard
 
 from agent_identity.assembly.doors import svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
@@ -20,6 +20,7 @@ from agent_identity.credentials.subjects import (
     tokens_of,
     verified_subject,
 )
+from agent_identity.delegation.details import details_from, pinned
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append, pure
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
 
 __all__ = ["AgentIdentity"]
 
-Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Iterable[str]]"
+Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | None"
 
 PURPOSE_LIMIT: Final = 200
 TRIGGER_LIMIT: Final = 200
@@ -250,6 +251,7 @@ class AgentIdentity:
         task: str | None = None,
         scopes: Iterable[str] | None = None,
         resources: Iterable[str] | None = None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None = None,
         expires_in: float | None = None,
         max_depth: int = 3,
         budget: object = None,
@@ -260,13 +262,17 @@ class AgentIdentity:
         is a directory of its own principals, their name (`user:alice`).
         `purpose` is one short sentence (at most 200 characters) that every resource on the way can read, so no personal data.
         `scopes` and `resources` limit the session (None = no limit of its own, `()` = nothing), `expires_in` is seconds,
-        `max_depth` how many delegations may follow.
+        `max_depth` how many delegations may follow. `authorization_details` (RFC 9396, type `urn:agent-identity:tool`) say which tools
+        may be called with which arguments.
 
         Raises:
             ConfigurationError: an argument can't be used.
         """
         _check_budget(budget)
-        options = (purpose, task, scopes, resources, expires_in, max_depth)
+        options = (
+            *(purpose, task, scopes, resources),
+            *(authorization_details, expires_in, max_depth),
+        )
         if self._authority is not None:
             principal = self._principal(subject)
             session = self._session(principal, *options, "issuer", None)
@@ -295,6 +301,7 @@ class AgentIdentity:
         task: str | None = None,
         scopes: Iterable[str] | None = None,
         resources: Iterable[str] | None = None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None = None,
         expires_in: float | None = None,
         max_depth: int = 3,
         budget: object = None,
@@ -314,7 +321,10 @@ class AgentIdentity:
                 remedy="name what set the run off, for instance cron:nightly-close",
             )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
-        options = (purpose, task, scopes, resources, expires_in, max_depth)
+        options = (
+            *(purpose, task, scopes, resources),
+            *(authorization_details, expires_in, max_depth),
+        )
         session = self._session(principal, *options, "agent", trigger)
         if self._authority is not None:
             session.subject = self._directory_subject(session)
@@ -356,6 +366,7 @@ class AgentIdentity:
         task: str | None,
         scopes: Iterable[str] | None,
         resources: Iterable[str] | None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None,
         expires_in: float | None,
         max_depth: int,
         evidence: str,
@@ -385,6 +396,7 @@ class AgentIdentity:
                 self._agent.uri,
                 None if scopes is None else scope_set(scopes),
                 None if resources is None else resource_set(resources),
+                None if authorization_details is None else details_from(authorization_details),
             ),
             expires_at=self._clock() + min(lifetime, self._settings.session_lifetime),
             max_depth=min(max_depth, self._settings.max_depth),
@@ -489,9 +501,7 @@ class AgentIdentity:
         self, signer: SigningKey | None, described: Mapping[str, Described]
     ) -> Assembled:
         configuration = self._configuration
-        minted = {
-            checked_resource(uri): Minted(_most_scopes(value)) for uri, value in described.items()
-        }
+        minted = {checked_resource(uri): _minted(uri, value) for uri, value in described.items()}
         if configuration is None:
             return self._with_authority(minted, {})
         from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
@@ -633,16 +643,18 @@ def _ledger(
     return open_ledger(given, state_dir=directory, clock=clock, durability=durability)
 
 
-def _most_scopes(described: Described) -> frozenset[str] | None:
-    """The most scopes that a resource's description allows."""
-    scopes: Iterable[str] | None
-    if isinstance(described, Mapping):
-        foreign = described.keys() - {"scopes"}
-        if foreign:
-            raise ConfigurationError(
-                "unknown_key", f"a resource has no {min(foreign)}", remedy="describe it by scopes"
-            )
-        scopes = described.get("scopes")
-    else:
-        scopes = described
-    return None if scopes is None else scope_set(scopes)
+def _minted(uri: str, described: Described) -> Minted:
+    """A resource's description: the most scopes there, and what may be done beyond them."""
+    if not isinstance(described, Mapping):
+        return Minted(None if described is None else scope_set(described))
+    foreign = described.keys() - {"scopes", "authorization_details"}
+    if foreign:
+        raise ConfigurationError(
+            "unknown_key", f"a resource has no {min(foreign)}", remedy="describe it by scopes"
+        )
+    scopes = described.get("scopes")
+    details = described.get("authorization_details")
+    return Minted(
+        scopes=None if scopes is None else scope_set(scopes),
+        details=None if details is None else pinned(details, uri),
+    )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from agent_identity.credentials.oauth import Issued
 from agent_identity.credentials.source import Renewal
+from agent_identity.detailed import check_credential
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import Draft, append
 from agent_identity.policy.request import Entity, Facts, Request
@@ -69,9 +70,8 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
     session.check(now)
     parts.gate.check()
     checked_resource(resource)
-    wanted = yield from _permitted(
-        session, resource, None if scopes is None else scope_set(scopes), now
-    )
+    asked_for = None if scopes is None else scope_set(scopes)
+    wanted = yield from _permitted(session, resource, asked_for, now, in_call=False)
     ready = yield from reach(session, resource, wanted)
     session.check(parts.clock())
     return ready.credential(session, None)
@@ -89,7 +89,7 @@ def renewed(session: Session, reached: Reach, renewal: Renewal) -> Flow[Reach]:
     session.check(now)
     scopes = reached.scopes
     if renewal.scopes is not None:
-        scopes = yield from _permitted(session, reached.resource, renewal.scopes, now)
+        scopes = yield from _permitted(session, reached.resource, renewal.scopes, now, in_call=True)
     if renewal == Renewal():
         _forget(session, reached)
     found = yield from reach(session, reached.resource, scopes, renewal.step_up)
@@ -109,12 +109,19 @@ def _forget(session: Session, reached: Reach) -> None:
 
 
 def _permitted(
-    session: Session, resource: str, scopes: frozenset[str] | None, now: float
+    session: Session,
+    resource: str,
+    scopes: frozenset[str] | None,
+    now: float,
+    *,
+    in_call: bool,
 ) -> Flow[frozenset[str]]:
-    """Decide on a credential outside any tool, and put the decision on record."""
+    """Decide on a credential apart from a call's own decision, and put that on record; `in_call` says that a call was permitted."""
     wanted = scopes or frozenset[str]()
     try:
         wanted = session.needed(resource, scopes)
+        if not in_call:
+            check_credential(session.limits, session.parts.resources, resource)
         decision = yield from _decided(session, resource, wanted, now)
     except AgentIdentityError as error:
         yield from append(_draft(session, resource, wanted, None, error))

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.source import Source
     from agent_identity.credentials.transaction import TransactionTokens
+    from agent_identity.delegation.details import Details
     from agent_identity.http.world import World
     from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
@@ -54,7 +55,7 @@ class Resource:
     """A resource as this identity reaches it: where its credential comes from, and what it may be shown.
 
     `scopes` is the most that may be asked for, None no limit of its own. `sends_assertion` False keeps delegation data from it.
-    `issuer` takes its tokens back, None where nobody does.
+    `issuer` takes its tokens back, None where nobody does. `details` are what may be done there at most, each about this resource.
     """
 
     uri: str
@@ -63,6 +64,7 @@ class Resource:
     sends_assertion: bool = True
     issuer: Issuer | None = None
     transaction: TransactionTokens | None = None
+    details: Details | None = None
 
 
 class Resources:
@@ -92,6 +94,11 @@ class Resources:
                 remedy=f'add a table [resources."{uri}"] to the configuration; its URI counts letter by letter',
             )
         return self._default(uri)
+
+    def details(self, uri: str) -> Details | None:
+        """What may be done at a resource beyond scopes, None for no limit of its own."""
+        found = self._described.get(uri)
+        return None if found is None else found.details
 
     def scopes(self, uri: str) -> frozenset[str] | None:
         """The most that may be asked for at a resource, None for no limit of its own."""

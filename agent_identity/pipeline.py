@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Final, Literal, Self
 from agent_identity import canonical
 from agent_identity.current import CURRENT, Current
 from agent_identity.delegation.assertion import CallFacts
+from agent_identity.detailed import check_call
 from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
@@ -217,6 +218,7 @@ class Call:
         parts.gate.check()
         self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
         self._scopes = session.needed(tool.resource, tool.scopes)
+        check_call(session.limits, parts.resources, tool.name, tool.resource, self._canonical)
         if parts.policy_now is None:
             return False
         self._decide_now(parts.policy_now)

@@ -18,6 +18,7 @@ from agent_identity.credentials.source import Wanted
 from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
+from agent_identity.detailed import granted
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.giving_back import given_back
@@ -295,6 +296,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
             agent=session.agent.uri,
             resources=audiences or frozenset({LOCAL}),
             scopes=scopes,
+            details=granted(session.limits, parts.resources, audiences),
             purpose=session.purpose,
             task=session.task,
             txn=session.txn,
@@ -324,6 +326,7 @@ def _child(
         jkt=session.agent.key.thumbprint,
         aud=audiences,
         scopes=scopes,
+        details=granted(session.limits, session.parts.resources, audiences),
         task=session.task,
         now=int(now),
         expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),

@@ -18,6 +18,7 @@ from agent_identity import outside
 from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
 from agent_identity.current import CURRENT, Current
+from agent_identity.delegation.details import details_from
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,
@@ -362,11 +363,14 @@ class Session:
         task: str | None = None,
         scopes: Iterable[str] | None = None,
         resources: Iterable[str] | None = None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None = None,
         expires_in: float | None = None,
     ) -> Session:
         """A session for a sub-agent, below this one and never wider: enter it with `with` or `async with`.
 
         `scopes` and `resources` default to this session's, `()` is none; `expires_in` is seconds and a ceiling.
+        `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`, which say what the child may call with
+        which arguments.
 
         Raises:
             DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
@@ -389,6 +393,7 @@ class Session:
             uri,
             None if scopes is None else scope_set(scopes),
             None if resources is None else resource_set(resources),
+            None if authorization_details is None else details_from(authorization_details),
         )
         end = self.expires_at
         if expires_in is not None:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "JSON",
     "LOCAL",
+    "TOOL_DETAILS",
     "Approval",
     "Certificate",
     "Decision",
@@ -38,6 +39,10 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 LOCAL: Final = "urn:agent-identity:local"
 """The resource of a tool that reaches nothing outside its process; no network verifier accepts it."""
+
+
+TOOL_DETAILS: Final = "urn:agent-identity:tool"
+"""The one type of authorization details (RFC 9396) that grants carry."""
 
 
 @dataclass(frozen=True, slots=True)

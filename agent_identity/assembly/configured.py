@@ -9,7 +9,7 @@ from agent_identity.assembly import Assembled
 from agent_identity.assembly.embedded import Minted
 from agent_identity.assembly.issuers import issuers_of, trusted_of
 from agent_identity.assembly.secrets import Secrets
-from agent_identity.assembly.sources import resources_of
+from agent_identity.assembly.sources import details_of, resources_of
 from agent_identity.credentials.hop0 import IssuedGrants, SignedGrants
 from agent_identity.credentials.vault import Vault
 from agent_identity.credentials.workload import provider
@@ -72,7 +72,9 @@ def minted_by(configuration: Configuration) -> dict[str, Minted]:
     """What is said of the resources whose tokens the embedded authority mints."""
     return {
         uri: Minted(
-            None if table.scopes is None else scope_set(table.scopes), table.assertion != "omit"
+            None if table.scopes is None else scope_set(table.scopes),
+            table.assertion != "omit",
+            details_of(uri, table),
         )
         for uri, table in configuration.resources.items()
         if table.source is None

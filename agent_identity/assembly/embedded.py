@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.registration import Registered
+    from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
@@ -29,6 +30,7 @@ class Minted(NamedTuple):
 
     scopes: frozenset[str] | None = None
     sends_assertion: bool = True
+    details: Details | None = None
 
 
 _NOTHING_SAID: Final = Minted()
@@ -61,7 +63,12 @@ def embedded(
 
     def reached(uri: str, said: Minted = _NOTHING_SAID) -> Resource:
         return Resource(
-            uri, source, said.scopes, sends_assertion=said.sends_assertion, issuer=issuer
+            uri,
+            source,
+            said.scopes,
+            sends_assertion=said.sends_assertion,
+            issuer=issuer,
+            details=said.details,
         )
 
     resources = {uri: reached(uri, said) for uri, said in minted.items()}

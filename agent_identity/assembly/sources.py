@@ -23,9 +23,10 @@ from agent_identity.credentials.signing_in import SignIn
 from agent_identity.credentials.token_exchange import TokenExchange
 from agent_identity.credentials.transaction import TransactionTokens
 from agent_identity.credentials.workload import Provider, provider
+from agent_identity.delegation.details import pinned
 from agent_identity.errors import CredentialUnavailableError
 from agent_identity.parts import Resource
-from agent_identity.values import scope_set
+from agent_identity.values import TOOL_DETAILS, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -36,10 +37,12 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.source import Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
+    from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
+    from agent_identity.values import JSON
 
-__all__ = ["resources_of", "workload_token"]
+__all__ = ["details_of", "resources_of", "workload_token"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,19 @@ def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
         transaction=None
         if asked is None
         else TransactionTokens(means.issuers[asked.issuer], asked.audience),
+        details=details_of(uri, table),
     )
+
+
+def details_of(uri: str, table: ResourceTable) -> Details | None:
+    """The authorization details of our own type, which grants carry and calls are held to; None where there are none."""
+    own = [each for each in table.authorization_details if each.get("type") == TOOL_DETAILS]
+    return pinned(own, uri) if own else None
+
+
+def _for_issuer(table: ResourceTable) -> list[JSON]:
+    """All others, which the issuer is asked for."""
+    return [each for each in table.authorization_details if each.get("type") != TOOL_DETAILS]
 
 
 # -- an issuer's tokens --------------------------------------------------------------------------------------------------
@@ -107,7 +122,7 @@ def _token_exchange(table: ResourceTable, means: _Means) -> Source:
         audience=table.audience,
         actor=table.actor or "none",
         names_principal=True,
-        details=table.authorization_details,
+        details=_for_issuer(table),
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
         client_name=_client_name(table, means),
     )
@@ -118,7 +133,7 @@ def _client_credentials(table: ResourceTable, means: _Means) -> Source:
         _issuer(table, means),
         binding=_binding(table),
         audience=table.audience,
-        details=table.authorization_details,
+        details=_for_issuer(table),
         client_name=_client_name(table, means),
     )
 
@@ -151,7 +166,7 @@ def _cross_domain(table: ResourceTable, means: _Means) -> Source:
         via=means.issuers[table.via or ""],
         binding=_binding(table),
         audience=table.audience,
-        details=table.authorization_details,
+        details=_for_issuer(table),
         client_name=_client_name(table, means),
     )
 
@@ -162,7 +177,7 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
         issuer,
         binding=_binding(table),
         audience=table.audience,
-        details=table.authorization_details,
+        details=_for_issuer(table),
         names_principal=True,
         tokens=RefreshTokens(
             table.refresh_token,

@@ -17,6 +17,7 @@ from __future__ import annotations
 import hmac
 from typing import TYPE_CHECKING, Final
 
+from agent_identity import jose
 from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
@@ -24,6 +25,7 @@ from agent_identity.authority.targets import allowed_scopes, one_resource, resou
 from agent_identity.authority.tokens import LIFETIME, TokenDraft, principal_ref
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
+from agent_identity.delegation.details import read_details
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
 
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.store import Store
     from agent_identity.authority.subjects import Subject, Subjects
     from agent_identity.authority.tokens import Tokens
+    from agent_identity.delegation.details import Details
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
     from agent_identity.verify.dpop import Proof
@@ -67,9 +70,10 @@ class Exchange:
         Raises:
             OAuthError: the request is refused.
         """
-        if form.has_audience or form.optional("authorization_details") is not None:
-            raise OAuthError("invalid_request", "parameter_unsupported")
         wanted = form.optional("requested_token_type") or ACCESS_TOKEN
+        is_detailed = form.optional("authorization_details") is not None
+        if form.has_audience or (is_detailed and wanted != GRANT):
+            raise OAuthError("invalid_request", "parameter_unsupported")
         if wanted not in {GRANT, ACCESS_TOKEN}:
             raise OAuthError("invalid_request", "requested_token_type_unsupported")
         if proof is None:
@@ -132,6 +136,7 @@ class Exchange:
             jkt=proof.jkt,
             aud=resources(form, client),
             scopes=scopes,
+            details=_details(form),
             purpose=purpose,
             task=form.phrase("task"),
             txn=subject.txn,
@@ -202,6 +207,17 @@ class Exchange:
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
         return client.agent if subject.profile == TRIGGER else self._issuer
+
+
+def _details(form: Form) -> Details | None:
+    """The details asked for, which limit the grant further (RFC 9396 §2); a type that isn't ours is refused (§5)."""
+    text = form.optional("authorization_details")
+    if text is None:
+        return None
+    try:
+        return read_details(jose.loads(text.encode()), VerificationError)
+    except VerificationError as error:
+        raise refused("invalid_authorization_details", error) from None
 
 
 def _refs(grant: Grant) -> tuple[str, ...]:

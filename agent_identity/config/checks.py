@@ -16,7 +16,7 @@ from agent_identity.config.problems import Fault, nearest
 from agent_identity.config.references import is_reference, named
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.uris import checked_resource, is_safe_link, origin
-from agent_identity.values import agent_uri, scope_set
+from agent_identity.values import TOOL_DETAILS, agent_uri, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -390,7 +390,7 @@ def _source(table: ResourceTable, path: tuple[str, ...], *, has_issuers: bool) -
     for key in used:
         if table.source not in _USED_BY[key]:
             yield _unused((*path, key), f"{table.source} doesn't use it")
-    if table.authorization_details and table.source not in _DETAILED:
+    if _for_issuer(table) and table.source not in _DETAILED:
         yield _unused((*path, "authorization_details"), f"{table.source} doesn't use it")
 
 
@@ -405,8 +405,13 @@ _MEANS: Final = frozenset(
 _OF_THE_EMBEDDED: Final = "the embedded authority's tokens have nothing of it"
 
 
+def _for_issuer(table: ResourceTable) -> bool:
+    """Whether there are authorization details that an issuer is asked for; those of our own type go into grants."""
+    return any(each.get("type") != TOOL_DETAILS for each in table.authorization_details)
+
+
 def _embedded(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
-    if table.authorization_details:
+    if _for_issuer(table):
         yield _unused((*path, "authorization_details"), _OF_THE_EMBEDDED)
     if table.transaction_token is not None:
         yield _unused((*path, "transaction_token"), _OF_THE_EMBEDDED)

@@ -290,7 +290,8 @@ class ResourceTable(Table):
         default=None, description="What token exchange shows as the actor, by default `none`."
     )
     authorization_details: Annotated[tuple[dict[str, JsonValue], ...], Field(strict=False)] = Field(
-        default=(), description="What is asked for in detail (RFC 9396)."
+        default=(),
+        description="What is asked for in detail (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments.",
     )
     transaction_token: TransactionTokenTable | None = Field(
         default=None, description="The transaction token that goes along."

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 from agent_identity import jose
 from agent_identity.credentials.answers import check_scopes
 from agent_identity.credentials.oauth import Binding
+from agent_identity.credentials.targets import details_text
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.delegation.grant import EVIDENCE, GRANT_TYPE, Grant, mint_root, read_grant
 from agent_identity.errors import CredentialRejectedError, VerificationError
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.proofs import ProofKey
     from agent_identity.credentials.source import Subject
+    from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
     from agent_identity.values import JSON, Principal, Secret
@@ -52,6 +54,7 @@ class RootWanted:
     lifetime: float
     evidence: str
     proof_key: ProofKey = field(repr=False)
+    details: Details | None = None
 
 
 class Anchor(Protocol):
@@ -96,6 +99,7 @@ class SignedGrants:
             jkt=wanted.proof_key.thumbprint,
             aud=wanted.resources,
             scopes=wanted.scopes,
+            details=wanted.details,
             purpose=wanted.purpose,
             task=wanted.task,
             txn=wanted.txn,
@@ -151,6 +155,8 @@ class IssuedGrants:
             form.append(("scope", " ".join(sorted(wanted.scopes))))
         if wanted.task is not None:
             form.append(("task", wanted.task))
+        if wanted.details is not None:
+            form.append(("authorization_details", details_text(wanted.details.claim)))
         answer = yield from issuer.token(form, binding=Binding("dpop", wanted.proof_key))
         if answer.issued_token_type != GRANT or answer.token_type != "N_A":  # noqa: S105 - a type
             raise CredentialRejectedError(
@@ -188,6 +194,7 @@ def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
         and grant.depth == 0
         and grant.max_depth <= wanted.max_depth
         and grant.scopes <= wanted.scopes
+        and _said(grant.details) == _said(wanted.details)
         and grant.aud | {LOCAL} == wanted.resources | {LOCAL}
         and grant.purpose == wanted.purpose
         and (grant.sub, grant.sub_iss) == (principal.sub, principal.iss or issuer.url)
@@ -197,6 +204,10 @@ def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
         and grant.evidence is not None
         and EVIDENCE.index(grant.evidence) <= EVIDENCE.index(wanted.evidence)
     )
+
+
+def _said(details: Details | None) -> str:
+    return "" if details is None else details_text(details.claim)
 
 
 def _read(answer: Answer, issuer: str) -> Grant:

@@ -26,13 +26,21 @@ from agent_identity.errors import (
     InvalidAssertionError,
     VerificationError,
 )
+from agent_identity.values import TOOL_DETAILS
 
 if TYPE_CHECKING:
     from agent_identity.values import JSON
 
-__all__ = ["TOOL_TYPE", "Constraint", "Detail", "Details", "details_from", "read_details"]
+__all__ = [
+    "Constraint",
+    "Detail",
+    "Details",
+    "about",
+    "details_from",
+    "pinned",
+    "read_details",
+]
 
-TOOL_TYPE: Final = "urn:agent-identity:tool"
 _LARGEST: Final = 64
 """Objects in one grant, and arguments in one object."""
 
@@ -58,7 +66,7 @@ class Constraint(NamedTuple):
         if named is not None:
             # A child that names its values is narrower exactly if each that it allows is allowed.
             values = [(text, orjson.loads(text)) for text in named]
-            return all(self._takes(*value) for value in values if child._takes(*value))  # noqa: SLF001 - of the same class
+            return all(self._takes(*value) for value in values if child._takes(*value))
         return (
             self.const is None
             and self.enum is None
@@ -183,8 +191,8 @@ def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionE
     return Details(objects)
 
 
-def details_from(given: Iterable[Mapping[str, JSON]]) -> Details:
-    """What a user or a configuration says, as a grant will carry it.
+def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
+    """What a user or a configuration says, as a grant will carry it; `whose` they are goes into the error.
 
     Raises:
         ConfigurationError: `authorization_details`, with what is wrong.
@@ -202,14 +210,35 @@ def details_from(given: Iterable[Mapping[str, JSON]]) -> Details:
         reason = "they are no JSON objects"
     raise ConfigurationError(
         "authorization_details",
-        f"authorization_details can't be used: {reason}",
-        remedy=f'say [{{type = "{TOOL_TYPE}", tools = […], arguments = {{amount = {{maximum = 500}}}}}}]; '
+        f"the authorization_details{whose} can't be used: {reason}",
+        remedy=f'say [{{type = "{TOOL_DETAILS}", tools = […], arguments = {{amount = {{maximum = 500}}}}}}]; '
         "the words are const, enum, minimum, maximum and prefix",
     )
 
 
+def about(resources: list[JSON]) -> dict[str, JSON]:
+    """An object that limits nothing but the resources."""
+    return {"type": TOOL_DETAILS, "resources": resources}
+
+
+def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
+    """The details that a resource is configured with: each object is about that resource and no other.
+
+    Raises:
+        ConfigurationError: see `details_from`; or one names another resource.
+    """
+    found = details_from(given, whose=f" of {resource}")
+    if any(said.get("resources", [resource]) != [resource] for said in found.claim):
+        raise ConfigurationError(
+            "authorization_details",
+            f"the authorization_details of {resource} name another resource",
+            remedy="leave out resources there",
+        )
+    return details_from({**said, "resources": [resource]} for said in found.claim)
+
+
 def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
-    if claims.text("type") != TOOL_TYPE:
+    if claims.text("type") != TOOL_DETAILS:
         raise error("detail_type_unknown", "authorization_details of a type that has no rule here")
     claims.only("type", "tools", "resources", "arguments")
     arguments: dict[str, Constraint] = {}

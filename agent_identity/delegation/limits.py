@@ -7,20 +7,25 @@ None is no limit of its own, an empty set is nothing at all. Nothing is ever rep
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from agent_identity.errors import DeniedError
 from agent_identity.values import LOCAL
+
+if TYPE_CHECKING:
+    from agent_identity.delegation.details import Details
 
 __all__ = ["Limits"]
 
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The scopes and resources of one agent's session; local tools are within every session's reach."""
+    """The scopes, resources and authorization details of one agent's session; local tools are within every session's reach."""
 
     agent: str
     scopes: frozenset[str] | None
     resources: frozenset[str] | None
+    details: Details | None = None
 
     def check(
         self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
@@ -50,13 +55,18 @@ class Limits:
             )
 
     def narrowed(
-        self, agent: str, scopes: frozenset[str] | None, resources: frozenset[str] | None
+        self,
+        agent: str,
+        scopes: frozenset[str] | None,
+        resources: frozenset[str] | None,
+        details: Details | None = None,
     ) -> Limits:
         """The limits of a child; None takes over what there is here.
 
         Raises:
-            DeniedError: `scope_widened` or `audience_widened`.
+            DeniedError: `scope_widened`, `audience_widened` or `details_widened`.
         """
+        details = self.details if details is None else details
         scopes = self.scopes if scopes is None else scopes
         resources = self.resources if resources is None else resources
         if self.scopes is not None and not (scopes is not None and scopes <= self.scopes):
@@ -67,4 +77,8 @@ class Limits:
             raise DeniedError(
                 "audience_widened", f"{self.agent} can't pass on a resource that it lacks"
             )
-        return Limits(agent, scopes, resources)
+        if self.details is not None and not self.details.covers(details):
+            raise DeniedError(
+                "details_widened", f"{self.agent} can't pass on more than its own details allow"
+            )
+        return Limits(agent, scopes, resources, details)

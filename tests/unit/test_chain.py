@@ -293,7 +293,6 @@ def test_an_integer_that_parsers_read_differently_is_refused() -> None:
 @pytest.mark.parametrize(
     "change",
     [
-        {"authorization_details": [{"type": "urn:agent-identity:tool", "tools": ["x"]}]},
         {"may_act": {"sub": "x"}},
         {"cnf": {"jkt": KEYS[1].thumbprint, "x5t#S256": "x"}},
         {"act": actor(0, role="admin")},

@@ -9,15 +9,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_identity.delegation.details import TOOL_TYPE, Details, details_from, read_details
+from agent_identity.delegation.details import Details, details_from, read_details
 from agent_identity.errors import ConfigurationError, InvalidAssertionError
+from agent_identity.values import TOOL_DETAILS
 
 FLIGHTS = "https://flights.example"
 HOTELS = "https://hotels.example"
 
 
 def details(*objects: dict[str, Any]) -> Details:
-    return read_details([{"type": TOOL_TYPE} | each for each in objects])
+    return read_details([{"type": TOOL_DETAILS} | each for each in objects])
 
 
 def rule(**words: Any) -> Details:
@@ -89,33 +90,33 @@ def test_what_isnt_named_is_any() -> None:
         (["x"], "claim_malformed"),
         ([{}] * 65, "claim_malformed"),
         ([{"type": "payment_initiation"}], "detail_type_unknown"),
-        ([{"type": TOOL_TYPE + "x"}], "detail_type_unknown"),
+        ([{"type": TOOL_DETAILS + "x"}], "detail_type_unknown"),
         ([{"tools": ["x"]}], "claim_missing"),
-        ([{"type": TOOL_TYPE}, {"type": "other"}], "detail_type_unknown"),
-        ([{"type": TOOL_TYPE, "actions": ["read"]}], "claim_unknown"),
-        ([{"type": TOOL_TYPE, "locations": [FLIGHTS]}], "claim_unknown"),
-        ([{"type": TOOL_TYPE, "tools": []}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "tools": "book"}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "tools": ["a", "a"]}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "tools": None}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "resources": []}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": []}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {}}}], "constraint_unknown"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"pattern": ".*"}}}], "constraint_unknown"),
+        ([{"type": TOOL_DETAILS}, {"type": "other"}], "detail_type_unknown"),
+        ([{"type": TOOL_DETAILS, "actions": ["read"]}], "claim_unknown"),
+        ([{"type": TOOL_DETAILS, "locations": [FLIGHTS]}], "claim_unknown"),
+        ([{"type": TOOL_DETAILS, "tools": []}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "tools": "book"}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "tools": ["a", "a"]}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "tools": None}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "resources": []}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": []}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {}}}], "constraint_unknown"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"pattern": ".*"}}}], "constraint_unknown"),
         (
-            [{"type": TOOL_TYPE, "arguments": {"a": {"const": 1, "Maximum": 2}}}],
+            [{"type": TOOL_DETAILS, "arguments": {"a": {"const": 1, "Maximum": 2}}}],
             "constraint_unknown",
         ),
-        ([{"type": TOOL_TYPE, "arguments": {"a": 5}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"enum": []}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"enum": "ab"}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"minimum": "1"}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"minimum": True}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"maximum": None}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"prefix": ""}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"prefix": 1}}}], "claim_malformed"),
-        ([{"type": TOOL_TYPE, "arguments": {"a": {"const": 1e20}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": 5}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"enum": []}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"enum": "ab"}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"minimum": "1"}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"minimum": True}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"maximum": None}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"prefix": ""}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"prefix": 1}}}], "claim_malformed"),
+        ([{"type": TOOL_DETAILS, "arguments": {"a": {"const": 1e20}}}], "claim_malformed"),
     ],
 )
 def test_B19_a_detail_without_a_rule_here_is_refused_not_skipped(value: Any, code: str) -> None:
@@ -128,9 +129,9 @@ def test_B19_a_detail_without_a_rule_here_is_refused_not_skipped(value: Any, cod
     "given_",
     [
         "x",
-        {"type": TOOL_TYPE},
+        {"type": TOOL_DETAILS},
         [1],
-        [{"type": TOOL_TYPE, "x": 1}],
+        [{"type": TOOL_DETAILS, "x": 1}],
         [{1: 2}],
         [{"type": object()}],
         [],
@@ -144,7 +145,7 @@ def test_a_user_is_told_what_is_wrong_with_their_details(given_: Any) -> None:
 
 
 def test_details_are_carried_as_they_were_given() -> None:
-    said = {"type": TOOL_TYPE, "tools": ["b", "a"], "arguments": {"x": {"enum": [2, 1]}}}
+    said = {"type": TOOL_DETAILS, "tools": ["b", "a"], "arguments": {"x": {"enum": [2, 1]}}}
     assert details_from([said]).claim == (said,)
 
 
@@ -250,7 +251,7 @@ WORDS = st.fixed_dictionaries(
 ).filter(bool)
 NAMES = st.lists(st.sampled_from("abc"), min_size=1, max_size=3, unique=True)
 OBJECTS = st.fixed_dictionaries(
-    {"type": st.just(TOOL_TYPE)},
+    {"type": st.just(TOOL_DETAILS)},
     optional={
         "tools": NAMES,
         "resources": NAMES,
