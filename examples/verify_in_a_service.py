@@ -42,7 +42,7 @@ def billing_service(issuer: str, jwks: dict[str, Any]) -> Iterator[str]:
                 self.answer(403, error.code)
             else:
                 who = f"{call.principal.sub} through {call.agent.rpartition(':')[2]}"
-                self.answer(200, f"{call.tool} for {who}, to {call.purpose}")
+                self.answer(200, f"{call.call.tool} for {who}, to {call.purpose}")
 
         def answer(self, status: int, text: str) -> None:
             self.send_response(status)

@@ -157,11 +157,14 @@ async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Se
 def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: Path) -> bool:  # noqa: FBT001 - one caller
     story.say("\n[bold]What the billing API verified, request by request[/bold]")
     for call in api.seen:
+        said = call.call
+        if said is None:
+            continue
         actor = call.agent.rpartition(":")[2]
         bound = "bound token" if call.token_verified else "no token"
         story.say(
-            f"  {escape(call.tool)}  for {escape(call.principal.sub)} by {escape(actor)},"
-            f" depth {len(call.chain) - 1}, {bound}  [dim]{call.call_id}[/dim]"
+            f"  {escape(said.tool)}  for {escape(call.principal.sub)} by {escape(actor)},"
+            f" depth {len(call.chain) - 1}, {bound}  [dim]{said.id}[/dim]"
         )
     story.say("\n[bold]Who triggered this?[/bold]")
     story.say(escape(str(trace)))

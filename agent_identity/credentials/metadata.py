@@ -64,6 +64,7 @@ class Endpoints:
     requires_pushed: bool = False
     takes_metadata_documents: bool | None = None
     origins: frozenset[str] = frozenset()
+    revocations: str | None = None
 
     def at(self, name: str, *, certificate: bool = False) -> str:
         """The URL of an endpoint, its alias for a client with a certificate.
@@ -166,6 +167,7 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
         names_itself_in_response=document.get("authorization_response_iss_parameter_supported")
         is True,
         requires_pushed=document.get("require_pushed_authorization_requests") is True,
+        revocations=endpoint("agent_identity_revocations_uri"),
         takes_metadata_documents=_flag(document, "client_id_metadata_document_supported"),
     )
 

@@ -15,7 +15,7 @@ import orjson
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import InvalidAssertionError
-from agent_identity.values import b64url, b64url_bytes
+from agent_identity.values import Approval, b64url, b64url_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -82,20 +82,30 @@ class Statement:
 
     def recorded(self, facts: CallFacts, now: int) -> str:
         """The assertion that only the ledger sees: `use` keeps every verifier's door shut to it."""
-        return self._signed(facts, now, facts.call_id, '"use":"record"}')
+        return self._signed(facts, now, facts.call_id, ',"use":"record"}')
+
+    def for_call(
+        self, facts: CallFacts, now: int, *, resend: int = 0, ath: str | None = None
+    ) -> str:
+        """The assertion of a call whose tool and arguments its receiver sees: in MCP's `_meta`, in a message.
+
+        `resend` counts further rounds of the same call, each of which is used once.
+        """
+        jti = f"{facts.call_id}.r{resend}" if resend else facts.call_id
+        return self._signed(facts, now, jti, "}" if ath is None else f',"ath":"{ath}"}}')
 
     def for_request(self, facts: CallFacts, now: int, number: int, binding: RequestBinding) -> str:
         """The assertion of one HTTP request, the `number`-th of its call."""
         bound = {name: value for name, value in binding._asdict().items() if value is not None}
         rest = orjson.dumps(bound)[1:].decode()
-        return self._signed(facts, now, f"{facts.call_id}.{number}", rest)
+        return self._signed(facts, now, f"{facts.call_id}.{number}", f",{rest}")
 
     def _signed(self, facts: CallFacts, now: int, jti: str, rest: str) -> str:
         call_id, tool, args_hash, trace_id, span_id = facts
         variable = (
             f'"iat":{now},"exp":{now + LIFETIME},"jti":"{jti}",'
             f'"call":{{"id":"{call_id}","tool":{tool},"args_hash":"{args_hash}","canon":"jcs"}},'
-            f'"trace":{{"trace_id":"{trace_id}","span_id":"{span_id}"}},{rest}'
+            f'"trace":{{"trace_id":"{trace_id}","span_id":"{span_id}"}}{rest}'
         )
         return self._key.complete(self._start + b64url_bytes(variable.encode()))
 
@@ -105,6 +115,7 @@ class Assertion:
     """An assertion as read, its signature not yet checked."""
 
     compact: str = field(repr=False)
+    parsed: jose.Parsed = field(repr=False)
     jwk: Mapping[str, JSON]
     iss: str
     sub: str
@@ -125,6 +136,7 @@ class Assertion:
     ath: str | None
     trace_id: str | None
     span_id: str | None
+    approval: Approval | None
 
 
 _CLAIMS: Final = (
@@ -155,10 +167,9 @@ def read_assertion(compact: str) -> Assertion:
     trace = claims.nested("trace") if claims.has("trace") else None
     if trace is not None:
         trace.only("trace_id", "span_id")
-    if claims.has("approval"):
-        claims.nested("approval").only(*_APPROVAL)
     return Assertion(
         compact=compact,
+        parsed=token,
         jwk=header.mapping("jwk"),
         iss=claims.text("iss"),
         sub=claims.text("sub"),
@@ -179,4 +190,19 @@ def read_assertion(compact: str) -> Assertion:
         ath=claims.optional_text("ath"),
         trace_id=trace.text("trace_id") if trace else None,
         span_id=trace.text("span_id") if trace else None,
+        approval=_approval(claims.nested("approval")) if claims.has("approval") else None,
+    )
+
+
+def _approval(claims: Claims) -> Approval:
+    """Who said yes, as the agent says: `asserted`, whatever evidence is claimed, until somebody has checked a proof."""
+    claims.only(*_APPROVAL)
+    return Approval(
+        id=claims.text("id"),
+        by=claims.text("by"),
+        method=claims.text("method"),
+        at=claims.integer("at"),
+        digest=claims.text("digest"),
+        proof=claims.optional_text("proof"),
+        acr=claims.optional_text("acr"),
     )

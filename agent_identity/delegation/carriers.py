@@ -10,10 +10,13 @@ from agent_identity.errors import ConfigurationError, InvalidAssertionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ASSERTION", "DELEGATION", "join_chain", "split_chain"]
+__all__ = ["ASSERTION", "DELEGATION", "HANDOVER", "META", "join_chain", "split_chain"]
 
 ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"
+HANDOVER: Final = "Agent-Handover"
+META: Final = "dev.agent-identity/"
+"""What the keys of all that travels in an MCP request's `_meta` begin with: `assertion`, `delegation`, `handover`."""
 
 HEADER_LIMIT: Final = 8000
 CHAIN_LIMIT: Final = 64 * 1024

@@ -18,10 +18,9 @@ from agent_identity.delegation.carriers import CHAIN_LIMIT
 from agent_identity.delegation.grant import (
     EVIDENCE,
     GRANT_TYPE,
-    HEADER_LIMIT,
     MAX_HOPS,
     Grant,
-    read_grant,
+    read_signed,
     signing_input_hash,
 )
 from agent_identity.errors import ConfigurationError, InvalidAssertionError
@@ -62,7 +61,8 @@ def verify_chain(
         InvalidAssertionError: a rule was broken; `.code` says which.
     """
     _check_caps(compacts)
-    grants = tuple(read_grant(compact) for compact in compacts)
+    read = tuple(read_signed(compact) for compact in compacts)
+    grants = tuple(grant for grant, _ in read)
     root = grants[-1]
     hops = tuple(reversed(grants))
     for depth, grant in enumerate(hops):
@@ -74,9 +74,10 @@ def verify_chain(
         _check_narrowing(parent, child)
     _check_no_actor_twice(grants)
     _check_times(grants, now, skew)
-    _check_root(root, anchors, evidence)
-    for parent, child in itertools.pairwise(hops):
-        _check_signature(child, (holder_key(child.jwk, parent.jkt),))
+    keys = _check_root(root, anchors, evidence)
+    _check_signature(read[-1][1], keys)
+    for (child, parsed), (parent, _) in itertools.pairwise(read):
+        _check_signature(parsed, (holder_key(child.jwk, parent.jkt),))
     return grants
 
 
@@ -169,7 +170,8 @@ def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
         raise InvalidAssertionError("not_yet_valid", "the chain begins in the future")
 
 
-def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
+def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[JWK]:
+    """Hold hop 0 to its anchor; gives the anchor's keys that may have signed it."""
     anchor = next((anchor for anchor in anchors if anchor.issuer == root.iss), None)
     if anchor is None:
         raise InvalidAssertionError(
@@ -184,7 +186,7 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> None:
         )
     if root.kid is None or root.jwk is not None:
         raise InvalidAssertionError("key_missing", "hop 0 doesn't name its anchor's key by kid")
-    _check_signature(root, [key for key in anchor.keys if key.get("kid") == root.kid])
+    return [key for key in anchor.keys if key.get("kid") == root.kid]
 
 
 def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
@@ -210,12 +212,5 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
         )
 
 
-def _check_signature(grant: Grant, keys: Sequence[JWK]) -> None:
-    jose.verify(
-        grant.compact,
-        keys,
-        algorithms=ALGORITHMS,
-        typ=GRANT_TYPE,
-        max_header=HEADER_LIMIT,
-        error=InvalidAssertionError,
-    )
+def _check_signature(signed: jose.Parsed, keys: Sequence[JWK]) -> None:
+    jose.verify(signed, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError)

@@ -154,6 +154,20 @@ class Details:
         """Whether one object takes the whole call."""
         return any(detail.allows(tool, resource, arguments) for detail in self._objects)
 
+    def allows_unseen(self, resource: str, tool: str | None, *, lenient: bool) -> bool:
+        """Whether an object takes a call there of which nothing more is seen; `lenient` leaves tool and arguments to others.
+
+        Even then a `tool` that the caller names has to be one that it may call.
+        """
+        return any(
+            detail.reaches(resource)
+            and (
+                not detail.sees_arguments
+                or (lenient and (tool is None or detail.tools is None or tool in detail.tools))
+            )
+            for detail in self._objects
+        )
+
     def covers(self, child: Details | None) -> bool:
         """Whether each object of `child` is covered by one of these; a child without any is wider."""
         return child is not None and all(

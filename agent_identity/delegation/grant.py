@@ -36,6 +36,7 @@ __all__ = [
     "mint_child",
     "mint_root",
     "read_grant",
+    "read_signed",
 ]
 
 GRANT_TYPE: Final = "agent-grant+jwt"
@@ -113,6 +114,11 @@ def signing_input_hash(compact: str) -> str:
 
 
 def read_grant(compact: str) -> Grant:
+    """Read a grant's claims without keeping what its signature is checked over; see `read_signed`."""
+    return read_signed(compact)[0]
+
+
+def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     """Read a grant's claims, strictly and without checking its signature; `chain.verify_chain` does that.
 
     Raises:
@@ -141,7 +147,7 @@ def read_grant(compact: str) -> Grant:
         raise InvalidAssertionError("evidence_unknown", "a grant claims evidence of no known kind")
     if claims.optional_text("sub_token_hash") is not None and evidence is None:
         raise InvalidAssertionError("hop_malformed", "only hop 0 has the hash of a token")
-    return Grant(
+    grant = Grant(
         compact=compact,
         kid=header.optional_text("kid"),
         jwk=header.mapping("jwk") if header.has("jwk") else None,
@@ -170,6 +176,7 @@ def read_grant(compact: str) -> Grant:
         par_hash=claims.optional_text("par_hash"),
         evidence=evidence,
     )
+    return grant, token
 
 
 def mint_root(

@@ -92,18 +92,19 @@ def unverified(
     compact: str,
     *,
     max_header: int | None = None,
+    max_token: int = MAX_TOKEN,
     error: type[VerificationError] = VerificationError,
 ) -> Parsed:
     """Take a compact JWS apart without checking its signature: to find out whose keys to pass to `verify`.
 
     Limits and header rules are those of `verify`, which takes the answer in place of the token, so that nothing is
-    parsed twice.
+    parsed twice. `max_token` is for what isn't a token of one call, such as a signed list.
 
     Raises:
         VerificationError: the token can't be one that `verify` accepts. `error` names a subclass to raise instead.
     """
     try:
-        return _parsed(compact, max_header)
+        return _parsed(compact, max_header, max_token)
     except VerificationError as failure:
         raise _as(error, failure) from None
 
@@ -128,7 +129,7 @@ def verify(
         VerificationError: a rule was broken; `code` says which. `error` names a subclass to raise instead.
     """
     try:
-        token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header)
+        token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header, MAX_TOKEN)
         alg = _checked_alg(token.header, algorithms, typ)
         for jwk in public_keys.candidates(keys, alg, token.header.get("kid")):
             if public_keys.is_signed(token.signature, token.signing_input, alg, jwk):
@@ -230,11 +231,11 @@ def _as(error: type[VerificationError], failure: VerificationError) -> Verificat
     return error(failure.code, str(failure), remedy=failure.remedy)
 
 
-def _parsed(compact: str, max_header: int | None) -> Parsed:
+def _parsed(compact: str, max_header: int | None, max_token: int) -> Parsed:
     if type(compact) is not str or not compact.isascii():
         raise VerificationError("malformed_token", "it is no compact JWS")
-    if len(compact) > MAX_TOKEN:
-        raise VerificationError("token_too_large", f"a token is longer than {MAX_TOKEN} bytes")
+    if len(compact) > max_token:
+        raise VerificationError("token_too_large", f"a token is longer than {max_token} bytes")
     head, _, rest = compact.partition(".")
     body, _, signature = rest.partition(".")
     if not head or not body or not signature or "." in signature:

@@ -1,14 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What services and auditors check with: the `Verifier` and its parts."""
+"""What services and auditors check with: the `Verifier` and its parts. `verify.asgi` is its face for web frameworks."""
 
-from agent_identity.verify.anchors import Revocations, TrustAnchor, UnsafeNoRevocations
+from agent_identity.verify.anchors import TrustAnchor
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
-from agent_identity.verify.verifier import Actor, VerifiedCall, Verifier
+from agent_identity.verify.revocations import RevocationCheck, Revocations, UnsafeNoRevocations
+from agent_identity.verify.verified import Actor, AssertedCall, Handover, VerifiedCall
+from agent_identity.verify.verifier import Verifier
 
 __all__ = [
     "Actor",
+    "AssertedCall",
+    "Handover",
     "MemoryReplay",
     "Replay",
+    "RevocationCheck",
     "Revocations",
     "TrustAnchor",
     "UnsafeNoReplayCheck",

@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
-from agent_identity.delegation.carriers import ASSERTION, DELEGATION
+from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER
 from agent_identity.errors import DeniedError, InvalidAssertionError, VerificationError
 from agent_identity.uris import htu_of
 from agent_identity.values import b64url
@@ -22,7 +22,9 @@ __all__ = ["Headers", "HttpSeen", "check_bound", "is_same", "read_request"]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
-_SINGLE: Final = ("authorization", "dpop", ASSERTION.lower(), DELEGATION.lower())
+_SINGLE: Final = tuple(
+    name.lower() for name in ("Authorization", "DPoP", ASSERTION, DELEGATION, HANDOVER)
+)
 _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _NUMBERED: Final = re.compile(r"(.+)\.[1-9][0-9]*", re.ASCII)
 

@@ -39,13 +39,20 @@ class Shown(NamedTuple):
     claims: Mapping[str, JSON] | None = None
     proof: Proof | None = None
 
+    @property
+    def jti(self) -> str | None:
+        """The verified token's `jti`, by which it may have been revoked."""
+        found = None if self.claims is None else self.claims.get("jti")
+        return found if isinstance(found, str) else None
+
 
 class TokenRules(NamedTuple):
-    """What one service asks of the tokens that it takes."""
+    """What one service asks of the tokens that it takes; `unlinked` lets one be of another issuer or principal than the chain."""
 
     anchors: Anchors
     audience: str
     skew: float
+    unlinked: bool = False
 
     def check(self, ath: str | None, grants: Sequence[Grant], seen: HttpSeen, now: float) -> Shown:
         """Hold the token of a request to the chain beside it (newest first) and the assertion's `ath`.
@@ -54,29 +61,59 @@ class TokenRules(NamedTuple):
             VerificationError: a rule was broken; `.code` says which.
         """
         authorization = seen.headers.get("authorization")
-        if (authorization is None) != (ath is None):
-            raise InvalidAssertionError(
-                "token_mismatch", "token and ath come together or not at all"
-            )
+        _check_both_or_neither(authorization, ath)
         if authorization is None:
             return Shown()
         scheme, _, token = authorization.partition(" ")
-        if len(token) > jose.MAX_TOKEN:
-            raise VerificationError("token_too_large", "the access token is too large")
-        if not token.isascii() or not is_same(ath, hash_of(token)):
-            raise InvalidAssertionError("token_mismatch", "the assertion goes with another token")
-        leaf = grants[0]
+        _check_ath(token, ath)
         is_bound = _is_bound_scheme(scheme)
-        proof = self._proof(token, leaf, seen, now) if is_bound else None
+        proof = self._proof(token, grants[0], seen, now) if is_bound else None
+        return Shown(self._claims(token, grants, now, is_bound=is_bound), proof)
+
+    def check_call(
+        self, ath: str | None, grants: Sequence[Grant], token: str | None, now: float
+    ) -> Shown:
+        """The same for a token that came with a call: that the leaf's key signed its `ath` is the proof of a bound one."""
+        _check_both_or_neither(token, ath)
+        if token is None:
+            return Shown()
+        _check_ath(token, ath)
         read = _readable(token)
-        if read is not None:
-            _check_binding(read, leaf, is_bound=is_bound)
-        claims = None if read is None else self._verified(token, read.get("iss"), now)
-        if claims is not None:
-            _check_principal(claims, grants)
-            if is_bound and "cnf" not in claims:
-                raise VerificationError("binding_mismatch", "the token is bound to no key")
+        is_bound = read is not None and "cnf" in read
+        return Shown(self._claims(token, grants, now, is_bound=is_bound))
+
+    def check_unasserted(self, grants: Sequence[Grant], seen: HttpSeen, now: float) -> Shown:
+        """The token of a request that asserts no call: verified, and bound to the leaf's key, which is proven on this request."""
+        scheme, _, token = seen.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "dpop":
+            raise VerificationError(
+                "token_unbound",
+                "a request without assertion needs a token bound to the chain's key",
+            )
+        _check_ath(token, None)
+        proof = self._proof(token, grants[0], seen, now)
+        claims = self._claims(token, grants, now, is_bound=True)
+        if claims is None:
+            raise VerificationError(
+                "token_unverified", "a request without assertion needs a token that can be verified"
+            )
         return Shown(claims, proof)
+
+    def _claims(
+        self, token: str, grants: Sequence[Grant], now: float, *, is_bound: bool
+    ) -> Mapping[str, JSON] | None:
+        """The claims of a token that could be verified, held to the chain; None of one that can't be."""
+        read = _readable(token)
+        if read is None:
+            return None
+        _check_binding(read, grants[0], is_bound=is_bound)
+        claims = self._verified(token, read.get("iss"), now)
+        said = read if claims is None else claims
+        if not self.unlinked and (claims is not None or said.get("iss") in _issuers(grants)):
+            _check_principal(said, grants)
+        if claims is not None and is_bound and "cnf" not in claims:
+            raise VerificationError("binding_mismatch", "the token is bound to no key")
+        return claims
 
     def _proof(self, token: str, leaf: Grant, seen: HttpSeen, now: float) -> Proof:
         compact = seen.headers.get("dpop")
@@ -110,6 +147,19 @@ class TokenRules(NamedTuple):
         return claims
 
 
+def _check_both_or_neither(token: str | None, ath: str | None) -> None:
+    if (token is None) != (ath is None):
+        raise InvalidAssertionError("token_mismatch", "token and ath come together or not at all")
+
+
+def _check_ath(token: str, ath: str | None) -> None:
+    """The token is the one that was asserted; without an assertion only its form is looked at."""
+    if len(token) > jose.MAX_TOKEN:
+        raise VerificationError("token_too_large", "the access token is too large")
+    if not token.isascii() or (ath is not None and not is_same(ath, hash_of(token))):
+        raise InvalidAssertionError("token_mismatch", "the assertion goes with another token")
+
+
 def _is_bound_scheme(scheme: str) -> bool:
     if scheme.lower() not in {"dpop", "bearer"}:
         raise VerificationError("scheme_unknown", "the token comes under an unknown scheme")
@@ -135,7 +185,15 @@ def _check_binding(claims: Mapping[str, JSON], leaf: Grant, *, is_bound: bool) -
         raise VerificationError("binding_mismatch", "the token is bound to another key")
 
 
+def _issuers(grants: Sequence[Grant]) -> tuple[str, ...]:
+    """Whose tokens go with a chain: its anchor's, and those of the principal's issuer."""
+    return (grants[-1].iss, grants[0].sub_iss)
+
+
 def _check_principal(claims: Mapping[str, JSON], grants: Sequence[Grant]) -> None:
-    leaf, root = grants[0], grants[-1]
-    if claims.get("sub") != leaf.sub or claims.get("iss") not in {root.iss, leaf.sub_iss}:
-        raise VerificationError("subject_mismatch", "the token is another principal's")
+    if claims.get("sub") != grants[0].sub or claims.get("iss") not in _issuers(grants):
+        raise VerificationError(
+            "subject_mismatch",
+            "the token is another principal's, or another issuer's than the chain",
+            remedy='allow={"unlinked_token"} only where a token says nothing of the principal by design',
+        )

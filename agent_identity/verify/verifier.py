@@ -1,94 +1,77 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service checks before it believes a request: chain, assertion, token and proof, and that they belong together.
+"""What a service checks before it believes a call: chain, assertion, token and proof, and that they belong together.
 
-Everything here is offline: keys are given, nothing in a token supplies trust. Caps come before crypto, every rule has its
-own code, and nothing is remembered as used before all other rules have passed. What is relaxed is relaxed by name.
+Two doors onto the same rules: `verify_call` where tool and arguments are seen, `verify_request` where an HTTP request is.
+Everything is offline unless an anchor is left to be found. Nothing in a token supplies trust, caps come before crypto, every rule
+has its own code, and nothing is remembered as used before all other rules have passed. What is relaxed is relaxed by name.
 
-`delegation.chain` has the rules of a chain, `anchors` says who is believed, `request` and `token` check what came with the
-assertion. tests/unit/test_verifier.py has one test for each rule.
+`delegation.chain` has the rules of a chain, `statements` those of an assertion, `request` and `token` those of what came along.
+tests/unit/test_verifier.py has one test for each rule.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent_identity import jose
-from agent_identity.delegation.assertion import (
-    ASSERTION_TYPE,
-    LIFETIME,
-    Assertion,
-    read_assertion,
-)
-from agent_identity.delegation.carriers import ASSERTION, DELEGATION, split_chain
-from agent_identity.delegation.chain import ALGORITHMS, EVIDENCE, holder_key, verify_chain
+import orjson
+
+from agent_identity import canonical
+from agent_identity.delegation.assertion import Assertion, read_assertion
+from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER, split_chain
+from agent_identity.delegation.chain import EVIDENCE, verify_chain
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
     InvalidAssertionError,
-    RevokedError,
     VerificationError,
 )
 from agent_identity.uris import htu_of
-from agent_identity.values import LOCAL, Principal, scope_set
+from agent_identity.values import scope_set
+from agent_identity.verify import statements
 from agent_identity.verify.anchors import Anchors
+from agent_identity.verify.discovery import Discovery
 from agent_identity.verify.replay import MemoryReplay, Replay
-from agent_identity.verify.request import check_bound, is_same, read_request
+from agent_identity.verify.request import check_bound, read_request
 from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
+from agent_identity.verify.verified import VerifiedCall, verified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
     from agent_identity.delegation.grant import Grant
+    from agent_identity.values import JSON
     from agent_identity.verify.anchors import TrustAnchor
-    from agent_identity.verify.dpop import Proof
     from agent_identity.verify.request import Headers, HttpSeen
 
-__all__ = ["Actor", "VerifiedCall", "Verifier"]
+__all__ = ["Verifier"]
 
-_RELAXATIONS: Final = frozenset({"unbound_body"})
+_RELAXATIONS: Final = frozenset(
+    {"unbound_body", "unasserted", "unseen_arguments", "unlinked_token"}
+)
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
-    """One agent of a verified chain; `vouched` only where an anchor, and not another agent, says who it is."""
+class Seen(NamedTuple):
+    """What came to a door: a tool and its arguments, or an HTTP request, with all that was said about it."""
 
-    agent: str
-    instance: str
-    depth: int
+    chain: Sequence[str]
+    assertion: str | None
+    handover: Sequence[str]
     scopes: frozenset[str]
-    vouched: bool
-
-
-@dataclass(frozen=True, slots=True)
-class VerifiedCall:
-    """A request that passed every rule: for whom, through which agents (newest first), for what, and which call it is."""
-
-    principal: Principal
-    evidence: str
-    purpose: str
-    txn: str
-    chain: tuple[Actor, ...]
-    scopes: frozenset[str]
-    call_id: str
-    tool: str
-    args_hash: str
-    trace_id: str | None
-    span_id: str | None
-    token_verified: bool
-
-    @property
-    def agent(self) -> str:
-        """The agent that acts."""
-        return self.chain[0].agent
+    token: str | None = None
+    request: HttpSeen | None = None
+    tool: str = ""
+    arguments: bytes = b""
 
 
 class Verifier:
-    """Verifies requests to one service.
+    """Verifies calls to one service.
 
-    `audience` is the service's own resource URI, `evidence` the least that its callers' principals must be known by,
-    `public_url` what callers see of it behind a proxy, `clock` gives Unix seconds.
+    `audience` is the service's own resource URI, `evidence` the least that its callers' principals must be known by, `public_url`
+    what callers see of it behind a proxy, `clock` gives Unix seconds. `allow` relaxes by name: `unbound_body` lets a body pass that
+    the assertion doesn't bind, `unasserted` a request without assertion whose token is bound to the leaf's key, `unseen_arguments`
+    an HTTP request under details about tools or arguments, `unlinked_token` a token of another issuer or principal than the chain's.
 
     Raises:
         ConfigurationError: something that decides security was left out, or a relaxation has an unknown name.
@@ -101,21 +84,65 @@ class Verifier:
         audience: str,
         replay: Replay | None = None,
         evidence: str = "issuer",
+        approvers: Collection[Mapping[str, object]] = (),
         allow: Collection[str] = frozenset(),
         public_url: str | None = None,
         clock: Callable[[], float] = time.time,
         skew: float = 30.0,
     ) -> None:
-        _check_settings(evidence, frozenset(allow), public_url, skew)
-        self._anchors = Anchors(trust)
-        self._tokens = TokenRules(self._anchors, audience, skew)
-        self._audience = audience
+        _check_settings(evidence, approvers, allow, public_url, skew)
+        self.audience: Final = audience
+        self._discovery = Discovery(clock)
+        self._anchors = Anchors(trust, self._discovery.find)
+        self._allow = frozenset(allow)
+        self._tokens = TokenRules(
+            self._anchors, audience, skew, unlinked="unlinked_token" in self._allow
+        )
         self._replay = MemoryReplay(clock=clock) if replay is None else replay
         self._evidence = evidence
-        self._allow = frozenset(allow)
         self._public_url = public_url
         self._clock = clock
         self._skew = skew
+
+    def verify_call(
+        self,
+        assertion: str,
+        chain: Sequence[str],
+        *,
+        tool: str,
+        args: Mapping[str, object],
+        scopes: Iterable[str],
+        token: str | None = None,
+        handover: Sequence[str] = (),
+    ) -> VerifiedCall:
+        """Check a call whose tool and arguments are seen: over MCP, from a queue, in process.
+
+        `chain` is the list of compact grants, newest first. `args` is what the tool will get (over MCP `params.arguments` as sent);
+        it is digested here and compared. `scopes` is what the service needs, an explicit `()` for nothing; `token` the access token
+        that came along. `handover` is a further chain, handed over to this service's agent.
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: the principal, the session, a grant or an agent was revoked.
+            DeniedError: the replay store is full, or away.
+        """
+        return self._judged(_call_seen(assertion, chain, tool, args, scopes, token, handover))
+
+    async def averify_call(
+        self,
+        assertion: str,
+        chain: Sequence[str],
+        *,
+        tool: str,
+        args: Mapping[str, object],
+        scopes: Iterable[str],
+        token: str | None = None,
+        handover: Sequence[str] = (),
+    ) -> VerifiedCall:
+        """The async twin of `verify_call`; it waits only where an anchor has to be found."""
+        return await self._ajudged(
+            _call_seen(assertion, chain, tool, args, scopes, token, handover)
+        )
 
     def verify_request(
         self,
@@ -135,120 +162,262 @@ class Verifier:
             RevokedError: the principal, the session, a grant or an agent was revoked.
             DeniedError: the replay store is full, or away.
         """
-        needed = scope_set(scopes)
+        return self._judged(self._request_seen(method, url, headers, body, scopes))
+
+    async def averify_request(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None = None,
+        *,
+        scopes: Iterable[str],
+    ) -> VerifiedCall:
+        """The async twin of `verify_request`; it waits only where an anchor has to be found."""
+        return await self._ajudged(self._request_seen(method, url, headers, body, scopes))
+
+    def close(self) -> None:
+        """Close the connections to anchors that were found; a verifier whose anchors are given has none."""
+        self._discovery.close()
+
+    async def aclose(self) -> None:
+        """The async twin of `close`."""
+        await self._discovery.aclose()
+
+    # -- driving -----------------------------------------------------------------------------------------------------
+
+    def _judged(self, seen: Seen) -> VerifiedCall:
         now = self._clock()
-        seen = read_request(method, url, headers, body, public_url=self._public_url)
-        assertion, grants = self._statements(seen, now)
+        if stale := [found for found in self._anchors.found if found.is_stale(now)]:
+            self._discovery.refresh(stale)
+        try:
+            return self._judge(seen, now)
+        except VerificationError as error:
+            again = self._worth_another_look(error, seen, now)
+            if again is None:
+                raise
+        self._discovery.refresh(self._anchors.found, missing=again)
+        return self._judge(seen, now)
+
+    async def _ajudged(self, seen: Seen) -> VerifiedCall:
+        now = self._clock()
+        if stale := [found for found in self._anchors.found if found.is_stale(now)]:
+            await self._discovery.arefresh(stale)
+        try:
+            return self._judge(seen, now)
+        except VerificationError as error:
+            again = self._worth_another_look(error, seen, now)
+            if again is None:
+                raise
+        await self._discovery.arefresh(self._anchors.found, missing=again)
+        return self._judge(seen, now)
+
+    def _worth_another_look(self, error: VerificationError, seen: Seen, now: float) -> str | None:
+        """The `kid` of an anchor's key that may be a new one, where anchors are found and were not asked a moment ago."""
+        if error.code != "unknown_key" or not seen.chain:
+            return None
+        if not all(found.may_look_again(now) for found in self._anchors.found):
+            return None
+        return _kid_of(seen.chain[-1]) if self._anchors.found else None
+
+    # -- judging -----------------------------------------------------------------------------------------------------
+
+    def _judge(self, seen: Seen, now: float) -> VerifiedCall:
+        assertion = None if seen.assertion is None else read_assertion(seen.assertion)
+        anchors = self._anchors.now()
+        grants = verify_chain(
+            seen.chain, anchors, now=now, skew=self._skew, evidence=self._evidence
+        )
         leaf = grants[0]
-        self._check_assertion(assertion, leaf, now)
-        check_bound(assertion, seen, unbound_body="unbound_body" in self._allow)
-        if not needed <= leaf.scopes:
+        if assertion is not None:
+            statements.check_assertion(assertion, leaf, self.audience, now=now, skew=self._skew)
+            statements.check_approval(assertion, grants)
+        statements.check_audience(grants, self.audience)
+        self._check_door(seen, assertion, leaf)
+        if not seen.scopes <= leaf.scopes:
             raise InvalidAssertionError(
                 "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
             )
-        shown = self._tokens.check(assertion.ath, grants, seen, now)
-        _check_token_scopes(shown, needed)
-        self._check_revocations(grants, shown)
-        self._remember(assertion, leaf, shown.proof)
-        return _verified(assertion, grants, token_verified=shown.claims is not None)
+        shown = self._shown(seen, assertion, grants, now)
+        scopes = _scopes(leaf, shown)
+        if not seen.scopes <= scopes:
+            raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
+        handover = None
+        if seen.handover:
+            handover = statements.read_handover(
+                seen.handover,
+                grants,
+                anchors,
+                now=now,
+                skew=self._skew,
+                evidence=self._evidence,
+            )
+        chains = (grants,) if handover is None else (grants, handover.grants)
+        statements.check_revocations(self._anchors, chains, shown.jti)
+        self._remember(assertion, leaf, shown)
+        return verified(
+            grants,
+            assertion,
+            scopes=scopes,
+            token_verified=shown.claims is not None,
+            handover=handover,
+        )
 
-    def _statements(self, seen: HttpSeen, now: float) -> tuple[Assertion, tuple[Grant, ...]]:
-        """What the request carries: an assertion, as yet only read, and its chain, checked."""
-        compact = seen.headers.get(ASSERTION.lower())
-        carried = seen.headers.get(DELEGATION.lower())
-        if carried is None:
-            raise InvalidAssertionError("chain_missing", "the request carries no delegation")
-        if compact is None:
+    def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
+        """Each door takes its own kind of assertion, and holds it to what is seen there."""
+        if seen.request is None:
+            if assertion is None:
+                raise InvalidAssertionError("assertion_missing", "the call is asserted by nobody")
+            statements.check_call_door(assertion)
+            statements.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
+            _check_details(leaf, self.audience, seen)
+            return
+        if assertion is not None:
+            check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
+        elif "unasserted" not in self._allow:
             raise InvalidAssertionError("assertion_missing", "the request asserts no call")
-        assertion = read_assertion(compact)
-        grants = verify_chain(
-            split_chain(carried),
-            self._anchors.known,
-            now=now,
-            skew=self._skew,
-            evidence=self._evidence,
-        )
-        return assertion, grants
-
-    def _check_assertion(self, assertion: Assertion, leaf: Grant, now: float) -> None:
-        if assertion.use is not None or assertion.aud == LOCAL:
-            raise InvalidAssertionError("not_for_sending", "an assertion for a ledger was sent")
-        if assertion.aud != self._audience or self._audience not in leaf.aud:
-            raise InvalidAssertionError(
-                "audience_mismatch", "chain or assertion is for another resource"
-            )
-        said = (assertion.iss, assertion.sub, assertion.txn)
-        if said != (leaf.agent, leaf.sub, leaf.txn):
-            raise InvalidAssertionError("leaf_mismatch", "the assertion isn't the leaf agent's")
-        if not is_same(assertion.grant_hash, leaf.hash()):
-            raise InvalidAssertionError("grant_mismatch", "the assertion hangs below another grant")
-        if not 0 < assertion.exp - assertion.iat <= LIFETIME:
-            raise InvalidAssertionError("lifetime_exceeded", "an assertion lives a minute at most")
-        if now >= assertion.exp + self._skew:
-            raise InvalidAssertionError("expired", "the assertion has expired")
-        # Grant and assertion may be of two clocks, so that the one can seem older than the other by the skew.
-        if now < assertion.iat - self._skew or assertion.iat < leaf.iat - self._skew:
-            raise InvalidAssertionError(
-                "not_yet_valid", "the assertion is older than its grant, or from the future"
-            )
-        jose.verify(
-            assertion.compact,
-            (holder_key(assertion.jwk, leaf.jkt),),
-            algorithms=ALGORITHMS,
-            typ=ASSERTION_TYPE,
-            max_header=1024,
-            error=InvalidAssertionError,
+        statements.check_details_unseen(
+            leaf,
+            self.audience,
+            None if assertion is None else assertion.tool,
+            unseen_arguments="unseen_arguments" in self._allow,
         )
 
-    def _check_revocations(self, grants: Sequence[Grant], shown: Shown) -> None:
-        root = grants[-1]
-        references = {
-            root.txn,
-            f"{root.sub_profile}:{root.sub_iss}#{root.sub}",
-            f"{root.sub_profile}:{root.sub}",
-        }
-        for grant in grants:
-            references |= {grant.jti, grant.agent, grant.jkt}
-        token = None if shown.claims is None else shown.claims.get("jti")
-        if isinstance(token, str):
-            references.add(token)
-        # By the oldest hop: the time of a later one is an agent's own word.
-        issued = min(grant.iat for grant in grants)
-        if any(
-            self._anchors.has_revoked(issuer, references, issued)
-            for issuer in {root.iss, root.sub_iss}
-        ):
-            raise RevokedError(
-                "revoked", "the principal, the session, a grant or an agent was revoked"
-            )
+    def _shown(
+        self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
+    ) -> Shown:
+        if seen.request is None:
+            ath = None if assertion is None else assertion.ath
+            return self._tokens.check_call(ath, grants, seen.token, now)
+        if assertion is None:
+            return self._tokens.check_unasserted(grants, seen.request, now)
+        return self._tokens.check(assertion.ath, grants, seen.request, now)
 
-    def _remember(self, assertion: Assertion, leaf: Grant, proof: Proof | None) -> None:
+    def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
         """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
-        issued = assertion.iat if proof is None else min(assertion.iat, proof.iat)
-        if issued + self._skew < self._replay.not_before:
+        used = [
+            (kind, said.jti, said.iat, ends)
+            for kind, said, ends in (
+                ("assertion", assertion, 0.0 if assertion is None else assertion.exp),
+                ("proof", shown.proof, 0.0 if shown.proof is None else shown.proof.iat + PROOF_AGE),
+            )
+            if said is not None
+        ]
+        if any(issued + self._skew < self._replay.not_before for _, _, issued, _ in used):
             raise InvalidAssertionError(
                 "before_start",
                 "the assertion is older than this verifier's memory of what was used",
             )
-        self._use("assertion", leaf, assertion.jti, assertion.exp)
-        if proof is not None:
-            self._use("proof", leaf, proof.jti, proof.iat + PROOF_AGE)
+        for kind, jti, _, ends in used:
+            key = (self.audience, leaf.jkt, kind, jti)
+            if not self._replay.remember(key, ends + self._skew):
+                raise InvalidAssertionError("replayed", f"the {kind} was used before")
 
-    def _use(self, kind: str, leaf: Grant, jti: str, ends: float) -> None:
-        used = (self._audience, leaf.jkt, kind, jti)
-        if not self._replay.remember(used, ends + self._skew):
-            raise InvalidAssertionError("replayed", f"the {kind} was used before")
+    def _request_seen(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes | None,
+        scopes: Iterable[str],
+    ) -> Seen:
+        needed = scope_set(scopes)
+        request = read_request(method, url, headers, body, public_url=self._public_url)
+        carried = request.headers.get(DELEGATION.lower())
+        if carried is None:
+            raise InvalidAssertionError("chain_missing", "the request carries no delegation")
+        handed = request.headers.get(HANDOVER.lower())
+        return Seen(
+            chain=split_chain(carried),
+            assertion=request.headers.get(ASSERTION.lower()),
+            handover=() if handed is None else split_chain(handed),
+            scopes=needed,
+            request=request,
+        )
+
+
+def _call_seen(
+    assertion: str,
+    chain: Sequence[str],
+    tool: str,
+    args: Mapping[str, object],
+    scopes: Iterable[str],
+    token: str | None,
+    handover: Sequence[str],
+) -> Seen:
+    if not isinstance(args, Mapping):
+        raise InvalidAssertionError("args_malformed", "the arguments of a call are an object")
+    try:
+        arguments = canonical.bound(args, frozenset())[1]
+    except DeniedError as error:
+        raise InvalidAssertionError(error.code, str(error)) from None
+    return Seen(
+        chain=_compacts(chain),
+        assertion=assertion,
+        handover=_compacts(handover),
+        scopes=scope_set(scopes),
+        token=token,
+        tool=tool,
+        arguments=arguments,
+    )
+
+
+def _compacts(given: Sequence[str]) -> Sequence[str]:
+    """A chain as a list of texts; one text is a header's form, and not this one's."""
+    if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+        raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
+    return given
+
+
+def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
+    if leaf.details is None:
+        return
+    arguments: dict[str, JSON] = orjson.loads(seen.arguments)
+    if not leaf.details.allows(seen.tool, audience, arguments):
+        raise InvalidAssertionError(
+            "details_exceeded", "the chain's details don't allow this tool with these arguments"
+        )
+
+
+def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
+    """What chain and verified token both carry."""
+    if shown.claims is None:
+        return leaf.scopes
+    granted = shown.claims.get("scope", "")
+    return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
+
+
+def _kid_of(compact: str) -> str | None:
+    from agent_identity import jose  # noqa: PLC0415 - on the way of a key that wasn't there
+
+    try:
+        kid = jose.unverified(compact).header.get("kid")
+    except VerificationError:
+        return None
+    return kid if isinstance(kid, str) else None
 
 
 def _check_settings(
-    evidence: str, allow: frozenset[str], public_url: str | None, skew: float
+    evidence: str,
+    approvers: Collection[object],
+    allow: Collection[str],
+    public_url: str | None,
+    skew: float,
 ) -> None:
-    unknown = allow - _RELAXATIONS
+    if isinstance(allow, str):
+        raise ConfigurationError("relaxation_unknown", "allow is a set of words, not one text")
+    unknown = frozenset(allow) - _RELAXATIONS
     if unknown:
         raise ConfigurationError(
             "relaxation_unknown",
             f"there is no relaxation named {min(unknown)}",
             remedy=f"known are {', '.join(sorted(_RELAXATIONS))}",
+        )
+    if approvers:
+        raise ConfigurationError(
+            "not_supported",
+            "proofs of approval aren't checked in this version: each counts as asserted",
+            remedy="leave approvers out",
         )
     if evidence not in EVIDENCE:
         raise ConfigurationError("evidence", f"evidence is one of {', '.join(EVIDENCE)}")
@@ -266,34 +435,3 @@ def _is_base(url: str) -> bool:
     except DeniedError:
         return False
     return "?" not in url and "#" not in url
-
-
-def _check_token_scopes(shown: Shown, needed: frozenset[str]) -> None:
-    if shown.claims is None:
-        return
-    granted = shown.claims.get("scope", "")
-    if not isinstance(granted, str) or not needed <= frozenset(granted.split(" ")):
-        raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
-
-
-def _verified(
-    assertion: Assertion, grants: Sequence[Grant], *, token_verified: bool
-) -> VerifiedCall:
-    leaf, root = grants[0], grants[-1]
-    return VerifiedCall(
-        principal=Principal(leaf.sub, iss=leaf.sub_iss, profile=leaf.sub_profile),
-        evidence=root.evidence or "asserted",
-        purpose=leaf.purpose,
-        txn=leaf.txn,
-        chain=tuple(
-            Actor(grant.agent, grant.jkt, grant.depth, grant.scopes, grant.depth == 0)
-            for grant in grants
-        ),
-        scopes=leaf.scopes,
-        call_id=assertion.call_id,
-        tool=assertion.tool,
-        args_hash=assertion.args_hash,
-        trace_id=assertion.trace_id,
-        span_id=assertion.span_id,
-        token_verified=token_verified,
-    )

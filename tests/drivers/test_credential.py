@@ -32,10 +32,10 @@ def test_every_request_of_a_call_is_signed_anew_and_verifies(bot, service) -> No
 
     with bot.on_behalf_of("user:alice", purpose="p"):
         assert works() == [200] * 4
-    assert len({call.call_id for call in service.calls}) == 1
+    assert len({call.call.id for call in service.calls}) == 1
     assert len({head["Agent-Assertion"] for head in service.heads}) == 4
     assert len({head["DPoP"] for head in service.heads}) == 4
-    assert {call.tool for call in service.calls} == {"works"}
+    assert {call.call.tool for call in service.calls} == {"works"}
 
 
 async def test_async_clients_sign_alike(bot, service) -> None:
@@ -155,7 +155,7 @@ def test_a_client_of_the_session_signs_by_itself_and_never_leaves_its_resource(
 
     with bot.on_behalf_of("user:alice", purpose="p") as session:
         assert works() == [200]
-        assert service.calls[0].tool == "works"
+        assert service.calls[0].call.tool == "works"
         service.redirect = None
         with session.http(service.url) as client:
             # Outside a tool there is no call to assert, and this service wants one.

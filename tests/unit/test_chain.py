@@ -223,7 +223,7 @@ def test_B03_a_chain_that_is_too_deep_is_refused_before_any_signature(
 
 
 def test_B20_a_chain_of_64_KiB_and_a_byte_is_refused_before_it_is_parsed(monkeypatch) -> None:
-    monkeypatch.setattr("agent_identity.delegation.chain.read_grant", pytest.fail)
+    monkeypatch.setattr("agent_identity.delegation.chain.read_signed", pytest.fail)
     assert code(["x" * 16_384] * 4 + ["x"]) == "chain_too_large"
 
 

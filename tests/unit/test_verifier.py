@@ -229,10 +229,10 @@ def test_a_verified_request_says_who_through_whom_for_what(rig: Rig) -> None:
     assert call.principal.iss == rig.identity.authority.issuer
     assert (call.evidence, call.purpose, call.txn) == ("issuer", "close the books", rig.session.id)
     assert call.agent == "urn:agent-identity:agent:invoice-bot"
-    assert (call.tool, call.scopes, call.token_verified) == ("sign", {"invoices:read"}, True)
+    assert (call.call.tool, call.scopes, call.token_verified) == ("sign", {"invoices:read"}, True)
     intent = next(r for r in rig.session.records() if r.kind == CALL_INTENDED)
-    assert (call.call_id, call.trace_id) == (intent.call_id, intent.trace_id)
-    assert call.args_hash == claims_of(sent.headers["Agent-Assertion"])["call"]["args_hash"]
+    assert (call.call.id, call.call.trace_id) == (intent.call_id, intent.trace_id)
+    assert call.call.args_hash == claims_of(sent.headers["Agent-Assertion"])["call"]["args_hash"]
 
 
 def test_a_decorated_tools_own_request_is_verified(rig: Rig) -> None:
@@ -241,7 +241,7 @@ def test_a_decorated_tools_own_request_is_verified(rig: Rig) -> None:
         url = f"{BILLING}/invoices?customer={customer}"
         return Sent("GET", url, current_credential().headers("GET", url, b""), b"")
 
-    assert rig.accepted(read("ACME")).tool == "read"
+    assert rig.accepted(read("ACME")).call.tool == "read"
 
 
 def test_B25_only_the_first_agent_is_vouched_for_by_an_anchor(rig: Rig) -> None:
@@ -571,7 +571,7 @@ def test_B10_a_request_is_taken_once(rig: Rig) -> None:
 
 def test_each_request_of_a_call_is_taken(rig: Rig) -> None:
     replay = MemoryReplay(clock=rig.clock)
-    calls = {rig.accepted(sent, replay=replay).call_id for sent in rig.requests(count=3)}
+    calls = {rig.accepted(sent, replay=replay).call.id for sent in rig.requests(count=3)}
     assert len(calls) == 1
 
 
@@ -1020,11 +1020,11 @@ def test_B05_behind_a_proxy_a_query_is_never_read_as_a_path(
 @pytest.mark.parametrize(
     ("changed", "code"),
     [
-        ({"jwks": None}, "anchor_keys"),
+        ({"issuer": "urn:x:signer", "jwks": None}, "anchor_keys"),
         ({"jwks": []}, "anchor_keys"),
         ({"jwks": {"keys": []}}, "anchor_keys"),
         ({"jwks": {"kty": "EC"}}, "anchor_keys"),
-        ({"revocations": None}, "revocations_missing"),
+        ({"issuer": "urn:x:signer", "revocations": None}, "revocations_missing"),
         ({"evidence": "certain"}, "evidence"),
         ({"subjects": "https://idp.example"}, "subjects"),
     ],
@@ -1045,8 +1045,9 @@ def test_an_anchor_named_twice_is_an_error_and_not_half_forgotten(rig: Rig) -> N
     ("options", "code"),
     [
         ({"allow": {"anything"}}, "relaxation_unknown"),
-        ({"allow": {"unbound_body", "unasserted"}}, "relaxation_unknown"),
+        ({"allow": {"unbound_body", "untested"}}, "relaxation_unknown"),
         ({"allow": "unbound_body"}, "relaxation_unknown"),
+        ({"approvers": [{"kty": "EC"}]}, "not_supported"),
         ({"skew": 60.1}, "skew"),
         ({"skew": -1}, "skew"),
         ({"skew": float("nan")}, "skew"),

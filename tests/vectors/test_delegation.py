@@ -59,9 +59,9 @@ def test_our_verifier_takes_the_published_request() -> None:
     claims = PUBLISHED["assertion_claims"]
     assert call.principal.sub == claims["sub"]
     assert [actor.depth for actor in call.chain] == [2, 1, 0]
-    assert (call.agent, call.call_id) == (claims["iss"], claims["call"]["id"])
+    assert (call.agent, call.call.id) == (claims["iss"], claims["call"]["id"])
     assert (call.scopes, call.evidence) == ({"journal:write"}, "issuer")
-    assert (call.args_hash, call.token_verified) == (PUBLISHED["args_hash"], False)
+    assert (call.call.args_hash, call.token_verified) == (PUBLISHED["args_hash"], False)
 
 
 @pytest.mark.parametrize("case", PUBLISHED["refused"], ids=lambda case: case["name"])

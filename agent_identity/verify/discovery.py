@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Anchors that publish what they are: keys and revocations found in an issuer's metadata (RFC 8414), and kept fresh.
+
+Keys are read again after five minutes, and for an unknown `kid` every thirty seconds; while the issuer can't be reached, old ones
+serve an hour longer. The signed list of revocations is read again after `REFRESH` seconds and never serves beyond its own end.
+A verification asks for what is stale before its rules run, so that the rules themselves know no network.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, NoReturn
+
+from agent_identity.credentials.answers import asked, failure_of
+from agent_identity.credentials.issuer import Issuer
+from agent_identity.errors import (
+    ConfigurationError,
+    CredentialError,
+    CredentialRejectedError,
+    VerificationError,
+)
+from agent_identity.flow import HttpRequest, arun, run
+from agent_identity.verify.revocations import LIST_LIMIT, Revocations
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable, Sequence
+
+    from agent_identity.credentials.client import Client
+    from agent_identity.flow import Draft, Flow
+    from agent_identity.http.world import World
+    from agent_identity.keys import JWK
+
+__all__ = ["Discovery", "Found"]
+
+REFRESH: Final = 30.0
+"""Seconds after which a revocation list is asked for again."""
+
+_AGAIN: Final = 30.0
+"""Seconds between two looks for a key that isn't there."""
+
+
+class Found:
+    """One anchor as it publishes itself: `keys()` and `is_revoked` are what was found last."""
+
+    def __init__(self, issuer: str, clock: Callable[[], float]) -> None:
+        self._issuer = Issuer(issuer, clients=_Nobody(), clock=clock)
+        self._clock = clock
+        self._keys: tuple[JWK, ...] = ()
+        self._keys_end = float("-inf")
+        self._looked = float("-inf")
+        self._listed = float("-inf")
+        self._revocations = Revocations(issuer, self.keys, clock=clock)
+
+    def keys(self) -> Sequence[JWK]:
+        return self._keys
+
+    def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
+        """See `RevocationCheck`."""
+        return self._revocations.is_revoked(references, issued_at)
+
+    def is_stale(self, now: float) -> bool:
+        """Whether something has to be asked for before the rules may run."""
+        return not now < self._keys_end or not 0 <= now - self._listed < REFRESH
+
+    def may_look_again(self, now: float) -> bool:
+        """Whether a key that wasn't there is worth another look."""
+        return not 0 <= now - self._looked < _AGAIN
+
+    def refreshed(self, *, missing: str | None = None) -> Flow[None]:
+        """Ask for what is stale; `missing` is the `kid` of a key that wasn't there.
+
+        Raises:
+            CredentialError: the issuer has none, or can't be reached.
+        """
+        now = self._clock()
+        if missing is not None:
+            self._looked = now
+            yield from self._issuer.key(missing, at_once=True)
+        keys = yield from self._issuer.keys()
+        self._keys = tuple(keys.keys.values())
+        self._keys_end = keys.expires_at
+        if not 0 <= now - self._listed < REFRESH:
+            yield from self._list(now)
+
+    def _list(self, now: float) -> Flow[None]:
+        endpoints = yield from self._issuer.endpoints()
+        url = endpoints.revocations
+        if url is None:
+            raise CredentialRejectedError(
+                "revocations_missing",
+                f"{endpoints.issuer} publishes no revocation list",
+                remedy="give the TrustAnchor revocations=Revocations(…), or UnsafeNoRevocations()",
+            )
+        response = yield from asked(HttpRequest("GET", url, {"Accept": _KIND}), endpoints.issuer)
+        if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+            raise failure_of(response, endpoints.issuer, "its revocation list", now)
+        if len(response.body) > LIST_LIMIT or not response.body.isascii():
+            raise CredentialRejectedError(
+                "malformed_revocations", f"{endpoints.issuer} publishes no such list"
+            )
+        self._revocations.update(response.body.decode("ascii").strip())
+        self._listed = now
+
+
+_KIND: Final = "application/jwt"
+
+
+class Discovery:
+    """Asks for what is stale of the anchors that a verifier finds by itself, in both colours."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._world: World | None = None
+
+    def find(self, issuer: str) -> Found:
+        return Found(issuer, self._clock)
+
+    def refresh(self, found: Iterable[Found], *, missing: str | None = None) -> None:
+        """Ask for what is stale.
+
+        Raises:
+            VerificationError: `anchor_unavailable`, what it takes to judge isn't there.
+        """
+        for each in found:
+            try:
+                run(each.refreshed(missing=missing), self._opened().answer)
+            except (CredentialError, VerificationError) as error:
+                self._unless_usable(each, error)
+
+    async def arefresh(self, found: Iterable[Found], *, missing: str | None = None) -> None:
+        """The async twin of `refresh`."""
+        for each in found:
+            try:
+                await arun(each.refreshed(missing=missing), self._opened().aanswer)
+            except (CredentialError, VerificationError) as error:
+                self._unless_usable(each, error)
+
+    def _unless_usable(self, found: Found, error: CredentialError | VerificationError) -> None:
+        """What was found before goes on serving while its own time lasts: the rules look at that."""
+        if found.keys():
+            return
+        raise VerificationError(
+            "anchor_unavailable",
+            f"an anchor's keys or revocations can't be had ({error.code})",
+            remedy=error.remedy,
+        ) from error
+
+    def _opened(self) -> World:
+        if self._world is None:
+            from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
+            from agent_identity.http.world import World  # noqa: PLC0415 - see above
+
+            self._world = World(Transport, _NoLedger(), clock=self._clock)
+        return self._world
+
+    def close(self) -> None:
+        if self._world is not None:
+            self._world.close()
+
+    async def aclose(self) -> None:
+        if self._world is not None:
+            await self._world.aclose()
+
+
+class _Nobody:
+    """A verifier is no client of any issuer."""
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        raise ConfigurationError("no_client", f"a verifier is no client of {issuer.url}")
+
+
+class _NoLedger:
+    """A verifier records nothing."""
+
+    def append(self, draft: Draft, /) -> NoReturn:
+        raise ConfigurationError("no_ledger", f"a verifier records no {draft.kind}")
+
+    async def aappend(self, draft: Draft, /) -> NoReturn:
+        raise ConfigurationError("no_ledger", f"a verifier records no {draft.kind}")

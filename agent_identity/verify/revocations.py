@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What was taken back, as a list that is signed, numbered and soon stale (DESIGN section 5).
+
+    header  {typ: "agent-revocations+jwt", alg, kid: <of the operator's or the authority's key>}
+    claims  iss: the anchor · iat, exp · seq: grows with every list · revoked: [{ref, at}], at in Unix seconds
+
+A reference is a principal (`user:alice`, `user:<iss>#<sub>`), a transaction, a `jti`, an agent's URI, an instance (a key's
+thumbprint) or `*`. It ends what was issued until its time. An older list never replaces a newer one, and one that is too old denies.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.delegation.chain import ALGORITHMS
+from agent_identity.delegation.claims import Claims
+from agent_identity.errors import VerificationError
+from agent_identity.forks import start_over_in_child
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from agent_identity.keys import JWK
+    from agent_identity.values import JSON
+
+__all__ = [
+    "ALL",
+    "REVOCATIONS_TYPE",
+    "RevocationCheck",
+    "Revocations",
+    "UnsafeNoRevocations",
+    "keys_in",
+    "revocation_claims",
+]
+
+REVOCATIONS_TYPE: Final = "agent-revocations+jwt"
+LIST_LIMIT: Final = 1024 * 1024
+"""Characters of one list."""
+
+ALL: Final = "*"
+"""The reference that ends everything."""
+
+_CLAIMS: Final = ("iss", "iat", "exp", "seq", "revoked")
+
+
+class RevocationCheck(Protocol):
+    """What has been revoked, as far as this service knows."""
+
+    def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
+        """Whether any of the references was revoked at or after `issued_at`.
+
+        Raises:
+            VerificationError: it isn't known; the call is refused.
+        """
+        ...
+
+
+class UnsafeNoRevocations:
+    """Knows of no revocation, ever: what an anchor issued is believed until it expires."""
+
+    def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:  # noqa: ARG002 - the protocol's
+        return False
+
+
+class _List(NamedTuple):
+    seq: int
+    issued_at: float
+    ends: float
+    revoked: Mapping[str, float]
+
+
+class Revocations:
+    """The newest signed list of one anchor. Give it lists with `update`; without one, or with a stale one, all is refused.
+
+    `issuer` is the anchor, `jwks` the keys that may sign its lists (an operator's or the authority's, never an agent's), `max_age`
+    how many seconds after its `iat` a list still counts, `clock` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        issuer: str,
+        jwks: Mapping[str, JSON] | Sequence[JWK] | Callable[[], Sequence[JWK]],
+        *,
+        max_age: float = 3600.0,
+        skew: float = 30.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._issuer = issuer
+        self._keys = jwks if callable(jwks) else _given(jwks)
+        self._max_age = max_age
+        self._skew = skew
+        self._clock = clock
+        self._list: _List | None = None
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """In a forked child: the list stays, but not a lock that a thread of the parent held."""
+        self._lock = threading.Lock()
+
+    def update(self, compact: str) -> bool:
+        """Take a list; False where it is no newer than the one that is known, which then stays.
+
+        Raises:
+            VerificationError: it isn't the anchor's, or malformed, or its time is over.
+        """
+        found = self._read(compact)
+        with self._lock:
+            known = self._list
+            if known is not None and found.seq <= known.seq:
+                return False
+            self._list = found
+            return True
+
+    def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
+        """See `RevocationCheck`.
+
+        Raises:
+            VerificationError: `revocations_missing` or `revocations_stale`.
+        """
+        known = self._list
+        if known is None:
+            raise VerificationError(
+                "revocations_missing",
+                f"nothing says what {self._issuer} has revoked",
+                remedy="give its signed list to Revocations.update",
+            )
+        now = self._clock()
+        if now >= known.ends + self._skew or now >= known.issued_at + self._max_age + self._skew:
+            raise VerificationError(
+                "revocations_stale",
+                f"the newest known revocation list of {self._issuer} is too old",
+                remedy="fetch a fresh one, or allow an older one with max_age",
+            )
+        latest = max(known.revoked.get(each, -1.0) for each in (*references, ALL))
+        return issued_at <= latest
+
+    def _read(self, compact: str) -> _List:
+        keys = self._keys()
+        _, payload = jose.verify(
+            jose.unverified(compact, max_token=LIST_LIMIT),
+            keys,
+            algorithms=ALGORITHMS,
+            typ=REVOCATIONS_TYPE,
+        )
+        body = jose.loads_object(payload)
+        claims = Claims(body, VerificationError)
+        claims.only(*_CLAIMS)
+        if claims.text("iss") != self._issuer:
+            raise VerificationError("issuer_mismatch", "the revocation list is another anchor's")
+        now = self._clock()
+        ends = jose.check_lifetime(body, now=now, skew=self._skew, max_lifetime=None)
+        issued = jose.numeric_date(body, "iat")
+        return _List(claims.integer("seq"), issued, ends, _revoked(body.get("revoked")))
+
+
+def revocation_claims(
+    issuer: str, revoked: Mapping[str, int], *, seq: int, now: int, lifetime: int
+) -> bytes:
+    """The claims of a list, for whoever signs one; `revoked` maps references to Unix seconds."""
+    return orjson.dumps(
+        {
+            "iss": issuer,
+            "iat": now,
+            "exp": now + lifetime,
+            "seq": seq,
+            "revoked": [{"ref": ref, "at": at} for ref, at in sorted(revoked.items())],
+        }
+    )
+
+
+def _revoked(value: JSON) -> dict[str, float]:
+    if not isinstance(value, list):
+        raise VerificationError("claim_malformed", "the claim revoked is no list")
+    found: dict[str, float] = {}
+    for entry in value:
+        if not isinstance(entry, dict):
+            raise VerificationError("claim_malformed", "an entry of revoked is no object")
+        claims = Claims(entry, VerificationError)
+        claims.only("ref", "at")
+        ref, at = claims.text("ref"), jose.numeric_date(entry, "at")
+        found[ref] = max(at, found.get(ref, at))
+    return found
+
+
+def _given(jwks: Mapping[str, JSON] | Sequence[JWK]) -> Callable[[], Sequence[JWK]]:
+    keys = keys_in(jwks)
+    return lambda: keys
+
+
+def keys_in(jwks: Mapping[str, JSON] | Sequence[JWK]) -> tuple[JWK, ...]:
+    """The keys of a JWK set or a list of keys."""
+    if not isinstance(jwks, Mapping):
+        return tuple(jwks)
+    found = jwks.get("keys")
+    return tuple(key for key in found if isinstance(key, dict)) if isinstance(found, list) else ()
