@@ -8,10 +8,15 @@ nothing to say why.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agent_identity import jose
-from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    TransportError,
+    VerificationError,
+)
 from agent_identity.flow import pure
 from agent_identity.jose.public_keys import ALGORITHMS
 from agent_identity.keys import published
@@ -25,6 +30,8 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 __all__ = ["MemorySigner", "Signer", "probed", "public_keys_of", "signed"]
+
+T = TypeVar("T")
 
 
 class Signer(Protocol):
@@ -76,9 +83,10 @@ def public_keys_of(signer: Signer) -> Flow[list[dict[str, JSON]]]:
 
     Raises:
         CredentialRejectedError: it has none, and see `Signer.keys`.
+        CredentialUnavailableError: it could not be reached.
         ConfigurationError: `key_unusable`, one is none that signatures here have.
     """
-    found = yield from signer.keys()
+    found = yield from _answered(signer.keys())
     if not found:
         raise CredentialRejectedError("unknown_key", "the signer of first grants has no key")
     return [published(key) for key in found]
@@ -89,8 +97,9 @@ def signed(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[s
 
     Raises:
         CredentialRejectedError: what came back isn't signed by that key; its code is the rule that was broken.
+        CredentialUnavailableError: the signer could not be reached.
     """
-    signature = yield from signer.sign(signing_input, str(key["kid"]))
+    signature = yield from _answered(signer.sign(signing_input, str(key["kid"])))
     compact = f"{signing_input.decode('ascii')}.{b64url(signature)}"
     try:
         jose.verify(compact, [key], algorithms=ALGORITHMS)
@@ -103,6 +112,18 @@ def signed(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[s
         f"what the signer of first grants gave is refused: {code}",
         remedy="look at what stands between this process and the key, and whether the key is still the one it was",
     )
+
+
+def _answered(flow: Flow[T]) -> Flow[T]:
+    """What a signer answers; the network's errors are wrapped here, so that no signer has to."""
+    try:
+        return (yield from flow)
+    except TransportError as error:
+        raise CredentialUnavailableError(
+            "issuer_unreachable",
+            f"the signer of first grants could not be asked: {error.code}",
+            remedy=error.remedy,
+        ) from error
 
 
 def probed(signer: Signer) -> Flow[dict[str, JSON]]:
