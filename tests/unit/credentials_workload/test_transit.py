@@ -242,10 +242,18 @@ def test_a_rotation_between_looking_and_signing_changes_nothing() -> None:
 def test_a_key_that_was_used_is_known_when_the_vault_has_dropped_it() -> None:
     held, made = Held(), grants()
     grant = run(made.grant(WANTED), held)
-    asked = len(held.sent)
     held.versions = [SigningKey.generate()]
+    run(made.grant(WANTED), held)
+    asked = len(held.sent)
     assert run(made.key(grant.kid or ""), held)["kid"] == grant.kid
     assert len(held.sent) == asked
+
+
+def test_whoever_signs_without_looking_first_is_looked_up() -> None:
+    held = Held("Ed25519")
+    signature = run(signer().sign(b"x", held.kids[0]), held)
+    assert signature == held.versions[0].sign(b"x")
+    assert [request.method for request in held.sent] == ["GET", "POST"]
 
 
 def test_a_key_that_nobody_has_is_unknown() -> None:
@@ -352,6 +360,31 @@ def test_a_curve_that_is_listed_under_another_name_is_refused() -> None:
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     pem = other.public_bytes(serialization.Encoding.PEM, form).decode()
     held.listed = lambda usual: changed(usual, type="ecdsa-p256", keys={"1": {"public_key": pem}})
+    assert refused(held).code == "malformed_answer"
+
+
+def test_a_key_of_another_kind_than_its_type_is_refused() -> None:
+    held = Held("Ed25519")
+    half = private(held.versions[0]).public_key()
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = half.public_bytes(serialization.Encoding.PEM, form).decode()
+    held.listed = lambda usual: changed(usual, type="ecdsa-p256", keys={"1": {"public_key": pem}})
+    assert refused(held).code == "malformed_answer"
+
+
+@pytest.mark.parametrize("size", [31, 33])
+def test_a_point_of_another_length_is_refused(size: int) -> None:
+    held, point = Held("Ed25519"), base64.b64encode(b"\x09" * size).decode()
+    held.listed = lambda usual: changed(usual, keys={"1": {"public_key": point}})
+    assert refused(held).code == "malformed_answer"
+
+
+def test_one_version_that_can_t_be_read_spoils_the_list() -> None:
+    """It may be the one that a grant names; a list that lacks it silently would be a service's."""
+    held = Held()
+    held.rotate()
+    keys = {"1": {"public_key": CANARY}, "2": {"public_key": public(held.versions[1])}}
+    held.listed = lambda usual: changed(usual, keys=keys)
     assert refused(held).code == "malformed_answer"
 
 
