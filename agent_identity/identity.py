@@ -23,15 +23,16 @@ from agent_identity.credentials.subjects import (
 from agent_identity.delegation.details import details_from, pinned
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
-from agent_identity.flow import Draft, append, pure
+from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.keys import public_signing_jwk
+from agent_identity.keys import SigningKey
 from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.session import Session
+from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
 from agent_identity.values import Principal, agent_uri, scope_set
 
@@ -48,10 +49,10 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Verified
     from agent_identity.flow import Flow
     from agent_identity.http.transport import Transport
-    from agent_identity.keys import SigningKey
     from agent_identity.parts import Resource
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
+    from agent_identity.signers import Signer
     from agent_identity.values import JSON, Prompt
     from agent_identity.verify import Verifier
 
@@ -77,7 +78,7 @@ class AgentIdentity:
         ledger: Ledger,
         authority: Authority | None = None,
         configuration: Configuration | None = None,
-        signer: SigningKey | None = None,
+        signer: Signer | SigningKey | None = None,
         key: SigningKey | None = None,
         policy: PolicyLike | None = None,
         resources: Mapping[str, Described] | None = None,
@@ -87,8 +88,8 @@ class AgentIdentity:
     ) -> None:
         """Put an identity together from parts; `embedded` and `from_config` do it with the usual ones.
 
-        `authority` is the one of this process; without it `configuration` says which issuers there are, and `signer` is the key
-        that signs first grants where none of them does. `key` is the agent's own, by default made here. `resources` maps a
+        `authority` is the one of this process; without it `configuration` says which issuers there are, and `signer` is what
+        signs first grants where none of them does. `key` is the agent's own, by default made here. `resources` maps a
         resource's URI to the most scopes that may be asked for there; None is no limit of its own.
 
         Raises:
@@ -106,8 +107,8 @@ class AgentIdentity:
         self._owner = owner or (configuration.agent.owner if configuration else None)
         self._clock = clock
         self._settings = Settings.of(configuration)
-        self._signer = signer
-        self._assembled = self._put_together(signer, resources or {})
+        held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
+        self._assembled = self._put_together(held, resources or {})
         decider = as_policy(policy)
         self._parts = Parts(
             agent=self._agent,
@@ -179,39 +180,42 @@ class AgentIdentity:
         approver: object = None,
         ledger: str | Ledger | None = None,
         shared: str | None = None,
+        signer: Signer | None = None,
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
         """The identity that `agent-identity.toml` describes; without a path, the file that `AGENT_IDENTITY_CONFIG` names.
 
-        The keywords go before what the file says, and are those of `embedded`. Nothing is asked of any issuer yet.
+        The keywords go before what the file says, and are those of `embedded`; `signer` holds the key of first grants where the
+        file can't name its place. Nothing is asked of any issuer yet.
 
         Raises:
             ConfigurationError: no file is named, or what is wrong with it, all at once.
         """
-        from agent_identity.assembly.keys import referenced_key, state_key  # noqa: PLC0415 - for those who have a file
+        from agent_identity.assembly.keys import first_signer, referenced_key, uses_authority  # noqa: PLC0415 - for those who have a file
         from agent_identity.config import References, read_configuration  # noqa: PLC0415 - pydantic, likewise
 
         _check_supported(approver, shared)
         configuration = read_configuration(path, needs_policy=policy is None)
         directory = state_directory()
         table = configuration.agent
-        references = References()
-        signer = authority = None
-        if not configuration.issuers and table.signer is None:
+        authority = None
+        if signer is None and uses_authority(configuration):
             from agent_identity.authority import Authority  # noqa: PLC0415 - see `embedded`
 
             authority = Authority(directory / "authority", clock=clock)
-        elif table.signer is not None:
-            signer = referenced_key(references, table.signer, "agent.signer")
-        elif table.grants is None:
-            signer = state_key(directory, "signer")
+        if signer is not None and table.grants is not None:
+            raise ConfigurationError(
+                "value_conflict",
+                "the first grant comes from an issuer or from a signer",
+                remedy="leave agent.grants out, or pass no signer",
+            )
         return cls(
             table.name or table.id or "agent",
             authority=authority,
             configuration=configuration,
-            signer=signer,
-            key=None if table.key is None else referenced_key(references, table.key, "agent.key"),
+            signer=signer or first_signer(configuration, directory),
+            key=None if table.key is None else referenced_key(References(), table.key, "agent.key"),
             ledger=_ledger(
                 ledger or configuration.ledger.url,
                 directory,
@@ -425,12 +429,21 @@ class AgentIdentity:
     def verifier(self, audience: str) -> Verifier:
         """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
 
+        It has the keys that there are now: one that a signer elsewhere is rotated to later is unknown to it.
+
         Raises:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
+            CredentialError: see `jwks`.
         """
+        return self._verifier(audience, self.jwks())
+
+    async def averifier(self, audience: str) -> Verifier:
+        """The async twin of `verifier`."""
+        return self._verifier(audience, await self.ajwks())
+
+    def _verifier(self, audience: str, keys: dict[str, JSON]) -> Verifier:
         from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
 
-        keys = self.jwks()
         anchor = TrustAnchor(
             self._assembled.anchor.name,
             jwks=keys,
@@ -441,20 +454,23 @@ class AgentIdentity:
         return Verifier([anchor], audience=audience, clock=self._clock)
 
     def jwks(self) -> dict[str, JSON]:
-        """The public keys by which services check this identity's first grants, as a JWK set.
+        """The public keys by which services check this identity's first grants, as a JWK set; a signer elsewhere is asked.
 
         Raises:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, and publishes its keys itself.
+            CredentialError: the signer refused, or could not be reached.
         """
         if self._authority is not None:
             return self._authority.jwks()
-        if self._signer is None:
-            raise ConfigurationError(
-                "anchor_keys",
-                f"{self._assembled.anchor.name} signs first grants, and publishes its keys itself",
-                remedy="make a Verifier with a TrustAnchor of that issuer's jwks",
-            )
-        return {"keys": [public_signing_jwk(self._signer)]}
+        keys = run(self._assembled.anchor.keys(), self._parts.world.answer)
+        return {"keys": [*keys]}
+
+    async def ajwks(self) -> dict[str, JSON]:
+        """The async twin of `jwks`."""
+        if self._authority is not None:
+            return self._authority.jwks()
+        keys = await arun(self._assembled.anchor.keys(), self._parts.world.aanswer)
+        return {"keys": [*keys]}
 
     def close(self) -> None:
         """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
@@ -497,9 +513,7 @@ class AgentIdentity:
     def __repr__(self) -> str:
         return f"<AgentIdentity {self._agent.uri}>"
 
-    def _put_together(
-        self, signer: SigningKey | None, described: Mapping[str, Described]
-    ) -> Assembled:
+    def _put_together(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
         configuration = self._configuration
         minted = {checked_resource(uri): _minted(uri, value) for uri, value in described.items()}
         if configuration is None:

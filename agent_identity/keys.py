@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from cryptography.hazmat.primitives.asymmetric.types import (
         CertificateIssuerPrivateKeyTypes,
         PrivateKeyTypes,
+        PublicKeyTypes,
     )
 
     from agent_identity.values import JSON
@@ -37,7 +38,9 @@ __all__ = [
     "SigningKey",
     "certificate_of",
     "private_directory",
+    "public_key_of",
     "public_signing_jwk",
+    "published",
     "read_certificate",
     "thumbprint",
     "write_private",
@@ -51,6 +54,12 @@ _REQUIRED_MEMBERS: Final = {
     "EC": ("crv", "kty", "x", "y"),
     "OKP": ("crv", "kty", "x"),
     "RSA": ("e", "kty", "n"),
+}
+_ALGORITHMS: Final[Mapping[tuple[object, object], str]] = {
+    ("EC", "P-256"): "ES256",
+    ("EC", "P-384"): "ES384",
+    ("OKP", "Ed25519"): "Ed25519",
+    ("RSA", None): "RS256",
 }
 
 
@@ -71,23 +80,13 @@ class SigningKey:
         if isinstance(private, ed25519.Ed25519PrivateKey):
             self.alg = "Ed25519"
             self._sign = private.sign
-            point = private.public_key().public_bytes_raw()
-            self.public_jwk: dict[str, str] = {"kty": "OKP", "crv": "Ed25519", "x": b64url(point)}
         elif isinstance(private, rsa.RSAPrivateKey):
             self.alg = "RS256"
             self._sign = _rs256(private)
-            public = private.public_key().public_numbers()
-            self.public_jwk = {"kty": "RSA", "n": _uint(public.n), "e": _uint(public.e)}
         else:
             self.alg = "ES256"
             self._sign = _es256(private)
-            numbers = private.public_key().public_numbers()
-            self.public_jwk = {
-                "kty": "EC",
-                "crv": "P-256",
-                "x": b64url(numbers.x.to_bytes(32, "big")),
-                "y": b64url(numbers.y.to_bytes(32, "big")),
-            }
+        self.public_jwk: dict[str, str] = _jwk_of(private.public_key())
         self.thumbprint: str = thumbprint(self.public_jwk)
 
     @classmethod
@@ -158,6 +157,23 @@ def _es256(private: ec.EllipticCurvePrivateKey) -> Callable[[bytes], bytes]:
 
 def _rs256(private: rsa.RSAPrivateKey) -> Callable[[bytes], bytes]:
     return lambda data: private.sign(data, padding.PKCS1v15(), hashes.SHA256())
+
+
+def _jwk_of(
+    public: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey,
+) -> dict[str, str]:
+    if isinstance(public, ed25519.Ed25519PublicKey):
+        return {"kty": "OKP", "crv": "Ed25519", "x": b64url(public.public_bytes_raw())}
+    if isinstance(public, rsa.RSAPublicKey):
+        modulus = public.public_numbers()
+        return {"kty": "RSA", "n": _uint(modulus.n), "e": _uint(modulus.e)}
+    point = public.public_numbers()
+    return {
+        "kty": "EC",
+        "crv": "P-256",
+        "x": b64url(point.x.to_bytes(32, "big")),
+        "y": b64url(point.y.to_bytes(32, "big")),
+    }
 
 
 def _uint(number: int) -> str:
@@ -266,7 +282,46 @@ def _uris(leaf: x509.Certificate) -> list[str]:
 
 def public_signing_jwk(key: SigningKey) -> dict[str, JSON]:
     """The public half of a key as it is published: named by its thumbprint, for signatures alone (RFC 7517 §4)."""
-    return {**key.public_jwk, "kid": key.thumbprint, "alg": key.alg, "use": "sig"}
+    return published(key.public_jwk)
+
+
+def published(jwk: JWK) -> dict[str, JSON]:
+    """The same for a public key of somebody else's; only the members that make it up are taken from it.
+
+    Raises:
+        ConfigurationError: it is no key that signs here: P-256, P-384, Ed25519 or RSA.
+    """
+    alg = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv")))
+    if alg is None:
+        raise ConfigurationError("key_unusable", "a public key is none that signatures here have")
+    kid = thumbprint(jwk)
+    members: dict[str, JSON] = {name: str(jwk[name]) for name in _REQUIRED_MEMBERS[str(jwk["kty"])]}
+    return members | {"kid": kid, "alg": alg, "use": "sig"}
+
+
+def public_key_of(encoded: bytes) -> dict[str, str]:
+    """A public key as a JWK from its SubjectPublicKeyInfo, PEM or DER, as services that hold keys give it.
+
+    Raises:
+        ConfigurationError: `key_unusable`, it is none, or neither on P-256 nor Ed25519.
+    """
+    public = _public_key(encoded)
+    if isinstance(public, ed25519.Ed25519PublicKey) or (
+        isinstance(public, ec.EllipticCurvePublicKey) and isinstance(public.curve, ec.SECP256R1)
+    ):
+        return _jwk_of(public)
+    raise ConfigurationError(
+        "key_unusable", "a public key must be P-256 or Ed25519, as SubjectPublicKeyInfo"
+    )
+
+
+def _public_key(encoded: bytes) -> PublicKeyTypes | None:
+    is_pem = encoded.lstrip().startswith(b"-----BEGIN")
+    load = serialization.load_pem_public_key if is_pem else serialization.load_der_public_key
+    try:
+        return load(encoded)
+    except Exception:  # noqa: BLE001 - see `_pair`
+        return None
 
 
 def thumbprint(jwk: JWK) -> str:

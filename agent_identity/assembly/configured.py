@@ -10,25 +10,27 @@ from agent_identity.assembly.embedded import Minted
 from agent_identity.assembly.issuers import issuers_of, trusted_of
 from agent_identity.assembly.secrets import Secrets
 from agent_identity.assembly.sources import details_of, resources_of
+from agent_identity.config.references import is_in_vault
 from agent_identity.credentials.hop0 import IssuedGrants, SignedGrants
 from agent_identity.credentials.vault import Vault
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.parts import Resource, Resources
+from agent_identity.signers import MemorySigner
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.config import Configuration
-    from agent_identity.config.model import VaultTable
+    from agent_identity.config.model import AgentTable, VaultTable
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.registration import Registered
     from agent_identity.flow import Flow
-    from agent_identity.keys import SigningKey
+    from agent_identity.signers import Signer
     from agent_identity.values import Secret
 
-__all__ = ["configured", "described_by", "minted_by", "secrets_of"]
+__all__ = ["configured", "described_by", "minted_by", "secrets_of", "vault_signer"]
 
 
 def configured(
@@ -37,20 +39,20 @@ def configured(
     *,
     name: str,
     agent: Agent,
-    signer: SigningKey | None,
+    signer: Signer | None,
     recorded: Callable[[Registered], Flow[None]],
     clock: Callable[[], float],
 ) -> Assembled:
-    """Issuers, resources and anchor of a configuration; `signer` signs first grants where no issuer does."""
+    """Issuers, resources and anchor of a configuration; `signer` signs first grants where no issuer and no vault does."""
     issuers = issuers_of(
         configuration, secrets, name=name, agent=agent, recorded=recorded, clock=clock
     )
     granting = configuration.agent.grants
+    signer = signer or vault_signer(configuration, secrets)
     if granting is not None:
         anchor: IssuedGrants | SignedGrants = IssuedGrants(issuers[granting])
     elif signer is not None:
-        iss = configuration.agent.signer_id or f"urn:agent-identity:signer:{signer.thumbprint}"
-        anchor = SignedGrants(signer, iss, clock)
+        anchor = SignedGrants(signer, _signer_id(configuration.agent, signer), clock)
     else:
         raise ConfigurationError("signer_missing", "nothing signs the first grant of a chain")
     return Assembled(
@@ -58,6 +60,26 @@ def configured(
         Resources(resources_of(configuration, issuers, secrets, clock)),
         issuers,
         trusted_of(configuration, issuers),
+    )
+
+
+def vault_signer(configuration: Configuration, secrets: Secrets) -> Signer | None:
+    """The key in a vault that signs first grants, None where `agent.signer` names none."""
+    reference = configuration.agent.signer
+    if reference is None or not is_in_vault(reference):
+        return None
+    return secrets.signer(reference)
+
+
+def _signer_id(table: AgentTable, signer: Signer) -> str:
+    if table.signer_id is not None:
+        return table.signer_id
+    if isinstance(signer, MemorySigner):
+        return f"urn:agent-identity:signer:{signer.thumbprint}"
+    raise ConfigurationError(
+        "value_missing",
+        "a signer of one's own has no name that stays when its key is rotated",
+        remedy="say agent.signer_id, the name under which verifiers know it",
     )
 
 

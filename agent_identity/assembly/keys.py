@@ -8,17 +8,42 @@ import os
 import stat
 from typing import IO, TYPE_CHECKING, Final
 
+from agent_identity.config.references import References, is_in_vault
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys import SigningKey, private_directory, write_private
+from agent_identity.signers import MemorySigner
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent_identity.config import References
+    from agent_identity.config import Configuration
 
-__all__ = ["referenced_key", "state_key"]
+__all__ = ["first_signer", "referenced_key", "state_key", "uses_authority"]
 
 _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+
+
+def uses_authority(configuration: Configuration) -> bool:
+    """Whether first grants come from an authority in this process: nothing else is configured."""
+    return not configuration.issuers and configuration.agent.signer is None
+
+
+def first_signer(configuration: Configuration, directory: Path) -> MemorySigner | None:
+    """The key in this process that signs first grants: the one that is named, or one of the state directory.
+
+    None where another does: an issuer, the authority of this process, or a key that stays in a vault.
+
+    Raises:
+        ConfigurationError: there is none where the configuration says, or it can't be used.
+    """
+    table = configuration.agent
+    if uses_authority(configuration) or table.grants is not None:
+        return None
+    if table.signer is None:
+        return MemorySigner(state_key(directory, "signer"))
+    if is_in_vault(table.signer):
+        return None
+    return MemorySigner(referenced_key(References(), table.signer, "agent.signer"))
 
 
 def referenced_key(references: References, reference: str, what: str) -> SigningKey:

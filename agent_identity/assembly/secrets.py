@@ -10,7 +10,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.config.references import transit_key
 from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.transit import TransitSigner
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Shared, certificate_svid, keep, read, shared
 from agent_identity.keys import SigningKey, read_certificate
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.vault import Vault
     from agent_identity.flow import Flow
+    from agent_identity.signers import Signer
     from agent_identity.values import Certificate, Secret
 
 __all__ = ["Secrets", "workload_certificate"]
@@ -82,6 +85,15 @@ class Secrets:
             return SigningKey.from_pem(found.reveal().encode())
 
         return fetch
+
+    def signer(self, reference: str) -> Signer:
+        """The key of the vault's transit engine that `vault:MOUNT/NAME` names, which signs there.
+
+        Raises:
+            ConfigurationError: `reference_malformed`, `vault_unconfigured`.
+        """
+        place = transit_key(reference)
+        return TransitSigner(self._the_vault(), place.mount, place.name)
 
     def certificate(
         self, chain: str, key: str | None, what: str

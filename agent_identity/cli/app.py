@@ -279,10 +279,11 @@ def authority_serve(
 
 @authority_app.command("jwks")
 @_reported
-def authority_jwks(state_dir: StateDir = None) -> None:
-    """Print the authority's public keys, as a JWK set."""
-    from agent_identity.authority import Authority  # noqa: PLC0415 - loads what the command needs
+def authority_jwks(state_dir: StateDir = None, config: Config = None) -> None:
+    """Print the public keys by which first grants are checked, as a JWK set: of the configured signer, else of the authority."""
+    from agent_identity.cli.anchoring import anchor_keys  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - see above
 
-    authority = Authority(state_directory(state_dir) / "authority")
-    sys.stdout.write(json.dumps(authority.jwks(), indent=2) + "\n")
-    authority.close()
+    path = named_configuration(config) if state_dir is None else config
+    keys = anchor_keys(path, state_directory(state_dir))
+    sys.stdout.write(json.dumps(keys, indent=2) + "\n")

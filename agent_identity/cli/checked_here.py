@@ -16,10 +16,12 @@ from agent_identity.cli.finding import ledger_file
 from agent_identity.cli.findings import FAILED, OK, WARNING, Finding, failed_by, lasting
 from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import key_text
+from agent_identity.config.references import is_in_vault
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import run
 from agent_identity.keys import SigningKey, read_certificate
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.signers import probed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -52,9 +54,11 @@ def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], s
 
 
 def check_secret(path: tuple[str, ...], reference: str, looked: Looked) -> list[Finding]:
-    """Whether a secret is there, can be read, and is what its key needs."""
+    """Whether a secret is there, can be read, and is what its key needs; a key that stays in a vault is to sign there."""
     name = key_text(path)
     try:
+        if path == ("agent", "signer") and is_in_vault(reference):
+            return [_signing(name, reference, looked)]
         found = run(looked.secrets.read(reference), looked.world.answer)
         if found is None and path[-1] == "refresh_token":
             return [Finding(name, OK, "nothing kept yet, the first sign-in puts it there")]
@@ -64,6 +68,11 @@ def check_secret(path: tuple[str, ...], reference: str, looked: Looked) -> list[
         return [_usable(path, reference, found, looked), *_mode(name, reference)]
     except AgentIdentityError as error:
         return [failed_by(name, error)]
+
+
+def _signing(name: str, reference: str, looked: Looked) -> Finding:
+    key = run(probed(looked.secrets.signer(reference)), looked.world.answer)
+    return Finding(name, OK, f"a key for {key['alg']} signs there ({reference}), kid {key['kid']}")
 
 
 def _wanted(path: tuple[str, ...], looked: Looked) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.config.inference import uses_platform
 from agent_identity.config.model import OAUTH_SOURCES, Kind, values_of
 from agent_identity.config.problems import Fault, nearest
-from agent_identity.config.references import is_reference, named
+from agent_identity.config.references import is_in_vault, is_reference, named, transit_key
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.uris import checked_resource, is_safe_link, origin
 from agent_identity.values import TOOL_DETAILS, agent_uri, scope_set
@@ -511,9 +511,14 @@ def _references(configuration: Configuration) -> Iterator[Fault]:
         yield from _place(text, path, has_vault=configuration.vault is not None)
 
 
+_SIGNER: Final = ("agent", "signer")
+
+
 def _place(text: str, path: tuple[str, ...], *, has_vault: bool) -> Iterator[Fault]:
     try:
         place = named(text)
+        if path == _SIGNER and is_in_vault(text):
+            transit_key(text)
     except ConfigurationError as error:
         yield Fault(error.code, path, str(error), error.remedy)
         return

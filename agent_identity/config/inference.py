@@ -6,19 +6,24 @@ A rule that would have to choose says nothing, and `checks` asks for the key.
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from agent_identity.config.model import (
     LEGACY_SOURCES,
     OAUTH_SOURCES,
+    AgentTable,
     Configuration,
     Inferred,
     IssuerTable,
     PolicyTable,
     ResourceTable,
     Table,
+    VaultTable,
 )
 from agent_identity.config.problems import key_text
+from agent_identity.config.references import is_in_vault
+from agent_identity.values import b64url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -49,8 +54,22 @@ def infer(configuration: Configuration) -> Configuration:
         for uri, table in configuration.resources.items()
     }
     policy = configuration.policy and _filled(configuration.policy, ("policy",), (_engine,), found)
-    update = {"issuers": issuers, "resources": resources, "policy": policy}
+    update: dict[str, object] = {"issuers": issuers, "resources": resources, "policy": policy}
+    if configuration.agent.signer is not None and configuration.vault is not None:
+        update["agent"] = _agent(configuration.agent, configuration.vault, found)
     return configuration.model_copy(update=update).with_inferred(tuple(found))
+
+
+def _agent(table: AgentTable, vault: VaultTable, found: list[Inferred]) -> AgentTable:
+    def signer_id(table: AgentTable) -> _Rule | None:
+        if table.signer is None or not is_in_vault(table.signer):
+            return None
+        place = f"{vault.address}\n{vault.namespace or ''}\n{table.signer}"
+        name = b64url(hashlib.sha256(place.encode()).digest())
+        why = "it is made of the key's place, so that it stays when the key is rotated"
+        return _Rule("signer_id", f"urn:agent-identity:signer:{name}", why)
+
+    return _filled(table, ("agent",), (signer_id,), found)
 
 
 def _resource(

@@ -170,11 +170,11 @@ class AgentTable(Table):
     )
     signer: Reference = Field(
         default=None,
-        description="The private key (PEM) that signs the first grant instead of an issuer.",
+        description="What signs the first grant instead of an issuer: a private key (PEM), or `vault:MOUNT/NAME`, a key of transit that stays in the vault.",
     )
     signer_id: Text | None = Field(
         default=None,
-        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`.",
+        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`; for a key in a vault a digest of its place stands for the thumbprint.",
     )
     key: Reference = Field(
         default=None,

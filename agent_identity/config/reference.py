@@ -56,7 +56,7 @@ The file holds no secret, only references to the places of secrets.
 | `file:PATH` | a file that neither its group nor others may write; one line end is stripped |
 | `keyring:NAME` | the entry `NAME` of `agent-identity` in the user's keyring, which must not keep plain text |
 | `keyring+plaintext:NAME` | the same, and plain text will do |
-| `vault:PATH` | Vault or OpenBao, with a `[vault]` table |
+| `vault:PATH` | Vault or OpenBao, with a `[vault]` table; in `agent.signer` it is `vault:MOUNT/NAME`, a key that signs there |
 
 ## What is inferred
 
@@ -73,6 +73,7 @@ A key that is left out has the default of the tables below, unless it follows fr
 | a resource with an issuer | `source = "token-exchange"`, `binding = "dpop"` |
 | `api-key`, `basic`, `static`, `client-certificate` | `binding = "none"`, `assertion = "omit"`; with every other source it is `"send"` |
 | policy files | `engine = "cedar"` |
+| a `signer` in a vault | `signer_id` is `urn:agent-identity:signer:` and a digest of the key's place |
 
 ## What is refused
 
@@ -97,7 +98,9 @@ Its `.code` is the first one's.
 | `policy_missing` | nothing says who decides; `engine = "grants-only"` is the explicit way out |
 | `not_supported` | this version can't do that yet |
 
-Not yet supported are the policy engines `cedar`, `authzen` and `opa`, `policy.observe`, `[approval]`, `[signals]`, `[session.budget]`, any `[shared]` but `memory:`, `evidence` of an issuer, `agent.signer` and `agent.key` in a vault, and a ledger in PostgreSQL.
+Not yet supported are the policy engines `cedar`, `authzen` and `opa`, `policy.observe`, `[approval]`, `[signals]`, `[session.budget]`, any `[shared]` but `memory:`, `evidence` of an issuer, and a ledger in PostgreSQL.
+
+`agent.key` in a vault is refused too, and stays so: that key signs every call, in memory.
 
 No key is read and forgotten: one that nothing would act on in its place is refused (`key_unused`).
 Some have a condition that no table below shows:

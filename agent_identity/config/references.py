@@ -4,7 +4,7 @@
     env:NAME        a variable of this process; never written
     file:PATH       an absolute path; one trailing line end is not part of the secret
     keyring:NAME    the desktop's keyring, entry NAME of `agent-identity`; never one that keeps plain text
-    vault:PATH      Vault or OpenBao, where the file has a [vault] table
+    vault:PATH      Vault or OpenBao, where the file has a [vault] table; the key that signs first grants is vault:MOUNT/NAME
 
 None is a place where nothing is. A place that is there and can't be read, or holds something else than text, is an error.
 An error names the place, never what was found there; a text that is no proper reference may be a secret, so it isn't named.
@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-__all__ = ["Named", "References", "Vault", "is_reference", "named"]
+__all__ = [
+    "Named",
+    "References",
+    "TransitKey",
+    "Vault",
+    "is_in_vault",
+    "is_reference",
+    "named",
+    "transit_key",
+]
 
 T = TypeVar("T")
 
@@ -37,6 +46,8 @@ SCHEMES: Final = ("env", "file", "keyring", "keyring+plaintext", "vault")
 
 _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._~@-]+"  # none is "." or ".."
+_TRANSIT: Final = re.compile(rf"vault:({_SEGMENT}(?:/{_SEGMENT})*)/({_SEGMENT})")
 _FOREIGN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -74,6 +85,34 @@ class Named(NamedTuple):
 def is_reference(text: str) -> bool:
     """Whether a text begins as a reference does; what doesn't may be a secret itself."""
     return text.partition(":")[0] in SCHEMES and ":" in text
+
+
+def is_in_vault(reference: str) -> bool:
+    """Whether what a reference names is in a vault."""
+    return reference.startswith("vault:")
+
+
+class TransitKey(NamedTuple):
+    """A key that a vault signs with: where its transit engine is mounted, and what the key is called there."""
+
+    mount: str
+    name: str
+
+
+def transit_key(reference: str) -> TransitKey:
+    """Read `vault:MOUNT/NAME`, for instance `vault:transit/invoice-bot`; a mount may have several segments.
+
+    Raises:
+        ConfigurationError: `reference_malformed`: no mount, an empty or relative segment, a field, foreign characters.
+    """
+    found = _TRANSIT.fullmatch(reference)
+    if found is None:
+        raise ConfigurationError(
+            "reference_malformed",
+            "a key that signs in the vault is written vault:MOUNT/NAME",
+            remedy="name the mount of the transit engine and the key there, for instance vault:transit/invoice-bot",
+        )
+    return TransitKey(found[1], found[2])
 
 
 def named(reference: str) -> Named:

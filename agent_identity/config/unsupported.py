@@ -26,6 +26,7 @@ class _Row(NamedTuple):
     path: tuple[str, ...]
     is_refused: Callable[[object], bool]
     remedy: str
+    why: str = "this version can't do that yet"
 
 
 def _is_elsewhere(url: object) -> bool:
@@ -44,8 +45,6 @@ def _is_postgresql(url: object) -> bool:
     return str(url).startswith(("postgresql:", "postgres:"))
 
 
-_KEYS_NEARBY: Final = "name the key by file:, env: or keyring:; a signer in a vault comes later"
-
 _ROWS: Final = (
     _Row(
         ("policy", "engine"),
@@ -63,8 +62,12 @@ _ROWS: Final = (
         _is_postgresql,
         "keep the ledger in sqlite:",
     ),
-    _Row(("agent", "signer"), _is_in_vault, _KEYS_NEARBY),
-    _Row(("agent", "key"), _is_in_vault, _KEYS_NEARBY),
+    _Row(
+        ("agent", "key"),
+        _is_in_vault,
+        "leave agent.key out, or name it by file:, env: or keyring:; what a vault can hold is agent.signer",
+        "the agent's key signs every call and every proof, so it has to be in memory",
+    ),
     _Row(
         ("issuers", EACH, "evidence"),
         bool,
@@ -78,7 +81,7 @@ def unsupported(configuration: Configuration) -> Iterator[Fault]:
     for row in _ROWS:
         for path, value in _values(configuration, row.path):
             if row.is_refused(value):
-                yield Fault("not_supported", path, "this version can't do that yet", row.remedy)
+                yield Fault("not_supported", path, row.why, row.remedy)
 
 
 def _values(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:

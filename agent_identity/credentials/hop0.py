@@ -14,10 +14,16 @@ from agent_identity.credentials.answers import check_scopes
 from agent_identity.credentials.oauth import Binding
 from agent_identity.credentials.targets import details_text
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.delegation.grant import EVIDENCE, GRANT_TYPE, Grant, mint_root, read_grant
-from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.delegation.grant import (
+    EVIDENCE,
+    GRANT_TYPE,
+    Grant,
+    read_grant,
+    root_signing_input,
+)
+from agent_identity.errors import ConfigurationError, CredentialRejectedError, VerificationError
 from agent_identity.jose.public_keys import ALGORITHMS
-from agent_identity.keys import public_signing_jwk
+from agent_identity.signers import public_keys_of, signed
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -29,7 +35,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Subject
     from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
-    from agent_identity.keys import SigningKey
+    from agent_identity.signers import Signer
     from agent_identity.values import JSON, Principal, Secret
 
 __all__ = ["GRANT", "Anchor", "IssuedGrants", "RootWanted", "SignedGrants"]
@@ -75,22 +81,32 @@ class Anchor(Protocol):
         """The public key by which it signs under `kid`."""
         ...
 
+    def keys(self) -> Flow[list[dict[str, JSON]]]:
+        """All public keys by which its grants are checked, where it is for us to publish them.
+
+        Raises:
+            ConfigurationError: `anchor_keys`, it publishes them itself.
+        """
+        ...
+
 
 class SignedGrants:
-    """Hop 0 signed by a key of this identity's own: `iss` is what verifiers know it under."""
+    """Hop 0 signed by a signer of this identity's own: `iss` is what verifiers know it under, whichever of its keys signs."""
 
-    def __init__(self, key: SigningKey, iss: str, clock: Callable[[], float]) -> None:
+    def __init__(self, signer: Signer, iss: str, clock: Callable[[], float]) -> None:
         self.name: str = iss
-        self._key = key
+        self._signer = signer
         self._clock = clock
+        self._seen: dict[str, dict[str, JSON]] = {}
+        """Public keys by their `kid`: one that is rotated out is still the one of grants that live."""
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
-        yield from ()
+        key, *_ = yield from self.keys()
         now = self._clock()
         principal = wanted.principal
-        return mint_root(
-            self._key,
-            self._key.thumbprint,
+        signing_input = root_signing_input(
+            str(key["alg"]),
+            str(key["kid"]),
             iss=self.name,
             principal_sub=principal.sub,
             sub_iss=principal.iss or self.name,
@@ -108,12 +124,19 @@ class SignedGrants:
             max_depth=wanted.max_depth,
             evidence=wanted.evidence,
         )
+        return read_grant((yield from signed(self._signer, signing_input, key)))
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
-        yield from ()
-        if kid != self._key.thumbprint:
+        if kid not in self._seen:
+            yield from self.keys()
+        if kid not in self._seen:
             raise CredentialRejectedError("unknown_key", f"{self.name} has no such key")
-        return public_signing_jwk(self._key)
+        return self._seen[kid]
+
+    def keys(self) -> Flow[list[dict[str, JSON]]]:
+        found = yield from public_keys_of(self._signer)
+        self._seen.update((str(key["kid"]), key) for key in found)
+        return found
 
 
 class IssuedGrants:
@@ -125,6 +148,14 @@ class IssuedGrants:
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
         return self._issuer.key(kid)
+
+    def keys(self) -> Flow[list[dict[str, JSON]]]:
+        yield from ()
+        raise ConfigurationError(
+            "anchor_keys",
+            f"{self.name} signs first grants, and publishes its keys itself",
+            remedy="make a Verifier with a TrustAnchor of that issuer's jwks",
+        )
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
         """See `Anchor`.

@@ -141,7 +141,7 @@ class Vault:
         self.address: str = address
         self._workload = login
         self._clock = clock
-        self._role = role
+        self.role: str = role
         self._auth_mount = auth_mount
         self._kv_mount = kv_mount
         self._headers: dict[str, str] = {"X-Vault-Request": "true", "Accept": "application/json"}
@@ -185,12 +185,12 @@ class Vault:
             if secret is None and version.holds(place.field) is None:
                 return
             body = partial(version.replaced, place.field, secret)
-            response = yield from self._signed("POST", place, body)
+            response = yield from self._asked("POST", place, body)
             if response.status in _OK:
                 return
             newer = yield from self._newest(place)
             if newer.number == version.number:  # so it wasn't the check-and-set that refused
-                raise self._failure(response, "the writing of a secret")
+                raise self.failure(response, "the writing of a secret", self._access())
             if newer.holds(place.field) != version.holds(place.field):
                 break
             version = newer
@@ -200,14 +200,14 @@ class Vault:
             remedy="give each writer a field or path of its own",
         )
 
-    # -- one exchange ------------------------------------------------------------------------------------------------
+    # -- secrets -----------------------------------------------------------------------------------------------------
 
     def _newest(self, place: Reference) -> Flow[_Version]:
-        response = yield from self._patiently(lambda: self._signed("GET", place))
+        response = yield from self.patiently(lambda: self._asked("GET", place))
         if response.status == _NOT_FOUND:
             return _Version(_deleted_version(response), None)
         if response.status not in _OK:
-            raise self._failure(response, "a secret")
+            raise self.failure(response, "a secret", self._access())
         data = json_object(response, self.address).nested("data")
         metadata = None if data is None else data.nested("metadata")
         number = None if metadata is None else metadata.number("version")
@@ -215,30 +215,46 @@ class Vault:
             raise _malformed(self.address)
         return _Version(int(number), data.nested("data"))
 
-    def _signed(
+    def _asked(
         self, method: str, place: Reference, body: Callable[[], bytes] = bytes
     ) -> Flow[HttpResponse]:
-        """Ask with a login; one that was shared and isn't good any more is replaced once."""
+        path = f"{self._kv_mount}/data/{place.path}"
+        return self.ask(method, path, body, what="a secret", access=self._access())
+
+    def _access(self) -> str:
+        return f"give the policies of role {self.role} the path, with data/ after the mount {self._kv_mount}"
+
+    # -- one exchange ------------------------------------------------------------------------------------------------
+
+    def ask(
+        self, method: str, path: str, body: Callable[[], bytes] = bytes, *, what: str, access: str
+    ) -> Flow[HttpResponse]:
+        """Ask for something below `/v1/` with a login; one that was shared and isn't good any more is replaced once.
+
+        `what` and `access` are for errors: what was asked for, and how the role gets at it.
+
+        Raises:
+            CredentialRejectedError: the login, or the asking, is refused with another status than 400 and 404.
+            CredentialUnavailableError: the server could not be reached, or is busy.
+        """
         since = self._clock()
         login = yield from self._login()
-        response = yield from self._sent(method, place, body(), login)
+        response = yield from self._sent(method, path, body(), login)
         if response.status == _FORBIDDEN and login.issued_at < since:
             self._number = max(self._number, login.number + 1)
             login = yield from self._login()
-            response = yield from self._sent(method, place, body(), login)
+            response = yield from self._sent(method, path, body(), login)
         if response.status not in _ANSWERS:
-            raise self._failure(response, "a secret")
+            raise self.failure(response, what, access)
         return response
 
-    def _sent(
-        self, method: str, place: Reference, body: bytes, login: _Login
-    ) -> Flow[HttpResponse]:
+    def _sent(self, method: str, path: str, body: bytes, login: _Login) -> Flow[HttpResponse]:
         # No flow of its own: what raises later has no frame with the secret in it.
         headers = {"X-Vault-Token": login.token.reveal(), "Content-Type": "application/json"}
-        url = f"{self.address}/v1/{self._kv_mount}/data/{place.path}"
+        url = f"{self.address}/v1/{path}"
         return asked(HttpRequest(method, url, self._headers | headers, body), self.address)
 
-    def _patiently(self, once: Callable[[], Flow[T]]) -> Flow[T]:
+    def patiently(self, once: Callable[[], Flow[T]]) -> Flow[T]:
         """Ask again while the server is busy; what is asked this way may be asked twice."""
         for attempt in range(1, ATTEMPTS):
             try:
@@ -248,12 +264,13 @@ class Vault:
             yield from wait_for(failure, attempt)
         return (yield from once())
 
-    def _failure(self, response: HttpResponse, what: str) -> CredentialError:
+    def failure(self, response: HttpResponse, what: str, access: str) -> CredentialError:
+        """What a status other than success means."""
         if response.status == _FORBIDDEN:
             return CredentialRejectedError(
                 "vault_forbidden",
                 f"{self.address} gives this workload no access to {what} ({_FORBIDDEN})",
-                remedy=f"give the policies of role {self._role} the path, with data/ after the mount {self._kv_mount}",
+                remedy=access,
             )
         return failure_of(response, self.address, what, self._clock())
 
@@ -273,7 +290,7 @@ class Vault:
                 "POST",
                 url,
                 {**self._headers, "Content-Type": "application/json"},
-                orjson.dumps({"role": self._role, "jwt": token.reveal()}),
+                orjson.dumps({"role": self.role, "jwt": token.reveal()}),
             ),
             self.address,
         )
@@ -281,10 +298,10 @@ class Vault:
             raise CredentialRejectedError(
                 "vault_login_refused",
                 f"{self.address} refused the login of this workload ({response.status})",
-                remedy=f"see that auth mount {self._auth_mount} has role {self._role}, and what it binds: issuer, audience, claims",
+                remedy=f"see that auth mount {self._auth_mount} has role {self.role}, and what it binds: issuer, audience, claims",
             )
         if response.status not in _OK:
-            raise self._failure(response, "a login")
+            raise self.failure(response, "a login", self._access())
         auth = json_object(response, self.address).nested("auth")
         lease = None if auth is None else auth.number("lease_duration")
         given = None if auth is None else auth.secret("client_token")

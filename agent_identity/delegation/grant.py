@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
 
 import orjson
 
@@ -21,7 +21,7 @@ from agent_identity.errors import InvalidAssertionError
 from agent_identity.values import LOCAL, b64url, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
     from agent_identity.delegation.details import Details
     from agent_identity.keys import SigningKey
@@ -37,7 +37,10 @@ __all__ = [
     "mint_root",
     "read_grant",
     "read_signed",
+    "root_signing_input",
 ]
+
+P = ParamSpec("P")
 
 GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8
@@ -179,8 +182,8 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     return grant, token
 
 
-def mint_root(
-    key: SigningKey,
+def root_signing_input(
+    alg: str,
     kid: str,
     *,
     iss: str,
@@ -199,8 +202,8 @@ def mint_root(
     expires_at: int,
     max_depth: int,
     evidence: str,
-) -> Grant:
-    """Mint hop 0 with an anchor's key. Local tools are always within its reach.
+) -> bytes:
+    """What an anchor signs to make hop 0, by the key that `kid` names. Local tools are always within its reach.
 
     `expires_at` is Unix seconds; `evidence` says how the principal was known: issuer, agent or asserted.
     """
@@ -215,9 +218,24 @@ def mint_root(
         "evidence": evidence,
         "txn": txn,
     }
-    header = jose.header(key.alg, typ=GRANT_TYPE, kid=kid)
+    header = jose.header(alg, typ=GRANT_TYPE, kid=kid)
     hop = _hop(jkt, aud, scopes, details, purpose, task, now, expires_at)
-    return read_grant(key.compact(header, orjson.dumps(claims | hop)))
+    return f"{header}.{b64url(orjson.dumps(claims | hop))}".encode("ascii")
+
+
+def _in_memory(
+    signing_input: Callable[Concatenate[str, str, P], bytes],
+) -> Callable[Concatenate[SigningKey, str, P], Grant]:
+    """The same for an anchor whose key is here: the grant at once, with the same keywords."""
+
+    def mint(key: SigningKey, kid: str, /, *args: P.args, **claims: P.kwargs) -> Grant:
+        return read_grant(key.complete(signing_input(key.alg, kid, *args, **claims)))
+
+    return mint
+
+
+mint_root = _in_memory(root_signing_input)
+"""Mint hop 0 with a key in memory and its `kid`; all else is as `root_signing_input` has it."""
 
 
 def mint_child(

@@ -35,9 +35,11 @@ from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
 from agent_identity.flow import Flow, run
 from agent_identity.jose import header, loads_object, unverified
 from agent_identity.keys import SigningKey
+from agent_identity.signers import MemorySigner
 from agent_identity.testing import FakeIssuer, FakeWeb, play
 from agent_identity.testing.web import Said
 from agent_identity.values import Certificate, Secret
+from agent_identity.verify import Verifier
 
 BILLING = "https://billing.example"
 
@@ -917,3 +919,155 @@ def test_a_lock_that_leads_elsewhere_is_not_followed(
         configured(acme(idp))
     assert caught.value.code == "state_unusable"
     assert not (tmp_path / "elsewhere").exists()
+
+
+# -- who signs first grants -------------------------------------------------------------------------------------------
+
+VAULT = '[vault]\naddress = "https://vault.example"\nrole = "r"\n'
+
+
+def jwks_of(*arguments: object) -> list[str]:
+    done = CliRunner().invoke(app, ["authority", "jwks", *map(str, arguments)])
+    assert done.exit_code == 0, done.output
+    return [key["kid"] for key in json.loads(done.stdout)["keys"]]
+
+
+def with_agent(tmp_path: Path, lines: str, rest: str) -> Path:
+    path = tmp_path / "agent-identity.toml"
+    policy = '[policy]\nengine = "grants-only"\n[ledger]\nurl = "memory:"\n'
+    path.write_text(f'[agent]\nname = "invoice-bot"\n{lines}{policy}{rest}')
+    path.chmod(0o600)
+    return path
+
+
+async def test_a_signer_that_is_passed_goes_before_the_file(
+    tmp_path: Path, idp: FakeIssuer, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    own = SigningKey.generate("Ed25519")
+    path = with_agent(tmp_path, 'signer_id = "urn:x:finance"\n', acme(idp))
+    with AgentIdentity.from_config(path, signer=MemorySigner(own)) as identity:
+        assert [one["kid"] for one in identity.jwks()["keys"]] == [own.thumbprint]
+        assert await identity.ajwks() == identity.jwks()
+        assert isinstance(await identity.averifier(BILLING), Verifier)
+        with identity.on_behalf_of(
+            idp.token("alice", audience="invoice-bot"), purpose="p"
+        ) as session:
+            local_call()
+            [made] = [one for one in session.records() if one.kind == "grant.made"]
+    assert made.to_dict()["anchor"] == "urn:x:finance"
+    assert not (tmp_path / "state" / "signer.pem").exists()
+
+
+@tool()
+def local_call() -> None: ...
+
+
+def test_a_signer_of_ones_own_needs_no_issuer_and_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+
+    class Elsewhere:
+        def keys(self, /) -> Any: ...
+        def sign(self, data: bytes, kid: str, /) -> Any: ...
+
+    with pytest.raises(ConfigurationError) as caught:
+        AgentIdentity.from_config(with_agent(tmp_path, "", ""), signer=Elsewhere())
+    assert caught.value.code == "value_missing"
+    named = with_agent(tmp_path, 'signer_id = "urn:x:s"\n', "")
+    with AgentIdentity.from_config(named, signer=Elsewhere()) as identity:
+        with pytest.raises(ConfigurationError) as without:
+            identity.authority  # noqa: B018 - asking is the test
+    assert without.value.code == "no_authority"
+
+
+def test_a_signer_and_an_issuer_that_both_sign_are_refused(tmp_path: Path) -> None:
+    path = with_agent(
+        tmp_path,
+        'grants = "acme"\n',
+        '[issuers.acme]\nissuer = "https://a.example"\ntrust = ["grants"]\nclient_id = "c"\nclient_key = "env:K"\n',
+    )
+    with pytest.raises(ConfigurationError) as caught:
+        AgentIdentity.from_config(path, signer=MemorySigner(SigningKey.generate()))
+    assert caught.value.code == "value_conflict"
+
+
+@pytest.mark.parametrize("grants_elsewhere", [True, False])
+async def test_keys_that_an_issuer_publishes_are_not_ours_to_give(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, grants_elsewhere: bool
+) -> None:
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+    issuer = '[issuers.acme]\nissuer = "https://a.example"\ntrust = ["grants"]\nclient_id = "c"\nclient_key = "env:K"\n'
+    path = with_agent(tmp_path, 'grants = "acme"\n' if grants_elsewhere else "", issuer)
+    with AgentIdentity.from_config(path) as identity:
+        if not grants_elsewhere:
+            assert identity.jwks() == await identity.ajwks()
+            return
+        for ask in (identity.ajwks, lambda: identity.averifier(BILLING)):
+            with pytest.raises(ConfigurationError) as caught:
+                await ask()
+            assert caught.value.code == "anchor_keys"
+        for now in (identity.jwks, lambda: identity.verifier(BILLING)):
+            with pytest.raises(ConfigurationError):
+                now()
+    done = CliRunner().invoke(app, ["authority", "jwks", "--config", str(path)])
+    assert done.exit_code == 2
+    assert "anchor_keys" in done.output
+
+
+def test_the_command_prints_the_keys_of_whoever_signs(
+    tmp_path: Path, idp: FakeIssuer, key: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    state, other = tmp_path / "state", tmp_path / "other"
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(state))
+    monkeypatch.delenv("AGENT_IDENTITY_CONFIG", raising=False)
+    authority = jwks_of()
+    assert jwks_of("--state-dir", state) == authority != jwks_of("--state-dir", other)
+    embedded = with_agent(tmp_path, "", "")
+    assert jwks_of("--config", embedded) == authority
+    named = SigningKey.from_pem(key.read_bytes()).thumbprint
+    assert jwks_of("--config", with_agent(tmp_path, 'signer = "file:client.pem"\n', "")) == [named]
+    made = jwks_of("--config", with_agent(tmp_path, "", acme(idp)))
+    assert made == [SigningKey.from_pem((state / "signer.pem").read_bytes()).thumbprint]
+    path = tmp_path / "agent-identity.toml"
+    assert jwks_of("--config", path, "--state-dir", other) != made
+    assert (other / "signer.pem").exists()
+    monkeypatch.setenv("AGENT_IDENTITY_CONFIG", str(path))
+    assert jwks_of() == made
+    assert jwks_of("--state-dir", state) == authority
+
+
+def test_the_name_of_a_key_in_a_vault_is_made_of_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is said by `config show`, stays when the key is rotated, and nobody is asked for it."""
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "state"))
+
+    def name(lines: str, vault: str = VAULT) -> str:
+        path = with_agent(tmp_path, lines, vault)
+        done = CliRunner().invoke(app, ["config", "show", "--config", str(path), "--json"])
+        with AgentIdentity.from_config(path) as identity:
+            found = str(json.loads(done.stdout)["effective"]["agent"]["signer_id"])
+            assert identity._assembled.anchor.name == found
+        return found
+
+    first = name('signer = "vault:transit/a"\n')
+    assert first.startswith("urn:agent-identity:signer:")
+    assert len(first) == len("urn:agent-identity:signer:") + 43
+    assert name('signer = "vault:transit/a"\n') == first
+    others = {
+        name('signer = "vault:transit/b"\n'),
+        name('signer = "vault:other/a"\n'),
+        name('signer = "vault:transit/a"\n', VAULT + 'namespace = "eu"\n'),
+        name('signer = "vault:transit/a"\n', VAULT.replace("vault.ex", "bao.ex")),
+    }
+    assert len(others | {first}) == 5
+    assert name('signer = "vault:transit/a"\nsigner_id = "urn:x:s"\n') == "urn:x:s"
+
+
+def test_why_the_agents_own_key_stays_in_memory_is_told(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        AgentIdentity.from_config(with_agent(tmp_path, 'key = "vault:transit/a"\n', VAULT))
+    assert caught.value.code == "not_supported"
+    assert "signs every call" in str(caught.value)

@@ -385,7 +385,7 @@ def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
         (("ledger", "verify"), ["--state-dir", "--json"]),
         (("authority",), ["serve", "jwks"]),
         (("authority", "serve"), ["--state-dir", "--port"]),
-        (("authority", "jwks"), ["--state-dir"]),
+        (("authority", "jwks"), ["--state-dir", "--config"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )

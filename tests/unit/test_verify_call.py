@@ -367,8 +367,7 @@ def test_B29_bobs_token_or_one_of_another_key_is_refused_beside_alices_chain(rig
     assert refused(token(sub="bob")) == "subject_mismatch"
     assert refused(token(cnf=other)) == "binding_mismatch"
     assert refused(token(aud="https://hotels.example")) == "token_audience"
-    assert refused(token(exp=body["iat"] + 1) if rig.clock.__setattr__("now", rig.clock.now + 32)
-                   else token(exp=body["iat"] + 1)) == "expired"  # fmt: skip
+    assert refused(token(iat=body["iat"] - 100, exp=body["iat"] - 31)) == "expired"
     unlinked = token(sub="invoice-bot", cnf=None)
     assertion = sent.asserting(ath=hash_of(unlinked))
     assert refused(unlinked) == "subject_mismatch"

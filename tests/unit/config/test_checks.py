@@ -597,12 +597,25 @@ REFUSED = {
         "vault.role",
         1,
     ),
-    "a signer in a vault": (
+    "a signer of the vault without its mount": (
         CLIENT
-        + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nsigner = "vault:a/b"',
-        "not_supported",
+        + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nsigner = "vault:b"',
+        "reference_malformed",
         "agent.signer",
         10,
+    ),
+    "a field of a key that never leaves the vault": (
+        CLIENT
+        + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nsigner = "vault:a/b#key"',
+        "reference_malformed",
+        "agent.signer",
+        10,
+    ),
+    "a signer in a vault that is nowhere": (
+        CLIENT + '[agent]\nname = "a"\nsigner = "vault:transit/b"',
+        "vault_unconfigured",
+        "agent.signer",
+        7,
     ),
     "an agent's key in a vault": (
         CLIENT
@@ -633,6 +646,8 @@ FINE = {
     "an issuer that is believed and never asked": A + 'trust = ["subjects"]\naudience = "x"',
     "a vault": CLIENT.replace("env:K", "vault:k")
     + '[vault]\naddress = "https://v.example"\nrole = "r"',
+    "a key that stays in a vault": CLIENT
+    + '[vault]\naddress = "https://v.example"\nrole = "r"\n[agent]\nname = "a"\nsigner = "vault:team/transit/a"',
     "plain text by name": CLIENT.replace("env:K", "keyring+plaintext:k"),
     "a resource that is no URL": CLIENT + '[resources."urn:example:thing"]',
     "an agent by its URI": '[agent]\nid = "https://agents.example/bot"',
