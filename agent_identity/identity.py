@@ -25,6 +25,7 @@ from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
+from agent_identity.handover import taken_over
 from agent_identity.keys import SigningKey
 from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
@@ -34,7 +35,7 @@ from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.session import Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
-from agent_identity.values import Principal, agent_uri, scope_set
+from agent_identity.values import LOCAL, Principal, agent_uri, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.signers import Signer
     from agent_identity.values import JSON, Prompt
-    from agent_identity.verify import Verifier
+    from agent_identity.verify import VerifiedCall, Verifier
 
 __all__ = ["AgentIdentity"]
 
@@ -130,6 +131,7 @@ class AgentIdentity:
             clock=clock,
             grant_lifetime=self._settings.grant_lifetime,
             header_limit=self._settings.header_limit,
+            take_back=None if authority is None else authority.revoke,
         )
         start_over_in_child(self)
 
@@ -334,6 +336,35 @@ class AgentIdentity:
             session.subject = self._directory_subject(session)
         return session
 
+    def accept(self, call: VerifiedCall) -> Session:
+        """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
+
+        Principal, purpose and transaction are those of the sender, one hop deeper; what it may do and until when is what was handed
+        over. `call` is what a `Verifier` returned for the request that brought it.
+
+        Raises:
+            ConfigurationError: that is no verified call.
+            InvalidAssertionError: it hands nothing over, or to another key (`handover_key`), or its time is over.
+        """
+        jkt, now = self._agent.key.thumbprint, self._clock()
+        handover = taken_over(call, jkt=jkt, now=now)
+        leaf, root = handover.grants[0], handover.grants[-1]
+        named = self._agent if leaf.agent == self._agent.uri else Agent(leaf.agent, self._agent.key)
+        return Session(
+            self._parts,
+            Principal(leaf.sub, iss=leaf.sub_iss, profile=leaf.sub_profile),
+            agent=named,
+            parent=None,
+            purpose=leaf.purpose,
+            task=leaf.task,
+            limits=Limits(leaf.agent, leaf.scopes, leaf.aud - {LOCAL}, leaf.details),
+            expires_at=min(leaf.exp, now + self._settings.session_lifetime),
+            max_depth=leaf.max_depth,
+            evidence=root.evidence or "asserted",
+            trigger=leaf.sub if leaf.sub_profile == "trigger" else None,
+            taken_over=handover,
+        )
+
     def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
         """A principal of the embedded authority's own directory."""
         if not isinstance(subject, str | Principal):
@@ -429,25 +460,28 @@ class AgentIdentity:
     def verifier(self, audience: str) -> Verifier:
         """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
 
-        It has the keys that there are now: one that a signer elsewhere is rotated to later is unknown to it.
+        With an authority of its own it knows of each new key and each revocation at once. Of a signer elsewhere it has the keys
+        that there are now.
 
         Raises:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
             CredentialError: see `jwks`.
         """
-        return self._verifier(audience, self.jwks())
+        return self._verifier(audience, None if self._authority else self.jwks())
 
     async def averifier(self, audience: str) -> Verifier:
         """The async twin of `verifier`."""
-        return self._verifier(audience, await self.ajwks())
+        return self._verifier(audience, None if self._authority else await self.ajwks())
 
-    def _verifier(self, audience: str, keys: dict[str, JSON]) -> Verifier:
+    def _verifier(self, audience: str, keys: dict[str, JSON] | None) -> Verifier:
         from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
 
+        # What this process's own authority has revoked or rotated is known here at once.
+        own = self._authority
         anchor = TrustAnchor(
             self._assembled.anchor.name,
-            jwks=keys,
-            revocations=UnsafeNoRevocations(),
+            jwks=keys if own is None else own.jwks,
+            revocations=UnsafeNoRevocations() if own is None else own,
             evidence="issuer",
             subjects=[*self._assembled.trusted],
         )

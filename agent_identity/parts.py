@@ -56,6 +56,7 @@ class Resource:
 
     `scopes` is the most that may be asked for, None no limit of its own. `sends_assertion` False keeps delegation data from it.
     `issuer` takes its tokens back, None where nobody does. `details` are what may be done there at most, each about this resource.
+    `handed` is the source for sessions that were handed over, which have no token of the principal; None is the same one.
     """
 
     uri: str
@@ -65,6 +66,11 @@ class Resource:
     issuer: Issuer | None = None
     transaction: TransactionTokens | None = None
     details: Details | None = None
+    handed: Source | None = None
+
+    def source_for(self, *, is_handed: bool) -> Source:
+        """Where the credential comes from: for a session that was handed over, maybe from elsewhere than for others."""
+        return self.handed if is_handed and self.handed is not None else self.source
 
 
 class Resources:
@@ -111,7 +117,7 @@ class Parts:
     """The parts of one identity.
 
     `anchor` makes hop 0. `policy_now` is the policy as a plain function, None where it has to be asked of somebody. `nonces` are
-    those of resources.
+    those of resources. `take_back` revokes a grant where the anchor is this identity's own.
     """
 
     agent: Agent
@@ -126,4 +132,5 @@ class Parts:
     nonces: Nonces = field(default_factory=Nonces)
     grant_lifetime: float = 900.0
     header_limit: int = HEADER_LIMIT
+    take_back: Callable[[str], None] | None = None
     policy_epoch: int = 0

@@ -73,7 +73,17 @@ class Call:
     """
 
     __slots__ = (
-        *("_args_hash", "_canonical", "_facts", "_failure", "_given", "_now", "_numbers", "_reach"),
+        *(
+            "_args_hash",
+            "_canonical",
+            "_facts",
+            "_failure",
+            "_given",
+            "_now",
+            "_numbers",
+            "_reach",
+            "_rounds",
+        ),
         *(
             "_scopes",
             "_span",
@@ -109,6 +119,7 @@ class Call:
         self._reach: Reach | None = None
         self._facts: CallFacts | None = None
         self._numbers: Iterator[int] | None = None
+        self._rounds: Iterator[int] | None = None
         self._state: Literal["new", "running", "ended"] = "new"
         self._failure: str | None = None
         self._token: Token[Current | None] | None = None
@@ -141,6 +152,13 @@ class Call:
         if self._numbers is None:
             self._numbers = itertools.count(1)
         return self._numbers
+
+    @property
+    def rounds(self) -> Iterator[int]:
+        """Counts how often this call was asserted as a whole, in messages, from 0; each is used once."""
+        if self._rounds is None:
+            self._rounds = itertools.count()
+        return self._rounds
 
     def check_running(self) -> None:
         """Whether the body still runs; nothing is signed for a call whose outcome is on record.

@@ -28,15 +28,16 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import ProofKey
-    from agent_identity.credentials.source import Renewal, StepUp
+    from agent_identity.credentials.source import Renewal, Source, StepUp
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, Ready
     from agent_identity.parts import Resource
     from agent_identity.pipeline import Call
     from agent_identity.session import Session
     from agent_identity.values import JSON
+    from agent_identity.verify.verified import Handover
 
-__all__ = ["Reach", "reach"]
+__all__ = ["Reach", "chain_of", "grant_made", "reach"]
 
 
 class Reach:
@@ -203,23 +204,25 @@ def reach(
     yield from session.proof.anew()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
-    chain = yield from _chain(session, audiences, scopes)
+    chain = yield from chain_of(session, audiences, scopes)
     if place is None:
         return Reach(session, resource, scopes, chain, None, None, None)
-    key = _key(session, place, chain[0].hash(), scopes, step_up)
-    start = lambda: _acquired(session, chain, place, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
-    issued = yield from shared(Shared(key, start, place.source.patience))
+    source = place.source_for(is_handed=session.subject is None and session.anchor_key is not None)
+    key = _key(session, place, source, chain[0].hash(), scopes, step_up)
+    start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
+    issued = yield from shared(Shared(key, start, source.patience))
     return Reach(session, resource, scopes, chain, place, issued, key)
 
 
 def _key(
     session: Session,
     place: Resource,
+    source: Source,
     chain: str,
     scopes: frozenset[str],
     step_up: StepUp | None,
 ) -> bytes:
-    described = place.source.described
+    described = source.described
     sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
     return _shared_key(
         session,
@@ -268,18 +271,32 @@ def _shared_key(session: Session, key: CacheKey) -> bytes:
     return digest
 
 
-def _chain(
+def chain_of(
     session: Session, audiences: frozenset[str], scopes: frozenset[str]
 ) -> Flow[tuple[Grant, ...]]:
+    """The grants down to a session, newest first, for some resources and scopes; each hop is made once and shared."""
+    if session.taken_over is not None:
+        return _taken_over(session, session.taken_over)
     place = " ".join(sorted(audiences))
     if session.parent is None:
         key = _hop_key(session, "", place, scopes)
         root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
         return (root,)
-    above = yield from _chain(session.parent, audiences, scopes)
+    above = yield from chain_of(session.parent, audiences, scopes)
     key = _hop_key(session, above[0].hash(), place, scopes)
     hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
     return (hop, *above)
+
+
+def _taken_over(session: Session, handover: Handover) -> tuple[Grant, ...]:
+    """The grants that were handed over; they are for one key, and nobody here can make others."""
+    if session.agent.key.thumbprint != handover.grants[0].jkt:
+        raise DeniedError(
+            "key_renewed",
+            "what was handed over is for the key that the agent had before it forked",
+            remedy="have it handed over anew, or configure [agent] key",
+        )
+    return handover.grants
 
 
 def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
@@ -306,7 +323,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
             proof_key=session.agent.proof_key,
         )
     )
-    yield from append((yield from _grant_draft(session, (grant,))))
+    yield from grant_made(session, (grant,))
     return grant
 
 
@@ -331,7 +348,7 @@ def _child(
         now=int(now),
         expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
     )
-    yield from append((yield from _grant_draft(session, (grant, *above))))
+    yield from grant_made(session, (grant, *above))
     return grant
 
 
@@ -339,11 +356,14 @@ def _acquired(
     session: Session,
     chain: tuple[Grant, ...],
     place: Resource,
+    source: Source,
     scopes: frozenset[str],
     step_up: StepUp | None,
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
-    issued = yield from place.source.fetch(_wanted(session, chain, place, scopes, step_up))
+    issued = yield from source.fetch(_wanted(session, chain, place, scopes, step_up))
+    if not issued.opens_something:
+        return issued
     if not session.take(place, issued):
         yield from given_back(session, [(place.issuer, issued)])
         session.check(session.parts.clock())
@@ -356,7 +376,7 @@ def _acquired(
             issued.jti,
             {
                 "resource": place.uri,
-                "source": place.source.described.kind,
+                "source": source.described.kind,
                 "issuer": issued.issuer,
                 "scope": [*sorted(issued.scopes)],
                 "token_type": issued.token_type,
@@ -411,10 +431,19 @@ def _acquired_draft(
     )
 
 
-def _grant_draft(session: Session, chain: tuple[Grant, ...]) -> Flow[Draft]:
+def grant_made(session: Session, chain: tuple[Grant, ...]) -> Flow[None]:
+    """Put a grant on record with its whole chain, and with the anchor's key as it was used: the anchor itself forgets it."""
+    root = chain[-1]
+    known = session.anchor_key
+    if known is None:
+        key = yield from session.parts.anchor.key(root.kid or "")
+    else:
+        key = {name: value for name, value in known.items() if isinstance(value, str)}
+    yield from append(_grant_draft(session, chain, key))
+
+
+def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
     grant, root = chain[0], chain[-1]
-    # The anchor's key is kept as it was used: the anchor itself forgets it, long before anybody asks.
-    key = yield from session.parts.anchor.key(root.kid or "")
     return Draft(
         GRANT_MADE,
         session.pseudonym,

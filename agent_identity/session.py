@@ -12,7 +12,7 @@ import contextvars
 import logging
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, NoReturn, ParamSpec, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity import outside
 from agent_identity.carrying import bound
@@ -30,15 +30,17 @@ from agent_identity.errors import (
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.giving_back import Taken, given_back
+from agent_identity.handover import checked_key, handed_over, inject
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
+from agent_identity.reach import grant_made
 from agent_identity.uris import resource_set
 from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, MutableMapping
     from contextvars import Token
     from types import TracebackType
 
@@ -47,14 +49,17 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
+    from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
     from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
+    from agent_identity.keys import JWK
     from agent_identity.parts import Parts, Resource
     from agent_identity.provenance.records import Record
     from agent_identity.reach import Reach
     from agent_identity.values import JSON
+    from agent_identity.verify.verified import Handover
 
 __all__ = ["Session"]
 
@@ -83,6 +88,7 @@ class Session:
         trigger: str | None = None,
         subject: Subject | None = None,
         verify: Callable[[Session], Flow[Verified]] | None = None,
+        taken_over: Handover | None = None,
     ) -> None:
         self.parts = parts
         self.id: str = new_id("ses_")
@@ -98,9 +104,19 @@ class Session:
         self.max_depth = max_depth
         self.evidence: str = evidence
         self.trigger = trigger
-        self.txn: str = self.id if parent is None else parent.txn
-        self.depth: int = 0 if parent is None else parent.depth + 1
-        self.chain: tuple[str, ...] = (agent.uri, *(parent.chain if parent else ()))
+        self.taken_over = taken_over
+        self.handed: tuple[Grant, ...] | None = None
+        above = () if taken_over is None else taken_over.grants[1:]
+        root_txn = self.id if taken_over is None else taken_over.grants[0].txn
+        self.txn: str = root_txn if parent is None else parent.txn
+        self.depth: int = len(above) if parent is None else parent.depth + 1
+        self.chain: tuple[str, ...] = (
+            agent.uri,
+            *(parent.chain if parent else (grant.agent for grant in above)),
+        )
+        self.anchor_key: JWK | None = (
+            taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
+        )
         self.history: History = History() if parent is None else parent.history
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
         self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
@@ -111,6 +127,8 @@ class Session:
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
         self._taken: Taken = Taken()
+        self._hands: list[Session] = []
+        """Hand-overs, held until this session ends: nobody else may hold them, and they end with it."""
         self._below: dict[
             str, weakref.ReferenceType[Session]
         ] = {}  # those that were entered, by id
@@ -120,12 +138,14 @@ class Session:
     # -- entering and leaving ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
+        if self._state == "handed":  # it acts elsewhere: the block is its life, and isn't run by it
+            return self
         self._begin()
         try:
             if self._verify is not None:
                 self._take(run(self._verify(self), self.parts.world.answer))
             self._pseudonym = self.parts.ledger.pseudonym(self.principal)
-            run(self._opened(), self.parts.world.answer)
+            run(self._entered(), self.parts.world.answer)
         except BaseException:
             self._state = "ended"
             raise
@@ -133,12 +153,14 @@ class Session:
         return self
 
     async def __aenter__(self) -> Self:
+        if self._state == "handed":
+            return self
         self._begin()
         try:
             if self._verify is not None:
                 self._take(await arun(self._verify(self), self.parts.world.aanswer))
             self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
-            await arun(self._opened(), self.parts.world.aanswer)
+            await arun(self._entered(), self.parts.world.aanswer)
         except BaseException:
             self._state = "ended"
             raise
@@ -191,7 +213,7 @@ class Session:
 
     def _end(self) -> bool:
         """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
-        was_open = self._state == "open"
+        was_open = self._state in ("open", "handed")
         if was_open:
             self._state = "ended"
         if self.parent is not None:
@@ -220,6 +242,11 @@ class Session:
             self.parts.world.drop(key)
         self.cache_keys.clear()
 
+    def _entered(self) -> Flow[None]:
+        yield from self._opened()
+        if self.taken_over is not None and self.parent is None:
+            yield from grant_made(self, self.taken_over.grants)
+
     def _opened(self) -> Flow[None]:
         parent = self.parent
         yield Append(
@@ -241,6 +268,7 @@ class Session:
                     "scopes": _listed(self.limits.scopes),
                     "resources": _listed(self.limits.resources),
                     "expires_at": int(self.expires_at),
+                    **self._told_of_hand_over(),
                 },
                 {
                     "sub": self.principal.sub,
@@ -250,6 +278,13 @@ class Session:
                 },
             )
         )
+
+    def _told_of_hand_over(self) -> dict[str, JSON]:
+        """Who acts above, for a session that came from another process; whose key it is, for one that goes to one."""
+        if self.taken_over is not None:
+            above = reversed(self.taken_over.grants[1:])
+            return {"above": [_actor(grant) for grant in above]}
+        return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
 
     async def _aclosed(self, reason: str) -> None:
         """Close it in a thread: whoever cancels this task, or ends its loop, keeps no token from being given back."""
@@ -270,8 +305,20 @@ class Session:
                 taken += below._all_taken()  # noqa: SLF001 - a session looks at those below it
         return taken
 
+    def _hand_overs(self) -> list[Grant]:
+        """What this session handed over, and every one below it: it ends with it, as far as the word of that reaches."""
+        found = [] if self.handed is None else [self.handed[0]]
+        for reference in list(self._below.values()):
+            below = reference()
+            if below is not None:
+                found += below._hand_overs()  # noqa: SLF001 - see `_all_taken`
+        return found
+
     def _closed(self, reason: str) -> Flow[None]:
         yield from given_back(self, self._all_taken())
+        if self.parts.take_back is not None:
+            for grant in self._hand_overs():
+                self.parts.take_back(grant.jti)
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -372,15 +419,43 @@ class Session:
         `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`, which say what the child may call with
         which arguments.
 
+        With `key`, the public JWK of another process, the work is handed over: the grant is signed at once, for `resources` that have
+        to be named, this process can't act by it, and `inject` writes it beside a call to that agent.
+
         Raises:
             DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
         """
+        child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
         if key is not None:
-            raise ConfigurationError(
-                "handover_unsupported",
-                "delegation to a key of another process isn't part of this version",
-                remedy="delegate without key to a sub-agent in this process",
-            )
+            run(child._hand_over(checked_key(key)), self.parts.world.answer)  # noqa: SLF001 - one of its own
+        return child
+
+    async def adelegate(
+        self,
+        agent: str,
+        *,
+        key: Mapping[str, object] | None = None,
+        task: str | None = None,
+        scopes: Iterable[str] | None = None,
+        resources: Iterable[str] | None = None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None = None,
+        expires_in: float | None = None,
+    ) -> Session:
+        """The async twin of `delegate`, which waits only where a hand-over is signed."""
+        child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
+        if key is not None:
+            await arun(child._hand_over(checked_key(key)), self.parts.world.aanswer)  # noqa: SLF001 - see `delegate`
+        return child
+
+    def _child(
+        self,
+        agent: str,
+        task: str | None,
+        scopes: Iterable[str] | None,
+        resources: Iterable[str] | None,
+        authorization_details: Iterable[Mapping[str, JSON]] | None,
+        expires_in: float | None,
+    ) -> Session:
         uri = agent_uri(agent)
         self.check(self.parts.clock())
         if self.depth >= self.max_depth:
@@ -471,6 +546,48 @@ class Session:
             return None
         return current.call
 
+    def _hand_over(self, jkt: str) -> Flow[None]:
+        self._pseudonym = self.pseudonym
+        self.handed = yield from handed_over(self, jkt)
+        self.expires_at = min(self.expires_at, self.handed[0].exp)
+        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+        yield from self._opened()
+        self._state = "handed"
+        if self.parent is not None:
+            self.parent._below[self.id] = self.reference  # noqa: SLF001 - a session makes itself known above
+            self.parent._hands.append(self)  # noqa: SLF001 - see above
+
+    def check_handed(self) -> None:
+        """Pass while what was handed over is worth sending.
+
+        Raises:
+            DeniedError: it, or a session above it, has ended.
+        """
+        now = self.parts.clock()
+        if self._state != "handed":
+            raise _not_open(self)
+        if self.parent is not None:
+            self.parent.check(now)
+        if now >= self.expires_at:
+            raise DeniedError("session_expired", "the time of what was handed over is up")
+
+    def inject(
+        self,
+        carrier: MutableMapping[str, Any],
+        *,
+        form: Literal["headers", "meta"] | None = None,
+    ) -> None:
+        """Write into what travels: of a session that `delegate(…, key=…)` gave, its grants; inside a tool, the call's assertion.
+
+        `carrier` is the headers of a request, or MCP's `_meta` or a message (`form="meta"`; by default whatever the carrier is
+        by what stands in it already). W3C trace context goes along.
+
+        Raises:
+            ConfigurationError: there is nothing to write, or not into such a carrier.
+            DeniedError: it has ended.
+        """
+        inject(self, carrier, form)
+
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Carry this session into a thread or an executor: `executor.submit(session.bind(fn), …)`.
 
@@ -495,7 +612,7 @@ class Session:
         """Mark it; False when it had ended before, and there is nothing left to revoke."""
         if self._state == "new":
             raise _not_open(self)
-        was_open = self._state == "open"
+        was_open = self._state in ("open", "handed")
         if was_open:
             self._state = "revoked"
         self._let_go()
@@ -533,6 +650,16 @@ class Session:
         return f"<Session {self.id} of {self.agent.uri}, {self._state}>"
 
 
+def _actor(grant: Grant) -> dict[str, JSON]:
+    """What a record says of an agent that acts above, in another process."""
+    return {
+        "agent": grant.agent,
+        "depth": grant.depth,
+        "scope": [*sorted(grant.scopes)],
+        "evidence": grant.evidence,
+    }
+
+
 def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
     return None if limit is None else [*sorted(limit)]
 
@@ -544,6 +671,12 @@ def _not_open(session: Session) -> AgentIdentityError:
             "session_not_entered",
             "the session has not been entered",
             remedy="use it with `with` or `async with`",
+        )
+    if state == "handed":
+        return DeniedError(
+            "handed_over",
+            "the session was handed over to another process, and nobody acts by it here",
+            remedy="write it beside a call to that agent with inject(…)",
         )
     if state == "revoked":
         return RevokedError("session_revoked", "the session was revoked")

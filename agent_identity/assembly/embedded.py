@@ -6,6 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.assembly import Assembled
+from agent_identity.credentials.chain_alone import ChainAlone
 from agent_identity.credentials.hop0 import IssuedGrants
 from agent_identity.credentials.issuer import Issuer
 from agent_identity.credentials.registration import InstanceRegistration
@@ -69,6 +70,7 @@ def embedded(
             sends_assertion=said.sends_assertion,
             issuer=issuer,
             details=said.details,
+            handed=ChainAlone(clock),
         )
 
     resources = {uri: reached(uri, said) for uri, said in minted.items()}

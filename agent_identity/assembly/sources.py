@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.authorization_code import AuthorizationCode
+from agent_identity.credentials.chain_alone import ChainAlone
 from agent_identity.credentials.ciba import Ciba
 from agent_identity.credentials.client_credentials import ClientCredentials
 from agent_identity.credentials.cross_domain import CrossDomain
@@ -82,7 +83,15 @@ def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
         if asked is None
         else TransactionTokens(means.issuers[asked.issuer], asked.audience),
         details=details_of(uri, table),
+        handed=ChainAlone(means.clock) if _takes_principals_token(table) else None,
     )
+
+
+def _takes_principals_token(table: ResourceTable) -> bool:
+    """Whether the credential is had for a token of the principal's, which a session that was handed over hasn't got."""
+    if table.source == "jwt-bearer":
+        return table.assertion_from == "subject"
+    return table.source in {"token-exchange", "id-jag", "identity-chaining"}
 
 
 def details_of(uri: str, table: ResourceTable) -> Details | None:

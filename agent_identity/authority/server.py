@@ -34,7 +34,7 @@ from agent_identity.values import Secret
 from agent_identity.verify.replay import MemoryReplay
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
     from pathlib import Path
 
     from agent_identity.authority.asked import Asked
@@ -142,6 +142,10 @@ class Authority:
         What it names gets nothing more, and its tokens aren't active any more, until `reinstate` lets new ones begin.
         """
         self._store.revoke(reference, int(self._clock()))
+
+    def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
+        """Whether any of the references was revoked at or after `issued_at`; what `verify.RevocationCheck` asks."""
+        return self._store.is_revoked(references, issued_at)
 
     def reinstate(self, reference: str) -> None:
         """Let what is issued from the next second on begin; what was issued before stays ended."""

@@ -55,6 +55,11 @@ class Issued:
     details: JSON = field(default=None, repr=False)
 
     @property
+    def opens_something(self) -> bool:
+        """Whether there is anything to send, or to give back; not where the chain alone is shown."""
+        return self.header != "" or self.certificate is not None
+
+    @property
     def is_bound(self) -> bool:
         """Whether it opens nothing without a key that stays here."""
         return self.token_type == "DPoP" or self.certificate is not None  # noqa: S105 - a type

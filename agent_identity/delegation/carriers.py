@@ -10,7 +10,7 @@ from agent_identity.errors import ConfigurationError, InvalidAssertionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ASSERTION", "DELEGATION", "HANDOVER", "META", "join_chain", "split_chain"]
+__all__ = ["ASSERTION", "DELEGATION", "HANDOVER", "META", "chain_fits", "join_chain", "split_chain"]
 
 ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"
@@ -28,14 +28,23 @@ def join_chain(compacts: Sequence[str], *, limit: int = HEADER_LIMIT) -> str:
     Raises:
         ConfigurationError: `chain_too_long` for a header.
     """
-    value = ", ".join(compacts)
-    if len(value) > limit:
+    chain_fits(compacts, limit=limit)
+    return ", ".join(compacts)
+
+
+def chain_fits(compacts: Sequence[str], *, limit: int) -> None:
+    """Hold a chain to what a header carries.
+
+    Raises:
+        ConfigurationError: `chain_too_long`.
+    """
+    size = sum(len(compact) + 2 for compact in compacts) - 2
+    if size > limit:
         raise ConfigurationError(
             "chain_too_long",
-            f"the delegation chain has {len(value)} bytes, a header holds {limit}",
+            f"the delegation chain has {size} bytes, a header holds {limit}",
             remedy="shorten agent names and tasks, or delegate less deeply",
         )
-    return value
 
 
 def split_chain(value: str) -> list[str]:

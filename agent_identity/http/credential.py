@@ -166,8 +166,8 @@ class Credential(httpx.Auth):
         if not self._ready.issued.header:
             raise ConfigurationError(
                 "no_token",
-                f"the credential for {self.resource} is a certificate",
-                remedy="use session.http(), or ssl_context() with a client of your own",
+                f"the credential for {self.resource} is no token",
+                remedy="use session.http(), for a certificate ssl_context(), or headers(…) with a client of your own",
             )
         return self._ready.issued.token.reveal()
 

@@ -165,7 +165,7 @@ class _Gathering:
 
     def _chain(self, path: tuple[str, ...]) -> list[Entry]:
         grants = self._grants()
-        hops: list[Entry] = []
+        hops = self._handed(path)
         for session_id in path:
             opening = self._opening(session_id)
             branch = self._branches[session_id]
@@ -182,6 +182,21 @@ class _Gathering:
                 )
             )
         return hops
+
+    def _handed(self, path: tuple[str, ...]) -> list[Entry]:
+        """The agents of other processes that act above the first of these sessions, where it was handed over."""
+        opening = self._opening(path[0]) if path else None
+        above = _listed(None if opening is None else opening.body.get("above"))
+        return [
+            Entry(
+                agent=str(said.get("agent")),
+                depth=said.get("depth"),
+                scope=_listed(said.get("scope")),
+                evidence=said.get("evidence"),
+            )
+            for said in above
+            if isinstance(said, dict)
+        ]
 
     def _grants(self) -> dict[str, list[Record]]:
         """By session, the grants under which the calls were made: each call's own, and those above it."""

@@ -8,7 +8,7 @@ ids that assertion and record carry are made here. Attribute names stand in this
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
@@ -16,10 +16,10 @@ from opentelemetry import trace as otel
 from agent_identity.values import new_id, scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, MutableMapping
     from contextvars import Token
 
-__all__ = ["Attachment", "CallSpan", "call_attributes", "open_call_span", "open_span"]
+__all__ = ["Attachment", "CallSpan", "call_attributes", "inject", "open_call_span", "open_span"]
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -91,6 +91,15 @@ def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str |
     if _inside_execute_tool():
         attributes = {key: value for key, value in attributes.items() if key != OPERATION}
     return open_span(name, attributes)
+
+
+def inject(carrier: MutableMapping[str, Any]) -> None:
+    """Write the current span's context into what travels (W3C Trace Context), where there is one and nothing of it yet."""
+    if "traceparent" in carrier:
+        return
+    from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415 - for those who hand something over
+
+    tracecontext.TraceContextTextMapPropagator().inject(carrier)
 
 
 def call_attributes(tool: str) -> dict[str, str]:
