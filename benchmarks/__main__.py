@@ -15,7 +15,10 @@ from rich.table import Table
 
 from benchmarks.measure import Figure
 
-ROWS = ("memory", "traced", "sqlite", "outbound", "ephemeral", "herd", "imports", "job")
+ROWS = (
+    *("memory", "traced", "sqlite", "outbound", "ephemeral", "verification"),
+    *("herd", "imports", "job"),
+)
 
 
 def main() -> None:

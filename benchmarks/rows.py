@@ -19,7 +19,7 @@ from agent_identity import AgentIdentity, Decision, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import FakeIssuer
-from benchmarks.measure import ROUNDS, Figure, in_r
+from benchmarks.measure import CALLS, ROUNDS, Figure, in_r, seconds
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -138,6 +138,75 @@ def ephemeral() -> Figure:
     return Figure("new ephemeral agent: key, session, first grant", value, "r", 8.0, note)
 
 
+def verification() -> Figure:
+    """A chain of three grants and an assertion, as a service verifies them, over the four signature checks in it."""
+    from cryptography.hazmat.primitives import hashes
+    from cryptography.hazmat.primitives.asymmetric import ec
+
+    from agent_identity.adapters import Tool
+    from agent_identity.jose import unverified
+    from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
+
+    arguments = {"customer": "ACME", "limit": 5}
+    tool = Tool("list_invoices", resource=BILLING, scopes=["invoices:read"])
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity(
+            "invoice-bot",
+            authority=Authority(),
+            ledger=open_ledger("memory:", state_dir=Path(folder)),
+        ) as identity,
+        identity.on_behalf_of("user:alice", purpose="measure") as session,
+        session.delegate("first") as first,
+        first.delegate("second") as second,
+        second.call(tool, arguments) as call,
+    ):
+        chain = [grant.compact for grant in call.reach.chain]
+        now = int(time.time())
+        assertions = [
+            call.reach.statement.for_call(call.facts, now, resend=number)
+            for number in range(ROUNDS * CALLS)
+        ]
+        anchor = TrustAnchor(
+            identity.authority.issuer,
+            jwks=identity.authority.jwks(),
+            revocations=UnsafeNoRevocations(),
+            evidence="issuer",
+        )
+        verifier = Verifier([anchor], audience=BILLING)
+        fresh = iter(assertions)
+
+        def verify() -> None:
+            verifier.verify_call(
+                next(fresh),
+                chain,
+                tool="list_invoices",
+                args=arguments,
+                scopes=("invoices:read",),
+            )
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        public = key.public_key()
+        inputs = [unverified(compact).signing_input for compact in (*chain, assertions[0])]
+        signed = [(key.sign(data, ec.ECDSA(hashes.SHA256())), data) for data in inputs]
+
+        def bare() -> None:
+            for signature, data in signed:
+                public.verify(signature, data, ec.ECDSA(hashes.SHA256()))
+
+        times: dict[str, list[float]] = {"verify": [], "bare": []}
+        for _ in range(ROUNDS):
+            times["bare"].append(seconds(bare))
+            times["verify"].append(seconds(verify))
+    checks = statistics.median(times["bare"])
+    value = statistics.median(
+        whole / bare for whole, bare in zip(times["verify"], times["bare"], strict=True)
+    )
+    note = f"four checks {checks * 1e6:.0f} µs, the whole {checks * value * 1e6:.0f} µs"
+    path = "verifier: 3-hop chain and assertion, over the bare verifications"
+    return Figure(path, value, "x", 1.2, note)
+
+
 def job() -> Figure:
     """A job of CI that starts with nothing: `exec` gets a token over HTTP, runs `true` with it, and gives it back."""
     with tempfile.TemporaryDirectory() as folder, FakeIssuer() as issuer:
@@ -237,7 +306,7 @@ def imports() -> Figure:
     return Figure("import agent_identity over import httpx", ours / theirs, "x", 0.6, note)
 
 
-ROWS = (memory, traced, sqlite, outbound, ephemeral, herd, imports, job)
+ROWS = (memory, traced, sqlite, outbound, ephemeral, verification, herd, imports, job)
 
 if __name__ == "__main__":
     rows = {row.__name__: row for row in ROWS}

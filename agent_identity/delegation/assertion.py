@@ -7,7 +7,6 @@ signature. `read_assertion` is the verifier's side.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
@@ -61,7 +60,7 @@ class CallFacts(NamedTuple):
 class Statement:
     """The part of every assertion under one grant, for one resource, that doesn't change: serialised and encoded once."""
 
-    __slots__ = ("_key", "_start")
+    __slots__ = ("_key", "_rest", "_start")
 
     def __init__(self, key: SigningKey, leaf: Grant, resource: str) -> None:
         self._key = key
@@ -75,10 +74,11 @@ class Statement:
                 "grant_hash": leaf.hash(),
             }
         )
-        # Blanks between members are free in JSON; with them, base64 of this part ends where that of the rest begins.
+        # Base64 takes three bytes at a time: what is left over of the constant part is encoded with the rest of each.
         opened = constant[:-1] + b","
-        opened += b" " * (-len(opened) % 3)
-        self._start = f"{header}.{b64url(opened)}".encode("ascii")
+        whole = len(opened) - len(opened) % 3
+        self._start = f"{header}.{b64url(opened[:whole])}".encode("ascii")
+        self._rest = opened[whole:]
 
     def recorded(self, facts: CallFacts, now: int) -> str:
         """The assertion that only the ledger sees: `use` keeps every verifier's door shut to it."""
@@ -107,15 +107,14 @@ class Statement:
             f'"call":{{"id":"{call_id}","tool":{tool},"args_hash":"{args_hash}","canon":"jcs"}},'
             f'"trace":{{"trace_id":"{trace_id}","span_id":"{span_id}"}}{rest}'
         )
-        return self._key.complete(self._start + b64url_bytes(variable.encode()))
+        return self._key.complete(self._start + b64url_bytes(self._rest + variable.encode()))
 
 
-@dataclass(frozen=True, slots=True)
-class Assertion:
+class Assertion(NamedTuple):
     """An assertion as read, its signature not yet checked."""
 
-    compact: str = field(repr=False)
-    parsed: jose.Parsed = field(repr=False)
+    compact: str
+    parsed: jose.Parsed
     jwk: Mapping[str, JSON]
     iss: str
     sub: str
@@ -137,6 +136,9 @@ class Assertion:
     trace_id: str | None
     span_id: str | None
     approval: Approval | None
+
+    def __repr__(self) -> str:
+        return f"<Assertion of {self.call_id}>"
 
 
 _CLAIMS: Final = (

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hmac
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity import jose
 from agent_identity.delegation.carriers import CHAIN_LIMIT
@@ -61,9 +61,43 @@ def verify_chain(
         InvalidAssertionError: a rule was broken; `.code` says which.
     """
     _check_caps(compacts)
-    read = tuple(read_signed(compact) for compact in compacts)
-    grants = tuple(grant for grant, _ in read)
-    root = grants[-1]
+    key = tuple(compacts)
+    read = _taken.get(key) or _read(key)
+    grants = read.grants
+    _check_times(grants, now, skew)
+    keys = _check_root(grants[-1], anchors, evidence)
+    _prepared(read.root, keys).check(error=InvalidAssertionError)
+    for hop in read.hops:
+        hop.check(error=InvalidAssertionError)
+    if key not in _taken:
+        _remember(key, read)
+    return grants
+
+
+class _Read(NamedTuple):
+    """A chain as its bytes have it, newest first: hops with the keys that they name, and the root, whose key an anchor names."""
+
+    grants: tuple[Grant, ...]
+    root: jose.Parsed
+    hops: tuple[jose.Prepared, ...]
+
+
+_KEPT: Final = 256
+_taken: Final[dict[tuple[str, ...], _Read]] = {}
+"""Chains whose signatures held, as they were read: a service sees the same one with every call of a session. What depends on
+time, trust and keys is checked each time; only what the bytes alone decide isn't read again."""
+
+
+def _remember(key: tuple[str, ...], read: _Read) -> None:
+    if len(_taken) >= _KEPT:
+        _taken.clear()
+    _taken[key] = read
+
+
+def _read(compacts: tuple[str, ...]) -> _Read:
+    """Read a chain, and hold it to all rules that its own bytes decide."""
+    signed = [read_signed(compact) for compact in compacts]
+    grants = tuple(grant for grant, _ in signed)
     hops = tuple(reversed(grants))
     for depth, grant in enumerate(hops):
         _check_depth(grant, depth)
@@ -73,12 +107,11 @@ def verify_chain(
         _check_actor(parent, child)
         _check_narrowing(parent, child)
     _check_no_actor_twice(grants)
-    _check_times(grants, now, skew)
-    keys = _check_root(root, anchors, evidence)
-    _check_signature(read[-1][1], keys)
-    for (child, parsed), (parent, _) in itertools.pairwise(read):
-        _check_signature(parsed, (holder_key(child.jwk, parent.jkt),))
-    return grants
+    prepared = [
+        _prepared(parsed, (holder_key(child.jwk, parent.jkt),))
+        for (child, parsed), (parent, _) in itertools.pairwise(signed)
+    ]
+    return _Read(grants, signed[-1][1], tuple(prepared))
 
 
 def holder_key(jwk: JWK | None, jkt: str) -> JWK:
@@ -212,5 +245,7 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
         )
 
 
-def _check_signature(signed: jose.Parsed, keys: Sequence[JWK]) -> None:
-    jose.verify(signed, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError)
+def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
+    return jose.prepare(
+        signed, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError
+    )

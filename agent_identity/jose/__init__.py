@@ -31,11 +31,13 @@ __all__ = [
     "MAX_HEADER",
     "MAX_TOKEN",
     "Parsed",
+    "Prepared",
     "check_lifetime",
     "header",
     "loads",
     "loads_object",
     "numeric_date",
+    "prepare",
     "unverified",
     "verify",
 ]
@@ -130,13 +132,58 @@ def verify(
     """
     try:
         token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header, MAX_TOKEN)
-        alg = _checked_alg(token.header, algorithms, typ)
-        for jwk in public_keys.candidates(keys, alg, token.header.get("kid")):
-            if public_keys.is_signed(token.signature, token.signing_input, alg, jwk):
-                return token.header, token.payload
-        raise VerificationError("bad_signature", "the signature isn't that of the key it should be")
+        _prepared(token, keys, algorithms, typ).check()
     except VerificationError as failure:
         raise _as(error, failure) from None
+    return token.header, token.payload
+
+
+class Prepared(NamedTuple):
+    """A token whose keys were found fit to check it; `check` is the signature alone, as often as that is asked."""
+
+    token: Parsed
+    checks: tuple[public_keys.Check, ...]
+
+    def check(self, *, error: type[VerificationError] = VerificationError) -> None:
+        """Pass where one of the keys signed it.
+
+        Raises:
+            VerificationError: `bad_signature`. `error` names a subclass to raise instead.
+        """
+        for check in self.checks:
+            if public_keys.holds(check, self.token.signature, self.token.signing_input):
+                return
+        raise error("bad_signature", "the signature isn't that of the key it should be")
+
+    def __repr__(self) -> str:
+        return "<Prepared token>"
+
+
+def prepare(
+    token: Parsed,
+    keys: Sequence[JWK],
+    *,
+    algorithms: Collection[str],
+    typ: str | None = None,
+    error: type[VerificationError] = VerificationError,
+) -> Prepared:
+    """All of `verify` but the signature itself, for a token that is checked again and again.
+
+    Raises:
+        VerificationError: a rule was broken; `code` says which. `error` names a subclass to raise instead.
+    """
+    try:
+        return _prepared(token, keys, algorithms, typ)
+    except VerificationError as failure:
+        raise _as(error, failure) from None
+
+
+def _prepared(
+    token: Parsed, keys: Sequence[JWK], algorithms: Collection[str], typ: str | None
+) -> Prepared:
+    alg = _checked_alg(token.header, algorithms, typ)
+    fitting = public_keys.candidates(keys, alg, token.header.get("kid"))
+    return Prepared(token, tuple([public_keys.checker(alg, jwk) for jwk in fitting]))
 
 
 def header(alg: str, *, typ: str, kid: str | None = None, jwk: JWK | None = None) -> str:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.keys import JWK
     from agent_identity.values import JSON
 
-__all__ = ["ALGORITHMS", "candidates", "is_signed", "refuse_private"]
+__all__ = ["ALGORITHMS", "Check", "candidates", "checker", "holds", "is_signed", "refuse_private"]
 
 ALGORITHMS: Final[dict[str, tuple[str, str | None]]] = {
     "ES256": ("EC", "P-256"),
@@ -41,7 +41,7 @@ _MAX_TRIES: Final = 4
 _KEPT: Final = 1024
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
-_Check: TypeAlias = Callable[[bytes, bytes], None]
+Check: TypeAlias = Callable[[bytes, bytes], None]
 """Takes a signature and what was signed, and raises `InvalidSignature`."""
 
 
@@ -68,10 +68,22 @@ def is_signed(signature: bytes, signing_input: bytes, alg: str, jwk: JWK) -> boo
     Raises:
         VerificationError: `key_private`, `key_malformed` or `key_weak`; such a key checks nothing.
     """
+    return holds(checker(alg, jwk), signature, signing_input)
+
+
+def checker(alg: str, jwk: JWK) -> Check:
+    """What checks signatures by that key.
+
+    Raises:
+        VerificationError: see `is_signed`.
+    """
     refuse_private(jwk)
-    kty, _ = ALGORITHMS[alg]
-    members = (_member(jwk, name) for name in _MEMBERS[kty])
-    check = _LOADERS[kty](alg, *members)
+    kty = ALGORITHMS[alg][0]
+    return _LOADERS[kty](alg, *[_member(jwk, name) for name in _MEMBERS[kty]])
+
+
+def holds(check: Check, signature: bytes, signing_input: bytes) -> bool:
+    """Whether a signature is that of the key behind `check`."""
     try:
         check(signature, signing_input)
     except InvalidSignature:
@@ -110,7 +122,7 @@ _CURVES: Final = {
 
 
 @lru_cache(_KEPT)
-def _ecdsa(alg: str, x: str, y: str) -> _Check:
+def _ecdsa(alg: str, x: str, y: str) -> Check:
     curve, size, scheme = _CURVES[alg]
     point = unb64url(x), unb64url(y)
     if not len(point[0]) == len(point[1]) == size:  # RFC 7518 §6.2.1.2
@@ -132,7 +144,7 @@ def _ecdsa(alg: str, x: str, y: str) -> _Check:
 
 
 @lru_cache(_KEPT)
-def _ed25519(_alg: str, x: str) -> _Check:
+def _ed25519(_alg: str, x: str) -> Check:
     point = unb64url(x)
     if len(point) != _ED25519_SIZE:
         raise VerificationError("key_malformed", "an Ed25519 key has another length")
@@ -150,7 +162,7 @@ _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_FIELD - 1, _ORDER_8, _ED25519_FI
 
 
 @lru_cache(_KEPT)
-def _rsa(alg: str, n: str, e: str) -> _Check:
+def _rsa(alg: str, n: str, e: str) -> Check:
     octets = unb64url(n), unb64url(e)
     if not all(octets) or any(number[0] == 0 for number in octets):  # RFC 7518 §6.3.1.1, §2
         raise VerificationError("key_malformed", "an RSA key has a number with leading zeros")
@@ -183,7 +195,7 @@ def _is_strong(modulus: int, exponent: int) -> bool:
 _ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 
 _MEMBERS: Final = {"EC": ("x", "y"), "OKP": ("x",), "RSA": ("n", "e")}
-_LOADERS: Final[Mapping[str, Callable[..., _Check]]] = {
+_LOADERS: Final[Mapping[str, Callable[..., Check]]] = {
     "EC": _ecdsa,
     "OKP": _ed25519,
     "RSA": _rsa,

@@ -135,7 +135,11 @@ def test_what_is_minted_at_once_is_what_would_have_been_signed_by_a_flow() -> No
 # -- what is refused -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("signature", [OTHER.sign(b"x"), KEY.sign(b"x"), b"\0" * 64, b"x"], ids=str)
+@pytest.mark.parametrize(
+    "signature",
+    [OTHER.sign(b"x"), KEY.sign(b"x"), b"\0" * 64, b"x"],
+    ids=["another key", "other bytes", "zeros", "short"],
+)
 def test_what_another_key_or_other_bytes_gave_is_never_used(signature: bytes) -> None:
     with pytest.raises(CredentialRejectedError) as caught:
         play(grants(Elsewhere(KEY.public_jwk, signature=signature)).grant(WANTED))
