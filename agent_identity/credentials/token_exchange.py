@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = ["TokenExchange", "check_may_act"]
+__all__ = ["TokenExchange", "check_may_act", "check_same_context"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +76,8 @@ class TokenExchange:
         subject = yield from wanted.subject.token(self.issuer, self.subject_types)
         client = yield from self.issuer.client()
         check_may_act(subject, wanted.agent, client.client_id)
+        if self.actor == "grant":
+            check_same_context(subject, wanted)
         asked_at = self.issuer.clock()
         binding = Binding(self.binding, wanted.proof_key)
         form, headers = yield from self._form(wanted, subject)
@@ -121,6 +123,29 @@ class TokenExchange:
         return form, headers
 
 
+def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
+    """Hold the principal's token and the chain to one session: an actor token of another would be spliced to it.
+
+    Raises:
+        DeniedError: `spliced`; nothing was sent.
+    """
+    leaf = wanted.chain[0]
+    claims = read_jwt(subject.token)
+    named = None
+    if claims is not None:
+        named = (claims.get("sub"), claims.get("txn") if claims.has("txn") else leaf.txn)
+    if (
+        (leaf.sub, leaf.txn) != (wanted.principal.sub, wanted.txn)
+        or leaf.agent != wanted.agent
+        or (named is not None and named != (leaf.sub, leaf.txn))
+    ):
+        raise DeniedError(
+            "spliced",
+            "the principal's token and the chain are of different sessions",
+            remedy="let each session ask with its own tokens",
+        )
+
+
 def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
     """Hold ourselves to the `may_act` of a principal's token (RFC 8693 §4.4); a token without one leaves it to the issuer.
 
@@ -129,7 +154,7 @@ def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
     """
     claims = read_jwt(subject.token)
     named = None if claims is None else claims.nested("may_act")
-    if claims is None or not claims.has("may_act"):
+    if claims is None or "may_act" not in claims.members:
         return
     if named is None or named.text("sub") not in (agent, client_id):
         raise DeniedError(
