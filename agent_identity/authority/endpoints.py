@@ -43,10 +43,7 @@ class Endpoints:
         methods: list[JSON] = [*sorted(auth_methods)]
         types: list[JSON] = [*grant_types]
         algorithms: list[JSON] = [*sorted(authentication.ALGORITHMS)]
-        registration: dict[str, JSON] = (
-            {"registration_endpoint": self.registration} if registers else {}
-        )
-        return registration | {
+        document: dict[str, JSON] = {
             "issuer": self.issuer,
             "token_endpoint": self.token,
             "jwks_uri": self.jwks,
@@ -62,6 +59,9 @@ class Endpoints:
             "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
             "dpop_signing_alg_values_supported": [*sorted(dpop.ALGORITHMS)],
         }
+        if registers:
+            document["registration_endpoint"] = self.registration
+        return document
 
 
 def endpoints_of(issuer: str) -> Endpoints:

@@ -270,11 +270,16 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
 def authority_serve(
     state_dir: StateDir = None,
     port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8700,
+    config: Config = None,
 ) -> None:
-    """Serve the embedded authority on loopback, for agents in other processes. Stops with Ctrl-C."""
-    from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - loads what the command needs
+    """Serve the authority on loopback: for agents in other processes, or with [authority] as an organisation's anchor.
 
-    serve_authority(state_directory(state_dir), port)
+    Stops with Ctrl-C.
+    """
+    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - see above
+
+    serve_authority(state_directory(state_dir), port, named_configuration(config))
 
 
 @authority_app.command("jwks")
