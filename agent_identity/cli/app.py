@@ -282,6 +282,45 @@ def authority_serve(
     serve_authority(state_directory(state_dir), port, named_configuration(config))
 
 
+@authority_app.command("rotate")
+@_reported
+def authority_rotate(state_dir: StateDir = None) -> None:
+    """Let a new key sign; the one before it is published for its grace. An authority that is being served does so at once."""
+    from agent_identity.cli.operating import operated  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.rotate()
+
+
+Ended = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="user:<iss>#<sub>, user:<sub>, a session's id, an agent's URI or agent:<name>, a client_id, a jti, or *.",
+    ),
+]
+
+
+@authority_app.command("revoke")
+@_reported
+def authority_revoke(ref: Ended, state_dir: StateDir = None) -> None:
+    """Give a principal, session, agent, client or token nothing more at the authority."""
+    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.revoke(reference(ref))
+
+
+@authority_app.command("reinstate")
+@_reported
+def authority_reinstate(ref: Ended, state_dir: StateDir = None) -> None:
+    """Let what is issued from the next second on begin again; what was issued before stays ended."""
+    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.reinstate(reference(ref))
+
+
 @authority_app.command("jwks")
 @_reported
 def authority_jwks(state_dir: StateDir = None) -> None:

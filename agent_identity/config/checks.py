@@ -259,7 +259,7 @@ def _key(table: IssuerTable, path: tuple[str, ...], *, signs: bool) -> Iterator[
         yield _unused((*path, "client_assertion_audience"), f"{method} makes no assertion")
 
 
-_KEYLESS: Final = frozenset({"none", "spiffe_jwt"})
+_KEYLESS: Final = frozenset({"none", "spiffe_jwt", "workload_token"})
 
 
 def _says_audience(table: IssuerTable) -> bool:

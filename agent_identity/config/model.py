@@ -84,6 +84,7 @@ ClientAuth: TypeAlias = Literal[
     "tls_client_auth",
     "self_signed_tls_client_auth",
     "spiffe_jwt",
+    "workload_token",
     "none",
 ]
 ClientProofName: TypeAlias = Literal["private_key_jwt", "spiffe_jwt", "workload_token"]

@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 import pytest
+from typer.testing import CliRunner
 
 from agent_identity import (
     AgentIdentity,
@@ -25,7 +26,7 @@ from agent_identity import (
     current_credential,
     tool,
 )
-from agent_identity.authority import Authority
+from agent_identity.cli.app import app
 from agent_identity.cli.organisation import organisations_authority
 from agent_identity.config import read_configuration
 from agent_identity.jose import loads_object, unverified
@@ -94,9 +95,10 @@ class Anchor:
         self.process.send_signal(signal.SIGINT)
         self.process.communicate(timeout=20)
 
-    def operator(self) -> Authority:
-        """The operator's hands on the state directory, from another process."""
-        return Authority(self.state / "authority", issuer=self.url)
+    def operator(self, *command: str) -> None:
+        """What the operator types, beside the process that serves."""
+        done = CliRunner().invoke(app, ["authority", *command, "--state-dir", str(self.state)])
+        assert done.exit_code == 0, done.output
 
     def jwks(self) -> dict[str, Any]:
         return dict(httpx.get(f"{self.url}/jwks", trust_env=False).json())
@@ -131,6 +133,14 @@ scopes = ["invoices:read"]
 [authority.clients.mail-bot]
 jwks = "file:invoice-bot.jwks.json"
 subject_clients = ["mail-app"]
+resources = ["{service.url}"]
+scopes = ["invoices:read"]
+[authority.clients.ci-bot]
+auth = "workload_token"
+issuer = "idp"
+subject = "project_path:acme/bot"
+claims = {{ ref = "main" }}
+subject_clients = ["web-app"]
 resources = ["{service.url}"]
 scopes = ["invoices:read"]
 [issuers.idp]
@@ -189,7 +199,7 @@ grants = "anchor"
 issuer = "{anchor.url}"
 trust = ["grants"]
 client_id = "{more.get("client_id", name)}"
-client_key = "file:client.pem"
+{more.get("proof", 'client_key = "file:client.pem"')}
 [issuers.idp]
 issuer = "{idp.url}"
 trust = ["subjects"]
@@ -222,7 +232,7 @@ def test_it_says_where_it_is_and_who_may_ask(anchor: Anchor) -> None:
         "metadata",
         f"{anchor.url}/.well-known/oauth-authorization-server",
     ]
-    assert anchor.lines[2].split() == ["client", "invoice-bot", "(private_key_jwt)"]
+    assert anchor.lines[2].split() == ["client", "ci-bot", "(workload_token)"]
 
 
 def test_a_session_opened_with_a_principals_token_calls_a_service_that_trusts_the_anchor(
@@ -321,26 +331,40 @@ def test_B15_what_the_operator_revokes_gets_nothing_more(
     agent: Agents, anchor: Anchor, idp: FakeIssuer, reference: str
 ) -> None:
     identity = agent()
-    operator = anchor.operator()
     with identity.on_behalf_of(alices(idp), purpose="p") as session:
         names = {
             "principal": f"user:{idp.url}#alice",
-            "agent": "urn:agent-identity:agent:invoice-bot",
+            "agent": "agent:invoice-bot",
             "session": session.id,
         }
-        operator.revoke(names[reference])
+        anchor.operator("revoke", names[reference])
         with pytest.raises(CredentialRejectedError):
             session.credential(*reach(identity))
-    operator.close()
+
+
+def test_who_is_reinstated_begins_again_with_a_newer_token(
+    agent: Agents, anchor: Anchor, idp: FakeIssuer
+) -> None:
+    identity, name = agent(), f"user:{idp.url}#alice"
+    anchor.operator("revoke", name)
+    anchor.operator("reinstate", name)
+    time.sleep(1.1)  # to the next second
+    with identity.on_behalf_of(alices(idp), purpose="p") as session:
+        assert session.credential(*reach(identity)).reveal()
+
+
+def test_a_slip_in_the_folders_name_revokes_nothing_and_says_so(tmp_path: Path) -> None:
+    command = ["authority", "revoke", "*", "--state-dir", str(tmp_path / "other")]
+    done = CliRunner().invoke(app, command)
+    assert (done.exit_code, "no_authority" in done.output) == (2, True)
+    assert not (tmp_path / "other" / "authority").exists()
 
 
 def test_B22_a_rotated_key_signs_at_once_and_the_old_one_stays_published(
     agent: Agents, anchor: Anchor, idp: FakeIssuer, service: Service
 ) -> None:
     (old,) = [key["kid"] for key in anchor.jwks()["keys"]]
-    operator = anchor.operator()
-    operator.rotate()
-    operator.close()
+    anchor.operator("rotate")
     new = [key["kid"] for key in anchor.jwks()["keys"]]
     assert (len(new), new[1]) == (2, old)
     service.verifier = verifier(anchor, idp, service)
@@ -355,9 +379,7 @@ def test_an_anchor_that_starts_again_knows_keys_clients_and_revocations(
     agent: Agents, anchor: Anchor, idp: FakeIssuer
 ) -> None:
     before = anchor.jwks()
-    operator = anchor.operator()
-    operator.revoke(f"user:{idp.url}#alice")
-    operator.close()
+    anchor.operator("revoke", f"user:{idp.url}#alice")
     anchor.stop()
     time.sleep(1.1)  # a proof of the second in which it starts could have been used before
     anchor.start()
@@ -393,6 +415,27 @@ def test_a_clients_new_key_is_read_from_its_file(
     (tmp_path / "client.pem").write_bytes(fresh.to_pem())
     with agent().on_behalf_of(alices(idp), purpose="p") as session:
         assert session.credential(service.url, ["invoices:read"]).reveal()
+
+
+@pytest.mark.parametrize("ref", ["main", "evil"])
+def test_a_job_shows_what_its_platform_says_of_it_and_holds_no_key(
+    agent: Agents,
+    anchor: Anchor,
+    idp: FakeIssuer,
+    monkeypatch: pytest.MonkeyPatch,
+    ref: str,
+) -> None:
+    said = idp.token("project_path:acme/bot", audience=anchor.url, typ="JWT", claims={"ref": ref})
+    monkeypatch.setenv("GITLAB_CI", "true")
+    monkeypatch.setenv("GITLAB_OIDC_TOKEN", said)
+    identity = agent("ci-bot", proof='client_auth = "workload_token"')
+    with identity.on_behalf_of(alices(idp), purpose="p") as session:
+        if ref == "main":
+            assert session.credential(*reach(identity)).reveal()
+            return
+        with pytest.raises(CredentialRejectedError):
+            session.credential(*reach(identity))
+    assert idp.issued == 0
 
 
 # -- keys of trust domains and platforms -------------------------------------------------------------------------------------
