@@ -140,16 +140,14 @@ def _check_kind(claims: Claims, jkt: str) -> None:
 
 def _check_actors(claims: Claims, agent: str, issuer: str) -> None:
     """RFC 8693 §4.1 and §4.4: who acts by the token already, and who may."""
-    if claims.has("act"):
-        actor = claims.nested("act")
-        if actor.has("act") or not _names(actor, agent, issuer):
-            raise VerificationError("actor_mismatch", "somebody else acts by the principal's token")
+    if claims.has("act") and not _names(claims.nested("act"), agent, issuer):
+        raise VerificationError("actor_mismatch", "somebody else acts by the principal's token")
     if claims.has("may_act") and not _names(claims.nested("may_act"), agent, issuer):
         raise VerificationError("may_act", "the principal's token lets another actor act for them")
 
 
 def _names(actor: Claims, agent: str, issuer: str) -> bool:
-    """Whether an actor is this agent, by every claim that says so; an agent is vouched for by this authority."""
+    """Whether an actor is this agent, by every claim of it: no actor behind it, and vouched for by this authority."""
     known = {"sub": agent, "iss": issuer, "sub_profile": "ai_agent"}
     return actor.has("sub") and actor.is_within(known)
 
