@@ -11,6 +11,7 @@ from agent_identity.credentials.client import (
     Client,
     KnownClient,
     NoProof,
+    PlatformJwt,
     PrivateKeyJwt,
     SecretBasic,
     SecretPost,
@@ -25,7 +26,8 @@ from agent_identity.credentials.registration import (
 )
 from agent_identity.credentials.subjects import ALGORITHMS, Trusted
 from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
-from agent_identity.errors import ConfigurationError
+from agent_identity.credentials.workload import provider
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -39,7 +41,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.registration import Registered
     from agent_identity.flow import Flow
     from agent_identity.keys import SigningKey
-    from agent_identity.values import JSON, Certificate
+    from agent_identity.values import JSON, Certificate, Secret
 
 __all__ = ["client_document", "issuers_of", "trusted_of"]
 
@@ -193,7 +195,19 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
         return TlsCertificate(shown or workload_certificate, method=method)
     if method == "spiffe_jwt":
         return SpiffeJwt()
+    if method == "workload_token":
+        return PlatformJwt(_platform_token)
     return NoProof()
+
+
+def _platform_token(audience: str, now: float) -> Flow[Secret]:
+    """What the platform that runs us says, whichever it is."""
+    given = yield from provider("ambient").fetch(audience, now)
+    if given is None:
+        raise CredentialUnavailableError(
+            "no_workload_identity", "no platform here says who this workload is"
+        )
+    return given.token
 
 
 def _certificate(

@@ -3,9 +3,20 @@
 
 `server` answers one request and says which module does; `authentication`, `proofs` and `subjects` say who asks, with which
 key and for whom; `exchange` and `token_endpoint` mint; `keyring`, `store` and `state` keep; `asgi` serves.
+In front of an organisation's identity providers it has an `organisation`: clients of a configuration, who prove themselves by
+`client_proofs` and bring other issuers' `principals`.
 """
 
 from agent_identity.authority.clients import ClientRecord, Terms
+from agent_identity.authority.organisation import Organisation, configured_client
+from agent_identity.authority.principals import IdentityProvider
 from agent_identity.authority.server import Authority
 
-__all__ = ["Authority", "ClientRecord", "Terms"]
+__all__ = [
+    "Authority",
+    "ClientRecord",
+    "IdentityProvider",
+    "Organisation",
+    "Terms",
+    "configured_client",
+]

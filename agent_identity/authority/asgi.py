@@ -27,6 +27,7 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 
 _HEADERS_LIMIT: Final = 96 * 1024
 _HEADERS: Final = 100
+_BODY_SECONDS: Final = 10.0
 
 
 class AsgiApp:
@@ -44,7 +45,12 @@ class AsgiApp:
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             try:
-                request = self._request(scope, await _body(scope, receive))
+                async with asyncio.timeout(_BODY_SECONDS):
+                    body = await _body(scope, receive)
+                request = self._request(scope, body)
+            except TimeoutError:
+                slow = OAuthError("invalid_request", "body_too_slow", status=408)
+                response = slow.response()
             except OAuthError as error:
                 response = error.response()
             except _DisconnectedError:

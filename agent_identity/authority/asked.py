@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 __all__ = ["BODY_LIMIT", "Asked", "Form", "read_form", "read_request"]
 
-BODY_LIMIT: Final = 1024 * 1024
+BODY_LIMIT: Final = 128 * 1024
+"""Bytes: three tokens of the largest size, and room for the rest of a form."""
+
 _FORM: Final = "application/x-www-form-urlencoded"
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FIELDS: Final = 100

@@ -1,79 +1,113 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a client proves itself: `private_key_jwt` and nothing else (RFC 7523 §3, RFC 10070).
+"""Which client a request comes from (RFC 7523 §3, RFC 10070).
 
-The assertion names the issuer as its one audience and is good once. There is no shared secret to steal and no client
-without proof; an attempt at either is refused like a wrong assertion.
+A client that registered proves itself by `private_key_jwt`, one that is configured in the way of its table. There is no shared
+secret to steal and no client without proof; an attempt at either is refused like a wrong assertion.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from agent_identity import jose
 from agent_identity.authority.answers import OAuthError
+from agent_identity.authority.client_proofs import (
+    JWT_BEARER,
+    JWT_SPIFFE,
+    SKEW,
+    TYPE,
+    OneUse,
+    check_own_assertion,
+)
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
     from agent_identity.authority.asked import Asked, Form
     from agent_identity.authority.clients import ClientRecord
-    from agent_identity.authority.store import Store
+    from agent_identity.flow import Flow
     from agent_identity.verify.replay import Replay
 
-__all__ = ["ALGORITHMS", "SKEW", "Authenticator"]
+__all__ = ["ALGORITHMS", "SKEW", "Authenticator", "Drive", "Table"]
+
+T = TypeVar("T")
 
 ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
-SKEW: Final = 30.0
-_ASSERTION: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
-_TYPE: Final = "client-authentication+jwt"
-_LONGEST: Final = 300.0
+
+
+class Drive(Protocol):
+    """Drives a flow to its end, and waits for it."""
+
+    def __call__(self, flow: Flow[T], /) -> T: ...
+
+
+class Table(Protocol):
+    """Who is a client here."""
+
+    def client(self, client_id: str, now: float, /) -> ClientRecord | None: ...
 
 
 class Authenticator:
     """Tells which client a request comes from."""
 
-    def __init__(self, issuer: str, store: Store, replay: Replay) -> None:
+    def __init__(self, issuer: str, table: Table, replay: Replay, drive: Drive) -> None:
         self._issuer = issuer
-        self._store = store
+        self._table = table
         self._replay = replay
+        self._drive = drive
 
     def client(self, asked: Asked, form: Form, now: float) -> ClientRecord:
-        """The client that signed the request's assertion.
+        """The client that the request's assertion proves.
 
         Raises:
             OAuthError: `invalid_client` (401), whatever is wrong.
+            CredentialError: the keys of a configured client can't be had.
         """
         if "authorization" in asked.headers or form.optional("client_secret") is not None:
-            raise _invalid("private_key_jwt_only")
-        if form.optional("client_assertion_type") != _ASSERTION:
+            raise _invalid("shared_secret_refused")
+        assertion = form.optional("client_assertion")
+        kind = form.optional("client_assertion_type")
+        if assertion is None or kind not in {JWT_BEARER, JWT_SPIFFE}:
             raise _invalid("client_assertion_missing")
-        assertion = form.optional("client_assertion") or ""
         try:
-            return self._verified(assertion, form.optional("client_id"), now)
+            parsed = jose.unverified(assertion)
+            client = self._named(parsed, form.optional("client_id"), now)
+            self._check_unused(client, self._proven(client, parsed, kind, now))
         except VerificationError as error:
             raise _invalid(error.code) from None
+        return client
 
-    def _verified(self, assertion: str, client_id: str | None, now: float) -> ClientRecord:
-        parsed = jose.unverified(assertion)
-        # Read before it is verified, only to learn whose keys it has to be verified with.
+    def _named(self, parsed: jose.Parsed, client_id: str | None, now: float) -> ClientRecord:
+        """Whom the request names. The assertion is read before it is verified, only to learn who has to have made it."""
         claimed = Claims(jose.loads_object(parsed.payload), VerificationError)
-        client = self._store.client(claimed.text("iss"), now)
+        client = self._table.client(client_id or claimed.text("iss"), now)
         if client is None:
             raise VerificationError("client_unknown", "nobody is registered under that name")
-        _, payload = jose.verify(parsed, client.keys, algorithms=ALGORITHMS, typ=_TYPE)
-        body = jose.loads_object(payload)
-        claims = Claims(body, VerificationError)
-        if claims.text("sub") != client.client_id or client_id not in {None, client.client_id}:
-            raise VerificationError("client_mismatch", "the assertion speaks for another client")
-        if body.get("aud") not in (self._issuer, [self._issuer]):
-            raise VerificationError("audience_mismatch", "the assertion is for another audience")
-        jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
-        if jose.numeric_date(body, "iat") + SKEW < self._replay.not_before:
-            raise VerificationError("issued_before_start", "older than what is remembered")
-        key = ("client", client.client_id, claims.text("jti"))
-        if not self._replay.remember(key, jose.numeric_date(body, "exp") + SKEW):
-            raise VerificationError("replayed", "the assertion was used already")
         return client
+
+    def _proven(
+        self, client: ClientRecord, parsed: jose.Parsed, kind: str, now: float
+    ) -> OneUse | None:
+        if client.configured is None:
+            if kind != JWT_BEARER:
+                raise VerificationError("method_mismatch", "the client proves itself by its key")
+            _, payload = jose.verify(parsed, client.keys, algorithms=ALGORITHMS, typ=TYPE)
+            body = jose.loads_object(payload)
+            return check_own_assertion(body, client.client_id, self._issuer, now)
+        proof = client.configured.proof
+        if kind != proof.assertion_type:
+            raise VerificationError("method_mismatch", "the client proves itself in another way")
+        return self._drive(proof.check(parsed, client.client_id, self._issuer, now))
+
+    def _check_unused(self, client: ClientRecord, once: OneUse | None) -> None:
+        if once is None:
+            return
+        if once.issued_at + SKEW < self._replay.not_before:
+            raise VerificationError("issued_before_start", "older than what is remembered")
+        if not self._replay.remember(
+            ("client", client.client_id, once.jti), once.expires_at + SKEW
+        ):
+            raise VerificationError("replayed", "the assertion was used already")
 
 
 def _invalid(why: str) -> OAuthError:

@@ -14,10 +14,19 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
+    from agent_identity.authority.client_proofs import ClientProof
     from agent_identity.keys import JWK
     from agent_identity.values import JSON
 
-__all__ = ["GRANT_TYPES", "ClientRecord", "Terms", "dump_client", "json_key", "load_client"]
+__all__ = [
+    "GRANT_TYPES",
+    "ClientRecord",
+    "Configured",
+    "Terms",
+    "dump_client",
+    "json_key",
+    "load_client",
+]
 
 CLIENT_CREDENTIALS: Final = "client_credentials"
 JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
@@ -40,8 +49,24 @@ class Terms:
 
 
 @dataclass(frozen=True, slots=True)
+class Configured:
+    """What a configuration says of a client beside its terms: how it proves itself, and whose principals it may bring.
+
+    `subject_clients` are those to which a principal's token may have been issued, `subject_issuers` (URLs) whose tokens it may
+    be; () is none and nobody's.
+    """
+
+    proof: ClientProof
+    subject_clients: frozenset[str]
+    subject_issuers: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """One client: the agent (a URI) that it is, and the public keys by which it is known. Times are Unix seconds."""
+    """One client: the agent (a URI) that it is, and the public keys by which it is known. Times are Unix seconds.
+
+    One that is `configured` is in no store: it is a client for as long as the configuration says so.
+    """
 
     client_id: str
     agent: str
@@ -52,6 +77,7 @@ class ClientRecord:
     owner: str | None = None
     grant_types: frozenset[str] = frozenset(GRANT_TYPES)
     terms: Terms = Terms()
+    configured: Configured | None = None
 
 
 def dump_client(client: ClientRecord) -> bytes:

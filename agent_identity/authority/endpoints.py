@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority import authentication
-from agent_identity.authority.clients import GRANT_TYPES
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.uris import is_loopback, origin
 from agent_identity.verify import dpop
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from agent_identity.values import JSON
 
 __all__ = ["Endpoints", "endpoints_of"]
@@ -35,18 +36,20 @@ class Endpoints:
     revocation: str
     registration: str
 
-    def document(self) -> dict[str, JSON]:
-        """The metadata document."""
-        methods: list[JSON] = ["private_key_jwt"]
+    def document(
+        self, grant_types: Iterable[str], auth_methods: Iterable[str], *, registers: bool
+    ) -> dict[str, JSON]:
+        """The metadata document: what clients may ask for, how they prove themselves, and whether they may register."""
+        methods: list[JSON] = [*sorted(auth_methods)]
+        types: list[JSON] = [*grant_types]
         algorithms: list[JSON] = [*sorted(authentication.ALGORITHMS)]
-        return {
+        document: dict[str, JSON] = {
             "issuer": self.issuer,
             "token_endpoint": self.token,
             "jwks_uri": self.jwks,
             "introspection_endpoint": self.introspection,
             "revocation_endpoint": self.revocation,
-            "registration_endpoint": self.registration,
-            "grant_types_supported": [*GRANT_TYPES],
+            "grant_types_supported": types,
             "response_types_supported": [],
             "token_endpoint_auth_methods_supported": methods,
             "token_endpoint_auth_signing_alg_values_supported": algorithms,
@@ -56,6 +59,9 @@ class Endpoints:
             "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
             "dpop_signing_alg_values_supported": [*sorted(dpop.ALGORITHMS)],
         }
+        if registers:
+            document["registration_endpoint"] = self.registration
+        return document
 
 
 def endpoints_of(issuer: str) -> Endpoints:

@@ -2,14 +2,16 @@
 """Token exchange (RFC 8693): a principal's token becomes hop 0 of a chain, and a chain becomes an access token.
 
 **Hop 0** (`requested_token_type=urn:agent-identity:token-type:grant`): parameters `subject_token`, `subject_token_type`,
-`resource` (one or more), `scope`, and our own `purpose` (needed), `task`, `max_depth`, `requested_expires_in` (seconds). The
-agent is the client's registered one, the key is that of the DPoP proof on the request, and neither resources nor scopes nor
-depth go beyond the client's terms. The answer has `token_type` N_A.
+`resource` (one or more), `scope`, and our own `purpose` (needed), `task`, `max_depth`, `requested_expires_in` (seconds) and
+`txn`, the session's transaction id, which a token of another issuer doesn't say: `ses_` and 32 hex digits, an identifier and no
+secret. The agent is the client's own, the key is that of the DPoP proof on the request, and resources, scopes and depth beyond
+the client's terms are refused. The answer has `token_type` N_A.
 
 **Access token** (`requested_token_type` absent or …:access_token): `actor_token` (…:jwt) is the leaf, the header
 `Agent-Delegation` the whole chain, leaf first; the proof is by the leaf's key; `resource` is one, within the leaf's `aud`;
 `scope` within the leaf's. Principal, profile and transaction of chain and subject token have to be the same, or somebody
-splices one session's chain to another's principal. Nobody is impersonated: without `actor_token` there is no token.
+splices one session's chain to another's principal. Nobody is impersonated: without `actor_token` there is no token. Clients
+that a configuration names get none: their tokens come from the issuers of their resources.
 """
 
 from __future__ import annotations
@@ -76,6 +78,8 @@ class Exchange:
             raise OAuthError("invalid_request", "parameter_unsupported")
         if wanted not in {GRANT, ACCESS_TOKEN}:
             raise OAuthError("invalid_request", "requested_token_type_unsupported")
+        if wanted != GRANT and client.configured is not None:
+            raise OAuthError("unauthorized_client", "grants_only")
         if proof is None:
             raise OAuthError("invalid_dpop_proof", "proof_missing")
         subject = self._subject(form, client, proof, now)
@@ -93,6 +97,7 @@ class Exchange:
             client,
             jkt=proof.jkt,
             now=now,
+            txn=form.optional("txn"),
         )
         if self._store.is_revoked(subject.refs, subject.iat):
             raise OAuthError("invalid_grant", "revoked")
@@ -122,7 +127,7 @@ class Exchange:
         purpose = form.phrase("purpose")
         if purpose is None:
             raise OAuthError("invalid_request", "purpose_missing")
-        depth = form.number("max_depth")
+        depth = _depth(form, client)
         lifetime = form.number("requested_expires_in", least=1) or GRANT_LIFETIME
         key = self._keyring.signing
         return mint_root(
@@ -142,7 +147,7 @@ class Exchange:
             txn=subject.txn,
             now=now,
             expires_at=min(subject.exp, now + min(lifetime, GRANT_LIFETIME)),
-            max_depth=min(_DEPTH if depth is None else depth, client.terms.max_depth, MAX_HOPS),
+            max_depth=depth,
             evidence="agent" if subject.profile == TRIGGER else "issuer",
         )
 
@@ -206,7 +211,16 @@ class Exchange:
         return leaf
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
-        return client.agent if subject.profile == TRIGGER else self._issuer
+        return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer
+
+
+def _depth(form: Form, client: ClientRecord) -> int:
+    """How many delegations may follow: as asked for, or the usual, and never more than the client's terms."""
+    most = min(client.terms.max_depth, MAX_HOPS)
+    depth = form.number("max_depth")
+    if depth is not None and depth > most:
+        raise OAuthError("invalid_request", "max_depth_widened")
+    return min(_DEPTH, most) if depth is None else depth
 
 
 def _details(form: Form) -> Details | None:

@@ -7,6 +7,7 @@ process and one that is served are the same one. Which request goes where is dec
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections import Counter
@@ -16,19 +17,22 @@ from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asgi import AsgiApp
 from agent_identity.authority.asked import read_request
 from agent_identity.authority.authentication import Authenticator
-from agent_identity.authority.clients import Terms, json_key
+from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.exchange import Exchange
 from agent_identity.authority.inspection import Inspection
 from agent_identity.authority.keyring import open_keyring
+from agent_identity.authority.organisation import Clients, alone
+from agent_identity.authority.principals import Principals
 from agent_identity.authority.proofs import Proofs
+from agent_identity.authority.rates import Rates
 from agent_identity.authority.registration import register
 from agent_identity.authority.state import ForkLock, settled
 from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
 from agent_identity.authority.token_endpoint import TokenEndpoint
 from agent_identity.authority.tokens import Tokens
-from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.errors import ConfigurationError, CredentialError, DeniedError
 from agent_identity.keys import private_directory
 from agent_identity.values import Secret
 from agent_identity.verify.replay import MemoryReplay
@@ -39,12 +43,14 @@ if TYPE_CHECKING:
 
     from agent_identity.authority.asked import Asked
     from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.organisation import Organisation
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import JSON
 
 __all__ = ["Authority"]
 
 _RETRY: Final = {"retry-after": "5"}
+_log: Final = logging.getLogger("agent_identity")
 
 
 class Authority:
@@ -55,6 +61,7 @@ class Authority:
 
     `state_dir` None keeps everything in memory. `issuer` None is a stable name under the reserved `.invalid` domain, kept
     in the state directory; an authority that is served has the URL where it is. `terms` is what a registration allows.
+    `organisation` makes it the anchor in front of an organisation's identity providers, with clients that are configured.
     `issued` counts the tokens that left, by kind: `access_token`, `grant`.
 
     Raises:
@@ -69,6 +76,7 @@ class Authority:
         clock: Callable[[], float] = time.time,
         require_nonce: bool = False,
         terms: Terms | None = None,
+        organisation: Organisation | None = None,
     ) -> None:
         self._state_dir = None if state_dir is None else private_directory(state_dir)
         self._clock = clock
@@ -84,13 +92,17 @@ class Authority:
             self._kept("nonce-key", secrets.token_urlsafe).encode() if require_nonce else None
         )
         self._replay = MemoryReplay(clock=clock)
-        authenticator = Authenticator(self.issuer, self._store, self._replay)
+        self._organisation = organisation
+        drive = alone if organisation is None else organisation.drive
+        known = Clients(organisation, self._store)
+        authenticator = Authenticator(self.issuer, known, self._replay, drive)
         tokens = Tokens(self.issuer, self._keyring)
-        subjects = Subjects(self.issuer, tokens)
+        subjects = Subjects(self.issuer, tokens, self._principals(), drive)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
         self._token_endpoint = TokenEndpoint(
             self.endpoints.token,
             authenticator=authenticator,
+            rates=Rates(None if organisation is None else organisation.requests_per_minute),
             proofs=Proofs(self._replay, nonce_key),
             store=self._store,
             subjects=subjects,
@@ -104,8 +116,9 @@ class Authority:
             self.endpoints.token: ("POST", self._token_endpoint.answer),
             self.endpoints.introspection: ("POST", self._inspection.introspect),
             self.endpoints.revocation: ("POST", self._inspection.revoke),
-            self.endpoints.registration: ("POST", self._register),
         }
+        if self._registers:
+            self._routes[self.endpoints.registration] = ("POST", self._register)
 
     def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
@@ -113,6 +126,13 @@ class Authority:
             return self._routed(request)
         except OAuthError as error:
             return error.response()
+        except CredentialError as error:
+            # Keys of somebody else's can't be had: what they signed isn't good or bad, it can't be known.
+            _log.warning("a request was put off, as keys couldn't be had: %s", error)
+            outage = OAuthError(
+                "temporarily_unavailable", "keys_unavailable", status=503, headers=_RETRY
+            )
+            return outage.response()
         except (DeniedError, ConfigurationError, OSError):
             # The store, the replay memory or the key folder can't answer: an outage, and so a refusal.
             outage = OAuthError(
@@ -173,7 +193,26 @@ class Authority:
         return respond(asked, self._clock())
 
     def _metadata(self, _asked: Asked, _now: float) -> HttpResponse:
-        return answer(self.endpoints.document(), public=True)
+        return answer(self._document(), public=True)
+
+    def _document(self) -> dict[str, JSON]:
+        organisation, registers = self._organisation, self._registers
+        methods = {"private_key_jwt"} if registers else set[str]()
+        if organisation is not None:
+            clients = organisation.clients.values()
+            methods |= {each.configured.proof.method for each in clients if each.configured}
+        types = GRANT_TYPES if registers else (TOKEN_EXCHANGE,)
+        return self.endpoints.document(types, methods, registers=registers)
+
+    @property
+    def _registers(self) -> bool:
+        return self._organisation is None or self._organisation.registers
+
+    def _principals(self) -> Principals:
+        organisation = self._organisation
+        if organisation is None:
+            return Principals(self.issuer, {}, ())
+        return Principals(self.issuer, organisation.providers, organisation.audiences)
 
     def _answer_jwks(self, _asked: Asked, _now: float) -> HttpResponse:
         return answer(self.jwks(), public=True)

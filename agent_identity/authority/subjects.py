@@ -11,6 +11,9 @@ right, with the key that it is registered under, and names a principal of this a
 It is presented for each token of a session, so it is not one-use; it is worth nothing without the client's own proof.
 An **access token** of this authority's (…:access_token) is taken when it is for the issuer or for this client, came to
 this client, and says that this client's very agent acts by it: a chain is never flattened into a new hop 0.
+
+Both are for clients that registered. One that a configuration names brings tokens of other issuers (`principals`), and neither
+of these.
 """
 
 from __future__ import annotations
@@ -26,13 +29,16 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
-    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.authentication import Drive
+    from agent_identity.authority.clients import ClientRecord, Configured
+    from agent_identity.authority.principals import Principals
     from agent_identity.authority.tokens import Tokens
 
-__all__ = ["ACCESS_TOKEN", "JWT", "SUBJECT_TYPE", "Subject", "Subjects"]
+__all__ = ["ACCESS_TOKEN", "ID_TOKEN", "JWT", "SUBJECT_TYPE", "Subject", "Subjects"]
 
 SUBJECT_TYPE: Final = "agent-subject+jwt"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type name
+ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105 - a type name
 JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 TRIGGER: Final = "trigger"
 
@@ -44,44 +50,86 @@ _CLAIMS: Final = ("iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn"
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """A principal whose token was verified. `scopes` None: the token doesn't limit them. Times are Unix seconds."""
+    """A principal whose token was verified. `scopes` None: the token doesn't limit them. Times are Unix seconds.
+
+    `iss` None is this authority's own directory. Other issuers' tokens may have no `jti`.
+    """
 
     sub: str
     profile: str
     txn: str
-    jti: str
+    jti: str | None
     iat: int
     exp: int
     scopes: frozenset[str] | None = None
+    iss: str | None = None
 
     @property
     def refs(self) -> tuple[str, ...]:
         """What may be revoked about it."""
-        return (self.jti, self.txn, principal_ref(self.profile, self.sub))
+        principal = principal_ref(self.profile, self.sub, self.iss)
+        return (self.txn, principal, *(() if self.jti is None else (self.jti,)))
 
 
 class Subjects:
     """Checks subject tokens for the client that presents them."""
 
-    def __init__(self, issuer: str, tokens: Tokens) -> None:
+    def __init__(self, issuer: str, tokens: Tokens, principals: Principals, drive: Drive) -> None:
         self._issuer = issuer
         self._tokens = tokens
+        self._principals = principals
+        self._drive = drive
 
     def read(
-        self, token: str, token_type: str, client: ClientRecord, *, jkt: str | None, now: float
+        self,
+        token: str,
+        token_type: str,
+        client: ClientRecord,
+        *,
+        jkt: str | None,
+        now: float,
+        txn: str | None = None,
     ) -> Subject:
-        """The principal of a subject token; `jkt` is the key that proved itself on this request.
+        """The principal of a subject token; `jkt` is the key that proved itself on this request, `txn` the session it names.
 
         Raises:
             OAuthError: `invalid_request` for a kind that isn't taken here, else `invalid_grant`.
+            CredentialError: the keys of another issuer can't be had.
         """
+        if token_type not in {JWT, ACCESS_TOKEN, ID_TOKEN}:
+            raise OAuthError("invalid_request", "subject_token_type_unsupported")
         try:
-            if token_type == JWT:
-                return self._assertion(token, client, now)
-            if token_type == ACCESS_TOKEN:
-                return self._access_token(token, client, jkt, now)
+            if client.configured is not None:
+                return self._others(token, token_type, client, client.configured, txn, jkt, now)
+            subject = self._own(token, token_type, client, jkt, now)
         except VerificationError as error:
             raise refused("invalid_grant", error) from None
+        if txn not in {None, subject.txn}:
+            raise OAuthError("invalid_grant", "txn_mismatch")
+        return subject
+
+    def _others(
+        self,
+        token: str,
+        token_type: str,
+        client: ClientRecord,
+        table: Configured,
+        txn: str | None,
+        jkt: str | None,
+        now: float,
+    ) -> Subject:
+        read = self._principals.read(
+            token, token_type, client, table, txn=txn, jkt=jkt or "", now=now
+        )
+        return self._drive(read)
+
+    def _own(
+        self, token: str, token_type: str, client: ClientRecord, jkt: str | None, now: float
+    ) -> Subject:
+        if token_type == JWT:
+            return self._assertion(token, client, now)
+        if token_type == ACCESS_TOKEN:
+            return self._access_token(token, client, jkt, now)
         raise OAuthError("invalid_request", "subject_token_type_unsupported")
 
     def _assertion(self, token: str, client: ClientRecord, now: float) -> Subject:
@@ -129,7 +177,7 @@ def _subject(claims: Claims, now: float, scopes: frozenset[str] | None = None) -
     )
     if subject.profile not in _PROFILES:
         raise VerificationError("profile_unknown", "a principal of no known kind")
-    if max(len(subject.sub), len(subject.txn), len(subject.jti)) > _TEXT_LIMIT:
+    if max(len(subject.sub), len(subject.txn), len(subject.jti or "")) > _TEXT_LIMIT:
         raise VerificationError("claim_malformed", "a claim is longer than any of ours")
     if subject.exp <= now:
         raise VerificationError("expired", "the subject token has expired")

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.exchange import Exchange
     from agent_identity.authority.proofs import Proofs
+    from agent_identity.authority.rates import Rates
     from agent_identity.authority.store import Store
     from agent_identity.authority.subjects import Subjects
     from agent_identity.authority.tokens import Tokens
@@ -43,6 +44,7 @@ class TokenEndpoint:
         url: str,
         *,
         authenticator: Authenticator,
+        rates: Rates,
         proofs: Proofs,
         store: Store,
         subjects: Subjects,
@@ -52,6 +54,7 @@ class TokenEndpoint:
     ) -> None:
         self._url = url
         self._authenticator = authenticator
+        self._rates = rates
         self._proofs = proofs
         self._store = store
         self._subjects = subjects
@@ -64,10 +67,12 @@ class TokenEndpoint:
 
         Raises:
             OAuthError: it is refused.
+            CredentialError: keys that somebody else publishes can't be had.
         """
         form = read_form(asked)
         grant_type = form.text("grant_type")
         client = self._authenticator.client(asked, form, now)
+        self._rates.check(client, now)
         if grant_type not in GRANT_TYPES:
             raise OAuthError("unsupported_grant_type", "grant_type_unknown")
         if grant_type not in client.grant_types:

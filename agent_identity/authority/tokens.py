@@ -12,7 +12,7 @@ from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.delegation.grant import GRANT_TYPE
 from agent_identity.errors import VerificationError
-from agent_identity.values import new_id
+from agent_identity.values import Principal, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -64,16 +64,23 @@ class OwnToken:
             value = self.claims.get(name)
             if isinstance(value, str):
                 yield value
-        yield principal_ref(str(self.claims.get("sub_profile")), str(self.claims.get("sub")))
+        profile, sub = str(self.claims.get("sub_profile")), str(self.claims.get("sub"))
+        yield principal_ref(profile, sub, self._directory(profile))
         actor = self.claims.get("act")
         while isinstance(actor, dict):
             yield str(actor.get("sub"))
             actor = actor.get("act")
 
+    def _directory(self, profile: str) -> str | None:
+        """Who knows the principal, None where that is this authority; a trigger is nobody's."""
+        known = self.claims.get("sub_iss")
+        is_own = known is None or known == self.claims.get("iss") or profile == "trigger"
+        return None if is_own else str(known)
 
-def principal_ref(profile: str, sub: str) -> str:
-    """How a principal of this authority's own is named in a revocation: `user:<sub>` and the like."""
-    return f"{profile}:{sub}"
+
+def principal_ref(profile: str, sub: str, iss: str | None = None) -> str:
+    """How a principal is named in a revocation: `user:<sub>` in this authority's own directory, else `user:<iss>#<sub>`."""
+    return str(Principal(sub, iss=iss, profile=profile))
 
 
 class Tokens:

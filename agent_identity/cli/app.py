@@ -270,11 +270,55 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
 def authority_serve(
     state_dir: StateDir = None,
     port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8700,
+    config: Config = None,
 ) -> None:
-    """Serve the embedded authority on loopback, for agents in other processes. Stops with Ctrl-C."""
-    from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - loads what the command needs
+    """Serve the authority on loopback: for agents in other processes, or with [authority] as an organisation's anchor.
 
-    serve_authority(state_directory(state_dir), port)
+    Stops with Ctrl-C.
+    """
+    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - see above
+
+    serve_authority(state_directory(state_dir), port, named_configuration(config))
+
+
+@authority_app.command("rotate")
+@_reported
+def authority_rotate(state_dir: StateDir = None) -> None:
+    """Let a new key sign; the one before it is published for its grace. An authority that is being served does so at once."""
+    from agent_identity.cli.operating import operated  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.rotate()
+
+
+Ended = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="user:<iss>#<sub>, user:<sub>, a session's id, an agent's URI or agent:<name>, a client_id, a jti, or *.",
+    ),
+]
+
+
+@authority_app.command("revoke")
+@_reported
+def authority_revoke(ref: Ended, state_dir: StateDir = None) -> None:
+    """Give a principal, session, agent, client or token nothing more at the authority."""
+    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.revoke(reference(ref))
+
+
+@authority_app.command("reinstate")
+@_reported
+def authority_reinstate(ref: Ended, state_dir: StateDir = None) -> None:
+    """Let what is issued from the next second on begin again; what was issued before stays ended."""
+    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
+
+    with operated(state_directory(state_dir)) as authority:
+        authority.reinstate(reference(ref))
 
 
 @authority_app.command("jwks")

@@ -6,21 +6,27 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.authority import Authority
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
     import uvicorn
 
+    from agent_identity.config import Configuration
+    from agent_identity.config.model import AuthorityTable
+
 __all__ = ["listening", "serve_authority", "serving"]
 
-_STOP = 10.0
+_STOP: Final = 10.0
 """Seconds that requests under way get when the block ends."""
+
+_AT_ONCE: Final = 256
+"""Connections and requests at once; whoever comes then is told to come again."""
 
 
 def listening(port: int = 0) -> socket.socket:
@@ -55,19 +61,48 @@ def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
         server.close()
 
 
-def serve_authority(state_dir: Path, port: int) -> None:
-    """Serve the authority that lives in a state directory until interrupted."""
+def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> None:
+    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's."""
+    configuration = None if config is None else _read(config)
     server = listening(port)
     url = f"http://127.0.0.1:{server.getsockname()[1]}"
-    authority = Authority(state_dir / "authority", issuer=url)
-    print(f"authority {url} (stop with Ctrl-C)", flush=True)  # noqa: T201 - this is the command's output
-    print(f"metadata  {url}/.well-known/oauth-authorization-server", flush=True)  # noqa: T201 - see above
-    authority.registration_token()  # made now, since agents need it before they first ask
-    print(f"register  with the token in {state_dir / 'authority'}", flush=True)  # noqa: T201 - see above
+    folder = state_dir / "authority"
+    if configuration is None or configuration.authority is None:
+        authority, table = Authority(folder, issuer=url), None
+    else:
+        authority, table = _of_organisation(configuration, folder, url), configuration.authority
+    for line in _told(authority, table, url):
+        print(line, flush=True)  # noqa: T201 - this is the command's output
+    if table is None or table.registration:
+        authority.registration_token()  # made now, since agents need it before they first ask
+        print(f"register  with the token in {folder}", flush=True)  # noqa: T201 - see above
     try:
         _runner(authority.asgi()).run(sockets=[server])
     finally:
         authority.close()
+
+
+def _read(config: Path) -> Configuration:
+    from agent_identity.config import read_configuration  # noqa: PLC0415 - pydantic, for those who have a file
+
+    return read_configuration(config, needs_policy=False)
+
+
+def _of_organisation(configuration: Configuration, folder: Path, url: str) -> Authority:
+    from agent_identity.cli.organisation import organisations_authority  # noqa: PLC0415 - for those who have one
+
+    return organisations_authority(configuration, folder, url)
+
+
+def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Iterator[str]:
+    """What whoever started it has to know; nothing of it is secret."""
+    if table is None or authority.issuer == url:
+        yield f"authority {authority.issuer} (stop with Ctrl-C)"
+    else:
+        yield f"authority {authority.issuer}, behind {url} (stop with Ctrl-C)"
+    yield f"metadata  {authority.endpoints.metadata}"
+    for name, client in sorted(table.clients.items() if table else ()):
+        yield f"client    {name} ({client.auth})"
 
 
 def _runner(app: Callable[..., Any]) -> uvicorn.Server:
@@ -80,5 +115,12 @@ def _runner(app: Callable[..., Any]) -> uvicorn.Server:
             remedy='pip install "agent-identity-sdk[server]"',
         ) from None
     return uvicorn.Server(
-        uvicorn.Config(app, log_level="warning", access_log=False, lifespan="off", ws="none")
+        uvicorn.Config(
+            app,
+            log_level="warning",
+            access_log=False,
+            lifespan="off",
+            ws="none",
+            limit_concurrency=_AT_ONCE,
+        )
     )

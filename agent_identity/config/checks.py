@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.config.authority_checks import check_authority
 from agent_identity.config.inference import uses_platform
 from agent_identity.config.model import OAUTH_SOURCES, Kind, values_of
 from agent_identity.config.problems import Fault, nearest
@@ -39,6 +40,7 @@ def check(configuration: Configuration) -> Iterator[Fault]:
         _addresses,
         _policy,
         _ledger,
+        check_authority,
     ):
         yield from part(configuration)
 
@@ -60,7 +62,8 @@ def check_policy(configuration: Configuration) -> Iterator[Fault]:
 def _agent(configuration: Configuration) -> Iterator[Fault]:
     agent = configuration.agent
     is_said = "agent" in configuration.model_fields_set
-    needs_name = is_said or configuration.issuers or configuration.resources
+    serves = configuration.authority is not None
+    needs_name = is_said or configuration.resources or (configuration.issuers and not serves)
     if needs_name and agent.name is None and agent.id is None:
         yield _missing("agent", "name", remedy="give the agent a name or an id")
     if agent.name is not None and not _is_agent(agent.name):
@@ -126,7 +129,7 @@ def _issuers(configuration: Configuration) -> Iterator[Fault]:
     believed: set[str] = set()
     for name, table in configuration.issuers.items():
         path = ("issuers", name)
-        yield from _trust(table, path, believed)
+        yield from _trust(table, path, believed, serves=configuration.authority is not None)
         yield from _people(table, path, configuration)
         yield from _registration(table, path)
         if table.registration == "dynamic":
@@ -161,13 +164,15 @@ _OF_SUBJECTS: Final = ("audience", "algorithms", "token_type")
 """Keys about principals' tokens."""
 
 
-def _trust(table: IssuerTable, path: tuple[str, ...], believed: set[str]) -> Iterator[Fault]:
+def _trust(
+    table: IssuerTable, path: tuple[str, ...], believed: set[str], *, serves: bool
+) -> Iterator[Fault]:
     if "subjects" not in table.trust:
         for key in _OF_SUBJECTS:
             if getattr(table, key) is not None:
                 yield _unused((*path, key), "its tokens about principals aren't believed")
         return
-    if table.audience is None:
+    if table.audience is None and not serves:  # an authority's audiences are its own
         yield _missing(
             *path,
             "audience",
@@ -254,7 +259,7 @@ def _key(table: IssuerTable, path: tuple[str, ...], *, signs: bool) -> Iterator[
         yield _unused((*path, "client_assertion_audience"), f"{method} makes no assertion")
 
 
-_KEYLESS: Final = frozenset({"none", "spiffe_jwt"})
+_KEYLESS: Final = frozenset({"none", "spiffe_jwt", "workload_token"})
 
 
 def _says_audience(table: IssuerTable) -> bool:

@@ -29,6 +29,8 @@ __all__ = [
     "AgentTable",
     "Algorithm",
     "ApprovalTable",
+    "AuthorityClientTable",
+    "AuthorityTable",
     "Binding",
     "BudgetTable",
     "CliTable",
@@ -82,8 +84,10 @@ ClientAuth: TypeAlias = Literal[
     "tls_client_auth",
     "self_signed_tls_client_auth",
     "spiffe_jwt",
+    "workload_token",
     "none",
 ]
+ClientProofName: TypeAlias = Literal["private_key_jwt", "spiffe_jwt", "workload_token"]
 Registration: TypeAlias = Literal["configured", "cimd", "dynamic"]
 Algorithm: TypeAlias = Literal["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"]
 TokenType: TypeAlias = Literal[
@@ -473,6 +477,70 @@ class VaultTable(Table):
     namespace: Text | None = Field(default=None, description="The namespace, where it has them.")
 
 
+class AuthorityClientTable(Table):
+    """One client of the authority: which agent it is, how it proves that, and what it gets for whom."""
+
+    agent: Text | None = Field(
+        default=None,
+        description="The agent (`act.sub`), a name or a URI, by default the table's name.",
+    )
+    auth: ClientProofName = Field(
+        default="private_key_jwt", description="How the client proves itself."
+    )
+    jwks: Annotated[Text | None, Kind.KEYS] = Field(
+        default=None,
+        description="The client's public keys, for `spiffe_jwt` the bundle of its trust domain, a URL or `file:PATH`.",
+    )
+    subject: Text | None = Field(
+        default=None,
+        description="The SPIFFE ID of `spiffe_jwt`, or the `sub` of the platform's token of `workload_token`.",
+    )
+    issuer: IssuerName = Field(
+        default=None, description="The platform whose token `workload_token` is."
+    )
+    claims: dict[str, str] | None = Field(
+        default=None, description="Further claims that the platform's token has to have."
+    )
+    subject_issuers: Annotated[Texts | None, Kind.ISSUER] = Field(
+        default=None,
+        description='The issuers whose principals it brings, by default all with `trust = ["subjects"]`.',
+    )
+    subject_clients: Texts = Field(
+        default=(),
+        description="The clients (`azp`, `client_id`) to which a principal's token may have been given; by default it must name none.",
+    )
+    resources: Annotated[Texts, Field(min_length=1)] = Field(
+        description="The resources that its grants may reach."
+    )
+    scopes: Texts = Field(default=(), description="The most scopes of a grant, by default none.")
+    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
+        default=3, description="How often a grant may be delegated on, at most."
+    )
+
+
+class AuthorityTable(Table):
+    """What `agent-identity authority serve` is to an organisation: the anchor in front of its identity providers."""
+
+    issuer: Url = Field(
+        default=None,
+        description="The URL at which it is reached, by default the one on loopback where it listens.",
+    )
+    audiences: Texts = Field(
+        default=(),
+        description="What a principal's token may be for, by default the authority's `issuer`.",
+    )
+    registration: bool = Field(
+        default=False,
+        description="Whether agents may register themselves too, for principals of the authority's own directory alone.",
+    )
+    rate: Annotated[int, Field(gt=0)] = Field(
+        default=600, description="The most requests of one client in a minute."
+    )
+    clients: dict[str, AuthorityClientTable] = Field(
+        default={}, description="Its clients, by their `client_id`."
+    )
+
+
 class CliTable(Table):
     """What the command line may do."""
 
@@ -509,6 +577,10 @@ class Configuration(Table):
     )
     vault: VaultTable | None = Field(
         default=None, description="The Vault or OpenBao of `vault:` references."
+    )
+    authority: AuthorityTable | None = Field(
+        default=None,
+        description="What `agent-identity authority serve` is to an organisation.",
     )
     cli: CliTable = Field(default=CliTable(), description="What the command line may do.")
 

@@ -83,7 +83,7 @@ def nearest(word: str, known: Iterable[str]) -> str | None:
 
 
 _DECIDING: Final = frozenset(
-    {"source", "engine", "client_auth", "registration", "trust", "provider"}
+    {"source", "engine", "client_auth", "registration", "trust", "provider", "auth"}
 )
 """Keys by which it is judged what else a table needs and uses."""
 

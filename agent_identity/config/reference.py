@@ -111,6 +111,8 @@ Some have a condition that no table below shows:
 - `client_key` signs (`private_key_jwt`, `jwt-bearer`), or is the key of `client_certificate`; `client_key_id` is the name of one that signs.
 - `resource_indicators = false` needs an `audience` at each resource of that issuer.
 - `binding = "mtls"` needs a `client_certificate`, or `[spiffe]`, whose SVID is shown then.
+- With `[authority]` an issuer with `trust = ["subjects"]` needs no `audience`, since `authority.audiences` says what its tokens may be for, and no `[agent]` is needed.
+- `authority.clients.NAME`: `private_key_jwt` needs `jwks`, `spiffe_jwt` that and `subject`, `workload_token` an `issuer` and a `subject` or `claims`; none uses anything else of those.
 - A resource of the embedded authority says `scopes` and `assertion`, and nothing else.
 """
 
@@ -131,7 +133,11 @@ def _sections(model: type[Table], path: tuple[str, ...]) -> Iterator[str]:
 
 
 def _named_by(name: str) -> tuple[str, ...]:
-    return {"issuers": ("NAME",), "signals": ("NAME",), "resources": ("URI",)}.get(name, ())
+    return ("URI",) if name == "resources" else ("NAME",) if name in _NAMED else ()
+
+
+_NAMED: Final = frozenset({"issuers", "signals", "clients"})
+"""Tables of tables that have names."""
 
 
 def _section(model: type[Table], path: tuple[str, ...], field: FieldInfo) -> str:

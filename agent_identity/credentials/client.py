@@ -33,6 +33,7 @@ __all__ = [
     "Client",
     "KnownClient",
     "NoProof",
+    "PlatformJwt",
     "PrivateKeyJwt",
     "Proven",
     "SecretBasic",
@@ -173,6 +174,27 @@ class SpiffeJwt:
                 ("client_id", client_id),
                 ("client_assertion_type", _JWT_SPIFFE),
                 ("client_assertion", svid),
+            )
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class PlatformJwt:
+    """What the platform says of this job or pod, in a token whose audience is the issuer (RFC 7523 §2.2).
+
+    The issuer has to know which of the platform's subjects the client is.
+    """
+
+    fetch: Callable[[str, float], Flow[Secret]] = field(repr=False)
+    method: str = "workload_token"
+
+    def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:
+        token = yield from self.fetch(to.issuer, now)
+        return Proven(
+            (
+                ("client_id", client_id),
+                ("client_assertion_type", _JWT_BEARER),
+                ("client_assertion", token),
             )
         )
 

@@ -178,6 +178,7 @@ class IssuedGrants:
             ("subject_token", subject.token),
             ("subject_token_type", subject.token_type),
             ("purpose", wanted.purpose),
+            ("txn", wanted.txn),
             ("max_depth", str(wanted.max_depth)),
             ("requested_expires_in", str(int(wanted.lifetime))),
             *(("resource", resource) for resource in sorted(wanted.resources)),

@@ -54,6 +54,7 @@ class Issuer:
     """One issuer, asked as one client.
 
     `origins` are further origins that its endpoints may have, `jwks` is where its keys are when that isn't left to its metadata,
+    `key_use` what those say that they are for,
     `certificate` what the client shows in TLS where tokens are bound to it. `resource_indicators` False leaves out `resource`
     (RFC 8707), for issuers that refuse requests that have one. `subjects_of` are the URLs of issuers whose `sub` names the same
     people here. `clock` gives Unix seconds. `id` tells it from others of the same URL, which may be asked in another way: what
@@ -71,6 +72,7 @@ class Issuer:
         certificate: Callable[[], Flow[Certificate]] | None = None,
         resource_indicators: bool = True,
         subjects_of: frozenset[str] = frozenset(),
+        key_use: str = "sig",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
@@ -83,6 +85,7 @@ class Issuer:
         self._clients = clients
         self._origins = origins
         self._jwks = jwks
+        self._key_use = key_use
         self._certificate = certificate
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
@@ -157,7 +160,8 @@ class Issuer:
         if place is None:
             # Guarded for itself: what failed three times isn't tried three times again for the keys' sake.
             place = (yield from self.endpoints()).jwks
-        return (yield from self._guarded(lambda: read_keys(self.url, place, self.clock)))
+        read = lambda: read_keys(self.url, place, self.clock, use=self._key_use)  # noqa: E731 - a flow to be made twice
+        return (yield from self._guarded(read))
 
     def _or_stale(self, ask: Shared[E], last: E | None) -> Flow[E]:
         try:

@@ -205,11 +205,17 @@ class KeySet:
 
 
 def read_keys(
-    issuer: str, jwks: str | None, clock: Callable[[], float], *, discovered: bool = False
+    issuer: str,
+    jwks: str | None,
+    clock: Callable[[], float],
+    *,
+    discovered: bool = False,
+    use: str = "sig",
 ) -> Flow[KeySet]:
     """Read an issuer's JWK set (RFC 7517 §5); keys without a `kid`, or with one that stands twice, are left out.
 
-    `jwks` is a URL, or `file:` and a path.
+    `jwks` is a URL, or `file:` and a path. `use` is what signing keys say there that they are for: `jwt-svid` in the bundle of
+    a SPIFFE trust domain.
 
     Raises:
         CredentialRejectedError: it publishes none, or something that is no key set.
@@ -218,21 +224,23 @@ def read_keys(
     if jwks is None:
         raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no jwks_uri")
     if jwks.startswith("file:"):
-        return (yield from _keys_in_file(issuer, jwks, clock))
+        return (yield from _keys_in_file(issuer, jwks, clock, use))
     request = HttpRequest("GET", jwks, {"Accept": "application/json"}, discovered=discovered)
     response = yield from asked(request, issuer)
     now = clock()
     if response.status != 200:  # noqa: PLR2004 - a status of HTTP
         raise failure_of(response, issuer, "its keys", now)
-    keys = named_keys(json_object(response, issuer, kinds=_JWKS_KINDS))
+    keys = named_keys(json_object(response, issuer, kinds=_JWKS_KINDS), use)
     if keys is None:
         raise CredentialRejectedError("malformed_keys", f"{issuer} publishes no key set")
     return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
 
 
-def _keys_in_file(issuer: str, reference: str, clock: Callable[[], float]) -> Flow[KeySet]:
+def _keys_in_file(
+    issuer: str, reference: str, clock: Callable[[], float], use: str
+) -> Flow[KeySet]:
     found = yield from read(reference)
-    keys = None if found is None else named_keys(_file_fields(found))
+    keys = None if found is None else named_keys(_file_fields(found), use)
     if keys is None:
         raise CredentialRejectedError(
             "malformed_keys",
@@ -253,12 +261,17 @@ def _file_fields(found: Secret) -> Fields:
 _JWKS_KINDS: Final = frozenset({"application/json", "application/jwk-set+json"})
 
 
-def named_keys(document: Fields) -> dict[str, dict[str, JSON]] | None:
+def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]] | None:
     """The usable keys of a JWK set by `kid`; None where it is no such set, or holds more than anybody has."""
     found = document.get("keys")
     if not isinstance(found, list) or len(found) > _KEY_LIMIT:
         return None
-    named = [(key.get("kid"), key) for key in found if isinstance(key, dict) and _is_usable(key)]
+    keys = [
+        {**key, "use": "sig"} if key.get("use") == use else key
+        for key in found
+        if isinstance(key, dict)
+    ]
+    named = [(key.get("kid"), key) for key in keys if _is_usable(key)]
     counts = Counter(kid for kid, _ in named if isinstance(kid, str))
     return {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1}
 

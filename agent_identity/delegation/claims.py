@@ -92,6 +92,10 @@ class Claims:
     def has(self, name: str) -> bool:
         return name in self._claims
 
+    def is_within(self, known: Mapping[str, JSON]) -> bool:
+        """Whether every claim here is one of `known`, with the value that it has there."""
+        return all(name in known and known[name] == value for name, value in self._claims.items())
+
     def only(self, *names: str) -> None:
         """Refuse claims that we have no rule for: what isn't understood isn't skipped."""
         foreign = self._claims.keys() - set(names)

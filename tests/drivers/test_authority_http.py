@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
@@ -239,10 +240,27 @@ def test_a_body_that_is_too_large_is_cut_off() -> None:
 
     with served() as authority, httpx.Client() as client:
         url = authority.endpoints.token
-        assert client.post(url, content=b"a" * 1_048_577).status_code == 413
+        assert client.post(url, content=b"a" * (128 * 1024 + 1)).status_code == 413
         with suppress(httpx.TransportError):  # it answers and hangs up before all of it was sent
             assert client.post(url, content=endless()).status_code == 413
         assert client.get(authority.endpoints.jwks).status_code == 200
+
+
+async def test_a_body_that_comes_too_slowly_is_not_waited_for(monkeypatch) -> None:
+    monkeypatch.setattr("agent_identity.authority.asgi._BODY_SECONDS", 0.05)
+    app = Authority(issuer="http://127.0.0.1:8600").asgi()
+    sent: list[dict[str, object]] = []
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(30)
+        return {"type": "http.request"}
+
+    async def send(message) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/token", "headers": []}
+    await app(scope, receive, send)
+    assert (sent[0]["status"], b"body_too_slow" in sent[1]["body"]) == (408, True)
 
 
 def raw(authority: Authority, data: bytes) -> tuple[int, bytes]:

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_identity import AgentIdentity, errors
+from agent_identity.cli.organisation import organisations_authority
 from agent_identity.config import read_configuration
 
 ROOT = Path(__file__).parents[2]
@@ -26,18 +27,20 @@ def blocks(page: Path, language: str) -> list[str]:
     return fence.findall(page.read_text(encoding="utf-8"))
 
 
-FILES = {
+ALL = {
     f"{page.stem}-{number}": block
     for page in (ROOT / "README.md", *HOW_TO)
     for number, block in enumerate(blocks(page, "toml"), 1)
 }
+ANCHORS = {name: block for name, block in ALL.items() if "[authority]" in block}
+FILES = {name: block for name, block in ALL.items() if name not in ANCHORS}
 
 
 @pytest.fixture
 def file(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     path = tmp_path / "agent-identity.toml"
     path.touch(mode=0o600)
-    path.write_text(FILES[request.param], encoding="utf-8")
+    path.write_text(ALL[request.param], encoding="utf-8")
     return path
 
 
@@ -57,6 +60,32 @@ def test_an_identity_can_be_made_of_it(
     with AgentIdentity.from_config(file, ledger="memory:") as identity:
         session = identity.autonomous(trigger="cron:test", purpose="read a page")
         assert session.chain == (f"urn:agent-identity:agent:{identity.name}",)
+
+
+@pytest.mark.parametrize("file", ANCHORS, indirect=True)
+def test_an_authority_can_be_made_of_it(file: Path) -> None:
+    configuration = read_configuration(file, needs_policy=False)
+    authority = organisations_authority(configuration, None, "http://127.0.0.1:8700")
+    assert authority.issuer == "https://agents.acme.example"
+    authority.close()
+
+
+def test_what_the_anchors_page_says_it_refuses_stands_in_the_source() -> None:
+    page = (DOCS / "how-to" / "organisation-anchor.md").read_text(encoding="utf-8")
+    _, _, after = page.partition("\n## What it refuses\n")
+    rows = [line.split(" | ") for line in after.splitlines() if line.startswith("| `")]
+    named = {code for row in rows if len(row) == 3 for code in CODE.findall(row[1])}
+    assert len(named) > 40
+    assert named - literals() == set()
+
+
+def literals() -> set[object]:
+    return {
+        node.value
+        for path in SOURCE
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Constant)
+    }
 
 
 def test_there_are_files_and_every_page_that_has_one_says_whether_it_was_run() -> None:
@@ -118,13 +147,7 @@ def test_every_code_that_is_raised_is_on_the_page_of_errors() -> None:
 
 
 def test_no_code_on_the_page_of_errors_has_gone_from_the_source() -> None:
-    literals = {
-        node.value
-        for path in SOURCE
-        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
-        if isinstance(node, ast.Constant)
-    }
-    assert codes_of(ERRORS) - literals == set()
+    assert codes_of(ERRORS) - literals() == set()
 
 
 @pytest.mark.parametrize("page", HOW_TO, ids=lambda page: page.stem)

@@ -148,11 +148,12 @@ def test_a_client_proves_itself_by_its_key(rig, alg) -> None:
         ({"aud": None}, "audience_mismatch"),
         ({"aud": []}, "audience_mismatch"),
         ({"aud": ["{issuer}", "https://other.example"]}, "audience_mismatch"),
+        ({"aud": ["{issuer}"]}, "audience_mismatch"),  # E13
         ({"aud": "{issuer}/token"}, "audience_mismatch"),
         ({"aud": "{issuer}/"}, "audience_mismatch"),
         ({"sub": "cli_other"}, "client_mismatch"),
         ({"sub": None}, "claim_missing"),
-        ({"iss": "cli_other", "sub": "cli_other"}, "client_unknown"),
+        ({"iss": "cli_other", "sub": "cli_other"}, "client_mismatch"),
         ({"exp": 1_795_518_000 + 301}, "lifetime_too_long"),
         ({"exp": 1_795_517_900, "iat": 1_795_517_800}, "expired"),
         ({"exp": None}, "missing_claim"),
@@ -173,11 +174,6 @@ def test_an_assertion_that_breaks_a_rule_proves_nobody(rig, bot, lie, why) -> No
     response = bot.post("/token", CLIENT_CREDENTIALS, assertion=assertion)
     assert rig.refusal(response) == (401, "invalid_client", why)
     assert not rig.authority.issued
-
-
-def test_an_audience_may_be_a_list_of_one(rig, bot) -> None:
-    assertion = bot.assertion(aud=[rig.issuer])
-    assert bot.post("/token", CLIENT_CREDENTIALS, assertion=assertion).status == 200
 
 
 def test_an_assertion_is_good_once(rig, bot, clock) -> None:

@@ -13,6 +13,7 @@ import pytest
 
 from agent_identity import AgentIdentity
 from agent_identity.cli.granting import Wish, check_may_act
+from agent_identity.cli.organisation import organisations_authority
 from agent_identity.config import read_configuration
 from agent_identity.config.model import Configuration, Table
 from agent_identity.config.problems import InvalidConfigurationError
@@ -20,7 +21,7 @@ from agent_identity.keys import SigningKey
 
 Path_ = tuple[str, ...]
 
-NAMED = {"issuers", "resources", "signals"}
+NAMED = {"issuers", "resources", "signals", "clients"}
 B = "https://b.example"
 
 AGENT = '[agent]\nname = "bot"\n'
@@ -31,6 +32,9 @@ OTHER = '[issuers.o]\nissuer = "https://o.example"\nclient_id = "c"\nclient_auth
 RESOURCE = f'[resources."{B}"]\n'
 ASKED = ISSUER + KEY + RESOURCE
 VAULT = '[vault]\naddress = "https://v.example"\nrole = "r"\n'
+CLIENT = f'[authority.clients.a]\njwks = "file:jwks"\nresources = ["{B}"]\n'
+ANCHOR = BELIEVED + CLIENT
+PLATFORM = ANCHOR.replace('jwks = "file:jwks"', 'auth = "workload_token"\nissuer = "a"')
 POLICY = '[policy]\nengine = "grants-only"\n'
 
 SAID: dict[str, str] = {
@@ -133,6 +137,21 @@ SAID: dict[str, str] = {
     "vault.provider": VAULT + 'provider = "aws"\n',
     "vault.path": VAULT + 'provider = "file"\npath = "t"\n',
     "vault.namespace": VAULT + 'namespace = "n"\n',
+    "authority.issuer": ANCHOR + '[authority]\nissuer = "https://agents.example"\n',
+    "authority.audiences": ANCHOR + '[authority]\naudiences = ["x"]\n',
+    "authority.registration": ANCHOR + "[authority]\nregistration = true\n",
+    "authority.rate": ANCHOR + "[authority]\nrate = 5\n",
+    "authority.clients.agent": ANCHOR + 'agent = "urn:x:bot"\n',
+    "authority.clients.auth": ANCHOR + 'auth = "private_key_jwt"\n',
+    "authority.clients.jwks": ANCHOR,
+    "authority.clients.subject": PLATFORM + 'subject = "s"\n',
+    "authority.clients.issuer": PLATFORM + 'subject = "s"\n',
+    "authority.clients.claims": PLATFORM + 'claims = {ref = "main"}\n',
+    "authority.clients.subject_issuers": ANCHOR + 'subject_issuers = ["a"]\n',
+    "authority.clients.subject_clients": ANCHOR + 'subject_clients = ["web"]\n',
+    "authority.clients.resources": ANCHOR,
+    "authority.clients.scopes": ANCHOR + 'scopes = ["x"]\n',
+    "authority.clients.max_depth": ANCHOR + "max_depth = 1\n",
     "cli.autonomous": "[cli]\nautonomous = true\n",
 }
 
@@ -210,5 +229,7 @@ def test_something_reads_it_or_it_is_refused(
         return
     configuration = read_configuration(file, needs_policy=False)
     AgentIdentity.from_config(file, policy=lambda _: None).close()
+    if configuration.authority is not None:
+        organisations_authority(configuration, None, "http://127.0.0.1:8700").close()
     check_may_act(Wish(B, (), "env:X" if key != "cli.autonomous" else None), configuration)
     assert (model, name) in read
