@@ -131,7 +131,9 @@ class AgentIdentity:
             clock=clock,
             grant_lifetime=self._settings.grant_lifetime,
             header_limit=self._settings.header_limit,
-            take_back=None if authority is None else authority.revoke,
+            take_back=None
+            if authority is None
+            else lambda jti, ends: authority.revoke(jti, ends=ends),
         )
         start_over_in_child(self)
 

@@ -132,5 +132,5 @@ class Parts:
     nonces: Nonces = field(default_factory=Nonces)
     grant_lifetime: float = 900.0
     header_limit: int = HEADER_LIMIT
-    take_back: Callable[[str], None] | None = None
+    take_back: Callable[[str, float], None] | None = None
     policy_epoch: int = 0

@@ -66,6 +66,9 @@ __all__ = ["Session"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_SKEW: Final = 60
+"""Seconds by which a verifier may believe a grant for longer than it lasts."""
+
 _log: Final = logging.getLogger("agent_identity")
 
 
@@ -318,7 +321,7 @@ class Session:
         yield from given_back(self, self._all_taken())
         if self.parts.take_back is not None:
             for grant in self._hand_overs():
-                self.parts.take_back(grant.jti)
+                self.parts.take_back(grant.jti, grant.exp + _SKEW)
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,

@@ -35,6 +35,7 @@ class Endpoints:
     introspection: str
     revocation: str
     registration: str
+    revocations: str
 
     def document(
         self, grant_types: Iterable[str], auth_methods: Iterable[str], *, registers: bool
@@ -49,6 +50,7 @@ class Endpoints:
             "jwks_uri": self.jwks,
             "introspection_endpoint": self.introspection,
             "revocation_endpoint": self.revocation,
+            "agent_identity_revocations_uri": self.revocations,
             "grant_types_supported": types,
             "response_types_supported": [],
             "token_endpoint_auth_methods_supported": methods,
@@ -92,4 +94,5 @@ def endpoints_of(issuer: str) -> Endpoints:
         introspection=f"{below}/introspect",
         revocation=f"{below}/revoke",
         registration=f"{below}/register",
+        revocations=f"{below}/revocations",
     )

@@ -27,6 +27,7 @@ from agent_identity.authority.principals import Principals
 from agent_identity.authority.proofs import Proofs
 from agent_identity.authority.rates import Rates
 from agent_identity.authority.registration import register
+from agent_identity.authority.revoked import RevocationList
 from agent_identity.authority.state import ForkLock, settled
 from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
@@ -110,12 +111,14 @@ class Authority:
             exchange=Exchange(self.issuer, self._keyring, tokens, subjects, self._store),
             count=self._count,
         )
+        self._revocations = RevocationList(self.issuer, self._keyring, self._store)
         self._routes: dict[str, tuple[str, Callable[[Asked, float], HttpResponse]]] = {
             self.endpoints.metadata: ("GET", self._metadata),
             self.endpoints.jwks: ("GET", self._answer_jwks),
             self.endpoints.token: ("POST", self._token_endpoint.answer),
             self.endpoints.introspection: ("POST", self._inspection.introspect),
             self.endpoints.revocation: ("POST", self._inspection.revoke),
+            self.endpoints.revocations: ("GET", self._revocations.answer),
         }
         if self._registers:
             self._routes[self.endpoints.registration] = ("POST", self._register)
@@ -156,12 +159,17 @@ class Authority:
         """Enter a client that doesn't register itself, on terms of its own."""
         self._store.add_client(client)
 
-    def revoke(self, reference: str) -> None:
+    def revocations(self) -> str:
+        """The signed list of what was revoked, for verifiers that aren't in this process (`Revocations.update`)."""
+        return self._revocations.signed(self._clock())
+
+    def revoke(self, reference: str, *, ends: float | None = None) -> None:
         """End a principal (`user:alice`), session or transaction, grant or token (`jti`), agent or client, or all (`*`).
 
         What it names gets nothing more, and its tokens aren't active any more, until `reinstate` lets new ones begin.
+        `ends` is when all that it names has expired anyway, so that it needn't be remembered for longer.
         """
-        self._store.revoke(reference, int(self._clock()))
+        self._store.revoke(reference, int(self._clock()), None if ends is None else int(ends) + 1)
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
         """Whether any of the references was revoked at or after `issued_at`; what `verify.RevocationCheck` asks."""

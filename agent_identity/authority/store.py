@@ -103,6 +103,14 @@ class Store:
             ).fetchone()
         return row is not None
 
+    def revocations(self, now: float) -> list[tuple[str, int | None]]:
+        """All that may still matter: what was revoked, and when that was lifted."""
+        with self._reading() as db:
+            rows: list[tuple[str, int | None]] = db.execute(
+                "SELECT ref, lifted_at FROM revocations WHERE ends IS NULL OR ends > ?", (now,)
+            ).fetchall()
+        return rows
+
     def close(self) -> None:
         with self._lock:
             if self._process == os.getpid():

@@ -153,12 +153,14 @@ class Discovery:
         return self._world
 
     def close(self) -> None:
-        if self._world is not None:
-            self._world.close()
+        world, self._world = self._world, None
+        if world is not None:
+            world.close()
 
     async def aclose(self) -> None:
-        if self._world is not None:
-            await self._world.aclose()
+        world, self._world = self._world, None
+        if world is not None:
+            await world.aclose()
 
 
 class _Nobody:
