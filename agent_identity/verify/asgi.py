@@ -72,7 +72,7 @@ class VerifyMiddleware:
         self._public = frozenset(public)
         self._body_limit = body_limit
 
-    async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
         if kind == "lifespan":
             await self._app(scope, receive, send)
@@ -127,6 +127,9 @@ class VerifyMiddleware:
             await self._app(scope, receive, answer.send)
         except RefusedError as error:
             if answer.is_started or error not in refusals:
+                raise
+        except ExceptionGroup as group:  # how task groups of a framework hand on what ended them
+            if answer.is_started or group.split(lambda each: each in refusals)[1] is not None:
                 raise
         if refusals and not answer.is_started:
             first = refusals[0]

@@ -123,7 +123,7 @@ def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = (
     """
     kind = _kind_of(error)
     instance = f"urn:uuid:{uuid.uuid4()}"
-    _log.warning("a request was refused as %s (%s): %s", kind.name, error.code, instance)
+    _log.warning("a request was answered with %s (%s): %s", kind.name, error.code, instance)
     needed = " ".join(sorted(scope_set(scopes))) if kind is _SCOPE else ""
     said = {
         "type": _TYPE + kind.name,

@@ -312,6 +312,17 @@ async def test_a_target_that_is_no_path_is_refused(
     assert (answer.kind, app.scopes) == ("refused", [])
 
 
+async def test_host_and_path_are_no_one_text_to_be_cut_elsewhere(
+    caller, app: App, guarded: VerifyMiddleware
+) -> None:
+    headers = caller.headers("GET", "/pay") | {"host": "billing"}
+    assert (await ask(guarded, "GET", ".example/pay", headers)).kind == "refused"
+    headers = caller.headers("GET", "/pay?to=ACME")
+    more = {"raw_path": b"/pay?to=ACME", "query_string": b""}
+    assert (await ask(guarded, "GET", "/pay", headers, **more)).kind == "refused"
+    assert app.scopes == []
+
+
 async def test_a_server_that_tells_no_raw_path_is_believed_its_path(
     caller, app: App, guarded: VerifyMiddleware
 ) -> None:
@@ -455,7 +466,9 @@ async def test_a_path_that_was_rewritten_before_us_is_not_public(
     assert app.scopes == []
 
 
-@pytest.mark.parametrize("public", ["/healthz", ["healthz"], ["/a b"], ["/%7E"], ["/a?b"], [""]])
+@pytest.mark.parametrize(
+    "public", ["/", "/healthz", ["healthz"], ["/a b"], ["/%7E"], ["/a?b"], [""]]
+)
 def test_a_public_path_that_could_be_meant_otherwise_is_refused_at_once(caller, public) -> None:
     with pytest.raises(ConfigurationError) as caught:
         VerifyMiddleware(App(), caller.verifier(), public=public)
@@ -539,6 +552,26 @@ async def test_an_applications_own_error_is_its_own(caller) -> None:
         with pytest.raises(type(error)) as caught:
             await ask(guarded, "GET", "/pay", caller.headers("GET", "/pay"))
         assert caught.value is error
+
+
+async def test_a_refusal_in_a_task_group_is_a_refusal_and_another_failure_beside_it_is_not(
+    caller,
+) -> None:
+    for others in ([], [ZeroDivisionError()]):
+
+        async def app(scope: Any, *_: Any, others: Any = others) -> None:
+            try:
+                require(scopes=["pay"])(Request(scope))
+            except RefusedError as error:
+                raise ExceptionGroup("tasks", [ExceptionGroup("inner", [error]), *others]) from None
+
+        guarded = VerifyMiddleware(app, caller.verifier())
+        asked = ask(guarded, "GET", "/pay", caller.headers("GET", "/pay"))
+        if others:
+            with pytest.raises(ExceptionGroup):
+                await asked
+        else:
+            assert (await asked).kind == "insufficient_scope"
 
 
 async def test_what_is_refused_after_the_answer_began_ends_the_answer(caller) -> None:
@@ -781,7 +814,7 @@ async def test_the_exact_code_is_in_the_log_under_the_answers_id_and_no_claim_is
     (record,) = caplog.records
     said = json.loads(answer.body)
     instance = said["instance"]
-    assert record.getMessage() == f"a request was refused as refused (url_mismatch): {instance}"
+    assert record.getMessage() == f"a request was answered with refused (url_mismatch): {instance}"
     assert set(said) == {"type", "title", "status", "detail", "instance"}
     assert "mismatch" not in answer.body.decode()
 
