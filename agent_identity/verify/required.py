@@ -172,7 +172,7 @@ def _connection_in(arguments: Iterable[Any]) -> Connection:
 
 def _unguarded(connection: Connection, error: RefusedError) -> Exception:
     """The refusal where no middleware would answer it: in the framework's own words, which know a status and headers."""
-    _log.error("require() refuses everything where VerifyMiddleware isn't installed")
+    _log.warning("require() refuses everything where VerifyMiddleware isn't installed")
     status, headers, _ = problem(error)
     for kind in type(connection).__mro__:
         framework = kind.__module__.partition(".")[0]

@@ -312,6 +312,15 @@ async def test_a_target_that_is_no_path_is_refused(
     assert (answer.kind, app.scopes) == ("refused", [])
 
 
+@pytest.mark.parametrize(("raw_path", "path"), [(b"/pay", "/x/../pay"), (b"/x/../pay", "/pay")])
+async def test_a_dot_segment_is_refused_wherever_a_server_shows_it(
+    caller, app: App, guarded: VerifyMiddleware, raw_path: bytes, path: str
+) -> None:
+    headers = caller.headers("GET", "/pay")
+    answer = await ask(guarded, "GET", "/pay", headers, raw_path=raw_path, path=path)
+    assert (answer.kind, app.scopes) == ("refused", [])
+
+
 async def test_host_and_path_are_no_one_text_to_be_cut_elsewhere(
     caller, app: App, guarded: VerifyMiddleware
 ) -> None:
@@ -338,6 +347,8 @@ async def test_a_proxys_own_address_does_not_count_where_public_url_is_given(
     more = {"scheme": "http"}
     headers = caller.headers("GET", "/pay") | {"host": "10.0.0.1:8000"}
     assert (await ask(guarded, "GET", "/pay", headers, **more)).status == 200
+    headers = caller.headers("GET", "/pay")
+    assert (await ask(guarded, "GET", "/pay", headers, scheme="gopher")).kind == "refused"
 
 
 async def test_one_request_is_let_in_once_of_fifty(
@@ -352,7 +363,7 @@ async def test_one_request_is_let_in_once_of_fifty(
 # -- bodies ---------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("length", ["65", "065", "99999999999999999999999"])
+@pytest.mark.parametrize("length", ["65", "065", "99999999999999999999999", "9" * 5000])
 async def test_a_body_that_says_it_is_too_large_is_not_read(
     caller, app: App, guarded: VerifyMiddleware, length: str
 ) -> None:
@@ -397,9 +408,10 @@ async def test_a_body_that_lies_about_its_length_is_cut_while_it_is_read(
 
 async def test_a_body_of_just_the_limit_passes(caller, app: App, guarded: VerifyMiddleware) -> None:
     body = b"x" * 64
-    headers = caller.headers("POST", "/pay", body) | {"content-length": "64"}
-    assert (await ask(guarded, "POST", "/pay", headers, [body])).status == 200
-    assert app.bodies == [body]
+    for length in ("64", "00000064"):
+        headers = caller.headers("POST", "/pay", body) | {"content-length": length}
+        assert (await ask(guarded, "POST", "/pay", headers, [body])).status == 200
+    assert app.bodies == [body] * 2
 
 
 async def test_a_body_that_is_not_bound_passes_only_where_that_is_allowed(
@@ -574,13 +586,17 @@ async def test_a_refusal_in_a_task_group_is_a_refusal_and_another_failure_beside
             assert (await asked).kind == "insufficient_scope"
 
 
-async def test_what_is_refused_after_the_answer_began_ends_the_answer(caller) -> None:
+@pytest.mark.parametrize("kind", [RefusedError, ExceptionGroup])
+async def test_what_is_refused_after_the_answer_began_ends_the_answer(caller, kind: Any) -> None:
     async def app(scope: Any, _: Any, send: Any) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
-        require(scopes=["pay"])(Request(scope))
+        try:
+            require(scopes=["pay"])(Request(scope))
+        except RefusedError as error:
+            raise (error if kind is RefusedError else ExceptionGroup("tasks", [error])) from None
 
     guarded = VerifyMiddleware(app, caller.verifier())
-    with pytest.raises(RefusedError):
+    with pytest.raises(kind):
         await ask(guarded, "GET", "/pay", caller.headers("GET", "/pay"))
 
 
@@ -641,7 +657,7 @@ async def test_require_holds_a_call_to_scopes_and_tool(
 
 
 async def test_missing_scopes_are_told_so_that_our_own_client_steps_up(caller) -> None:
-    @require(scopes=["pay", "read"])
+    @require(scopes=["pay", "read", *"fedcba"])
     async def handler(request: Any) -> None:
         pass
 
@@ -650,8 +666,8 @@ async def test_missing_scopes_are_told_so_that_our_own_client_steps_up(caller) -
     challenge = wanted_by(answer.status, answer.headers["www-authenticate"])
     assert challenge is not None
     assert challenge.parameters["error"] == "insufficient_scope"
-    assert challenge.parameters["scope"] == "pay read"
-    assert json.loads(answer.body)["scope"] == "pay read"
+    assert challenge.parameters["scope"] == "a b c d e f pay read"
+    assert json.loads(answer.body)["scope"] == "a b c d e f pay read"
 
 
 async def test_a_tool_is_required_of_a_request_that_asserts_none(caller) -> None:
