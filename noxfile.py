@@ -129,7 +129,7 @@ def imports(session: nox.Session) -> None:
 @nox.session
 def examples(session: nox.Session) -> None:
     """Every example runs."""
-    _install(session, "demo")
+    _install(session, "examples")
     for script in sorted((HERE / "examples").glob("*.py")):
         session.run("python", str(script))
 

@@ -12,6 +12,7 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote
 
 from agent_identity.errors import ConfigurationError, DeniedError
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 __all__ = [
     "checked_resource",
     "covers",
+    "has_one_reading",
     "htu_of",
     "is_loopback",
     "is_safe_link",
@@ -75,6 +77,16 @@ def htu_of(url: str) -> str:
     if "/." in path:
         path = _without_dot_segments(path)
     return _origin(match) + path
+
+
+def has_one_reading(url: str) -> bool:
+    """Whether a URL that was received leads to one place, whoever reads it: no fragment, no dot segment, encoded or not.
+
+    A signature is over the normal form, and a server routes by what was sent.
+    """
+    match = _URL.fullmatch(url)
+    path: str = "" if match is None else match[4] or ""
+    return "#" not in url and _DOT_SEGMENT.search(unquote(path)) is None
 
 
 def covers(resource: str, url: str) -> bool:

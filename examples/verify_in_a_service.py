@@ -8,6 +8,8 @@ The service runs on loopback in a thread; all it knows of the agent's side is an
 
 from __future__ import annotations
 
+import logging
+import sys
 import tempfile
 import threading
 from contextlib import contextmanager
@@ -16,8 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import httpx
 
-from agent_identity import AgentIdentity, VerificationError, current_credential, tool
-from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
+from agent_identity import (
+    AgentIdentity,
+    DeniedError,
+    VerificationError,
+    current_credential,
+    tool,
+)
+from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier, problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -33,22 +41,25 @@ def billing_service(issuer: str, jwks: dict[str, Any]) -> Iterator[str]:
 
     class Billing(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
+            needed = ["journal:write"]
             body = self.rfile.read(int(self.headers["content-length"]))
             try:
                 call = verifier.verify_request(
-                    "POST", url + self.path, self.headers.items(), body, scopes=["journal:write"]
+                    "POST", url + self.path, self.headers.items(), body, scopes=needed
                 )
-            except VerificationError as error:
-                self.answer(403, error.code)
+            except (VerificationError, DeniedError) as error:
+                self.answer(*problem(error, scopes=needed))
             else:
                 who = f"{call.principal.sub} through {call.agent.rpartition(':')[2]}"
-                self.answer(200, f"{call.call.tool} for {who}, to {call.purpose}")
+                text = f"{call.call.tool} for {who}, to {call.purpose}".encode()
+                self.answer(200, {"Content-Length": str(len(text))}, text)
 
-        def answer(self, status: int, text: str) -> None:
+        def answer(self, status: int, headers: Mapping[str, str], body: bytes) -> None:
             self.send_response(status)
-            self.send_header("content-length", str(len(text)))
+            for name, value in headers.items():
+                self.send_header(name, value)
             self.end_headers()
-            self.wfile.write(text.encode())
+            self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - the base class's name
             """Say nothing on the terminal."""
@@ -66,10 +77,13 @@ def billing_service(issuer: str, jwks: dict[str, Any]) -> Iterator[str]:
 
 def send(url: str, headers: Mapping[str, str], body: bytes, what: str) -> None:
     answer = httpx.post(url, headers=headers, content=body, trust_env=False)
-    print(f"{what}: {answer.status_code} {answer.text}")
+    is_problem = answer.headers.get("content-type") == "application/problem+json"
+    print(f"{what}: {answer.status_code} {answer.json()['title'] if is_problem else answer.text}")
 
 
 def main(state_dir: str) -> None:
+    # The service's own log has the rule that was broken, under the id that the answer has as its `instance`.
+    logging.basicConfig(stream=sys.stdout, format="  (service's log: %(message)s)")
     with (
         AgentIdentity.embedded("invoice-bot", state_dir=state_dir) as identity,
         billing_service(identity.authority.issuer, identity.authority.jwks()) as billing,

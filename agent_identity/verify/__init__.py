@@ -2,6 +2,7 @@
 """What services and auditors check with: the `Verifier` and its parts. `verify.asgi` is its face for web frameworks."""
 
 from agent_identity.verify.anchors import TrustAnchor
+from agent_identity.verify.problems import Problem, RefusedError, problem
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
 from agent_identity.verify.revocations import RevocationCheck, Revocations, UnsafeNoRevocations
 from agent_identity.verify.verified import Actor, AssertedCall, Handover, VerifiedCall
@@ -12,6 +13,8 @@ __all__ = [
     "AssertedCall",
     "Handover",
     "MemoryReplay",
+    "Problem",
+    "RefusedError",
     "Replay",
     "RevocationCheck",
     "Revocations",
@@ -20,4 +23,5 @@ __all__ = [
     "UnsafeNoRevocations",
     "VerifiedCall",
     "Verifier",
+    "problem",
 ]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER
 from agent_identity.errors import DeniedError, InvalidAssertionError, VerificationError
-from agent_identity.uris import htu_of
+from agent_identity.uris import has_one_reading, htu_of
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
@@ -53,6 +53,10 @@ def read_request(
     """
     sent = _single(headers)
     seen = url if public_url is None else _behind(public_url, url)
+    if not has_one_reading(seen):
+        raise InvalidAssertionError(
+            "url_malformed", "the request's URL has a fragment or a dot segment"
+        )
     return HttpSeen(method, seen, _htu(seen), sent, body)
 
 

@@ -4,13 +4,23 @@
 from __future__ import annotations
 
 import http.server
+import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 
-from agent_identity import AgentIdentity, VerificationError
+from agent_identity import AgentIdentity, Session, VerificationError
+from agent_identity.adapters import Tool
+from agent_identity.authority import Authority
+from agent_identity.credentials.proofs import ProofKey
+from agent_identity.delegation.grant import hash_of
+from agent_identity.jose import loads_object, unverified
+from agent_identity.uris import htu_of
+from agent_identity.values import b64url
+from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
 
 
 class Service:
@@ -80,8 +90,6 @@ class Service:
 
 
 def nonce_of(proof: str) -> object:
-    from agent_identity.jose import loads_object, unverified
-
     return loads_object(unverified(proof).payload).get("nonce")
 
 
@@ -98,3 +106,64 @@ def other(bot: AgentIdentity) -> Iterator[Service]:
     made = Service(bot)
     yield made
     made.close()
+
+
+class Caller:
+    """An agent that signs requests to one service, and what that service verifies them with."""
+
+    def __init__(self, identity: AgentIdentity, session: Session, url: str, clock: Any) -> None:
+        self.identity = identity
+        self.session = session
+        self.url = url
+        self.clock = clock
+
+    def headers(
+        self,
+        method: str,
+        target: str,
+        body: bytes | None = b"",
+        *,
+        scopes: tuple[str, ...] = ("read",),
+        tool: str = "sign",
+    ) -> dict[str, str]:
+        """The headers of one request; `target` is path and query."""
+        with self.session.call(Tool(tool, resource=self.url, scopes=scopes), {}) as call:
+            credential = call.reach.credential(self.session, call)
+            return credential.headers(method, self.url + target, body)
+
+    def signed_anyhow(self, method: str, target: str) -> dict[str, str]:
+        """The same for a target that no credential signs, by the agent's own key."""
+        sent = self.headers(method, "/")
+        url, key = self.url + target, self.session.agent.key
+        token = sent["Authorization"].partition(" ")[2]
+        claims = loads_object(unverified(sent["Agent-Assertion"]).payload) | {"htu": htu_of(url)}
+        header = {"typ": "agent-assertion+jwt", "alg": key.alg, "jwk": key.public_jwk}
+        return sent | {
+            "Agent-Assertion": key.compact(
+                b64url(json.dumps(header).encode()), json.dumps(claims).encode()
+            ),
+            "DPoP": ProofKey(key).proof(method, url, self.clock(), ath=hash_of(token)),
+        }
+
+    def verifier(self, **options: Any) -> Verifier:
+        authority = self.identity.authority
+        anchor = TrustAnchor(
+            authority.issuer,
+            jwks=authority.jwks(),
+            revocations=options.pop("revocations", UnsafeNoRevocations()),
+            evidence="issuer",
+        )
+        return Verifier([anchor], audience=self.url, **({"clock": self.clock} | options))
+
+
+@pytest.fixture
+def calling(make_identity, clock) -> Callable[..., Any]:
+    """Opens a session of alice's whose calls go to a service: `with calling(url) as caller`."""
+    identity = make_identity(clock=clock, authority=Authority(clock=clock))
+
+    @contextmanager
+    def opened(url: str) -> Iterator[Caller]:
+        with identity.on_behalf_of("user:alice", purpose="close the books") as session:
+            yield Caller(identity, session, url, clock)
+
+    return opened

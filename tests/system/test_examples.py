@@ -41,10 +41,18 @@ SHOWN = {
     ],
     "verify_in_a_service.py": [
         r"as signed: 200 book for alice through invoice-bot, to close the October books",
-        r"the same once more: 403 replayed",
-        r"another body: 403 body_mismatch",
-        r"another path: 403 url_mismatch",
-        r"without its chain: 403 chain_missing",
+        r"refused \(replayed\).*\n *the same once more: 401 The credentials were refused",
+        r"refused \(body_mismatch\).*\n *another body: 401 The credentials were refused",
+        r"refused \(url_mismatch\).*\n *another path: 401 The credentials were refused",
+        r"credentials_required \(chain_missing\).*\n *without its chain: 401 Credentials are required",
+    ],
+    "fastapi_service.py": [
+        r"is it there: 200 well",
+        r"by nobody: 401 Credentials are required",
+        r"as signed: 200 2 invoices of ACME for alice, to close the October books",
+        r"the same once more: 401 The credentials were refused",
+        r"insufficient_scope \(insufficient_scope\).*\n *a payment: 200 paid 2026-1041 for alice through invoice-bot",
+        r"by another tool: 403 The call is not allowed here",
     ],
     "six_resources.py": [
         r"billing  DPoP of alice, for this service, bound to the agent's key, with its chain",

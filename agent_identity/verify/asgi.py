@@ -1,0 +1,167 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A verifier in front of a web application: raw ASGI 3, so that it serves Starlette, FastAPI, Litestar and their like.
+
+Nothing reaches the application that wasn't verified, save the paths that were named as public. The body is read to its end
+first, since the assertion binds it, and then handed on. Nobody's framework is imported.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_identity.delegation.carriers import DELEGATION
+from agent_identity.errors import (
+    ConfigurationError,
+    DeniedError,
+    InvalidAssertionError,
+    VerificationError,
+)
+from agent_identity.verify.problems import Problem, RefusedError, problem
+from agent_identity.verify.received import (
+    GoneError,
+    Message,
+    Receive,
+    Send,
+    body_of,
+    headers_of,
+    path_of,
+    replaying,
+    url_of,
+)
+from agent_identity.verify.required import CALL, REFUSALS, Refusals, require, verified_call
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    from agent_identity.verify.verified import VerifiedCall
+    from agent_identity.verify.verifier import Verifier
+
+__all__ = ["CALL", "RefusedError", "VerifyMiddleware", "require", "verified_call"]
+
+BODY_LIMIT: Final = 1024 * 1024
+_PUBLIC: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
+
+
+class VerifyMiddleware:
+    """Verifies each request, and the handshake of each websocket, before the application sees it.
+
+    `public` are the paths that need nothing, each exactly as it is sent. `body_limit` is in bytes. The `VerifiedCall` is in the
+    scope under `CALL`; `verified_call(request)` gives it, `require` holds it to what a handler needs.
+
+    Raises:
+        ConfigurationError: a public path isn't written as it is sent, or the limit is no number of bytes.
+    """
+
+    def __init__(
+        self,
+        app: Callable[[Any, Any, Any], Awaitable[None]],
+        verifier: Verifier,
+        *,
+        public: Collection[str] = (),
+        body_limit: int = BODY_LIMIT,
+    ) -> None:
+        if isinstance(public, str) or not all(_PUBLIC.fullmatch(path) for path in public):
+            raise ConfigurationError(
+                "public", "public is a set of whole paths, each as it is sent, without escapes"
+            )
+        if body_limit < 0:
+            raise ConfigurationError("body_limit", "a limit is a number of bytes")
+        self._app = app
+        self._verifier = verifier
+        self._public = frozenset(public)
+        self._body_limit = body_limit
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        kind = scope["type"]
+        if kind == "lifespan":
+            await self._app(scope, receive, send)
+            return
+        if kind not in ("http", "websocket"):
+            raise ConfigurationError("protocol_unknown", "only http and websocket can be verified")
+        if self._is_public(scope):
+            await self._hand_on(scope, receive, send, None)
+            return
+        try:
+            body = await self._body(scope, receive)
+            call = await self._verified(scope, body)
+        except (VerificationError, DeniedError) as error:
+            await _answer(scope, send, problem(error))
+        except GoneError:
+            return
+        else:
+            seen = replaying(body, receive) if kind == "http" else receive
+            await self._hand_on(scope, seen, send, call)
+
+    def _is_public(self, scope: Message) -> bool:
+        """By the path as it was sent, and as the application is going to route it."""
+        path = scope["path"]
+        return path in self._public and path_of(scope) == path
+
+    async def _body(self, scope: Message, receive: Receive) -> bytes:
+        """The body of whoever shows anything at all; nobody else's is read."""
+        if not any(name.lower() == DELEGATION.lower().encode() for name, _ in scope["headers"]):
+            raise InvalidAssertionError("chain_missing", "the request carries no delegation")
+        if scope["type"] == "websocket":
+            return b""
+        return await body_of(scope, receive, self._body_limit)
+
+    async def _verified(self, scope: Message, body: bytes) -> VerifiedCall:
+        return await self._verifier.averify_request(
+            scope.get("method", "GET"),  # a websocket's handshake has no other
+            url_of(scope),
+            headers_of(scope),
+            body,
+            scopes=(),
+        )
+
+    async def _hand_on(
+        self, scope: Message, receive: Receive, send: Send, call: VerifiedCall | None
+    ) -> None:
+        """Run the application; what `require` refuses is answered here, even where a framework has swallowed it."""
+        refusals = Refusals()
+        scope[CALL] = call
+        scope[REFUSALS] = refusals
+        answer = _Answer(send, refusals)
+        try:
+            await self._app(scope, receive, answer.send)
+        except RefusedError as error:
+            if answer.is_started or error not in refusals:
+                raise
+        except ExceptionGroup as group:  # how task groups of a framework hand on what ended them
+            if answer.is_started or group.split(lambda each: each in refusals)[1] is not None:
+                raise
+        if refusals and not answer.is_started:
+            first = refusals[0]
+            await _answer(scope, send, problem(first, scopes=first.scopes))
+
+
+class _Answer:
+    """What the application answers: handed on, unless the request was refused before the answer began."""
+
+    def __init__(self, send: Send, refusals: Refusals) -> None:
+        self._send = send
+        self._refusals = refusals
+        self.is_started = False
+
+    async def send(self, message: Message) -> None:
+        if self._refusals and not self.is_started:
+            return
+        self.is_started = True
+        await self._send(message)
+
+
+async def _answer(scope: Message, send: Send, answer: Problem) -> None:
+    """Send a problem; a websocket that can't be told one is closed, which servers answer with 403."""
+    kind = "http.response"
+    if scope["type"] == "websocket":
+        kind = "websocket.http.response"
+        if kind not in (scope.get("extensions") or {}):
+            await send({"type": "websocket.close", "code": 1008})
+            return
+    headers = [
+        (name.lower().encode("ascii"), value.encode("ascii"))
+        for name, value in answer.headers.items()
+    ]
+    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
+    await send({"type": f"{kind}.body", "body": answer.body, "more_body": False})

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service answers when it refuses: problem details (RFC 9457) that help an honest caller and tell an attacker nothing.
+
+Each refusal belongs to one of a few kinds, and all of one kind are answered alike, so that nobody learns by trial which rule
+stopped them. The exact code goes to the service's own log, under the id that the answer has as its `instance`.
+"""
+
+from __future__ import annotations
+
+import logging
+import uuid
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+import orjson
+
+from agent_identity.errors import DeniedError, InvalidAssertionError, RevokedError
+from agent_identity.values import scope_set
+from agent_identity.verify.dpop import ALGORITHMS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from agent_identity.errors import VerificationError
+
+__all__ = ["Problem", "RefusedError", "problem"]
+
+_log: Final = logging.getLogger("agent_identity")
+
+_TYPE: Final = "urn:agent-identity:problem:"
+_ALGORITHMS: Final = f'algs="{" ".join(sorted(ALGORITHMS))}"'
+
+
+class Problem(NamedTuple):
+    """An answer for any server: `status, headers, body = problem(error)`."""
+
+    status: int
+    headers: Mapping[str, str]
+    body: bytes
+
+
+class RefusedError(InvalidAssertionError):
+    """A verified call isn't allowed here, or none was verified; `scopes` are those that are needed, where that is why."""
+
+    scopes: frozenset[str] = frozenset()
+
+
+class _Kind(NamedTuple):
+    """One kind of refusal; `error` is its word in a challenge (RFC 6750 §3.1)."""
+
+    name: str
+    status: int
+    title: str
+    detail: str
+    error: str | None = None
+
+
+_REQUIRED: Final = _Kind(
+    "credentials_required",
+    401,
+    "Credentials are required",
+    "Send Agent-Delegation and Agent-Assertion, signed for this very request.",
+)
+_REFUSED: Final = _Kind(
+    "refused",
+    401,
+    "The credentials were refused",
+    "Sign the request anew, exactly as it is sent, and send it once.",
+    "invalid_token",
+)
+_EXPIRED: Final = _Kind(
+    "expired",
+    401,
+    "The credentials are not valid at this time",
+    "Get fresh ones and sign the request anew; if that doesn't help, set the clock.",
+    "invalid_token",
+)
+_SCOPE: Final = _Kind(
+    "insufficient_scope",
+    403,
+    "More scopes are needed",
+    "Get credentials with the scopes that are named here, in chain and token both.",
+    "insufficient_scope",
+)
+_FORBIDDEN: Final = _Kind(
+    "forbidden",
+    403,
+    "The call is not allowed here",
+    "The asserted tool, or the details of the chain, don't go with this address.",
+)
+_REVOKED: Final = _Kind(
+    "revoked",
+    403,
+    "The authority to act was revoked",
+    "Stop: sending it again doesn't bring back what was revoked.",
+)
+_TOO_LARGE: Final = _Kind("too_large", 413, "The body is too large", "Send less with one request.")
+_BUSY: Final = _Kind(
+    "busy",
+    503,
+    "Nothing can be verified at the moment",
+    "Sign the request anew a little later.",
+)
+_RETRY_AFTER: Final = 5
+
+_BY_CODE: Final = {
+    code: kind
+    for kind, codes in (
+        (_REQUIRED, ("chain_missing", "assertion_missing")),
+        (_EXPIRED, ("expired", "not_yet_valid", "dpop_stale", "before_start")),
+        (_SCOPE, ("insufficient_scope",)),
+        (_FORBIDDEN, ("tool_mismatch", "details_exceeded", "details_unseen")),
+        (_TOO_LARGE, ("body_too_large",)),
+        (_BUSY, ("anchor_unavailable", "revocations_missing", "revocations_stale")),
+    )
+    for code in codes
+}
+
+
+def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = ()) -> Problem:
+    """What to answer to a request that a `Verifier` refused; it is logged under the answer's `instance`.
+
+    `scopes` are those that `verify_request` was asked for: whoever lacks some is told them.
+    """
+    kind = _kind_of(error)
+    instance = f"urn:uuid:{uuid.uuid4()}"
+    _log.warning("a request was answered with %s (%s): %s", kind.name, error.code, instance)
+    needed = " ".join(sorted(scope_set(scopes))) if kind is _SCOPE else ""
+    said = {
+        "type": _TYPE + kind.name,
+        "title": kind.title,
+        "status": kind.status,
+        "detail": kind.detail,
+        "instance": instance,
+    }
+    body = orjson.dumps(said | {"scope": needed} if needed else said)
+    return Problem(kind.status, _headers(kind, needed, body), body)
+
+
+def _kind_of(error: VerificationError | DeniedError) -> _Kind:
+    if isinstance(error, RevokedError):
+        return _REVOKED
+    kind = _BY_CODE.get(error.code)
+    if kind is not None:
+        return kind
+    # What is denied, and no rule's doing, is the replay store's: it is full, or away.
+    return _BUSY if isinstance(error, DeniedError) else _REFUSED
+
+
+def _headers(kind: _Kind, needed: str, body: bytes) -> dict[str, str]:
+    headers = {
+        "Content-Type": "application/problem+json",
+        "Content-Length": str(len(body)),
+        "Cache-Control": "no-store",
+    }
+    if kind.status == _REQUIRED.status or kind is _SCOPE:
+        said = (
+            f'error="{kind.error}"' if kind.error else "",
+            f'scope="{needed}"' if needed else "",
+            _ALGORITHMS,
+        )
+        headers["WWW-Authenticate"] = "DPoP " + ", ".join(part for part in said if part)
+    if kind is _BUSY:
+        headers["Retry-After"] = str(_RETRY_AFTER)
+    return headers
