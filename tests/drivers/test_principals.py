@@ -277,6 +277,27 @@ def brief(idp: People, clock: Clock, refresh_token: str) -> SubjectTokens:
     )
 
 
+def test_B30_a_session_ends_with_the_principals_token_however_long_it_was_to_last(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+    late = identity.on_behalf_of(idp.access(exp=int(clock.now) - 61), purpose="p")
+    with pytest.raises(InvalidSubjectError) as expired:
+        late.__enter__()
+    assert expired.value.code == "expired"
+    ending = idp.access(exp=int(clock.now) + 60)
+    with identity.on_behalf_of(ending, purpose="p", expires_in=3600) as session:
+        assert session.expires_at == int(clock.now) + 60
+        with session.http(web.url) as client:
+            client.get("")
+            assert claims_of(web.received[-1].headers["agent-delegation"])["exp"] <= clock.now + 60
+            clock.now += 61
+            with pytest.raises(DeniedError) as ended:
+                client.get("")
+    assert ended.value.code == "session_expired"
+    assert len(web.received) == 1
+
+
 def test_a_refresh_token_that_is_none_proves_nobody_beyond_their_token(
     configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
 ) -> None:
