@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Renewal, Source, StepUp
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, Ready
+    from agent_identity.keys import JWK
     from agent_identity.parts import Resource
     from agent_identity.pipeline import Call
     from agent_identity.session import Session
@@ -438,8 +439,13 @@ def grant_made(session: Session, chain: tuple[Grant, ...]) -> Flow[None]:
     if known is None:
         key = yield from session.parts.anchor.key(root.kid or "")
     else:
-        key = {name: value for name, value in known.items() if isinstance(value, str)}
+        key = _public(known)
     yield from append(_grant_draft(session, chain, key))
+
+
+def _public(jwk: JWK) -> dict[str, JSON]:
+    """A public key as JSON; all of its members that matter are texts."""
+    return {name: value for name, value in jwk.items() if isinstance(value, str)}
 
 
 def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:

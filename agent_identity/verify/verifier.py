@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 import orjson
 
@@ -345,7 +345,7 @@ def _call_seen(
     token: str | None,
     handover: Sequence[str],
 ) -> Seen:
-    if not isinstance(args, Mapping):
+    if not _is_object(args):
         raise InvalidAssertionError("args_malformed", "the arguments of a call are an object")
     try:
         arguments = canonical.bound(args, frozenset())[1]
@@ -364,9 +364,17 @@ def _call_seen(
 
 def _compacts(given: Sequence[str]) -> Sequence[str]:
     """A chain as a list of texts; one text is a header's form, and not this one's."""
-    if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+    if not _is_texts(given):
         raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
     return given
+
+
+def _is_object(given: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(given, Mapping)
+
+
+def _is_texts(given: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)  # pyright: ignore[reportUnknownVariableType]
 
 
 def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
