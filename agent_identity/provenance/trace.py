@@ -92,7 +92,8 @@ class Trace:
         who = f"{self.pseudonym} (erased)" if self.principal is None else str(self.principal)
         trigger = "" if self.trigger is None else f", triggered by {self.trigger}"
         purpose = "" if self.purpose is None else f": {self.purpose}"
-        return Node(f"{who}{trigger}{purpose}", [] if self._root is None else [_branch(self._root)])
+        below = [] if self._root is None else [_elsewhere(self._root, _branch(self._root))]
+        return Node(f"{who}{trigger}{purpose}", below)
 
     def _proof(self) -> str:
         if not self.verified:
@@ -179,6 +180,15 @@ def _branch(branch: Branch) -> Node:
     ordered = [node for _, node in sorted(below, key=itemgetter(0))]
     name = branch.agent.removeprefix(_AGENT_PREFIX)
     return Node(name if task is None else f"{name}: {task}", ordered)
+
+
+def _elsewhere(root: Branch, node: Node) -> Node:
+    """The agents of other processes above a session that was handed over, around what it did."""
+    told = None if root.opening is None else root.opening.body.get("above")
+    for hop in reversed(told if isinstance(told, list) else []):
+        name = str(hop.get("agent")) if isinstance(hop, dict) else ""
+        node = Node(f"{name.removeprefix(_AGENT_PREFIX)} (in another process)", [node])
+    return node
 
 
 def _call(story: CallStory) -> Node:

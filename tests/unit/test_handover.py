@@ -139,6 +139,8 @@ def test_either_ledger_says_who_triggered_it(two: Two) -> None:
     assert [call.tool for call in there.calls] == ["archive"]
     assert [call.tool for call in two.alpha.who_triggered(session).calls] == ["ask_beta"]
     assert two.beta.who_triggered(session.txn).principal.sub == "alice"
+    assert "alpha (in another process)" in str(there)
+    assert "beta: archive ACME" in str(there)
 
 
 async def test_a_hand_over_is_signed_and_taken_over_in_async_code_too(two: Two) -> None:
