@@ -257,6 +257,22 @@ def test_A04_a_key_in_the_header_is_neither_used_nor_fetched(member, monkeypatch
     assert connections == []
 
 
+@pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "cty", "typ"])
+@pytest.mark.parametrize("value", [None, True, 1, 1.0])
+def test_A04_a_member_of_another_type_is_refused_although_it_is_never_used(name, value):
+    """Other readers refuse such a header, and what one of us takes all should take; found by fuzzing."""
+    assert refused(verify, signed({name: value})) == "malformed_header"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [{"jwk": "key"}, {"jwk": []}, {"x5c": "AAAA"}, {"x5c": {}}, {"jku": {}}, {"typ": ["JWT"]}],
+    ids=str,
+)
+def test_A04_neither_is_one_that_looks_like_it(member):
+    assert refused(verify, signed(member)) == "malformed_header"
+
+
 @pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
 def test_A04_a_private_key_where_a_public_one_belongs_is_refused(member):
     leaked = {**P256.public_jwk, member: "AAAA"}
