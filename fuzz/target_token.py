@@ -1,14 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
 """`jose.unverified` and `jose.verify`: what they take, PyJWT and joserfc take with the same payload.
 
-The first byte says how the rest is read: as a whole token; as header, NUL and payload, to be signed by the right key; or as
-the JWK that a good token is checked with.
+The first byte says how the rest is read: as a whole token; as header, NUL and payload, to be signed by the right key; as the
+JWK that a good token is checked with; or as choices of members that are put into a good header or JWK.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
+import atheris
 import jwt
 import runner
 from joserfc import jws
@@ -29,6 +31,41 @@ PYJWT.register_algorithm("Ed25519", jwt.algorithms.OKPAlgorithm())
 # Where keys could be fetched counts for nothing here, so that no form is asked of it but its type.
 LINKS = {name: HeaderParameter("link", "str") for name in ("jku", "x5u")}
 LINKS["x5c"] = HeaderParameter("certificates", lambda _: None)
+MEMBERS = ["kid", "jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "crit", "b64", "zip", "enc", "typ"]
+MEMBERS += [
+    "cty",
+    "alg",
+    "use",
+    "key_ops",
+    "kty",
+    "crv",
+    "x",
+    "y",
+    "n",
+    "e",
+    "d",
+    "k",
+    "exp",
+    "other",
+]
+VALUES = [
+    None,
+    True,
+    False,
+    0,
+    1,
+    1.5,
+    "",
+    [],
+    {},
+    ["verify"],
+    ["sign"],
+    ["exp"],
+    ["b64"],
+    ["other"],
+]
+VALUES += ["sig", "enc", "verify", "EC", "OKP", "RSA", "P-256", "Ed25519", "none", "HS256", "DEF"]
+VALUES += [*ALGORITHMS, *world.JWKS.values(), world.KEYS[2].public_jwk["x"], "AQAB", "AAAA"]
 PUBLIC = frozenset({"kty", "crv", "x", "y", "n", "e"})
 
 
@@ -79,8 +116,22 @@ def one(data: bytes) -> bool:
     if kind == b"s":
         header, _, payload = data[2:].partition(b"\0")
         return verified(signed(alg, header, payload), KEYS)
-    jwk = jose.loads_object(data[2:])
-    return verified(GOOD[alg], [jwk])
+    if kind == b"k":
+        return verified(GOOD[alg], [jose.loads_object(data[2:])])
+    said = atheris.FuzzedDataProvider(data[2:])
+    if said.ConsumeBool():
+        return verified(GOOD[alg], [changed(world.JWKS[alg], said)])
+    header = changed({"alg": alg, "typ": "JWT"}, said)
+    return verified(signed(alg, json.dumps(header).encode(), b"{}"), KEYS)
+
+
+def changed(good: dict[str, str], said: atheris.FuzzedDataProvider) -> dict[str, Any]:
+    members: dict[str, Any] = dict(good)
+    for _ in range(said.ConsumeIntInRange(1, 3)):
+        name = said.PickValueInList(MEMBERS)
+        value = said.PickValueInList(VALUES)
+        members[name] = said.ConsumeUnicode(9) if value == "" else value
+    return members
 
 
 GOOD = {alg: signed(alg, json.dumps({"alg": alg}).encode(), b"{}") for alg in ALGORITHMS}
@@ -91,10 +142,11 @@ def seeds() -> list[bytes]:
     for place, alg in enumerate(ALGORITHMS):
         header = json.dumps({"typ": "JWT", "alg": alg}).encode()
         texts.append(b"s" + bytes([place]) + header + b'\0{"sub":"alice"}')
+        texts.append(b"m" + bytes([place, *range(40)]))
         texts.append(b"k" + bytes([place]) + json.dumps(world.JWKS[alg]).encode())
     return texts
 
 
 if __name__ == "__main__":
-    members = ["kid", "jwk", "jku", "x5c", "crit", "b64", "zip", "typ", "alg", "use", "key_ops"]
-    runner.fuzz("token", one, seeds(), [*(f'"{name}":' for name in members), "none", *ALGORITHMS])
+    words = [f'"{name}":' for name in MEMBERS]
+    runner.fuzz("token", one, seeds(), [*words, "none", *ALGORITHMS])
