@@ -20,7 +20,16 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["tests", "lint", "typing", "imports"]
 
 HERE = Path(__file__).parent
-CODE = ("agent_identity", "tests", "integrations", "benchmarks", "fuzz", "examples", "noxfile.py")
+CODE = (
+    "agent_identity",
+    "tests",
+    "integrations",
+    "benchmarks",
+    "fuzz",
+    "mutation",
+    "examples",
+    "noxfile.py",
+)
 INTEGRATIONS = ("langchain",)
 
 
@@ -153,6 +162,13 @@ def fuzz(session: nox.Session) -> None:
     """Parsers under inputs that a fuzzer makes up, 60 s each; `-- --seconds 600 chain` takes longer over one."""
     _install(session, "fuzz")
     session.run("python", "fuzz", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Are the tests hollow? Small changes to the code that each have to turn one red; `-- delegation` for a part."""
+    _install(session, "tests")
+    session.run("python", "mutation", *session.posargs)
 
 
 @nox.session(venv_backend="none")
