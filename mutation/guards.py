@@ -18,6 +18,7 @@ GUARDS: dict[str, tuple[str, ...]] = {
         "tests/vectors",
         "tests/adversarial/test_signatures.py",
     ),
+    "delegation.limits": ("tests/unit/test_limits.py", "tests/unit/test_session.py"),
     "delegation": (*CHAINS, *CALLS, "tests/adversarial/test_independent_reader.py"),
     "verify": (
         *CHAINS,

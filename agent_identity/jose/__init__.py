@@ -280,6 +280,6 @@ _SPELLINGS: Final = {"at+jwt": ("at+jwt", "application/at+jwt")}
 _KINDS: Final[Mapping[str, type]] = {
     "jwk": dict,
     "x5c": list,
-    **dict.fromkeys(("kid", "jku", "x5u", "x5t", "x5t#S256", "typ", "cty"), str),
+    **dict.fromkeys(("jku", "x5u", "x5t", "x5t#S256", "typ", "cty"), str),
 }
-"""The members of RFC 7515 §4.1, used here or not: what other readers refuse isn't taken."""
+"""The members of RFC 7515 §4.1 apart from `kid`, used here or not: what other readers refuse isn't taken."""

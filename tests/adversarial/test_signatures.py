@@ -577,6 +577,7 @@ def test_A18_a_kid_is_looked_up_exactly(kid, monkeypatch):
 def test_A18_a_kid_is_text(kid):
     keys = [{**P256.public_jwk, "kid": kid}]
     assert refused(verify, signed({"kid": kid}), keys) == "malformed_header"
+    assert refused(jose.unverified, signed({"kid": kid})) == "malformed_header"
 
 
 def test_A21_only_the_compact_serialisation_is_a_token():
