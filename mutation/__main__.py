@@ -8,12 +8,14 @@ source and runs the tests that passed the changed lines before, quickest first, 
 from __future__ import annotations
 
 import argparse
+import ast
 import importlib.util
 import os
 import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -38,10 +40,12 @@ def main() -> int:
         "modules", nargs="*", default=USUAL, help="agent_identity.<module>, or a package"
     )
     chosen = parser.parse_args()
-    files = [found for name in chosen.modules for found in modules_of(name)]
+    files = [
+        found for name in chosen.modules for found in modules_of(name) if any(mutants_of(*found))
+    ]
     if chosen.list:
         for name, path in files:
-            for mutant, _ in mutants(name, path.read_text()):
+            for mutant, _ in mutants_of(name, path):
                 print(f"{name}:{mutant.first} {mutant.where}: {mutant.change}")
         return 0
     forked.warm()
@@ -60,6 +64,10 @@ def modules_of(name: str) -> list[tuple[str, Path]]:
     path = root / name.replace(".", "/")
     paths = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
     return [(dotted(found.relative_to(root.parent)), found) for found in paths]
+
+
+def mutants_of(name: str, path: Path) -> Iterator[tuple[Mutant, ast.Module]]:
+    return mutants(name, path.read_text())
 
 
 def dotted(path: Path) -> str:
@@ -85,7 +93,7 @@ def tested(name: str, path: Path, explained: str) -> Counter[str]:
             if verdict in {SURVIVED, BROKEN}:
                 lost.append(row_of(mutant, verdict))
 
-    for mutant, tree in mutants(name, path.read_text()):
+    for mutant, tree in mutants_of(name, path):
         chosen = seen.tests_of(mutant.first, mutant.last)
         if not chosen:
             verdicts[SURVIVED] += 1
@@ -95,7 +103,7 @@ def tested(name: str, path: Path, explained: str) -> Counter[str]:
             reap()
             time.sleep(0.005)
         allowed = 10 + 5 * sum(seen.seconds[test] for test in chosen)
-        running[forked.start(name, path, tree, chosen)] = Running(
+        running[forked.start(name, path, tree, chosen, GUARDS[row][0])] = Running(
             mutant, time.monotonic() + allowed
         )
     while running:

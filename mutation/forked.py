@@ -43,7 +43,7 @@ OPTIONS += (
     "--assert=plain",
 )  # an assertion that only fails is enough, and quicker
 NO_MODULE, MISSED = 2, 9
-"""Exit codes of a child whose mutant can't be imported, and of one whose tests never imported it."""
+"""Exit codes of a child whose mutant can't be imported, and of one whose tests had another."""
 
 
 def warm() -> None:
@@ -56,7 +56,24 @@ def warm() -> None:
     phases = (Phase.explicit, Phase.generate)
     settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
     settings.load_profile("mutation")
+    _draw_rsa_keys()
     assert "agent_identity" not in sys.modules
+
+
+def _draw_rsa_keys() -> None:
+    """Tests make RSA keys when they are imported, which takes longer than many of them: each child draws the same ones."""
+    from cryptography.hazmat.primitives.asymmetric import rsa
+
+    usual = (65537, 2048)
+    drawn = [rsa.generate_private_key(*usual) for _ in range(8)]
+    make = rsa.generate_private_key
+
+    def generate_private_key(public_exponent: int, key_size: int, backend: Any = None) -> Any:
+        if drawn and (public_exponent, key_size) == usual:
+            return drawn.pop()
+        return make(public_exponent, key_size, backend)
+
+    rsa.generate_private_key = generate_private_key
 
 
 class Given(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -64,7 +81,6 @@ class Given(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 
     def __init__(self, name: str, path: Path, code: CodeType) -> None:
         self._name, self._path, self._code = name, path, code
-        self.loaded = False
 
     def find_spec(self, fullname: str, path: Any = None, target: Any = None) -> Any:
         if fullname != self._name:
@@ -82,7 +98,6 @@ class Given(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._path.read_text()
 
     def exec_module(self, module: ModuleType) -> None:
-        self.loaded = True
         exec(self._code, vars(module))
 
 
@@ -166,16 +181,24 @@ def _watch(name: str, path: Path, tests: Iterable[str], answer: Path, said: Path
         os._exit(code)
 
 
-def start(name: str, path: Path, tree: ast.Module, tests: list[str]) -> int:
-    """Run tests against a mutant, in a child whose process id this is; its exit code is pytest's."""
+def start(name: str, path: Path, tree: ast.Module, tests: list[str], first: str) -> int:
+    """Run tests against a mutant, in a child whose process id this is; its exit code is pytest's.
+
+    Those of the file or folder `first` run alone at first: most mutants need no other, and to collect costs more than to run.
+    """
     pid = os.fork()
     if pid:
         return pid
     code = 3
     try:
         os.setsid()
-        files = dict.fromkeys(test.partition("::")[0] for test in tests)
-        code = _pytest(name, path, tree, files, Chosen(tests))
+        near = [test for test in tests if test.startswith(first)]
+        for stage in (near, [test for test in tests if test not in near]):
+            if stage:
+                files = dict.fromkeys(test.partition("::")[0] for test in stage)
+                code = _pytest(name, path, tree, files, Chosen(stage))
+            if stage and code:
+                break
     finally:
         os._exit(code)
 
@@ -194,10 +217,11 @@ def _pytest(
     os.dup2(nowhere, 1)
     os.dup2(nowhere, 2)
     try:
-        given = Given(name, path, compile(ast.fix_missing_locations(tree), str(path), "exec"))
-        sys.meta_path.insert(0, given)
-        importlib.import_module(name)  # before pytest, which has an importer of its own for plugins
+        if name not in sys.modules:  # before pytest, which has an importer of its own for plugins
+            code = compile(ast.fix_missing_locations(tree), str(path), "exec")
+            sys.meta_path.insert(0, Given(name, path, code))
+            importlib.import_module(name)
     except Exception:  # no module any more: what a test would have found, had there been one
         return NO_MODULE
     ended = pytest.main([*OPTIONS, *tests], plugins=[plugin])
-    return int(ended) if given.loaded else MISSED
+    return int(ended) if isinstance(sys.modules[name].__loader__, Given) else MISSED

@@ -3,29 +3,35 @@
 
 from __future__ import annotations
 
-SIGNATURES = ("tests/unit/test_jose.py", "tests/adversarial/test_signatures.py", "tests/vectors")
-CHAINS = (
-    "tests/unit/test_chain.py",
-    "tests/vectors/test_delegation.py",
-    "tests/unit/test_verifier.py",
+SIGNATURES = ("tests/unit/test_jose.py", "tests/vectors", "tests/adversarial/test_signatures.py")
+VECTORS = ("tests/vectors/test_delegation.py",)
+CHAINS = ("tests/unit/test_chain.py", *VECTORS, "tests/unit/test_verifier.py")
+CALLS = (
+    "tests/unit/test_session.py",
+    "tests/unit/test_call_path.py",
+    "tests/adversarial/test_independent_reader.py",
 )
-CALLS = ("tests/unit/test_session.py", "tests/unit/test_call_path.py", "tests/unit/test_hop0.py")
 
 GUARDS: dict[str, tuple[str, ...]] = {
     "jose": (*SIGNATURES, "tests/unit/test_dpop.py", "tests/unit/test_chain.py"),
+    "jose.public_keys": SIGNATURES[::-1],
     "canonical": (
         "tests/unit/test_canonical.py",
         "tests/vectors",
         "tests/adversarial/test_signatures.py",
     ),
+    "delegation": (*CHAINS, "tests/unit/test_session.py"),
+    "delegation.assertion": ("tests/unit/test_verifier.py", *VECTORS, *CALLS),
     "delegation.limits": ("tests/unit/test_limits.py", "tests/unit/test_session.py"),
-    "delegation": (*CHAINS, *CALLS, "tests/adversarial/test_independent_reader.py"),
     "verify": (
-        *CHAINS,
+        "tests/unit/test_verifier.py",
+        *VECTORS,
         "tests/unit/test_replay.py",
         "tests/unit/test_dpop.py",
         "tests/unit/test_verify_records.py",
     ),
 }
+"""The first of a row is asked first and should find the most."""
+
 USUAL = ("jose", "canonical", "delegation")
 """What `nox -s mutation` takes when nothing is named."""

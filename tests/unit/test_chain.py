@@ -619,6 +619,7 @@ def test_a_chain_travels_as_one_header_leaf_first() -> None:
     compacts = chain(3)
     assert split_chain(join_chain(compacts)) == compacts
     assert split_chain("a ,\tb,c") == ["a", "b", "c"]
+    assert split_chain("XaX, \t-b_") == ["XaX", "-b_"]
 
 
 @pytest.mark.parametrize("value", ["", " ", "a,", ",a", "a,,b", "a, ,b"])
