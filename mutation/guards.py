@@ -21,7 +21,12 @@ GUARDS: dict[str, tuple[str, ...]] = {
         "tests/adversarial/test_signatures.py",
     ),
     "delegation": (*CHAINS, "tests/unit/test_session.py"),
-    "delegation.assertion": ("tests/unit/test_verifier.py", *VECTORS, *CALLS),
+    "delegation.assertion": (
+        "tests/unit/test_assertion.py",
+        "tests/unit/test_verifier.py",
+        *VECTORS,
+        *CALLS,
+    ),
     "delegation.limits": ("tests/unit/test_limits.py", "tests/unit/test_session.py"),
     "verify": (
         "tests/unit/test_verifier.py",
