@@ -749,3 +749,46 @@ def test_reading_a_grant_checks_no_signature_and_says_so() -> None:
     assert read_grant(forged).kid == "k1"
     with pytest.raises(VerificationError):
         jose.verify(forged, ANCHOR.keys, algorithms={"ES256"})
+
+
+# -- a grant alone -------------------------------------------------------------------------------------------------------
+
+
+def test_A07_a_token_of_another_type_is_read_as_no_grant() -> None:
+    for typ in ("at+jwt", "agent-assertion+jwt", "agent-grant+jwt "):
+        with pytest.raises(InvalidAssertionError) as refused:
+            read_grant(chain(1, header={0: {"typ": typ}})[0])
+        assert refused.value.code == "wrong_typ"
+
+
+def test_A12_a_grants_header_has_a_kilobyte_and_no_byte_more() -> None:
+    room = 1024 - len(json.dumps({"typ": "agent-grant+jwt", "alg": "ES256", "kid": ""}))
+    read_grant(chain(1, header={0: {"kid": "k" * room}})[0])
+    with pytest.raises(InvalidAssertionError) as refused:
+        read_grant(chain(1, header={0: {"kid": "k" * (room + 1)}})[0])
+    assert refused.value.code == "header_too_large"
+
+
+def test_a_grant_shows_neither_its_token_nor_its_key() -> None:
+    leaf = read_grant(chain(2)[0])
+    shown = repr(leaf)
+    assert leaf.compact not in shown
+    assert KEYS[1].public_jwk["x"] not in shown
+    assert "'sub_profile': 'ai_agent'" not in shown
+
+
+def test_an_id_of_a_grant_says_that_it_is_one() -> None:
+    root = read_grant(chain(1)[0])
+    child = mint_child(
+        KEYS[1],
+        root,
+        agent=agent(1),
+        jkt=KEYS[2].thumbprint,
+        aud=[BILLING],
+        scopes=[],
+        task=None,
+        now=NOW,
+        expires_at=NOW + 60,
+    )
+    prefix, _, rest = child.jti.partition("_")
+    assert (prefix, len(rest)) == ("grant", 32)
