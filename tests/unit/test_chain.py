@@ -792,3 +792,21 @@ def test_an_id_of_a_grant_says_that_it_is_one() -> None:
     )
     prefix, _, rest = child.jti.partition("_")
     assert (prefix, len(rest)) == ("grant", 32)
+
+
+def test_every_character_of_a_scope_token_is_one_of_rfc_6749() -> None:
+    for number in range(256):
+        scope = f"a{chr(number)}"
+        if 0x21 <= number <= 0x7E and scope[1] not in '"\\':
+            assert Claims({"scope": scope}).scopes() == {scope}
+        else:
+            with pytest.raises(InvalidAssertionError, match="claim scope"):
+                Claims({"scope": scope}).scopes()
+
+
+def test_a_whole_number_ends_where_json_ends_to_be_exact() -> None:
+    assert Claims({"iat": 2**53 - 1}).integer("iat") == 2**53 - 1
+    assert Claims({"iat": 0}).integer("iat") == 0
+    for number in (2**53, -1, True, 1.0):
+        with pytest.raises(InvalidAssertionError, match="claim iat"):
+            Claims({"iat": number}).integer("iat")
