@@ -835,3 +835,59 @@ def by_joserfc(token, alg):
     return jws.deserialize_compact(
         token, kind.import_key(dict(JWKS[alg])), registry=registry
     ).payload
+
+
+# The primes of which ROCA's moduli are powers of 65537, as the paper's detector has them, and a modulus by what it leaves.
+ROCA = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+
+
+def modulus_that_leaves(rests):
+    product = 2 * math.prod(rests)
+    found = sum(
+        rest * (product // p) * pow(product // p, -1, p) for p, rest in (rests | {2: 1}).items()
+    )
+    start = 2**2047 // product * product + product
+    return start + found % product
+
+
+def powers_of_65537(p):
+    return {pow(65537, k, p) for k in range(p)}
+
+
+@pytest.mark.parametrize("power", range(5))
+def test_A23_a_modulus_with_the_fingerprint_of_roca_is_weak(power):
+    weak = modulus_that_leaves({p: pow(65537, power * p + 1, p) for p in ROCA})
+    assert weak.bit_length() == 2048
+    assert refused(verify, signed({}, alg="RS256"), [rsa_jwk(weak)]) == "key_weak"
+
+
+@pytest.mark.parametrize("prime", ROCA)
+def test_A23_one_prime_without_it_is_enough_not_to_be(prime):
+    rests = {p: pow(65537, p // 2, p) for p in ROCA}
+    for other in range(1, prime):
+        if other not in powers_of_65537(prime):
+            good = modulus_that_leaves(rests | {prime: other})
+            assert refused(verify, signed({}, alg="RS256"), [rsa_jwk(good)]) == "bad_signature"
+
+
+def test_A23_an_rsa_exponent_has_up_to_256_bits():
+    modulus = RSA_KEY.public_key().public_numbers().n
+    token = signed({}, alg="RS256")
+    assert not public_keys._is_strong(modulus, 2**256 + 1)
+    for exponent in (2**256 - 1, 2**255 + 1, 65537):
+        assert public_keys._is_strong(modulus, exponent)
+    assert refused(verify, token, [rsa_jwk(modulus, 65535)]) == "key_weak"
+
+
+def test_a_signature_is_somebodys_or_it_is_not():
+    signing_input = b"a.b"
+    for alg, jwk in JWKS.items():
+        signature = signature_of(alg, signing_input)
+        assert public_keys.is_signed(signature, signing_input, alg, jwk) is True
+        assert public_keys.is_signed(signature, b"a.c", alg, jwk) is False
+
+
+def test_A14_lists_beside_one_another_are_not_deep():
+    for inner in ("1", "[1, 2]", '{"a": "]"}', "[[ ],{ }]"):
+        text = "[" + ", ".join([f"[{inner}]"] * 40) + "]"
+        assert jose.loads(text.encode()) == json.loads(text)
