@@ -124,7 +124,7 @@ def edits(node: ast.AST, place: Place) -> Iterator[Edit]:
                     yield from ((node, name, index, place, new()) for new in SWAPS[type(op)])
             continue
         for index, child in enumerate(held) if isinstance(held, list) else [(None, held)]:
-            if is_error(node) and (name, index) != ("args", 0):
+            if is_error(node) and ((name, index) != ("args", 0) or " " in text_of(child)):
                 continue  # an error's code is a promise, its words are none
             if isinstance(child, ast.AST) and not is_left_alone(child):
                 around = at(child, place)
@@ -159,7 +159,9 @@ def is_left_alone(node: ast.AST) -> bool:
 
 
 def is_error(node: ast.AST) -> bool:
-    return isinstance(node, ast.Call) and ast.unparse(node.func).lower().endswith("error")
+    return isinstance(node, ast.Call) and ast.unparse(node.func).lower().endswith(
+        ("error", "denied")
+    )
 
 
 def replacements(node: ast.AST) -> Iterator[ast.AST]:
@@ -201,7 +203,7 @@ def constants(value: object) -> Iterator[object]:
     if isinstance(value, bool):
         yield not value
     elif isinstance(value, int | float):
-        yield from (value + 1, value - 1)
+        yield from (other for other in (value + 1, value - 1) if other != value)
     elif isinstance(value, str):
         yield f"{value}X"
     elif isinstance(value, bytes):
