@@ -20,7 +20,16 @@ nox.options.error_on_external_run = True
 nox.options.sessions = ["tests", "lint", "typing", "imports"]
 
 HERE = Path(__file__).parent
-CODE = ("agent_identity", "tests", "integrations", "benchmarks", "examples", "noxfile.py")
+CODE = (
+    "agent_identity",
+    "tests",
+    "integrations",
+    "benchmarks",
+    "fuzz",
+    "mutation",
+    "examples",
+    "noxfile.py",
+)
 INTEGRATIONS = ("langchain",)
 
 
@@ -146,6 +155,20 @@ def bench(session: nox.Session) -> None:
     """What a call costs, against its budgets."""
     _install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session(python="3.11")
+def fuzz(session: nox.Session) -> None:
+    """Parsers under inputs that a fuzzer makes up, 60 s each; `-- --seconds 600 chain` takes longer over one."""
+    _install(session, "fuzz")
+    session.run("python", "fuzz", *session.posargs)
+
+
+@nox.session
+def mutation(session: nox.Session) -> None:
+    """Are the tests hollow? Small changes to the code that each have to turn one red; `-- delegation` for a part."""
+    _install(session, "tests")
+    session.run("python", "mutation", *session.posargs)
 
 
 @nox.session(venv_backend="none")

@@ -144,7 +144,7 @@ def resource_set(resources: Iterable[str]) -> frozenset[str]:
 def is_loopback(url: str) -> bool:
     """Whether an http or https URL leads to this very machine by name: `localhost`, 127.0.0.0/8 or `[::1]`."""
     match = _URL.fullmatch(url)
-    if match is None or not _has_port(match):
+    if match is None or not _is_place(match):
         return False
     host: str = match[2].lower()
     if host == "localhost":
@@ -164,13 +164,13 @@ def is_safe_link(url: str) -> bool:
     """Whether a person may be sent to a URL: https, or http on this very machine, and in plain ASCII."""
     match = _URL.fullmatch(url)
     return (
-        match is not None and _has_port(match) and (match[1].lower() == "https" or is_loopback(url))
+        match is not None and _is_place(match) and (match[1].lower() == "https" or is_loopback(url))
     )
 
 
 def _read(url: str) -> Match[str]:
     match = _URL.fullmatch(url)
-    if match is None or not _has_port(match):
+    if match is None or not _is_place(match):
         raise DeniedError(
             "url_malformed",
             "not an http or https URL in plain ASCII without userinfo",
@@ -179,8 +179,18 @@ def _read(url: str) -> Match[str]:
     return match
 
 
-def _has_port(match: Match[str]) -> bool:
-    return not match[3] or int(match[3]) <= _HIGHEST_PORT
+def _is_place(match: Match[str]) -> bool:
+    """Whether there can be such a port, and such an address where the host stands in brackets (RFC 3986 §3.2.2)."""
+    if match[3] and int(match[3]) > _HIGHEST_PORT:
+        return False
+    host: str = match[2]
+    if not host.startswith("["):
+        return True
+    try:
+        ipaddress.IPv6Address(host[1:-1])
+    except ValueError:
+        return False
+    return True
 
 
 def _origin(match: Match[str]) -> str:
@@ -195,7 +205,7 @@ def _origin(match: Match[str]) -> str:
 def _base(resource: str) -> tuple[str, tuple[str, str]] | None:
     """A resource's origin, its path, and what every path below that begins with. None: it covers nothing."""
     match = _URL.fullmatch(resource)
-    if match is None or not _has_port(match) or match[5] or match[6]:
+    if match is None or not _is_place(match) or match[5] or match[6]:
         return None
     path: str = match[4] or "/"
     return _origin(match), (path, path if path.endswith("/") else f"{path}/")

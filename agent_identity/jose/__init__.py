@@ -314,6 +314,9 @@ _REFUSED_MEMBERS: Final = frozenset({"crit", "b64", "zip", "enc"})
 def _checked_alg(members: Mapping[str, JSON], algorithms: Collection[str], typ: str | None) -> str:
     if typ is not None and members.get("typ") not in _SPELLINGS.get(typ, (typ,)):
         raise VerificationError("wrong_typ", f"it isn't of type {typ}")
+    for name, value in members.items():
+        if name in _KINDS and type(value) is not _KINDS[name]:
+            raise VerificationError("malformed_header", f"its {name} is of another type")
     alg = members.get("alg")
     if not isinstance(alg, str) or alg not in algorithms or alg not in public_keys.ALGORITHMS:
         raise VerificationError("alg_not_allowed", "its signature algorithm isn't allowed here")
@@ -321,3 +324,10 @@ def _checked_alg(members: Mapping[str, JSON], algorithms: Collection[str], typ: 
 
 
 _SPELLINGS: Final = {"at+jwt": ("at+jwt", "application/at+jwt")}
+
+_KINDS: Final[Mapping[str, type]] = {
+    "jwk": dict,
+    "x5c": list,
+    **dict.fromkeys(("jku", "x5u", "x5t", "x5t#S256", "typ", "cty"), str),
+}
+"""The members of RFC 7515 §4.1 apart from `kid`, used here or not: what other readers refuse isn't taken."""

@@ -257,6 +257,22 @@ def test_A04_a_key_in_the_header_is_neither_used_nor_fetched(member, monkeypatch
     assert connections == []
 
 
+@pytest.mark.parametrize("name", ["jwk", "jku", "x5u", "x5c", "x5t", "x5t#S256", "cty", "typ"])
+@pytest.mark.parametrize("value", [None, True, 1, 1.0])
+def test_A04_a_member_of_another_type_is_refused_although_it_is_never_used(name, value):
+    """Other readers refuse such a header, and what one of us takes all should take; found by fuzzing."""
+    assert refused(verify, signed({name: value})) == "malformed_header"
+
+
+@pytest.mark.parametrize(
+    "member",
+    [{"jwk": "key"}, {"jwk": []}, {"x5c": "AAAA"}, {"x5c": {}}, {"jku": {}}, {"typ": ["JWT"]}],
+    ids=str,
+)
+def test_A04_neither_is_one_that_looks_like_it(member):
+    assert refused(verify, signed(member)) == "malformed_header"
+
+
 @pytest.mark.parametrize("member", ["d", "p", "q", "dp", "dq", "qi", "oth", "k"])
 def test_A04_a_private_key_where_a_public_one_belongs_is_refused(member):
     leaked = {**P256.public_jwk, member: "AAAA"}
@@ -561,6 +577,7 @@ def test_A18_a_kid_is_looked_up_exactly(kid, monkeypatch):
 def test_A18_a_kid_is_text(kid):
     keys = [{**P256.public_jwk, "kid": kid}]
     assert refused(verify, signed({"kid": kid}), keys) == "malformed_header"
+    assert refused(jose.unverified, signed({"kid": kid})) == "malformed_header"
 
 
 def test_A21_only_the_compact_serialisation_is_a_token():
@@ -818,3 +835,59 @@ def by_joserfc(token, alg):
     return jws.deserialize_compact(
         token, kind.import_key(dict(JWKS[alg])), registry=registry
     ).payload
+
+
+# The primes of which ROCA's moduli are powers of 65537, as the paper's detector has them, and a modulus by what it leaves.
+ROCA = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
+
+
+def modulus_that_leaves(rests):
+    product = 2 * math.prod(rests)
+    found = sum(
+        rest * (product // p) * pow(product // p, -1, p) for p, rest in (rests | {2: 1}).items()
+    )
+    start = 2**2047 // product * product + product
+    return start + found % product
+
+
+def powers_of_65537(p):
+    return {pow(65537, k, p) for k in range(p)}
+
+
+@pytest.mark.parametrize("power", range(5))
+def test_A23_a_modulus_with_the_fingerprint_of_roca_is_weak(power):
+    weak = modulus_that_leaves({p: pow(65537, power * p + 1, p) for p in ROCA})
+    assert weak.bit_length() == 2048
+    assert refused(verify, signed({}, alg="RS256"), [rsa_jwk(weak)]) == "key_weak"
+
+
+@pytest.mark.parametrize("prime", ROCA)
+def test_A23_one_prime_without_it_is_enough_not_to_be(prime):
+    rests = {p: pow(65537, p // 2, p) for p in ROCA}
+    for other in range(1, prime):
+        if other not in powers_of_65537(prime):
+            good = modulus_that_leaves(rests | {prime: other})
+            assert refused(verify, signed({}, alg="RS256"), [rsa_jwk(good)]) == "bad_signature"
+
+
+def test_A23_an_rsa_exponent_has_up_to_256_bits():
+    modulus = RSA_KEY.public_key().public_numbers().n
+    token = signed({}, alg="RS256")
+    assert not public_keys._is_strong(modulus, 2**256 + 1)
+    for exponent in (2**256 - 1, 2**255 + 1, 65537):
+        assert public_keys._is_strong(modulus, exponent)
+    assert refused(verify, token, [rsa_jwk(modulus, 65535)]) == "key_weak"
+
+
+def test_a_signature_is_somebodys_or_it_is_not():
+    signing_input = b"a.b"
+    for alg, jwk in JWKS.items():
+        signature = signature_of(alg, signing_input)
+        assert public_keys.is_signed(signature, signing_input, alg, jwk) is True
+        assert public_keys.is_signed(signature, b"a.c", alg, jwk) is False
+
+
+def test_A14_lists_beside_one_another_are_not_deep():
+    for inner in ("1", "[1, 2]", '{"a": "]"}', "[[ ],{ }]"):
+        text = "[" + ", ".join([f"[{inner}]"] * 40) + "]"
+        assert jose.loads(text.encode()) == json.loads(text)

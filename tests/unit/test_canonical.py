@@ -485,3 +485,12 @@ def test_importing_it_loads_no_pydantic():
 @given(st.binary(max_size=40))
 def test_bytes_keep_their_value_in_the_form(data):
     assert unb64url(form_of(data)) == data
+
+
+def test_a_member_of_an_enum_is_written_as_its_value_is():
+    class Kind(enum.Enum):
+        RAW = b"\xff\xff"
+        DAY = dt.date(2026, 1, 2)
+        PAIR = (1.0, Decimal("1.50"))
+
+    assert [form_of(kind) for kind in Kind] == ["__8", "2026-01-02", [1, "1.50"]]

@@ -646,6 +646,7 @@ def test_a_chain_travels_as_one_header_leaf_first() -> None:
     compacts = chain(3)
     assert split_chain(join_chain(compacts)) == compacts
     assert split_chain("a ,\tb,c") == ["a", "b", "c"]
+    assert split_chain("XaX, \t-b_") == ["XaX", "-b_"]
 
 
 @pytest.mark.parametrize("value", ["", " ", "a,", ",a", "a,,b", "a, ,b"])
@@ -775,3 +776,64 @@ def test_reading_a_grant_checks_no_signature_and_says_so() -> None:
     assert read_grant(forged).kid == "k1"
     with pytest.raises(VerificationError):
         jose.verify(forged, ANCHOR.keys, algorithms={"ES256"})
+
+
+# -- a grant alone -------------------------------------------------------------------------------------------------------
+
+
+def test_A07_a_token_of_another_type_is_read_as_no_grant() -> None:
+    for typ in ("at+jwt", "agent-assertion+jwt", "agent-grant+jwt "):
+        with pytest.raises(InvalidAssertionError) as refused:
+            read_grant(chain(1, header={0: {"typ": typ}})[0])
+        assert refused.value.code == "wrong_typ"
+
+
+def test_A12_a_grants_header_has_a_kilobyte_and_no_byte_more() -> None:
+    room = 1024 - len(json.dumps({"typ": "agent-grant+jwt", "alg": "ES256", "kid": ""}))
+    read_grant(chain(1, header={0: {"kid": "k" * room}})[0])
+    with pytest.raises(InvalidAssertionError) as refused:
+        read_grant(chain(1, header={0: {"kid": "k" * (room + 1)}})[0])
+    assert refused.value.code == "header_too_large"
+
+
+def test_a_grant_shows_neither_its_token_nor_its_key() -> None:
+    leaf = read_grant(chain(2)[0])
+    shown = repr(leaf)
+    assert leaf.compact not in shown
+    assert KEYS[1].public_jwk["x"] not in shown
+    assert "'sub_profile': 'ai_agent'" not in shown
+
+
+def test_an_id_of_a_grant_says_that_it_is_one() -> None:
+    root = read_grant(chain(1)[0])
+    child = mint_child(
+        KEYS[1],
+        root,
+        agent=agent(1),
+        jkt=KEYS[2].thumbprint,
+        aud=[BILLING],
+        scopes=[],
+        task=None,
+        now=NOW,
+        expires_at=NOW + 60,
+    )
+    prefix, _, rest = child.jti.partition("_")
+    assert (prefix, len(rest)) == ("grant", 32)
+
+
+def test_every_character_of_a_scope_token_is_one_of_rfc_6749() -> None:
+    for number in range(256):
+        scope = f"a{chr(number)}"
+        if 0x21 <= number <= 0x7E and scope[1] not in '"\\':
+            assert Claims({"scope": scope}).scopes() == {scope}
+        else:
+            with pytest.raises(InvalidAssertionError, match="claim scope"):
+                Claims({"scope": scope}).scopes()
+
+
+def test_a_whole_number_ends_where_json_ends_to_be_exact() -> None:
+    assert Claims({"iat": 2**53 - 1}).integer("iat") == 2**53 - 1
+    assert Claims({"iat": 0}).integer("iat") == 0
+    for number in (2**53, -1, True, 1.0):
+        with pytest.raises(InvalidAssertionError, match="claim iat"):
+            Claims({"iat": number}).integer("iat")

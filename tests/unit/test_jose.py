@@ -239,6 +239,12 @@ def test_a_caller_names_the_error_it_wants(error):
         lambda: jose.unverified("a.b", error=error),
         lambda: jose.numeric_date({}, "exp", error=error),
         lambda: jose.check_lifetime({}, now=0, skew=0, max_lifetime=None, error=error),
+        *(
+            lambda claims=claims: jose.check_lifetime(
+                {"exp": 60, **claims}, now=0, skew=0, max_lifetime=60, error=error
+            )
+            for claims in ({}, {"nbf": "0"}, {"iat": "0"}, {"iat": 1}, {"iat": 0, "exp": 61})
+        ),
     ):
         with pytest.raises(error) as caught:
             call()

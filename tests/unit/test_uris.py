@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent_identity.errors import DeniedError
-from agent_identity.uris import covers, htu_of, is_loopback, origin
+from agent_identity.uris import covers, htu_of, is_loopback, is_safe_link, origin
 
 API = "https://a.example/api"
 
@@ -112,6 +112,10 @@ def test_E16_what_a_server_may_read_otherwise_is_not_covered(rest: str) -> None:
         "https://a.example:x/api",
         "https:///api",
         "https://[::1/api",
+        "https://[:1:]/api",
+        "https://[127.0.0.1]/api",
+        "https://[1::2::3]/api",
+        "https://[.]/api",
     ],
 )
 def test_E06_userinfo_controls_and_foreign_characters_make_no_url(url: str) -> None:
@@ -121,6 +125,17 @@ def test_E06_userinfo_controls_and_foreign_characters_make_no_url(url: str) -> N
         htu_of(url)
     with pytest.raises(DeniedError):
         origin(url)
+    assert not covers(url, url)
+    assert not is_safe_link(url)
+
+
+@pytest.mark.parametrize(
+    "host", ["[::1]", "[2001:DB8::1]", "[::ffff:1.2.3.4]", "[2001:db8::1]:8443"]
+)
+def test_an_address_in_brackets_is_a_place(host: str) -> None:
+    assert covers(f"https://{host}", f"https://{host}/x")
+    assert htu_of(f"https://{host}") == f"https://{host.lower()}/"
+    assert is_safe_link(f"https://{host}")
 
 
 def test_a_resource_without_a_path_covers_the_whole_origin() -> None:
@@ -227,6 +242,8 @@ def test_loopback_is_known_by_name_and_address(url: str) -> None:
         "http://10.0.0.1/",
         "http://a.example/#@localhost/",
         "http://localhost:99999/",
+        "http://[127.0.0.1]/",
+        "http://[:1:]/",
         "unix://localhost/",
         "localhost",
         "",

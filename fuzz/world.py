@@ -1,0 +1,84 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the targets start from: the published vectors, and keys that anybody can work out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+
+from agent_identity.keys import SigningKey
+from agent_identity.values import b64url, unb64url
+
+PUBLISHED: dict[str, Any] = json.loads(
+    (Path(__file__).parents[1] / "tests/vectors/delegation.json").read_text(encoding="utf-8")
+)
+NOW: int = PUBLISHED["now"]
+
+
+def compacts() -> list[str]:
+    """Every token of the vectors, the refused ones too."""
+    chains = [PUBLISHED["chain"], *(case.get("chain", []) for case in PUBLISHED["refused"])]
+    assertions = [PUBLISHED["assertion"]]
+    assertions += [case["assertion"] for case in PUBLISHED["refused"] if "assertion" in case]
+    return [*{compact for chain in chains for compact in chain}, *assertions]
+
+
+def documents() -> list[bytes]:
+    """Every JSON text in those tokens, and the arguments."""
+    parts = {unb64url(part) for compact in compacts() for part in compact.split(".")[:2]}
+    return [*sorted(parts), PUBLISHED["canonical_arguments"].encode()]
+
+
+def key_of(number: int) -> SigningKey:
+    """The key of a party: the anchor's is 0, every third one is Ed25519."""
+    secret = hashlib.sha256(f"agent_identity fuzz key: {number}".encode()).digest()
+    if number % 3 == 2:
+        return SigningKey(ed25519.Ed25519PrivateKey.from_private_bytes(secret))
+    return SigningKey(ec.derive_private_key(int.from_bytes(secret, "big"), ec.SECP256R1()))
+
+
+KEYS = [key_of(number) for number in range(11)]
+P384 = ec.derive_private_key(
+    int.from_bytes(hashlib.sha384(b"fuzz").digest(), "big"), ec.SECP384R1()
+)
+RSA = rsa.generate_private_key(65537, 2048)
+
+
+def _number(value: int, size: int) -> str:
+    return b64url(value.to_bytes(size, "big"))
+
+
+_POINT = P384.public_key().public_numbers()
+_RSA_JWK = {"kty": "RSA", "n": _number(RSA.public_key().public_numbers().n, 256), "e": "AQAB"}
+JWKS: dict[str, dict[str, str]] = {
+    "ES256": KEYS[0].public_jwk,
+    "ES384": {
+        "kty": "EC",
+        "crv": "P-384",
+        "x": _number(_POINT.x, 48),
+        "y": _number(_POINT.y, 48),
+    },
+    "Ed25519": KEYS[2].public_jwk,
+    "EdDSA": KEYS[2].public_jwk,
+    "RS256": _RSA_JWK,
+    "PS256": _RSA_JWK,
+}
+
+
+def signature_of(alg: str, data: bytes) -> bytes:
+    """A signature with the key that `JWKS` has for it."""
+    if alg == "ES384":
+        r, s = decode_dss_signature(P384.sign(data, ec.ECDSA(hashes.SHA384())))
+        return r.to_bytes(48, "big") + s.to_bytes(48, "big")
+    if alg == "RS256":
+        return RSA.sign(data, padding.PKCS1v15(), hashes.SHA256())
+    if alg == "PS256":
+        pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
+        return RSA.sign(data, pss, hashes.SHA256())
+    return KEYS[0 if alg == "ES256" else 2].sign(data)

@@ -1,0 +1,42 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which tests guard which modules. A module's mutants are run against the tests of the first row that its name begins with."""
+
+from __future__ import annotations
+
+SIGNATURES = ("tests/unit/test_jose.py", "tests/vectors", "tests/adversarial/test_signatures.py")
+VECTORS = ("tests/vectors/test_delegation.py",)
+CHAINS = ("tests/unit/test_chain.py", *VECTORS, "tests/unit/test_verifier.py")
+CALLS = (
+    "tests/unit/test_session.py",
+    "tests/unit/test_call_path.py",
+    "tests/adversarial/test_independent_reader.py",
+)
+
+GUARDS: dict[str, tuple[str, ...]] = {
+    "jose": (*SIGNATURES, "tests/unit/test_dpop.py", "tests/unit/test_chain.py"),
+    "jose.public_keys": SIGNATURES[::-1],
+    "canonical": (
+        "tests/unit/test_canonical.py",
+        "tests/vectors",
+        "tests/adversarial/test_signatures.py",
+    ),
+    "delegation": (*CHAINS, "tests/unit/test_session.py"),
+    "delegation.assertion": (
+        "tests/unit/test_assertion.py",
+        "tests/unit/test_verifier.py",
+        *VECTORS,
+        *CALLS,
+    ),
+    "delegation.limits": ("tests/unit/test_limits.py", "tests/unit/test_session.py"),
+    "verify": (
+        "tests/unit/test_verifier.py",
+        *VECTORS,
+        "tests/unit/test_replay.py",
+        "tests/unit/test_dpop.py",
+        "tests/unit/test_verify_records.py",
+    ),
+}
+"""The first of a row is asked first and should find the most."""
+
+USUAL = ("jose", "canonical", "delegation")
+"""What `nox -s mutation` takes when nothing is named."""
