@@ -630,6 +630,8 @@ def test_a_hop_carries_its_signers_public_key(jwk, expected) -> None:
 
 def test_a_hop_below_the_root_is_not_looked_up_by_kid() -> None:
     assert code(chain(2, header={1: {"kid": "k1"}})) == "unknown_key"
+    same = {"kid": "k1", "jwk": KEYS[1].public_jwk | {"kid": "k1"}}
+    assert code(chain(2, header={1: same})) == "unknown_key"
     assert code(chain(2, key={1: KEYS[0]}, header={1: {"kid": "k1", "jwk": None}})) == "key_missing"
 
 
