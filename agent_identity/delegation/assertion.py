@@ -199,7 +199,7 @@ def read_assertion(compact: str) -> Assertion:
 def _approval(claims: Claims) -> Approval:
     """Who said yes, as the agent says: `asserted`, whatever evidence is claimed, until somebody has checked a proof."""
     claims.only(*_APPROVAL)
-    claims.optional_text("evidence")
+    claims.text("evidence")
     return Approval(
         id=claims.text("id"),
         by=claims.text("by"),

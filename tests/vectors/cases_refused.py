@@ -374,6 +374,15 @@ def keys() -> Iterator[Case]:
         yield bad_call(
             rule, identity, code, about, one, **anchor(jwks=published(key("anchor"), **other))
         )
+    five = {"keys": published(key("anchor"))["keys"] * 5}
+    yield bad_call(
+        rule,
+        "anchor-keys-of-one-kid",
+        "key_ambiguous",
+        "five of the anchor's keys have one kid",
+        one,
+        **anchor(jwks=five),
+    )
     nameless = {"keys": [key("anchor").jwk]}
     yield bad_call(
         rule,
@@ -656,6 +665,7 @@ def claims() -> Iterator[Case]:
         "method": "prompt",
         "at": NOW - 20,
         "digest": "sha-256:x",
+        "evidence": "asserted",
     }
     for identity, code, about, change in (
         ("assertion-unknown-claim", "claim_unknown", "a claim that has no rule", {"nonce": "x"}),
@@ -669,6 +679,7 @@ def claims() -> Iterator[Case]:
         ("assertion-exp-fraction", "claim_malformed", "a time with a fraction", {"exp": NOW + 55.5}),
         ("assertion-approval-list", "claim_malformed", "a list of approvals", {"approval": [approval]}),
         ("assertion-approval-by-missing", "claim_missing", "an approval by nobody", {"approval": {n: v for n, v in approval.items() if n != "by"}}),
+        ("assertion-approval-evidence-missing", "claim_missing", "an approval that doesn't say how it is known", {"approval": {n: v for n, v in approval.items() if n != "evidence"}}),
         ("assertion-approval-at-text", "claim_malformed", "an approval at no time", {"approval": approval | {"at": "now"}}),
         ("assertion-approval-more", "claim_unknown", "an approval with a comment", {"approval": approval | {"note": "ok"}}),
         ("assertion-approval-evidence-number", "claim_malformed", "evidence of an approval that is a number", {"approval": approval | {"evidence": 1}}),
@@ -1368,6 +1379,7 @@ def audiences_and_assertions() -> Iterator[Case]:
         "method": "prompt",
         "at": NOW - 20,
         "digest": "sha-256:x",
+        "evidence": "asserted",
     }
     yield bad_call(
         "assertion",
@@ -1636,6 +1648,7 @@ def tokens() -> Iterator[Case]:
         ("token-expired", "expired", "a token that ended 30 s ago", access_token(two, exp=NOW - 30, iat=NOW - 90)),
         ("token-not-yet", "not_yet_valid", "a token that begins in 31 s", access_token(two, nbf=NOW + 31)),
         ("token-long-lived", "lifetime_too_long", "a token for more than a day", access_token(two, exp=NOW + 24 * 3600)),
+        ("token-exp-text", "malformed_claim", "a token whose end is a text", access_token(two, exp="tomorrow")),
         ("token-without-exp", "missing_claim", "a token without end", access_token(two, exp=DROP)),
         ("token-signature", "bad_signature", "a token of a known issuer with another signature", broken),
         ("token-bound-to-another", "binding_mismatch", "a token that is bound to another key", access_token(two, cnf={"jkt": holder(0).jkt})),
@@ -1669,6 +1682,16 @@ def tokens() -> Iterator[Case]:
     ):  # fmt: skip
         yield bad_request(rule, identity, code, about, two, **other)
     no_proof = with_token(two, bound)
+    keyless = signed(holder(1), {"typ": "dpop+jwt", "alg": "Ed25519"}, {"htm": "POST"})
+    more = [no_proof["more"][0], ["DPoP", keyless]]
+    yield bad_request(
+        rule,
+        "proof-without-key",
+        "dpop_key",
+        "a proof that carries no key",
+        two,
+        **no_proof | {"more": more},
+    )
     yield bad_request(
         rule,
         "proof-missing",

@@ -345,8 +345,11 @@ ASSERTION_MAY = {
 }
 CALL = dict.fromkeys(("id", "tool", "args_hash", "canon"), is_text)
 TRACE = dict.fromkeys(("trace_id", "span_id"), is_text)
-APPROVAL = {**dict.fromkeys(("id", "by", "method", "digest"), is_text), "at": is_count}
-APPROVAL_MAY = dict.fromkeys(("proof", "acr", "evidence"), is_text)
+APPROVAL = {
+    **dict.fromkeys(("id", "by", "method", "digest", "evidence"), is_text),
+    "at": is_count,
+}
+APPROVAL_MAY = dict.fromkeys(("proof", "acr"), is_text)
 
 
 class Hop(NamedTuple):
