@@ -374,6 +374,15 @@ def keys() -> Iterator[Case]:
         yield bad_call(
             rule, identity, code, about, one, **anchor(jwks=published(key("anchor"), **other))
         )
+    broken = {"keys": [{n: v for n, v in published(key("anchor"))["keys"][0].items() if n != "y"}]}
+    yield bad_call(
+        rule,
+        "anchor-key-broken",
+        "key_malformed",
+        "the anchor's key lacks a coordinate",
+        one,
+        **anchor(jwks=broken),
+    )
     five = {"keys": published(key("anchor"))["keys"] * 5}
     yield bad_call(
         rule,
@@ -499,6 +508,14 @@ def keys() -> Iterator[Case]:
         "a signature without its last byte",
         two.remade(f"{text}.{b64(unb64(signature)[:-1])}", place=1),
     )
+    longer = b64(unb64(signature)[:32] + b"\0" + unb64(signature)[32:])
+    yield bad_call(
+        rule,
+        "signature-long",
+        "bad_signature",
+        "an s of 33 bytes, the first of them zero",
+        two.remade(f"{text}.{longer}", place=1),
+    )
     yield bad_call(
         rule,
         "signature-zero",
@@ -514,6 +531,7 @@ def keys() -> Iterator[Case]:
         two.remade(f"{text}.{chain(1, (0, {'jti': 'x'})).compacts[0].rpartition('.')[2]}", place=1),
     )
     yield from odd_keys()
+    yield shifted()
     yield bad_call(
         rule,
         "assertion-by-stranger",
@@ -567,6 +585,18 @@ def odd_keys() -> Iterator[Case]:
         )
 
 
+def shifted() -> Case:
+    """A good key and a good signature by it, but its coordinates are cut a byte early."""
+    good = holder(0)
+    both = unb64(good.jwk["x"]) + unb64(good.jwk["y"])
+    jwk = {"kty": "EC", "crv": "P-256", "x": b64(both[:31]), "y": b64(both[31:])}
+    odd = Key("odd", good.secret, jwk, thumbprint(jwk))
+    about = "coordinates of 31 and 33 bytes"
+    return bad_call(
+        "key", "key-shifted-coordinates", "key_malformed", about, chain(1, holders={0: odd})
+    )
+
+
 def der(raw: bytes) -> bytes:
     numbers = (int.from_bytes(part, "big") for part in (raw[:32], raw[32:]))
     encoded = [number.to_bytes(number.bit_length() // 8 + 1, "big") for number in numbers]
@@ -611,6 +641,7 @@ def claims() -> Iterator[Case]:
         ("grant-task-empty", "claim_malformed", "an empty task", {"task": ""}),
         ("grant-task-null", "claim_malformed", "null for a task", {"task": None}),
         ("grant-purpose-empty", "claim_malformed", "an empty purpose", {"purpose": ""}),
+        ("grant-aud-letter", "claim_malformed", "a text of one letter for aud", {"aud": "x"}),
         ("grant-aud-repeated", "claim_malformed", "an audience twice", {"aud": [BILLING, BILLING]}),
         ("grant-aud-number", "claim_malformed", "an audience that is a number", {"aud": [BILLING, 1]}),
         ("grant-exp-fraction", "claim_malformed", "a time with a fraction", {"exp": NOW + 60.5}),
@@ -1597,6 +1628,15 @@ def requests() -> Iterator[Case]:
     )
     yield bad_request(
         rule,
+        "behind-a-proxy-relative",
+        "url_malformed",
+        "a path alone, behind a proxy",
+        two,
+        url="/journal?dry=1",
+        public_url=BILLING,
+    )
+    yield bad_request(
+        rule,
         "behind-another-proxy",
         "url_mismatch",
         "public_url isn't what the caller signed",
@@ -1637,6 +1677,15 @@ def tokens() -> Iterator[Case]:
         claims={"ath": sha256(opaque)},
         token=opaque + "x",
     )
+    yield bad_call(
+        rule,
+        "token-16-kib-and-1",
+        "token_too_large",
+        "a token of 16 KiB and a byte",
+        two,
+        claims={"ath": sha256("A" * 16385)},
+        token={"repeat": "A", "times": 16385},
+    )
     anonymous = access_token(two, sub=DROP)
     text, _, signature = bound.rpartition(".")
     broken = f"{text}.{high_s(signature)[:-4]}AAAA"
@@ -1648,6 +1697,7 @@ def tokens() -> Iterator[Case]:
         ("token-expired", "expired", "a token that ended 30 s ago", access_token(two, exp=NOW - 30, iat=NOW - 90)),
         ("token-not-yet", "not_yet_valid", "a token that begins in 31 s", access_token(two, nbf=NOW + 31)),
         ("token-long-lived", "lifetime_too_long", "a token for more than a day", access_token(two, exp=NOW + 24 * 3600)),
+        ("token-without-life", "malformed_claim", "a token that ends before it begins, within the skew", access_token(two, iat=NOW + 10, exp=NOW + 5)),
         ("token-exp-text", "malformed_claim", "a token whose end is a text", access_token(two, exp="tomorrow")),
         ("token-without-exp", "missing_claim", "a token without end", access_token(two, exp=DROP)),
         ("token-signature", "bad_signature", "a token of a known issuer with another signature", broken),
@@ -1675,6 +1725,7 @@ def tokens() -> Iterator[Case]:
         ("proof-of-another-key", "proof_mismatch", "a proof of another key", with_token(two, bound, signer=holder(0))),
         ("proof-of-another-method", "dpop_method", "a proof for another method", with_token(two, bound, htm="GET")),
         ("proof-of-another-url", "dpop_url", "a proof for another URL", with_token(two, bound, htu=f"{BILLING}/ledger")),
+        ("proof-url-relative", "dpop_url", "a proof for a path alone", with_token(two, bound, htu="/journal")),
         ("proof-of-another-token", "dpop_token", "a proof for another token", with_token(two, bound, ath=sha256(plain))),
         ("proof-old", "dpop_stale", "a proof of 301 s ago", with_token(two, bound, iat=NOW - 301)),
         ("proof-from-the-future", "dpop_stale", "a proof from in 31 s", with_token(two, bound, iat=NOW + 31)),
@@ -1683,6 +1734,18 @@ def tokens() -> Iterator[Case]:
         yield bad_request(rule, identity, code, about, two, **other)
     no_proof = with_token(two, bound)
     keyless = signed(holder(1), {"typ": "dpop+jwt", "alg": "Ed25519"}, {"htm": "POST"})
+    odd = signed(
+        holder(1), {"typ": "dpop+jwt", "alg": "Ed25519", "jwk": {"kty": "AKP"}}, {"htm": "POST"}
+    )
+    more = [no_proof["more"][0], ["DPoP", odd]]
+    yield bad_request(
+        rule,
+        "proof-key-unknown",
+        "dpop_key",
+        "a proof whose key is of no known kind",
+        two,
+        **no_proof | {"more": more},
+    )
     more = [no_proof["more"][0], ["DPoP", keyless]]
     yield bad_request(
         rule,
@@ -1860,6 +1923,18 @@ def revocations_() -> Iterator[Case]:
         "claim_malformed",
         "an entry that is a text",
         {"list": revocations(revoked=["user:bob"])},
+    )
+    yield listed(
+        "list-of-no-list",
+        "claim_malformed",
+        "an object for what was revoked",
+        {"list": revocations(revoked={"user:bob": NOW})},
+    )
+    yield listed(
+        "list-without-life",
+        "malformed_claim",
+        "a list that ends before it begins, within the skew",
+        {"list": revocations(iat=NOW + 10, exp=NOW + 5)},
     )
     yield listed(
         "list-seq-missing",

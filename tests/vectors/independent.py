@@ -636,10 +636,12 @@ def read_request(case: dict[str, Any]) -> Request:
     names = [name.lower() for name, _ in given["headers"]]
     require(all(names.count(name) <= 1 for name in SINGLE), "request", "a header twice")
     url = given["url"]
-    normalised(url)
     if "public_url" in case:
-        below = re.sub(r"^[a-z]+://[^/?#]*", "", url, flags=re.IGNORECASE)
+        behind = re.fullmatch(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*(.*)", url, re.DOTALL)
+        require(behind, "request", "no whole URL")
+        below = behind[1]
         url = case["public_url"].rstrip("/") + (below if below.startswith("/") else "/" + below)
+    normalised(url)
     headers = {name.lower(): value for name, value in given["headers"]}
     body = given.get("body")
     return Request(given["method"], url, headers, None if body is None else body.encode())
