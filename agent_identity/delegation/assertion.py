@@ -199,6 +199,7 @@ def read_assertion(compact: str) -> Assertion:
 def _approval(claims: Claims) -> Approval:
     """Who said yes, as the agent says: `asserted`, whatever evidence is claimed, until somebody has checked a proof."""
     claims.only(*_APPROVAL)
+    claims.text("evidence")
     return Approval(
         id=claims.text("id"),
         by=claims.text("by"),

@@ -108,7 +108,7 @@ def _read(compacts: tuple[str, ...]) -> _Read:
         _check_narrowing(parent, child)
     _check_no_actor_twice(grants)
     prepared = [
-        _prepared(parsed, (holder_key(child.jwk, parent.jkt),))
+        _prepared(parsed, (_signer(child, parent),))
         for (child, parsed), (parent, _) in itertools.pairwise(signed)
     ]
     return _Read(grants, signed[-1][1], tuple(prepared))
@@ -131,6 +131,14 @@ def holder_key(jwk: JWK | None, jkt: str) -> JWK:
             "key_mismatch", "signed with a key the grant above doesn't name"
         )
     return jwk
+
+
+def _signer(child: Grant, parent: Grant) -> JWK:
+    """The key that signed a hop below the root, which is named by the parent and by nothing else."""
+    key = holder_key(child.jwk, parent.jkt)
+    if child.kid is not None:
+        raise InvalidAssertionError("unknown_key", "a hop below the root names its key by kid")
+    return key
 
 
 def _check_caps(compacts: Sequence[str]) -> None:

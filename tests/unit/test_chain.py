@@ -189,14 +189,14 @@ def test_an_ed25519_key_signs_a_hop_under_either_name(alg: str) -> None:
 
 
 @pytest.fixture
-def signature_checks(monkeypatch) -> list[str]:
-    """The algorithm of every signature that was checked."""
+def signature_checks(monkeypatch) -> list[bytes]:
+    """Every signature that was checked."""
     from agent_identity.jose import public_keys
 
-    checked: list[str] = []
-    real = public_keys.is_signed
+    checked: list[bytes] = []
+    real = public_keys.holds
     monkeypatch.setattr(
-        public_keys, "is_signed", lambda s, i, alg, jwk: checked.append(alg) or real(s, i, alg, jwk)
+        public_keys, "holds", lambda check, s, i: checked.append(s) or real(check, s, i)
     )
     return checked
 
@@ -630,6 +630,8 @@ def test_a_hop_carries_its_signers_public_key(jwk, expected) -> None:
 
 def test_a_hop_below_the_root_is_not_looked_up_by_kid() -> None:
     assert code(chain(2, header={1: {"kid": "k1"}})) == "unknown_key"
+    same = {"kid": "k1", "jwk": KEYS[1].public_jwk | {"kid": "k1"}}
+    assert code(chain(2, header={1: same})) == "unknown_key"
     assert code(chain(2, key={1: KEYS[0]}, header={1: {"kid": "k1", "jwk": None}})) == "key_missing"
 
 

@@ -403,6 +403,17 @@ def test_an_agent_of_the_chain_approves_nothing(rig: Rig) -> None:
     assert rig.refused(sent, assertion=assertion) == "approval_by_actor"
 
 
+def test_an_approvals_claims_have_their_types_whether_they_count_or_not(rig: Rig) -> None:
+    for name in APPROVAL.keys() | {"proof", "acr"}:
+        sent = rig.sent()
+        assertion = sent.asserting(approval=APPROVAL | {name: ["x"]})
+        assert rig.refused(sent, assertion=assertion) == "claim_malformed"
+    for name in APPROVAL:
+        less = {each: value for each, value in APPROVAL.items() if each != name}
+        sent = rig.sent()
+        assert rig.refused(sent, assertion=sent.asserting(approval=less)) == "claim_missing"
+
+
 def test_B15_what_was_revoked_anywhere_up_the_chain_is_refused(rig: Rig) -> None:
     sent = rig.sent(depth=3)
     root, issuer = sent.call.reach.chain[-1], rig.identity.authority.issuer
