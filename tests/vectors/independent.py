@@ -642,6 +642,9 @@ def read_request(case: dict[str, Any]) -> Request:
         below = behind[1]
         url = case["public_url"].rstrip("/") + (below if below.startswith("/") else "/" + below)
     normalised(url)
+    require("#" not in url, "request", "a fragment")
+    path = re.sub("%(2[eE])", ".", re.split(r"[?]", url.partition("://")[2])[0].partition("/")[2])
+    require(not {".", ".."} & set(re.split("[/;]", path)), "request", "a dot segment")
     headers = {name.lower(): value for name, value in given["headers"]}
     body = given.get("body")
     return Request(given["method"], url, headers, None if body is None else body.encode())
