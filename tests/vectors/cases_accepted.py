@@ -142,6 +142,7 @@ def accepted() -> Iterator[Case]:
     yield from chains()
     yield from statements()
     yield from details()
+    yield from limits()
     yield from edges()
     yield from requests()
     yield from tokens()
@@ -347,6 +348,69 @@ def details() -> Iterator[Case]:
     )
 
 
+def limits() -> Iterator[Case]:
+    """As much as there may be of something."""
+    edge = chain(2, (0, {"scope": "! #[]~ journal:write", "del_max_depth": 2**53 - 1}))
+    yield call(
+        "numbers-and-scopes-at-their-ends",
+        "the largest ceiling, the first and last characters of a scope",
+        edge,
+    )
+    many = {"type": TYPE, "arguments": {f"x{number}": {"maximum": 1} for number in range(64)}}
+    words = {"const": 1, "enum": [1, 2], "minimum": 0, "maximum": 9, "prefix": "i"}
+    every = {"type": TYPE, "tools": ["cancel"], "arguments": {"total": words}}
+    objects = [{"type": TYPE, "tools": ["cancel"]}] * 61 + [many, every, BOOKS]
+    yield call(
+        "details-64",
+        "64 objects, 64 arguments, and all five words",
+        chain(1, (0, {"authorization_details": objects})),
+    )
+    alone = {"type": TYPE, "arguments": {"total": {"maximum": 1}}}
+    made = chain(1, (0, {"authorization_details": [alone]}))
+    yield request(
+        "details-unseen-arguments-alone",
+        "the same, about arguments of any tool",
+        made,
+        allow=["unseen_arguments"],
+    )
+    ranges = ({"minimum": 1, "maximum": 9000}, {"minimum": 2, "maximum": 8000})
+    changes = [
+        (depth, {"authorization_details": [{"type": TYPE, "arguments": {"total": rule}}]})
+        for depth, rule in enumerate(ranges)
+    ]
+    yield call("covers-range", "a range within the parent's", chain(2, *changes))
+    made = chain(2)
+    longest = "A" * 16384
+    yield call(
+        "token-16-kib",
+        "a token of 16 KiB",
+        made,
+        claims={"ath": sha256(longest)},
+        token={"repeat": "A", "times": 16384},
+    )
+    unbound = access_token(made, cnf=DROP)
+    shown = {"scopes": ["journal:write"], "token_verified": True}
+    yield call(
+        "token-unbound",
+        "a token that is bound to nothing",
+        made,
+        claims={"ath": sha256(unbound)},
+        token=unbound,
+        said=shown,
+    )
+    made = chain(2, (1, {"authorization_details": [BOOKS]}))
+    token = access_token(made)
+    headers = [
+        ["Agent-Delegation", ", ".join(made.compacts)],
+        ["Authorization", f"DPoP {token}"],
+        ["DPoP", proof(made, token)],
+    ]
+    yield request(
+        "unasserted-unseen", "no assertion, and details that the service checks itself", made,
+        headers=headers, allow=["unasserted", "unseen_arguments"], said=shown,
+    )  # fmt: skip
+
+
 def edges() -> Iterator[Case]:
     short = chain(2, (0, {"exp": NOW}))
     yield call(
@@ -484,6 +548,14 @@ def tokens() -> Iterator[Case]:
         said=verified_token,
     )
     plain = access_token(made, cnf=DROP, aud=[BILLING])
+    for identity, iat in (("proof-oldest", NOW - 300), ("proof-soonest", NOW + 30)):
+        yield request(
+            identity,
+            "a proof at the edge of its time",
+            made,
+            **with_token(made, bound, iat=iat),
+            said=verified_token,
+        )
     yield request(
         "token-bearer",
         "a token that is bound to nothing, as a bearer",

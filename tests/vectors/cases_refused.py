@@ -641,6 +641,7 @@ def claims() -> Iterator[Case]:
         ("grant-task-empty", "claim_malformed", "an empty task", {"task": ""}),
         ("grant-task-null", "claim_malformed", "null for a task", {"task": None}),
         ("grant-purpose-empty", "claim_malformed", "an empty purpose", {"purpose": ""}),
+        ("grant-aud-empty-text", "claim_malformed", "an audience that is an empty text", {"aud": [BILLING, ""]}),
         ("grant-aud-letter", "claim_malformed", "a text of one letter for aud", {"aud": "x"}),
         ("grant-aud-repeated", "claim_malformed", "an audience twice", {"aud": [BILLING, BILLING]}),
         ("grant-aud-number", "claim_malformed", "an audience that is a number", {"aud": [BILLING, 1]}),
@@ -1050,6 +1051,7 @@ def narrowing() -> Iterator[Case]:
     )
     for identity, about, above, below in (
         ("maximum-raised", "a higher maximum", {"maximum": 5}, {"maximum": 6}),
+        ("minimum-lost", "a maximum in place of a minimum", {"minimum": 5}, {"maximum": 9}),
         ("maximum-lost", "a minimum in place of a maximum", {"maximum": 5}, {"minimum": 1}),
         ("minimum-lowered", "a lower minimum", {"minimum": 5}, {"minimum": 4.999}),
         ("enum-added", "a value more", {"enum": [1, 2]}, {"enum": [1, 3]}),
@@ -1161,6 +1163,9 @@ def details() -> Iterator[Case]:
         "constraint-prefix-empty", "claim_malformed", "an empty prefix", {"prefix": ""}
     )
     yield constrained(
+        "constraint-prefix-number", "claim_malformed", "a prefix that is a number", {"prefix": 1}
+    )
+    yield constrained(
         "constraint-maximum-text",
         "claim_malformed",
         "a maximum that is a text",
@@ -1219,6 +1224,11 @@ def details() -> Iterator[Case]:
     yield bad_call(
         rule, "details-taken-together", "details_exceeded", "no object takes the whole call", made
     )
+    yield from unseen_details()
+
+
+def unseen_details() -> Iterator[Case]:
+    rule = "details"
     made = chain(2, (1, {"authorization_details": [BOOKS]}))
     yield bad_request(
         rule,
@@ -1234,6 +1244,28 @@ def details() -> Iterator[Case]:
         "details_unseen",
         "an HTTP request under details about tools",
         tools,
+    )
+    alone = {"type": TYPE, "arguments": {"total": {"maximum": 2000}}}
+    limited = chain(2, (1, {"authorization_details": [alone]}))
+    yield bad_request(
+        rule,
+        "details-unseen-arguments",
+        "details_unseen",
+        "an HTTP request under details about arguments of any tool",
+        limited,
+    )
+    crossed = [
+        {"type": TYPE, "resources": [MAIL], "tools": [TOOL]},
+        {"type": TYPE, "resources": [BILLING], "tools": ["cancel"]},
+    ]
+    made = chain(2, (1, {"authorization_details": crossed}))
+    yield bad_request(
+        rule,
+        "details-unseen-taken-together",
+        "details_exceeded",
+        "the tool at another service, another tool at this one",
+        made,
+        allow=["unseen_arguments"],
     )
     far = chain(2, (1, {"authorization_details": [{"type": TYPE, "resources": [MAIL]}]}))
     yield bad_request(
@@ -1705,9 +1737,55 @@ def tokens() -> Iterator[Case]:
         ("token-without-exp", "missing_claim", "a token without end", access_token(two, exp=DROP)),
         ("token-signature", "bad_signature", "a token of a known issuer with another signature", broken),
         ("token-bound-to-another", "binding_mismatch", "a token that is bound to another key", access_token(two, cnf={"jkt": holder(0).jkt})),
+        ("token-bound-to-a-number", "binding_mismatch", "a token that is bound to a number", access_token(two, cnf={"jkt": 5})),
         ("token-bound-by-certificate", "binding_mismatch", "a token that is bound to a certificate", access_token(two, cnf={"x5t#S256": "x"})),
     ):  # fmt: skip
         yield bad_call(rule, identity, code, about, two, claims={"ath": sha256(token)}, token=token)
+    partner = key("partner")
+    claims_ = {
+        "iss": "https://partner.example",
+        "sub": two.leaf["sub"],
+        "aud": BILLING,
+        "iat": NOW,
+        "exp": NOW + 60,
+    }
+    theirs = signed(partner, {"typ": "at+jwt", "alg": partner.alg, "kid": partner.jkt}, claims_)
+    trusted = [
+        *anchor()["anchors"],
+        {"issuer": "https://partner.example", "jwks": published(partner), "evidence": "issuer"},
+    ]
+    yield bad_call(
+        rule,
+        "token-of-another-anchor",
+        "subject_mismatch",
+        "a token of an anchor that is neither the chain's nor the principal's",
+        two,
+        claims={"ath": sha256(theirs)},
+        token=theirs,
+        anchors=trusted,
+    )
+    idp = "https://idp.example"
+    employed = chain(2, (0, {"sub_iss": idp}))
+    issued = access_token(employed, iss=idp, sub="U019488228")
+    yield bad_call(
+        rule,
+        "token-of-the-principals-issuer",
+        "subject_mismatch",
+        "another principal's token of an issuer that is no anchor, but the principal's",
+        employed,
+        claims={"ath": sha256(issued)},
+        token=issued,
+        **anchor(subjects=[idp]),
+    )
+    yield bad_call(
+        rule,
+        "token-not-ascii",
+        "token_mismatch",
+        "a token with a letter that isn't ASCII",
+        two,
+        claims={"ath": sha256("tök")},
+        token="tök",
+    )
     foreign = access_token(
         two, iss="https://elsewhere.example", sub="x", cnf={"jkt": holder(7).jkt}
     )
@@ -1785,6 +1863,17 @@ def tokens() -> Iterator[Case]:
         yield bad_request(
             rule, identity, code, about, two, headers=[chain_, *headers], allow=["unasserted"]
         )
+    here = access_token(two, aud=LOCAL)
+    headers = [chain_, ["Authorization", f"DPoP {here}"], ["DPoP", proof(two, here)]]
+    local = request(
+        "service-local-unasserted",
+        "a service that calls itself local, without assertion",
+        two,
+        headers=headers,
+        allow=["unasserted"],
+        audience=LOCAL,
+    )
+    yield no("audience_mismatch", "audience", local)
 
 
 def scopes() -> Iterator[Case]:

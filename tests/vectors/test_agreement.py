@@ -13,7 +13,7 @@ from agent_identity.errors import RevokedError, VerificationError
 
 from .cases_accepted import BODY, BOOKS, URL, request_claims
 from .generate import DEFAULTS
-from .independent import RefusedError, judge
+from .independent import RefusedError, judge, normalised
 from .minting import (
     ANCHOR,
     ARGS,
@@ -116,12 +116,13 @@ ANY = st.one_of(st.just(DROP), JUNK)
 
 
 @st.composite
-def grant_changes(draw: Any, depth: int) -> dict[str, Any]:
+def grant_changes(draw: Any) -> dict[str, Any]:
     """One claim or two, most of them with a value that could be right."""
-    names = draw(st.lists(NAMES, max_size=2, unique=True))
+    names = draw(st.lists(NAMES, min_size=1, max_size=2, unique=True))
     return {
-        name: draw(GRANT[name] if name in GRANT and draw(st.booleans()) else ANY) for name in names
-    } | ({"task": f"hop {depth}"} if draw(st.booleans()) else {})
+        name: draw(GRANT[name] if name in GRANT and draw(st.integers(0, 3)) else ANY)
+        for name in names
+    }
 
 
 HEADERS = st.dictionaries(
@@ -136,17 +137,23 @@ ASSERTION = st.dictionaries(
 )
 
 
-@settings(max_examples=200, deadline=None)
-@given(
-    root=grant_changes(0),
-    child=grant_changes(1),
-    heads=st.one_of(st.just({}), st.fixed_dictionaries({}, optional={0: HEADERS, 1: HEADERS})),
-    claims=st.one_of(st.just({}), ASSERTION),
+NOTHING: Any = st.just({})
+CHANGES = st.one_of(
+    st.tuples(grant_changes(), NOTHING, NOTHING, NOTHING),
+    st.tuples(NOTHING, grant_changes(), NOTHING, NOTHING),
+    st.tuples(NOTHING, grant_changes(), NOTHING, NOTHING),
+    st.tuples(NOTHING, NOTHING, st.dictionaries(st.integers(0, 1), HEADERS), NOTHING),
+    st.tuples(NOTHING, NOTHING, NOTHING, ASSERTION),
+    st.tuples(grant_changes(), grant_changes(), NOTHING, NOTHING),
 )
-@example(root={}, child={}, heads={}, claims={})
-def test_both_agree_on_chains_and_assertions_with_any_claim_changed(
-    root: Case, child: Case, heads: Any, claims: Case
-) -> None:
+"""At one place, mostly, so that nothing else is wrong: claims of the root, of its child, headers, claims of the assertion."""
+
+
+@settings(max_examples=400, deadline=None)
+@given(changes=CHANGES)
+@example(changes=({}, {}, {}, {}))
+def test_both_agree_on_chains_and_assertions_with_any_claim_changed(changes: Any) -> None:
+    root, child, heads, claims = changes
     made = chain(2, (0, root), (1, child), header=heads)
     said = call_claims(chain(2)) | {"grant_hash": sha256(made.compacts[0])} | claims
     agree(DEFAULTS | {"chain": made.compacts, "assertion": asserted(made, said)})
@@ -177,49 +184,112 @@ def test_both_agree_on_which_details_cover_which_and_on_the_calls_that_they_take
     agree(DEFAULTS | case)
 
 
-PATHS = st.text("ab/.%2eEfF~?#&=;@:\\ ä", max_size=12)
-
-
-@settings(max_examples=200, deadline=None)
-@given(
-    given_path=PATHS,
-    sent=PATHS,
-    origin=st.sampled_from([BILLING, "HTTPS://billing.example:443", f"{BILLING}:", "x:"]),
-    same=st.booleans(),
+SEGMENTS = [
+    "",
+    "a",
+    "b",
+    ".",
+    "..",
+    "...",
+    "%2e",
+    "%41",
+    "%2F",
+    "%2f",
+    "%7E",
+    "%",
+    "%zz",
+    "ä",
+    "a;b",
+    "\\",
+]
+URLS = st.builds(
+    "{}{}{}{}".format,
+    st.sampled_from(
+        [
+            *(
+                BILLING,
+                "HTTPS://billing.Example:443",
+                f"{BILLING}:",
+                f"{BILLING}:0443",
+                "http://[::1]:80",
+            ),
+            f"{BILLING}:65536",
+            "https://u@billing.example",
+            "x:",
+            "",
+        ]
+    ),
+    st.lists(st.sampled_from(SEGMENTS), max_size=4).map(
+        lambda each: "".join(f"/{s}" for s in each)
+    ),
+    st.sampled_from(["", "?", "?a", "?a?b", "?a=%2f&b", "?\\", "? "]),
+    st.sampled_from(["", "#", "#a?b", '#"', "#\\"]),
 )
-@example(given_path="/journal?dry=1", sent="/journal?dry=1", origin=BILLING, same=True)
-def test_both_agree_on_the_url_of_a_request(
-    given_path: str, sent: str, origin: str, same: bool
-) -> None:
-    """The path is signed as a sender would normalise it by hand, and as it stands."""
+
+
+@settings(max_examples=300, deadline=None)
+@given(url=URLS)
+@example(url=URL)
+def test_both_agree_on_the_url_of_a_request(url: str) -> None:
+    """It is signed as one of them normalises it, so that the other has to come to the same."""
     made = chain(1)
-    path, _, query = given_path.partition("#")[0].partition("?")
-    claims = {"htu": f"{BILLING}{path or '/'}", "htq": sha256(query) if query else DROP}
+    try:
+        htu = normalised(url)
+    except RefusedError:
+        htu = url.partition("?")[0] or "x"
+    query = url.partition("#")[0].partition("?")[2]
+    claims = {"htu": htu, "htq": sha256(query) if query else DROP}
     assertion = asserted(made, request_claims(made) | claims)
     headers = [["Agent-Assertion", assertion], ["Agent-Delegation", made.compacts[0]]]
-    seen = {
-        "method": "POST",
-        "url": origin + (given_path if same else sent),
-        "headers": headers,
-        "body": BODY,
-    }
+    seen = {"method": "POST", "url": url, "headers": headers, "body": BODY}
     agree(DEFAULTS | {"door": "request", "request": seen})
 
 
-@settings(max_examples=200, deadline=None)
+MEMBERS = [
+    b'"jti":"x",',
+    b'"x":1,',
+    b'"j\\u0074i":"x",',
+    b'"scope":"a",',
+    b'"task":"t",',
+    b'"task":"\\ud800",',
+]
+NUMBERS_ = [
+    b"7.0",
+    b"7e0",
+    b"70e-1",
+    b"-0",
+    b"07",
+    b"+7",
+    b"7.",
+    b"NaN",
+    b"0x7",
+    b"7" * 16,
+    b"7" * 33,
+]
+
+
+@settings(max_examples=300, deadline=None)
 @given(
-    payload=st.text('{}[]",:0123456789.eE+-ntrufalsx\\/ \t\n', max_size=30).map(str.encode)
+    text=st.text('{}[]",:0123456789.eE+-ntrufalsx\\/ \t\n', max_size=30).map(str.encode)
     | st.binary(max_size=8),
     place=st.floats(0, 1),
+    member=st.sampled_from([b"", *MEMBERS]),
+    number=st.sampled_from([b"7", *NUMBERS_]),
+    spaced=st.booleans(),
 )
-def test_both_agree_on_the_json_of_claims(payload: bytes, place: float) -> None:
-    """Something is written into good claims, at any place."""
+def test_both_agree_on_the_json_of_claims(
+    text: bytes, place: float, member: bytes, number: bytes, spaced: bool
+) -> None:
+    """Something is written into good claims: at any place, a further member, another number, other white space."""
     made = chain(1)
-    body = dumped(made.leaf)
-    at = int(place * len(body))
+    body = dumped(made.leaf).replace(b"{", b"{" + member, 1)
+    body = body.replace(b'"del_max_depth":7', b'"del_max_depth":' + number)
+    body = body.replace(b",", b",\n ") if spaced else body
+    if member == b"" and number == b"7":
+        at = int(place * len(body))
+        body = body[:at] + text + body[at:]
     by = key("anchor")
-    head = {"typ": "agent-grant+jwt", "alg": "ES256", "kid": by.jkt}
-    grant = signed(by, head, body[:at] + payload + body[at:])
+    grant = signed(by, {"typ": "agent-grant+jwt", "alg": "ES256", "kid": by.jkt}, body)
     other = made.remade(grant)
     agree(DEFAULTS | {"chain": other.compacts, "assertion": asserted(other, call_claims(other))})
 
