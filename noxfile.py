@@ -114,7 +114,14 @@ def lint(session: nox.Session) -> None:
     session.install("--require-hashes", "-r", "requirements/lint.txt")
     session.run("ruff", "format", "--check", ".")
     session.run("ruff", "check", ".")
-    session.run("codespell", "--skip", "requirements,*.lock", *CODE, "docs", "README.md")
+    session.run(
+        "codespell",
+        "--skip",
+        "requirements,*.lock,*/corpus/*,*/findings/*",
+        *CODE,
+        "docs",
+        "README.md",
+    )
     session.run("python", "tests/lint/check_tree.py")
 
 

@@ -63,6 +63,8 @@ def modules_of(name: str) -> list[tuple[str, Path]]:
     root = Path(spec.origin).parent
     path = root / name.replace(".", "/")
     paths = sorted(path.glob("*.py")) if path.is_dir() else [path.with_suffix(".py")]
+    if not paths[0].is_file():
+        raise SystemExit(f"there is no module agent_identity.{name}")
     return [(dotted(found.relative_to(root.parent)), found) for found in paths]
 
 
