@@ -18,6 +18,7 @@ import pytest
 import uvicorn
 
 from agent_identity.authority import Authority
+from agent_identity.credentials import token_exchange
 from agent_identity.credentials.agent import Agent as Instance
 from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
 from agent_identity.credentials.metadata import discover
@@ -125,7 +126,7 @@ class Agent:
             chain=tuple(chain),
             agent=chain[0].agent,
             proof_key=proof_key or self.proof_key,
-            txn="ses_1",
+            txn=chain[0].txn,
             purpose="close the October books",
         )
         source = TokenExchange(self.issuer, actor="grant", names_principal=True)
@@ -187,7 +188,9 @@ def test_a_sub_agent_gets_a_token_below_its_parents(authority, agent) -> None:
     assert claims["exp"] <= now + 60
 
 
-def test_B08_a_spliced_request_is_refused(authority, agent) -> None:
+def test_B08_a_spliced_request_is_refused(authority, agent, monkeypatch) -> None:
+    # An attacker's client doesn't hold itself to anything.
+    monkeypatch.setattr(token_exchange, "check_same_context", lambda *_: None)
     alices = agent.grant()
     for other in (agent.subject("user:bob"), agent.subject(txn="ses_2")):
         with pytest.raises(CredentialRejectedError) as refused:

@@ -59,7 +59,7 @@ def test_it_says_what_its_claims_say_and_shows_no_token() -> None:
 
 @pytest.mark.parametrize("name", [*APPROVAL])
 def test_an_approval_has_members_of_known_names(name: str) -> None:
-    read_assertion(assertion(CLAIMS | {"approval": {name: APPROVAL[name]}}))
+    read_assertion(assertion(CLAIMS | {"approval": APPROVAL}))
     odd = {f"{name}_": APPROVAL[name]}
     assert code(assertion(CLAIMS | {"approval": APPROVAL | odd})) == "claim_unknown"
 

@@ -254,9 +254,9 @@ def test_a_caller_names_the_error_it_wants(error):
 
 def test_a_named_key_is_found_among_many_and_no_other_is_tried(monkeypatch):
     tried = []
-    check = public_keys.is_signed
+    checker = public_keys.checker
     monkeypatch.setattr(
-        public_keys, "is_signed", lambda *given: tried.append(given[-1]["kid"]) or check(*given)
+        public_keys, "checker", lambda *given: tried.append(given[-1]["kid"]) or checker(*given)
     )
     keys = [{**SigningKey.generate().public_jwk, "kid": f"k{n}"} for n in range(20)]
     keys.insert(11, {**KEY.public_jwk, "kid": "mine"})
