@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 SIGNATURES = ("tests/unit/test_jose.py", "tests/vectors", "tests/adversarial/test_signatures.py")
-VECTORS = ("tests/vectors/test_delegation.py",)
+VECTORS = ("tests/vectors/test_delegation.py", "tests/vectors/test_conformance.py")
 CHAINS = ("tests/unit/test_chain.py", *VECTORS, "tests/unit/test_verifier.py")
 CALLS = (
     "tests/unit/test_session.py",
@@ -27,9 +27,21 @@ GUARDS: dict[str, tuple[str, ...]] = {
         *VECTORS,
         *CALLS,
     ),
-    "delegation.limits": ("tests/unit/test_limits.py", "tests/unit/test_session.py"),
+    "delegation.details": (
+        "tests/unit/test_details.py",
+        "tests/unit/test_detailed_sessions.py",
+        *VECTORS,
+    ),
+    "delegation.limits": (
+        "tests/unit/test_limits.py",
+        "tests/unit/test_detailed_sessions.py",
+        "tests/unit/test_session.py",
+    ),
     "verify": (
         "tests/unit/test_verifier.py",
+        "tests/unit/test_verify_call.py",
+        "tests/unit/test_handover.py",
+        "tests/drivers/test_anchors_found.py",
         *VECTORS,
         "tests/unit/test_replay.py",
         "tests/unit/test_dpop.py",

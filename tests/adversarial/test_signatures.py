@@ -113,7 +113,7 @@ class Spies:
         for owner, name, what in (
             (jose, "unb64url", "base64"),
             (strict, "read", "json"),
-            (public_keys, "is_signed", "crypto"),
+            (public_keys, "holds", "crypto"),
         ):
             monkeypatch.setattr(owner, name, self._spied(getattr(owner, name), what))
 
