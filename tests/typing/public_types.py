@@ -21,6 +21,7 @@ from agent_identity import (
     tool,
 )
 from agent_identity.policy import Request
+from agent_identity.verify import AssertedCall, VerifiedCall, Verifier
 
 BILLING = "https://billing.example"
 
@@ -177,3 +178,19 @@ def credentials(credential: Credential) -> None:
     assert_type(credential.scopes, frozenset[str])
     assert_type(credential.expires_at, float)
     httpx.get(BILLING, auth=credential)
+
+
+async def handed_over(identity: AgentIdentity, verifier: Verifier, key: dict[str, str]) -> None:
+    session = identity.on_behalf_of(
+        "user:alice", purpose="p", authorization_details=[{"type": "x"}]
+    )
+    child = await session.adelegate("beta", key=key, resources=[BILLING], scopes=["read"])
+    assert_type(child, Session)
+    headers: dict[str, str] = {}
+    child.inject(headers)
+    call = verifier.verify_request("GET", BILLING, headers, b"", scopes=())
+    assert_type(call, VerifiedCall)
+    assert_type(call.call, AssertedCall | None)
+    assert_type(call.principal, Principal)
+    assert_type(identity.accept(call), Session)
+    assert_type(await verifier.averify_call("a", ["g"], tool="t", args={}, scopes=()), VerifiedCall)
