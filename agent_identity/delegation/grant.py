@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Concatenate, Final, ParamSpec
+from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, Unpack
 
 import orjson
 
@@ -21,7 +21,7 @@ from agent_identity.errors import InvalidAssertionError
 from agent_identity.values import LOCAL, b64url, new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from agent_identity.delegation.details import Details
     from agent_identity.keys import SigningKey
@@ -39,8 +39,6 @@ __all__ = [
     "read_signed",
     "root_signing_input",
 ]
-
-P = ParamSpec("P")
 
 GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8
@@ -223,19 +221,30 @@ def root_signing_input(
     return f"{header}.{b64url(orjson.dumps(claims | hop))}".encode("ascii")
 
 
-def _in_memory(
-    signing_input: Callable[Concatenate[str, str, P], bytes],
-) -> Callable[Concatenate[SigningKey, str, P], Grant]:
-    """The same for an anchor whose key is here: the grant at once, with the same keywords."""
+class RootClaims(TypedDict):
+    """What `root_signing_input` takes by name."""
 
-    def mint(key: SigningKey, kid: str, /, *args: P.args, **claims: P.kwargs) -> Grant:
-        return read_grant(key.complete(signing_input(key.alg, kid, *args, **claims)))
+    iss: str
+    principal_sub: str
+    sub_iss: str
+    sub_profile: str
+    agent: str
+    jkt: str
+    aud: Iterable[str]
+    scopes: Iterable[str]
+    details: NotRequired[Details | None]
+    purpose: str
+    task: str | None
+    txn: str
+    now: int
+    expires_at: int
+    max_depth: int
+    evidence: str
 
-    return mint
 
-
-mint_root = _in_memory(root_signing_input)
-"""Mint hop 0 with a key in memory and its `kid`; all else is as `root_signing_input` has it."""
+def mint_root(key: SigningKey, kid: str, **claims: Unpack[RootClaims]) -> Grant:
+    """Mint hop 0 at once, with a key in memory and its `kid`."""
+    return read_grant(key.complete(root_signing_input(key.alg, kid, **claims)))
 
 
 def mint_child(
