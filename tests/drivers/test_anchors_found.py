@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pytest
@@ -201,6 +202,93 @@ def test_an_anchor_that_was_never_reached_is_believed_in_nothing(
         with pytest.raises(VerificationError) as refused:
             judge(served.verifier(), call)
     assert refused.value.code == "anchor_unavailable"
+
+
+def test_keys_that_were_found_serve_an_hour_beyond_their_time_and_no_longer(
+    served: Served, judge: Any
+) -> None:
+    verifier = served.verifier(revocations=UnsafeNoRevocations())
+
+    def call() -> Call:
+        with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+            return call_in(session)
+
+    judge(verifier, call())
+    served.down = True
+    served.clock.now += 300 + 3599
+    assert judge(verifier, call())
+    served.clock.now += 1
+    with pytest.raises(VerificationError) as refused:
+        judge(verifier, call())
+    assert refused.value.code == "anchor_unavailable"
+
+
+def test_an_anchor_that_is_away_isnt_asked_with_every_call(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+        call = call_in(session)
+        verify(verifier, call)
+        served.down = True
+        served.clock.now += 30
+        served.asked.clear()
+        for _ in range(5):
+            assert verify(verifier, call)
+        assert served.asked == ["/revocations"]
+        served.clock.now += 5
+        assert verify(verifier, call)
+    assert served.asked == ["/revocations"] * 2
+
+
+def test_strangers_dont_make_a_verifier_ask_an_anchor_that_is_away(served: Served) -> None:
+    served.down = True
+    verifier = served.verifier()
+    codes = set[str]()
+    for _ in range(5):
+        with pytest.raises(VerificationError) as refused:
+            verifier.verify_call("x", ["y"], tool="t", args={}, scopes=())
+        codes.add(refused.value.code)
+    assert codes == {"anchor_unavailable"}
+    assert len(served.asked) == 3  # one question, asked three times
+
+
+def test_C01_many_threads_ask_for_one_list(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+        call = call_in(session)
+        verify(verifier, call)
+        served.clock.now += 30
+        served.asked.clear()
+        with ThreadPoolExecutor(20) as pool:
+            assert all(pool.map(lambda _: verify(verifier, call), range(40)))
+    assert served.asked == ["/revocations"]
+
+
+def test_no_list_is_asked_for_where_revocations_are_given(served: Served, judge: Any) -> None:
+    verifier = served.verifier(revocations=UnsafeNoRevocations())
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        judge(verifier, call)
+        served.clock.now += 30
+        judge(verifier, call)
+    assert "/revocations" not in served.asked
+
+
+class Counted(dict[str, int]):
+    """A check of revocations that is empty, and so false in a condition."""
+
+    def is_revoked(self, references: Any, issued_at: float, /) -> bool:
+        self["asked"] = 1
+        return issued_at < 0 or not references
+
+
+def test_a_check_of_revocations_is_asked_even_if_it_is_false_in_a_condition(
+    served: Served,
+) -> None:
+    counted = Counted()
+    verifier = served.verifier(jwks=served.authority.jwks(), revocations=counted)
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert verify(verifier, call_in(session))
+    assert counted == {"asked": 1}
 
 
 def test_keys_may_be_given_and_revocations_found(served: Served, judge: Any) -> None:
