@@ -253,7 +253,9 @@ class Verifier:
                 evidence=self._evidence,
             )
         chains = (grants,) if handover is None else (grants, handover.grants)
-        statements.check_revocations(self._anchors, chains, shown.jti)
+        statements.check_revocations(self._anchors, chains)
+        if shown.claims is not None:
+            statements.check_token_revocation(self._anchors, shown.claims, grants)
         self._remember(assertion, leaf, shown)
         return verified(
             grants,

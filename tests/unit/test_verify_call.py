@@ -417,3 +417,59 @@ def test_B15_what_was_revoked_anywhere_up_the_chain_is_refused(rig: Rig) -> None
         trust = [replace(rig.anchor, revocations=Revoked(reference))]
         assert rig.refused(sent, RevokedError, options={"trust": trust}) == "revoked"
     assert rig.accepted(sent, options={"trust": [replace(rig.anchor, revocations=Revoked("x"))]})
+
+
+class Since:
+    """What was revoked, and when."""
+
+    def __init__(self, reference: str, at: float) -> None:
+        self._reference, self._at = reference, at
+
+    def is_revoked(self, references, issued_at: float, /) -> bool:
+        return self._reference in references and issued_at <= self._at
+
+
+def _signed(key: SigningKey, claims: dict[str, Any]) -> str:
+    head = {"typ": "at+jwt", "alg": key.alg, "kid": key.thumbprint}
+    return key.compact(b64url(json.dumps(head).encode()), json.dumps(claims).encode())
+
+
+def test_B15_a_revoked_token_stays_revoked_beside_a_chain_that_was_made_later(rig: Rig) -> None:
+    from dataclasses import replace
+
+    old = rig.sent(with_token=True).token
+    assert old is not None
+    revoked_at = rig.clock() + 10
+    rig.clock.now += 60
+    sent = rig.sent()
+    said = {"token": old, "assertion": sent.asserting(ath=hash_of(old))}
+    assert rig.accepted(sent, **said).token_verified
+    jti = json.loads(unb64url(old.split(".")[1]))["jti"]
+    trust = [replace(rig.anchor, revocations=Since(jti, revoked_at))]
+    assert rig.refused(sent, RevokedError, options={"trust": trust}, **said) == "revoked"
+
+
+def test_B15_a_token_of_another_issuer_is_revoked_by_that_one(rig: Rig) -> None:
+    key, issuer, now = SigningKey.generate(), "https://tokens.example", int(rig.clock())
+    token = _signed(
+        key,
+        {"iss": issuer, "sub": "svc", "aud": FLIGHTS, "iat": now, "exp": now + 60, "jti": "t1"}
+        | {"scope": "book"},
+    )
+    sent = rig.sent()
+
+    def seen(revoked: str) -> dict[str, Any]:
+        other = TrustAnchor(
+            issuer,
+            jwks=[{**key.public_jwk, "kid": key.thumbprint}],
+            revocations=Since(revoked, rig.clock()),
+        )
+        options = {"trust": [rig.anchor, other], "allow": {"unlinked_token"}}
+        return {
+            "token": token,
+            "assertion": sent.asserting(ath=hash_of(token)),
+            "options": options,
+        }
+
+    assert rig.accepted(sent, **seen("another")).token_verified
+    assert rig.refused(sent, RevokedError, **seen("t1")) == "revoked"
