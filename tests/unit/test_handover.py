@@ -23,7 +23,7 @@ from agent_identity.errors import AgentIdentityError, InvalidAssertionError
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.provenance.records import SESSION_CLOSED
-from agent_identity.values import b64url, unb64url
+from agent_identity.values import LOCAL, b64url, unb64url
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, VerifiedCall, Verifier
 
 ALPHA = "https://alpha.example"
@@ -266,6 +266,45 @@ def test_B01_a_hand_over_is_never_wider(two: Two) -> None:
         )
         with hand_over(session, two.beta, scopes=None):
             pass
+
+
+def test_B01_a_hand_over_has_no_more_scopes_than_its_resources_are_configured_with(
+    two: Two, make_identity: Callable[..., AgentIdentity]
+) -> None:
+    bot = make_identity(
+        "gamma",
+        authority=Authority(clock=two.clock),
+        clock=two.clock,
+        resources={ARCHIVE: ["archive"], BETA: ["ask"]},
+    )
+    key = two.beta.public_jwk
+
+    def handed(session: Any, scopes: list[str], *resources: str) -> set[str]:
+        return (
+            session.delegate("beta", key=key, scopes=scopes, resources=resources).handed[0].scopes
+        )
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        for scopes in (["delete"], ["archive", "delete"], ["ask"]):
+            assert (
+                code(DeniedError, lambda s=scopes: handed(session, s, ARCHIVE))
+                == "scope_not_configured"
+            )
+        assert handed(session, ["archive"], ARCHIVE) == {"archive"}
+        assert handed(session, ["ask"], ARCHIVE, BETA) == {"ask"}
+        assert handed(session, ["delete"], ARCHIVE, ALPHA) == {"delete"}  # ALPHA has no limit
+
+
+@pytest.mark.parametrize("detailed", [False, True])
+def test_local_tools_alone_are_nothing_to_hand_over(two: Two, detailed: bool) -> None:
+    details = [{"type": "urn:agent-identity:tool", "resources": [ARCHIVE]}] if detailed else None
+    with two.alpha.on_behalf_of(
+        "user:alice", purpose="p", authorization_details=details
+    ) as session:
+        assert (
+            code(ConfigurationError, lambda: hand_over(session, two.beta, resources=[LOCAL]))
+            == "handover_resources"
+        )
 
 
 def test_what_is_handed_over_has_to_be_named(two: Two) -> None:
