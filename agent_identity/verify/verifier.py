@@ -12,7 +12,7 @@ tests/unit/test_verifier.py has one test for each rule.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
@@ -38,7 +38,7 @@ from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
 from agent_identity.verify.verified import VerifiedCall, verified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable
 
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
@@ -353,6 +353,8 @@ def _call_seen(
         arguments = canonical.bound(args, frozenset())[1]
     except DeniedError as error:
         raise InvalidAssertionError(error.code, str(error)) from None
+    if token is not None and not isinstance(token, str):
+        raise InvalidAssertionError("token_malformed", "an access token is text")
     return Seen(
         chain=_compacts(chain),
         assertion=assertion,
@@ -365,8 +367,12 @@ def _call_seen(
 
 
 def _compacts(given: Sequence[str]) -> Sequence[str]:
-    """A chain as a list of texts; one text is a header's form, and not this one's."""
-    if isinstance(given, str) or not all(isinstance(each, str) for each in given):
+    """A chain as a list of texts, whatever JSON somebody sent; one text is a header's form, and not this one's."""
+    if (
+        isinstance(given, str)
+        or not isinstance(given, Sequence)
+        or not all(isinstance(each, str) for each in given)
+    ):
         raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
     return given
 

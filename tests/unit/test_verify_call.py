@@ -287,7 +287,7 @@ def test_B23_whoever_saw_a_call_cant_sign_another_below_its_chain(rig: Rig) -> N
         ([], "chain_empty"),
         ("a.b.c", "chain_malformed"),
         ([b"x"], "chain_malformed"),
-        ([None], "chain_malformed"),
+        *((value, "chain_malformed") for value in ([None], None, 5, True, 0.5, {}, {"x": 1})),
         (["x"] * 9, "chain_too_deep"),
         (["x" * 16_384] * 4 + ["x"], "chain_too_large"),
     ],
@@ -298,6 +298,15 @@ def test_B20_a_chain_of_another_form_is_refused_before_any_signature(
     sent = rig.sent()
     monkeypatch.setattr("agent_identity.jose.public_keys.is_signed", pytest.fail)
     assert rig.refused(sent, chain=chain) == code
+
+
+@pytest.mark.parametrize("value", [5, True, 0.5, {"x": 1}, [None], b"x"])
+def test_whatever_json_comes_in_the_place_of_a_text_is_refused(rig: Rig, value: Any) -> None:
+    sent = rig.sent(with_token=True)
+    assert rig.refused(sent, token=value) == "token_malformed"
+    assert rig.refused(sent, handover=value) == "chain_malformed"
+    assert rig.refused(sent, assertion=value) == "malformed_token"
+    assert rig.refused(sent, tool=value) == "tool_mismatch"
 
 
 def test_B10_one_of_fifty_replays_at_once_is_taken(rig: Rig) -> None:
