@@ -37,7 +37,7 @@ from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.reach import grant_made
 from agent_identity.uris import resource_set
-from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
+from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new_id, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -475,7 +475,7 @@ class Session:
         )
         end = self.expires_at
         if expires_in is not None:
-            if not expires_in >= 1:
+            if not _is_lifetime(expires_in):
                 raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
             end = min(end, self.parts.clock() + expires_in)
         return Session(
@@ -484,7 +484,7 @@ class Session:
             agent=Agent(uri),
             parent=self,
             purpose=self.purpose,
-            task=task,
+            task=checked_task(task),
             limits=limits,
             expires_at=end,
             max_depth=self.max_depth,
@@ -661,6 +661,10 @@ def _actor(grant: Grant) -> dict[str, JSON]:
         "scope": [*sorted(grant.scopes)],
         "evidence": grant.evidence,
     }
+
+
+def _is_lifetime(given: object) -> bool:
+    return isinstance(given, int | float) and given >= 1
 
 
 def _listed(limit: frozenset[str] | None) -> list[JSON] | None:

@@ -368,13 +368,17 @@ def _call_seen(
 
 def _compacts(given: Sequence[str]) -> Sequence[str]:
     """A chain as a list of texts, whatever JSON somebody sent; one text is a header's form, and not this one's."""
-    if (
-        isinstance(given, str)
-        or not isinstance(given, Sequence)
-        or not all(isinstance(each, str) for each in given)
-    ):
+    if not _are_texts(given):
         raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
     return given
+
+
+def _are_texts(given: object) -> bool:
+    return (
+        isinstance(given, Sequence)
+        and not isinstance(given, str)
+        and all(isinstance(each, str) for each in given)
+    )
 
 
 def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
