@@ -130,8 +130,8 @@ class Session:
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
         self._taken: Taken = Taken()
-        self._hands: list[Session] = []
-        """Hand-overs, held until this session ends: nobody else may hold them, and they end with it."""
+        self._hands: dict[str, Session] = {}
+        """Hand-overs by id, held until they or this session end: nobody else may hold them, and they end with it."""
         self._below: dict[
             str, weakref.ReferenceType[Session]
         ] = {}  # those that were entered, by id
@@ -221,6 +221,7 @@ class Session:
             self._state = "ended"
         if self.parent is not None:
             self.parent._below.pop(self.id, None)  # noqa: SLF001 - and unknown
+            self.parent._hands.pop(self.id, None)  # noqa: SLF001 - see above
         self._let_go()
         token, self._token = self._token, None
         if token is None:
@@ -556,9 +557,25 @@ class Session:
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
         yield from self._opened()
         self._state = "handed"
-        if self.parent is not None:
-            self.parent._below[self.id] = self.reference  # noqa: SLF001 - a session makes itself known above
-            self.parent._hands.append(self)  # noqa: SLF001 - see above
+        if self.parent is None:
+            return
+        self.parent._hold(self)  # noqa: SLF001 - a session makes itself known above
+        try:
+            self.check_handed()
+        except DeniedError:  # it ended while this was signed, and knew nothing of it yet
+            self._end()
+            yield from self._closed("left")
+            raise
+
+    def _hold(self, child: Session) -> None:
+        """Keep what was handed over; what is worth nothing any more is let go."""
+        now = self.parts.clock()
+        for hand in list(self._hands.values()):
+            if now >= hand.expires_at + _SKEW:
+                self._hands.pop(hand.id, None)
+                self._below.pop(hand.id, None)
+        self._below[child.id] = child.reference
+        self._hands[child.id] = child
 
     def check_handed(self) -> None:
         """Pass while what was handed over is worth sending.
