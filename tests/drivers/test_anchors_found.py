@@ -388,6 +388,17 @@ def test_G09_a_list_past_its_age_denies(clock: Any, options: Any, seconds: int) 
     assert refused.value.code == "revocations_stale"
 
 
+def test_C12_a_list_from_the_future_of_a_clock_set_back_denies(clock: Any) -> None:
+    known = revocations(clock)
+    known.update(a_list(OPERATOR, {}))
+    clock.now -= 30
+    assert not known.is_revoked({"x"}, 0)
+    clock.now -= 1
+    with pytest.raises(VerificationError) as refused:
+        known.is_revoked({"x"}, 0)
+    assert refused.value.code == "revocations_stale"
+
+
 def test_without_any_list_nothing_is_believed(clock: Any, served: Served) -> None:
     with served.bot.on_behalf_of("user:alice", purpose="p") as session:
         call = call_in(session)
