@@ -8,6 +8,7 @@ A verification asks for what is stale before its rules run, so that the rules th
 
 from __future__ import annotations
 
+import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity.credentials.answers import asked, failure_of
@@ -20,6 +21,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import HttpRequest, Shared, arun, run, shared
+from agent_identity.forks import start_over_in_child
 from agent_identity.verify.revocations import LIST_LIMIT, Revocations
 
 if TYPE_CHECKING:
@@ -151,6 +153,12 @@ class Discovery:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._world: World | None = None
+        self.start_over()
+        start_over_in_child(self)
+
+    def start_over(self) -> None:
+        """In a forked child: not with a lock that a thread of the parent held."""
+        self._opening = threading.Lock()
 
     def find(self, issuer: str, *, lists: bool) -> Found:
         return Found(issuer, self._clock, lists=lists)
@@ -186,12 +194,13 @@ class Discovery:
         ) from error
 
     def _opened(self) -> World:
-        if self._world is None:
-            from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
-            from agent_identity.http.world import World  # noqa: PLC0415 - see above
+        from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
+        from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
-            self._world = World(Transport, _NoLedger(), clock=self._clock)
-        return self._world
+        with self._opening:  # one for all threads: what two of them ask for at once is asked once
+            if self._world is None:
+                self._world = World(Transport, _NoLedger(), clock=self._clock)
+            return self._world
 
     def close(self) -> None:
         world, self._world = self._world, None

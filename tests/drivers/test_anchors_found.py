@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
@@ -15,6 +16,7 @@ from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
 from agent_identity.cli.serve import listening, serving
 from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.http.world import World
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import b64url, unb64url
@@ -261,6 +263,27 @@ def test_C01_many_threads_ask_for_one_list(served: Served) -> None:
         with ThreadPoolExecutor(20) as pool:
             assert all(pool.map(lambda _: verify(verifier, call), range(40)))
     assert served.asked == ["/revocations"]
+
+
+def test_C01_many_threads_find_an_anchor_by_asking_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(World):
+        """Takes so long to be made that all threads come to it."""
+
+        def __init__(self, *parts: Any, **options: Any) -> None:
+            threading.Event().wait(0.05)
+            super().__init__(*parts, **options)
+
+    monkeypatch.setattr("agent_identity.http.world.World", Slow)
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: verify(verifier, call), range(8)))
+    assert sorted(served.asked) == [
+        *("/.well-known/oauth-authorization-server", "/jwks", "/revocations")
+    ]
 
 
 def test_no_list_is_asked_for_where_revocations_are_given(served: Served, judge: Any) -> None:
