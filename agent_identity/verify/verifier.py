@@ -38,7 +38,7 @@ from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
 from agent_identity.verify.verified import VerifiedCall, verified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
@@ -63,6 +63,15 @@ class Seen(NamedTuple):
     request: HttpSeen | None = None
     tool: str = ""
     arguments: bytes = b""
+
+    def anchored(self) -> Iterator[str]:
+        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
+        yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
+        token = self.token
+        if self.request is not None:
+            token = self.request.headers.get("authorization", "").partition(" ")[2]
+        if token:
+            yield token
 
 
 class Verifier:
@@ -214,11 +223,12 @@ class Verifier:
 
     def _worth_another_look(self, error: VerificationError, seen: Seen, now: float) -> str | None:
         """The `kid` of an anchor's key that may be a new one, where anchors are found and were not asked a moment ago."""
-        if error.code != "unknown_key" or not seen.chain:
+        found = self._anchors.found
+        if error.code != "unknown_key" or not all(each.may_look_again(now) for each in found):
             return None
-        if not all(found.may_look_again(now) for found in self._anchors.found):
-            return None
-        return _kid_of(seen.chain[-1]) if self._anchors.found else None
+        known = {key.get("kid") for keys in [each.keys() for each in found] for key in keys}
+        named = (_kid_of(compact) for compact in seen.anchored()) if found else ()
+        return next((kid for kid in named if kid is not None and kid not in known), None)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -15,6 +16,7 @@ from agent_identity import AgentIdentity, RevokedError
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
 from agent_identity.cli.serve import listening, serving
+from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.http.world import World
 from agent_identity.keys import SigningKey
@@ -131,6 +133,27 @@ def test_B22_a_key_that_is_new_there_is_found(served: Served, judge: Any) -> Non
     served.authority.rotate()
     with served.bot.on_behalf_of("user:alice", purpose="p") as session:
         assert judge(verifier, call_in(session)).principal.sub == "alice"
+
+
+def test_B22_a_token_by_a_new_key_is_found_beside_a_chain_by_the_old_one(
+    served: Served,
+) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assertion, chain = call_in(session)
+        verify(verifier, (assertion, chain))
+        served.authority.rotate()
+        key, now = served.authority._keyring.signing, int(served.clock())
+        claims = {"iss": served.authority.issuer, "sub": "alice", "aud": FLIGHTS, "scope": "book"}
+        token = key.compact(
+            b64url(b'{"typ":"at+jwt","alg":"ES256","kid":"%b"}' % key.thumbprint.encode()),
+            json.dumps(claims | {"iat": now, "exp": now + 60}).encode(),
+        )
+        with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
+            said = call.reach.statement.for_call(call.facts, now, ath=hash_of(token))
+        assert verifier.verify_call(
+            said, chain, tool="book", args={}, scopes=["book"], token=token
+        ).token_verified
 
 
 def test_D17_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(
