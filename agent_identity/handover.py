@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.keys import JWK
+    from agent_identity.parts import Resources
     from agent_identity.session import Session
     from agent_identity.verify.verified import Handover
 
@@ -105,25 +106,38 @@ def handed_over(child: Session, jkt: str) -> Flow[tuple[Grant, ...]]:
 
 
 def _reach(child: Session) -> tuple[frozenset[str], frozenset[str]]:
-    """What is handed over; it is signed at once, so that it has to be said."""
-    resources = child.limits.resources
+    """What is handed over; it is signed at once, so that it has to be said, and held to the configuration here."""
+    resources = (child.limits.resources or frozenset[str]()) - {LOCAL}
     if not resources:
         raise ConfigurationError(
             "handover_resources",
             "a hand-over names the resources that it is for",
             remedy="say delegate(…, key=…, resources=[…])",
         )
-    if child.limits.scopes is not None:
-        return resources - {LOCAL}, child.limits.scopes
-    configured = [child.parts.resources.scopes(resource) for resource in resources - {LOCAL}]
-    known = [each for each in configured if each is not None]
-    if len(known) != len(configured):
-        raise ConfigurationError(
-            "handover_scopes",
-            "a hand-over names its scopes, where nothing above limits them",
-            remedy="say delegate(…, key=…, scopes=[…]), or configure the resource's scopes",
+    most = _configured(child.parts.resources, resources)
+    scopes = child.limits.scopes
+    if scopes is None:
+        if most is None:
+            raise ConfigurationError(
+                "handover_scopes",
+                "a hand-over names its scopes, where nothing above limits them",
+                remedy="say delegate(…, key=…, scopes=[…]), or configure the resource's scopes",
+            )
+        return resources, most
+    if most is not None and not scopes <= most:
+        raise DeniedError(
+            "scope_not_configured",
+            f"none of the resources is configured for {', '.join(sorted(scopes - most))}",
+            remedy="add the scope to the resource's configuration",
         )
-    return resources - {LOCAL}, frozenset[str]().union(*known)
+    return resources, scopes
+
+
+def _configured(resources: Resources, wanted: frozenset[str]) -> frozenset[str] | None:
+    """The most scopes that these resources are configured with; None where one has no limit of its own."""
+    limits = [resources.scopes(uri) for uri in wanted]
+    known = [each for each in limits if each is not None]
+    return frozenset[str]().union(*known) if len(known) == len(limits) else None
 
 
 def inject(

@@ -35,7 +35,7 @@ from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.session import Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
-from agent_identity.values import LOCAL, Principal, agent_uri, scope_set
+from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -414,14 +414,12 @@ class AgentIdentity:
             raise ConfigurationError(
                 "purpose", f"a purpose is one sentence of 1 to {PURPOSE_LIMIT} characters"
             )
-        _check_task(task)
+        checked_task(task)
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
         lifetime = self._settings.session_lifetime if expires_in is None else expires_in
         if not _is_number(lifetime, int | float) or not lifetime >= 1:
             raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
-        _check_texts("scope_malformed", "scopes", scopes)
-        _check_texts("resource_malformed", "resources", resources)
         return Session(
             self._parts,
             principal,
@@ -648,22 +646,12 @@ def _subject(given: object) -> str | SubjectTokens | TokenSource:
     )
 
 
-def _check_task(task: object) -> None:
-    if task is not None and not isinstance(task, str):
-        raise ConfigurationError("task", "a task is text")
-
-
 def _is_text(given: object, limit: int) -> TypeGuard[str]:
     return isinstance(given, str) and 1 <= len(given) <= limit
 
 
 def _is_number(given: object, kind: type | UnionType) -> bool:
     return isinstance(given, kind) and not isinstance(given, bool)
-
-
-def _check_texts(code: str, what: str, given: object) -> None:
-    if not (given is None or isinstance(given, str | Iterable)):
-        raise ConfigurationError(code, f"{what} are a list of texts")
 
 
 def _check_budget(budget: object) -> None:

@@ -37,7 +37,7 @@ from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.reach import grant_made
 from agent_identity.uris import resource_set
-from agent_identity.values import LOCAL, Principal, agent_uri, new_id, scope_set
+from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new_id, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -130,8 +130,8 @@ class Session:
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
         self._taken: Taken = Taken()
-        self._hands: list[Session] = []
-        """Hand-overs, held until this session ends: nobody else may hold them, and they end with it."""
+        self._hands: dict[str, Session] = {}
+        """Hand-overs by id, held until they or this session end: nobody else may hold them, and they end with it."""
         self._below: dict[
             str, weakref.ReferenceType[Session]
         ] = {}  # those that were entered, by id
@@ -221,6 +221,7 @@ class Session:
             self._state = "ended"
         if self.parent is not None:
             self.parent._below.pop(self.id, None)  # noqa: SLF001 - and unknown
+            self.parent._hands.pop(self.id, None)  # noqa: SLF001 - see above
         self._let_go()
         token, self._token = self._token, None
         if token is None:
@@ -475,7 +476,7 @@ class Session:
         )
         end = self.expires_at
         if expires_in is not None:
-            if not expires_in >= 1:
+            if not _is_lifetime(expires_in):
                 raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
             end = min(end, self.parts.clock() + expires_in)
         return Session(
@@ -484,7 +485,7 @@ class Session:
             agent=Agent(uri),
             parent=self,
             purpose=self.purpose,
-            task=task,
+            task=checked_task(task),
             limits=limits,
             expires_at=end,
             max_depth=self.max_depth,
@@ -556,9 +557,25 @@ class Session:
         self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
         yield from self._opened()
         self._state = "handed"
-        if self.parent is not None:
-            self.parent._below[self.id] = self.reference  # noqa: SLF001 - a session makes itself known above
-            self.parent._hands.append(self)  # noqa: SLF001 - see above
+        if self.parent is None:
+            return
+        self.parent._hold(self)  # noqa: SLF001 - a session makes itself known above
+        try:
+            self.check_handed()
+        except DeniedError:  # it ended while this was signed, and knew nothing of it yet
+            self._end()
+            yield from self._closed("left")
+            raise
+
+    def _hold(self, child: Session) -> None:
+        """Keep what was handed over; what is worth nothing any more is let go."""
+        now = self.parts.clock()
+        for hand in list(self._hands.values()):
+            if now >= hand.expires_at + _SKEW:
+                self._hands.pop(hand.id, None)
+                self._below.pop(hand.id, None)
+        self._below[child.id] = child.reference
+        self._hands[child.id] = child
 
     def check_handed(self) -> None:
         """Pass while what was handed over is worth sending.
@@ -661,6 +678,10 @@ def _actor(grant: Grant) -> dict[str, JSON]:
         "scope": [*sorted(grant.scopes)],
         "evidence": grant.evidence,
     }
+
+
+def _is_lifetime(given: object) -> bool:
+    return isinstance(given, int | float) and given >= 1
 
 
 def _listed(limit: frozenset[str] | None) -> list[JSON] | None:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.values import is_listed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -107,7 +108,7 @@ def covers(resource: str, url: str) -> bool:
     )
 
 
-def checked_resource(resource: str) -> str:
+def checked_resource(resource: object) -> str:
     """A resource in the one spelling that it may have: scheme and host in lower case, no default port, no fragment.
 
     The path counts as it is written: with and without a trailing slash are two resources (RFC 8707 §2).
@@ -115,6 +116,8 @@ def checked_resource(resource: str) -> str:
     Raises:
         ConfigurationError: it has another spelling, or is no absolute URI.
     """
+    if not isinstance(resource, str):
+        raise ConfigurationError("resource_malformed", "a resource is the text of a URI")
     spelled = True
     if resource.lower().startswith(("http:", "https:")):
         try:
@@ -136,7 +139,7 @@ def resource_set(resources: Iterable[str]) -> frozenset[str]:
     Raises:
         ConfigurationError: a single string in place of a list, or a resource in another spelling.
     """
-    if isinstance(resources, str):
+    if not is_listed(resources):
         raise ConfigurationError("resource_malformed", "resources are a list, not one string")
     return frozenset(checked_resource(resource) for resource in resources)
 

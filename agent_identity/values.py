@@ -8,13 +8,11 @@ import hmac
 import os
 import re
 import weakref
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal, NoReturn, TypeAlias
+from typing import Final, Literal, NoReturn, TypeAlias
 
 from agent_identity.errors import ConfigurationError, VerificationError
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 __all__ = [
     "JSON",
@@ -29,6 +27,8 @@ __all__ = [
     "agent_uri",
     "b64url",
     "b64url_bytes",
+    "checked_task",
+    "is_listed",
     "new_id",
     "scope_set",
     "scrub",
@@ -278,9 +278,9 @@ def agent_uri(name: str) -> str:
     Raises:
         ConfigurationError: the name is empty or has characters that a URI can't hold.
     """
-    if ":" in name and _URI.fullmatch(name):
+    if _is_text(name, _URI) and ":" in name:
         return name
-    if not _AGENT_NAME.fullmatch(name):
+    if not _is_text(name, _AGENT_NAME):
         raise ConfigurationError(
             "agent_name",
             "an agent is named by a URI or by letters, digits, dots, dashes and underscores",
@@ -293,17 +293,46 @@ _AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
+def _is_text(given: object, form: re.Pattern[str]) -> bool:
+    return isinstance(given, str) and form.fullmatch(given) is not None
+
+
+def is_listed(given: object) -> bool:
+    """Whether it is a list or the like, and not one text."""
+    return isinstance(given, Iterable) and not isinstance(given, str)
+
+
+def checked_task(task: object) -> str | None:
+    """What a hop is for, or None; it will be signed, so that it has to be text that can be.
+
+    Raises:
+        ConfigurationError: it isn't.
+    """
+    if task is None or (isinstance(task, str) and task and _can_be_signed(task)):
+        return task
+    raise ConfigurationError("task", "a task is text")
+
+
+def _can_be_signed(text: str) -> bool:
+    """Whether it is free of lone surrogates, which JSON in UTF-8 can't hold."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def scope_set(scopes: Iterable[str]) -> frozenset[str]:
     """Scopes as a set of exact tokens (RFC 6749 §3.3); there is no prefix, wildcard or case magic.
 
     Raises:
-        ConfigurationError: a single string in place of a list, or a token with foreign characters.
+        ConfigurationError: anything but a list of texts, or a token with foreign characters.
     """
-    if isinstance(scopes, str):
+    if not is_listed(scopes):
         raise ConfigurationError("scope_malformed", "scopes are a list of tokens, not one string")
-    tokens = frozenset(scopes)
-    if not all(_SCOPE_TOKEN.fullmatch(token) for token in tokens):
+    tokens = tuple(scopes)
+    if not all(_is_text(token, _SCOPE_TOKEN) for token in tokens):
         raise ConfigurationError(
             "scope_malformed", "a scope holds characters that RFC 6749 §3.3 doesn't allow"
         )
-    return tokens
+    return frozenset(tokens)

@@ -30,12 +30,12 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import JSON, Certificate, Secret
 
-__all__ = ["Clients", "Issuer"]
+__all__ = ["STALE", "Clients", "Issuer"]
 
 E = TypeVar("E", bound=Expiring)
 T = TypeVar("T")
 
-_STALE: Final = 3600.0
+STALE: Final = 3600.0
 """Seconds that metadata and keys outlive their end while the issuer can't be reached."""
 
 _KEY_PAUSE: Final = 30.0
@@ -135,7 +135,7 @@ class Issuer:
         known = self._keys
         if known is not None:
             now = self.clock()
-            stale = now < known.expires_at + _STALE and not self._may_look()
+            stale = now < known.expires_at + STALE and not self._may_look()
             if known.issued_at <= now < known.expires_at or stale:
                 return known
         elif self._keys_refused is not None and not self._may_look():
@@ -167,7 +167,7 @@ class Issuer:
         try:
             return (yield from shared(ask))
         except CredentialUnavailableError:
-            if last is None or self.clock() >= last.expires_at + _STALE:
+            if last is None or self.clock() >= last.expires_at + STALE:
                 raise
             return last
 

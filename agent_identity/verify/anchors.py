@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 from agent_identity.delegation.chain import EVIDENCE, Anchor
 from agent_identity.errors import ConfigurationError
@@ -39,6 +39,12 @@ class TrustAnchor:
     subjects: Collection[str] = ()
 
 
+class Find(Protocol):
+    """Makes what finds an anchor at its issuer."""
+
+    def __call__(self, issuer: str, /, *, lists: bool) -> Found: ...
+
+
 class _Known(NamedTuple):
     """An anchor as the rules need it, its keys and revocations wherever they come from."""
 
@@ -60,7 +66,7 @@ class Anchors:
         ConfigurationError: an anchor has no keys, or says something that has no meaning.
     """
 
-    def __init__(self, trust: Iterable[TrustAnchor], find: Callable[[str], Found]) -> None:
+    def __init__(self, trust: Iterable[TrustAnchor], find: Find) -> None:
         anchors = tuple(trust)
         self._known = {anchor.issuer: _known(anchor, find) for anchor in anchors}
         if len(self._known) != len(anchors):
@@ -100,7 +106,7 @@ class Anchors:
         return known is not None and known.revocations.is_revoked(references, issued_at)
 
 
-def _known(anchor: TrustAnchor, find: Callable[[str], Found]) -> _Known:
+def _known(anchor: TrustAnchor, find: Find) -> _Known:
     if anchor.evidence not in EVIDENCE:
         raise ConfigurationError("evidence", f"evidence is one of {', '.join(EVIDENCE)}")
     if isinstance(anchor.subjects, str):
@@ -108,11 +114,11 @@ def _known(anchor: TrustAnchor, find: Callable[[str], Found]) -> _Known:
     found = None
     if anchor.jwks is None or anchor.revocations is None:
         _check_findable(anchor)
-        found = find(anchor.issuer)
+        found = find(anchor.issuer, lists=anchor.revocations is None)
     return _Known(
         anchor.issuer,
         _keys(anchor, found),
-        anchor.revocations or _in_place(found),
+        _in_place(found) if anchor.revocations is None else anchor.revocations,
         anchor.evidence,
         frozenset(anchor.subjects),
         found,

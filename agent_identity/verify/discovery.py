@@ -8,23 +8,27 @@ A verification asks for what is stale before its rules run, so that the rules th
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, NoReturn
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity.credentials.answers import asked, failure_of
-from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.issuer import STALE, Issuer
 from agent_identity.errors import (
     ConfigurationError,
     CredentialError,
     CredentialRejectedError,
     VerificationError,
 )
-from agent_identity.flow import HttpRequest, arun, run
+from agent_identity.flow import HttpRequest, Shared, arun, run, shared
+from agent_identity.forks import start_over_in_child
 from agent_identity.verify.revocations import LIST_LIMIT, Revocations
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from agent_identity.credentials.client import Client
+    from agent_identity.credentials.metadata import KeySet
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.world import World
     from agent_identity.keys import JWK
@@ -37,21 +41,33 @@ REFRESH: Final = 30.0
 _AGAIN: Final = 30.0
 """Seconds between two looks for a key that isn't there."""
 
+_REST: Final = 5.0
+"""Seconds for which an anchor that couldn't be had isn't asked again: strangers' requests ask for it as well as callers'."""
+
 
 class Found:
-    """One anchor as it publishes itself: `keys()` and `is_revoked` are what was found last."""
+    """One anchor as it publishes itself: `keys()` and `is_revoked` are what was found last.
 
-    def __init__(self, issuer: str, clock: Callable[[], float]) -> None:
+    `lists` says that its revocation list is wanted, and not only its keys.
+    """
+
+    def __init__(self, issuer: str, clock: Callable[[], float], *, lists: bool) -> None:
         self._issuer = Issuer(issuer, clients=_Nobody(), clock=clock)
         self._clock = clock
-        self._keys: tuple[JWK, ...] = ()
-        self._keys_end = float("-inf")
+        self._lists = lists
+        self._known: KeySet | None = None
+        self._failed = float("-inf")
+        self._failure: CredentialError | VerificationError | None = None
         self._looked = float("-inf")
         self._listed = float("-inf")
         self._revocations = Revocations(issuer, self.keys, clock=clock)
 
     def keys(self) -> Sequence[JWK]:
-        return self._keys
+        """Its keys; none any more once they are an hour past their time."""
+        known = self._known
+        if known is None or self._clock() >= known.expires_at + STALE:
+            return ()
+        return tuple(known.keys.values())
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
         """See `RevocationCheck`."""
@@ -59,7 +75,10 @@ class Found:
 
     def is_stale(self, now: float) -> bool:
         """Whether something has to be asked for before the rules may run."""
-        return not now < self._keys_end or not 0 <= now - self._listed < REFRESH
+        known = self._known
+        if known is None or not known.issued_at <= now < known.expires_at:
+            return True
+        return not self._is_listed(self._listed, now)
 
     def may_look_again(self, now: float) -> bool:
         """Whether a key that wasn't there is worth another look."""
@@ -75,13 +94,30 @@ class Found:
         if missing is not None:
             self._looked = now
             yield from self._issuer.key(missing, at_once=True)
-        keys = yield from self._issuer.keys()
-        self._keys = tuple(keys.keys.values())
-        self._keys_end = keys.expires_at
-        if not 0 <= now - self._listed < REFRESH:
-            yield from self._list(now)
+        failure = self._failure
+        if failure is not None and 0 <= now - self._failed < _REST:
+            raise failure.again()
+        try:
+            yield from self._read(now)
+        except (CredentialError, VerificationError) as error:
+            self._failed, self._failure = now, error.again()
+            raise
+        self._failure = None
 
-    def _list(self, now: float) -> Flow[None]:
+    def _read(self, now: float) -> Flow[None]:
+        self._known = yield from self._issuer.keys()
+        last = self._listed  # read once: threads that saw the same one ask together
+        if self._is_listed(last, now):
+            return
+        key = digest_of(("revocations", self._issuer.id, repr(last)))
+        found = yield from shared(Shared(key, lambda: self._read_list(now)))
+        self._revocations.update(found.compact)
+        self._listed = now
+
+    def _is_listed(self, last: float, now: float) -> bool:
+        return not self._lists or 0 <= now - last < REFRESH
+
+    def _read_list(self, now: float) -> Flow[_Published]:
         endpoints = yield from self._issuer.endpoints()
         url = endpoints.revocations
         if url is None:
@@ -97,8 +133,15 @@ class Found:
             raise CredentialRejectedError(
                 "malformed_revocations", f"{endpoints.issuer} publishes no such list"
             )
-        self._revocations.update(response.body.decode("ascii").strip())
-        self._listed = now
+        return _Published(response.body.decode("ascii").strip(), now, now + REFRESH)
+
+
+class _Published(NamedTuple):
+    """A revocation list as it was published, and until when nobody asks for another."""
+
+    compact: str
+    issued_at: float
+    expires_at: float
 
 
 _KIND: Final = "application/jwt"
@@ -110,9 +153,15 @@ class Discovery:
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
         self._world: World | None = None
+        self.start_over()
+        start_over_in_child(self)
 
-    def find(self, issuer: str) -> Found:
-        return Found(issuer, self._clock)
+    def start_over(self) -> None:
+        """In a forked child: not with a lock that a thread of the parent held."""
+        self._opening = threading.Lock()
+
+    def find(self, issuer: str, *, lists: bool) -> Found:
+        return Found(issuer, self._clock, lists=lists)
 
     def refresh(self, found: Iterable[Found], *, missing: str | None = None) -> None:
         """Ask for what is stale.
@@ -135,7 +184,7 @@ class Discovery:
                 self._unless_usable(each, error)
 
     def _unless_usable(self, found: Found, error: CredentialError | VerificationError) -> None:
-        """What was found before goes on serving while its own time lasts: the rules look at that."""
+        """What was found before goes on serving while its own time lasts; `keys` and the list each look at theirs."""
         if found.keys():
             return
         raise VerificationError(
@@ -145,12 +194,13 @@ class Discovery:
         ) from error
 
     def _opened(self) -> World:
-        if self._world is None:
-            from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
-            from agent_identity.http.world import World  # noqa: PLC0415 - see above
+        from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
+        from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
-            self._world = World(Transport, _NoLedger(), clock=self._clock)
-        return self._world
+        with self._opening:  # one for all threads: what two of them ask for at once is asked once
+            if self._world is None:
+                self._world = World(Transport, _NoLedger(), clock=self._clock)
+            return self._world
 
     def close(self) -> None:
         world, self._world = self._world, None

@@ -48,7 +48,7 @@ def read_request(
     """Take a request as it came; `public_url` is what callers see of this service behind a proxy.
 
     Raises:
-        VerificationError: `header_repeated`, a header that decides who asks came twice.
+        VerificationError: `header_repeated` or `header_malformed`, a header that decides who asks came twice, or is no text.
         InvalidAssertionError: `url_malformed`.
     """
     sent = _single(headers)
@@ -100,7 +100,10 @@ def _single(headers: Headers) -> dict[str, str]:
     counts = Counter(name for name, _ in pairs)
     if any(counts[name] > 1 for name in _SINGLE):
         raise VerificationError("header_repeated", "a header that decides who asks came twice")
-    return dict(pairs)
+    sent = dict(pairs)
+    if not all(isinstance(sent[name], str) for name in _SINGLE if name in sent):
+        raise VerificationError("header_malformed", "a header that decides who asks is no text")
+    return sent
 
 
 def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:

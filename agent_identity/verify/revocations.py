@@ -132,7 +132,8 @@ class Revocations:
                 remedy="give its signed list to Revocations.update",
             )
         now = self._clock()
-        if now >= known.ends + self._skew or now >= known.issued_at + self._max_age + self._skew:
+        end = min(known.ends, known.issued_at + self._max_age)
+        if not known.issued_at - self._skew <= now < end + self._skew:  # also by a clock set back
             raise VerificationError(
                 "revocations_stale",
                 f"the newest known revocation list of {self._issuer} is too old",

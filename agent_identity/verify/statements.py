@@ -15,10 +15,11 @@ from agent_identity.verify.request import is_same
 from agent_identity.verify.verified import Handover
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from agent_identity.delegation.grant import Grant
     from agent_identity.keys import JWK
+    from agent_identity.values import JSON
     from agent_identity.verify.anchors import Anchors
 
 __all__ = [
@@ -29,6 +30,7 @@ __all__ = [
     "check_call_door",
     "check_details_unseen",
     "check_revocations",
+    "check_token_revocation",
     "read_handover",
 ]
 
@@ -121,8 +123,8 @@ def check_details_unseen(
     )
 
 
-def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]], jti: str | None) -> None:
-    """Nothing was taken back: principal, transaction, grants, agents, instances; `jti` is the access token's."""
+def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]]) -> None:
+    """Nothing was taken back: principal, transaction, grants, agents, instances."""
     for grants in chains:
         root = grants[-1]
         references = {
@@ -132,8 +134,6 @@ def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]], jti: 
         }
         for grant in grants:
             references |= {grant.jti, grant.agent, grant.jkt}
-        if jti is not None:
-            references.add(jti)
         # By the oldest hop: the time of a later one is an agent's own word.
         issued = min(grant.iat for grant in grants)
         if any(
@@ -142,6 +142,19 @@ def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]], jti: 
             raise RevokedError(
                 "revoked", "the principal, the session, a grant or an agent was revoked"
             )
+
+
+def check_token_revocation(
+    anchors: Anchors, claims: Mapping[str, JSON], grants: Sequence[Grant]
+) -> None:
+    """Neither the verified token's own issuer nor the chain's took it back, since it was issued itself."""
+    jti, root = claims.get("jti"), grants[-1]
+    if not isinstance(jti, str):
+        return
+    issued = jose.numeric_date(claims, "iat")
+    issuers = {root.iss, root.sub_iss, str(claims.get("iss"))}
+    if any(anchors.has_revoked(issuer, {jti}, issued) for issuer in issuers):
+        raise RevokedError("revoked", "the access token was revoked")
 
 
 def read_handover(

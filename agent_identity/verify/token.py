@@ -39,12 +39,6 @@ class Shown(NamedTuple):
     claims: Mapping[str, JSON] | None = None
     proof: Proof | None = None
 
-    @property
-    def jti(self) -> str | None:
-        """The verified token's `jti`, by which it may have been revoked."""
-        found = None if self.claims is None else self.claims.get("jti")
-        return found if isinstance(found, str) else None
-
 
 class TokenRules(NamedTuple):
     """What one service asks of the tokens that it takes; `unlinked` lets one be of another issuer or principal than the chain."""

@@ -38,7 +38,7 @@ from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
 from agent_identity.verify.verified import VerifiedCall, verified
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Iterable, Iterator
 
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
@@ -63,6 +63,15 @@ class Seen(NamedTuple):
     request: HttpSeen | None = None
     tool: str = ""
     arguments: bytes = b""
+
+    def anchored(self) -> Iterator[str]:
+        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
+        yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
+        token = self.token
+        if self.request is not None:
+            token = self.request.headers.get("authorization", "").partition(" ")[2]
+        if token:
+            yield token
 
 
 class Verifier:
@@ -214,11 +223,12 @@ class Verifier:
 
     def _worth_another_look(self, error: VerificationError, seen: Seen, now: float) -> str | None:
         """The `kid` of an anchor's key that may be a new one, where anchors are found and were not asked a moment ago."""
-        if error.code != "unknown_key" or not seen.chain:
+        found = self._anchors.found
+        if error.code != "unknown_key" or not all(each.may_look_again(now) for each in found):
             return None
-        if not all(found.may_look_again(now) for found in self._anchors.found):
-            return None
-        return _kid_of(seen.chain[-1]) if self._anchors.found else None
+        known = {key.get("kid") for keys in [each.keys() for each in found] for key in keys}
+        named = (_kid_of(compact) for compact in seen.anchored()) if found else ()
+        return next((kid for kid in named if kid is not None and kid not in known), None)
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -253,7 +263,9 @@ class Verifier:
                 evidence=self._evidence,
             )
         chains = (grants,) if handover is None else (grants, handover.grants)
-        statements.check_revocations(self._anchors, chains, shown.jti)
+        statements.check_revocations(self._anchors, chains)
+        if shown.claims is not None:
+            statements.check_token_revocation(self._anchors, shown.claims, grants)
         self._remember(assertion, leaf, shown)
         return verified(
             grants,
@@ -351,6 +363,8 @@ def _call_seen(
         arguments = canonical.bound(args, frozenset())[1]
     except DeniedError as error:
         raise InvalidAssertionError(error.code, str(error)) from None
+    if token is not None and not isinstance(token, str):
+        raise InvalidAssertionError("token_malformed", "an access token is text")
     return Seen(
         chain=_compacts(chain),
         assertion=assertion,
@@ -363,7 +377,7 @@ def _call_seen(
 
 
 def _compacts(given: Sequence[str]) -> Sequence[str]:
-    """A chain as a list of texts; one text is a header's form, and not this one's."""
+    """A chain as a list of texts, whatever JSON somebody sent; one text is a header's form, and not this one's."""
     if not _is_texts(given):
         raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
     return given

@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Self
 
 import pytest
@@ -13,7 +16,9 @@ from agent_identity import AgentIdentity, RevokedError
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
 from agent_identity.cli.serve import listening, serving
+from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.http.world import World
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import b64url, unb64url
@@ -130,6 +135,27 @@ def test_B22_a_key_that_is_new_there_is_found(served: Served, judge: Any) -> Non
         assert judge(verifier, call_in(session)).principal.sub == "alice"
 
 
+def test_B22_a_token_by_a_new_key_is_found_beside_a_chain_by_the_old_one(
+    served: Served,
+) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assertion, chain = call_in(session)
+        verify(verifier, (assertion, chain))
+        served.authority.rotate()
+        key, now = served.authority._keyring.signing, int(served.clock())
+        claims = {"iss": served.authority.issuer, "sub": "alice", "aud": FLIGHTS, "scope": "book"}
+        token = key.compact(
+            b64url(b'{"typ":"at+jwt","alg":"ES256","kid":"%b"}' % key.thumbprint.encode()),
+            json.dumps(claims | {"iat": now, "exp": now + 60}).encode(),
+        )
+        with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
+            said = call.reach.statement.for_call(call.facts, now, ath=hash_of(token))
+        assert verifier.verify_call(
+            said, chain, tool="book", args={}, scopes=["book"], token=token
+        ).token_verified
+
+
 def test_D17_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(
     served: Served, judge: Any
 ) -> None:
@@ -201,6 +227,114 @@ def test_an_anchor_that_was_never_reached_is_believed_in_nothing(
         with pytest.raises(VerificationError) as refused:
             judge(served.verifier(), call)
     assert refused.value.code == "anchor_unavailable"
+
+
+def test_keys_that_were_found_serve_an_hour_beyond_their_time_and_no_longer(
+    served: Served, judge: Any
+) -> None:
+    verifier = served.verifier(revocations=UnsafeNoRevocations())
+
+    def call() -> Call:
+        with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+            return call_in(session)
+
+    judge(verifier, call())
+    served.down = True
+    served.clock.now += 300 + 3599
+    assert judge(verifier, call())
+    served.clock.now += 1
+    with pytest.raises(VerificationError) as refused:
+        judge(verifier, call())
+    assert refused.value.code == "anchor_unavailable"
+
+
+def test_an_anchor_that_is_away_isnt_asked_with_every_call(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+        call = call_in(session)
+        verify(verifier, call)
+        served.down = True
+        served.clock.now += 30
+        served.asked.clear()
+        for _ in range(5):
+            assert verify(verifier, call)
+        assert served.asked == ["/revocations"]
+        served.clock.now += 5
+        assert verify(verifier, call)
+    assert served.asked == ["/revocations"] * 2
+
+
+def test_strangers_dont_make_a_verifier_ask_an_anchor_that_is_away(served: Served) -> None:
+    served.down = True
+    verifier = served.verifier()
+    codes = set[str]()
+    for _ in range(5):
+        with pytest.raises(VerificationError) as refused:
+            verifier.verify_call("x", ["y"], tool="t", args={}, scopes=())
+        codes.add(refused.value.code)
+    assert codes == {"anchor_unavailable"}
+    assert len(served.asked) == 3  # one question, asked three times
+
+
+def test_C01_many_threads_ask_for_one_list(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+        call = call_in(session)
+        verify(verifier, call)
+        served.clock.now += 30
+        served.asked.clear()
+        with ThreadPoolExecutor(20) as pool:
+            assert all(pool.map(lambda _: verify(verifier, call), range(40)))
+    assert served.asked == ["/revocations"]
+
+
+def test_C01_many_threads_find_an_anchor_by_asking_once(
+    served: Served, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Slow(World):
+        """Takes so long to be made that all threads come to it."""
+
+        def __init__(self, *parts: Any, **options: Any) -> None:
+            threading.Event().wait(0.05)
+            super().__init__(*parts, **options)
+
+    monkeypatch.setattr("agent_identity.http.world.World", Slow)
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(lambda _: verify(verifier, call), range(8)))
+    assert sorted(served.asked) == [
+        *("/.well-known/oauth-authorization-server", "/jwks", "/revocations")
+    ]
+
+
+def test_no_list_is_asked_for_where_revocations_are_given(served: Served, judge: Any) -> None:
+    verifier = served.verifier(revocations=UnsafeNoRevocations())
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        judge(verifier, call)
+        served.clock.now += 30
+        judge(verifier, call)
+    assert "/revocations" not in served.asked
+
+
+class Counted(dict[str, int]):
+    """A check of revocations that is empty, and so false in a condition."""
+
+    def is_revoked(self, references: Any, issued_at: float, /) -> bool:
+        self["asked"] = 1
+        return issued_at < 0 or not references
+
+
+def test_a_check_of_revocations_is_asked_even_if_it_is_false_in_a_condition(
+    served: Served,
+) -> None:
+    counted = Counted()
+    verifier = served.verifier(jwks=served.authority.jwks(), revocations=counted)
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert verify(verifier, call_in(session))
+    assert counted == {"asked": 1}
 
 
 def test_keys_may_be_given_and_revocations_found(served: Served, judge: Any) -> None:
@@ -295,6 +429,17 @@ def test_G09_a_list_past_its_age_denies(clock: Any, options: Any, seconds: int) 
     if seconds:
         assert not known.is_revoked({"x"}, 0)
     clock.now += 1
+    with pytest.raises(VerificationError) as refused:
+        known.is_revoked({"x"}, 0)
+    assert refused.value.code == "revocations_stale"
+
+
+def test_C12_a_list_from_the_future_of_a_clock_set_back_denies(clock: Any) -> None:
+    known = revocations(clock)
+    known.update(a_list(OPERATOR, {}))
+    clock.now -= 30
+    assert not known.is_revoked({"x"}, 0)
+    clock.now -= 1
     with pytest.raises(VerificationError) as refused:
         known.is_revoked({"x"}, 0)
     assert refused.value.code == "revocations_stale"

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any
 
 import pytest
@@ -22,8 +24,8 @@ from agent_identity.authority import Authority
 from agent_identity.errors import AgentIdentityError, InvalidAssertionError
 from agent_identity.keys import SigningKey
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity.provenance.records import SESSION_CLOSED
-from agent_identity.values import b64url, unb64url
+from agent_identity.provenance.records import GRANT_MADE, SESSION_CLOSED, SESSION_OPENED
+from agent_identity.values import LOCAL, b64url, unb64url
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, VerifiedCall, Verifier
 
 ALPHA = "https://alpha.example"
@@ -270,6 +272,45 @@ def test_B01_a_hand_over_is_never_wider(two: Two) -> None:
             pass
 
 
+def test_B01_a_hand_over_has_no_more_scopes_than_its_resources_are_configured_with(
+    two: Two, make_identity: Callable[..., AgentIdentity]
+) -> None:
+    bot = make_identity(
+        "gamma",
+        authority=Authority(clock=two.clock),
+        clock=two.clock,
+        resources={ARCHIVE: ["archive"], BETA: ["ask"]},
+    )
+    key = two.beta.public_jwk
+
+    def handed(session: Any, scopes: list[str], *resources: str) -> set[str]:
+        return (
+            session.delegate("beta", key=key, scopes=scopes, resources=resources).handed[0].scopes
+        )
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        for scopes in (["delete"], ["archive", "delete"], ["ask"]):
+            assert (
+                code(DeniedError, lambda s=scopes: handed(session, s, ARCHIVE))
+                == "scope_not_configured"
+            )
+        assert handed(session, ["archive"], ARCHIVE) == {"archive"}
+        assert handed(session, ["ask"], ARCHIVE, BETA) == {"ask"}
+        assert handed(session, ["delete"], ARCHIVE, ALPHA) == {"delete"}  # ALPHA has no limit
+
+
+@pytest.mark.parametrize("detailed", [False, True])
+def test_local_tools_alone_are_nothing_to_hand_over(two: Two, detailed: bool) -> None:
+    details = [{"type": "urn:agent-identity:tool", "resources": [ARCHIVE]}] if detailed else None
+    with two.alpha.on_behalf_of(
+        "user:alice", purpose="p", authorization_details=details
+    ) as session:
+        assert (
+            code(ConfigurationError, lambda: hand_over(session, two.beta, resources=[LOCAL]))
+            == "handover_resources"
+        )
+
+
 def test_what_is_handed_over_has_to_be_named(two: Two) -> None:
     with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
         assert (
@@ -472,3 +513,57 @@ def test_the_trust_of_a_recipient_is_its_verifiers(two: Two) -> None:
         with pytest.raises(InvalidAssertionError) as refused:
             weak.verify_request(method, url, headers, body, scopes=["ask"])
     assert refused.value.code == "evidence_exceeded"
+
+
+# -- how long they are held -------------------------------------------------------------------------------------------
+
+
+def test_a_session_holds_no_hand_over_that_has_ended(two: Two) -> None:
+    with two.alpha.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+
+        def held() -> int:
+            gc.collect()
+            return sum(
+                isinstance(each, type(session)) and each.parent is session
+                for each in gc.get_objects()
+            )
+
+        for _ in range(5):
+            with hand_over(session, two.beta):
+                pass
+        assert held() == 0
+        for _ in range(5):
+            hand_over(session, two.beta, expires_in=10)
+        assert held() == 5
+        two.clock.now += 10 + 60
+        hand_over(session, two.beta)
+        assert held() == 1
+
+
+@pytest.mark.parametrize("ends", ["left", "revoked"])
+def test_B16_what_is_signed_while_its_session_ends_ends_with_it(
+    make_identity: Callable[..., AgentIdentity], clock: Any, ends: str
+) -> None:
+    class Slow(MemoryLedger):
+        """Something happens while the hand-over is put on record."""
+
+        meanwhile: Callable[[], None] | None = None
+
+        def append(self, draft: Any) -> Any:
+            appended = super().append(draft)
+            if draft.kind == SESSION_OPENED and self.meanwhile is not None:
+                meanwhile, self.meanwhile = self.meanwhile, None
+                meanwhile()
+            return appended
+
+    ledger = Slow(clock=clock)
+    bot = make_identity("alpha", authority=Authority(clock=clock), ledger=ledger, clock=clock)
+    with ExitStack() as stack:
+        session = stack.enter_context(bot.on_behalf_of("user:alice", purpose="p"))
+
+        ledger.meanwhile = stack.close if ends == "left" else lambda: session.revoke("stop")
+        key = SigningKey.generate().public_jwk
+        with pytest.raises(DeniedError):
+            session.delegate("beta", key=key, resources=[ARCHIVE], scopes=["archive"])
+    made = [record for record in ledger.records() if record.kind == GRANT_MADE]
+    assert bot.authority.is_revoked({made[-1].ref}, clock.now)

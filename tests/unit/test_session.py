@@ -10,6 +10,7 @@ import gc
 import pickle
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
@@ -25,6 +26,7 @@ from agent_identity import (
     on_behalf_of,
     tool,
 )
+from agent_identity.keys import SigningKey
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"
@@ -500,3 +502,25 @@ def test_a_resource_may_be_described_as_a_table(make_identity) -> None:
     with pytest.raises(ConfigurationError) as caught:
         make_identity(resources={BILLING: {"scope": ["invoices:read"]}})
     assert caught.value.code == "unknown_key"
+
+
+@pytest.mark.parametrize("handed", [False, True])
+@pytest.mark.parametrize(
+    ("said", "code"),
+    [
+        *(({"task": value}, "task") for value in (5, b"x", ["x"], "", "\ud800")),
+        *(({"scopes": value}, "scope_malformed") for value in (5, b"x", [None], [b"x"], [[]])),
+        *(({"resources": value}, "resource_malformed") for value in (5, b"x", [None], [b"x"])),
+        *(({"expires_in": value}, "expires_in") for value in ("60", b"x", [60], float("nan"))),
+        *(({"agent": value}, "agent_name") for value in (None, 5, b"x", ["x"])),
+    ],
+)
+def test_delegate_takes_nothing_of_another_type(
+    bot: AgentIdentity, said: dict[str, Any], code: str, handed: bool
+) -> None:
+    key = {"key": SigningKey.generate().public_jwk} if handed else {}
+    usual = {"agent": "sub", "scopes": ["read"], "resources": [BILLING]} | key
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(ConfigurationError) as refused:
+            session.delegate(**(usual | said))
+        assert refused.value.code == code

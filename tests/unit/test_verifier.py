@@ -1087,3 +1087,12 @@ def test_a_refusal_quotes_no_token_of_the_request(rig: Rig) -> None:
     with pytest.raises(VerificationError) as refused:
         rig.accepted(sent, scopes=("invoices:pay",))
     assert_no_leak([token], str(refused.value), repr(refused.value), str(refused.value.remedy))
+
+
+@pytest.mark.parametrize(
+    "name", ["Authorization", "DPoP", "Agent-Assertion", "Agent-Delegation", "Agent-Handover"]
+)
+@pytest.mark.parametrize("value", [b"x", None, ["x"], 5])
+def test_a_header_that_is_no_text_is_refused(rig: Rig, name: str, value: Any) -> None:
+    sent = rig.request()
+    assert rig.refused(replace(sent, headers=sent.headers | {name: value})) == "header_malformed"

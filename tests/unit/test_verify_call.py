@@ -287,7 +287,7 @@ def test_B23_whoever_saw_a_call_cant_sign_another_below_its_chain(rig: Rig) -> N
         ([], "chain_empty"),
         ("a.b.c", "chain_malformed"),
         ([b"x"], "chain_malformed"),
-        ([None], "chain_malformed"),
+        *((value, "chain_malformed") for value in ([None], None, 5, True, 0.5, {}, {"x": 1})),
         (["x"] * 9, "chain_too_deep"),
         (["x" * 16_384] * 4 + ["x"], "chain_too_large"),
     ],
@@ -298,6 +298,15 @@ def test_B20_a_chain_of_another_form_is_refused_before_any_signature(
     sent = rig.sent()
     monkeypatch.setattr("agent_identity.jose.public_keys.holds", pytest.fail)
     assert rig.refused(sent, chain=chain) == code
+
+
+@pytest.mark.parametrize("value", [5, True, 0.5, {"x": 1}, [None], b"x"])
+def test_whatever_json_comes_in_the_place_of_a_text_is_refused(rig: Rig, value: Any) -> None:
+    sent = rig.sent(with_token=True)
+    assert rig.refused(sent, token=value) == "token_malformed"
+    assert rig.refused(sent, handover=value) == "chain_malformed"
+    assert rig.refused(sent, assertion=value) == "malformed_token"
+    assert rig.refused(sent, tool=value) == "tool_mismatch"
 
 
 def test_B10_one_of_fifty_replays_at_once_is_taken(rig: Rig) -> None:
@@ -428,3 +437,59 @@ def test_B15_what_was_revoked_anywhere_up_the_chain_is_refused(rig: Rig) -> None
         trust = [replace(rig.anchor, revocations=Revoked(reference))]
         assert rig.refused(sent, RevokedError, options={"trust": trust}) == "revoked"
     assert rig.accepted(sent, options={"trust": [replace(rig.anchor, revocations=Revoked("x"))]})
+
+
+class Since:
+    """What was revoked, and when."""
+
+    def __init__(self, reference: str, at: float) -> None:
+        self._reference, self._at = reference, at
+
+    def is_revoked(self, references, issued_at: float, /) -> bool:
+        return self._reference in references and issued_at <= self._at
+
+
+def _signed(key: SigningKey, claims: dict[str, Any]) -> str:
+    head = {"typ": "at+jwt", "alg": key.alg, "kid": key.thumbprint}
+    return key.compact(b64url(json.dumps(head).encode()), json.dumps(claims).encode())
+
+
+def test_B15_a_revoked_token_stays_revoked_beside_a_chain_that_was_made_later(rig: Rig) -> None:
+    from dataclasses import replace
+
+    old = rig.sent(with_token=True).token
+    assert old is not None
+    revoked_at = rig.clock() + 10
+    rig.clock.now += 60
+    sent = rig.sent()
+    said = {"token": old, "assertion": sent.asserting(ath=hash_of(old))}
+    assert rig.accepted(sent, **said).token_verified
+    jti = json.loads(unb64url(old.split(".")[1]))["jti"]
+    trust = [replace(rig.anchor, revocations=Since(jti, revoked_at))]
+    assert rig.refused(sent, RevokedError, options={"trust": trust}, **said) == "revoked"
+
+
+def test_B15_a_token_of_another_issuer_is_revoked_by_that_one(rig: Rig) -> None:
+    key, issuer, now = SigningKey.generate(), "https://tokens.example", int(rig.clock())
+    token = _signed(
+        key,
+        {"iss": issuer, "sub": "svc", "aud": FLIGHTS, "iat": now, "exp": now + 60, "jti": "t1"}
+        | {"scope": "book"},
+    )
+    sent = rig.sent()
+
+    def seen(revoked: str) -> dict[str, Any]:
+        other = TrustAnchor(
+            issuer,
+            jwks=[{**key.public_jwk, "kid": key.thumbprint}],
+            revocations=Since(revoked, rig.clock()),
+        )
+        options = {"trust": [rig.anchor, other], "allow": {"unlinked_token"}}
+        return {
+            "token": token,
+            "assertion": sent.asserting(ath=hash_of(token)),
+            "options": options,
+        }
+
+    assert rig.accepted(sent, **seen("another")).token_verified
+    assert rig.refused(sent, RevokedError, **seen("t1")) == "revoked"
