@@ -12,7 +12,7 @@ tests/unit/test_verifier.py has one test for each rule.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 import orjson
