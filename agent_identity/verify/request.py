@@ -18,7 +18,7 @@ from agent_identity.values import b64url
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
 
-__all__ = ["Headers", "HttpSeen", "check_bound", "is_same", "read_request"]
+__all__ = ["Headers", "HttpSeen", "check_bound", "is_same", "is_text", "read_request"]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -87,6 +87,11 @@ def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> 
         )
 
 
+def is_text(given: object) -> bool:
+    """Whether what came in the place of a text is one, whatever its type was said to be."""
+    return isinstance(given, str)
+
+
 def is_same(left: str | None, right: str | None) -> bool:
     """Equality that takes as long whatever differs; two absent values are equal."""
     if left is None or right is None:
@@ -101,7 +106,7 @@ def _single(headers: Headers) -> dict[str, str]:
     if any(counts[name] > 1 for name in _SINGLE):
         raise VerificationError("header_repeated", "a header that decides who asks came twice")
     sent = dict(pairs)
-    if not all(isinstance(sent[name], str) for name in _SINGLE if name in sent):
+    if not all(is_text(sent[name]) for name in _SINGLE if name in sent):
         raise VerificationError("header_malformed", "a header that decides who asks is no text")
     return sent
 

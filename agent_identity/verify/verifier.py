@@ -33,7 +33,7 @@ from agent_identity.verify import statements
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
 from agent_identity.verify.replay import MemoryReplay, Replay
-from agent_identity.verify.request import check_bound, read_request
+from agent_identity.verify.request import check_bound, is_text, read_request
 from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
 from agent_identity.verify.verified import VerifiedCall, verified
 
@@ -363,7 +363,7 @@ def _call_seen(
         arguments = canonical.bound(args, frozenset())[1]
     except DeniedError as error:
         raise InvalidAssertionError(error.code, str(error)) from None
-    if token is not None and not isinstance(token, str):
+    if token is not None and not is_text(token):
         raise InvalidAssertionError("token_malformed", "an access token is text")
     return Seen(
         chain=_compacts(chain),
