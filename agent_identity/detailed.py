@@ -60,10 +60,11 @@ def check_call(
     Raises:
         DeniedError: `details_not_granted`; the message names the tool and no argument.
     """
-    in_force = [each for each in (limits.details, resources.details(resource)) if each is not None]
-    if not in_force:
+    own, configured = limits.details, resources.details(resource)
+    if own is None and configured is None:
         return
     seen: Mapping[str, JSON] = orjson.loads(arguments)
+    in_force = [each for each in (own, configured) if each is not None]
     if not all(each.allows(tool, resource, seen) for each in in_force):
         raise DeniedError(
             "details_not_granted",

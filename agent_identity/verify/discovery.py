@@ -62,6 +62,11 @@ class Found:
         self._listed = float("-inf")
         self._revocations = Revocations(issuer, self.keys, clock=clock)
 
+    @property
+    def issuer(self) -> str:
+        """The anchor's name."""
+        return self._issuer.url
+
     def keys(self) -> Sequence[JWK]:
         """Its keys; none any more once they are an hour past their time."""
         known = self._known

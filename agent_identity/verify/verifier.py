@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 import orjson
 
-from agent_identity import canonical
+from agent_identity import canonical, jose
 from agent_identity.delegation.assertion import Assertion, read_assertion
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER, split_chain
 from agent_identity.delegation.chain import EVIDENCE, verify_chain
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
     from agent_identity.verify.anchors import TrustAnchor
+    from agent_identity.verify.discovery import Found
     from agent_identity.verify.request import Headers, HttpSeen
 
 __all__ = ["Verifier"]
@@ -197,7 +198,7 @@ class Verifier:
 
     def _judged(self, seen: Seen) -> VerifiedCall:
         now = self._clock()
-        if stale := [found for found in self._anchors.found if found.is_stale(now)]:
+        if stale := self._stale(seen, now):
             self._discovery.refresh(stale)
         try:
             return self._judge(seen, now)
@@ -205,12 +206,12 @@ class Verifier:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
-        self._discovery.refresh(self._anchors.found, missing=again)
+        self._discovery.refresh(again.anchors, missing=again.kid)
         return self._judge(seen, now)
 
     async def _ajudged(self, seen: Seen) -> VerifiedCall:
         now = self._clock()
-        if stale := [found for found in self._anchors.found if found.is_stale(now)]:
+        if stale := self._stale(seen, now):
             await self._discovery.arefresh(stale)
         try:
             return self._judge(seen, now)
@@ -218,17 +219,28 @@ class Verifier:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
-        await self._discovery.arefresh(self._anchors.found, missing=again)
+        await self._discovery.arefresh(again.anchors, missing=again.kid)
         return self._judge(seen, now)
 
-    def _worth_another_look(self, error: VerificationError, seen: Seen, now: float) -> str | None:
-        """The `kid` of an anchor's key that may be a new one, where anchors are found and were not asked a moment ago."""
-        found = self._anchors.found
-        if error.code != "unknown_key" or not all(each.may_look_again(now) for each in found):
+    def _stale(self, seen: Seen, now: float) -> list[Found]:
+        """The anchors that have to be asked first: found ones that this very call names, so that no other's absence matters."""
+        stale = [found for found in self._anchors.found if found.is_stale(now)]
+        named = _issuers_named(seen) if stale else frozenset[str]()
+        return [found for found in stale if found.issuer in named]
+
+    def _worth_another_look(
+        self, error: VerificationError, seen: Seen, now: float
+    ) -> _Again | None:
+        """Where a key that wasn't there may be a new one: at found anchors that the call names, not asked a moment ago."""
+        if error.code != "unknown_key" or not self._anchors.found:
             return None
-        known = {key.get("kid") for keys in [each.keys() for each in found] for key in keys}
-        named = (_kid_of(compact) for compact in seen.anchored()) if found else ()
-        return next((kid for kid in named if kid is not None and kid not in known), None)
+        named = _issuers_named(seen)
+        anchors = [found for found in self._anchors.found if found.issuer in named]
+        anchors = [found for found in anchors if found.may_look_again(now)]
+        known = {key.get("kid") for keys in [found.keys() for found in anchors] for key in keys}
+        kids = [kid for kid in map(_kid_of, seen.anchored()) if kid is not None]
+        missing = next((kid for kid in kids if kid not in known), None)
+        return _Again(anchors, missing) if anchors and missing is not None else None
 
     # -- judging -----------------------------------------------------------------------------------------------------
 
@@ -409,9 +421,28 @@ def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
     return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
 
 
-def _kid_of(compact: str) -> str | None:
-    from agent_identity import jose  # noqa: PLC0415 - on the way of a key that wasn't there
+class _Again(NamedTuple):
+    """Whom to ask once more, and for which key."""
 
+    anchors: list[Found]
+    kid: str
+
+
+def _issuers_named(seen: Seen) -> frozenset[str]:
+    """Whose word a call brings, as it says itself: nobody else is asked anything for its sake."""
+    named: set[str] = set()
+    for compact in seen.anchored():
+        try:
+            claims = jose.loads_object(jose.unverified(compact).payload)
+        except VerificationError:
+            continue
+        named |= {
+            name for name in (claims.get("iss"), claims.get("sub_iss")) if isinstance(name, str)
+        }
+    return frozenset(named)
+
+
+def _kid_of(compact: str) -> str | None:
     try:
         kid = jose.unverified(compact).header.get("kid")
     except VerificationError:

@@ -265,12 +265,14 @@ def test_an_anchor_that_is_away_isnt_asked_with_every_call(served: Served) -> No
 
 
 def test_strangers_dont_make_a_verifier_ask_an_anchor_that_is_away(served: Served) -> None:
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        chain = call_in(session)[1]
     served.down = True
     verifier = served.verifier()
     codes = set[str]()
     for _ in range(5):
         with pytest.raises(VerificationError) as refused:
-            verifier.verify_call("x", ["y"], tool="t", args={}, scopes=())
+            verifier.verify_call("x", chain, tool="t", args={}, scopes=())
         codes.add(refused.value.code)
     assert codes == {"anchor_unavailable"}
     assert len(served.asked) == 3  # one question, asked three times
@@ -335,6 +337,24 @@ def test_a_check_of_revocations_is_asked_even_if_it_is_false_in_a_condition(
     with served.bot.on_behalf_of("user:alice", purpose="p") as session:
         assert verify(verifier, call_in(session))
     assert counted == {"asked": 1}
+
+
+def test_an_anchor_that_is_away_keeps_nobody_elses_callers_out(served: Served, judge: Any) -> None:
+    away = TrustAnchor("http://127.0.0.1:9", evidence="issuer")
+    here = TrustAnchor(served.authority.issuer, evidence="issuer")
+    verifier = Verifier(
+        [away, here], audience=FLIGHTS, replay=UnsafeNoReplayCheck(), clock=served.clock
+    )
+    served._made.append(verifier)
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert judge(verifier, call_in(session)).principal.sub == "alice"
+
+
+def test_what_names_no_anchor_asks_nobody(served: Served, judge: Any) -> None:
+    for chain in (["y"], ["a.b.c"], []):
+        with pytest.raises(VerificationError):
+            judge(served.verifier(), ("x.y.z", chain))
+    assert served.asked == []
 
 
 def test_keys_may_be_given_and_revocations_found(served: Served, judge: Any) -> None:
