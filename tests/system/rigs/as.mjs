@@ -149,7 +149,7 @@ const provider = new Provider(issuer, {
     },
     richAuthorizationRequests: {
       enabled: true,
-      types: Object.fromEntries(['mcp_tool_call', 'urn:agent-identity:tool'].map((type) => [type, {
+      types: Object.fromEntries(['mcp_tool_call', 'urn:example:calls'].map((type) => [type, {
         validate(ctx, d) { if (!Array.isArray(d.actions)) throw new errors.InvalidAuthorizationDetails('actions required'); },
       }])),
       authorizationDetailsForGrantSource: details,

@@ -210,8 +210,8 @@ def test_details_are_asked_for_and_come_back(
 ) -> None:
     """RFC 9396."""
     lines = (f'client_key = "file:{keys.assertion_file}"',)
-    details = 'authorization_details = [{type = "urn:agent-identity:tool", actions = ["call"], tools = ["search"]}]\n'
+    details = 'authorization_details = [{type = "urn:example:calls", actions = ["call"], tools = ["search"]}]\n'
     identity = configured(issuer(server, "key", *lines) + resource() + details)
-    asked = [{"type": "urn:agent-identity:tool", "actions": ["call"], "tools": ["search"]}]
+    asked = [{"type": "urn:example:calls", "actions": ["call"], "tools": ["search"]}]
     assert server.claims(token_of(identity), TOOLS)["authorization_details"] == asked
     assert json.loads(server.seen()[-1]["form"]["authorization_details"]) == asked

@@ -293,7 +293,7 @@ def test_a_key_of_the_vault_signs_first_grants(
     verifier = service(identity.jwks())
     call = verified(verifier, called(identity))
     assert (call.principal.sub, call.purpose) == ("cron:nightly", PURPOSE)
-    assert identity.who_triggered(call.call_id).verified
+    assert identity.who_triggered(call.call.id).verified
 
 
 @pytest.mark.usefixtures("in_a_job")

@@ -107,12 +107,12 @@ def test_details_are_asked_for_in_the_pushed_request(
     server: AuthorizationServer, configured: Configured
 ) -> None:
     """RFC 9396 §7, through sign-in."""
-    more = 'authorization_details = [{type = "urn:agent-identity:tool", actions = ["call"]}]'
+    more = 'authorization_details = [{type = "urn:example:calls", actions = ["call"]}]'
     text = public(server, "app") + resource("authorization-code", more=more)
     identity = configured(text, on_interaction=Browser())
     claims = server.claims(token_of(identity, server), TOOLS)
     assert claims["authorization_details"] == [
-        {"type": "urn:agent-identity:tool", "actions": ["call"]}
+        {"type": "urn:example:calls", "actions": ["call"]}
     ]
 
 
