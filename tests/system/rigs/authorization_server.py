@@ -137,7 +137,7 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
         ],
         "redirect_uris": [],
         "response_types": [],
-        "authorization_details_types": ["urn:agent-identity:tool"],
+        "authorization_details_types": ["urn:example:calls"],
     }
     person = {"redirect_uris": [], "response_types": [], "application_type": "native"}
     browser = {
@@ -145,7 +145,7 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
         "response_types": ["code"],
         "application_type": "native",
         "id_token_signed_response_alg": "ES256",
-        "authorization_details_types": ["urn:agent-identity:tool"],
+        "authorization_details_types": ["urn:example:calls"],
         "grant_types": ["authorization_code", "refresh_token"],
     }
     public = {"token_endpoint_auth_method": "none"}
