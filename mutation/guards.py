@@ -20,9 +20,15 @@ GUARDS: dict[str, tuple[str, ...]] = {
         "tests/vectors",
         "tests/adversarial/test_signatures.py",
     ),
-    "delegation": (*CHAINS, "tests/unit/test_session.py"),
+    "delegation": (
+        *CHAINS,
+        "tests/unit/test_detailed_sessions.py",
+        "tests/unit/test_handover.py",
+        "tests/unit/test_session.py",
+    ),
     "delegation.assertion": (
         "tests/unit/test_assertion.py",
+        "tests/unit/test_verify_call.py",
         "tests/unit/test_verifier.py",
         *VECTORS,
         *CALLS,

@@ -839,3 +839,31 @@ def test_a_whole_number_ends_where_json_ends_to_be_exact() -> None:
     for number in (2**53, -1, True, 1.0):
         with pytest.raises(InvalidAssertionError, match="claim iat"):
             Claims({"iat": number}).integer("iat")
+
+
+def test_a_chain_that_was_taken_is_read_once_and_checked_each_time(monkeypatch) -> None:
+    compacts = chain(3)
+    check(compacts)
+    with monkeypatch.context() as reading:
+        reading.setattr("agent_identity.delegation.chain.read_signed", pytest.fail)
+        assert [grant.depth for grant in check(compacts)] == [2, 1, 0]
+        assert code(compacts, now=NOW + 1000) == "expired"
+        stranger = Anchor(ISSUER, ({**KEYS[9].public_jwk, "kid": "k1"},), evidence="issuer")
+        assert code(compacts, stranger) == "bad_signature"
+
+
+def test_a_chain_whose_signatures_dont_hold_isnt_kept(monkeypatch) -> None:
+    forged = chain(2, key={0: KEYS[9]})
+    kept: dict[tuple[str, ...], object] = {}
+    monkeypatch.setattr("agent_identity.delegation.chain._taken", kept)
+    assert code(forged) == "bad_signature"
+    assert kept == {}
+
+
+def test_no_more_chains_are_kept_than_there_is_room_for(monkeypatch) -> None:
+    kept: dict[tuple[str, ...], object] = {}
+    monkeypatch.setattr("agent_identity.delegation.chain._taken", kept)
+    monkeypatch.setattr("agent_identity.delegation.chain._KEPT", 3)
+    for number in range(7):
+        check(chain(1, {0: {"jti": f"grant_{number}"}}))
+        assert 1 <= len(kept) <= 3

@@ -403,6 +403,10 @@ def test_an_approval_is_asserted_whatever_the_agent_says_of_it(rig: Rig) -> None
     found = rig.accepted(sent, assertion=sent.asserting(approval=APPROVAL)).approval
     assert found is not None
     assert (found.by, found.evidence) == ("user:bob", "asserted")
+    more = APPROVAL | {"proof": "a.b.c", "acr": "urn:x:strong"}
+    proven = rig.accepted(sent, assertion=sent.asserting(approval=more)).approval
+    assert proven is not None
+    assert (proven.proof, proven.acr, proven.evidence) == ("a.b.c", "urn:x:strong", "asserted")
 
 
 def test_an_agent_of_the_chain_approves_nothing(rig: Rig) -> None:

@@ -111,9 +111,7 @@ def test_details_are_asked_for_in_the_pushed_request(
     text = public(server, "app") + resource("authorization-code", more=more)
     identity = configured(text, on_interaction=Browser())
     claims = server.claims(token_of(identity, server), TOOLS)
-    assert claims["authorization_details"] == [
-        {"type": "urn:example:calls", "actions": ["call"]}
-    ]
+    assert claims["authorization_details"] == [{"type": "urn:example:calls", "actions": ["call"]}]
 
 
 def test_an_instance_that_registered_itself_signs_people_in(
