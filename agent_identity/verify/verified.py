@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["Actor", "AssertedCall", "Handover", "VerifiedCall", "verified"]
 
 
-@dataclass(frozen=True, slots=True)
-class Actor:
+class Actor(NamedTuple):
     """One agent of a verified chain; `vouched` only where an anchor, and not another agent, says who it is."""
 
     agent: str
@@ -99,8 +98,10 @@ def verified(
         task=leaf.task,
         txn=leaf.txn,
         chain=tuple(
-            Actor(grant.agent, grant.jkt, grant.depth, grant.scopes, grant.depth == 0)
-            for grant in grants
+            [
+                Actor(grant.agent, grant.jkt, grant.depth, grant.scopes, grant.depth == 0)
+                for grant in grants
+            ]
         ),
         scopes=scopes,
         details=leaf.details,

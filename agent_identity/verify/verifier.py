@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 import orjson
@@ -345,7 +346,7 @@ class Verifier:
         body: bytes | None,
         scopes: Iterable[str],
     ) -> Seen:
-        needed = scope_set(scopes)
+        needed = _needed(scopes)
         request = read_request(method, url, headers, body, public_url=self._public_url)
         carried = request.headers.get(DELEGATION.lower())
         if carried is None:
@@ -381,7 +382,7 @@ def _call_seen(
         chain=_compacts(chain),
         assertion=assertion,
         handover=_compacts(handover),
-        scopes=scope_set(scopes),
+        scopes=_needed(scopes),
         token=token,
         tool=tool,
         arguments=arguments,
@@ -419,6 +420,20 @@ def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
         return leaf.scopes
     granted = shown.claims.get("scope", "")
     return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
+
+
+def _needed(scopes: Iterable[str]) -> frozenset[str]:
+    """The scopes that a service asks for, which are the same few with every call.
+
+    Raises:
+        ConfigurationError: `scope_malformed`.
+    """
+    return scope_set(scopes) if isinstance(scopes, str) else _known_scopes(tuple(scopes))
+
+
+@lru_cache(256)
+def _known_scopes(scopes: tuple[str, ...]) -> frozenset[str]:
+    return scope_set(scopes)
 
 
 class _Again(NamedTuple):
