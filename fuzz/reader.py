@@ -174,17 +174,19 @@ def revoked(
     """Sequence number, times by reference and end of a revocation list, or a failure like that of `check`."""
     head, claims = part(compact, 0), part(compact, 1)
     assert head["typ"] == "agent-revocations+jwt"
+    assert {*head} == {"typ", "alg", "kid"}
     assert {*claims} == LIST
     assert claims["iss"] == issuer
     assert claims["iat"] < claims["exp"]
     assert claims["iat"] - 30 <= now < claims["exp"] + 30
     assert type(claims["seq"]) is int
     assert 0 <= claims["seq"] < 2**53
+    assert isinstance(claims["revoked"], list)
     times = [claims["iat"], claims["exp"], *(entry["at"] for entry in claims["revoked"])]
     assert all(is_number(time) and 0 <= time < 253402300800 for time in times)
     assert all({*entry} == {"ref", "at"} for entry in claims["revoked"])
     assert all(isinstance(entry["ref"], str) and entry["ref"] for entry in claims["revoked"])
-    (named,) = [jwk for jwk in jwks if head.get("kid", jwk["kid"]) == jwk["kid"]]
+    (named,) = [jwk for jwk in jwks if head["kid"] == jwk["kid"]]
     assert is_signed(compact, named)
     found: dict[str, float] = {}
     for entry in sorted(claims["revoked"], key=lambda entry: entry["at"]):
