@@ -21,6 +21,8 @@ import world
 TEXTS = ("iss", "sub", "txn", "aud", "jti", "grant_hash")
 OPTIONAL = ("use", "htm", "htu", "htq", "content_digest", "ath")
 
+APPROVAL = ("id", "by", "method", "digest")
+
 
 def part(compact: str, place: int) -> Any:
     text = compact.split(".")[place]
@@ -50,6 +52,16 @@ def check(compact: str, read: Assertion) -> None:
     )
     assert call["canon"] == "jcs"
     assert call["args_hash"].startswith("sha-256:")
+    said = claims.get("approval")
+    assert (said is None) is (read.approval is None)
+    if said is not None:
+        assert isinstance(said["evidence"], str)
+        assert said["evidence"]
+        assert {*said} <= {*APPROVAL, "at", "evidence", "proof", "acr"}
+        assert all(getattr(read.approval, name) == said[name] != "" for name in (*APPROVAL, "at"))
+        assert all(isinstance(said[name], str) for name in APPROVAL)
+        assert type(said["at"]) is int
+        assert (read.approval.proof, read.approval.acr) == (said.get("proof"), said.get("acr"))
     trace = claims.get("trace", {})
     assert (read.trace_id, read.span_id) == (trace.get("trace_id"), trace.get("span_id"))
 
@@ -68,11 +80,33 @@ def seeds() -> list[bytes]:
     header = json.dumps(world.PUBLISHED["assertion_header"]).encode()
     claims = world.PUBLISHED["assertion_claims"]
     more = [{}, {"use": "record"}, {"ath": "a"}, {"trace": {"trace_id": "1", "span_id": "2"}}]
-    more.append({"approval": {"id": "apr_1", "by": "user:bob", "method": "console"}})
+    approval = {
+        "id": "apr_1",
+        "by": "user:bob",
+        "method": "console",
+        "at": world.NOW,
+        "digest": "d",
+    }
+    more.append({"approval": approval})  # refused: it doesn't say how it is known
+    more += [
+        {"approval": approval | {"evidence": "asserted", name: "x"}} for name in ("proof", "acr")
+    ]
     texts = [f"t{compact}".encode() for compact in world.compacts()]
     return texts + [b"s" + header + b"\0" + json.dumps(claims | other).encode() for other in more]
 
 
 if __name__ == "__main__":
-    words = [*TEXTS, *OPTIONAL, "call", "approval", "canon", "trace", "alg", "typ", "jwk", "kid"]
+    words = [
+        *TEXTS,
+        *OPTIONAL,
+        "call",
+        "approval",
+        "canon",
+        "trace",
+        "evidence",
+        "alg",
+        "typ",
+        "jwk",
+        "kid",
+    ]
     runner.fuzz("assertion", one, seeds(), [*(f'"{name}":' for name in words), ":null", ":true"])

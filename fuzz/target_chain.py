@@ -3,18 +3,21 @@
 
 An input that begins with `t` is a header's value, and nothing but what was published may be taken. Any other one is a
 recipe: a good chain, with changes to claims, headers and keys before the right keys sign it, and to its members afterwards.
+With `d` before it only authorization details are changed: then the second reader's refusals are the library's too.
 """
 
 from __future__ import annotations
 
 import contextlib
 import copy
+import itertools
 from typing import Any
 
 import atheris
 import orjson
 import reader
 import runner
+from joserfc.errors import JoseError
 
 with runner.instrumented():
     from agent_identity.delegation.carriers import split_chain
@@ -30,6 +33,7 @@ PUBLISHED_ANCHOR = Anchor(
     world.PUBLISHED["issuer"], world.PUBLISHED["jwks"]["keys"], evidence="issuer"
 )
 JWKS = [{**KEYS[0].public_jwk, "kid": "k1"}, {**KEYS[10].public_jwk, "kid": "k2"}]
+SWAPPED = [{**KEYS[10].public_jwk, "kid": "k1"}, {**KEYS[0].public_jwk, "kid": "k2"}]
 KNOWN = {compact.rpartition(".")[0] for compact in world.compacts()}
 CLAIMS = ("iss", "sub", "sub_iss", "sub_profile", "act", "cnf", "aud", "scope", "purpose", "task")
 CLAIMS += ("txn", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "par_hash", "evidence")
@@ -71,7 +75,8 @@ class Recipe:
     def __init__(self, data: bytes) -> None:
         self._said = atheris.FuzzedDataProvider(data)
         self.hops = 1 + self.upto(7)
-        self.changes = [(self.upto(8), self.upto(self.hops - 1)) for _ in range(self.upto(3))]
+        self.changes = [(self.upto(9), self.upto(self.hops - 1)) for _ in range(self.upto(3))]
+        self.details = self.of((None, 1, 2))
 
     def upto(self, most: int) -> int:
         return self._said.ConsumeIntInRange(0, most) if most > 0 else 0
@@ -93,6 +98,58 @@ class Recipe:
         if kind == 3:
             return KEYS[self.upto(10)].thumbprint
         return self.text() if kind == 4 else self.of(TEXTS)
+
+    def objects(self, count: int) -> list[dict[str, Any]]:
+        """That many objects of details, good ones for the most part."""
+        return [self._object() for _ in range(count)]
+
+    def _object(self) -> dict[str, Any]:
+        said: dict[str, Any] = {"type": world.TOOL}
+        for _ in range(self.upto(3)):
+            self._change_object(said)
+        return said
+
+    def change_details(self, claims: dict[str, Any], others: list[dict[str, Any]]) -> None:
+        """Narrow them, or widen them: by one member, one object, or altogether."""
+        details, what = claims.get(reader.DETAILS), self.upto(7)
+        if what <= 4 and isinstance(details, list) and details:
+            self._change_object(self.of(details))
+        elif what == 5 and isinstance(details, list):
+            details.insert(self.upto(len(details)), self.objects(1)[0])
+        elif what == 6 and isinstance(details, list) and details:
+            del details[self.upto(len(details) - 1)]
+        elif self.upto(3) == 3:
+            claims.pop(reader.DETAILS, None)
+        elif what == 7 and others and self.upto(3) == 3:
+            claims[reader.DETAILS] = copy.deepcopy(self.of(others).get(reader.DETAILS))
+        else:
+            claims[reader.DETAILS] = self.objects(1 + self.upto(2))
+
+    def _change_object(self, said: dict[str, Any]) -> None:
+        what = self.upto(7)
+        if what == 0:
+            names = self.of((("tools", world.TOOLS), ("resources", world.RESOURCES)))
+            said[names[0]] = [self.of(names[1]) for _ in range(1 + self.upto(1))]
+        elif what == 1:
+            said.pop(self.of(("tools", "resources", "arguments", "type")), None)
+        elif what == 2 and self.upto(7) == 7:
+            said[self.of(("type", "tools", "resources", "arguments", "other"))] = self.of(ODD)
+        else:
+            rules = said.setdefault("arguments", {})
+            if isinstance(rules, dict):
+                self._change_rules(rules)
+
+    def _change_rules(self, rules: dict[str, Any]) -> None:
+        name = self.of(world.ARGUMENTS)
+        rule = rules.setdefault(name, {})
+        if self.upto(7) == 7:
+            del rules[name]
+        elif isinstance(rule, dict):
+            word = self.of([*world.WORDS])
+            if word in rule and self.upto(3) == 3:
+                del rule[word]
+            else:
+                rule[word] = copy.deepcopy(self.of(world.WORDS[word]))
 
     def change_members(self, members: list[str]) -> None:
         """What anybody on the way can do."""
@@ -143,11 +200,25 @@ class Recipe:
             claims[name] = value + amount
 
 
+class Detailed(Recipe):
+    """Choices of details alone, some at each hop."""
+
+    def __init__(self, data: bytes) -> None:
+        self._said = atheris.FuzzedDataProvider(data)
+        self.hops = 1 + self.upto(3)
+        self.details = 1 + self.upto(2)
+        self.changes = [
+            (9, depth) for depth in range(1, self.hops) for _ in range(self.of((1, 0, 2)))
+        ]
+
+
 def made(recipe: Recipe) -> list[str]:
     members: list[str] = []
     hops: list[dict[str, Any]] = []
     for depth in range(recipe.hops):
         claims = copy.deepcopy(hop(hops[-1] if hops else None, depth, (members or [""])[-1]))
+        if depth == 0 and recipe.details is not None:
+            claims[reader.DETAILS] = recipe.objects(recipe.details)
         signer = KEYS[depth]
         head: dict[str, Any] = {"typ": "agent-grant+jwt", "alg": signer.alg}
         head |= {"jwk": signer.public_jwk} if depth else {"kid": "k1"}
@@ -159,12 +230,14 @@ def made(recipe: Recipe) -> list[str]:
             elif kind == 6:
                 signer = recipe.of(KEYS)
                 head |= {"alg": signer.alg} | ({"jwk": signer.public_jwk} if depth else {})
+            elif kind == 9:
+                recipe.change_details(claims, hops)
         with contextlib.suppress(TypeError, orjson.JSONEncodeError):  # else it stays as it was
             members.append(signer.compact(b64url(orjson.dumps(head)), orjson.dumps(claims)))
             hops.append(claims)
     members.reverse()
     for kind, _ in recipe.changes:
-        if kind > 6 and members:
+        if kind in (7, 8) and members:
             recipe.change_members(members)
     return members
 
@@ -188,15 +261,18 @@ def one(data: bytes) -> bool:
             least="asserted",
         )
         return bool(grants)
+    if data[:1] == b"d":
+        return judged(Detailed(data[1:]))
     recipe = Recipe(data)
     members = made(recipe)
-    if not recipe.changes:
+    if not recipe.changes and recipe.details is None:
         verify_as_good(members)
     most, least = recipe.of(reader.EVIDENCE[::-1]), recipe.of(reader.EVIDENCE)
     now = NOW + recipe.of((0, *AMOUNTS))
     anchor = Anchor(ISSUER, JWKS, evidence=most)
     grants = verify_chain(members, [anchor], now=now, evidence=least)
     reader.check(members, JWKS, now=now, issuer=ISSUER, most=most, least=least)
+    check_kept(recipe, members)
     claims = [reader.part(member, 1) for member in members]
     assert [grant.agent for grant in grants] == [said["act"]["sub"] for said in claims]
     assert [grant.exp for grant in grants] == [said["exp"] for said in claims]
@@ -204,6 +280,50 @@ def one(data: bytes) -> bool:
         {*said.get("scope", "").split()} for said in claims
     ]
     return True
+
+
+def judged(recipe: Recipe) -> bool:
+    """Both readers of details are of one mind, and a call that the leaf allows is one that every hop above allows."""
+    members = made(recipe)
+    hops = [reader.part(member, 1) for member in reversed(members)]
+    good = all(reader.is_details(hop[reader.DETAILS]) for hop in hops if reader.DETAILS in hop)
+    good = good and all(itertools.starmap(reader.is_covered, itertools.pairwise(hops)))
+    try:
+        grants = verify_chain(members, [Anchor(ISSUER, JWKS, evidence="issuer")], now=NOW)
+    except AgentIdentityError as refused:
+        if good:
+            raise AssertionError("narrower details are refused") from refused
+        return False
+    assert good, "wider details are taken"
+    for _ in range(4):
+        tool, resource = recipe.of(world.TOOLS), recipe.of(world.RESOURCES)
+        values = {name: recipe.of(world.SMALL) for name in world.ARGUMENTS if recipe.upto(3) < 3}
+        allowed = [
+            grant.details is None or grant.details.allows(tool, resource, values)
+            for grant in reversed(grants)
+        ]
+        assert allowed == [reader.allows(hop, tool, resource, values) for hop in hops]
+        assert allowed == sorted(allowed, reverse=True), "a hop allows more than the one above"
+    return True
+
+
+def check_kept(recipe: Recipe, members: list[str]) -> None:
+    """The same chain again, which the library has read before: time, trust and keys count as they did the first time."""
+    most, least = recipe.of(reader.EVIDENCE[::-1]), recipe.of(reader.EVIDENCE)
+    now, jwks = NOW + recipe.of((0, *AMOUNTS, 10**6)), recipe.of((JWKS, JWKS[::-1], SWAPPED, []))
+    issuer = recipe.of((ISSUER, ISSUER, "https://other.example"))
+    good = True
+    try:
+        reader.check(members, jwks, now=now, issuer=issuer, most=most, least=least)
+    except (AssertionError, ValueError, JoseError):
+        good = False
+    try:
+        verify_chain(members, [Anchor(issuer, jwks, evidence=most)], now=now, evidence=least)
+    except AgentIdentityError as refused:
+        if good:
+            raise AssertionError("a chain that is known is refused") from refused
+    else:
+        assert good, "taken because it was known"
 
 
 def verify_as_good(members: list[str]) -> None:
@@ -225,6 +345,12 @@ def seeds() -> list[bytes]:
         for place in range(3)
         for what in range(8)
         for kind in range(8)
+    ]
+    recipes += [
+        b"d" + bytes([*(place * step % 251 for place in range(1, 60)), count, hops])
+        for step in range(1, 25)
+        for count in range(3)
+        for hops in range(4)
     ]
     return texts + recipes + [bytes([0, hops]) for hops in range(8)]
 

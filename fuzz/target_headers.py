@@ -1,14 +1,15 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What headers and URLs are read with: `challenges_of`, `wanted_by`, `split_chain`, `read_request`, `htu_of`, `covers`.
+"""What headers and URLs are read with: `challenges_of`, `wanted_by`, `split_chain`, `read_request`, `url_of`, `htu_of`, `covers`.
 
-The parts of an input are separated by NUL: a header's value, a method, a URL, a resource.
+The parts of an input are separated by NUL: a header's value, a method, a URL, a resource. What an ASGI server hands on is made of
+the same parts: the method is its scheme, the URL its path and query, the resource its `Host`.
 """
 
 from __future__ import annotations
 
 import re
 import string
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import runner
 
@@ -17,6 +18,7 @@ with runner.instrumented():
     from agent_identity.errors import AgentIdentityError
     from agent_identity.http.challenges import challenges_of, wanted_by
     from agent_identity.uris import checked_resource, covers, htu_of, is_loopback, is_safe_link
+    from agent_identity.verify.received import headers_of, path_of, url_of
     from agent_identity.verify.request import read_request
 
 import world
@@ -81,6 +83,40 @@ def check_request(value: str, method: str, url: str) -> bool:
     raise AssertionError("a repeated header")
 
 
+def check_received(target: str, scheme: str, host: str, *, is_raw: bool) -> bool:
+    """A request as servers hand it on: `raw_path` as it came or left out, and `path` as they decode that."""
+    raw, _, query = target.partition("?")
+    scope = {
+        "type": "http",
+        "scheme": scheme or "https",
+        "path": unquote(raw),
+        "query_string": query.encode("latin-1", "replace"),
+        "headers": [(b"HOST", host.encode("latin-1", "replace")), (b"x-other", b"1")],
+    }
+    if is_raw:
+        scope["raw_path"] = raw.encode("latin-1", "replace")
+    else:
+        scope["path"] = scope["path"].encode("utf-8", "replace").decode()
+    url = url_of(scope)
+    seen = read_request("GET", url, headers_of(scope), None, public_url=None)
+    split = urlsplit(url)
+    assert split.scheme in {"http", "https"}
+    assert split.netloc == host
+    assert split.path == path_of(scope)
+    assert split.query.encode() == scope["query_string"]
+    assert not split.fragment
+    assert unquote(split.path) == scope["path"], "routed by another path than was signed"
+    again = urlsplit(seen.htu)
+    assert unquote(again.path, "latin-1") == unquote(split.path, "latin-1")
+    assert not {".", ".."} & set(re.split(r"[/\\]", unquote(again.path)))
+    scope["headers"] += [(b"host", host.encode("latin-1"))]
+    try:
+        url_of(scope)
+    except AgentIdentityError:
+        return True
+    raise AssertionError("a repeated Host")
+
+
 def default(scheme: str) -> int:
     return {"http": 80, "https": 443}[scheme]
 
@@ -109,6 +145,8 @@ def one(data: bytes) -> bool:
     for check in (
         lambda: check_members(value),
         lambda: check_request(value, method, url),
+        lambda: check_received(url, method, resource, is_raw=True),
+        lambda: check_received(url, method, resource, is_raw=False),
         lambda: check_covers(resource, url),
         lambda: checked_resource(resource) == resource,
     ):
@@ -130,9 +168,19 @@ def seeds() -> list[bytes]:
     urls = [request["url"], "http://127.0.0.1:80/a/./b/../%7ec%2F", "https://[::1]:8443?q#f"]
     texts = [f"{said}\0GET\0{urls[0]}\0https://a.example/b" for said in challenges]
     texts += [f"a, b ,c\0{request['method']}\0{url}\0{url.partition('?')[0]}" for url in urls]
+    texts += [
+        f"\0{scheme}\0{target}\0{host}"
+        for scheme, host in (("https", "a.example"), ("ws", "[::1]:8443"), ("http", "127.0.0.1:80"))
+        for target in ("/", "/a/b?c=d&e", "/a%2Fb/%7ec", "//x/..%2f", "/\u00e9?%c3%a9", "/a;b/.;/c")
+    ]
     return [text.encode() for text in texts]
 
 
 if __name__ == "__main__":
     words = ["Bearer ", "DPoP ", "error=", 'error="', "\\", "%2e", "%2f", "/../", "/./", "\\\\"]
-    runner.fuzz("headers", one, seeds(), [*words, "https://", "http://", "@", ":443", "localhost"])
+    runner.fuzz(
+        "headers",
+        one,
+        seeds(),
+        [*words, "https://", "http://", "wss", "@", "%5c", ";", ":443", "localhost"],
+    )

@@ -82,3 +82,22 @@ def signature_of(alg: str, data: bytes) -> bytes:
         pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
         return RSA.sign(data, pss, hashes.SHA256())
     return KEYS[0 if alg == "ES256" else 2].sign(data)
+
+
+# What details are put together from: values that are nearly one another, or only look alike.
+TOOL = "urn:agent-identity:tool"
+TOOLS = ("book", "cancel", "Book", "")
+RESOURCES = ("https://b.example", "urn:agent-identity:local", "https://B.example", "")
+ARGUMENTS = ("amount", "currency", "other")
+SMALL: tuple[Any, ...] = (500, "USD", 0, 1, 1.0, True, False, None, 499.5, 500.0, 501, -1, -0.0)
+SMALL += ("US", "usd", "USDX", "", "500", "\u00e9", "e\u0301", [], [1], [1.0], [True], {}, ["USD"])
+SMALL += ({"a": 1, "b": 2}, {"b": 2.0, "a": 1}, 2**53 - 1, 1e21, 1e300, 5e-324)
+VALUES = (*SMALL, 1e17, [[2.0**53]])  # the last two have no canonical form
+WORDS: dict[str, tuple[Any, ...]] = {
+    "maximum": (500, 499, 501, 500.0, 0, -1, 1e300, True, "500", None),
+    "minimum": (0, 1, -1, 0.5, -0.0, 500, 501, False, "0", None),
+    "const": VALUES,
+    "enum": (["USD", "EUR"], ["USD"], [500, "USD"], [1], [True, 0], ["EUR", "EUR"], [1e17], [], 1),
+    "prefix": ("US", "U", "USD", "u", "E", "\u00e9", "", 1, None),
+    "other": (1,),
+}

@@ -144,12 +144,11 @@ class Revocations:
 
     def _read(self, compact: str) -> _List:
         keys = self._keys()
-        _, payload = jose.verify(
-            jose.unverified(compact, max_token=LIST_LIMIT),
-            keys,
-            algorithms=ALGORITHMS,
-            typ=REVOCATIONS_TYPE,
-        )
+        token = jose.unverified(compact, max_token=LIST_LIMIT)
+        _, payload = jose.verify(token, keys, algorithms=ALGORITHMS, typ=REVOCATIONS_TYPE)
+        header = Claims(token.header, VerificationError)
+        header.only("typ", "alg", "kid")
+        header.text("kid")
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         claims.only(*_CLAIMS)

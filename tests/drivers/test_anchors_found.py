@@ -440,6 +440,23 @@ def test_G09_a_list_that_isnt_the_operators_is_none(clock: Any, compact: Any, co
 
 
 @pytest.mark.parametrize(
+    ("members", "code"),
+    [
+        ({"kid": OPERATOR.thumbprint, "other": 1}, "claim_unknown"),
+        ({"kid": OPERATOR.thumbprint, "jwk": OPERATOR.public_jwk}, "claim_unknown"),
+        ({}, "claim_missing"),
+        ({"kid": ""}, "unknown_key"),
+    ],
+)
+def test_G09_the_header_of_a_list_is_closed(clock: Any, members: Any, code: str) -> None:
+    header = {"typ": "agent-revocations+jwt", "alg": OPERATOR.alg} | members
+    claims = revocation_claims("urn:x:anchor", {}, seq=1, now=1_795_518_000, lifetime=300)
+    with pytest.raises(VerificationError) as refused:
+        revocations(clock).update(OPERATOR.compact(b64url(json.dumps(header).encode()), claims))
+    assert refused.value.code == code
+
+
+@pytest.mark.parametrize(
     ("options", "seconds"), [({}, 330), ({"max_age": 60}, 90), ({"max_age": 0, "skew": 0}, 0)]
 )
 def test_G09_a_list_past_its_age_denies(clock: Any, options: Any, seconds: int) -> None:

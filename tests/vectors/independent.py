@@ -857,6 +857,7 @@ def read_revocations(anchor: dict[str, Any], case: dict[str, Any]) -> list[dict[
     require(given["list"] is not None, "revocation", "no list")
     token = take_apart(given["list"], header_limit=None, limit=1024 * 1024)
     check_signature(token, given["jwks"]["keys"], OURS, "agent-revocations+jwt")
+    require({*token.header} == {"typ", "alg", "kid"}, "revocation", "another header")
     claims = token.claims()
     whole_times = {"iat": is_count, "exp": is_count, "seq": is_count}
     may = {"iss": is_text, "revoked": lambda value: isinstance(value, list)}
