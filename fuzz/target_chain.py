@@ -169,6 +169,11 @@ class Recipe:
         else:
             members[:] = ", ".join(members).split(self.of([",", ", ", ".", " "]))
 
+    def change_header(self, head: dict[str, Any], others: list[dict[str, Any]]) -> None:
+        head[self.of(HEADER)] = self.value(others)
+        if isinstance(head.get("jwk"), dict) and self.upto(1):  # a key of that very name
+            head["jwk"] = {**head["jwk"], "kid": head.get("kid", "")}
+
     def change_claims(self, claims: dict[str, Any], others: list[dict[str, Any]]) -> None:
         """What a signer can do who doesn't keep to the rules."""
         what = self.upto(7)
@@ -226,7 +231,7 @@ def made(recipe: Recipe) -> list[str]:
             if kind <= 4:
                 recipe.change_claims(claims, hops)
             elif kind == 5:
-                head[recipe.of(HEADER)] = recipe.value(hops)
+                recipe.change_header(head, hops)
             elif kind == 6:
                 signer = recipe.of(KEYS)
                 head |= {"alg": signer.alg} | ({"jwk": signer.public_jwk} if depth else {})

@@ -74,6 +74,9 @@ def check_request(value: str, method: str, url: str) -> bool:
     assert not read.query
     assert not read.fragment
     assert htu_of(seen.htu) == seen.htu
+    sent = [segment.partition(";")[0] for segment in unquote(split.path).split("/")]
+    assert not {".", ".."} & {*sent}, "a server could route it by another path"
+    assert "#" not in url
     assert not {".", ".."} & set(read.path.split("/"))
     read_request(method, url, headers, None, public_url="https://public.example/")
     try:
