@@ -12,6 +12,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Mapping
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from cryptography import x509
@@ -330,11 +331,17 @@ def thumbprint(jwk: JWK) -> str:
     Raises:
         ConfigurationError: a required member is missing, or the key type has no thumbprint here.
     """
-    names = _REQUIRED_MEMBERS.get(str(jwk.get("kty")))
-    if names is None or not all(isinstance(jwk.get(name), str) for name in names):
+    names = _REQUIRED_MEMBERS.get(str(jwk.get("kty")), ())
+    members = [(name, value) for name in names if isinstance(value := jwk.get(name), str)]
+    if not members or len(members) != len(names):
         raise ConfigurationError("key_unusable", "a JWK lacks the members its thumbprint needs")
+    return _thumbprint(*members)
+
+
+@lru_cache(256)
+def _thumbprint(*members: tuple[str, str]) -> str:
     # Members are base64url or registered names, so that no character needs escaping.
-    text = ",".join(f'"{name}":"{jwk[name]}"' for name in names)
+    text = ",".join([f'"{name}":"{value}"' for name, value in members])
     return b64url(hashlib.sha256(f"{{{text}}}".encode()).digest())
 
 

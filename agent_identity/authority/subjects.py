@@ -45,7 +45,7 @@ TRIGGER: Final = "trigger"
 _PROFILES: Final = frozenset({"user", "service", TRIGGER})
 _LONGEST: Final = 24 * 3600.0
 _TEXT_LIMIT: Final = 512
-_CLAIMS: Final = ("iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn")
+_CLAIMS: Final = frozenset({"iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,7 +138,7 @@ class Subjects:
         _, payload = jose.verify(token, client.keys, algorithms=ALGORITHMS, typ=SUBJECT_TYPE)
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
-        claims.only(*_CLAIMS)
+        claims.only(_CLAIMS)
         if claims.text("iss") != client.client_id:
             raise VerificationError("client_mismatch", "another client speaks for this principal")
         if body.get("aud") != self._issuer:

@@ -141,12 +141,16 @@ class Assertion(NamedTuple):
         return f"<Assertion of {self.call_id}>"
 
 
-_CLAIMS: Final = (
-    *("iss", "sub", "txn", "aud", "iat", "exp", "jti", "grant_hash", "call", "approval", "trace"),
-    *("use", "ath", "htm", "htu", "htq", "content_digest"),
+_HEADER: Final = frozenset({"typ", "alg", "jwk"})
+_CLAIMS: Final = frozenset(
+    {
+        *("iss", "sub", "txn", "aud", "iat", "exp", "jti", "grant_hash"),
+        *("call", "approval", "trace", "use", "ath", "htm", "htu", "htq", "content_digest"),
+    }
 )
-
-_APPROVAL: Final = ("id", "by", "method", "at", "digest", "evidence", "proof", "acr")
+_CALL: Final = frozenset({"id", "tool", "args_hash", "canon"})
+_TRACE: Final = frozenset({"trace_id", "span_id"})
+_APPROVAL: Final = frozenset({"id", "by", "method", "at", "digest", "evidence", "proof", "acr"})
 
 
 def read_assertion(compact: str) -> Assertion:
@@ -159,16 +163,16 @@ def read_assertion(compact: str) -> Assertion:
     header = Claims(token.header)
     if header.text("typ") != ASSERTION_TYPE:
         raise InvalidAssertionError("wrong_typ", "what came as an assertion is none")
-    header.only("typ", "alg", "jwk")
+    header.only(_HEADER)
     claims = Claims(jose.loads_object(token.payload, error=InvalidAssertionError))
-    claims.only(*_CLAIMS)
+    claims.only(_CLAIMS)
     call = claims.nested("call")
-    call.only("id", "tool", "args_hash", "canon")
+    call.only(_CALL)
     if call.text("canon") != "jcs" or not call.text("args_hash").startswith("sha-256:"):
         raise InvalidAssertionError("digest_unknown", "arguments are digested in an unknown way")
     trace = claims.nested("trace") if claims.has("trace") else None
     if trace is not None:
-        trace.only("trace_id", "span_id")
+        trace.only(_TRACE)
     return Assertion(
         compact=compact,
         parsed=token,
@@ -198,7 +202,7 @@ def read_assertion(compact: str) -> Assertion:
 
 def _approval(claims: Claims) -> Approval:
     """Who said yes, as the agent says: `asserted`, whatever evidence is claimed, until somebody has checked a proof."""
-    claims.only(*_APPROVAL)
+    claims.only(_APPROVAL)
     claims.text("evidence")
     return Approval(
         id=claims.text("id"),

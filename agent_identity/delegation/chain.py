@@ -62,15 +62,17 @@ def verify_chain(
     """
     _check_caps(compacts)
     key = tuple(compacts)
-    read = _taken.get(key) or _read(key)
+    taken = _taken.get(key)
+    read = _read(key) if taken is None else taken.read
     grants = read.grants
     _check_times(grants, now, skew)
     keys = _check_root(grants[-1], anchors, evidence)
-    _prepared(read.root, keys).check(error=InvalidAssertionError)
+    if taken is None or taken.keys != keys:
+        taken = _Taken(read, [dict(jwk) for jwk in keys], _prepared(read.root_signed, keys))
+    taken.root.check(error=InvalidAssertionError)
     for hop in read.hops:
         hop.check(error=InvalidAssertionError)
-    if key not in _taken:
-        _remember(key, read)
+    _remember(key, taken)
     return grants
 
 
@@ -78,20 +80,28 @@ class _Read(NamedTuple):
     """A chain as its bytes have it, newest first: hops with the keys that they name, and the root, whose key an anchor names."""
 
     grants: tuple[Grant, ...]
-    root: jose.Parsed
+    root_signed: jose.Parsed
     hops: tuple[jose.Prepared, ...]
 
 
+class _Taken(NamedTuple):
+    """A chain as read, and the check of its root by those of the anchor's keys that it names."""
+
+    read: _Read
+    keys: list[JWK]
+    root: jose.Prepared
+
+
 _KEPT: Final = 256
-_taken: Final[dict[tuple[str, ...], _Read]] = {}
-"""Chains whose signatures held, as they were read: a service sees the same one with every call of a session. What depends on
-time, trust and keys is checked each time; only what the bytes alone decide isn't read again."""
+_taken: Final[dict[tuple[str, ...], _Taken]] = {}
+"""A service sees the same chain with every call of a session. What depends on time, trust and keys is checked each time, and so
+are the signatures; only what the bytes alone decide isn't read again."""
 
 
-def _remember(key: tuple[str, ...], read: _Read) -> None:
-    if len(_taken) >= _KEPT:
+def _remember(key: tuple[str, ...], taken: _Taken) -> None:
+    if key not in _taken and len(_taken) >= _KEPT:
         _taken.clear()
-    _taken[key] = read
+    _taken[key] = taken
 
 
 def _read(compacts: tuple[str, ...]) -> _Read:
@@ -146,7 +156,7 @@ def _check_caps(compacts: Sequence[str]) -> None:
         raise InvalidAssertionError("chain_empty", "there is no grant")
     if len(compacts) > MAX_HOPS:
         raise InvalidAssertionError("chain_too_deep", f"more than {MAX_HOPS} hops")
-    if sum(len(compact) for compact in compacts) > CHAIN_LIMIT:
+    if sum(map(len, compacts)) > CHAIN_LIMIT:
         raise InvalidAssertionError("chain_too_large", "the chain is larger than 64 KiB")
 
 
@@ -205,21 +215,25 @@ def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
     leaf = grants[0]
     if now >= leaf.exp + skew:
         raise InvalidAssertionError("expired", "the chain has expired")
-    if any(grant.exp <= grant.nbf for grant in grants):
-        raise InvalidAssertionError("lifetime_empty", "a hop ends before it begins")
-    if now < leaf.nbf - skew or any(now < grant.iat - skew for grant in grants):
+    begins = leaf.nbf
+    for grant in grants:
+        if grant.exp <= grant.nbf:
+            raise InvalidAssertionError("lifetime_empty", "a hop ends before it begins")
+        begins = max(begins, grant.iat)
+    if now < begins - skew:
         raise InvalidAssertionError("not_yet_valid", "the chain begins in the future")
 
 
 def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[JWK]:
     """Hold hop 0 to its anchor; gives the anchor's keys that may have signed it."""
-    anchor = next((anchor for anchor in anchors if anchor.issuer == root.iss), None)
-    if anchor is None:
+    named = [anchor for anchor in anchors if anchor.issuer == root.iss]
+    if not named:
         raise InvalidAssertionError(
             "unknown_anchor",
             "the chain's root is signed by nobody who is trusted here",
             remedy="add a TrustAnchor for its issuer, if it deserves one",
         )
+    anchor = named[0]
     _check_vouching(root, anchor, evidence)
     if "act" in root.act or root.vouched_by != anchor.issuer:
         raise InvalidAssertionError(
@@ -254,6 +268,7 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
 
 
 def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
-    return jose.prepare(
-        signed, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError
+    fitting = jose.fitting(
+        signed.head, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError
     )
+    return fitting.prepared(signed)

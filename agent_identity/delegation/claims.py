@@ -33,35 +33,26 @@ class Claims:
         self._error = error
 
     def text(self, name: str) -> str:
-        value = self.optional_text(name)
-        if value is None:
-            raise self._error("claim_missing", f"the claim {name} is missing")
-        return value
+        value = self._claims.get(name)
+        if type(value) is str and value:
+            return value
+        raise self._malformed(name) if name in self._claims else self._missing(name)
 
     def optional_text(self, name: str) -> str | None:
-        if name not in self._claims:
-            return None
-        value = self._claims[name]
-        if not isinstance(value, str) or not value:
-            raise self._malformed(name)
-        return value
+        return self.text(name) if name in self._claims else None
 
     def integer(self, name: str) -> int:
         """A whole number of seconds, hops or the like, from 0 to 2^53 - 1; `true` is none."""
-        if name not in self._claims:
-            raise self._error("claim_missing", f"the claim {name} is missing")
-        value = self._claims[name]
-        if type(value) is not int or not 0 <= value <= _LARGEST:
-            raise self._malformed(name)
-        return value
+        value = self._claims.get(name)
+        if type(value) is int and 0 <= value <= _LARGEST:
+            return value
+        raise self._malformed(name) if name in self._claims else self._missing(name)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of non-empty strings without repetition; it may be empty, but not absent."""
-        if name not in self._claims:
-            raise self._error("claim_missing", f"the claim {name} is missing")
-        value = self._claims[name]
+        value = self._claims.get(name)
         if not isinstance(value, list):
-            raise self._malformed(name)
+            raise self._malformed(name) if name in self._claims else self._missing(name)
         found = tuple(item for item in value if isinstance(item, str) and item)
         if len(found) != len(value) or len(set(found)) != len(found):
             raise self._malformed(name)
@@ -82,12 +73,10 @@ class Claims:
         return Claims(value, self._error)
 
     def mapping(self, name: str) -> dict[str, JSON]:
-        if name not in self._claims:
-            raise self._error("claim_missing", f"the claim {name} is missing")
-        value = self._claims[name]
-        if not isinstance(value, dict):
-            raise self._malformed(name)
-        return value
+        value = self._claims.get(name)
+        if isinstance(value, dict):
+            return value
+        raise self._malformed(name) if name in self._claims else self._missing(name)
 
     def has(self, name: str) -> bool:
         return name in self._claims
@@ -96,11 +85,13 @@ class Claims:
         """Whether every claim here is one of `known`, with the value that it has there."""
         return all(name in known and known[name] == value for name, value in self._claims.items())
 
-    def only(self, *names: str) -> None:
+    def only(self, names: frozenset[str]) -> None:
         """Refuse claims that we have no rule for: what isn't understood isn't skipped."""
-        foreign = self._claims.keys() - set(names)
-        if foreign:
+        if not names.issuperset(self._claims):
             raise self._error("claim_unknown", "a claim that this version has no rule for")
+
+    def _missing(self, name: str) -> VerificationError:
+        return self._error("claim_missing", f"the claim {name} is missing")
 
     def _malformed(self, name: str) -> VerificationError:
         return self._error("claim_malformed", f"the claim {name} has another type or form")

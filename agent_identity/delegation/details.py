@@ -41,6 +41,7 @@ __all__ = [
     "read_details",
 ]
 
+_DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
 _LARGEST: Final = 64
 """Objects in one grant, and arguments in one object."""
 
@@ -254,7 +255,7 @@ def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
 def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
     if claims.text("type") != TOOL_DETAILS:
         raise error("detail_type_unknown", "authorization_details of a type that has no rule here")
-    claims.only("type", "tools", "resources", "arguments")
+    claims.only(_DETAIL)
     arguments: dict[str, Constraint] = {}
     if claims.has("arguments"):
         rules = claims.mapping("arguments")

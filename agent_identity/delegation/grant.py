@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NotRequired, TypedDict, Unpack
 
 import orjson
@@ -46,11 +47,16 @@ HEADER_LIMIT: Final = 1024
 EVIDENCE: Final = ("asserted", "agent", "issuer")
 """How a principal can be known, least first."""
 
-_CLAIMS: Final = (
-    *("iss", "sub", "sub_iss", "sub_profile", "act", "cnf", "aud", "scope", "purpose", "task"),
-    *("txn", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "par_hash", "evidence"),
-    *("sub_token_hash", "authorization_details"),
+_HEADER: Final = frozenset({"typ", "alg", "kid", "jwk"})
+_CLAIMS: Final = frozenset(
+    {
+        *("iss", "sub", "sub_iss", "sub_profile", "act", "cnf", "aud", "scope", "purpose", "task"),
+        *("txn", "iat", "nbf", "exp", "jti", "del_depth", "del_max_depth", "par_hash", "evidence"),
+        *("sub_token_hash", "authorization_details"),
+    }
 )
+_ACTOR: Final = frozenset({"iss", "sub", "sub_profile", "instance", "act"})
+_CONFIRMATION: Final = frozenset({"jkt"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,12 +107,17 @@ class Grant:
 
     def hash(self) -> str:
         """The `grant_hash` of an assertion below this grant: over the whole compact form."""
-        return hash_of(self.compact)
+        return _grant_hash(self.compact)
 
 
 def hash_of(text: str) -> str:
     """SHA-256 of a text's ASCII bytes, base64url: `grant_hash` and `ath`."""
     return b64url(hashlib.sha256(text.encode("ascii")).digest())
+
+
+@lru_cache(256)
+def _grant_hash(compact: str) -> str:
+    return hash_of(compact)
 
 
 def signing_input_hash(compact: str) -> str:
@@ -129,17 +140,17 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     header = Claims(token.header)
     if header.text("typ") != GRANT_TYPE:
         raise InvalidAssertionError("wrong_typ", "a member of the chain is no grant")
-    header.only("typ", "alg", "kid", "jwk")
+    header.only(_HEADER)
     payload = jose.loads_object(token.payload, error=InvalidAssertionError)
     claims = Claims(payload)
-    claims.only(*_CLAIMS)
+    claims.only(_CLAIMS)
     act = claims.mapping("act")
     actor = Claims(act)
-    actor.only("iss", "sub", "sub_profile", "instance", "act")
+    actor.only(_ACTOR)
     if actor.text("sub_profile") != "ai_agent":
         raise InvalidAssertionError("actor_profile", "the actor of a grant is no ai_agent")
     confirmation = claims.nested("cnf")
-    confirmation.only("jkt")
+    confirmation.only(_CONFIRMATION)
     jkt = confirmation.text("jkt")
     if actor.text("instance") != jkt:
         raise InvalidAssertionError("instance_mismatch", "act.instance isn't the bound key")

@@ -13,6 +13,8 @@ tests/adversarial/test_signatures.py holds the tests of these rules.
 
 from __future__ import annotations
 
+from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, overload
 
 import orjson
@@ -30,14 +32,16 @@ if TYPE_CHECKING:
 __all__ = [
     "MAX_HEADER",
     "MAX_TOKEN",
+    "Fitting",
     "Parsed",
     "Prepared",
     "check_lifetime",
+    "fitting",
     "header",
     "loads",
     "loads_object",
     "numeric_date",
-    "prepare",
+    "read_header",
     "unverified",
     "verify",
 ]
@@ -79,9 +83,10 @@ def loads_object(
 
 
 class Parsed(NamedTuple):
-    """A token taken apart. Nothing in it counts before `verify` took it."""
+    """A token taken apart; `head` is the header as it came. Nothing in it counts before `verify` took it."""
 
-    header: dict[str, JSON]
+    head: str
+    header: Mapping[str, JSON]
     payload: bytes
     signing_input: bytes
     signature: bytes
@@ -119,7 +124,7 @@ def verify(
     typ: str | None = None,
     max_header: int | None = None,
     error: type[VerificationError] = VerificationError,
-) -> tuple[dict[str, JSON], bytes]:
+) -> tuple[Mapping[str, JSON], bytes]:
     """Check a compact JWS (RFC 7515, RFC 8725) and return its header and the payload's bytes.
 
     A header with `kid` is checked with the keys of exactly that `kid`, one without with any that fits. `typ` is compared
@@ -132,16 +137,25 @@ def verify(
     """
     try:
         token = compact if isinstance(compact, Parsed) else _parsed(compact, max_header, MAX_TOKEN)
-        _prepared(token, keys, algorithms, typ).check()
+        _fitting(token.header, keys, algorithms, typ).prepared(token).check()
     except VerificationError as failure:
         raise _as(error, failure) from None
     return token.header, token.payload
 
 
-class Prepared(NamedTuple):
-    """A token whose keys were found fit to check it; `check` is the signature alone, as often as that is asked."""
+class Fitting(NamedTuple):
+    """The keys that fit a header: those that may check what comes under it."""
 
-    token: Parsed
+    keys: tuple[public_keys.Checker, ...]
+
+    def prepared(self, token: Parsed) -> Prepared:
+        """The check of a token with that very header."""
+        return Prepared(tuple([key(token.signature, token.signing_input) for key in self.keys]))
+
+
+class Prepared(NamedTuple):
+    """The check of one token's signature, by keys that fit; it can be made as often as that is asked."""
+
     checks: tuple[public_keys.Check, ...]
 
     def check(self, *, error: type[VerificationError] = VerificationError) -> None:
@@ -151,7 +165,7 @@ class Prepared(NamedTuple):
             VerificationError: `bad_signature`. `error` names a subclass to raise instead.
         """
         for check in self.checks:
-            if public_keys.holds(check, self.token.signature, self.token.signing_input):
+            if public_keys.holds(check):
                 return
         raise error("bad_signature", "the signature isn't that of the key it should be")
 
@@ -159,31 +173,33 @@ class Prepared(NamedTuple):
         return "<Prepared token>"
 
 
-def prepare(
-    token: Parsed,
+def fitting(
+    head: str,
     keys: Sequence[JWK],
     *,
     algorithms: Collection[str],
     typ: str | None = None,
     error: type[VerificationError] = VerificationError,
-) -> Prepared:
-    """All of `verify` but the signature itself, for a token that is checked again and again.
+) -> Fitting:
+    """All of `verify` but the signature itself: for tokens that are checked again, and headers that come again.
+
+    `head` is a header as `unverified` gave it.
 
     Raises:
         VerificationError: a rule was broken; `code` says which. `error` names a subclass to raise instead.
     """
     try:
-        return _prepared(token, keys, algorithms, typ)
+        return _fitting(read_header(head), keys, algorithms, typ)
     except VerificationError as failure:
         raise _as(error, failure) from None
 
 
-def _prepared(
-    token: Parsed, keys: Sequence[JWK], algorithms: Collection[str], typ: str | None
-) -> Prepared:
-    alg = _checked_alg(token.header, algorithms, typ)
-    fitting = public_keys.candidates(keys, alg, token.header.get("kid"))
-    return Prepared(token, tuple([public_keys.checker(alg, jwk) for jwk in fitting]))
+def _fitting(
+    members: Mapping[str, JSON], keys: Sequence[JWK], algorithms: Collection[str], typ: str | None
+) -> Fitting:
+    alg = _checked_alg(members, algorithms, typ)
+    named = public_keys.candidates(keys, alg, members.get("kid"))
+    return Fitting(tuple([public_keys.checker(alg, jwk) for jwk in named]))
 
 
 def header(alg: str, *, typ: str, kid: str | None = None, jwk: JWK | None = None) -> str:
@@ -289,13 +305,19 @@ def _parsed(compact: str, max_header: int | None, max_token: int) -> Parsed:
         raise VerificationError("malformed_token", "it is no compact JWS")
     if max_header is not None and len(head) * 3 // 4 > max_header:
         raise VerificationError("header_too_large", f"a header is longer than {max_header} bytes")
-    members = _header(head)
+    members = read_header(head)
     signing_input = compact[: len(head) + 1 + len(body)].encode("ascii")
-    return Parsed(members, unb64url(body), signing_input, unb64url(signature))
+    return Parsed(head, members, unb64url(body), signing_input, unb64url(signature))
 
 
-def _header(encoded: str) -> dict[str, JSON]:
-    members = strict.read_object(unb64url(encoded))
+@lru_cache(256)
+def read_header(head: str) -> Mapping[str, JSON]:
+    """The members of an encoded header, for reading alone; a signer's is the same with everything that it signs.
+
+    Raises:
+        VerificationError: it is no JOSE header, or one that `verify` wouldn't take from anybody.
+    """
+    members = strict.read_object(unb64url(head))
     if not _REFUSED_MEMBERS.isdisjoint(members):
         raise VerificationError("header_refused", "its header asks for what isn't done here")
     if not isinstance(members.get("kid", ""), str):
@@ -303,7 +325,7 @@ def _header(encoded: str) -> dict[str, JSON]:
     jwk = members.get("jwk")
     if isinstance(jwk, dict):
         public_keys.refuse_private(jwk)
-    return members
+    return MappingProxyType(members)
 
 
 # No extension is understood, so that any `crit` is refused, an empty one too (RFC 7515 §4.1.11). `b64` changes what is

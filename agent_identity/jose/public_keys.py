@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final, TypeAlias
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
@@ -25,7 +25,16 @@ if TYPE_CHECKING:
     from agent_identity.keys import JWK
     from agent_identity.values import JSON
 
-__all__ = ["ALGORITHMS", "Check", "candidates", "checker", "holds", "is_signed", "refuse_private"]
+__all__ = [
+    "ALGORITHMS",
+    "Check",
+    "Checker",
+    "candidates",
+    "checker",
+    "holds",
+    "is_signed",
+    "refuse_private",
+]
 
 ALGORITHMS: Final[dict[str, tuple[str, str | None]]] = {
     "ES256": ("EC", "P-256"),
@@ -41,8 +50,11 @@ _MAX_TRIES: Final = 4
 _KEPT: Final = 1024
 _PRIVATE_MEMBERS: Final = frozenset({"d", "p", "q", "dp", "dq", "qi", "oth", "k"})
 
-Check: TypeAlias = Callable[[bytes, bytes], None]
-"""Takes a signature and what was signed, and raises `InvalidSignature`."""
+Check: TypeAlias = Callable[[], object]
+"""The check of one signature, ready to run; raises `InvalidSignature`."""
+
+Checker: TypeAlias = Callable[[bytes, bytes], Check]
+"""A loaded key: takes a signature and what was signed, and gives their check."""
 
 
 def candidates(keys: Sequence[JWK], alg: str, kid: JSON) -> list[JWK]:
@@ -68,11 +80,11 @@ def is_signed(signature: bytes, signing_input: bytes, alg: str, jwk: JWK) -> boo
     Raises:
         VerificationError: `key_private`, `key_malformed` or `key_weak`; such a key checks nothing.
     """
-    return holds(checker(alg, jwk), signature, signing_input)
+    return holds(checker(alg, jwk)(signature, signing_input))
 
 
-def checker(alg: str, jwk: JWK) -> Check:
-    """What checks signatures by that key.
+def checker(alg: str, jwk: JWK) -> Checker:
+    """That key, loaded.
 
     Raises:
         VerificationError: see `is_signed`.
@@ -82,10 +94,10 @@ def checker(alg: str, jwk: JWK) -> Check:
     return _LOADERS[kty](alg, *[_member(jwk, name) for name in _MEMBERS[kty]])
 
 
-def holds(check: Check, signature: bytes, signing_input: bytes) -> bool:
-    """Whether a signature is that of the key behind `check`."""
+def holds(check: Check) -> bool:
+    """Whether the signature is that of its key."""
     try:
-        check(signature, signing_input)
+        check()
     except InvalidSignature:
         return False
     return True
@@ -122,7 +134,7 @@ _CURVES: Final = {
 
 
 @lru_cache(_KEPT)
-def _ecdsa(alg: str, x: str, y: str) -> Check:
+def _ecdsa(alg: str, x: str, y: str) -> Checker:
     curve, size, scheme = _CURVES[alg]
     point = unb64url(x), unb64url(y)
     if not len(point[0]) == len(point[1]) == size:  # RFC 7518 §6.2.1.2
@@ -133,25 +145,31 @@ def _ecdsa(alg: str, x: str, y: str) -> Check:
     if key is None:
         raise VerificationError("key_malformed", "an EC key is no point of its curve")
 
-    def check(signature: bytes, signing_input: bytes) -> None:
+    def check_of(signature: bytes, signing_input: bytes) -> Check:
         if len(signature) != 2 * size:
-            raise InvalidSignature
+            return _refuse
         r = int.from_bytes(signature[:size], "big")
         s = int.from_bytes(signature[size:], "big")
-        key.verify(encode_dss_signature(r, s), signing_input, scheme)  # r, s out of range too
+        return partial(
+            key.verify, encode_dss_signature(r, s), signing_input, scheme
+        )  # which refuses r and s out of range, too
 
-    return check
+    return check_of
+
+
+def _refuse() -> NoReturn:
+    raise InvalidSignature
 
 
 @lru_cache(_KEPT)
-def _ed25519(_alg: str, x: str) -> Check:
+def _ed25519(_alg: str, x: str) -> Checker:
     point = unb64url(x)
     if len(point) != _ED25519_SIZE:
         raise VerificationError("key_malformed", "an Ed25519 key has another length")
     y = int.from_bytes(point, "little") & ~(1 << 255)
     if y >= _ED25519_FIELD or y in _SMALL_ORDER:
         raise VerificationError("key_weak", "an Ed25519 key is a point that anybody can sign for")
-    return ed25519.Ed25519PublicKey.from_public_bytes(point).verify
+    return partial(partial, ed25519.Ed25519PublicKey.from_public_bytes(point).verify)
 
 
 _ED25519_SIZE: Final = 32
@@ -162,7 +180,7 @@ _SMALL_ORDER: Final = frozenset({0, 1, _ED25519_FIELD - 1, _ORDER_8, _ED25519_FI
 
 
 @lru_cache(_KEPT)
-def _rsa(alg: str, n: str, e: str) -> Check:
+def _rsa(alg: str, n: str, e: str) -> Checker:
     octets = unb64url(n), unb64url(e)
     if not all(octets) or any(number[0] == 0 for number in octets):  # RFC 7518 §6.3.1.1, §2
         raise VerificationError("key_malformed", "an RSA key has a number with leading zeros")
@@ -171,7 +189,9 @@ def _rsa(alg: str, n: str, e: str) -> Check:
         raise VerificationError("key_weak", "an RSA key is weak, or not of 2048 to 8192 bits")
     key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
     padding_, digest = _PADDINGS[alg], hashes.SHA256()
-    return lambda signature, signing_input: key.verify(signature, signing_input, padding_, digest)
+    return lambda signature, signing_input: partial(
+        key.verify, signature, signing_input, padding_, digest
+    )
 
 
 _PADDINGS: Final[Mapping[str, padding.AsymmetricPadding]] = {
@@ -195,7 +215,7 @@ def _is_strong(modulus: int, exponent: int) -> bool:
 _ROCA_PRIMES: Final = (11, 13, 17, 19, 37, 53, 61, 71, 73, 79, 97, 103, 107, 109, 127, 151, 157)
 
 _MEMBERS: Final = {"EC": ("x", "y"), "OKP": ("x",), "RSA": ("n", "e")}
-_LOADERS: Final[Mapping[str, Callable[..., Check]]] = {
+_LOADERS: Final[Mapping[str, Callable[..., Checker]]] = {
     "EC": _ecdsa,
     "OKP": _ed25519,
     "RSA": _rsa,

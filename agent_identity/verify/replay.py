@@ -117,5 +117,5 @@ class UnsafeNoReplayCheck:
 def _digest(key: ReplayKey) -> bytes:
     """Sixteen bytes a key, however long a `jti` somebody sends. Parts are length-prefixed, so that none runs into the next."""
     parts = (key,) if isinstance(key, str) else key
-    text = "".join(f"{len(part)}:{part}" for part in parts)
+    text = "".join([f"{len(part)}:{part}" for part in parts])
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

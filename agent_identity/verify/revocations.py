@@ -46,7 +46,9 @@ LIST_LIMIT: Final = 1024 * 1024
 ALL: Final = "*"
 """The reference that ends everything."""
 
-_CLAIMS: Final = ("iss", "iat", "exp", "seq", "revoked")
+_HEADER: Final = frozenset({"typ", "alg", "kid"})
+_CLAIMS: Final = frozenset({"iss", "iat", "exp", "seq", "revoked"})
+_ENTRY: Final = frozenset({"ref", "at"})
 
 
 class RevocationCheck(Protocol):
@@ -147,11 +149,11 @@ class Revocations:
         token = jose.unverified(compact, max_token=LIST_LIMIT)
         _, payload = jose.verify(token, keys, algorithms=ALGORITHMS, typ=REVOCATIONS_TYPE)
         header = Claims(token.header, VerificationError)
-        header.only("typ", "alg", "kid")
+        header.only(_HEADER)
         header.text("kid")
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
-        claims.only(*_CLAIMS)
+        claims.only(_CLAIMS)
         if claims.text("iss") != self._issuer:
             raise VerificationError("issuer_mismatch", "the revocation list is another anchor's")
         now = self._clock()
@@ -183,7 +185,7 @@ def _revoked(value: JSON) -> dict[str, float]:
         if not isinstance(entry, dict):
             raise VerificationError("claim_malformed", "an entry of revoked is no object")
         claims = Claims(entry, VerificationError)
-        claims.only("ref", "at")
+        claims.only(_ENTRY)
         ref, at = claims.text("ref"), jose.numeric_date(entry, "at")
         found[ref] = max(at, found.get(ref, at))
     return found

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, LIFETIME, Assertion
 from agent_identity.delegation.chain import ALGORITHMS, Anchor, holder_key, verify_chain
+from agent_identity.delegation.claims import Claims
 from agent_identity.errors import InvalidAssertionError, RevokedError
 from agent_identity.values import LOCAL
 from agent_identity.verify.request import is_same
@@ -65,9 +67,16 @@ def check_assertion(
         raise InvalidAssertionError(
             "not_yet_valid", "the assertion is older than its grant, or from the future"
         )
-    jose.verify(
-        assertion.parsed,
-        (holder_key(assertion.jwk, leaf.jkt),),
+    holder = _holder(assertion.parsed.head, leaf.jkt)
+    holder.prepared(assertion.parsed).check(error=InvalidAssertionError)
+
+
+@lru_cache(256)
+def _holder(head: str, jkt: str) -> jose.Fitting:
+    """The key of an assertion's header, which is the same with every call of its agent: the one that the leaf names."""
+    return jose.fitting(
+        head,
+        (holder_key(Claims(jose.read_header(head)).mapping("jwk"), jkt),),
         algorithms=ALGORITHMS,
         typ=ASSERTION_TYPE,
         error=InvalidAssertionError,
@@ -132,16 +141,16 @@ def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]]) -> No
             f"{root.sub_profile}:{root.sub_iss}#{root.sub}",
             f"{root.sub_profile}:{root.sub}",
         }
+        issued = root.iat
         for grant in grants:
-            references |= {grant.jti, grant.agent, grant.jkt}
-        # By the oldest hop: the time of a later one is an agent's own word.
-        issued = min(grant.iat for grant in grants)
-        if any(
-            anchors.has_revoked(issuer, references, issued) for issuer in {root.iss, root.sub_iss}
-        ):
-            raise RevokedError(
-                "revoked", "the principal, the session, a grant or an agent was revoked"
-            )
+            references.update((grant.jti, grant.agent, grant.jkt))
+            # By the oldest hop: the time of a later one is an agent's own word.
+            issued = min(issued, grant.iat)
+        for issuer in {root.iss, root.sub_iss}:
+            if anchors.has_revoked(issuer, references, issued):
+                raise RevokedError(
+                    "revoked", "the principal, the session, a grant or an agent was revoked"
+                )
 
 
 def check_token_revocation(

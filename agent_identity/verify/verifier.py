@@ -226,7 +226,9 @@ class Verifier:
     def _stale(self, seen: Seen, now: float) -> list[Found]:
         """The anchors that have to be asked first: found ones that this very call names, so that no other's absence matters."""
         stale = [found for found in self._anchors.found if found.is_stale(now)]
-        named = _issuers_named(seen) if stale else frozenset[str]()
+        if not stale:
+            return stale
+        named = _issuers_named(seen)
         return [found for found in stale if found.issuer in named]
 
     def _worth_another_look(
@@ -320,23 +322,22 @@ class Verifier:
 
     def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
         """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
-        used = [
-            (kind, said.jti, said.iat, ends)
-            for kind, said, ends in (
-                ("assertion", assertion, 0.0 if assertion is None else assertion.exp),
-                ("proof", shown.proof, 0.0 if shown.proof is None else shown.proof.iat + PROOF_AGE),
-            )
-            if said is not None
-        ]
-        if any(issued + self._skew < self._replay.not_before for _, _, issued, _ in used):
-            raise InvalidAssertionError(
-                "before_start",
-                "the assertion is older than this verifier's memory of what was used",
-            )
-        for kind, jti, _, ends in used:
-            key = (self.audience, leaf.jkt, kind, jti)
-            if not self._replay.remember(key, ends + self._skew):
-                raise InvalidAssertionError("replayed", f"the {kind} was used before")
+        used: list[_Used] = []
+        if assertion is not None:
+            used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
+        if shown.proof is not None:
+            proof = shown.proof
+            used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
+        for each in used:
+            if each.issued_at + self._skew < self._replay.not_before:
+                raise InvalidAssertionError(
+                    "before_start",
+                    "the assertion is older than this verifier's memory of what was used",
+                )
+        for each in used:
+            key = (self.audience, leaf.jkt, each.kind, each.jti)
+            if not self._replay.remember(key, each.ends + self._skew):
+                raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
 
     def _request_seen(
         self,
@@ -397,11 +398,11 @@ def _compacts(given: Sequence[str]) -> Sequence[str]:
 
 
 def _is_object(given: object) -> TypeGuard[Mapping[str, object]]:
-    return isinstance(given, Mapping)
+    return isinstance(given, dict | Mapping)  # most are dicts, which are told sooner
 
 
 def _is_texts(given: object) -> TypeGuard[Sequence[str]]:
-    return isinstance(given, list | tuple) and all(isinstance(each, str) for each in given)  # pyright: ignore[reportUnknownVariableType]
+    return isinstance(given, list | tuple) and all(map(is_text, given))  # pyright: ignore[reportUnknownArgumentType]
 
 
 def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
@@ -434,6 +435,15 @@ def _needed(scopes: Iterable[str]) -> frozenset[str]:
 @lru_cache(256)
 def _known_scopes(scopes: tuple[str, ...]) -> frozenset[str]:
     return scope_set(scopes)
+
+
+class _Used(NamedTuple):
+    """What is good once; times are Unix seconds."""
+
+    kind: str
+    jti: str
+    issued_at: float
+    ends: float
 
 
 class _Again(NamedTuple):
