@@ -152,7 +152,7 @@ def inject(
     as_meta = _is_meta(carrier) if form is None else form == "meta"
     handed = session.handed
     if handed is not None:
-        session.check_handed()
+        session.life.check_handed()
         compacts = [grant.compact for grant in handed]
         _put(carrier, "handover", HANDOVER, compacts, as_meta, session.parts.header_limit)
     else:

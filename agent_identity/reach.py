@@ -208,7 +208,7 @@ def reach(
     chain = yield from chain_of(session, audiences, scopes)
     if place is None:
         return Reach(session, resource, scopes, chain, None, None, None)
-    source = place.source_for(is_handed=session.subject is None and session.anchor_key is not None)
+    source = place.source_for(is_handed=session.is_taken_over)
     key = _key(session, place, source, chain[0].hash(), scopes, step_up)
     start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
     issued = yield from shared(Shared(key, start, source.patience))

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One on-behalf-of context: who is acted for, by which agent, within which limits, until when.
 
-A session ends when its block is left, when its time is up, or when its parent ends, and then nothing of it acts any more.
-`with` and `async with` are two thin shells around the same flows.
+`with` and `async with` are two thin shells around the same flows; how long it acts is its `Life`.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextvars
 import logging
-import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self, TypeVar
 
@@ -19,18 +17,12 @@ from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
 from agent_identity.current import CURRENT, Current
 from agent_identity.delegation.details import details_from
-from agent_identity.errors import (
-    AgentIdentityError,
-    ConfigurationError,
-    DeniedError,
-    LedgerError,
-    NoSessionError,
-    RevokedError,
-)
+from agent_identity.errors import ConfigurationError, DeniedError, LedgerError, NoSessionError
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.giving_back import Taken, given_back
+from agent_identity.giving_back import given_back
 from agent_identity.handover import checked_key, handed_over, inject
+from agent_identity.life import SKEW, Life
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.proof import Proof
@@ -46,7 +38,6 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
     from agent_identity.delegation.grant import Grant
@@ -65,9 +56,6 @@ __all__ = ["Session"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-_SKEW: Final = 60
-"""Seconds by which a verifier may believe a grant for longer than it lasts."""
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -103,12 +91,12 @@ class Session:
         self.agent = agent
         self.parent = parent
         self.limits = limits
-        self.expires_at: float = expires_at
         self.max_depth = max_depth
         self.evidence: str = evidence
         self.trigger = trigger
         self.taken_over = taken_over
-        self.handed: tuple[Grant, ...] | None = None
+        above_life = None if parent is None else parent.life
+        self.life: Life = Life(self.id, above_life, expires_at, parts.clock)
         above = () if taken_over is None else taken_over.grants[1:]
         root_txn = self.id if taken_over is None else taken_over.grants[0].txn
         self.txn: str = root_txn if parent is None else parent.txn
@@ -124,24 +112,18 @@ class Session:
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
         self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
-        self._state = "new"
-        self._ends_monotonic = 0.0
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._token: Token[Current | None] | None = None
         self.cache_keys: set[bytes] = set()
-        self._taken: Taken = Taken()
-        self._hands: dict[str, Session] = {}
-        """Hand-overs by id, held until they or this session end: nobody else may hold them, and they end with it."""
-        self._below: dict[
-            str, weakref.ReferenceType[Session]
-        ] = {}  # those that were entered, by id
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
     # -- entering and leaving ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if self._state == "handed":  # it acts elsewhere: the block is its life, and isn't run by it
+        if (
+            self.life.state == "handed"
+        ):  # it acts elsewhere: the block is its life, and isn't run by it
             return self
         self._begin()
         try:
@@ -150,13 +132,13 @@ class Session:
             self._pseudonym = self.parts.ledger.pseudonym(self.principal)
             run(self._entered(), self.parts.world.answer)
         except BaseException:
-            self._state = "ended"
+            self.life.end()
             raise
         self._make_current()
         return self
 
     async def __aenter__(self) -> Self:
-        if self._state == "handed":
+        if self.life.state == "handed":
             return self
         self._begin()
         try:
@@ -165,7 +147,7 @@ class Session:
             self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
             await arun(self._entered(), self.parts.world.aanswer)
         except BaseException:
-            self._state = "ended"
+            self.life.end()
             raise
         self._make_current()
         return self
@@ -189,17 +171,8 @@ class Session:
             await self._aclosed("left" if error is None else "failed")
 
     def _begin(self) -> None:
-        if self._state != "new":
-            raise ConfigurationError(
-                "session_reused", "a session is entered once", remedy="open another one"
-            )
-        if self.parent is not None:
-            self.parent.check(self.parts.clock())
         self.parts.gate.check()
-        if self.parent is not None:
-            self.parent._below[self.id] = self.reference  # noqa: SLF001 - a session makes itself known above
-        self._state = "open"
-        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+        self.life.begin()
 
     def _take(self, verified: Verified) -> None:
         """The principal's token was verified: from here on it is known who they are, and until when."""
@@ -208,20 +181,14 @@ class Session:
         self.evidence = verified.evidence
         self.proof.given(verified.proven_until, verified.renew)
         if verified.renew is None:
-            self.expires_at = min(self.expires_at, verified.proven_until)
-        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+            self.life.lasts_until(verified.proven_until)
 
     def _make_current(self) -> None:
         self._token = CURRENT.set(Current(self.reference, None))
 
     def _end(self) -> bool:
         """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
-        was_open = self._state in ("open", "handed")
-        if was_open:
-            self._state = "ended"
-        if self.parent is not None:
-            self.parent._below.pop(self.id, None)  # noqa: SLF001 - and unknown
-            self.parent._hands.pop(self.id, None)  # noqa: SLF001 - see above
+        was_open = self.life.end()
         self._let_go()
         token, self._token = self._token, None
         if token is None:
@@ -232,12 +199,11 @@ class Session:
             # Entered in one context, left in another (an async generator's, say). The session has ended all the same,
             # and what is left behind in that context points to an ended session, which is none.
             _log.warning("session %s was left in another context than it was entered in", self.id)
-
         return was_open
 
     def take(self, place: Resource, issued: Issued) -> bool:
         """Remember what was acquired for this session: it is given back when the session ends. False when it has ended."""
-        return self._taken.add(place.issuer, issued, self.parts.clock())
+        return self.life.taken.add(place.issuer, issued, self.parts.clock())
 
     def _let_go(self) -> None:
         """Nothing that was acquired for this session serves anybody any more."""
@@ -300,29 +266,11 @@ class Session:
 
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
-    def _all_taken(self) -> list[tuple[Issuer | None, Issued]]:
-        """What this session acquired, and every one below it: they end with it."""
-        taken = self._taken.close()
-        for reference in list(self._below.values()):
-            below = reference()
-            if below is not None:
-                taken += below._all_taken()  # noqa: SLF001 - a session looks at those below it
-        return taken
-
-    def _hand_overs(self) -> list[Grant]:
-        """What this session handed over, and every one below it: it ends with it, as far as the word of that reaches."""
-        found = [] if self.handed is None else [self.handed[0]]
-        for reference in list(self._below.values()):
-            below = reference()
-            if below is not None:
-                found += below._hand_overs()  # noqa: SLF001 - see `_all_taken`
-        return found
-
     def _closed(self, reason: str) -> Flow[None]:
-        yield from given_back(self, self._all_taken())
+        yield from given_back(self, self.life.close())
         if self.parts.take_back is not None:
-            for grant in self._hand_overs():
-                self.parts.take_back(grant.jti, grant.exp + _SKEW)
+            for grant in self.life.hand_overs():
+                self.parts.take_back(grant.jti, grant.exp + SKEW)
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -367,7 +315,22 @@ class Session:
     @property
     def is_open(self) -> bool:
         """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
-        return self._state in ("open", "revoked")
+        return self.life.is_open
+
+    @property
+    def expires_at(self) -> float:
+        """When it ends at the latest, in Unix seconds."""
+        return self.life.expires_at
+
+    @property
+    def handed(self) -> tuple[Grant, ...] | None:
+        """The chain that was handed over to another process by it, newest first."""
+        return self.life.handed
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether it, or one above it, came from another process: its chain speaks for the principal, whose token stayed there."""
+        return self.anchor_key is not None
 
     def check(self, now: float) -> None:
         """Pass while this session and every one above it may act; `now` is Unix seconds.
@@ -376,18 +339,7 @@ class Session:
             NoSessionError: it was never entered.
             DeniedError: it ended, or its time is up.
         """
-        level: Session | None = self
-        monotonic = time.monotonic()
-        while level is not None:
-            if level._state != "open":  # noqa: SLF001 - a session looks at those above it
-                raise _not_open(level)
-            if now >= level.expires_at or monotonic >= level._ends_monotonic:  # noqa: SLF001 - see above
-                raise DeniedError(
-                    "session_expired",
-                    "the session's time is up",
-                    remedy="open another one, or ask for a later end with expires_in",
-                )
-            level = level.parent
+        self.life.check(now)
 
     def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
         """The scopes that a call asks for, held to what the session and the configuration allow.
@@ -552,44 +504,16 @@ class Session:
 
     def _hand_over(self, jkt: str) -> Flow[None]:
         self._pseudonym = self.pseudonym
-        self.handed = yield from handed_over(self, jkt)
-        self.expires_at = min(self.expires_at, self.handed[0].exp)
-        self._ends_monotonic = time.monotonic() + (self.expires_at - self.parts.clock())
+        handed = yield from handed_over(self, jkt)
+        self.life.handed = handed
+        self.life.lasts_until(handed[0].exp)
         yield from self._opened()
-        self._state = "handed"
-        if self.parent is None:
-            return
-        self.parent._hold(self)  # noqa: SLF001 - a session makes itself known above
         try:
-            self.check_handed()
+            self.life.hand_over()
         except DeniedError:  # it ended while this was signed, and knew nothing of it yet
             self._end()
             yield from self._closed("left")
             raise
-
-    def _hold(self, child: Session) -> None:
-        """Keep what was handed over; what is worth nothing any more is let go."""
-        now = self.parts.clock()
-        for hand in list(self._hands.values()):
-            if now >= hand.expires_at + _SKEW:
-                self._hands.pop(hand.id, None)
-                self._below.pop(hand.id, None)
-        self._below[child.id] = child.reference
-        self._hands[child.id] = child
-
-    def check_handed(self) -> None:
-        """Pass while what was handed over is worth sending.
-
-        Raises:
-            DeniedError: it, or a session above it, has ended.
-        """
-        now = self.parts.clock()
-        if self._state != "handed":
-            raise _not_open(self)
-        if self.parent is not None:
-            self.parent.check(now)
-        if now >= self.expires_at:
-            raise DeniedError("session_expired", "the time of what was handed over is up")
 
     def inject(
         self,
@@ -630,11 +554,7 @@ class Session:
 
     def _revoked(self) -> bool:
         """Mark it; False when it had ended before, and there is nothing left to revoke."""
-        if self._state == "new":
-            raise _not_open(self)
-        was_open = self._state in ("open", "handed")
-        if was_open:
-            self._state = "revoked"
+        was_open = self.life.revoke()
         self._let_go()
         return was_open
 
@@ -648,7 +568,7 @@ class Session:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
         self.reaches = {}
         self.cache_keys = set()
-        self._taken = Taken()
+        self.life.start_over()
         self.history.renew_lock()
         self.agent.renew()
 
@@ -667,7 +587,7 @@ class Session:
         raise TypeError("a Session can't be pickled or copied")
 
     def __repr__(self) -> str:
-        return f"<Session {self.id} of {self.agent.uri}, {self._state}>"
+        return f"<Session {self.id} of {self.agent.uri}, {self.life.state}>"
 
 
 def _actor(grant: Grant) -> dict[str, JSON]:
@@ -686,24 +606,3 @@ def _is_lifetime(given: object) -> bool:
 
 def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
     return None if limit is None else [*sorted(limit)]
-
-
-def _not_open(session: Session) -> AgentIdentityError:
-    state = session._state  # noqa: SLF001 - of this module # pyright: ignore[reportPrivateUsage]
-    if state == "new":
-        return NoSessionError(
-            "session_not_entered",
-            "the session has not been entered",
-            remedy="use it with `with` or `async with`",
-        )
-    if state == "handed":
-        return DeniedError(
-            "handed_over",
-            "the session was handed over to another process, and nobody acts by it here",
-            remedy="write it beside a call to that agent with inject(…)",
-        )
-    if state == "revoked":
-        return RevokedError("session_revoked", "the session was revoked")
-    return DeniedError(
-        "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
-    )

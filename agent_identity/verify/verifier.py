@@ -3,10 +3,7 @@
 
 Two doors onto the same rules: `verify_call` where tool and arguments are seen, `verify_request` where an HTTP request is.
 Everything is offline unless an anchor is left to be found. Nothing in a token supplies trust, caps come before crypto, every rule
-has its own code, and nothing is remembered as used before all other rules have passed. What is relaxed is relaxed by name.
-
-`delegation.chain` has the rules of a chain, `statements` those of an assertion, `request` and `token` those of what came along.
-tests/unit/test_verifier.py has one test for each rule.
+has its own code, and what is relaxed is relaxed by name. The rules are in `judging`; tests/unit/test_verifier.py has one test for each.
 """
 
 from __future__ import annotations
@@ -16,12 +13,9 @@ from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
-import orjson
-
 from agent_identity import canonical, jose
-from agent_identity.delegation.assertion import Assertion, read_assertion
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER, split_chain
-from agent_identity.delegation.chain import EVIDENCE, verify_chain
+from agent_identity.delegation.chain import EVIDENCE
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -30,50 +24,25 @@ from agent_identity.errors import (
 )
 from agent_identity.uris import htu_of
 from agent_identity.values import scope_set
-from agent_identity.verify import statements
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
+from agent_identity.verify.judging import Judge, Seen
 from agent_identity.verify.replay import MemoryReplay, Replay
-from agent_identity.verify.request import check_bound, is_text, read_request
-from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
-from agent_identity.verify.verified import VerifiedCall, verified
+from agent_identity.verify.request import is_text, read_request
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
-    from agent_identity.delegation.grant import Grant
-    from agent_identity.values import JSON
     from agent_identity.verify.anchors import TrustAnchor
     from agent_identity.verify.discovery import Found
-    from agent_identity.verify.request import Headers, HttpSeen
+    from agent_identity.verify.request import Headers
+    from agent_identity.verify.verified import VerifiedCall
 
 __all__ = ["Verifier"]
 
 _RELAXATIONS: Final = frozenset(
     {"unbound_body", "unasserted", "unseen_arguments", "unlinked_token"}
 )
-
-
-class Seen(NamedTuple):
-    """What came to a door: a tool and its arguments, or an HTTP request, with all that was said about it."""
-
-    chain: Sequence[str]
-    assertion: str | None
-    handover: Sequence[str]
-    scopes: frozenset[str]
-    token: str | None = None
-    request: HttpSeen | None = None
-    tool: str = ""
-    arguments: bytes = b""
-
-    def anchored(self) -> Iterator[str]:
-        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
-        yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
-        token = self.token
-        if self.request is not None:
-            token = self.request.headers.get("authorization", "").partition(" ")[2]
-        if token:
-            yield token
 
 
 class Verifier:
@@ -105,15 +74,16 @@ class Verifier:
         self.audience: Final = audience
         self._discovery = Discovery(clock)
         self._anchors = Anchors(trust, self._discovery.find)
-        self._allow = frozenset(allow)
-        self._tokens = TokenRules(
-            self._anchors, audience, skew, unlinked="unlinked_token" in self._allow
+        self._judge = Judge(
+            self._anchors,
+            audience=audience,
+            evidence=evidence,
+            skew=skew,
+            allow=frozenset(allow),
+            replay=MemoryReplay(clock=clock) if replay is None else replay,
         )
-        self._replay = MemoryReplay(clock=clock) if replay is None else replay
-        self._evidence = evidence
         self._public_url = public_url
         self._clock = clock
-        self._skew = skew
 
     def verify_call(
         self,
@@ -202,26 +172,26 @@ class Verifier:
         if stale := self._stale(seen, now):
             self._discovery.refresh(stale)
         try:
-            return self._judge(seen, now)
+            return self._judge.judge(seen, now)
         except VerificationError as error:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
         self._discovery.refresh(again.anchors, missing=again.kid)
-        return self._judge(seen, now)
+        return self._judge.judge(seen, now)
 
     async def _ajudged(self, seen: Seen) -> VerifiedCall:
         now = self._clock()
         if stale := self._stale(seen, now):
             await self._discovery.arefresh(stale)
         try:
-            return self._judge(seen, now)
+            return self._judge.judge(seen, now)
         except VerificationError as error:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
         await self._discovery.arefresh(again.anchors, missing=again.kid)
-        return self._judge(seen, now)
+        return self._judge.judge(seen, now)
 
     def _stale(self, seen: Seen, now: float) -> list[Found]:
         """The anchors that have to be asked first: found ones that this very call names, so that no other's absence matters."""
@@ -244,100 +214,6 @@ class Verifier:
         kids = [kid for kid in map(_kid_of, seen.anchored()) if kid is not None]
         missing = next((kid for kid in kids if kid not in known), None)
         return _Again(anchors, missing) if anchors and missing is not None else None
-
-    # -- judging -----------------------------------------------------------------------------------------------------
-
-    def _judge(self, seen: Seen, now: float) -> VerifiedCall:
-        assertion = None if seen.assertion is None else read_assertion(seen.assertion)
-        anchors = self._anchors.now()
-        grants = verify_chain(
-            seen.chain, anchors, now=now, skew=self._skew, evidence=self._evidence
-        )
-        leaf = grants[0]
-        if assertion is not None:
-            statements.check_assertion(assertion, leaf, self.audience, now=now, skew=self._skew)
-            statements.check_approval(assertion, grants)
-        statements.check_audience(grants, self.audience)
-        self._check_door(seen, assertion, leaf)
-        if not seen.scopes <= leaf.scopes:
-            raise InvalidAssertionError(
-                "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
-            )
-        shown = self._shown(seen, assertion, grants, now)
-        scopes = _scopes(leaf, shown)
-        if not seen.scopes <= scopes:
-            raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
-        handover = None
-        if seen.handover:
-            handover = statements.read_handover(
-                seen.handover,
-                grants,
-                anchors,
-                now=now,
-                skew=self._skew,
-                evidence=self._evidence,
-            )
-        chains = (grants,) if handover is None else (grants, handover.grants)
-        statements.check_revocations(self._anchors, chains)
-        if shown.claims is not None:
-            statements.check_token_revocation(self._anchors, shown.claims, grants)
-        self._remember(assertion, leaf, shown)
-        return verified(
-            grants,
-            assertion,
-            scopes=scopes,
-            token_verified=shown.claims is not None,
-            handover=handover,
-        )
-
-    def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
-        """Each door takes its own kind of assertion, and holds it to what is seen there."""
-        if seen.request is None:
-            if assertion is None:
-                raise InvalidAssertionError("assertion_missing", "the call is asserted by nobody")
-            statements.check_call_door(assertion)
-            statements.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
-            _check_details(leaf, self.audience, seen)
-            return
-        if assertion is not None:
-            check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
-        elif "unasserted" not in self._allow:
-            raise InvalidAssertionError("assertion_missing", "the request asserts no call")
-        statements.check_details_unseen(
-            leaf,
-            self.audience,
-            None if assertion is None else assertion.tool,
-            unseen_arguments="unseen_arguments" in self._allow,
-        )
-
-    def _shown(
-        self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
-    ) -> Shown:
-        if seen.request is None:
-            ath = None if assertion is None else assertion.ath
-            return self._tokens.check_call(ath, grants, seen.token, now)
-        if assertion is None:
-            return self._tokens.check_unasserted(grants, seen.request, now)
-        return self._tokens.check(assertion.ath, grants, seen.request, now)
-
-    def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
-        """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
-        used: list[_Used] = []
-        if assertion is not None:
-            used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
-        if shown.proof is not None:
-            proof = shown.proof
-            used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
-        for each in used:
-            if each.issued_at + self._skew < self._replay.not_before:
-                raise InvalidAssertionError(
-                    "before_start",
-                    "the assertion is older than this verifier's memory of what was used",
-                )
-        for each in used:
-            key = (self.audience, leaf.jkt, each.kind, each.jti)
-            if not self._replay.remember(key, each.ends + self._skew):
-                raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
 
     def _request_seen(
         self,
@@ -405,24 +281,6 @@ def _is_texts(given: object) -> TypeGuard[Sequence[str]]:
     return isinstance(given, list | tuple) and all(map(is_text, given))  # pyright: ignore[reportUnknownArgumentType]
 
 
-def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
-    if leaf.details is None:
-        return
-    arguments: dict[str, JSON] = orjson.loads(seen.arguments)
-    if not leaf.details.allows(seen.tool, audience, arguments):
-        raise InvalidAssertionError(
-            "details_exceeded", "the chain's details don't allow this tool with these arguments"
-        )
-
-
-def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
-    """What chain and verified token both carry."""
-    if shown.claims is None:
-        return leaf.scopes
-    granted = shown.claims.get("scope", "")
-    return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
-
-
 def _needed(scopes: Iterable[str]) -> frozenset[str]:
     """The scopes that a service asks for, which are the same few with every call.
 
@@ -435,15 +293,6 @@ def _needed(scopes: Iterable[str]) -> frozenset[str]:
 @lru_cache(256)
 def _known_scopes(scopes: tuple[str, ...]) -> frozenset[str]:
     return scope_set(scopes)
-
-
-class _Used(NamedTuple):
-    """What is good once; times are Unix seconds."""
-
-    kind: str
-    jti: str
-    issued_at: float
-    ends: float
 
 
 class _Again(NamedTuple):

@@ -23,6 +23,7 @@ from agent_identity import (
 from agent_identity.authority import Authority
 from agent_identity.errors import AgentIdentityError, InvalidAssertionError
 from agent_identity.keys import SigningKey
+from agent_identity.life import Life
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.provenance.records import GRANT_MADE, SESSION_CLOSED, SESSION_OPENED
 from agent_identity.values import LOCAL, b64url, unb64url
@@ -524,8 +525,7 @@ def test_a_session_holds_no_hand_over_that_has_ended(two: Two) -> None:
         def held() -> int:
             gc.collect()
             return sum(
-                isinstance(each, type(session)) and each.parent is session
-                for each in gc.get_objects()
+                isinstance(each, Life) and each.above is session.life for each in gc.get_objects()
             )
 
         for _ in range(5):

@@ -26,7 +26,16 @@ SOURCE = [
     *sorted((ROOT / "agent_identity" / "jose").glob("*.py")),
     *(
         ROOT / "agent_identity" / "verify" / f"{name}.py"
-        for name in ("verifier", "statements", "request", "token", "dpop", "replay", "revocations")
+        for name in (
+            "verifier",
+            "judging",
+            "statements",
+            "request",
+            "token",
+            "dpop",
+            "replay",
+            "revocations",
+        )
     ),
     ROOT / "agent_identity" / "canonical.py",
     ROOT / "agent_identity" / "values.py",

@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How long a session acts: from where its block is entered, until it is left, its time is up, or it or one above it is ended.
+
+What has to be ended with it hangs here too: tokens that were acquired for it, grants that were handed over, and the lives below.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, Literal
+
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    DeniedError,
+    NoSessionError,
+    RevokedError,
+)
+from agent_identity.giving_back import Taken
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.oauth import Issued
+    from agent_identity.delegation.grant import Grant
+
+__all__ = ["SKEW", "Life"]
+
+SKEW: Final = 60
+"""Seconds by which a verifier may believe a grant for longer than it lasts."""
+
+
+class Life:
+    """The life of one session, below that of its parent. `expires_at` and what `clock` gives are Unix seconds.
+
+    It is `new` until it begins, then `open`, or `handed` to another process, which acts by it in place of this one; `revoked` or
+    `ended` after that. A clock that is set back lengthens none.
+    """
+
+    def __init__(
+        self, session_id: str, above: Life | None, expires_at: float, clock: Callable[[], float]
+    ) -> None:
+        self.state: Literal["new", "open", "handed", "revoked", "ended"] = "new"
+        self.expires_at: float = expires_at
+        self.handed: tuple[Grant, ...] | None = None
+        self.taken: Taken = Taken()
+        self.id: Final = session_id
+        self.above = above
+        self._clock = clock
+        self.ends_monotonic = 0.0
+        self._below: dict[str, weakref.ReferenceType[Life]] = {}
+        """Those that began, by id."""
+        self._hands: dict[str, Life] = {}
+        """Hand-overs by id, held until they or this life end: nobody else may hold them, and they end with it."""
+
+    def begin(self) -> None:
+        """Open it.
+
+        Raises:
+            ConfigurationError: it was opened before.
+            DeniedError: the one above has ended.
+        """
+        if self.state != "new":
+            raise ConfigurationError(
+                "session_reused", "a session is entered once", remedy="open another one"
+            )
+        if self.above is not None:
+            self.above.check(self._clock())
+            self.above.add(self)
+        self.state = "open"
+        self.lasts_until(self.expires_at)
+
+    def lasts_until(self, expires_at: float) -> None:
+        """It ends then, or sooner where that was said before."""
+        self.expires_at = min(self.expires_at, expires_at)
+        self.ends_monotonic = time.monotonic() + (self.expires_at - self._clock())
+
+    def hand_over(self) -> None:
+        """From here on another process acts by what was `handed`.
+
+        Raises:
+            DeniedError: it ended while that was signed, or the one above did.
+        """
+        self.state = "handed"
+        if self.above is not None:
+            self.above.hold(self)
+        self.check_handed()
+
+    def end(self) -> bool:
+        """End it; False where it had ended before."""
+        was_acting = self._stop("ended")
+        if self.above is not None:
+            self.above.forget(self)
+        return was_acting
+
+    def revoke(self) -> bool:
+        """End it before its time; False where it had ended before, and there is nothing left to revoke.
+
+        Raises:
+            NoSessionError: it never began.
+        """
+        if self.state == "new":
+            raise _not_open(self)
+        return self._stop("revoked")
+
+    @property
+    def is_open(self) -> bool:
+        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
+        return self.state in ("open", "revoked")
+
+    def check(self, now: float) -> None:
+        """Pass while it and every one above it lasts at `now`.
+
+        Raises:
+            NoSessionError: it never began.
+            DeniedError: it ended, or its time is up.
+        """
+        level: Life | None = self
+        monotonic = time.monotonic()
+        while level is not None:
+            if level.state != "open":
+                raise _not_open(level)
+            if now >= level.expires_at or monotonic >= level.ends_monotonic:
+                raise DeniedError(
+                    "session_expired",
+                    "the session's time is up",
+                    remedy="open another one, or ask for a later end with expires_in",
+                )
+            level = level.above
+
+    def check_handed(self) -> None:
+        """Pass while what was handed over is worth sending.
+
+        Raises:
+            DeniedError: it, or one above it, has ended.
+        """
+        now = self._clock()
+        if self.state != "handed":
+            raise _not_open(self)
+        if self.above is not None:
+            self.above.check(now)
+        if now >= self.expires_at:
+            raise DeniedError("session_expired", "the time of what was handed over is up")
+
+    def close(self) -> list[tuple[Issuer | None, Issued]]:
+        """What was acquired for it, and for every one below: to be given back, and nothing more is taken."""
+        taken = self.taken.close()
+        for below in self._lives_below():
+            taken += below.close()
+        return taken
+
+    def hand_overs(self) -> list[Grant]:
+        """What was handed over here and below: it ends with it, as far as the word of that reaches."""
+        found = [] if self.handed is None else [self.handed[0]]
+        for below in self._lives_below():
+            found += below.hand_overs()
+        return found
+
+    def add(self, below: Life) -> None:
+        """One begins below, for as long as somebody holds it."""
+        self._below[below.id] = weakref.ref(below)
+
+    def hold(self, hand: Life) -> None:
+        """Keep a hand-over; what is worth nothing any more is let go."""
+        now = self._clock()
+        for other in list(self._hands.values()):
+            if now >= other.expires_at + SKEW:
+                self.forget(other)
+        self.add(hand)
+        self._hands[hand.id] = hand
+
+    def forget(self, below: Life) -> None:
+        """One below has ended."""
+        self._below.pop(below.id, None)
+        self._hands.pop(below.id, None)
+
+    def start_over(self) -> None:
+        """In a forked child: what was acquired is the parent's to give back."""
+        self.taken = Taken()
+
+    def _stop(self, state: Literal["revoked", "ended"]) -> bool:
+        was_acting = self.state in ("open", "handed")
+        if was_acting:
+            self.state = state
+        return was_acting
+
+    def _lives_below(self) -> list[Life]:
+        found = [reference() for reference in list(self._below.values())]
+        return [life for life in found if life is not None]
+
+
+def _not_open(life: Life) -> AgentIdentityError:
+    if life.state == "new":
+        return NoSessionError(
+            "session_not_entered",
+            "the session has not been entered",
+            remedy="use it with `with` or `async with`",
+        )
+    if life.state == "handed":
+        return DeniedError(
+            "handed_over",
+            "the session was handed over to another process, and nobody acts by it here",
+            remedy="write it beside a call to that agent with inject(…)",
+        )
+    if life.state == "revoked":
+        return RevokedError("session_revoked", "the session was revoked")
+    return DeniedError(
+        "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
+    )

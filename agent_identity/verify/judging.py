@@ -1,0 +1,202 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call has to pass, in order: caps and reading, chain and assertion, the door it came to, token, scopes, revocations, replay.
+
+Nothing is remembered as used before all other rules have passed. `delegation.chain` has the rules of a chain, `statements` those
+of an assertion, `request` and `token` those of what came along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from agent_identity import canonical
+from agent_identity.delegation.assertion import Assertion, read_assertion
+from agent_identity.delegation.chain import verify_chain
+from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.verify import statements
+from agent_identity.verify.request import check_bound
+from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
+from agent_identity.verify.verified import VerifiedCall, verified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.values import JSON
+    from agent_identity.verify.anchors import Anchors
+    from agent_identity.verify.replay import Replay
+    from agent_identity.verify.request import HttpSeen
+
+__all__ = ["Judge", "Seen"]
+
+
+class Seen(NamedTuple):
+    """What came to a door: a tool and its arguments, or an HTTP request, with all that was said about it."""
+
+    chain: Sequence[str]
+    assertion: str | None
+    handover: Sequence[str]
+    scopes: frozenset[str]
+    token: str | None = None
+    request: HttpSeen | None = None
+    tool: str = ""
+    arguments: bytes = b""
+
+    def anchored(self) -> Iterator[str]:
+        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
+        yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
+        token = self.token
+        if self.request is not None:
+            token = self.request.headers.get("authorization", "").partition(" ")[2]
+        if token:
+            yield token
+
+
+class _Used(NamedTuple):
+    """What is good once; times are Unix seconds."""
+
+    kind: str
+    jti: str
+    issued_at: float
+    ends: float
+
+
+class Judge:
+    """The rules of one service: whom it believes and how far, who it is, what it relaxes, and what was used here before."""
+
+    def __init__(
+        self,
+        anchors: Anchors,
+        *,
+        audience: str,
+        evidence: str,
+        skew: float,
+        allow: frozenset[str],
+        replay: Replay,
+    ) -> None:
+        self._anchors = anchors
+        self._audience = audience
+        self._evidence = evidence
+        self._skew = skew
+        self._allow = allow
+        self._replay = replay
+        self._tokens = TokenRules(anchors, audience, skew, unlinked="unlinked_token" in allow)
+
+    def judge(self, seen: Seen, now: float) -> VerifiedCall:
+        """What came, if it passes every rule at `now` (Unix seconds).
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: the principal, the session, a grant or an agent was revoked.
+            DeniedError: the replay store is full, or away.
+        """
+        assertion = None if seen.assertion is None else read_assertion(seen.assertion)
+        anchors = self._anchors.now()
+        grants = verify_chain(
+            seen.chain, anchors, now=now, skew=self._skew, evidence=self._evidence
+        )
+        leaf = grants[0]
+        if assertion is not None:
+            statements.check_assertion(assertion, leaf, self._audience, now=now, skew=self._skew)
+            statements.check_approval(assertion, grants)
+        statements.check_audience(grants, self._audience)
+        self._check_door(seen, assertion, leaf)
+        if not seen.scopes <= leaf.scopes:
+            raise InvalidAssertionError(
+                "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
+            )
+        shown = self._shown(seen, assertion, grants, now)
+        scopes = _scopes(leaf, shown)
+        if not seen.scopes <= scopes:
+            raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
+        handover = None
+        if seen.handover:
+            handover = statements.read_handover(
+                seen.handover,
+                grants,
+                anchors,
+                now=now,
+                skew=self._skew,
+                evidence=self._evidence,
+            )
+        chains = (grants,) if handover is None else (grants, handover.grants)
+        statements.check_revocations(self._anchors, chains)
+        if shown.claims is not None:
+            statements.check_token_revocation(self._anchors, shown.claims, grants)
+        self._remember(assertion, leaf, shown)
+        return verified(
+            grants,
+            assertion,
+            scopes=scopes,
+            token_verified=shown.claims is not None,
+            handover=handover,
+        )
+
+    def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
+        """Each door takes its own kind of assertion, and holds it to what is seen there."""
+        if seen.request is None:
+            if assertion is None:
+                raise InvalidAssertionError("assertion_missing", "the call is asserted by nobody")
+            statements.check_call_door(assertion)
+            statements.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
+            _check_details(leaf, self._audience, seen)
+            return
+        if assertion is not None:
+            check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
+        elif "unasserted" not in self._allow:
+            raise InvalidAssertionError("assertion_missing", "the request asserts no call")
+        statements.check_details_unseen(
+            leaf,
+            self._audience,
+            None if assertion is None else assertion.tool,
+            unseen_arguments="unseen_arguments" in self._allow,
+        )
+
+    def _shown(
+        self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
+    ) -> Shown:
+        if seen.request is None:
+            ath = None if assertion is None else assertion.ath
+            return self._tokens.check_call(ath, grants, seen.token, now)
+        if assertion is None:
+            return self._tokens.check_unasserted(grants, seen.request, now)
+        return self._tokens.check(assertion.ath, grants, seen.request, now)
+
+    def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
+        """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
+        used: list[_Used] = []
+        if assertion is not None:
+            used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
+        if shown.proof is not None:
+            proof = shown.proof
+            used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
+        for each in used:
+            if each.issued_at + self._skew < self._replay.not_before:
+                raise InvalidAssertionError(
+                    "before_start",
+                    "the assertion is older than this verifier's memory of what was used",
+                )
+        for each in used:
+            key = (self._audience, leaf.jkt, each.kind, each.jti)
+            if not self._replay.remember(key, each.ends + self._skew):
+                raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
+
+
+def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
+    if leaf.details is None:
+        return
+    arguments: dict[str, JSON] = orjson.loads(seen.arguments)
+    if not leaf.details.allows(seen.tool, audience, arguments):
+        raise InvalidAssertionError(
+            "details_exceeded", "the chain's details don't allow this tool with these arguments"
+        )
+
+
+def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
+    """What chain and verified token both carry."""
+    if shown.claims is None:
+        return leaf.scopes
+    granted = shown.claims.get("scope", "")
+    return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
