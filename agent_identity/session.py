@@ -331,7 +331,7 @@ class Session:
             None,
             None,
             None,
-            {"reason": reason},
+            {"reason": reason.encode(errors="backslashreplace").decode()},
             None,
         )
         try:
