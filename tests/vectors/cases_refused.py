@@ -1998,6 +1998,17 @@ def revocations_() -> Iterator[Case]:
         "a list of another typ",
         {"list": revocations(typ="agent-grant+jwt")},
     )
+    for identity, code, about, header in (
+        ("list-header-unknown", "claim_unknown", "a list whose header says more", {"x": "y"}),
+        (
+            "list-header-jwk",
+            "claim_unknown",
+            "a list that brings its key beside the kid",
+            {"jwk": key("operator").jwk},
+        ),
+        ("list-kid-missing", "claim_missing", "a list that names no key", {"kid": DROP}),
+    ):
+        yield listed(identity, code, about, {"list": revocations(header=header)})
     yield listed(
         "list-unknown-claim",
         "claim_unknown",
