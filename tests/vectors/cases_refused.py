@@ -2033,6 +2033,16 @@ def revocations_() -> Iterator[Case]:
         "an object for what was revoked",
         {"list": revocations(revoked={"user:bob": NOW})},
     )
+    for identity, about, claims in (
+        ("list-iat-fraction", "a list made within a second", {"iat": NOW - 59.5}),
+        ("list-exp-fraction", "a list that ends within a second", {"exp": NOW + 3539.5}),
+        (
+            "list-entry-at-fraction",
+            "an entry of within a second",
+            {"revoked": [{"ref": "user:bob", "at": NOW - 0.5}]},
+        ),
+    ):
+        yield listed(identity, "claim_malformed", about, {"list": revocations(**claims)})
     yield listed(
         "list-without-life",
         "malformed_claim",
