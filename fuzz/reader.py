@@ -170,8 +170,8 @@ def allows(claims: dict[str, Any], tool: str, resource: str, arguments: dict[str
 
 def revoked(
     compact: str, jwks: list[dict[str, Any]], *, now: float, issuer: str
-) -> tuple[int, dict[str, int], int]:
-    """Sequence number, times by reference and end of a revocation list, or a failure like that of `check`."""
+) -> tuple[int, dict[str, int], range]:
+    """Sequence number, times by reference and the seconds that a revocation list counts, or a failure like that of `check`."""
     head, claims = part(compact, 0), part(compact, 1)
     assert head["typ"] == "agent-revocations+jwt"
     assert {*head} == {"typ", "alg", "kid"}
@@ -191,7 +191,8 @@ def revoked(
     found: dict[str, int] = {}
     for entry in sorted(claims["revoked"], key=lambda entry: entry["at"]):
         found[entry["ref"]] = entry["at"]
-    return claims["seq"], found, min(claims["exp"], claims["iat"] + 3600) + 30
+    ends = min(claims["exp"], claims["iat"] + 3600)
+    return claims["seq"], found, range(claims["iat"] - 30, ends + 30)
 
 
 def check(
