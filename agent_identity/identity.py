@@ -460,8 +460,8 @@ class AgentIdentity:
     def verifier(self, audience: str) -> Verifier:
         """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
 
-        With an authority of its own it knows of each new key and each revocation at once. Of a signer elsewhere it has the keys
-        that there are now.
+        With an authority of its own it knows of each new key and each revocation at once. Of a signer it has the keys that there
+        are now, and no revocations: nobody keeps any of a signer, whose grants are believed until they expire.
 
         Raises:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
