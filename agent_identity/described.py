@@ -13,7 +13,7 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.policy.request import Entity
 from agent_identity.provenance.spans import call_attributes
 from agent_identity.uris import checked_resource
-from agent_identity.values import LOCAL, scope_set
+from agent_identity.values import LOCAL, can_be_signed, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,11 +51,16 @@ class Tool:
             raise ConfigurationError(
                 "tool_malformed", "labels and opaque are lists, not one string"
             )
+        labels = frozenset(labels)
+        if not all(map(can_be_signed, (name, *labels))):
+            raise ConfigurationError(
+                "tool_malformed", "a tool's name and labels are text without lone surrogates"
+            )
         self.name = name
         self.name_json: str = orjson.dumps(name).decode()
         self.resource: str = LOCAL if resource is None else checked_resource(resource)
         self.scopes: frozenset[str] | None = None if scopes is None else scope_set(scopes)
-        self.labels: frozenset[str] = frozenset(labels)
+        self.labels: frozenset[str] = labels
         self.labels_json: list[JSON] = [*sorted(self.labels)]
         self.opaque: frozenset[str] = frozenset(opaque)
         self.span_name: str = f"execute_tool {name}"

@@ -36,14 +36,18 @@ def granted(limits: Limits, resources: Resources, audiences: frozenset[str]) -> 
     configured = _configured(resources, audiences)
     if limits.details is None:
         return configured
-    kept = limits.details.towards(audiences | {LOCAL})
+    reached = audiences | {LOCAL}
+    kept = limits.details.towards(reached)
     if kept is None:
         raise DeniedError(
             "details_not_granted",
             f"the authorization details of {limits.agent} say nothing of {min(audiences)}",
             remedy=_REMEDY,
         )
-    if configured is not None and not configured.covers(kept):
+    if configured is None:
+        return kept
+    kept = kept.apart(reached)  # always, so that a child's objects are covered one by one as well
+    if not configured.covers(kept):
         raise DeniedError(
             "details_not_configured",
             f"{min(audiences)} isn't configured for all that the session's authorization details allow",

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.delegation.carriers import (
     ASSERTION,
-    DELEGATION,
     HANDOVER,
     META,
     chain_fits,
@@ -154,7 +153,10 @@ def inject(
     if handed is not None:
         session.life.check_handed()
         compacts = [grant.compact for grant in handed]
-        _put(carrier, "handover", HANDOVER, compacts, as_meta, session.parts.header_limit)
+        if as_meta:
+            carrier[f"{META}handover"] = compacts
+        else:
+            carrier[HANDOVER] = join_chain(compacts, limit=session.parts.header_limit)
     else:
         _inject_call(session, carrier, as_meta=as_meta)
     spans.inject(carrier)
@@ -180,22 +182,7 @@ def _inject_call(session: Session, carrier: MutableMapping[str, object], *, as_m
         call.facts, int(session.parts.clock()), resend=next(call.rounds)
     )
     carrier[f"{META}assertion"] = assertion
-    compacts = [grant.compact for grant in reached.chain]
-    _put(carrier, "delegation", DELEGATION, compacts, True, session.parts.header_limit)
-
-
-def _put(
-    carrier: MutableMapping[str, object],
-    name: str,
-    header: str,
-    compacts: list[str],
-    as_meta: bool,  # noqa: FBT001 - of this module
-    limit: int,
-) -> None:
-    if as_meta:
-        carrier[META + name] = compacts
-    else:
-        carrier[header] = join_chain(compacts, limit=limit)
+    carrier[f"{META}delegation"] = [grant.compact for grant in reached.chain]
 
 
 def _is_meta(carrier: MutableMapping[str, object]) -> bool:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Mapping
-from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias, TypeGuard
+from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 from agent_identity.assembly.doors import svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
@@ -35,7 +35,14 @@ from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.session import Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
-from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, scope_set
+from agent_identity.values import (
+    LOCAL,
+    Principal,
+    agent_uri,
+    checked_phrase,
+    checked_task,
+    scope_set,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -61,8 +68,6 @@ __all__ = ["AgentIdentity"]
 
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | None"
 
-PURPOSE_LIMIT: Final = 200
-TRIGGER_LIMIT: Final = 200
 _PROFILES: Final = ("user:", "service:", "trigger:")
 
 
@@ -268,7 +273,8 @@ class AgentIdentity:
 
         `subject` is their token, `SubjectTokens`, or a `TokenSource` that keeps fresh ones; with the embedded authority, which
         is a directory of its own principals, their name (`user:alice`).
-        `purpose` is one short sentence (at most 200 characters) that every resource on the way can read, so no personal data.
+        `purpose` is one short sentence that every resource on the way can read, so no personal data; `task` says what the first
+        agent is to do. Each is one line of at most 200 characters.
         `scopes` and `resources` limit the session (None = no limit of its own, `()` = nothing), `expires_in` is seconds,
         `max_depth` how many delegations may follow. `authorization_details` (RFC 9396, type `urn:agent-identity:tool`) say which tools
         may be called with which arguments.
@@ -322,12 +328,9 @@ class AgentIdentity:
             ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
         """
         _check_budget(budget)
-        if not _is_text(trigger, TRIGGER_LIMIT) or not trigger.isprintable():
-            raise ConfigurationError(
-                "trigger",
-                f"a trigger is one line of 1 to {TRIGGER_LIMIT} characters that can be shown",
-                remedy="name what set the run off, for instance cron:nightly-close",
-            )
+        checked_phrase(
+            "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
+        )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
         options = (
             *(purpose, task, scopes, resources),
@@ -410,10 +413,7 @@ class AgentIdentity:
         trigger: str | None,
         verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> Session:
-        if not _is_text(purpose, PURPOSE_LIMIT):
-            raise ConfigurationError(
-                "purpose", f"a purpose is one sentence of 1 to {PURPOSE_LIMIT} characters"
-            )
+        checked_phrase("purpose", purpose)
         checked_task(task)
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
@@ -460,8 +460,8 @@ class AgentIdentity:
     def verifier(self, audience: str) -> Verifier:
         """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
 
-        With an authority of its own it knows of each new key and each revocation at once. Of a signer elsewhere it has the keys
-        that there are now.
+        With an authority of its own it knows of each new key and each revocation at once. Of a signer it has the keys that there
+        are now, and no revocations: nobody keeps any of a signer, whose grants are believed until they expire.
 
         Raises:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
@@ -644,10 +644,6 @@ def _subject(given: object) -> str | SubjectTokens | TokenSource:
         f"{type(given).__name__} is no principal's token",
         remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type)",
     )
-
-
-def _is_text(given: object, limit: int) -> TypeGuard[str]:
-    return isinstance(given, str) and 1 <= len(given) <= limit
 
 
 def _is_number(given: object, kind: type | UnionType) -> bool:

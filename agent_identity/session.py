@@ -279,7 +279,7 @@ class Session:
             None,
             None,
             None,
-            {"reason": reason},
+            {"reason": reason.encode(errors="backslashreplace").decode()},
             None,
         )
         try:

@@ -28,6 +28,8 @@ __all__ = [
     "agent_uri",
     "b64url",
     "b64url_bytes",
+    "can_be_signed",
+    "checked_phrase",
     "checked_task",
     "is_listed",
     "new_id",
@@ -60,6 +62,10 @@ class Principal:
     def __post_init__(self) -> None:
         if not self.sub:
             raise ConfigurationError("principal_empty", "a principal needs a non-empty sub")
+        if not all(map(can_be_signed, (self.sub, self.iss or "", self.profile))):
+            raise ConfigurationError(
+                "principal_malformed", "a principal is named by text without lone surrogates"
+            )
 
     @classmethod
     def parse(cls, text: str) -> Principal:
@@ -296,6 +302,7 @@ def agent_uri(name: str) -> str:
 
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 _AGENT_NAME: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+_PHRASE: Final = 200
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
@@ -308,21 +315,34 @@ def is_listed(given: object) -> bool:
     return isinstance(given, Iterable) and not isinstance(given, str)
 
 
-def checked_task(task: object) -> str | None:
-    """What a hop is for, or None; it will be signed, so that it has to be text that can be.
+def checked_phrase(name: str, given: object, *, remedy: str | None = None) -> str:
+    """A short text that grants carry and people read: a purpose, a trigger, a task. The authority takes no other.
 
     Raises:
-        ConfigurationError: it isn't.
+        ConfigurationError: it is none; `name` is the code.
     """
-    if task is None or (isinstance(task, str) and task and _can_be_signed(task)):
-        return task
-    raise ConfigurationError("task", "a task is text")
+    if isinstance(given, str) and 1 <= len(given) <= _PHRASE and given.isprintable():
+        return given
+    raise ConfigurationError(
+        name, f"a {name} is one line of 1 to {_PHRASE} characters that can be shown", remedy=remedy
+    )
 
 
-def _can_be_signed(text: str) -> bool:
-    """Whether it is free of lone surrogates, which JSON in UTF-8 can't hold."""
+def checked_task(task: object) -> str | None:
+    """What a hop is for, or None.
+
+    Raises:
+        ConfigurationError: see `checked_phrase`.
+    """
+    return None if task is None else checked_phrase("task", task)
+
+
+def can_be_signed(given: object) -> bool:
+    """Whether it is text free of lone surrogates, which JSON in UTF-8 can't hold."""
+    if not isinstance(given, str):
+        return False
     try:
-        text.encode()
+        given.encode()
     except UnicodeEncodeError:
         return False
     return True

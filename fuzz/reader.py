@@ -170,8 +170,8 @@ def allows(claims: dict[str, Any], tool: str, resource: str, arguments: dict[str
 
 def revoked(
     compact: str, jwks: list[dict[str, Any]], *, now: float, issuer: str
-) -> tuple[int, dict[str, float], float]:
-    """Sequence number, times by reference and end of a revocation list, or a failure like that of `check`."""
+) -> tuple[int, dict[str, int], range]:
+    """Sequence number, times by reference and the seconds that a revocation list counts, or a failure like that of `check`."""
     head, claims = part(compact, 0), part(compact, 1)
     assert head["typ"] == "agent-revocations+jwt"
     assert {*head} == {"typ", "alg", "kid"}
@@ -179,19 +179,20 @@ def revoked(
     assert claims["iss"] == issuer
     assert claims["iat"] < claims["exp"]
     assert claims["iat"] - 30 <= now < claims["exp"] + 30
-    assert type(claims["seq"]) is int
-    assert 0 <= claims["seq"] < 2**53
+    assert max(claims["iat"], claims["exp"]) < 253402300800
     assert isinstance(claims["revoked"], list)
-    times = [claims["iat"], claims["exp"], *(entry["at"] for entry in claims["revoked"])]
-    assert all(is_number(time) and 0 <= time < 253402300800 for time in times)
+    whole = [claims["seq"], claims["iat"], claims["exp"]]
+    whole += [entry["at"] for entry in claims["revoked"]]
+    assert all(type(number) is int and 0 <= number < 2**53 for number in whole)
     assert all({*entry} == {"ref", "at"} for entry in claims["revoked"])
     assert all(isinstance(entry["ref"], str) and entry["ref"] for entry in claims["revoked"])
     (named,) = [jwk for jwk in jwks if head["kid"] == jwk["kid"]]
     assert is_signed(compact, named)
-    found: dict[str, float] = {}
+    found: dict[str, int] = {}
     for entry in sorted(claims["revoked"], key=lambda entry: entry["at"]):
         found[entry["ref"]] = entry["at"]
-    return claims["seq"], found, min(claims["exp"], claims["iat"] + 3600) + 30
+    ends = min(claims["exp"], claims["iat"] + 3600)
+    return claims["seq"], found, range(claims["iat"] - 30, ends + 30)
 
 
 def check(

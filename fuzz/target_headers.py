@@ -98,8 +98,6 @@ def check_received(target: str, scheme: str, host: str, *, is_raw: bool) -> bool
     }
     if is_raw:
         scope["raw_path"] = raw.encode("latin-1", "replace")
-    else:
-        scope["path"] = scope["path"].encode("utf-8", "replace").decode()
     url = url_of(scope)
     seen = read_request("GET", url, headers_of(scope), None, public_url=None)
     split = urlsplit(url)

@@ -84,22 +84,22 @@ class Model:
 
     def __init__(self) -> None:
         self.seq = -1
-        self.revoked: dict[str, float] = {}
-        self.ends = 0.0
+        self.revoked: dict[str, int] = {}
+        self.counts = range(0)
 
-    def update(self, compact: str, now: float) -> bool | None:
+    def update(self, compact: str, now: int) -> bool | None:
         """None is a refusal."""
         try:
-            seq, revoked, ends = reader.revoked(compact, JWKS, now=now, issuer=ISSUER)
+            seq, revoked, counts = reader.revoked(compact, JWKS, now=now, issuer=ISSUER)
         except (AssertionError, ArithmeticError, JoseError, LookupError, TypeError, ValueError):
             return None
         if seq <= self.seq:
             return False
-        self.seq, self.revoked, self.ends = seq, revoked, ends
+        self.seq, self.revoked, self.counts = seq, revoked, counts
         return True
 
-    def is_revoked(self, references: list[str], issued_at: float, now: float) -> bool | None:
-        if self.seq < 0 or now >= self.ends:
+    def is_revoked(self, references: list[str], issued_at: float, now: int) -> bool | None:
+        if now not in self.counts:
             return None
         return any(
             ref in self.revoked and self.revoked[ref] >= issued_at for ref in (*references, "*")
@@ -107,11 +107,11 @@ class Model:
 
 
 def agreed(compacts: list[str], recipe: Recipe) -> bool:
-    moment = [float(NOW)]
+    moment = [NOW]
     library, model = Revocations(ISSUER, JWKS, clock=lambda: moment[0]), Model()
     took, refusals = False, set()
     for compact in compacts:
-        moment[0] = float(recipe.time())
+        moment[0] = recipe.time()
         wanted = model.update(compact, moment[0])
         try:
             answer = library.update(compact)

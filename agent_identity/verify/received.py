@@ -59,9 +59,18 @@ def url_of(scope: Message) -> str:
 
 
 def path_of(scope: Message) -> str:
-    """The path as it was sent, escapes and all, or where the server doesn't tell, as it would be written."""
+    """The path as it was sent, escapes and all, or where the server doesn't tell, as it would be written.
+
+    Raises:
+        InvalidAssertionError: `url_malformed`, it can't be written.
+    """
     raw: bytes | None = scope.get("raw_path")
-    return quote(scope["path"], safe=_PATH) if raw is None else raw.decode("latin-1")
+    if raw is not None:
+        return raw.decode("latin-1")
+    try:
+        return quote(scope["path"], safe=_PATH)
+    except UnicodeEncodeError:
+        raise _malformed("the request's path has a lone surrogate") from None
 
 
 _PATH: Final = "/!$&'()*+,;=:@"

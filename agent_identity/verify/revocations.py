@@ -72,9 +72,9 @@ class UnsafeNoRevocations:
 
 class _List(NamedTuple):
     seq: int
-    issued_at: float
-    ends: float
-    revoked: Mapping[str, float]
+    issued_at: int
+    ends: int
+    revoked: Mapping[str, int]
 
 
 class Revocations:
@@ -141,7 +141,7 @@ class Revocations:
                 f"the newest known revocation list of {self._issuer} is too old",
                 remedy="fetch a fresh one, or allow an older one with max_age",
             )
-        latest = max(known.revoked.get(each, -1.0) for each in (*references, ALL))
+        latest = max(known.revoked.get(each, -1) for each in (*references, ALL))
         return issued_at <= latest
 
     def _read(self, compact: str) -> _List:
@@ -156,10 +156,9 @@ class Revocations:
         claims.only(_CLAIMS)
         if claims.text("iss") != self._issuer:
             raise VerificationError("issuer_mismatch", "the revocation list is another anchor's")
-        now = self._clock()
-        ends = jose.check_lifetime(body, now=now, skew=self._skew, max_lifetime=None)
-        issued = jose.numeric_date(body, "iat")
-        return _List(claims.integer("seq"), issued, ends, _revoked(body.get("revoked")))
+        seq, issued, ends = (claims.integer(name) for name in ("seq", "iat", "exp"))
+        jose.check_lifetime(body, now=self._clock(), skew=self._skew, max_lifetime=None)
+        return _List(seq, issued, ends, _revoked(body.get("revoked")))
 
 
 def revocation_claims(
@@ -177,16 +176,16 @@ def revocation_claims(
     )
 
 
-def _revoked(value: JSON) -> dict[str, float]:
+def _revoked(value: JSON) -> dict[str, int]:
     if not isinstance(value, list):
         raise VerificationError("claim_malformed", "the claim revoked is no list")
-    found: dict[str, float] = {}
+    found: dict[str, int] = {}
     for entry in value:
         if not isinstance(entry, dict):
             raise VerificationError("claim_malformed", "an entry of revoked is no object")
         claims = Claims(entry, VerificationError)
         claims.only(_ENTRY)
-        ref, at = claims.text("ref"), jose.numeric_date(entry, "at")
+        ref, at = claims.text("ref"), claims.integer("at")
         found[ref] = max(at, found.get(ref, at))
     return found
 

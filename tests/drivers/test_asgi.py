@@ -340,6 +340,15 @@ async def test_a_server_that_tells_no_raw_path_is_believed_its_path(
     assert answer.status == 200
 
 
+async def test_a_path_that_nobody_could_have_sent_is_refused(
+    caller, app: App, guarded: VerifyMiddleware
+) -> None:
+    headers = caller.headers("GET", "/pay")
+    answer = await ask(guarded, "GET", "/pay", headers, raw_path=None, path="/\udcff")
+    assert answer.kind == "refused"
+    assert app.scopes == []
+
+
 async def test_a_proxys_own_address_does_not_count_where_public_url_is_given(
     caller, app: App
 ) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from agent_identity import AgentIdentity, ConfigurationError, DeniedError, tool
+from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.details import Details
 from agent_identity.provenance.records import CALL_DENIED, GRANT_MADE
 from agent_identity.values import LOCAL
@@ -124,6 +125,52 @@ def test_a_resource_is_configured_with_the_most_that_may_be_done_there(
     wider = {"type": TYPE, "tools": ["pay"]}
     with bot.on_behalf_of("user:alice", purpose="pay", authorization_details=[wider]):
         assert denied(lambda: pay(1)) == "details_not_configured"
+
+
+def test_an_object_that_names_no_resource_is_about_each_that_its_grant_is_for(
+    make_identity: Callable[..., AgentIdentity],
+) -> None:
+    """RFC 9396 §6.1 leaves it to the type what is narrower; of ours, `resources` left out is any that the audience allows."""
+    bot = make_identity(resources={BILLING: {"scopes": ["pay"], "authorization_details": [SMALL]}})
+    own = SMALL | {"arguments": {"amount": {"minimum": 10, "maximum": 1000}}}
+    least = SMALL | {"arguments": {"amount": {"minimum": 10, "maximum": 100}}}
+    with bot.on_behalf_of("user:alice", purpose="pay", authorization_details=[own]):
+        assert denied(lambda: pay(50)) == "details_not_configured"  # wider is never cut down
+    with bot.on_behalf_of("user:alice", purpose="pay", authorization_details=[least]) as session:
+        pay(100)
+        for beyond in (9, 101, 501):
+            assert denied(lambda: pay(beyond)) == "details_not_granted"  # noqa: B023 - called at once
+        assert denied(note) == "details_not_granted"
+        with session.delegate("a") as child:
+            pay(10)
+            assert denied(lambda: pay(501)) == "details_not_granted"
+            chain = child.reaches[BILLING, frozenset({"pay"})].chain
+    assert ran == [100, 10]
+    assert [grant.details.claim for grant in chain if grant.details] == [
+        (least | {"resources": [BILLING]}, least | {"resources": [LOCAL]})
+    ] * 2
+    anchor = Anchor(bot.authority.issuer, bot.authority.jwks()["keys"], evidence="issuer")
+    assert verify_chain([grant.compact for grant in chain], [anchor], now=bot._clock())
+
+
+def test_an_object_about_several_resources_is_held_to_what_each_is_configured_with(
+    make_identity: Callable[..., AgentIdentity],
+) -> None:
+    bot = make_identity(resources={BILLING: {"authorization_details": [SMALL]}})
+    both = SMALL | {"resources": [BILLING, MAIL]}
+    places = {"resources": [BILLING, MAIL]}
+    with bot.on_behalf_of(
+        "user:alice", purpose="pay", authorization_details=[both], **places
+    ) as session:
+        pay(500)
+        assert denied(lambda: pay(501)) == "details_not_granted"
+        found = leaf_details(session, BILLING)
+    assert found is not None
+    assert found.claim == tuple(SMALL | {"resources": [place]} for place in (BILLING, MAIL))
+    wide = {"type": TYPE, "resources": [BILLING, MAIL]}
+    with bot.on_behalf_of("user:alice", purpose="pay", authorization_details=[wide], **places):
+        assert denied(lambda: pay(1)) == "details_not_configured"
+        assert denied(send) == "details_not_configured"
 
 
 def test_one_grant_for_several_resources_limits_only_those_that_are_limited(

@@ -105,11 +105,19 @@ def test_revoking_it_ends_it_and_everything_below_at_once(bot: AgentIdentity) ->
     assert any(r.body.get("reason") == "revoked: stolen laptop" for r in session.records())
 
 
+def test_a_session_is_revoked_whatever_the_reason_is_written_in(bot: AgentIdentity) -> None:
+    with bot.on_behalf_of("user:alice", purpose="try") as session:
+        session.revoke("seen in caf\udce9.log")
+    assert session.records()[-1].body["reason"] == "revoked: seen in caf\\udce9.log"
+
+
 @pytest.mark.parametrize(
     ("arguments", "code"),
     [
         ({"purpose": ""}, "purpose"),
         ({"purpose": "x" * 201}, "purpose"),
+        *(({"purpose": text}, "purpose") for text in ("\ud800", "a\nb", "a\0", "a\u202eb")),
+        *(({"purpose": "p", "task": text}, "task") for text in ("\ud800", "a\nb", "x" * 201)),
         ({"purpose": "p", "expires_in": 0}, "expires_in"),
         ({"purpose": "p", "max_depth": 8}, "max_depth"),
         ({"purpose": "p", "scopes": "invoices:read"}, "scope_malformed"),
@@ -127,6 +135,15 @@ def test_a_subject_that_names_nobody_is_refused_and_not_quoted(bot, subject) -> 
     with pytest.raises(ConfigurationError) as caught:
         bot.on_behalf_of(subject, purpose="p")
     assert subject == "" or subject not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "said", [{"sub": "\ud800"}, {"iss": "https://\ud800"}, {"profile": "\ud800"}, {"sub": 5}]
+)
+def test_a_principal_that_no_grant_can_name_is_refused(said: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        Principal(**({"sub": "alice"} | said))
+    assert refused.value.code == "principal_malformed"
 
 
 def test_a_principal_of_another_issuer_is_refused(bot: AgentIdentity) -> None:
@@ -509,6 +526,7 @@ def test_a_resource_may_be_described_as_a_table(make_identity) -> None:
     ("said", "code"),
     [
         *(({"task": value}, "task") for value in (5, b"x", ["x"], "", "\ud800")),
+        *(({"task": value}, "task") for value in ("x" * 201, "a\nb")),
         *(({"scopes": value}, "scope_malformed") for value in (5, b"x", [None], [b"x"], [[]])),
         *(({"resources": value}, "resource_malformed") for value in (5, b"x", [None], [b"x"])),
         *(({"expires_in": value}, "expires_in") for value in ("60", b"x", [60], float("nan"))),

@@ -1998,6 +1998,17 @@ def revocations_() -> Iterator[Case]:
         "a list of another typ",
         {"list": revocations(typ="agent-grant+jwt")},
     )
+    for identity, code, about, header in (
+        ("list-header-unknown", "claim_unknown", "a list whose header says more", {"x": "y"}),
+        (
+            "list-header-jwk",
+            "claim_unknown",
+            "a list that brings its key beside the kid",
+            {"jwk": key("operator").jwk},
+        ),
+        ("list-kid-missing", "claim_missing", "a list that names no key", {"kid": DROP}),
+    ):
+        yield listed(identity, code, about, {"list": revocations(header=header)})
     yield listed(
         "list-unknown-claim",
         "claim_unknown",
@@ -2022,6 +2033,16 @@ def revocations_() -> Iterator[Case]:
         "an object for what was revoked",
         {"list": revocations(revoked={"user:bob": NOW})},
     )
+    for identity, about, claims in (
+        ("list-iat-fraction", "a list made within a second", {"iat": NOW - 59.5}),
+        ("list-exp-fraction", "a list that ends within a second", {"exp": NOW + 3539.5}),
+        (
+            "list-entry-at-fraction",
+            "an entry of within a second",
+            {"revoked": [{"ref": "user:bob", "at": NOW - 0.5}]},
+        ),
+    ):
+        yield listed(identity, "claim_malformed", about, {"list": revocations(**claims)})
     yield listed(
         "list-without-life",
         "malformed_claim",

@@ -859,11 +859,13 @@ def read_revocations(anchor: dict[str, Any], case: dict[str, Any]) -> list[dict[
     check_signature(token, given["jwks"]["keys"], OURS, "agent-revocations+jwt")
     require({*token.header} == {"typ", "alg", "kid"}, "revocation", "another header")
     claims = token.claims()
-    whole_times = {"iat": is_count, "exp": is_count, "seq": is_count}
-    may = {"iss": is_text, "revoked": lambda value: isinstance(value, list)}
-    shape(claims, whole_times | may, {}, "revocation")
+    whole = {"iat": is_count, "exp": is_count, "seq": is_count}
+    others = {"iss": is_text, "revoked": lambda value: isinstance(value, list)}
+    shape(claims, whole | others, {}, "revocation")
     for entry in claims["revoked"]:
-        shape(entry, {"ref": is_text, "at": is_number}, {}, "revocation")
+        shape(entry, {"ref": is_text, "at": is_count}, {}, "revocation")
+    year_9999 = 253402300799
+    require(max(claims["iat"], claims["exp"]) <= year_9999, "revocation", "no date")
     require(claims["iss"] == anchor["issuer"], "revocation", "another anchor's list")
     require(claims["iat"] < claims["exp"], "revocation", "a list without life")
     require(claims["iat"] <= now + skew, "revocation", "a list from the future")

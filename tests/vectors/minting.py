@@ -289,4 +289,4 @@ def revocations(*entries: tuple[str, int], signer: Key | None = None, **other: A
         "revoked": [{"ref": ref, "at": at} for ref, at in entries],
     }
     header = {"typ": other.pop("typ", "agent-revocations+jwt"), "alg": by.alg, "kid": by.jkt}
-    return signed(by, header, claims | other)
+    return signed(by, header | other.pop("header", {}), claims | other)
