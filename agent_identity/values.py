@@ -62,10 +62,12 @@ class Principal:
     def __post_init__(self) -> None:
         if not self.sub:
             raise ConfigurationError("principal_empty", "a principal needs a non-empty sub")
-        if not all(map(can_be_signed, (self.sub, self.iss or "", self.profile))):
+        try:
+            "".join((self.sub, self.iss or "", self.profile)).encode()
+        except (TypeError, UnicodeEncodeError):
             raise ConfigurationError(
                 "principal_malformed", "a principal is named by text without lone surrogates"
-            )
+            ) from None
 
     @classmethod
     def parse(cls, text: str) -> Principal:
