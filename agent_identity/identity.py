@@ -99,7 +99,7 @@ class AgentIdentity:
         resource's URI to the most scopes that may be asked for there; None is no limit of its own.
 
         Raises:
-            ConfigurationError: there is neither an authority nor a configuration.
+            ConfigurationError: there is neither an authority nor a configuration; or `owner` isn't one line of 200 characters.
         """
         from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx stays out of the import
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
@@ -110,7 +110,8 @@ class AgentIdentity:
         self._configuration = configuration
         uri = configuration.agent.id if configuration and configuration.agent.id else name
         self._agent = Agent(agent_uri(uri), key)
-        self._owner = owner or (configuration.agent.owner if configuration else None)
+        named = owner or (configuration.agent.owner if configuration else None)
+        self._owner = None if named is None else checked_phrase("owner", named)
         self._clock = clock
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer

@@ -15,6 +15,7 @@ from agent_identity.provenance.records import (
     OUTCOMES,
     SESSION_OPENED,
 )
+from agent_identity.values import can_be_signed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -48,9 +49,7 @@ class _Gathering:
         self._branches: dict[str, Branch] = {}
 
     def gather(self, ref: str) -> Graph:
-        found = self._ledger.frame(ref)  # of a session, this is the small part
-        if not any(record.kind == SESSION_OPENED for record in found):
-            found = self._ledger.find(ref)
+        found = self._found(ref) if can_be_signed(ref) else []
         call_ids = _named_calls(found)
         sessions = _named_sessions(self._use(found), ref)
         if not sessions:
@@ -81,6 +80,12 @@ class _Gathering:
             chain=chain,
             one_call=len(call_ids) == 1,
             used=list(self._used.values()),
+        )
+
+    def _found(self, ref: str) -> list[Record]:
+        found = self._ledger.frame(ref)  # of a session, this is the small part
+        return (
+            found if any(each.kind == SESSION_OPENED for each in found) else self._ledger.find(ref)
         )
 
     def _use(self, records: Iterable[Record]) -> list[Record]:

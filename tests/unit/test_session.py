@@ -130,6 +130,13 @@ def test_arguments_that_make_no_sense_are_refused_at_once(bot, arguments, code) 
     assert caught.value.code == code
 
 
+@pytest.mark.parametrize("owner", ["\ud800", "a\nb", "x" * 201])
+def test_an_owner_that_no_record_could_hold_is_refused_at_once(make_identity, owner) -> None:
+    with pytest.raises(ConfigurationError) as caught:
+        make_identity(owner=owner)
+    assert caught.value.code == "owner"
+
+
 @pytest.mark.parametrize("subject", ["mallory", "nobody:mallory", "", "eyJhbGciOiJub25lIn0.e30."])
 def test_a_subject_that_names_nobody_is_refused_and_not_quoted(bot, subject) -> None:
     with pytest.raises(ConfigurationError) as caught:

@@ -11,6 +11,7 @@ import pytest
 from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
+from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.values import LOCAL, Principal, new_id
@@ -218,6 +219,17 @@ def test_an_unknown_reference_is_an_error_that_says_so(told, ref) -> None:
     told.call(told.open("bot"), "pay")
     with pytest.raises(LedgerError) as caught:
         told.trace(ref)
+    assert caught.value.code == "unknown_reference"
+
+
+@pytest.mark.parametrize("url", ["memory:", "sqlite:"])
+def test_what_can_be_no_reference_is_an_unknown_one_in_every_ledger(tmp_path, url) -> None:
+    ledger = open_ledger(url, state_dir=tmp_path)
+    try:
+        with pytest.raises(LedgerError) as caught:
+            trace_of(ledger, "\ud800")
+    finally:
+        ledger.close()
     assert caught.value.code == "unknown_reference"
 
 
