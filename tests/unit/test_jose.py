@@ -327,6 +327,14 @@ def test_what_is_encoded_as_base64url_is_read_again(data):
     assert unb64url(b64url(data)) == data
 
 
+def test_a_token_shows_nothing_of_itself_on_the_way_to_its_check():
+    taken = jose.unverified(token())
+    fitting = jose.fitting(taken.head, [KEY.public_jwk], algorithms=["ES256"])
+    prepared = fitting.prepared(taken)
+    prepared.check()
+    assert (repr(taken), repr(prepared)) == ("<Parsed token>", "<Prepared token>")
+
+
 def test_a_header_names_its_key_or_carries_it_but_never_a_private_one():
     assert json.loads(unb64url(jose.header("ES256", typ=TYP, kid="k"))) == {
         "typ": TYP,
