@@ -7,8 +7,10 @@ import json
 
 import pytest
 
-from agent_identity.delegation.assertion import read_assertion
+from agent_identity.delegation.assertion import CallFacts, Statement, read_assertion
+from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import InvalidAssertionError
+from agent_identity.keys import SigningKey
 from agent_identity.values import b64url
 
 HEADER = {"typ": "agent-assertion+jwt", "alg": "ES256", "jwk": {"kty": "EC"}}
@@ -55,6 +57,33 @@ def test_it_says_what_its_claims_say_and_shows_no_token() -> None:
     )
     assert (found.htu, found.trace_id, found.jwk) == (None, None, {"kty": "EC"})
     assert found.compact not in repr(found)
+
+
+def test_a_call_is_asserted_by_its_id_and_each_resend_by_a_name_of_its_own() -> None:
+    anchor, key = SigningKey.generate(), SigningKey.generate()
+    leaf = mint_root(
+        anchor,
+        "k1",
+        iss="https://anchor.example",
+        principal_sub="alice",
+        sub_iss="https://anchor.example",
+        sub_profile="user",
+        agent="urn:agent-identity:agent:bot",
+        jkt=key.thumbprint,
+        aud=["https://billing.example"],
+        scopes=[],
+        purpose="try",
+        task=None,
+        txn="ses_1",
+        now=1,
+        expires_at=61,
+        max_depth=0,
+        evidence="issuer",
+    )
+    statement = Statement(key, leaf, "https://billing.example")
+    facts = CallFacts("call_1", '"read"', "sha-256:abc", "0" * 32, "0" * 16)
+    sent = [statement.for_call(facts, 1), *(statement.for_call(facts, 1, resend=n) for n in (0, 2))]
+    assert [read_assertion(each).jti for each in sent] == ["call_1", "call_1", "call_1.r2"]
 
 
 @pytest.mark.parametrize("name", [*APPROVAL])

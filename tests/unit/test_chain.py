@@ -15,6 +15,7 @@ from agent_identity import jose
 from agent_identity.delegation.carriers import join_chain, split_chain
 from agent_identity.delegation.chain import Anchor, holder_key, verify_chain
 from agent_identity.delegation.claims import Claims
+from agent_identity.delegation.details import TOOL_DETAILS, details_from
 from agent_identity.delegation.grant import mint_child, mint_root, read_grant
 from agent_identity.errors import ConfigurationError, InvalidAssertionError, VerificationError
 from agent_identity.keys import SigningKey
@@ -176,6 +177,58 @@ def test_what_we_mint_is_a_chain() -> None:
     leaf, _ = check([child.compact, root.compact], now=NOW + 1)
     assert (leaf.scopes, leaf.aud, leaf.task) == ({"a"}, {BILLING, LOCAL}, "t")
     assert leaf.exp == root.exp  # the parent's end wins
+
+
+def test_a_child_that_names_no_details_has_those_of_its_parent() -> None:
+    details = details_from([{"type": TOOL_DETAILS, "tools": ["read"]}])
+    root = mint_root(
+        KEYS[0],
+        "k1",
+        iss=ISSUER,
+        principal_sub="alice",
+        sub_iss=ISSUER,
+        sub_profile="user",
+        agent=agent(0),
+        jkt=KEYS[1].thumbprint,
+        aud=[BILLING],
+        scopes=[],
+        details=details,
+        purpose="p",
+        task=None,
+        txn="ses_1",
+        now=NOW,
+        expires_at=NOW + 60,
+        max_depth=1,
+        evidence="issuer",
+    )
+    child = mint_child(
+        KEYS[1],
+        root,
+        agent=agent(1),
+        jkt=KEYS[2].thumbprint,
+        aud=[BILLING],
+        scopes=[],
+        task=None,
+        now=NOW,
+        expires_at=NOW + 60,
+    )
+    leaf, _ = check([child.compact, root.compact], now=NOW)
+    assert leaf.details is not None
+    assert leaf.details.claim == details.claim
+
+
+@pytest.mark.parametrize(
+    ("claims", "is_within"),
+    [
+        ({}, True),
+        ({"sub": "bot"}, True),
+        ({"sub": "bot", "iss": "i"}, True),
+        ({"sub": "other"}, False),
+        ({"sub": "bot", "more": 1}, False),
+    ],
+)
+def test_claims_are_within_those_that_say_each_of_them(claims, is_within) -> None:
+    assert Claims(claims).is_within({"sub": "bot", "iss": "i"}) is is_within
 
 
 @pytest.mark.parametrize("alg", ["Ed25519", "EdDSA"])
@@ -867,10 +920,15 @@ def test_a_chain_whose_signatures_dont_hold_isnt_kept(monkeypatch) -> None:
     assert kept == {}
 
 
+CHAINS_OF_ONE = [chain(1, {0: {"jti": f"grant_{number}"}}) for number in range(5)]
+
+
 def test_no_more_chains_are_kept_than_there_is_room_for(monkeypatch) -> None:
     kept: dict[tuple[str, ...], object] = {}
     monkeypatch.setattr("agent_identity.delegation.chain._taken", kept)
     monkeypatch.setattr("agent_identity.delegation.chain._KEPT", 3)
-    for number in range(7):
-        check(chain(1, {0: {"jti": f"grant_{number}"}}))
-        assert 1 <= len(kept) <= 3
+    sizes: list[int] = []
+    for number in (0, 1, 0, 1, 2, 0, 3, 4):
+        check(CHAINS_OF_ONE[number])
+        sizes.append(len(kept))
+    assert sizes == [1, 2, 2, 2, 3, 3, 1, 2]  # one that is kept already takes no room
