@@ -11,6 +11,7 @@ CALLS = (
     "tests/unit/test_call_path.py",
     "tests/adversarial/test_independent_reader.py",
 )
+SERVERS = ("tests/drivers/test_asgi.py", "tests/drivers/test_asgi_frameworks.py")
 
 GUARDS: dict[str, tuple[str, ...]] = {
     "jose": (*SIGNATURES, "tests/unit/test_dpop.py", "tests/unit/test_chain.py"),
@@ -43,6 +44,10 @@ GUARDS: dict[str, tuple[str, ...]] = {
         "tests/unit/test_detailed_sessions.py",
         "tests/unit/test_session.py",
     ),
+    "verify.asgi": SERVERS,
+    "verify.problems": SERVERS,
+    "verify.received": SERVERS,
+    "verify.required": SERVERS,
     "verify": (
         "tests/unit/test_verifier.py",
         "tests/unit/test_verify_call.py",

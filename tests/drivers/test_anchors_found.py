@@ -16,6 +16,7 @@ from agent_identity import AgentIdentity, RevokedError
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
 from agent_identity.cli.serve import listening, serving
+from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.http.world import World
@@ -143,17 +144,39 @@ def test_B22_a_token_by_a_new_key_is_found_beside_a_chain_by_the_old_one(
         assertion, chain = call_in(session)
         verify(verifier, (assertion, chain))
         served.authority.rotate()
-        key, now = served.authority._keyring.signing, int(served.clock())
-        claims = {"iss": served.authority.issuer, "sub": "alice", "aud": FLIGHTS, "scope": "book"}
-        token = key.compact(
-            b64url(b'{"typ":"at+jwt","alg":"ES256","kid":"%b"}' % key.thumbprint.encode()),
-            json.dumps(claims | {"iat": now, "exp": now + 60}).encode(),
-        )
+        token, now = new_token(served), int(served.clock())
         with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
             said = call.reach.statement.for_call(call.facts, now, ath=hash_of(token))
         assert verifier.verify_call(
             said, chain, tool="book", args={}, scopes=["book"], token=token
         ).token_verified
+
+
+def test_B22_a_requests_token_by_a_new_key_is_found_beside_a_chain_by_the_old_one(
+    served: Served,
+) -> None:
+    verifier, url = served.verifier(), f"{FLIGHTS}/bookings"
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assertion, chain = call_in(session)
+        verify(verifier, (assertion, chain))
+        served.authority.rotate()
+        token, now = new_token(served), int(served.clock())
+        with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
+            bound = RequestBinding("GET", url, None, hash_of(""), hash_of(token))
+            said = call.reach.statement.for_request(call.facts, now, 1, bound)
+        headers = {"Agent-Assertion": said, "Agent-Delegation": ", ".join(chain)}
+        headers["Authorization"] = f"Bearer {token}"
+        assert verifier.verify_request("GET", url, headers, b"", scopes=["book"]).token_verified
+
+
+def new_token(served: Served) -> str:
+    """An access token by the key that signs there now."""
+    key, now = served.authority._keyring.signing, int(served.clock())
+    claims = {"iss": served.authority.issuer, "sub": "alice", "aud": FLIGHTS, "scope": "book"}
+    return key.compact(
+        b64url(b'{"typ":"at+jwt","alg":"ES256","kid":"%b"}' % key.thumbprint.encode()),
+        json.dumps(claims | {"iat": now, "exp": now + 60}).encode(),
+    )
 
 
 def test_D17_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(

@@ -222,6 +222,36 @@ def test_another_tool_than_the_one_signed_is_refused(rig: Rig, tool: str) -> Non
     assert rig.refused(rig.sent(), tool=tool) == "tool_mismatch"
 
 
+def test_a_call_that_nobody_asserts_is_refused(rig: Rig) -> None:
+    assert rig.refused(rig.sent(), assertion=None) == "assertion_missing"
+
+
+def test_all_scopes_that_chain_and_token_carry_are_the_calls(rig: Rig) -> None:
+    tool = Tool("book_flight", resource=FLIGHTS, scopes=["book", "pay"])
+    with (
+        rig.identity.on_behalf_of("user:alice", purpose="book a trip") as session,
+        session.call(tool, ARGS) as call,
+    ):
+        token = call.reach.issued.token.reveal()
+        said = call.reach.statement.for_call(call.facts, int(rig.clock()), ath=hash_of(token))
+        sent = Sent(call, [each.compact for each in call.reach.chain], said, token)
+    assert rig.accepted(sent).scopes == {"book", "pay"}
+
+
+@pytest.mark.parametrize(("skew", "expected"), [(60.0, None), (30.0, "expired")])
+def test_B17_the_skew_of_the_verifier_is_that_of_the_chain_too(
+    rig: Rig, skew: float, expected: str | None
+) -> None:
+    sent = rig.sent()
+    ends = json.loads(unb64url(sent.chain[0].split(".")[1]))["exp"]
+    rig.clock.now = ends + 45
+    late = sent.asserting(iat=ends + 45, exp=ends + 105)
+    if expected is None:
+        assert rig.accepted(sent, assertion=late, options={"skew": skew})
+    else:
+        assert rig.refused(sent, assertion=late, options={"skew": skew}) == expected
+
+
 def test_B05_a_call_for_another_service_is_refused(rig: Rig) -> None:
     options = {"audience": "https://hotels.example"}
     assert rig.refused(rig.sent(), options=options) == "audience_mismatch"
