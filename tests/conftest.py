@@ -93,6 +93,11 @@ class CertificateAuthority:
         return path
 
 
+@pytest.fixture(scope="session")
+def ca_in() -> Callable[[Path, str], CertificateAuthority]:
+    return CertificateAuthority
+
+
 @pytest.fixture
 def make_ca(tmp_path: Path) -> Callable[..., CertificateAuthority]:
     return lambda name="ca": CertificateAuthority(tmp_path, name)

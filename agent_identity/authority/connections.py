@@ -25,20 +25,29 @@ _VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 
 
 class TlsProtocol(H11Protocol):
-    """One connection of TLS; `uvicorn.Config(http=TlsProtocol)`."""
+    """One connection of TLS; `uvicorn.Config(http=TlsProtocol)`.
+
+    One that is idle ends without waiting for the other end's goodbye, as TLS would for half a minute: it may be idle too.
+    """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        connection: ssl.SSLObject | None = transport.get_extra_info("ssl_object")
-        if connection is None:
-            return
-        app, tls = self.app, _said_of(connection)
+        app, tls = self.app, _said_of(transport.get_extra_info("ssl_object"))
 
         async def told(scope: Message, receive: Receive, send: Send) -> None:
             scope["extensions"] = {**(scope.get("extensions") or {}), "tls": tls}
             await app(scope, receive, send)
 
         self.app = told
+
+    def timeout_keep_alive_handler(self) -> None:
+        super().timeout_keep_alive_handler()
+        self.transport.abort()
+
+    def shutdown(self) -> None:
+        super().shutdown()
+        if self.transport.is_closing():
+            self.transport.abort()
 
 
 def _said_of(connection: ssl.SSLObject) -> dict[str, Any]:

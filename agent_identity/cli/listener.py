@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ssl
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 from agent_identity.assembly.configured import secrets_of
@@ -38,11 +39,12 @@ def listener_context(
     if authority is None or authority.tls is None:
         return None
     table = authority.tls
-    secrets, world = secrets_of(configuration, clock), world_of(configuration, clock)
+    secrets = secrets_of(configuration, clock)
     pair = secrets.certificate(table.certificate, table.key, "certificate of the authority")
     trusted = secrets.required(table.client_ca, "authorities of client certificates")
-    certificate = run(pair(), world.answer)
-    authorities = read_authorities(run(trusted(), world.answer).reveal()).pem
+    with closing(world_of(configuration, clock)) as world:
+        certificate = run(pair(), world.answer)
+        authorities = read_authorities(run(trusted(), world.answer).reveal()).pem
     _context(
         certificate, authorities
     )  # what can't be used shows now, and not when somebody connects

@@ -46,9 +46,11 @@ def listening(port: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
-    """Serve an ASGI app in a thread for as long as the block lasts."""
-    runner = _runner(app)
+def serving(
+    app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
+) -> Generator[None]:
+    """Serve an ASGI app in a thread for as long as the block lasts; with `tls` its scopes say who showed a certificate."""
+    runner = _runner(app, tls)
     # The socket listens already, so a client that comes before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
