@@ -45,9 +45,7 @@ def listener_context(
     with closing(world_of(configuration, clock)) as world:
         certificate = run(pair(), world.answer)
         authorities = read_authorities(run(trusted(), world.answer).reveal()).pem
-    _context(
-        certificate, authorities
-    )  # what can't be used shows now, and not when somebody connects
+    _context(certificate, authorities)  # what can't be used shows now, not with each connection
     found = _EachAnew(ssl.PROTOCOL_TLS_SERVER)
     found.make = lambda: _context(certificate, authorities)
     return found

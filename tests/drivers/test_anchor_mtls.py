@@ -12,6 +12,7 @@ import socket
 import ssl
 import subprocess
 import sys
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -30,8 +31,9 @@ from agent_identity import AgentIdentity, CredentialRejectedError, current_crede
 from agent_identity.cli.app import app
 from agent_identity.cli.listener import listener_context
 from agent_identity.cli.organisation import organisations_authority
-from agent_identity.cli.serve import listening, serving
+from agent_identity.cli.serve import _runner, listening, serving
 from agent_identity.config import read_configuration
+from agent_identity.errors import ConfigurationError
 from agent_identity.keys import SigningKey, public_signing_jwk
 from agent_identity.testing import FakeIssuer
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
@@ -490,6 +492,32 @@ def test_scopes_have_the_tls_extension_of_their_own_connection(rig: Rig) -> None
         assert (tls["client_cert_error"], tls["server_cert"]) == (None, None)
 
 
+@pytest.mark.parametrize("ends", ["shutdown", "timeout_keep_alive_handler"])
+def test_an_idle_connection_ends_without_the_other_ends_goodbye(rig: Rig, ends: str) -> None:
+    """A client that keeps a connection for later doesn't look at it; TLS would wait for it, and count the connection."""
+    server = listening()
+    port = server.getsockname()[1]
+    runner = _runner(
+        Recorder(), listener_context(read_configuration(rig.config, needs_policy=False))
+    )
+    runner.config.timeout_keep_alive = 60
+    thread = threading.Thread(target=runner.run, args=([server],))
+    thread.start()
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=rig.context())
+    try:
+        assert answered(connection) == 204
+        (idle,) = runner.server_state.connections
+        idle.loop.call_soon_threadsafe(getattr(idle, ends))
+        limit = time.monotonic() + 10
+        while runner.server_state.connections and time.monotonic() < limit:
+            time.sleep(0.01)  # nothing tells
+        assert not runner.server_state.connections
+    finally:
+        connection.close()
+        runner.should_exit = True
+        thread.join(10)
+
+
 def test_keys_show_nowhere(agent: Agents, rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     identity = agent("by-uri")
@@ -556,6 +584,14 @@ def test_what_cannot_be_used_shows_before_anything_is_served(
     done = CliRunner().invoke(app, ["authority", "serve", *options])
     assert (done.exit_code, done.output.partition(":")[0]) == (2, code)
     assert "BEGIN" not in done.output
+
+
+def test_what_openssl_does_not_take_shows_too(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is too short for it, for one."""
+    monkeypatch.setattr("agent_identity.cli.listener.shows", lambda *_: False)
+    with pytest.raises(ConfigurationError) as caught:
+        listener_context(read_configuration(rig.config, needs_policy=False))
+    assert caught.value.code == "certificate_unusable"
 
 
 def test_doctor_looks_at_the_certificate_its_key_and_the_authorities(rig: Rig) -> None:
