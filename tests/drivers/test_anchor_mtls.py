@@ -391,15 +391,6 @@ def test_D13_a_certificate_that_does_not_count_gets_no_connection(
     connection.close()
 
 
-def test_D13_a_certificate_needs_its_own_key(rig: Rig, tmp_path: Path) -> None:
-    mine, theirs = (rig.certificates[name].read_text() for name in ("other", "by-uri"))
-    key = mine[mine.index("-----BEGIN PRIVATE") :]
-    mixed = tmp_path / "mixed.pem"
-    mixed.write_text(theirs.partition("-----BEGIN PRIVATE")[0] + key)
-    with pytest.raises(ssl.SSLError):
-        rig.context(mixed)
-
-
 def test_an_authority_of_clients_is_no_client_itself(rig: Rig) -> None:
     shown = rig.clients.issue("sub-ca", URI, is_ca=True)
     assert rig.ask("by-uri", shown) == "client_certificate_missing"
