@@ -182,7 +182,7 @@ def _uint(number: int) -> str:
 
 
 def read_certificate(chain: bytes, key: bytes) -> Certificate:
-    """A client certificate from PEM: the chain leaf first, the key unencrypted.
+    """A certificate and its key from PEM: the chain leaf first, the key unencrypted.
 
     Raises:
         ConfigurationError: `certificate_unusable`, either isn't PEM, or the key isn't the leaf's.
@@ -192,7 +192,7 @@ def read_certificate(chain: bytes, key: bytes) -> Certificate:
     if found is None:
         raise ConfigurationError(
             "certificate_unusable",
-            "a client certificate needs a PEM chain and the key of its leaf",
+            "a certificate needs a PEM chain and the key of its leaf",
             remedy="put the chain there leaf first, and its key in unencrypted PKCS#8, on a named curve or RSA",
         )
     return found

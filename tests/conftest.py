@@ -4,8 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_identity import AgentIdentity
 from agent_identity.authority import Authority
@@ -22,6 +27,80 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class CertificateAuthority:
+    """Signs certificates, each into a file of its folder with its key; `file` holds its own certificate alone."""
+
+    def __init__(self, folder: Path, name: str = "ca") -> None:
+        self.folder = folder
+        self._key = ec.generate_private_key(ec.SECP256R1())
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
+        self.file = folder / f"{name}.pem"
+        self._write(self.file, self._certificate(self._name, self._key, (), is_ca=True))
+        self.pem = self.file.read_text()
+
+    def issue(
+        self,
+        name: str,
+        *names: x509.GeneralName,
+        subject: str | None = None,
+        hours: tuple[float, float] = (-1, 1),
+        more: tuple[x509.ExtensionType, ...] = (),
+        is_ca: bool = False,
+    ) -> Path:
+        """A certificate with these alternative names; `hours` are its times, seen from now."""
+        key = ec.generate_private_key(ec.SECP256R1())
+        said = x509.Name.from_rfc4514_string(f"CN={name}" if subject is None else subject)
+        alternative = (x509.SubjectAlternativeName(names),) if names else ()
+        signed = self._certificate(said, key, (*alternative, *more), hours=hours, is_ca=is_ca)
+        return self._write(self.folder / f"{name}.pem", signed, key)
+
+    def _certificate(
+        self,
+        subject: x509.Name,
+        key: ec.EllipticCurvePrivateKey,
+        more: tuple[x509.ExtensionType, ...],
+        *,
+        hours: tuple[float, float] = (-1, 1),
+        is_ca: bool,
+    ) -> x509.Certificate:
+        now = datetime.now(UTC)
+        made = (
+            x509.CertificateBuilder()
+            .subject_name(subject)
+            .issuer_name(self._name)
+            .public_key(key.public_key())
+            .serial_number(x509.random_serial_number())
+            .not_valid_before(now + timedelta(hours=hours[0]))
+            .not_valid_after(now + timedelta(hours=hours[1]))
+            .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
+        )
+        for extension in more:
+            made = made.add_extension(extension, critical=False)
+        return made.sign(self._key, hashes.SHA256())
+
+    @staticmethod
+    def _write(
+        path: Path, certificate: x509.Certificate, key: ec.EllipticCurvePrivateKey | None = None
+    ) -> Path:
+        encoding, plain = serialization.Encoding.PEM, serialization.NoEncryption()
+        pem = certificate.public_bytes(encoding)
+        if key is not None:
+            pem += key.private_bytes(encoding, serialization.PrivateFormat.PKCS8, plain)
+        path.write_bytes(pem)
+        path.chmod(0o600)
+        return path
+
+
+@pytest.fixture(scope="session")
+def ca_in() -> Callable[[Path, str], CertificateAuthority]:
+    return CertificateAuthority
+
+
+@pytest.fixture
+def make_ca(tmp_path: Path) -> Callable[..., CertificateAuthority]:
+    return lambda name="ca": CertificateAuthority(tmp_path, name)
 
 
 @pytest.fixture

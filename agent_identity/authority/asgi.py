@@ -1,6 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """The authority behind a web server: raw ASGI 3, which only translates. Limits are kept before anything is parsed.
 
+Who showed a certificate in TLS is read from the server's TLS extension and from nothing else: headers that tell of one are
+somebody's word. Which authorities' certificates count is the server's to check, before it hands one on.
+
 On loopback a page in the user's browser can reach us under a name of its own (DNS rebinding), so that there the `Host` has to
 be the issuer's and an `Origin`, if any, too.
 """
@@ -33,7 +36,9 @@ _BODY_SECONDS: Final = 10.0
 class AsgiApp:
     """`uvicorn.run(authority.asgi())`, or any other ASGI server."""
 
-    def __init__(self, handle: Callable[[HttpRequest], HttpResponse], endpoints: Endpoints) -> None:
+    def __init__(
+        self, handle: Callable[[HttpRequest, str | None], HttpResponse], endpoints: Endpoints
+    ) -> None:
         self._handle = handle
         self._origin = endpoints.origin
         self._is_guarded = is_loopback(endpoints.issuer) or endpoints.origin.endswith(".invalid")
@@ -56,7 +61,7 @@ class AsgiApp:
             except _DisconnectedError:
                 return
             else:
-                response = await asyncio.to_thread(self._handle, request)
+                response = await asyncio.to_thread(self._handle, request, _certificate(scope))
             await _answer(response, send)
 
     def _request(self, scope: Message, body: bytes) -> HttpRequest:
@@ -74,6 +79,15 @@ class AsgiApp:
             raise OAuthError("invalid_request", "host_mismatch", status=421)
         if headers.get("origin", self._origin) != self._origin:
             raise OAuthError("invalid_request", "origin_mismatch", status=403)
+
+
+def _certificate(scope: Message) -> str | None:
+    """The certificate (PEM) that the client showed, where the server found nothing wrong with it (ASGI TLS extension 0.2)."""
+    extensions: Message = scope.get("extensions") or {}
+    tls: Message | None = extensions.get("tls")
+    if tls is None or tls.get("client_cert_error") is not None:
+        return None
+    return next(iter(tls.get("client_cert_chain") or ()), None)
 
 
 class _DisconnectedError(Exception):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which client a request comes from (RFC 7523 §3, RFC 10070).
+"""Which client a request comes from (RFC 7523 §3, RFC 8705 §2.1, RFC 10070).
 
 A client that registered proves itself by `private_key_jwt`, one that is configured in the way of its table. There is no shared
 secret to steal and no client without proof; an attempt at either is refused like a wrong assertion.
@@ -19,7 +19,7 @@ from agent_identity.authority.client_proofs import (
     OneUse,
     check_own_assertion,
 )
-from agent_identity.delegation.claims import Claims
+from agent_identity.authority.shown import Shown
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Authenticator:
         self._drive = drive
 
     def client(self, asked: Asked, form: Form, now: float) -> ClientRecord:
-        """The client that the request's assertion proves.
+        """The client that the request's assertion proves, or the certificate of its connection.
 
         Raises:
             OAuthError: `invalid_client` (401), whatever is wrong.
@@ -65,39 +65,28 @@ class Authenticator:
         """
         if "authorization" in asked.headers or form.optional("client_secret") is not None:
             raise _invalid("shared_secret_refused")
-        assertion = form.optional("client_assertion")
-        kind = form.optional("client_assertion_type")
-        if assertion is None or kind not in {JWT_BEARER, JWT_SPIFFE}:
-            raise _invalid("client_assertion_missing")
         try:
-            parsed = jose.unverified(assertion)
-            client = self._named(parsed, form.optional("client_id"), now)
-            self._check_unused(client, self._proven(client, parsed, kind, now))
+            shown = _shown(asked, form)
+            client = self._named(form.optional("client_id") or shown.claimed(), now)
+            self._check_unused(client, self._proven(client, shown, now))
         except VerificationError as error:
             raise _invalid(error.code) from None
         return client
 
-    def _named(self, parsed: jose.Parsed, client_id: str | None, now: float) -> ClientRecord:
-        """Whom the request names. The assertion is read before it is verified, only to learn who has to have made it."""
-        claimed = Claims(jose.loads_object(parsed.payload), VerificationError)
-        client = self._table.client(client_id or claimed.text("iss"), now)
+    def _named(self, client_id: str, now: float) -> ClientRecord:
+        client = self._table.client(client_id, now)
         if client is None:
             raise VerificationError("client_unknown", "nobody is registered under that name")
         return client
 
-    def _proven(
-        self, client: ClientRecord, parsed: jose.Parsed, kind: str, now: float
-    ) -> OneUse | None:
+    def _proven(self, client: ClientRecord, shown: Shown, now: float) -> OneUse | None:
         if client.configured is None:
-            if kind != JWT_BEARER:
-                raise VerificationError("method_mismatch", "the client proves itself by its key")
+            parsed = shown.asserted(JWT_BEARER)
             _, payload = jose.verify(parsed, client.keys, algorithms=ALGORITHMS, typ=TYPE)
             body = jose.loads_object(payload)
             return check_own_assertion(body, client.client_id, self._issuer, now)
         proof = client.configured.proof
-        if kind != proof.assertion_type:
-            raise VerificationError("method_mismatch", "the client proves itself in another way")
-        return self._drive(proof.check(parsed, client.client_id, self._issuer, now))
+        return self._drive(proof.check(shown, client.client_id, self._issuer, now))
 
     def _check_unused(self, client: ClientRecord, once: OneUse | None) -> None:
         if once is None:
@@ -108,6 +97,16 @@ class Authenticator:
             ("client", client.client_id, once.jti), once.expires_at + SKEW
         ):
             raise VerificationError("replayed", "the assertion was used already")
+
+
+def _shown(asked: Asked, form: Form) -> Shown:
+    assertion = form.optional("client_assertion")
+    kind = form.optional("client_assertion_type")
+    if assertion is None and kind is None:
+        return Shown(certificate=asked.certificate)
+    if assertion is None or kind not in {JWT_BEARER, JWT_SPIFFE}:
+        raise VerificationError("client_assertion_missing", "no assertion of a known type")
+    return Shown(jose.unverified(assertion), kind, asked.certificate)
 
 
 def _invalid(why: str) -> OAuthError:

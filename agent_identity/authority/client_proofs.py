@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proves a client that a configuration names: an assertion of its own, a JWT-SVID, or what its platform says of it.
+"""What proves a client that a configuration names: an assertion of its own, a JWT-SVID, what its platform says, a certificate.
 
-Each way is a small object with one method, a flow that checks one `client_assertion`. An assertion of the client's own is
+Each way is a small object with one method, a flow that checks what a request shows. An assertion of the client's own is
 good once. A JWT-SVID and a platform's token are made by somebody else and shown until they end: what keeps a stolen one from
 being of use is that its only audience is this authority, and that a grant is bound to the key of the proof beside it.
+A certificate is shown by whoever has its key; TLS has seen to that, and to who signed it.
 """
 
 from __future__ import annotations
@@ -14,11 +15,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.flow import pure
 from agent_identity.jose.public_keys import ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
+    from agent_identity.authority.certificate_names import CertificateName
+    from agent_identity.authority.shown import Shown
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
@@ -26,6 +30,7 @@ __all__ = [
     "JWT_BEARER",
     "JWT_SPIFFE",
     "SKEW",
+    "Certified",
     "ClientProof",
     "KeySource",
     "OneUse",
@@ -66,21 +71,18 @@ class OneUse(NamedTuple):
 
 
 class ClientProof(Protocol):
-    """One way in which a client proves itself; `assertion_type` is its `client_assertion_type`, `method` its registered name."""
-
-    @property
-    def assertion_type(self) -> str: ...
+    """One way in which a client proves itself; `method` is its registered name."""
 
     @property
     def method(self) -> str: ...
 
     def check(
-        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
+        self, shown: Shown, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        """Check an assertion for `issuer`; the answer is what to remember of one that is good once.
+        """Check what a request to `issuer` shows; the answer is what to remember of a proof that is good once.
 
         Raises:
-            VerificationError: it proves nothing, or another client.
+            VerificationError: it proves nothing, or another client, or in another way.
             CredentialError: the keys can't be had.
         """
         ...
@@ -91,12 +93,12 @@ class OwnAssertion:
     """`private_key_jwt`: signed by a key of the client's, good once (RFC 7523 §3, RFC 10070)."""
 
     keys: KeySource = field(repr=False)
-    assertion_type: str = JWT_BEARER
     method: str = "private_key_jwt"
 
     def check(
-        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
+        self, shown: Shown, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
+        parsed = shown.asserted(JWT_BEARER)
         body = yield from signed_by(self.keys, parsed, typs={TYPE})
         return check_own_assertion(body, client_id, issuer, now)
 
@@ -107,14 +109,13 @@ class SpiffeSvid:
 
     subject: str
     keys: KeySource = field(repr=False)
-    assertion_type: str = JWT_SPIFFE
     method: str = "spiffe_jwt"
 
     def check(
-        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
+        self, shown: Shown, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
         del client_id  # an SVID knows the workload alone
-        body = yield from signed_by(self.keys, parsed, typs=_PLAIN)
+        body = yield from signed_by(self.keys, shown.asserted(JWT_SPIFFE), typs=_PLAIN)
         if Claims(body, VerificationError).text("sub") != self.subject:
             raise VerificationError("client_mismatch", "the SVID is of another workload")
         _check_alone(body, issuer)
@@ -133,13 +134,13 @@ class PlatformToken:
     claims: Mapping[str, str]
     keys: KeySource = field(repr=False)
     algorithms: Collection[str] = frozenset(ALGORITHMS)
-    assertion_type: str = JWT_BEARER
     method: str = "workload_token"
 
     def check(
-        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
+        self, shown: Shown, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
         del client_id  # the platform doesn't know it
+        parsed = shown.asserted(JWT_BEARER)
         body = yield from signed_by(self.keys, parsed, typs=_PLAIN, algorithms=self.algorithms)
         if body.get("iss") != self.platform:
             raise VerificationError("issuer_mismatch", "the token is of another platform")
@@ -148,6 +149,30 @@ class PlatformToken:
         _check_alone(body, issuer)
         jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST_OF_OTHERS)
         return None
+
+
+@dataclass(frozen=True, slots=True)
+class Certified:
+    """`tls_client_auth`: the connection's certificate has the client's name (RFC 8705 §2.1), and is of now.
+
+    Its times are looked at with each request, since a connection may outlive it.
+    """
+
+    name: CertificateName
+    method: str = "tls_client_auth"
+
+    def check(
+        self, shown: Shown, client_id: str, issuer: str, now: float, /
+    ) -> Flow[OneUse | None]:
+        del client_id, issuer  # a certificate knows neither
+        certificate = shown.certified()
+        if not self.name.is_in(certificate):
+            raise VerificationError("client_mismatch", "the certificate is of another client")
+        if now < certificate.not_before:
+            raise VerificationError("not_yet_valid", "the certificate isn't valid yet")
+        if now > certificate.not_after:
+            raise VerificationError("expired", "the certificate has ended")
+        return pure(None)
 
 
 def check_own_assertion(

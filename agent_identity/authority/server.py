@@ -123,10 +123,13 @@ class Authority:
         if self._registers:
             self._routes[self.endpoints.registration] = ("POST", self._register)
 
-    def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
+    def handle(self, request: HttpRequest, certificate: str | None = None) -> HttpResponse:
+        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it.
+
+        `certificate` (PEM) is what the client showed in TLS, once whoever serves has verified it.
+        """
         try:
-            return self._routed(request)
+            return self._routed(request, certificate)
         except OAuthError as error:
             return error.response()
         except CredentialError as error:
@@ -187,8 +190,8 @@ class Authority:
         """Release the database. A closed authority answers 503."""
         self._store.close()
 
-    def _routed(self, request: HttpRequest) -> HttpResponse:
-        asked = read_request(request)
+    def _routed(self, request: HttpRequest, certificate: str | None) -> HttpResponse:
+        asked = read_request(request, certificate)
         url, question, _ = asked.url.partition("?")
         method, respond = self._routes.get(url, (None, None))
         if method is None or respond is None:

@@ -12,6 +12,7 @@ import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from agent_identity.certificates import read_authorities
 from agent_identity.cli.finding import ledger_file
 from agent_identity.cli.findings import FAILED, OK, WARNING, Finding, failed_by, lasting
 from agent_identity.config.model import Kind, values_of
@@ -86,6 +87,9 @@ def _usable(path: tuple[str, ...], reference: str, found: Secret, looked: Looked
     pair = _key_of_certificate(path, looked.configuration)
     if pair is not None:
         return _certificate(name, found, reference if pair == "" else pair, looked)
+    if path == ("authority", "tls", "client_ca"):
+        ends = read_authorities(found.reveal()).expires_at
+        return lasting(name, "the first to end of these authorities", ends, looked.clock())
     if _is_signing_key(path, looked.configuration):
         key = SigningKey.from_pem(found.reveal().encode())
         return Finding(name, OK, f"a private key for {key.alg} is there ({reference})")
@@ -99,8 +103,15 @@ def _key_of_certificate(path: tuple[str, ...], configuration: Configuration) -> 
             return configuration.issuers[name].client_key or ""
         case ("resources", uri, "certificate"):
             return configuration.resources[uri].key or ""
+        case ("authority", "tls", "certificate"):
+            return _key_of_authority(configuration)
         case _:
             return None
+
+
+def _key_of_authority(configuration: Configuration) -> str | None:
+    authority = configuration.authority
+    return None if authority is None or authority.tls is None else authority.tls.key
 
 
 def _is_signing_key(path: tuple[str, ...], configuration: Configuration) -> bool:

@@ -17,7 +17,13 @@ from agent_identity.authority import (
     Organisation,
     configured_client,
 )
-from agent_identity.authority.client_proofs import OwnAssertion, PlatformToken, SpiffeSvid
+from agent_identity.authority.certificate_names import SanDns, SanUri, SubjectDn
+from agent_identity.authority.client_proofs import (
+    Certified,
+    OwnAssertion,
+    PlatformToken,
+    SpiffeSvid,
+)
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.client import Client, KnownClient, NoProof
 from agent_identity.credentials.issuer import Issuer
@@ -32,12 +38,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
+    from agent_identity.authority.certificate_names import CertificateName
     from agent_identity.authority.client_proofs import ClientProof
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable
     from agent_identity.flow import Flow
 
-__all__ = ["organisations_authority"]
+__all__ = ["organisations_authority", "world_of"]
 
 T = TypeVar("T")
 
@@ -56,13 +63,7 @@ def organisations_authority(
     table = configuration.authority
     if table is None:
         raise ConfigurationError("value_missing", "the configuration has no [authority]")
-    settings = Settings.of(configuration)
-    world = World(
-        lambda: transport_of(settings, {}),
-        MemoryLedger(),  # nothing that an authority asks is recorded; the protocol wants one
-        clock=clock,
-        deadline=settings.deadline,
-    )
+    world = world_of(configuration, clock)
 
     def drive(flow: Flow[T], /) -> T:
         return run(flow, world.answer)
@@ -88,6 +89,17 @@ def organisations_authority(
             registers=table.registration,
             requests_per_minute=table.rate,
         ),
+    )
+
+
+def world_of(configuration: Configuration, clock: Callable[[], float]) -> World:
+    """What answers an authority's questions: keys and secrets, over HTTP and from their places."""
+    settings = Settings.of(configuration)
+    return World(
+        lambda: transport_of(settings, {}),
+        MemoryLedger(),  # nothing that an authority asks is recorded; the protocol wants one
+        clock=clock,
+        deadline=settings.deadline,
     )
 
 
@@ -144,7 +156,18 @@ def _proof(
     if said.auth == "spiffe_jwt" and said.subject is not None:
         domain = said.subject.partition("/")[0] + "//" + said.subject.split("/")[2]
         return SpiffeSvid(said.subject, _published(domain, said.jwks, clock, use="jwt-svid"))
+    certified = _certificate_name(said)
+    if said.auth == "tls_client_auth" and certified is not None:
+        return Certified(certified)
     return OwnAssertion(_published(f"the client {name}", said.jwks, clock))
+
+
+def _certificate_name(said: AuthorityClientTable) -> CertificateName | None:
+    if said.san_uri is not None:
+        return SanUri(said.san_uri)
+    if said.san_dns is not None:
+        return SanDns(said.san_dns)
+    return None if said.subject_dn is None else SubjectDn(said.subject_dn)
 
 
 def _published(

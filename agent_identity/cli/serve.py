@@ -12,6 +12,7 @@ from agent_identity.authority import Authority
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Callable, Generator, Iterator
     from pathlib import Path
 
@@ -45,9 +46,11 @@ def listening(port: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
-    """Serve an ASGI app in a thread for as long as the block lasts."""
-    runner = _runner(app)
+def serving(
+    app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
+) -> Generator[None]:
+    """Serve an ASGI app in a thread for as long as the block lasts; with `tls` its scopes say who showed a certificate."""
+    runner = _runner(app, tls)
     # The socket listens already, so a client that comes before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
@@ -64,8 +67,9 @@ def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
 def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> None:
     """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's."""
     configuration = None if config is None else _read(config)
+    tls = None if configuration is None else _tls(configuration)
     server = listening(port)
-    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.getsockname()[1]}"
     folder = state_dir / "authority"
     if configuration is None or configuration.authority is None:
         authority, table = Authority(folder, issuer=url), None
@@ -77,7 +81,7 @@ def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> N
         authority.registration_token()  # made now, since agents need it before they first ask
         print(f"register  with the token in {folder}", flush=True)  # noqa: T201 - see above
     try:
-        _runner(authority.asgi()).run(sockets=[server])
+        _runner(authority.asgi(), tls).run(sockets=[server])
     finally:
         authority.close()
 
@@ -94,6 +98,12 @@ def _of_organisation(configuration: Configuration, folder: Path, url: str) -> Au
     return organisations_authority(configuration, folder, url)
 
 
+def _tls(configuration: Configuration) -> ssl.SSLContext | None:
+    from agent_identity.cli.listener import listener_context  # noqa: PLC0415 - for those who have a file
+
+    return listener_context(configuration)
+
+
 def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Iterator[str]:
     """What whoever started it has to know; nothing of it is secret."""
     if table is None or authority.issuer == url:
@@ -105,7 +115,7 @@ def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Itera
         yield f"client    {name} ({client.auth})"
 
 
-def _runner(app: Callable[..., Any]) -> uvicorn.Server:
+def _runner(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
     try:
         import uvicorn  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:
@@ -114,13 +124,22 @@ def _runner(app: Callable[..., Any]) -> uvicorn.Server:
             "serving needs uvicorn",
             remedy='pip install "agent-identity-sdk[server]"',
         ) from None
-    return uvicorn.Server(
-        uvicorn.Config(
-            app,
-            log_level="warning",
-            access_log=False,
-            lifespan="off",
-            ws="none",
-            limit_concurrency=_AT_ONCE,
-        )
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        access_log=False,
+        lifespan="off",
+        ws="none",
+        limit_concurrency=_AT_ONCE,
     )
+    if tls is not None:
+        _secure(config, tls)
+    return uvicorn.Server(config)
+
+
+def _secure(config: uvicorn.Config, tls: ssl.SSLContext) -> None:
+    from agent_identity.authority.connections import TlsProtocol  # noqa: PLC0415 - needs uvicorn
+
+    config.http = TlsProtocol
+    config.load()
+    config.ssl = tls  # its own parameters name files, and know nothing of sessions

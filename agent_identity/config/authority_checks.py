@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.certificates import is_subject
 from agent_identity.config.problems import Fault
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import checked_resource
@@ -20,13 +22,21 @@ __all__ = ["check_authority"]
 _NEEDS: Final = {
     "private_key_jwt": ("jwks",),
     "spiffe_jwt": ("jwks", "subject"),
+    "tls_client_auth": (),
     "workload_token": ("issuer",),
 }
+_NAMES: Final = ("san_uri", "san_dns", "subject_dn")
+"""By which name in its certificate a client is known."""
+
 _USES: Final = {
     "private_key_jwt": frozenset({"jwks"}),
     "spiffe_jwt": frozenset({"jwks", "subject"}),
+    "tls_client_auth": frozenset(_NAMES),
     "workload_token": frozenset({"issuer", "subject", "claims"}),
 }
+_URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
+_LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
+_HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
 _CHECKED_ANYWAY: Final = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 
 
@@ -42,6 +52,8 @@ def check_authority(configuration: Configuration) -> Iterator[Fault]:
     for name, client in table.clients.items():
         path = ("authority", "clients", name)
         yield from _proof(client, path)
+        if client.auth == "tls_client_auth":
+            yield from _certified(client, path, has_tls=table.tls is not None)
         yield from _principals(client, path, trusted, configuration)
         yield from _terms(client, path)
         yield from _agent(client, name, path, configuration)
@@ -50,6 +62,13 @@ def check_authority(configuration: Configuration) -> Iterator[Fault]:
 def _itself(
     table: AuthorityTable, configuration: Configuration, trusted: set[str]
 ) -> Iterator[Fault]:
+    if table.tls is not None and (table.issuer or "").startswith("http://"):
+        yield Fault(
+            "value_conflict",
+            ("authority", "issuer"),
+            "is http, where [authority.tls] has the port speak TLS",
+            "write https://",
+        )
     for name in trusted:
         if configuration.issuers[name].issuer == table.issuer:
             yield Fault(
@@ -64,7 +83,7 @@ def _proof(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Faul
     for key in _NEEDS[client.auth]:
         if getattr(client, key) is None:
             yield _missing((*path, key), f"{client.auth} needs {key}")
-    for key in ("jwks", "subject", "issuer", "claims"):
+    for key in ("jwks", "subject", "issuer", "claims", *_NAMES):
         if getattr(client, key) is not None and key not in _USES[client.auth]:
             why = f"has no use here: {client.auth} doesn't use it"
             yield Fault("key_unused", (*path, key), why, f"leave {key} out")
@@ -82,6 +101,45 @@ def _proof(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Faul
             "issuer, audience and times are checked by themselves",
             "leave iss, aud, exp, nbf and iat out",
         )
+
+
+def _certified(
+    client: AuthorityClientTable, path: tuple[str, ...], *, has_tls: bool
+) -> Iterator[Fault]:
+    said = [key for key in _NAMES if getattr(client, key) is not None]
+    if not has_tls:
+        why = f"{path[2]} proves itself in TLS: add [authority.tls] with certificate, key and client_ca"
+        yield _missing(("authority", "tls"), why)
+    if not said:
+        remedy = "say which name of its certificate is the client: san_uri, san_dns or subject_dn"
+        yield _missing((*path, "san_uri"), remedy)
+    for key in said[1:]:
+        yield Fault(
+            "value_conflict",
+            (*path, key),
+            f"{said[0]} says already which certificate is the client's",
+            "leave one of them out",
+        )
+    yield from _names(client, path)
+
+
+def _names(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    uri = client.san_uri
+    if uri is not None and not _is_uri(uri):
+        yield Fault("value_malformed", (*path, "san_uri"), "must be a URI, a SPIFFE ID with a path")
+    if client.san_dns is not None and not _HOST.fullmatch(client.san_dns):
+        yield Fault("value_malformed", (*path, "san_dns"), "must be one DNS name, without *")
+    if client.subject_dn is not None and not is_subject(client.subject_dn):
+        yield Fault(
+            "value_malformed",
+            (*path, "subject_dn"),
+            "must be a subject's name",
+            "write it like CN=bot,O=Acme (RFC 4514), and what has no name there by its number",
+        )
+
+
+def _is_uri(text: str) -> bool:
+    return _is_spiffe_id(text) if text.startswith("spiffe:") else bool(_URI.fullmatch(text))
 
 
 def _is_spiffe_id(text: str) -> bool:

@@ -112,7 +112,7 @@ Some have a condition that no table below shows:
 - `resource_indicators = false` needs an `audience` at each resource of that issuer.
 - `binding = "mtls"` needs a `client_certificate`, or `[spiffe]`, whose SVID is shown then.
 - With `[authority]` an issuer with `trust = ["subjects"]` needs no `audience`, since `authority.audiences` says what its tokens may be for, and no `[agent]` is needed.
-- `authority.clients.NAME`: `private_key_jwt` needs `jwks`, `spiffe_jwt` that and `subject`, `workload_token` an `issuer` and a `subject` or `claims`; none uses anything else of those.
+- `authority.clients.NAME`: `private_key_jwt` needs `jwks`, `spiffe_jwt` that and `subject`, `workload_token` an `issuer` and a `subject` or `claims`, `tls_client_auth` an `[authority.tls]` and one of `san_uri`, `san_dns` and `subject_dn`; none uses anything else of those.
 - A resource of the embedded authority says `scopes` and `assertion`, and nothing else.
 """
 
