@@ -715,7 +715,7 @@ def test_a_jwt_of_somebody_elses_issuer_is_shown_to_nobody_however_it_is_spelled
 ) -> None:
     idp.introspection = {"active": False}
     head, _, rest = other.access().partition(".")
-    raw = json.dumps(unverified(other.access()).header).encode()
+    raw = json.dumps(dict(unverified(other.access()).header)).encode()
     assert head
     code = refused(configured(acme(idp)), spelled(raw, rest))
     assert code != "inactive"
