@@ -838,16 +838,31 @@ def test_signals_go_on_to_the_program_and_its_token_is_taken_back(
         f"signal.signal({int(number)}, lambda *_: sys.exit(42))\n"
         "print('ready', flush=True)\ntime.sleep(30)"
     )
-    running = subprocess.Popen(
-        [*WITHOUT_SCRIPT, "exec", "--resource", BILLING, "--config",
-         str(written(two_resources(idp))), *child(code)],
-        stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(),
-    )  # fmt: skip
-    assert running.stdout is not None
-    assert running.stdout.readline() == "ready\n"
-    running.send_signal(number)
-    running.communicate(timeout=20)
+    with counting(number):
+        running = subprocess.Popen(
+            [*WITHOUT_SCRIPT, "exec", "--resource", BILLING, "--config",
+             str(written(two_resources(idp))), *child(code)],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, env=environment(),
+        )  # fmt: skip
+    with running:
+        assert running.stdout is not None
+        assert running.stdout.readline() == "ready\n"
+        running.send_signal(number)
+        try:
+            running.wait(timeout=20)
+        finally:
+            running.kill()
     assert (running.returncode, len(idp.revoked)) == (42, 1)
+
+
+@contextlib.contextmanager
+def counting(number: signal.Signals) -> Iterator[None]:
+    """Programs that are started meanwhile aren't deaf to a signal, as those below `nohup` are to SIGHUP."""
+    before = signal.signal(number, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(number, before)
 
 
 def test_a_key_of_the_terminal_reaches_the_program_once(
