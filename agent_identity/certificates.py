@@ -66,7 +66,14 @@ def _is_for_clients(leaf: x509.Certificate) -> bool:
         ExtendedKeyUsageOID.CLIENT_AUTH,
         ExtendedKeyUsageOID.ANY_EXTENDED_KEY_USAGE,
     }
-    return not _is_authority(leaf) and (purposes is None or not for_clients.isdisjoint(purposes))
+    is_for_clients = purposes is None or not for_clients.isdisjoint(purposes)
+    return is_for_clients and not _is_authority(leaf) and not _signs(leaf)
+
+
+def _signs(certificate: x509.Certificate) -> bool:
+    """Whether its key may sign certificates or their revocations."""
+    usage = _extension(certificate, x509.KeyUsage)
+    return usage is not None and (usage.key_cert_sign or usage.crl_sign)
 
 
 def _is_authority(certificate: x509.Certificate) -> bool:

@@ -144,11 +144,11 @@ class Life:
         if now >= self.expires_at:
             raise DeniedError("session_expired", "the time of what was handed over is up")
 
-    def close(self) -> list[tuple[Issuer | None, Issued]]:
+    def all_taken(self) -> list[tuple[Issuer | None, Issued]]:
         """What was acquired for it, and for every one below: to be given back, and nothing more is taken."""
         taken = self.taken.close()
         for below in self._lives_below():
-            taken += below.close()
+            taken += below.all_taken()
         return taken
 
     def hand_overs(self) -> list[Grant]:

@@ -267,7 +267,7 @@ class Session:
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
     def _closed(self, reason: str) -> Flow[None]:
-        yield from given_back(self, self.life.close())
+        yield from given_back(self, self.life.all_taken())
         if self.parts.take_back is not None:
             for grant in self.life.hand_overs():
                 self.parts.take_back(grant.jti, grant.exp + SKEW)

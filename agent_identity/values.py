@@ -31,6 +31,7 @@ __all__ = [
     "can_be_signed",
     "checked_phrase",
     "checked_task",
+    "is_line",
     "is_listed",
     "new_id",
     "scope_set",
@@ -63,7 +64,7 @@ class Principal:
         if not self.sub:
             raise ConfigurationError("principal_empty", "a principal needs a non-empty sub")
         try:
-            "".join((self.sub, self.iss or "", self.profile)).encode()
+            "".join((self.sub, "" if self.iss is None else self.iss, self.profile)).encode()
         except (TypeError, UnicodeEncodeError):
             raise ConfigurationError(
                 "principal_malformed", "a principal is named by text without lone surrogates"
@@ -323,11 +324,20 @@ def checked_phrase(name: str, given: object, *, remedy: str | None = None) -> st
     Raises:
         ConfigurationError: it is none; `name` is the code.
     """
-    if isinstance(given, str) and 1 <= len(given) <= _PHRASE and given.isprintable():
+    if isinstance(given, str) and 1 <= len(given) <= _PHRASE and is_line(given):
         return given
     raise ConfigurationError(
-        name, f"a {name} is one line of 1 to {_PHRASE} characters that can be shown", remedy=remedy
+        name, f"{name} is one line of 1 to {_PHRASE} characters that can be shown", remedy=remedy
     )
+
+
+def is_line(text: str) -> bool:
+    """Whether it is one line that can be shown as it is: nothing in it moves what stands beside it, or can't be seen at all."""
+    return text.translate(_WITHIN_WORDS).isprintable()
+
+
+_WITHIN_WORDS: Final = dict.fromkeys(map(ord, "\u00a0\u202f\u200c\u200d"))
+"""Spaces that don't break, and the joiners of Persian, Indic scripts and emoji: parts of how words are written."""
 
 
 def checked_task(task: object) -> str | None:

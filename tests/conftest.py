@@ -32,12 +32,15 @@ class FakeClock:
 class CertificateAuthority:
     """Signs certificates, each into a file of its folder with its key; `file` holds its own certificate alone."""
 
-    def __init__(self, folder: Path, name: str = "ca") -> None:
+    def __init__(
+        self, folder: Path, name: str = "ca", above: CertificateAuthority | None = None
+    ) -> None:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
         self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         self.file = folder / f"{name}.pem"
-        self._write(self.file, self._certificate(self._name, self._key, (), is_ca=True))
+        signer = above or self
+        self._write(self.file, signer._certificate(self._name, self._key, (), is_ca=True))
         self.pem = self.file.read_text()
 
     def issue(

@@ -84,10 +84,13 @@ class AsgiApp:
 def _certificate(scope: Message) -> str | None:
     """The certificate (PEM) that the client showed, where the server found nothing wrong with it (ASGI TLS extension 0.2)."""
     extensions: Message = scope.get("extensions") or {}
-    tls: Message | None = extensions.get("tls")
-    if tls is None or tls.get("client_cert_error") is not None:
+    tls = extensions.get("tls", {})
+    try:
+        is_good = tls.get("client_cert_error") is None
+        leaf: object = next(iter(tls["client_cert_chain"]), None) if is_good else None
+    except (AttributeError, KeyError, TypeError):  # no such extension, or one of another form
         return None
-    return next(iter(tls.get("client_cert_chain") or ()), None)
+    return leaf if isinstance(leaf, str) else None
 
 
 class _DisconnectedError(Exception):

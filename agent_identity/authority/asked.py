@@ -10,7 +10,7 @@ from urllib.parse import parse_qsl
 
 from agent_identity.authority.answers import OAuthError
 from agent_identity.errors import ConfigurationError
-from agent_identity.values import scope_set
+from agent_identity.values import is_line, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -64,7 +64,7 @@ class Form:
     def phrase(self, name: str, *, limit: int = 200) -> str | None:
         """A short text for people; no control character gets into a grant by it."""
         value = self.fields.get(name)
-        if value is not None and (len(value) > limit or not value.isprintable()):
+        if value is not None and (len(value) > limit or not is_line(value)):
             raise OAuthError("invalid_request", f"{name}_malformed")
         return value
 

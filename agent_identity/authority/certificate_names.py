@@ -43,7 +43,10 @@ class SanDns:
     name: str
 
     def is_in(self, certificate: ShownCertificate, /) -> bool:
-        return self.name.lower() in map(str.lower, certificate.dns_names)
+        # Other letters than those of ASCII have lower forms within it, and no place in such a name (RFC 5280 §4.2.1.6).
+        return self.name.lower() in {
+            each.lower() for each in certificate.dns_names if each.isascii()
+        }
 
 
 @dataclass(frozen=True, slots=True)

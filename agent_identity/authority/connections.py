@@ -27,7 +27,8 @@ _VERSIONS: Final = {"TLSv1.2": 0x0303, "TLSv1.3": 0x0304}
 class TlsProtocol(H11Protocol):
     """One connection of TLS; `uvicorn.Config(http=TlsProtocol)`.
 
-    One that is idle ends without waiting for the other end's goodbye, as TLS would for half a minute: it may be idle too.
+    One that is idle, and has nothing more to send, ends without waiting for the other end's goodbye, as TLS would for half a
+    minute: it may be idle too.
     """
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -42,11 +43,14 @@ class TlsProtocol(H11Protocol):
 
     def timeout_keep_alive_handler(self) -> None:
         super().timeout_keep_alive_handler()
-        self.transport.abort()
+        self._end_at_once()
 
     def shutdown(self) -> None:
         super().shutdown()
-        if self.transport.is_closing():
+        self._end_at_once()
+
+    def _end_at_once(self) -> None:
+        if self.transport.is_closing() and not self.transport.get_write_buffer_size():
             self.transport.abort()
 
 

@@ -20,7 +20,7 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.jose.public_keys import refuse_private
 from agent_identity.keys import thumbprint
-from agent_identity.values import JSON, new_id
+from agent_identity.values import JSON, is_line, new_id
 
 if TYPE_CHECKING:
     from agent_identity.authority.asked import Asked
@@ -124,7 +124,7 @@ def _key(value: JSON) -> JWK:
 
 def _phrase(claims: Claims, name: str) -> str | None:
     value = claims.optional_text(name)
-    if value is not None and (len(value) > _NAME_LIMIT or not value.isprintable()):
+    if value is not None and (len(value) > _NAME_LIMIT or not is_line(value)):
         raise _refused(name)
     return value
 

@@ -72,13 +72,14 @@ class _EachAnew(ssl.SSLContext):
 
 
 def _context(certificate: Certificate, authorities: str) -> ssl.SSLContext:
-    context = ssl.SSLContext(
-        ssl.PROTOCOL_TLS_SERVER
-    )  # trusts nobody yet, the system's authorities included
+    # It trusts nobody yet, the system's authorities included.
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
+    # Whoever is named counts, and not only with all that are above: an intermediate needs no root, which signs for others too.
+    context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     if not (shows(context, certificate) and _trusts(context, authorities)):
         raise ConfigurationError(
             "certificate_unusable",

@@ -139,7 +139,8 @@ def _names(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Faul
 
 
 def _is_uri(text: str) -> bool:
-    return _is_spiffe_id(text) if text.startswith("spiffe:") else bool(_URI.fullmatch(text))
+    is_spiffe = text.lower().startswith("spiffe:")
+    return _URI.fullmatch(text) is not None and (not is_spiffe or _is_spiffe_id(text))
 
 
 def _is_spiffe_id(text: str) -> bool:

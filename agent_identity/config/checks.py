@@ -17,7 +17,7 @@ from agent_identity.config.problems import Fault, nearest
 from agent_identity.config.references import is_in_vault, is_reference, named, transit_key
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.uris import checked_resource, is_safe_link, origin
-from agent_identity.values import TOOL_DETAILS, agent_uri, scope_set
+from agent_identity.values import TOOL_DETAILS, agent_uri, checked_phrase, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -70,6 +70,11 @@ def _agent(configuration: Configuration) -> Iterator[Fault]:
         yield Fault("value_malformed", ("agent", "name"), "no name that an agent can have", _NAMES)
     if agent.id is not None and (":" not in agent.id or not _is_agent(agent.id)):
         yield Fault("value_malformed", ("agent", "id"), "must be a URI", _NAMES)
+    if agent.owner is not None:
+        try:
+            checked_phrase("owner", agent.owner)
+        except ConfigurationError as error:
+            yield Fault("value_malformed", ("agent", "owner"), str(error))
     if agent.id in {table.issuer for table in configuration.issuers.values()}:
         yield Fault(
             "value_conflict",

@@ -176,7 +176,7 @@ def read_assertion(compact: str) -> Assertion:
     return Assertion(
         compact=compact,
         parsed=token,
-        jwk=header.mapping("jwk"),
+        jwk={**header.mapping("jwk")},
         iss=claims.text("iss"),
         sub=claims.text("sub"),
         txn=claims.text("txn"),

@@ -8,6 +8,7 @@ tests/unit/test_chain.py has one test for each rule; tests/adversarial/ what an 
 
 from __future__ import annotations
 
+import copy
 import hmac
 import itertools
 from dataclasses import dataclass
@@ -68,7 +69,7 @@ def verify_chain(
     _check_times(grants, now, skew)
     keys = _check_root(grants[-1], anchors, evidence)
     if taken is None or taken.keys != keys:
-        taken = _Taken(read, [dict(jwk) for jwk in keys], _prepared(read.root_signed, keys))
+        taken = _Taken(read, copy.deepcopy(keys), _prepared(read.root_signed, keys))
     taken.root.check(error=InvalidAssertionError)
     for hop in read.hops:
         hop.check(error=InvalidAssertionError)

@@ -210,7 +210,9 @@ def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionE
         InvalidAssertionError: `detail_type_unknown`, `constraint_unknown`, `claim_unknown` or `claim_malformed`.
     """
     if not isinstance(value, list) or not 0 < len(value) <= _LARGEST:
-        raise error("claim_malformed", "authorization_details are a list of objects")
+        raise error(
+            "claim_malformed", f"authorization_details are a list of 1 to {_LARGEST} objects"
+        )
     objects: list[tuple[Detail, dict[str, JSON]]] = []
     for said in value:
         if not isinstance(said, dict):

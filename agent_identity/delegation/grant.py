@@ -162,7 +162,7 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     grant = Grant(
         compact=compact,
         kid=header.optional_text("kid"),
-        jwk=header.mapping("jwk") if header.has("jwk") else None,
+        jwk={**header.mapping("jwk")} if header.has("jwk") else None,
         iss=claims.text("iss"),
         sub=claims.text("sub"),
         sub_iss=claims.text("sub_iss"),

@@ -310,13 +310,17 @@ def _parsed(compact: str, max_header: int | None, max_token: int) -> Parsed:
     return Parsed(head, members, unb64url(body), signing_input, unb64url(signature))
 
 
-@lru_cache(256)
 def read_header(head: str) -> Mapping[str, JSON]:
-    """The members of an encoded header, for reading alone; a signer's is the same with everything that it signs.
+    """The members of an encoded header, for reading alone.
 
     Raises:
         VerificationError: it is no JOSE header, or one that `verify` wouldn't take from anybody.
     """
+    # A signer's is the same with everything that it signs, and small; whatever else somebody sends isn't kept.
+    return _kept_header(head) if len(head) * 3 // 4 <= MAX_HEADER else _header(head)
+
+
+def _header(head: str) -> Mapping[str, JSON]:
     members = strict.read_object(unb64url(head))
     if not _REFUSED_MEMBERS.isdisjoint(members):
         raise VerificationError("header_refused", "its header asks for what isn't done here")
@@ -326,6 +330,9 @@ def read_header(head: str) -> Mapping[str, JSON]:
     if isinstance(jwk, dict):
         public_keys.refuse_private(jwk)
     return MappingProxyType(members)
+
+
+_kept_header: Final = lru_cache(256)(_header)
 
 
 # No extension is understood, so that any `crit` is refused, an empty one too (RFC 7515 §4.1.11). `b64` changes what is

@@ -29,12 +29,12 @@ from typer.testing import CliRunner
 
 from agent_identity import AgentIdentity, CredentialRejectedError, current_credential, tool
 from agent_identity.cli.app import app
-from agent_identity.cli.listener import listener_context
+from agent_identity.cli.listener import _context, listener_context
 from agent_identity.cli.organisation import organisations_authority
 from agent_identity.cli.serve import _runner, listening, serving
 from agent_identity.config import read_configuration
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys import SigningKey, public_signing_jwk, read_certificate
 from agent_identity.testing import FakeIssuer
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
 
@@ -396,6 +396,39 @@ def test_an_authority_of_clients_is_no_client_itself(rig: Rig) -> None:
     assert rig.ask("by-uri", shown) == "client_certificate_missing"
 
 
+@pytest.mark.parametrize("more", [{"key_cert_sign": True}, {"crl_sign": True}])
+def test_whoever_may_sign_for_others_is_no_client_either(rig: Rig, more: dict[str, bool]) -> None:
+    names = ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement")
+    no = dict.fromkeys(
+        (*names, "key_cert_sign", "crl_sign", "encipher_only", "decipher_only"), False
+    )
+    usage = x509.KeyUsage(digital_signature=True, **(no | more))
+    assert rig.ask("by-uri", rig.clients.issue("signs", URI, more=(usage,))) == (
+        "client_certificate_missing"
+    )
+
+
+def test_an_intermediate_that_is_named_counts_without_its_root(
+    rig: Rig, ca_in: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    issuing = ca_in(rig.folder, "issuing", rig.strangers)
+    context = _context(
+        read_certificate(*[(rig.folder / "anchor.pem").read_bytes()] * 2), issuing.pem
+    )
+    server = listening()
+    url = f"https://127.0.0.1:{server.getsockname()[1]}"
+    authority = organisations_authority(
+        read_configuration(rig.config, needs_policy=False), None, url
+    )
+    monkeypatch.setattr(rig, "port", server.getsockname()[1])
+    with serving(authority.asgi(), server, context):
+        assert rig.ask("by-uri", issuing.issue("below", URI)) == PROVEN
+        for other in (rig.strangers, ca_in(rig.folder, "another", rig.strangers)):
+            with pytest.raises(NO_ANSWER):
+                rig.ask("by-uri", other.issue("beside", URI))
+    authority.close()
+
+
 def test_no_authority_of_the_system_counts(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(rig.strangers.file))
     found = listener_context(read_configuration(rig.config, needs_policy=False))
@@ -503,6 +536,37 @@ def test_an_idle_connection_ends_without_the_other_ends_goodbye(rig: Rig, ends: 
         while runner.server_state.connections and time.monotonic() < limit:
             time.sleep(0.01)  # nothing tells
         assert not runner.server_state.connections
+    finally:
+        connection.close()
+        runner.should_exit = True
+        thread.join(10)
+
+
+@pytest.mark.parametrize("ends", ["shutdown", "timeout_keep_alive_handler"])
+def test_an_answer_that_is_still_on_its_way_is_sent_to_its_end(rig: Rig, ends: str) -> None:
+    server, size = listening(), 16 * 1024 * 1024  # more than sockets hold
+    context = listener_context(read_configuration(rig.config, needs_policy=False))
+
+    async def long(scope: Any, receive: Any, send: Any) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": bytes(size)})
+
+    runner = _runner(long, context)
+    runner.config.timeout_keep_alive = 60
+    thread = threading.Thread(target=runner.run, args=([server],))
+    thread.start()
+    port = server.getsockname()[1]
+    connection = http.client.HTTPSConnection("127.0.0.1", port, timeout=10, context=rig.context())
+    try:
+        connection.request("GET", "/")
+        answer = connection.getresponse()
+        (sending,) = runner.server_state.connections
+        ended = threading.Event()
+        sending.loop.call_soon_threadsafe(
+            lambda: (sending.cycle.response_complete and getattr(sending, ends)(), ended.set())
+        )
+        assert ended.wait(10)
+        assert len(answer.read()) == size
     finally:
         connection.close()
         runner.should_exit = True

@@ -912,6 +912,15 @@ def test_a_key_that_changes_in_place_under_its_name_counts_at_once() -> None:
     assert code(compacts, anchor) == "bad_signature"
 
 
+def test_a_key_that_changes_within_a_member_counts_at_once_too() -> None:
+    compacts = chain(3)
+    key: dict[str, Any] = {**ANCHOR.keys[0], "key_ops": ["verify"]}
+    anchor = Anchor(ISSUER, [key], evidence="issuer")
+    check(compacts, anchor)
+    key["key_ops"].remove("verify")
+    assert code(compacts, anchor) == "key_mismatch"
+
+
 def test_a_chain_whose_signatures_dont_hold_isnt_kept(monkeypatch) -> None:
     forged = chain(2, key={0: KEYS[9]})
     kept: dict[tuple[str, ...], object] = {}

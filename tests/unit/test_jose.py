@@ -327,6 +327,14 @@ def test_what_is_encoded_as_base64url_is_read_again(data):
     assert unb64url(b64url(data)) == data
 
 
+def test_only_headers_of_the_usual_size_are_kept():
+    jose._kept_header.cache_clear()
+    small, large = (b64url(json.dumps({"alg": "ES256", "x": "y" * n}).encode()) for n in (9, 1024))
+    for head in (small, large, large):
+        assert jose.read_header(head)["alg"] == "ES256"
+    assert jose._kept_header.cache_info().currsize == 1
+
+
 def test_a_token_shows_nothing_of_itself_on_the_way_to_its_check():
     taken = jose.unverified(token())
     fitting = jose.fitting(taken.head, [KEY.public_jwk], algorithms=["ES256"])

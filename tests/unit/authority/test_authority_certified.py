@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -14,9 +15,10 @@ import pytest
 from cryptography import x509
 
 from agent_identity.authority import Authority, Organisation, configured_client
-from agent_identity.authority.certificate_names import SanUri
+from agent_identity.authority.certificate_names import SanDns, SanUri
 from agent_identity.authority.client_proofs import Certified, OwnAssertion
 from agent_identity.authority.organisation import alone
+from agent_identity.certificates import ShownCertificate
 from agent_identity.flow import HttpRequest, pure
 from agent_identity.keys import SigningKey, public_signing_jwk
 
@@ -198,6 +200,11 @@ async def test_the_servers_tls_extension_brings_the_leaf(desk: Desk) -> None:
         {"client_cert_chain": None, "client_cert_name": "CN=bot"},
         {"client_cert_chain": ["-----BEGIN CERTIFICATE-----"]},
         {"client_cert_chain": [b"x"]},
+        {"client_cert_chain": 5},
+        {"client_cert_chain": "x"},
+        {"client_cert_name": "CN=bot"},
+        "x",
+        5,
     ],
     ids=str,
 )
@@ -227,3 +234,13 @@ def test_what_was_shown_is_in_no_readable_form(desk: Desk) -> None:
     request = HttpRequest("POST", f"{ANCHOR}/token", {}, b"")
     assert "BEGIN" not in repr(read_request(request, desk.certificate))
     assert "BEGIN" not in repr(Shown(certificate=desk.certificate))
+
+
+def test_a_name_of_other_letters_is_another_name() -> None:
+    """The Kelvin sign is no k, although it is in lower case."""
+    names = ("\u212aot.acme.example",)
+    shown = ShownCertificate((), names, x509.Name([]), not_before=0, not_after=1)
+    assert not SanDns("kot.acme.example").is_in(shown)
+    assert SanDns("kot.acme.example").is_in(
+        dataclasses.replace(shown, dns_names=("KOT.acme.example",))
+    )

@@ -73,6 +73,12 @@ REFUSED = {
     "a ledger of nothing": ('[ledger]\nurl = "sqlite:///"', "value_malformed", "ledger.url", 2),
     "two scopes in one": (CLIENT + B + 'scopes = ["a b"]', "value_malformed", f"{IN_B}.scopes", 6),
     # the agent
+    "an owner of two lines": (
+        '[agent]\nname = "a"\nowner = "o\\np"',
+        "value_malformed",
+        "agent.owner",
+        3,
+    ),
     "an agent without name": ('[agent]\nowner = "o"', "value_missing", "agent.name", 1),
     "an impossible name": ('[agent]\nname = "a b"', "value_malformed", "agent.name", 2),
     "an id that's no URI": ('[agent]\nid = "a"', "value_malformed", "agent.id", 2),
