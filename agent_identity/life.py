@@ -47,9 +47,9 @@ class Life:
         self.handed: tuple[Grant, ...] | None = None
         self.taken: Taken = Taken()
         self.id: Final = session_id
-        self.above = above
+        self.above: Life | None = above
         self._clock = clock
-        self.ends_monotonic = 0.0
+        self.ends_monotonic: float = 0.0
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
         """Those that began, by id."""
         self._hands: dict[str, Life] = {}

@@ -166,6 +166,7 @@ def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     assert rig.refusal(bot.grant(subject=bot.subject("bob")))[2] == "revoked"
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # of others, too
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_authority_that_is_dropped_leaves_nothing_open(tmp_path, on_disk) -> None:
     authority = Authority(tmp_path if on_disk else None)
