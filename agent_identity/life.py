@@ -49,7 +49,7 @@ class Life:
         self.id: Final = session_id
         self.above: Life | None = above
         self._clock = clock
-        self.ends_monotonic: float = 0.0
+        self.ends_monotonic: float = float("inf")
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
         """Those that began, by id."""
         self._hands: dict[str, Life] = {}
@@ -69,13 +69,14 @@ class Life:
         if self.above is not None:
             self.above.check(self._clock())
             self.above.add(self)
-        self.state = "open"
         self.lasts_until(self.expires_at)
+        self.state = "open"
 
     def lasts_until(self, expires_at: float) -> None:
         """It ends then, or sooner where that was said before."""
         self.expires_at = min(self.expires_at, expires_at)
-        self.ends_monotonic = time.monotonic() + (self.expires_at - self._clock())
+        ends = time.monotonic() + (self.expires_at - self._clock())
+        self.ends_monotonic = min(self.ends_monotonic, ends)
 
     def hand_over(self) -> None:
         """From here on another process acts by what was `handed`.

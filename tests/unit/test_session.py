@@ -144,6 +144,15 @@ def test_a_purpose_is_written_as_its_language_is(bot: AgentIdentity, text: str) 
         assert session.records()[0].body["purpose"] == text
 
 
+def test_a_clock_that_is_set_back_lengthens_no_life(clock) -> None:
+    life = Life("ses_1", None, clock.now + 60, clock)
+    life.begin()
+    ends = life.ends_monotonic
+    clock.now -= 3600
+    life.lasts_until(life.expires_at - 1)
+    assert life.ends_monotonic == ends
+
+
 @pytest.mark.parametrize("owner", ["\ud800", "a\nb", "x" * 201])
 def test_an_owner_that_no_record_could_hold_is_refused_at_once(make_identity, owner) -> None:
     with pytest.raises(ConfigurationError) as caught:
