@@ -27,6 +27,7 @@ from agent_identity import (
     tool,
 )
 from agent_identity.keys import SigningKey
+from agent_identity.life import Life
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"
