@@ -329,10 +329,15 @@ def test_what_is_encoded_as_base64url_is_read_again(data):
 
 def test_only_headers_of_the_usual_size_are_kept():
     jose._kept_header.cache_clear()
-    small, large = (b64url(json.dumps({"alg": "ES256", "x": "y" * n}).encode()) for n in (9, 1024))
-    for head in (small, large, large):
+    frame = len(json.dumps({"alg": "ES256", "x": ""}))
+    usual, large = (
+        b64url(json.dumps({"alg": "ES256", "x": "y" * (size - frame)}).encode())
+        for size in (jose.MAX_HEADER, jose.MAX_HEADER + 1)
+    )
+    for head in (usual, large, usual, large, usual):
         assert jose.read_header(head)["alg"] == "ES256"
-    assert jose._kept_header.cache_info().currsize == 1
+    kept = jose._kept_header.cache_info()
+    assert (kept.hits, kept.currsize) == (2, 1)
 
 
 def test_a_token_shows_nothing_of_itself_on_the_way_to_its_check():
