@@ -6,6 +6,7 @@ Keys are JWK dicts from outside, and loading one is worth keeping: the last few 
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import lru_cache, partial
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from agent_identity.errors import VerificationError
 from agent_identity.values import unb64url
@@ -128,14 +129,14 @@ def _member(jwk: JWK, name: str) -> str:
 
 
 _CURVES: Final = {
-    "ES256": (ec.SECP256R1(), 32, ec.ECDSA(hashes.SHA256())),
-    "ES384": (ec.SECP384R1(), 48, ec.ECDSA(hashes.SHA384())),
+    "ES256": (ec.SECP256R1(), 32, hashlib.sha256, ec.ECDSA(Prehashed(hashes.SHA256()))),
+    "ES384": (ec.SECP384R1(), 48, hashlib.sha384, ec.ECDSA(Prehashed(hashes.SHA384()))),
 }
 
 
 @lru_cache(_KEPT)
 def _ecdsa(alg: str, x: str, y: str) -> Checker:
-    curve, size, scheme = _CURVES[alg]
+    curve, size, digest, scheme = _CURVES[alg]
     point = unb64url(x), unb64url(y)
     if not len(point[0]) == len(point[1]) == size:  # RFC 7518 §6.2.1.2
         raise VerificationError("key_malformed", "an EC key has coordinates of another length")
@@ -150,9 +151,8 @@ def _ecdsa(alg: str, x: str, y: str) -> Checker:
             return _refuse
         r = int.from_bytes(signature[:size], "big")
         s = int.from_bytes(signature[size:], "big")
-        return partial(
-            key.verify, encode_dss_signature(r, s), signing_input, scheme
-        )  # which refuses r and s out of range, too
+        der = encode_dss_signature(r, s)  # r and s out of range are refused by the check
+        return partial(key.verify, der, digest(signing_input).digest(), scheme)
 
     return check_of
 

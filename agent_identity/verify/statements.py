@@ -92,7 +92,7 @@ def check_approval(assertion: Assertion, grants: Sequence[Grant]) -> None:
 
 def check_call_door(assertion: Assertion) -> None:
     """It is the assertion of a call, and not that of one HTTP request."""
-    resent = _RESENT.fullmatch(assertion.jti)
+    resent = None if assertion.jti == assertion.call_id else _RESENT.fullmatch(assertion.jti)
     if assertion.call_id != (assertion.jti if resent is None else resent[1]):
         raise InvalidAssertionError("wrong_door", "the assertion isn't one of a call")
     bound = (assertion.htm, assertion.htu, assertion.htq, assertion.content_digest)
