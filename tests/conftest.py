@@ -29,6 +29,19 @@ class FakeClock:
         return self.now
 
 
+_SIGNS = x509.KeyUsage(
+    digital_signature=True,
+    content_commitment=False,
+    key_encipherment=False,
+    data_encipherment=False,
+    key_agreement=False,
+    key_cert_sign=True,
+    crl_sign=True,
+    encipher_only=False,
+    decipher_only=False,
+)
+
+
 class CertificateAuthority:
     """Signs certificates, each into a file of its folder with its key; `file` holds its own certificate alone."""
 
@@ -79,9 +92,20 @@ class CertificateAuthority:
             .not_valid_after(now + timedelta(hours=hours[1]))
             .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
         )
-        for extension in more:
+        for extension in (*more, *self._of_rfc_5280(key.public_key())):
             made = made.add_extension(extension, critical=False)
+        if is_ca:
+            made = made.add_extension(_SIGNS, critical=True)
         return made.sign(self._key, hashes.SHA256())
+
+    def _of_rfc_5280(
+        self, key: ec.EllipticCurvePublicKey
+    ) -> tuple[x509.SubjectKeyIdentifier, x509.AuthorityKeyIdentifier]:
+        """Whose key it is and whose signed it: Python 3.13 trusts no certificate that doesn't say."""
+        return (
+            x509.SubjectKeyIdentifier.from_public_key(key),
+            x509.AuthorityKeyIdentifier.from_issuer_public_key(self._key.public_key()),
+        )
 
     @staticmethod
     def _write(
