@@ -31,6 +31,7 @@ class TlsProtocol(H11Protocol):
     minute: it may be idle too.
     """
 
+    # As uvicorn narrows it: its server makes connections of no other kind.
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         app, tls = self.app, _said_of(transport.get_extra_info("ssl_object"))

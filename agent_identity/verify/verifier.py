@@ -278,7 +278,7 @@ def _is_object(given: object) -> TypeGuard[Mapping[str, object]]:
 
 
 def _is_texts(given: object) -> TypeGuard[Sequence[str]]:
-    return isinstance(given, list | tuple) and all(map(is_text, given))  # pyright: ignore[reportUnknownArgumentType]
+    return isinstance(given, list | tuple) and all(map(is_text, given))  # pyright: ignore[reportUnknownArgumentType]  # whatever JSON came
 
 
 def _needed(scopes: Iterable[str]) -> frozenset[str]:

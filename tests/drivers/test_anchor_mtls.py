@@ -433,7 +433,7 @@ def test_no_authority_of_the_system_counts(rig: Rig, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("SSL_CERT_FILE", str(rig.strangers.file))
     found = listener_context(read_configuration(rig.config, needs_policy=False))
     assert found is not None
-    subjects = [each["subject"] for each in found.make().get_ca_certs()]  # type: ignore[attr-defined]
+    subjects = [each["subject"] for each in found.make().get_ca_certs()]  # type: ignore[attr-defined]  # of our own subclass
     assert subjects == [((("commonName", "clients"),),)]
 
 
@@ -473,7 +473,7 @@ def test_no_session_is_taken_up_again(rig: Rig, version: ssl.TLSVersion) -> None
             secured = context.wrap_socket(plain, server_hostname="127.0.0.1", session=session)
             head = f"GET /jwks HTTP/1.1\r\nHost: 127.0.0.1:{rig.port}\r\nConnection: close\r\n\r\n"
             secured.sendall(head.encode())
-            assert b"".join(iter(lambda: secured.recv(4096), b"")).startswith(b"HTTP/1.1 200")  # noqa: B023
+            assert b"".join(iter(lambda: secured.recv(4096), b"")).startswith(b"HTTP/1.1 200")  # noqa: B023 - read at once
             assert not secured.session_reused
             session = secured.session
             assert session is None or not session.has_ticket

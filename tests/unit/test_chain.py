@@ -15,8 +15,8 @@ from agent_identity import jose
 from agent_identity.delegation.carriers import join_chain, split_chain
 from agent_identity.delegation.chain import Anchor, holder_key, verify_chain
 from agent_identity.delegation.claims import Claims
-from agent_identity.delegation.details import TOOL_DETAILS, details_from
-from agent_identity.delegation.grant import mint_child, mint_root, read_grant
+from agent_identity.delegation.details import TOOL_DETAILS, Details, details_from
+from agent_identity.delegation.grant import Grant, mint_child, mint_root, read_grant
 from agent_identity.errors import ConfigurationError, InvalidAssertionError, VerificationError
 from agent_identity.keys import SigningKey
 from agent_identity.values import LOCAL, b64url
@@ -143,8 +143,8 @@ def test_a_chain_of_up_to_eight_hops_is_read_newest_first(hops: int) -> None:
     assert grants[-1].evidence == "issuer"
 
 
-def test_what_we_mint_is_a_chain() -> None:
-    root = mint_root(
+def minted_root(*, scopes: list[str], details: Details | None = None) -> Grant:
+    return mint_root(
         KEYS[0],
         "k1",
         iss=ISSUER,
@@ -154,7 +154,8 @@ def test_what_we_mint_is_a_chain() -> None:
         agent=agent(0),
         jkt=KEYS[1].thumbprint,
         aud=[BILLING],
-        scopes=["a", "b"],
+        scopes=scopes,
+        details=details,
         purpose="p",
         task=None,
         txn="ses_1",
@@ -163,6 +164,10 @@ def test_what_we_mint_is_a_chain() -> None:
         max_depth=1,
         evidence="issuer",
     )
+
+
+def test_what_we_mint_is_a_chain() -> None:
+    root = minted_root(scopes=["a", "b"])
     child = mint_child(
         KEYS[1],
         root,
@@ -181,26 +186,7 @@ def test_what_we_mint_is_a_chain() -> None:
 
 def test_a_child_that_names_no_details_has_those_of_its_parent() -> None:
     details = details_from([{"type": TOOL_DETAILS, "tools": ["read"]}])
-    root = mint_root(
-        KEYS[0],
-        "k1",
-        iss=ISSUER,
-        principal_sub="alice",
-        sub_iss=ISSUER,
-        sub_profile="user",
-        agent=agent(0),
-        jkt=KEYS[1].thumbprint,
-        aud=[BILLING],
-        scopes=[],
-        details=details,
-        purpose="p",
-        task=None,
-        txn="ses_1",
-        now=NOW,
-        expires_at=NOW + 60,
-        max_depth=1,
-        evidence="issuer",
-    )
+    root = minted_root(scopes=[], details=details)
     child = mint_child(
         KEYS[1],
         root,
