@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from agent_identity.current import CURRENT, Current, current_session
+from agent_identity.current import Current, activated, current_session
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.described import Tool
 from agent_identity.pipeline import Call
@@ -33,15 +33,8 @@ def within(session: Session | None, *, tool_call_id: str | None = None) -> Gener
         NoSessionError: neither is there.
     """
     found = session or current_session()
-    current = CURRENT.get()
-    running = None
-    if current is not None and current.session() is found:
-        running = current.call
-    token = CURRENT.set(Current(found.reference, running, tool_call_id))
-    try:
+    with activated(Current(found.reference, found.running, tool_call_id)):
         yield found
-    finally:
-        CURRENT.reset(token)
 
 
 def refusal_text(error: AgentIdentityError) -> str:

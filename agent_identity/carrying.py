@@ -9,7 +9,7 @@ import inspect
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from agent_identity.current import CURRENT, Current
+from agent_identity.current import Current, activated
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -40,21 +40,21 @@ def bound(session: Session, function: Callable[P, R]) -> Callable[P, R]:
 
         @functools.wraps(function)
         async def acarried(*args: P.args, **kwargs: P.kwargs) -> object:
-            token = CURRENT.set(here)
-            try:
+            with activated(here):
                 return await function(*args, **kwargs)
-            finally:
-                CURRENT.reset(token)
 
         acarried.__dict__["_session"] = session  # what is current holds it weakly
         return acarried  # type: ignore[return-value]  # R is the coroutine that `acarried` makes
 
     context = contextvars.copy_context()
-    context.run(CURRENT.set, here)
+
+    def run(*args: P.args, **kwargs: P.kwargs) -> R:
+        with activated(here):
+            return function(*args, **kwargs)
 
     @functools.wraps(function)
     def carried(*args: P.args, **kwargs: P.kwargs) -> R:
-        result = context.copy().run(function, *args, **kwargs)
+        result = context.copy().run(run, *args, **kwargs)
         if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
             if not isinstance(result, AsyncGeneratorType):
                 result.close()

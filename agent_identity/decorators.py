@@ -12,7 +12,7 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
 
-from agent_identity.current import CURRENT, current_session
+from agent_identity.current import open_session
 from agent_identity.described import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
@@ -87,10 +87,8 @@ def _wrap(function: Any, described: Tool, binder: Binder) -> Any:
 
 
 def _begin(described: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
-    session = current_session()
-    current = CURRENT.get()
-    pending = None if current is None else current.tool_call_id
-    return Call(session, described, binder.bind(args, kwargs), pending)
+    session, found = open_session()
+    return Call(session, described, binder.bind(args, kwargs), found.tool_call_id)
 
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)

@@ -6,9 +6,10 @@ What has to be ended with it hangs here too: tokens that were acquired for it, g
 
 from __future__ import annotations
 
+import functools
 import time
 import weakref
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
 
 from agent_identity.errors import (
     AgentIdentityError,
@@ -26,7 +27,9 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.delegation.grant import Grant
 
-__all__ = ["SKEW", "Life"]
+__all__ = ["SKEW", "Life", "way_out"]
+
+F = TypeVar("F", bound="Callable[..., Any]")
 
 SKEW: Final = 60
 """Seconds by which a verifier may believe a grant for longer than it lasts."""
@@ -50,6 +53,8 @@ class Life:
         self.above: Life | None = above
         self._clock = clock
         self.ends_monotonic: float = float("inf")
+        self._handle: weakref.ReferenceType[object] | None = None
+        self._handles_gone: list[object] = []
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
         """Those that began, by id."""
         self._hands: dict[str, Life] = {}
@@ -70,6 +75,10 @@ class Life:
             self.above.check(self._clock())
             self.above.add(self)
         self.lasts_until(self.expires_at)
+        if (
+            self._handle is None or self._handle() is None
+        ):  # no `with` statement: `end` alone ends it
+            self._handle, self._handles_gone = None, []
         self.state = "open"
 
     def lasts_until(self, expires_at: float) -> None:
@@ -77,6 +86,15 @@ class Life:
         self.expires_at = min(self.expires_at, expires_at)
         ends = time.monotonic() + (self.expires_at - self._clock())
         self.ends_monotonic = min(self.ends_monotonic, ends)
+
+    def follow(self, handle: object) -> None:
+        """End with the block whose way out is `handle`: the `with` statement holds it until the block is left.
+
+        An interrupt at the first instruction of `__exit__` keeps its body from running. The handle is gone all the same, and a
+        callback without Python code notes that.
+        """
+        gone: list[object] = []
+        self._handle, self._handles_gone = weakref.ref(handle, gone.append), gone
 
     def hand_over(self) -> None:
         """From here on another process acts by what was `handed`.
@@ -104,12 +122,21 @@ class Life:
         """
         if self.state == "new":
             raise _not_open(self)
-        return self._stop("revoked")
+        was_handed = self.state == "handed"
+        was_acting = self._stop("revoked")
+        if was_handed and self.above is not None:
+            self.above.forget(self)
+        return was_acting
 
     @property
     def is_open(self) -> bool:
         """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
-        return self.state in ("open", "revoked")
+        return self.state in ("open", "revoked") and not self._handles_gone
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its block was left."""
+        return self.state == "ended" or bool(self._handles_gone)
 
     def check(self, now: float) -> None:
         """Pass while it and every one above it lasts at `now`.
@@ -121,7 +148,7 @@ class Life:
         level: Life | None = self
         monotonic = time.monotonic()
         while level is not None:
-            if level.state != "open":
+            if level.state != "open" or level._handles_gone:  # noqa: SLF001 - one of its own
                 raise _not_open(level)
             if now >= level.expires_at or monotonic >= level.ends_monotonic:
                 raise DeniedError(
@@ -190,6 +217,26 @@ class Life:
     def _lives_below(self) -> list[Life]:
         found = [reference() for reference in list(self._below.values())]
         return [life for life in found if life is not None]
+
+
+def way_out(function: F) -> F:
+    """Make `__exit__` or `__aexit__` of an object with a `life` give each `with` statement a handle of its own (`Life.follow`)."""
+    return _WayOut(function)  # type: ignore[return-value]  # as a method it is called like the function
+
+
+class _WayOut:
+    """A method that a `with` statement looks up before it calls `__enter__`, and holds until its block is left."""
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self._function = function
+
+    def __get__(self, owner: Any, kind: type | None = None) -> Callable[..., Any]:
+        if owner is None:
+            return self._function
+        handle = functools.partial(self._function, owner)
+        if owner.life.state == "new":
+            owner.life.follow(handle)
+        return handle
 
 
 def _not_open(life: Life) -> AgentIdentityError:

@@ -21,7 +21,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agent_identity import canonical
-from agent_identity.current import CURRENT, Current
+from agent_identity.current import Current, activate, deactivate
 from agent_identity.delegation.assertion import CallFacts
 from agent_identity.detailed import check_call
 from agent_identity.errors import (
@@ -47,9 +47,9 @@ from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextvars import Token
     from types import TracebackType
 
+    from agent_identity.current import Activation
     from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
@@ -89,7 +89,7 @@ class Call:
             "_span",
             "_state",
             "_span_token",
-            "_token",
+            "_activation",
             "_tool_call_id",
             "arguments",
             "call_id",
@@ -122,7 +122,7 @@ class Call:
         self._rounds: Iterator[int] | None = None
         self._state: Literal["new", "running", "ended"] = "new"
         self._failure: str | None = None
-        self._token: Token[Current | None] | None = None
+        self._activation: Activation | None = None
         self._span_token: spans.Attachment = None
 
     @property
@@ -159,6 +159,11 @@ class Call:
         if self._rounds is None:
             self._rounds = itertools.count()
         return self._rounds
+
+    @property
+    def is_running(self) -> bool:
+        """Whether it was entered and has not ended."""
+        return self._state == "running"
 
     def check_running(self) -> None:
         """Whether the body still runs; nothing is signed for a call whose outcome is on record.
@@ -354,20 +359,15 @@ class Call:
 
     def resume(self) -> None:
         """Make this call and its span the current ones, while the body runs."""
-        self._token = CURRENT.set(Current(self.session.reference, self))
+        self._activation = activate(Current(self.session.reference, self))
         self._span_token = self._span.attach()
 
     def suspend(self) -> None:
         """Give the context back to whoever called or consumes."""
         self._span.detach(self._span_token)
-        token, self._token = self._token, None
-        if token is not None:
-            # Resumed in one context and suspended in another (a task that dies with its loop): what is left behind there
-            # belongs to a call that has ended, and serves nobody.
-            try:  # noqa: SIM105 - on every call's path, where a context manager costs more than the reset
-                CURRENT.reset(token)
-            except ValueError:
-                pass
+        activation, self._activation = self._activation, None
+        if activation is not None:
+            deactivate(activation)
 
     def check_resumption(self) -> None:
         """Whether a generator's body may go on: not once its session, or the proof of its principal, has ended.

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self
 from agent_identity import outside
 from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
-from agent_identity.current import CURRENT, Current
+from agent_identity.current import current, enter, leave
 from agent_identity.delegation.details import details_from
 from agent_identity.errors import ConfigurationError, DeniedError, LedgerError, NoSessionError
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.giving_back import given_back
 from agent_identity.handover import checked_key, handed_over, inject
-from agent_identity.life import SKEW, Life
+from agent_identity.life import SKEW, Life, way_out
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.proof import Proof
@@ -33,13 +33,13 @@ from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
-    from contextvars import Token
     from types import TracebackType
 
     import httpx
 
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
+    from agent_identity.current import Entered
     from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
     from agent_identity.described import Tool
@@ -113,7 +113,7 @@ class Session:
         self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
-        self._token: Token[Current | None] | None = None
+        self._entered: Entered | None = None
         self.cache_keys: set[bytes] = set()
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
@@ -121,37 +121,32 @@ class Session:
     # -- entering and leaving ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        if (
-            self.life.state == "handed"
-        ):  # it acts elsewhere: the block is its life, and isn't run by it
-            return self
         self._begin()
         try:
             if self._verify is not None:
                 self._take(run(self._verify(self), self.parts.world.answer))
             self._pseudonym = self.parts.ledger.pseudonym(self.principal)
-            run(self._entered(), self.parts.world.answer)
+            run(self._begun(), self.parts.world.answer)
+            self._entered = enter(self.reference)
         except BaseException:
-            self.life.end()
+            self._end()
             raise
-        self._make_current()
         return self
 
     async def __aenter__(self) -> Self:
-        if self.life.state == "handed":
-            return self
         self._begin()
         try:
             if self._verify is not None:
                 self._take(await arun(self._verify(self), self.parts.world.aanswer))
             self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
-            await arun(self._entered(), self.parts.world.aanswer)
+            await arun(self._begun(), self.parts.world.aanswer)
+            self._entered = enter(self.reference)
         except BaseException:
-            self.life.end()
+            self._end()
             raise
-        self._make_current()
         return self
 
+    @way_out
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -161,6 +156,7 @@ class Session:
         if self._end():
             run(self._closed("left" if error is None else "failed"), self.parts.world.answer)
 
+    @way_out
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -171,6 +167,12 @@ class Session:
             await self._aclosed("left" if error is None else "failed")
 
     def _begin(self) -> None:
+        if self.life.handed is not None:
+            raise ConfigurationError(
+                "session_handed_over",
+                "this session is for another process, and nothing in this one acts by it",
+                remedy="write it beside a call to that agent with inject(…), outside of any `with`",
+            )
         self.parts.gate.check()
         self.life.begin()
 
@@ -183,22 +185,13 @@ class Session:
         if verified.renew is None:
             self.life.lasts_until(verified.proven_until)
 
-    def _make_current(self) -> None:
-        self._token = CURRENT.set(Current(self.reference, None))
-
     def _end(self) -> bool:
         """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
         was_open = self.life.end()
         self._let_go()
-        token, self._token = self._token, None
-        if token is None:
-            return was_open
-        try:
-            CURRENT.reset(token)
-        except ValueError:
-            # Entered in one context, left in another (an async generator's, say). The session has ended all the same,
-            # and what is left behind in that context points to an ended session, which is none.
-            _log.warning("session %s was left in another context than it was entered in", self.id)
+        entered, self._entered = self._entered, None
+        if entered is not None:
+            leave(entered)
         return was_open
 
     def take(self, place: Resource, issued: Issued) -> bool:
@@ -212,7 +205,7 @@ class Session:
             self.parts.world.drop(key)
         self.cache_keys.clear()
 
-    def _entered(self) -> Flow[None]:
+    def _begun(self) -> Flow[None]:
         yield from self._opened()
         if self.taken_over is not None and self.parent is None:
             yield from grant_made(self, self.taken_over.grants)
@@ -376,7 +369,8 @@ class Session:
         which arguments.
 
         With `key`, the public JWK of another process, the work is handed over: the grant is signed at once, for `resources` that have
-        to be named, this process can't act by it, and `inject` writes it beside a call to that agent.
+        to be named. The child isn't entered, because this process can't act by it; `inject` writes it beside a call to that agent.
+        It ends with its parent, or by `revoke`.
 
         Raises:
             DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
@@ -497,10 +491,13 @@ class Session:
     @property
     def running(self) -> Call | None:
         """The call of this session that the current code is part of."""
-        current = CURRENT.get()
-        if current is None or current.session() is not self:
+        try:
+            found = current()
+        except NoSessionError:
             return None
-        return current.call
+        if found is None or found.session() is not self:
+            return None
+        return found.call
 
     def _hand_over(self, jkt: str) -> Flow[None]:
         self._pseudonym = self.pseudonym

@@ -151,8 +151,7 @@ async def test_a_hand_over_is_signed_and_taken_over_in_async_code_too(two: Two) 
         child = await session.adelegate(
             "beta", key=two.beta.public_jwk, resources=[ARCHIVE], scopes=["archive"]
         )
-        async with child:
-            request = two.ask(child)
+        request = two.ask(child)
         async with two.beta.accept(two.verified(two.ask(hand_over(session, two.beta)))):
             archive("ACME")
     assert "Agent-Handover" in request[2]
@@ -269,8 +268,7 @@ def test_B01_a_hand_over_is_never_wider(two: Two) -> None:
             code(DeniedError, lambda: hand_over(session, two.beta, resources=[ALPHA]))
             == "audience_widened"
         )
-        with hand_over(session, two.beta, scopes=None):
-            pass
+        hand_over(session, two.beta, scopes=None)
 
 
 def test_B01_a_hand_over_has_no_more_scopes_than_its_resources_are_configured_with(
@@ -354,9 +352,6 @@ def test_a_key_that_signs_no_assertion_is_an_error(two: Two, key: Any) -> None:
 
 def test_nobody_acts_here_by_what_was_handed_over(two: Two) -> None:
     with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
-        child = hand_over(session, two.beta)
-        with child:
-            two.ask()  # the block belongs to alpha's own session
         fresh = hand_over(session, two.beta)
         assert code(DeniedError, lambda: fresh.credential(ARCHIVE, ["archive"])) == "handed_over"
         assert code(DeniedError, lambda: fresh.delegate("gamma")) == "handed_over"
@@ -444,10 +439,25 @@ def test_leaving_the_senders_session_takes_the_hand_over_back(two: Two) -> None:
     assert [r.kind for r in session.records() if r.session_id == session.id][-1] == SESSION_CLOSED
 
 
-def test_leaving_the_hand_overs_own_block_takes_it_back(two: Two) -> None:
+async def test_a_hand_over_is_not_entered(two: Two) -> None:
+    """A tool in such a block would act as the parent."""
     with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
-        with hand_over(session, two.beta) as child:
-            request = two.ask(child)
+        child = hand_over(session, two.beta)
+        with pytest.raises(ConfigurationError) as refusal, child:
+            two.ask()
+        with pytest.raises(ConfigurationError) as async_refusal:
+            async with child:
+                two.ask()
+        assert refusal.value.code == async_refusal.value.code == "session_handed_over"
+        assert not [record for record in child.records() if record.kind.startswith("call.")]
+        two.verified(two.ask(child))
+
+
+def test_revoking_a_hand_over_takes_it_back(two: Two) -> None:
+    with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
+        child = hand_over(session, two.beta)
+        request = two.ask(child)
+        child.revoke("no longer needed")
         with pytest.raises(RevokedError):
             two.verified(request)
 
@@ -529,8 +539,7 @@ def test_a_session_holds_no_hand_over_that_has_ended(two: Two) -> None:
             )
 
         for _ in range(5):
-            with hand_over(session, two.beta):
-                pass
+            hand_over(session, two.beta).revoke("no longer needed")
         assert held() == 0
         for _ in range(5):
             hand_over(session, two.beta, expires_in=10)

@@ -483,7 +483,7 @@ def test_C18_a_worker_that_was_born_inside_a_session_loses_it_with_that_session(
         thread.start()
     jobs[0].set()
     thread.join(10)
-    assert seen == ["no_session"]
+    assert seen == ["session_ended"]
 
 
 def test_sessions_and_identities_show_no_secret_and_travel_nowhere(bot: AgentIdentity) -> None:

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What Python's frames say about generators: which one runs a piece of code, and whether one runs or waits.
+
+A context variable that is set inside a generator stays set for the reader at the next `yield`. The stack doesn't have that fault:
+a generator's frame is on it while its body runs, and on no stack while it waits.
+
+Bytecode offsets tell an `await` from a `yield`. CPython 3.11 to 3.13 were run; tests/unit/test_frames.py has a test for each rule.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import opcode
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+if TYPE_CHECKING:
+    from types import CodeType, FrameType
+
+__all__ = ["Progress", "is_task_end", "owning_generator", "progress"]
+
+Progress: TypeAlias = Literal["running", "awaiting", "suspended"]
+"""`running` is on a stack, `awaiting` waits at an `await`, `suspended` waits at a `yield` or is finished."""
+
+_GENERATOR: Final = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
+_AWAITABLE: Final = (
+    inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+)
+_LENDERS: Final = frozenset(
+    {
+        "contextlib",
+        "_pytest.fixtures",
+        "pytest_asyncio.plugin",
+        "litestar._kwargs.dependencies",
+        "litestar.utils.compat",
+    }
+)
+"""Modules that drive a generator as a context manager: what the generator opens belongs to the code around."""
+_ANYIO: Final = ("anyio._backends._asyncio", "_run_tests_and_fixtures")
+"""The same, but that module drives threads too."""
+
+
+def owning_generator(frame: FrameType | None) -> FrameType | None:
+    """The generator whose body runs in `frame`: the nearest one on the stack that isn't driven as a context manager.
+
+    None inside a task of an event loop that no generator runs in, because a task has a context of its own. A coroutine that is
+    driven by hand counts as a generator.
+    """
+    while frame is not None:
+        back = frame.f_back
+        flags = frame.f_code.co_flags
+        if flags & _GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE:
+            if back is None or not _lends(back):
+                return frame
+        elif is_task_end(frame):
+            return None if _is_task(frame) else frame
+        frame = back
+    return None
+
+
+def is_task_end(frame: FrameType) -> bool:
+    """Whether `frame` is a coroutine or async generator that no other one awaits: the code below it on the stack is a driver's."""
+    if not frame.f_code.co_flags & _AWAITABLE:
+        return False
+    back = frame.f_back
+    return back is None or back.f_lasti not in _offsets(back.f_code).awaiting
+
+
+def progress(frame: FrameType) -> Progress:
+    """Whether a generator or coroutine runs, waits for something, or waits for its reader."""
+    offsets = _offsets(frame.f_code)
+    if (
+        frame.f_lasti in offsets.idle
+    ):  # a finished generator may have an `f_back` that is out of date
+        return "suspended"
+    if frame.f_back is not None:
+        return "running"
+    return "awaiting" if frame.f_lasti in offsets.paused_at_await else "suspended"
+
+
+def _lends(driver: FrameType) -> bool:
+    name = driver.f_globals.get("__name__")
+    return name in _LENDERS or (name, driver.f_code.co_name) == _ANYIO
+
+
+def _is_task(frame: FrameType) -> bool:
+    """Whether a coroutine's frame is the outermost one of the running asyncio task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        return False
+    return task is not None and getattr(task.get_coro(), "cr_frame", None) is frame
+
+
+class _Offsets(NamedTuple):
+    """Places in the bytecode of one function, as values of `f_lasti`."""
+
+    awaiting: frozenset[int]
+    """While a coroutine or generator below it runs that it awaits or delegates to."""
+    paused_at_await: frozenset[int]
+    idle: frozenset[int]
+    """Waiting at a `yield`, or finished."""
+
+
+_SEND: Final = opcode.opmap["SEND"]
+_RESUME: Final = opcode.opmap["RESUME"]
+_RETURNS: Final = frozenset(
+    opcode.opmap[name] for name in ("RETURN_VALUE", "RETURN_CONST") if name in opcode.opmap
+)
+_AFTER_AWAIT: Final = 3  # RESUME's argument, in its two lowest bits
+_KEPT: Final = 4096
+_known: Final[dict[int, tuple[CodeType, _Offsets]]] = {}
+
+
+def _offsets(code: CodeType) -> _Offsets:
+    known = _known.get(id(code))
+    if known is not None and known[0] is code:
+        return known[1]
+    found = _scanned(code.co_code)
+    if len(_known) >= _KEPT:
+        _known.clear()
+    _known[id(code)] = (code, found)
+    return found
+
+
+def _scanned(units: bytes) -> _Offsets:
+    """Read bytecode, two bytes an instruction; `co_code` has zeros in its inline caches."""
+    awaiting: set[int] = set()
+    paused: set[int] = set()
+    idle: set[int] = set()
+    for at in range(0, len(units), 2):
+        operation, argument = units[at], units[at + 1]
+        if operation == _SEND:
+            awaiting.update((at, at + 2))  # 3.12 leaves `f_lasti` at the cache behind SEND
+        elif operation == _RESUME and argument & 3:
+            # at the YIELD_VALUE before it, from 3.13 on at RESUME itself
+            (paused if argument & 3 == _AFTER_AWAIT else idle).update((at - 2, at))
+        elif operation in _RETURNS:
+            idle.add(at)
+    return _Offsets(frozenset(awaiting), frozenset(paused), frozenset(idle))
