@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from agent_identity.session import Session
 
 __all__ = [
-    "Activation",
     "Current",
     "Entered",
     "activate",
@@ -57,9 +56,10 @@ class Current:
 
     The session is held weakly: when the block or task that entered it is gone without leaving it, so is the session, and a
     pool's next job finds none instead of a stranger's. `tool_call_id` is the model's id of the call that is about to be made.
+    `below` was current before, and `entries` is the list of a generator that this is in.
     """
 
-    __slots__ = ("call", "session", "tool_call_id")
+    __slots__ = ("below", "call", "entries", "session", "tool_call_id")
 
     def __init__(
         self,
@@ -70,16 +70,17 @@ class Current:
         self.session = session
         self.call = call
         self.tool_call_id = tool_call_id
+        self.below: Current | None = None
+        self.entries: list[Current] | None = None
 
 
 class Entered(Current):
     """A session whose block was entered here.
 
-    `generator` is the frame of the generator that entered it, None outside of generators and after the block was left. `below` was
-    current before. `is_mixed` says that another generator's session was open in this context at that time, and suspended.
+    `generator` is the frame of the generator that entered it, None outside of generators and after the block was left. `is_mixed` says that another generator's session was open in this context at that time, and suspended.
     """
 
-    __slots__ = ("below", "generator", "is_mixed", "place")
+    __slots__ = ("generator", "is_mixed", "place")
 
     def __init__(
         self,
@@ -88,7 +89,7 @@ class Entered(Current):
         below: Current | None,
     ) -> None:
         super().__init__(session, None)
-        self.generator = generator
+        self.generator = generator  # what is current inside of it is found by its frame
         self.below = below
         self.is_mixed = False
         self.place = _place()
@@ -254,38 +255,36 @@ def _suspended() -> NoSessionError:
 
 # -- making something current ----------------------------------------------------------------------------------------
 
-Activation: TypeAlias = "tuple[Current, Current | None, list[Current] | None]"
 
-
-def activate(entry: Current) -> Activation:
+def activate(entry: Current) -> None:
     """Make something current for code that runs below the caller, until `deactivate`."""
-    before = _CURRENT.get()
-    entries = _entries_of(sys._getframe(1)) if _by_generator else None  # noqa: SLF001 - see `_resolved`
-    if entries is not None:
-        entries.append(entry)
+    entry.below = _CURRENT.get()
+    if _by_generator:
+        entry.entries = _entries_of(sys._getframe(1))  # noqa: SLF001 - see `_resolved`
+        if entry.entries is not None:
+            entry.entries.append(entry)
     _CURRENT.set(entry)
-    return entry, before, entries
 
 
-def deactivate(activation: Activation) -> None:
-    """Make current again what was, in this context."""
-    entry, before, entries = activation
+def deactivate(entry: Current) -> None:
+    """Make current again what was, in this context. May be called for an entry that was never made current."""
+    entries, entry.entries = entry.entries, None
     if entries is not None:
         _remove(entries, entry)
     # Resumed in one context and suspended in another (a task that dies with its loop): what is left behind there belongs to
     # a call that has ended.
     if _CURRENT.get() is entry:
-        _CURRENT.set(before)
+        _CURRENT.set(entry.below)
 
 
 @contextlib.contextmanager
 def activated(entry: Current) -> Generator[None]:
     """`activate` for the length of a block."""
-    activation = activate(entry)
     try:
+        activate(entry)
         yield
     finally:
-        deactivate(activation)
+        deactivate(entry)
 
 
 def enter(session: weakref.ReferenceType[Session]) -> Entered:
@@ -310,7 +309,10 @@ def leave(entry: Entered) -> None:
         _remove(entries, entry)
         if not entries:
             _by_generator.pop(id(generator), None)
-    if _CURRENT.get() is entry:
+    top = _CURRENT.get()
+    while top is not None and top.call is not None and not top.call.is_running:
+        top = top.below  # an interrupt kept that call from being deactivated
+    if top is entry:
         _CURRENT.set(_open_below(entry.below))
 
 

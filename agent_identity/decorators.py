@@ -97,12 +97,22 @@ _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorT
 def _plain(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     def called(*args: object, **kwargs: object) -> object:
-        with _begin(described, binder, args, kwargs) as call:
-            given, named = binder.unbind(call.arguments)
-            result = function(*binder.owner(args), *given, **named)
-            if isinstance(result, _LATER):
-                raise _late_body(function, result)
-            return result
+        call = _begin(described, binder, args, kwargs)
+        try:  # not `with`: an interrupt at the first instruction of `__exit__` would lose the outcome
+            call.enter()
+            try:
+                call.resume()
+                given, named = binder.unbind(call.arguments)
+                result = function(*binder.owner(args), *given, **named)
+                if isinstance(result, _LATER):
+                    raise _late_body(function, result)
+            finally:
+                call.suspend()
+            call.leave(None)
+        except BaseException as error:
+            call.leave(error)
+            raise
+        return result
 
     return called
 
@@ -121,9 +131,20 @@ def _late_body(function: Any, result: Any) -> ConfigurationError:
 def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     async def called(*args: object, **kwargs: object) -> object:
-        async with _begin(described, binder, args, kwargs) as call:
-            given, named = binder.unbind(call.arguments)
-            return await function(*binder.owner(args), *given, **named)
+        call = _begin(described, binder, args, kwargs)
+        try:
+            await call.aenter()
+            try:
+                call.resume()
+                given, named = binder.unbind(call.arguments)
+                result = await function(*binder.owner(args), *given, **named)
+            finally:
+                call.suspend()
+            await call.aleave(None)
+        except BaseException as error:
+            await call.aleave(error)
+            raise
+        return result
 
     return called
 
@@ -132,17 +153,16 @@ def _generator(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     def called(*args: object, **kwargs: object) -> Generator[Any, Any, Any]:
         call = _begin(described, binder, args, kwargs)
-        call.enter()
-        ended: BaseException | None = None
         try:
+            call.enter()
             given, named = binder.unbind(call.arguments)
             body = function(*binder.owner(args), *given, **named)
-            return (yield from _stepped(call, body))
+            result = yield from _stepped(call, body)
+            call.leave(None)
         except BaseException as error:
-            ended = error
+            call.leave(error)
             raise
-        finally:
-            call.leave(ended)
+        return result
 
     return called
 
@@ -152,8 +172,8 @@ def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, 
     step: Callable[[Any], Any] = body.send
     value: Any = None
     while True:
-        call.resume()
         try:
+            call.resume()
             item = step(value)
         except StopIteration as stop:
             return stop.value
@@ -174,8 +194,8 @@ def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, 
 
 
 def _closed(call: Call, body: Generator[Any, Any, Any]) -> None:
-    call.resume()
     try:
+        call.resume()
         body.close()
     finally:
         call.suspend()
@@ -185,19 +205,18 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     async def called(*args: object, **kwargs: object) -> AsyncGenerator[Any, Any]:
         call = _begin(described, binder, args, kwargs)
-        await call.aenter()
-        ended: BaseException | None = None
         try:
+            await call.aenter()
             given, named = binder.unbind(call.arguments)
             body = function(*binder.owner(args), *given, **named)
             step: Callable[[Any], Coroutine[Any, Any, Any]] = body.asend
             value: Any = None
             while True:
-                call.resume()
                 try:
+                    call.resume()
                     item = await step(value)
                 except StopAsyncIteration:
-                    return
+                    break
                 finally:
                     call.suspend()
                 try:
@@ -212,18 +231,17 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
                 except AgentIdentityError:
                     await _aclosed(call, body)
                     raise
+            await call.aleave(None)
         except BaseException as error:
-            ended = error
+            await call.aleave(error)
             raise
-        finally:
-            await call.aleave(ended)
 
     return called
 
 
 async def _aclosed(call: Call, body: AsyncGenerator[Any, Any]) -> None:
-    call.resume()
     try:
+        call.resume()
         await body.aclose()
     finally:
         call.suspend()

@@ -452,7 +452,8 @@ class AgentIdentity:
         reference = ref.id if isinstance(ref, Session) else ref
         from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - for those who ask
 
-        return trace_of(self.ledger, reference, check=SignatureCheck(self.ledger))
+        unknown = self._parts.gate.unknown
+        return trace_of(self.ledger, reference, check=SignatureCheck(self.ledger), unknown=unknown)
 
     async def awho_triggered(self, ref: str | Session) -> Trace:
         """The async twin of `who_triggered`."""
@@ -509,6 +510,7 @@ class AgentIdentity:
 
     def close(self) -> None:
         """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
+        self._parts.gate.close()
         self._parts.world.close()
         self.ledger.close()
         if self._authority is not None:
@@ -620,6 +622,7 @@ class AgentIdentity:
         """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
         self._agent.renew()
         self._parts.nonces.forget()
+        self._parts.gate.start_over()
         for issuer in self._assembled.issuers.values():
             issuer.start_over()
 

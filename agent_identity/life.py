@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.credentials.oauth import Issued
     from agent_identity.delegation.grant import Grant
+    from agent_identity.reach import Reach
 
 __all__ = ["SKEW", "Life", "way_out"]
 
@@ -49,6 +50,10 @@ class Life:
         self.expires_at: float = expires_at
         self.handed: tuple[Grant, ...] | None = None
         self.taken: Taken = Taken()
+        self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
+        """What was acquired, by resource and scopes."""
+        self.cache_keys: set[bytes] = set()
+        """The keys under which it is cached: nobody else can ask by these."""
         self.id: Final = session_id
         self.above: Life | None = above
         self._clock = clock
@@ -179,6 +184,15 @@ class Life:
             taken += below.all_taken()
         return taken
 
+    def forget_cached(self) -> set[bytes]:
+        """Let go of what was cached for it and for every one below; the answer is the keys."""
+        keys = set(self.cache_keys)
+        self.reaches.clear()
+        self.cache_keys.clear()
+        for below in self._lives_below():
+            keys |= below.forget_cached()
+        return keys
+
     def hand_overs(self) -> list[Grant]:
         """What was handed over here and below: it ends with it, as far as the word of that reaches."""
         found = [] if self.handed is None else [self.handed[0]]
@@ -207,6 +221,8 @@ class Life:
     def start_over(self) -> None:
         """In a forked child: what was acquired is the parent's to give back."""
         self.taken = Taken()
+        self.reaches.clear()
+        self.cache_keys.clear()
 
     def _stop(self, state: Literal["revoked", "ended"]) -> bool:
         was_acting = self.state in ("open", "handed")

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import contextlib
+import weakref
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from agent_identity.credentials.proofs import Nonces
 from agent_identity.delegation.carriers import HEADER_LIMIT
-from agent_identity.errors import DeniedError
+from agent_identity.errors import DeniedError, LedgerError
+from agent_identity.flow import Draft
+from agent_identity.provenance.records import CALL_UNKNOWN, OUTCOMES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.transaction import TransactionTokens
     from agent_identity.delegation.details import Details
     from agent_identity.http.world import World
+    from agent_identity.pipeline import Call
     from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import Decision
@@ -28,13 +33,18 @@ __all__ = ["Gate", "Parts", "Resource", "Resources"]
 
 
 class Gate:
-    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins."""
+    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins.
 
-    __slots__ = ("_is_shut", "_ledger")
+    It knows the calls that run, so that one whose outcome was lost gets `call.unknown` as soon as the ledger can be written.
+    """
+
+    __slots__ = ("_is_shut", "_ledger", "_lost", "_running")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._is_shut = False
+        self._running: dict[str, tuple[weakref.ReferenceType[Call], str]] = {}
+        self._lost: dict[str, Draft] = {}
 
     def shut(self) -> None:
         self._is_shut = True
@@ -47,7 +57,74 @@ class Gate:
         """
         if self._is_shut:
             self._ledger.probe()
+            self._write_lost()
             self._is_shut = False
+
+    def began(self, call: Call) -> None:
+        """A call's intent is on record, and its body runs."""
+        self._running[call.call_id] = (weakref.ref(call), call.session.id)
+
+    def ended(self, call: Call) -> None:
+        """A call's outcome is on record."""
+        self._running.pop(call.call_id, None)
+
+    def lost(self, call_id: str, unknown: Draft) -> None:
+        """A call's outcome couldn't be recorded; `unknown` is, once that works."""
+        self._running.pop(call_id, None)
+        self._lost[call_id] = unknown
+
+    @property
+    def unknown(self) -> frozenset[str]:
+        """The calls whose outcome was lost, and isn't on record as unknown yet."""
+        return frozenset(self._lost)
+
+    def settle(self, call_id: str) -> None:
+        """See to the outcome of a call that an interrupt hit while it was recorded.
+
+        Raises:
+            LedgerError: it can't be recorded.
+        """
+        self._running.pop(call_id, None)
+        records = self._ledger.find(call_id)
+        if not any(record.kind in OUTCOMES for record in records):
+            intent = records[0]
+            self._ledger.append(unknown_draft(intent.pseudonym, intent.session_id, call_id))
+
+    def close(self) -> None:
+        """Record what can still be recorded of calls whose outcome was lost."""
+        self.sweep()
+        if self._lost:
+            with contextlib.suppress(LedgerError):
+                self.check()
+
+    def start_over(self) -> None:
+        """In a forked child: the parent reports how its own calls end."""
+        self._running.clear()
+        self._lost.clear()
+
+    def sweep(self, session_id: str | None = None) -> None:
+        """Record as unknown what nobody will report any more: an interrupt kept their outcome from being written.
+
+        With `session_id`, only calls of that session.
+        """
+        for call_id, (reference, of_session) in list(self._running.items()):
+            if reference() is None and session_id in (None, of_session):
+                try:
+                    self.settle(call_id)
+                except LedgerError:
+                    self.shut()
+
+    def _write_lost(self) -> None:
+        for call_id, draft in list(self._lost.items()):
+            self._ledger.append(draft)
+            self._lost.pop(call_id, None)
+
+
+def unknown_draft(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
+    """The outcome of a call of which nobody knows how it ended."""
+    return Draft(
+        CALL_UNKNOWN, pseudonym, session_id, call_id, None, None, None, {"error": None}, None
+    )
 
 
 @dataclass(frozen=True, slots=True)

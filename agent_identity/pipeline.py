@@ -5,17 +5,21 @@
             ─▶ outcome recorded ─▶ span closes
 
 P1  The span opens first, so that a refusal leaves evidence too.
-P2  The intent is committed before the tool runs. If it can't be, the tool doesn't run.
+P2  The intent is committed before the tool runs. If it can't be, the tool doesn't run. That the session is alive is checked
+    last, before the commit and after it, because policy, credential and ledger may have been waited for.
 P3  Absence never means allow: no session, no decision, an error on the way ⇒ the tool doesn't run, with a typed reason.
 P4  Arguments are copied and digested once; the tool gets that copy, which nobody else holds.
-P5  The tool's own exception passes through untouched. An outcome that can't be written costs the caller nothing: the call
-    reads `unknown`, and the identity refuses new calls until the ledger can be written again.
+P5  The tool's own exception passes through untouched, and so does an interrupt on the way in or out. An outcome that can't be
+    written costs the caller nothing: the call reads `unknown`, and the identity refuses new calls until the ledger can be
+    written again.
+P6  The outcome is appended before the span ends, so that no span processor delays or loses it.
 
 tests/unit/test_pipeline.py has a test for each.
 """
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import logging
 from typing import TYPE_CHECKING, Final, Literal, Self
@@ -32,6 +36,7 @@ from agent_identity.errors import (
     LedgerError,
 )
 from agent_identity.flow import Draft, arun, run
+from agent_identity.parts import unknown_draft
 from agent_identity.policy.request import Facts, Request
 from agent_identity.policy.rules import asked, judged
 from agent_identity.provenance import spans
@@ -49,7 +54,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from agent_identity.current import Activation
     from agent_identity.described import Tool
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
@@ -79,6 +83,7 @@ class Call:
             "_facts",
             "_failure",
             "_given",
+            "_is_intended",
             "_now",
             "_numbers",
             "_reach",
@@ -89,12 +94,12 @@ class Call:
             "_span",
             "_state",
             "_span_token",
-            "_activation",
+            "_current",
             "_tool_call_id",
             "arguments",
             "call_id",
         ),
-        *("decision", "session", "tool"),
+        *("__weakref__", "decision", "session", "tool"),
     )
 
     def __init__(
@@ -120,9 +125,10 @@ class Call:
         self._facts: CallFacts | None = None
         self._numbers: Iterator[int] | None = None
         self._rounds: Iterator[int] | None = None
-        self._state: Literal["new", "running", "ended"] = "new"
+        self._state: Literal["new", "entering", "refused", "running", "ending", "ended"] = "new"
+        self._is_intended = False
         self._failure: str | None = None
-        self._activation: Activation | None = None
+        self._current: Current | None = None
         self._span_token: spans.Attachment = None
 
     @property
@@ -184,25 +190,19 @@ class Call:
         """All that comes before the tool runs. When this returns, the intent is on record.
 
         Raises:
-            AgentIdentityError: the call was refused, or something it needs could not be had; the tool must not run.
+            AgentIdentityError: the call was refused, or something that it needs could not be had; the tool must not run.
         """
         parts = self.session.parts
         try:
             self._begin()
             if not self._ready():
                 run(self._rest(), parts.world.answer)
+            self._check_life()
             parts.ledger.append(self._intent())
-        except Exception as error:
-            refusal = refused(error)
-            try:
-                parts.ledger.append(self._refused(refusal))
-            except LedgerError:
-                parts.gate.shut()
-            if refusal is error:
-                raise
-            raise refusal from error
+            self._committed()
         except BaseException as error:
             self._put(self._given_up(error))
+            self._end_span(error)
             raise
 
     async def aenter(self) -> None:
@@ -212,24 +212,33 @@ class Call:
             self._begin()
             if not self._ready():
                 await arun(self._rest(), parts.world.aanswer)
+            self._check_life()
             await parts.ledger.aappend(self._intent())
-        except Exception as error:
-            refusal = refused(error)
-            try:
-                await parts.ledger.aappend(self._refused(refusal))
-            except LedgerError:
-                parts.gate.shut()
-            if refusal is error:
-                raise
-            raise refusal from error
+            self._committed()
         except BaseException as error:
             await self._aput(self._given_up(error))
+            self._end_span(error)
             raise
 
     def _begin(self) -> None:
         """A call is made once: another one has an id of its own."""
         if self._state != "new":
             raise ConfigurationError("call_reused", "a call is entered once", remedy="make another")
+        self._state = "entering"
+
+    def _check_life(self) -> None:
+        """The session may have ended while something was waited for. Nothing is waited for after this but the ledger."""
+        self.session.check(self.session.parts.clock())
+
+    def _committed(self) -> None:
+        """The intent is on record. The ledger may have been waited for, so life is checked once more.
+
+        Raises:
+            AgentIdentityError: the session ended meanwhile; the body doesn't run, and the refusal is the outcome.
+        """
+        self._is_intended = True
+        self._check_life()
+        self.session.parts.gate.began(self)
         self._state = "running"
 
     def _ready(self) -> bool:
@@ -263,7 +272,6 @@ class Call:
             reached = yield from reached.for_call(session, self, self._span.trace_id)
         self._reach = reached
         self._now = parts.clock()
-        session.check(self._now)  # this took a while: whoever ended meanwhile acts no more
 
     def _decide_now(self, policy: Callable[[Request], Decision]) -> None:
         tool, history = self.tool, self.session.history
@@ -316,10 +324,7 @@ class Call:
 
     def _refused(self, error: AgentIdentityError) -> Draft:
         """The evidence of a call that never ran."""
-        error.call_id = self.call_id
-        verdict = "approval" if isinstance(error, ApprovalRequiredError) else "deny"
-        policy_id = error.policy_id if isinstance(error, DeniedError) else None
-        self._end_span(verdict, policy_id, error.code)
+        verdict, policy_id = _verdict(error)
         reason = str(error).encode("utf-8", "replace").decode()
         more: dict[str, JSON] = {"code": error.code, "reason": reason}
         return self._said(CALL_DENIED, verdict, policy_id, more, None)
@@ -359,15 +364,19 @@ class Call:
 
     def resume(self) -> None:
         """Make this call and its span the current ones, while the body runs."""
-        self._activation = activate(Current(self.session.reference, self))
+        self._current = Current(self.session.reference, self)
+        activate(self._current)
         self._span_token = self._span.attach()
 
     def suspend(self) -> None:
-        """Give the context back to whoever called or consumes."""
-        self._span.detach(self._span_token)
-        activation, self._activation = self._activation, None
-        if activation is not None:
-            deactivate(activation)
+        """Give the context back to the caller or the reader."""
+        entry, self._current = self._current, None
+        try:
+            if entry is not None:
+                deactivate(entry)
+        finally:
+            span_token, self._span_token = self._span_token, None
+            self._span.detach(span_token)
 
     def check_resumption(self) -> None:
         """Whether a generator's body may go on: not once its session, or the proof of its principal, has ended.
@@ -386,33 +395,69 @@ class Call:
     # -- the way out -------------------------------------------------------------------------------------------------
 
     def leave(self, error: BaseException | None) -> None:
-        """Record how the body ended, and close the span. The caller's result is safe, whatever happens here."""
-        self._put(self._outcome(error))
+        """Record how the body ended, then close the span. The caller's result is safe, whatever happens here.
+
+        Does nothing for a call that was refused, or that was left before.
+        """
+        if self._state == "running":
+            self._state = "ending"
+            self._put(self._outcome(error))
+        elif (
+            self._state == "ending"
+        ):  # an interrupt came in between, and the outcome may be on record or not
+            self._settle()
+        else:
+            return
+        self._state = "ended"
+        self._end_span(error)
 
     async def aleave(self, error: BaseException | None) -> None:
         """The async twin of `leave`."""
-        await self._aput(self._outcome(error))
+        if self._state == "running":
+            self._state = "ending"
+            await self._aput(self._outcome(error))
+        elif self._state == "ending":
+            await asyncio.to_thread(self._settle)
+        else:
+            return
+        self._state = "ended"
+        self._end_span(error)
 
     def _put(self, draft: Draft) -> None:
+        gate = self.session.parts.gate
         try:
             self.session.parts.ledger.append(draft)
         except LedgerError as failure:
             self._unrecorded(failure)
+        else:
+            gate.ended(self)
 
     async def _aput(self, draft: Draft) -> None:
+        gate = self.session.parts.gate
         try:
             await self.session.parts.ledger.aappend(draft)
         except LedgerError as failure:
             self._unrecorded(failure)
+        else:
+            gate.ended(self)
+
+    def _settle(self) -> None:
+        try:
+            self.session.parts.gate.settle(self.call_id)
+        except LedgerError as failure:
+            self._unrecorded(failure)
 
     def _given_up(self, error: BaseException) -> Draft:
-        """Cancelled or interrupted on the way in: the body won't run, and an intent that got on record gets its end."""
-        if self._facts is not None:
+        """The evidence of a call whose body never runs: it was refused, cancelled or interrupted on the way in."""
+        self._state = "refused"
+        if isinstance(error, AgentIdentityError):
+            error.call_id = self.call_id
+            return self._refused(error)
+        if self._is_intended:
             return self._outcome(error)
         return self._refused(DeniedError("interrupted", f"{type(error).__name__} came in between"))
 
     def _outcome(self, error: BaseException | None) -> Draft:
-        self._state = "ended"
         kind, what = CALL_COMPLETED, self._failure
         if error is not None:
             # The class alone: an error's text may hold anything.
@@ -420,8 +465,6 @@ class Call:
             kind = CALL_CANCELLED if isinstance(error, self.tool.pauses) else CALL_FAILED
         elif what is not None:
             kind = CALL_FAILED
-        policy_id = None if self.decision is None else self.decision.policy_id
-        self._end_span("permit", policy_id, what)
         session = self.session
         return Draft(
             kind,
@@ -436,18 +479,34 @@ class Call:
         )
 
     def _unrecorded(self, failure: LedgerError) -> None:
-        self.session.parts.gate.shut()
+        """What became of a call isn't on record: it reads `unknown`, and new calls are refused until the ledger can be written."""
+        gate = self.session.parts.gate
+        if self._is_intended:
+            gate.lost(self.call_id, self._unknown())
+        gate.shut()
         _log.warning(
             "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",
             self.call_id,
             failure.code,
         )
 
-    def _end_span(self, verdict: str, policy_id: str | None, error: str | None) -> None:
+    def _unknown(self) -> Draft:
+        return unknown_draft(self.session.known_as, self.session.id, self.call_id)
+
+    def _end_span(self, error: BaseException | None) -> None:
         span = self._span
         if not span.recording:
             return
         session = self.session
+        verdict, policy_id = "permit", None if self.decision is None else self.decision.policy_id
+        code = self._failure
+        if isinstance(error, AgentIdentityError) and self._state == "refused":
+            verdict, policy_id = _verdict(error)
+            code = error.code
+        elif error is not None:
+            if not self._is_intended:
+                verdict = "deny"
+            code = type(error).__name__
         attributes: dict[str, str | int] = {
             spans.CALL_ID: self.call_id,
             spans.SESSION_ID: session.id,
@@ -463,13 +522,17 @@ class Call:
             attributes[spans.POLICY_ID] = policy_id
         if self._reach is not None:
             attributes[spans.GRANT_HASH] = self._reach.grant_hash
-        span.end(attributes, error)
+        span.end(attributes, code)
 
     # -- as a context manager ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self.enter()
-        self.resume()
+        try:
+            self.enter()
+            self.resume()
+        except BaseException as error:
+            self.__exit__(type(error), error, None)
+            raise
         return self
 
     def __exit__(
@@ -478,12 +541,18 @@ class Call:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        self.suspend()
-        self.leave(error)
+        try:
+            self.suspend()
+        finally:
+            self.leave(error)
 
     async def __aenter__(self) -> Self:
-        await self.aenter()
-        self.resume()
+        try:
+            await self.aenter()
+            self.resume()
+        except BaseException as error:
+            await self.__aexit__(type(error), error, None)
+            raise
         return self
 
     async def __aexit__(
@@ -492,19 +561,20 @@ class Call:
         error: BaseException | None,
         frames: TracebackType | None,
     ) -> None:
-        self.suspend()
-        await self.aleave(error)
+        try:
+            self.suspend()
+        finally:
+            await self.aleave(error)
 
 
 _ROUNDS: Final = 50
 _NO_SCOPES: Final[frozenset[str]] = frozenset()
 
 
-def refused(error: Exception) -> AgentIdentityError:
-    """Why a call didn't happen, in the library's words; what went wrong on the way in is no reason to let it happen."""
-    if isinstance(error, AgentIdentityError):
-        return error
-    return DeniedError("call_failed", f"the call could not be prepared: {type(error).__name__}")
+def _verdict(error: AgentIdentityError) -> tuple[str, str | None]:
+    """What a refusal amounts to as a decision, and the policy that made it."""
+    verdict = "approval" if isinstance(error, ApprovalRequiredError) else "deny"
+    return verdict, error.policy_id if isinstance(error, DeniedError) else None
 
 
 def _contended() -> DeniedError:

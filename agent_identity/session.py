@@ -109,12 +109,12 @@ class Session:
             taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
         )
         self.history: History = History() if parent is None else parent.history
-        self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
+        self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
         self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._entered: Entered | None = None
-        self.cache_keys: set[bytes] = set()
+        self.cache_keys: set[bytes] = self.life.cache_keys
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -154,7 +154,7 @@ class Session:
         frames: TracebackType | None,
     ) -> None:
         if self._end():
-            run(self._closed("left" if error is None else "failed"), self.parts.world.answer)
+            self._close("left" if error is None else "failed")
 
     @way_out
     async def __aexit__(
@@ -199,11 +199,9 @@ class Session:
         return self.life.taken.add(place.issuer, issued, self.parts.clock())
 
     def _let_go(self) -> None:
-        """Nothing that was acquired for this session serves anybody any more."""
-        self.reaches.clear()
-        for key in list(self.cache_keys):
+        """Nothing that was acquired for this session, or below it, serves anybody any more."""
+        for key in self.life.forget_cached():
             self.parts.world.drop(key)
-        self.cache_keys.clear()
 
     def _begun(self) -> Flow[None]:
         yield from self._opened()
@@ -249,13 +247,18 @@ class Session:
             return {"above": [_actor(grant) for grant in above]}
         return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
 
+    def _close(self, reason: str) -> None:
+        """Give back what was acquired, and record the end."""
+        self.parts.gate.sweep(self.id)
+        run(self._closed(reason), self.parts.world.answer)
+
     async def _aclosed(self, reason: str) -> None:
-        """Close it in a thread: whoever cancels this task, or ends its loop, keeps no token from being given back."""
+        """Close it in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
         context, world = contextvars.copy_context(), self.parts.world
 
         def close() -> None:
             with world.closing():
-                context.run(run, self._closed(reason), world.answer)
+                context.run(self._close, reason)
 
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
@@ -547,7 +550,7 @@ class Session:
         """
         if not self._revoked():
             return
-        run(self._closed(f"revoked: {reason}"), self.parts.world.answer)
+        self._close(f"revoked: {reason}")
 
     def _revoked(self) -> bool:
         """Mark it; False when it had ended before, and there is nothing left to revoke."""
@@ -563,8 +566,6 @@ class Session:
 
     def start_over(self) -> None:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
-        self.reaches = {}
-        self.cache_keys = set()
         self.life.start_over()
         self.history.renew_lock()
         self.agent.renew()

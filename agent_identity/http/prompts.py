@@ -13,6 +13,7 @@ from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
 )
+from agent_identity.interrupts import is_interrupt
 from agent_identity.uris import is_safe_link
 
 if TYPE_CHECKING:
@@ -42,7 +43,9 @@ def shown(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
         return on_interaction(prompt)
     except AgentIdentityError:
         raise
-    except Exception as error:  # noqa: BLE001 - the seam: whatever a callback raises becomes ours, once
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         failure = _failed(prompt, error)
     raise failure
 
@@ -58,7 +61,9 @@ async def awaited(prompt: Prompt, shown_later: Awaitable[object]) -> None:
         await shown_later
     except AgentIdentityError:
         raise
-    except Exception as error:  # noqa: BLE001 - see `shown`
+    except Exception as error:
+        if is_interrupt(error):
+            raise
         failure = _failed(prompt, error)
     else:
         return

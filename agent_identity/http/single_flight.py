@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """One fetch for all who wait: callers with the same key, over threads and event loops, share one flight.
 
-A flight is a thread future, since threads and several loops wait for it. In async code the leader is a task of its own, so
+Threads and several event loops wait for one flight. In async code the leader is a task of its own, so
 that whoever asked first may be cancelled without taking anybody along; in sync code the leader is the thread that asked.
 The lock guards a dictionary and is never held while anybody waits.
 """
@@ -9,14 +9,14 @@ The lock guards a dictionary and is never held while anybody waits.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 import time
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from agent_identity.errors import AgentIdentityError, CredentialUnavailableError
+from agent_identity.interrupts import is_interrupt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -37,18 +37,84 @@ class _LeaderGone(Exception):  # noqa: N818 - no error of the library: the follo
 
 
 class _Flight(Generic[T]):
-    """One fetch under way: who leads it, and the future that all wait for."""
+    """One fetch under way: who leads it, how it ended, and who waits for that.
 
-    __slots__ = ("future", "loop")
+    Each waiter has a lock of its own. A shared one, or a `Future` with its condition, stays locked where an interrupt hits the
+    thread that has just acquired it.
+    """
+
+    __slots__ = ("_error", "_value", "_wakers", "has_landed", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
-        self.future = Future[T]()
-        self.future.set_running_or_notify_cancel()  # from here on nobody can cancel it
         self.loop = loop
+        self.has_landed = False
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._wakers: list[Callable[[], object]] = []
+
+    def land(self, value: T) -> None:
+        """End with a value, and wake everybody."""
+        self._value.append(value)
+        self.has_landed = True
+        self._wake()
+
+    def fail(self, error: BaseException) -> None:
+        """End with an error, unless it has landed, and wake everybody."""
+        if not self.has_landed:
+            self._error = error
+            self.has_landed = True
+        self._wake()
+
+    def result(self) -> T:
+        """How it ended; the error is raised."""
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def wait(self, seconds: float) -> None:
+        """Wait until it has landed, or the time is up."""
+        gate = threading.Lock()
+        gate.acquire()
+        wake = gate.release
+        self._wakers.append(wake)
+        try:
+            if not self.has_landed:
+                gate.acquire(timeout=seconds)
+        finally:
+            with contextlib.suppress(ValueError):  # it was called
+                self._wakers.remove(wake)
+
+    async def await_(self, seconds: float) -> None:
+        """The async twin of `wait`."""
+        loop = asyncio.get_running_loop()
+        landing: asyncio.Future[None] = loop.create_future()
+
+        def wake() -> None:
+            with contextlib.suppress(RuntimeError):  # that loop was closed
+                loop.call_soon_threadsafe(_finish, landing)
+
+        self._wakers.append(wake)
+        try:
+            if not self.has_landed:
+                await asyncio.wait({landing}, timeout=seconds)
+        finally:
+            landing.cancel()
+            if wake in self._wakers:
+                self._wakers.remove(wake)
 
     def stranded(self) -> bool:
         """A leader whose loop was stopped or closed under it doesn't land."""
-        return self.loop is not None and not self.loop.is_running() and not self.future.done()
+        return self.loop is not None and not self.loop.is_running() and not self.has_landed
+
+    def _wake(self) -> None:
+        while self._wakers:
+            with contextlib.suppress(IndexError, RuntimeError):
+                self._wakers.pop()()
+
+
+def _finish(landing: asyncio.Future[None]) -> None:
+    if not landing.done():
+        landing.set_result(None)
 
 
 class SingleFlight(Generic[T]):
@@ -71,28 +137,24 @@ class SingleFlight(Generic[T]):
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
-            flight, leads = self._board(key, None)
-            if leads:
-                self._land(key, flight, lead)
-            elif flight.loop is not None and _running_loop() is not None:
+            flight = self._boarded(key, lead)
+            if flight.loop is not None and _running_loop() is not None and not flight.has_landed:
                 # Waiting here could block the very loop that has to land the flight, or one that it waits for.
                 if once:
                     raise _blocking()
                 return _leading(key, lead)
+            flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+            if not flight.has_landed:
+                if time.monotonic() < deadline:
+                    continue
+                raise _too_slow()
+            failure: AgentIdentityError
             try:
-                return flight.future.result(min(_SLICE, max(0.0, deadline - time.monotonic())))
+                return flight.result()
             except _LeaderGone:
                 continue
             except AgentIdentityError as error:
                 failure = error.again()
-            except FutureTimeout:
-                if (
-                    flight.future.done()
-                ):  # it isn't the waiting that took too long: the leader failed so
-                    raise
-                if time.monotonic() < deadline:
-                    continue
-                failure = _too_slow()
             raise failure
 
     async def afetch(self, key: bytes, lead: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -100,73 +162,82 @@ class SingleFlight(Generic[T]):
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
-            flight, leads = self._board(key, asyncio.get_running_loop())
-            if leads:
-                task = asyncio.create_task(self._aland(key, flight, lead))
-                self._tasks.add(task)  # a loop keeps weak references only
-                task.add_done_callback(self._tasks.discard)
-            landing = asyncio.wrap_future(flight.future)
-            left = max(0.0, deadline - time.monotonic())
-            try:
-                done, _ = await asyncio.wait({landing}, timeout=min(_SLICE, left))
-            finally:
-                if not landing.done() and not landing.get_loop().is_closed():
-                    landing.cancel()  # the view of the flight, not the flight
-            if not done:
+            flight = self._aboarded(key, lead)
+            await flight.await_(min(_SLICE, max(0.0, deadline - time.monotonic())))
+            if not flight.has_landed:
                 if time.monotonic() < deadline:
                     continue
                 raise _too_slow()
-            error = landing.exception()
-            if isinstance(error, _LeaderGone):
+            failure: AgentIdentityError
+            try:
+                return flight.result()
+            except _LeaderGone:
                 continue
-            if isinstance(error, AgentIdentityError):
-                raise error.again()
-            return landing.result()
+            except AgentIdentityError as error:
+                failure = error.again()
+            raise failure
 
     def flying(self, key: bytes) -> bool:
         """Whether somebody is fetching this key at the moment."""
         with self._lock:
             return key in self._flights
 
-    def _board(self, key: bytes, loop: asyncio.AbstractEventLoop | None) -> tuple[_Flight[T], bool]:
+    def _boarded(self, key: bytes, lead: Callable[[], T]) -> _Flight[T]:
+        """The flight to wait for; where there is none, it is led here and has landed."""
+        own = _Flight[T](None)
+        try:
+            flight = self._board(key, own)
+            if flight is own:
+                value = _leading(key, lead)
+                self._leave(key, own)
+                own.land(value)
+        except BaseException as error:
+            # An interrupt may have come up in any of these lines, or in `lead`. It is the leader's own affair.
+            self._end(key, own, error)
+            if is_interrupt(error):
+                raise
+            return own
+        return flight
+
+    def _aboarded(self, key: bytes, lead: Callable[[], Awaitable[T]]) -> _Flight[T]:
+        """The flight to wait for; where there is none, a task leads it."""
+        own = _Flight[T](asyncio.get_running_loop())
+        try:
+            flight = self._board(key, own)
+            if flight is own:
+                task = asyncio.create_task(self._led_by_task(key, own, lead))
+                self._tasks.add(task)  # a loop keeps weak references only
+                task.add_done_callback(self._tasks.discard)
+        except BaseException as error:
+            self._end(key, own, error)
+            raise
+        return flight
+
+    def _board(self, key: bytes, own: _Flight[T]) -> _Flight[T]:
         with self._lock:
             flight = self._flights.get(key)
             if flight is not None and not flight.stranded():
-                return flight, False
-            self._flights[key] = fresh = _Flight[T](loop)
-            return fresh, True
+                return flight
+            self._flights[key] = own
+            return own
 
-    def _land(self, key: bytes, flight: _Flight[T], lead: Callable[[], T]) -> None:
-        try:
-            value = _leading(key, lead)
-        except Exception as error:  # noqa: BLE001 - every follower gets the leader's error, whatever it is
-            self._leave(key, flight)
-            flight.future.set_exception(error.with_traceback(None))
-        except BaseException:
-            # The leading thread is being interrupted; that is its own affair, and the followers board again.
-            self._leave(key, flight)
-            flight.future.set_exception(_LeaderGone())
-            raise
-        else:
-            self._leave(key, flight)
-            flight.future.set_result(value)
-
-    async def _aland(
+    async def _led_by_task(
         self, key: bytes, flight: _Flight[T], lead: Callable[[], Awaitable[T]]
     ) -> None:
         _led.set(_led.get() | {key})  # of this task alone
         try:
             value = await lead()
-        except Exception as error:  # noqa: BLE001 - see `_land`
             self._leave(key, flight)
-            flight.future.set_exception(error.with_traceback(None))
-        except BaseException:
-            self._leave(key, flight)
-            flight.future.set_exception(_LeaderGone())
-            raise
-        else:
-            self._leave(key, flight)
-            flight.future.set_result(value)
+            flight.land(value)
+        except BaseException as error:
+            self._end(key, flight, error)
+            if is_interrupt(error):
+                raise
+
+    def _end(self, key: bytes, flight: _Flight[T], error: BaseException) -> None:
+        """Every follower gets the leader's error, or boards again where the leader was interrupted."""
+        self._leave(key, flight)
+        flight.fail(_LeaderGone() if is_interrupt(error) else error.with_traceback(None))
 
     def _leave(self, key: bytes, flight: _Flight[T]) -> None:
         with self._lock:

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Protocol, TypeVar
 
-from agent_identity.errors import CredentialUnavailableError
+from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.listener import Listener
 from agent_identity.http.prompts import awaited, on_terminal, shown
@@ -124,6 +124,10 @@ class Surroundings:
         if isinstance(ask, Keep):
             self._secrets.keep(ask.reference, ask.secret)
             return None
+        if not isinstance(ask, Read):  # pyright: ignore[reportUnnecessaryIsInstance] - a plug-in's flow may ask for anything
+            raise DeniedError(
+                "ask_unknown", f"a flow asked for {type(ask).__name__}, which is no ask"
+            )
         return self._secrets.read(ask.reference)
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:

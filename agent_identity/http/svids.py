@@ -17,6 +17,7 @@ from agent_identity.credentials.workload.svids import (
 )
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.forks import start_over_in_child
+from agent_identity.interrupts import is_interrupt
 from agent_identity.keys import certificate_of
 from agent_identity.values import Secret
 
@@ -63,7 +64,9 @@ class WorkloadApi:
         svid: Secret | str
         try:
             svid = Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
-        except Exception as error:  # noqa: BLE001 - the seam: whatever the package raises becomes ours, once
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             svid = type(error).__name__
         if isinstance(svid, str):
             raise _unavailable(svid)
@@ -89,7 +92,9 @@ class WorkloadApi:
             bundle = found.x509_bundle_set.get_bundle_for_trust_domain(domain)
             trusted = () if bundle is None else bundle.x509_authorities
             shown = certificate_of(svid.cert_chain, svid.private_key, trusted)
-        except Exception as error:  # noqa: BLE001 - see `jwt`
+        except Exception as error:
+            if is_interrupt(error):
+                raise
             shown = type(error).__name__
         if isinstance(shown, str):
             self._let_go(source)  # one that failed stays so; the next one asks anew

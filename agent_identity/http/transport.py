@@ -17,6 +17,7 @@ from agent_identity.http.addresses import addresses_of
 from agent_identity.http.deadline import deadline_at
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Handler, Pools
 from agent_identity.http.quiet import quiet
+from agent_identity.interrupts import is_interrupt
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
 
@@ -70,7 +71,7 @@ class Transport:
             ConfigurationError: the client's certificate, or the configured authorities, can't be used.
         """
         name = self._whom(request)
-        failure: AgentIdentityError
+        failure: Exception
         try:
             with quiet(), deadline_at(deadline):
                 pool = self.pools.get(name, request.certificate)
@@ -78,14 +79,14 @@ class Transport:
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the seam: whatever a transport raises becomes ours, once
-            failure = _failed(error)
+            failure = error if is_interrupt(error) else _failed(error)
         # Raised here and not in `except`: the frames below hold the request with its secrets.
         raise failure.with_traceback(None)
 
     async def aexchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
         """The async twin of `exchange`."""
         name = self._whom(request)
-        failure: AgentIdentityError
+        failure: Exception
         try:
             with quiet():
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
@@ -95,7 +96,7 @@ class Transport:
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
-            failure = _failed(error)
+            failure = error if is_interrupt(error) else _failed(error)
         raise failure.with_traceback(None)
 
     def context(self, certificate: Certificate | None) -> ssl.SSLContext:

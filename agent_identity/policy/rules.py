@@ -11,6 +11,7 @@ from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
 )
+from agent_identity.interrupts import is_interrupt
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:
@@ -64,6 +65,8 @@ class CallablePolicy:
         except AgentIdentityError:
             raise
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise DeniedError(
                 "policy_failed",
                 f"the policy {self._id} raised {type(error).__name__}",
@@ -126,6 +129,8 @@ def asked(policy: Policy, request: Request) -> Flow[Decision]:
     except AgentIdentityError:
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise DeniedError(
             "policy_failed", f"the policy raised {type(error).__name__} instead of deciding"
         ) from error

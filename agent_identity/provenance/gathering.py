@@ -29,20 +29,21 @@ __all__ = ["graph_of"]
 _DEEPEST: Final = 64  # sessions above one another; records that were tampered with may form a ring
 
 
-def graph_of(ledger: Ledger, ref: str) -> Graph:
-    """Read what a reference names.
+def graph_of(ledger: Ledger, ref: str, unknown: frozenset[str] = frozenset()) -> Graph:
+    """Read what a reference names; the outcome of the calls in `unknown` was lost.
 
     Raises:
         LedgerError: nothing has that reference, or more than one transaction has.
     """
-    return _Gathering(ledger).gather(ref)
+    return _Gathering(ledger, unknown).gather(ref)
 
 
 class _Gathering:
     """Reads records for one answer, each once, and remembers which."""
 
-    def __init__(self, ledger: Ledger) -> None:
+    def __init__(self, ledger: Ledger, unknown: frozenset[str]) -> None:
         self._ledger = ledger
+        self._unknown = unknown
         self._used: dict[tuple[str, int], Record] = {}
         self._openings: dict[str, Record | None] = {}
         self._live: dict[str, bool] = {}
@@ -160,6 +161,8 @@ class _Gathering:
     def _outcome(self, begun: Record, ended: Record | None) -> str | None:
         if ended is not None:
             return OUTCOMES[ended.kind]
+        if begun.call_id in self._unknown:
+            return "unknown"
         if begun.writer not in self._live:
             self._live[begun.writer] = self._ledger.is_live(begun.writer)
         return None if self._live[begun.writer] else "unknown"

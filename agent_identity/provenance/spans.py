@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
 
+from agent_identity.interrupts import is_interrupt
 from agent_identity.values import new_id, scrub
 
 if TYPE_CHECKING:
@@ -77,7 +78,9 @@ class CallSpan:
                 self._span.set_attribute(ERROR_TYPE, error)
                 self._span.set_status(otel.StatusCode.ERROR)
             self._span.end()
-        except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
+        except Exception as failure:
+            if is_interrupt(failure):
+                raise
             _log.warning("a span could not be closed: %s", scrub(type(failure).__name__))
 
 
@@ -114,7 +117,9 @@ def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
         context = span.get_span_context()
         if span.is_recording():
             return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
-    except Exception as failure:  # noqa: BLE001 - telemetry never changes a call's result
+    except Exception as failure:
+        if is_interrupt(failure):
+            raise
         _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
         context = otel.INVALID_SPAN_CONTEXT
     # Nobody traces here, or the sampler said no; a caller's trace that came in with a request goes on all the same.

@@ -104,13 +104,21 @@ class Trace:
         return f"verified: these records{signed} and their links to the neighbours{gone}{witness}"
 
 
-def trace_of(ledger: Ledger, ref: str, *, check: Check | None = None) -> Trace:
+def trace_of(
+    ledger: Ledger,
+    ref: str,
+    *,
+    check: Check | None = None,
+    unknown: frozenset[str] = frozenset(),
+) -> Trace:
     """Answer who triggered what `ref` names. `check` looks at the signatures in a record.
+
+    `unknown` are calls whose outcome this process couldn't record, and never will.
 
     Raises:
         LedgerError: `unknown_reference`; `ambiguous_reference` when several transactions have it; or it can't be read.
     """
-    graph = graph_of(ledger, ref)
+    graph = graph_of(ledger, ref, unknown)
     stories = graph.calls()
     opening = graph.root.opening
     first = opening or graph.used[0]

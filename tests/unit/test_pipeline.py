@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 
 import pytest
@@ -19,6 +20,7 @@ from agent_identity import (
     current_session,
     tool,
 )
+from agent_identity.adapters import tool_of
 from agent_identity.authority import Authority
 from agent_identity.flow import Draft, HttpRequest, HttpResponse, http
 from agent_identity.provenance.memory import MemoryLedger
@@ -131,10 +133,142 @@ def test_an_outcome_that_cannot_be_written_costs_the_caller_nothing_and_shuts_th
         with pytest.raises(LedgerError):
             read("Initech")
         assert ran == ["ACME", "Globex"]
+        outcomes = [call["outcome"] for call in identity.who_triggered(session).calls]
+        assert outcomes == ["completed", "unknown", "denied"]
         ledger.refuses = set()
         assert read("Initech") == "Initech"
         outcomes = [call["outcome"] for call in identity.who_triggered(session).calls]
-    assert outcomes == ["completed", None, "denied", "completed"]
+        assert kinds(session).count("call.unknown") == 1
+    assert outcomes == ["completed", "unknown", "denied", "completed"]
+
+
+def test_an_outcome_that_could_not_be_written_is_recorded_as_unknown_at_the_latest_on_closing(
+    make_identity,
+) -> None:
+    ledger = BrokenLedger()
+    identity = make_identity(ledger=ledger)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        ledger.refuses = {"call.completed"}
+        read()
+    identity.close()
+    assert [each.kind for each in ledger.session_records(session.id)].count("call.unknown") == 1
+
+
+# -- P2: life is checked last --------------------------------------------------------------------------------------------
+
+
+def _levels(identity, depth, stack):
+    """A session and the delegates below it, all entered; root first."""
+    levels = [stack.enter_context(identity.on_behalf_of("user:alice", purpose="p"))]
+    for number in range(depth):
+        levels.append(stack.enter_context(levels[-1].delegate(f"helper-{number}")))
+    return levels
+
+
+@pytest.mark.parametrize("ends", [lambda session: session.revoke("stop"), lambda s: s.life.end()])
+@pytest.mark.parametrize("depth", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("given", "while_"),
+    [
+        *((read, "policy"), (read, "credential"), (read, "intent")),
+        *((send, "policy"), (send, "intent")),
+    ],
+)
+def test_a_call_never_starts_after_a_session_above_it_ended(
+    make_identity, ends, depth, given, while_
+) -> None:
+    """Whatever was waited for in between: a policy, a credential, a ledger that others hold."""
+    meanwhile: list[object] = []
+
+    class Slow(MemoryLedger):
+        def append(self, draft: Draft, /) -> None:
+            hit = {"credential": "credential.acquired", "intent": "call.intended"}.get(while_)
+            if draft.kind == hit and meanwhile:
+                ends(meanwhile.pop())
+            super().append(draft)
+
+    def policy(request) -> bool:
+        if while_ == "policy" and meanwhile:
+            ends(meanwhile.pop())
+        return True
+
+    identity = make_identity(ledger=Slow(), policy=policy)
+    with contextlib.ExitStack() as stack:
+        levels = _levels(identity, depth, stack)
+        meanwhile.append(levels[0])
+        with pytest.raises(DeniedError) as refusal:
+            given()
+        assert refusal.value.code in {"session_ended", "session_revoked"}
+        assert refusal.value.call_id is not None
+        assert ran == []
+        last = [record for record in levels[-1].records() if record.kind.startswith("call.")]
+        assert [record.kind for record in last] == (
+            ["call.intended", "call.denied"] if while_ == "intent" else ["call.denied"]
+        )
+        assert identity.who_triggered(refusal.value.call_id).outcome == "denied"
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2])
+async def test_an_async_call_never_starts_after_a_session_above_it_ended(
+    make_identity, depth
+) -> None:
+    meanwhile: list[object] = []
+
+    class Slow(MemoryLedger):
+        async def aappend(self, draft: Draft, /) -> None:
+            await asyncio.sleep(0)
+            if draft.kind == "call.intended" and meanwhile:
+                meanwhile.pop().revoke("stop")
+            self.append(draft)
+
+    identity = make_identity(ledger=Slow())
+    with contextlib.ExitStack() as stack:
+        levels = _levels(identity, depth, stack)
+        meanwhile.append(levels[0])
+        with pytest.raises(DeniedError) as refusal:
+            await aread()
+        assert refusal.value.code == "session_revoked"
+        assert ran == []
+
+
+def test_what_sub_agents_cached_is_dropped_when_a_session_above_ends(make_identity) -> None:
+    identity = make_identity()
+    with contextlib.ExitStack() as stack:
+        levels = _levels(identity, 2, stack)
+        read()
+        cache = identity._parts.world.cache
+        keys = {key for level in levels for key in level.cache_keys}
+        assert [key for key in keys if cache.get(key)]
+        levels[0].revoke("stop")
+        assert not [key for key in keys if cache.get(key)]
+        assert not any(level.reaches for level in levels)
+
+
+# -- P6: the span comes last ---------------------------------------------------------------------------------------------
+
+
+def test_the_outcome_is_on_record_when_the_span_ends(make_identity) -> None:
+    identity = make_identity()
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        call = session.call(tool_of(read), {"customer": "ACME"})
+        seen: list[str] = []
+
+        class FakeSpan:
+            recording = True
+            trace_id = "0" * 31 + "1"
+            span_id = "0" * 15 + "1"
+
+            def attach(self) -> None: ...
+
+            def detach(self, token) -> None: ...
+
+            def end(self, attributes, error) -> None:
+                seen.append(kinds(session)[-1])
+
+        call._span = FakeSpan()
+        with call:
+            pass
+    assert seen == ["call.completed"]
 
 
 @pytest.mark.parametrize(
