@@ -1,13 +1,28 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A forked child starts over: locks that a thread of the parent holds, sockets, keys and random state aren't its own."""
+"""Forks: what comes to rest before one, and what a child starts over with.
+
+A child has one thread. A lock that another thread of the parent held stays locked there for good, a mutex inside SQLite too, and
+sockets, keys and random state are the parent's. So a fork waits until no thread is inside a `StillLock` or another `Forkable`.
+"""
 
 from __future__ import annotations
 
 import os
+import threading
 import weakref
-from typing import Protocol
+from typing import Final, Protocol
 
-__all__ = ["StartsOver", "start_over_in_child"]
+__all__ = [
+    "Forkable",
+    "StartsOver",
+    "StillLock",
+    "acquire",
+    "hold_still",
+    "start_over_in_child",
+]
+
+REST_SECONDS: Final = 5.0
+"""How long a fork waits for each lock."""
 
 
 class StartsOver(Protocol):
@@ -18,18 +33,106 @@ class StartsOver(Protocol):
         ...
 
 
+class Forkable(Protocol):
+    """Something with a lock, or with a file that mustn't be shared by two processes."""
+
+    def before_fork(self) -> None:
+        """Come to rest, and stay there, if that can be done in time."""
+        ...
+
+    def after_fork_in_parent(self) -> None:
+        """Go on."""
+        ...
+
+    def after_fork_in_child(self) -> None:
+        """Begin anew."""
+        ...
+
+
+class StillLock:
+    """A lock that no thread holds at a fork, and that is free in the child. Use it as `with still.lock:`.
+
+    The lock itself is a plain one: an interrupt can't leave it locked behind a `with` statement, as it can a lock class that is
+    written in Python.
+    """
+
+    __slots__ = ("__weakref__", "_rests", "lock")
+
+    def __init__(self) -> None:
+        self.lock: threading.Lock = threading.Lock()
+        self._rests: list[bool] = []
+        hold_still(self)
+
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether a fork holds it."""
+        return bool(self._rests and self._rests[0])
+
+    def before_fork(self) -> None:
+        self._rests.clear()
+        acquire(self.lock, self._rests, REST_SECONDS)
+
+    def after_fork_in_parent(self) -> None:
+        if self.is_at_rest:
+            self._rests.clear()
+            self.lock.release()
+
+    def after_fork_in_child(self) -> None:
+        self._rests.clear()
+        self.lock = threading.Lock()
+
+
+def acquire(lock: threading.Lock, outcome: list[bool], seconds: float) -> None:
+    """Acquire a lock, and append to `outcome` whether that worked.
+
+    Both happen inside one call into C, so no interrupt comes between them and leaves the lock held by nobody who knows it. The
+    caller releases it in `finally`, where `outcome` says so.
+    """
+    outcome.extend(map(lock.acquire, (True,), (seconds,)))
+
+
 def start_over_in_child(thing: StartsOver) -> None:
     """Have a thing start over in every forked child, for as long as it lives."""
-    _things.add(thing)
+    _starting_over.add(thing)
 
 
-_things: weakref.WeakSet[StartsOver] = weakref.WeakSet()
+def hold_still(thing: Forkable) -> None:
+    """Have a thing come to rest around every fork, for as long as it lives."""
+    _holding_still.add(thing)
+
+
+_starting_over: weakref.WeakSet[StartsOver] = weakref.WeakSet()
+_holding_still: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_resting: list[Forkable] = []
+_forking = threading.Lock()  # two threads may fork at once
+_forks: list[bool] = []
+
+
+def _before() -> None:
+    acquire(_forking, _forks, 2 * REST_SECONDS)
+    _resting.extend(list(_holding_still))
+    for thing in _resting:
+        thing.before_fork()
+
+
+def _in_parent() -> None:
+    for thing in _resting:
+        thing.after_fork_in_parent()
+    _resting.clear()
+    if _forks and _forks.pop():
+        _forking.release()
 
 
 def _in_child() -> None:
-    for thing in list(_things):
-        thing.start_over()
+    global _forking  # noqa: PLW0603 - the old one is held by a thread that this process doesn't have
+    _forking = threading.Lock()
+    _forks.clear()
+    for thing in _resting:
+        thing.after_fork_in_child()
+    _resting.clear()
+    for starting in list(_starting_over):
+        starting.start_over()
 
 
 if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
-    os.register_at_fork(after_in_child=_in_child)
+    os.register_at_fork(before=_before, after_in_parent=_in_parent, after_in_child=_in_child)

@@ -3,15 +3,22 @@
 
 from __future__ import annotations
 
+import dis
+import inspect
+import signal
+import sys
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import FrameType
+from typing import Any
 
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+import agent_identity
 from agent_identity import AgentIdentity
 from agent_identity.authority import Authority
 from agent_identity.provenance.memory import MemoryLedger
@@ -128,6 +135,82 @@ def ca_in() -> Callable[[Path, str], CertificateAuthority]:
 @pytest.fixture
 def make_ca(tmp_path: Path) -> Callable[..., CertificateAuthority]:
     return lambda name="ca": CertificateAuthority(tmp_path, name)
+
+
+class SoftTimeLimitError(Exception):
+    """What a task queue raises from its alarm."""
+
+
+class Interrupts:
+    """Raises an exception in turn at every place of a piece of work where CPython delivers a signal.
+
+    Those are the entry of a Python function, the return from a call into C, and a jump backward. `only` says of a code object's
+    file whether its places count. The exception is raised by the handler that is installed for SIGALRM.
+    """
+
+    def __init__(self, only: Callable[[str], bool]) -> None:
+        self._only = only
+        self._left = 0
+        self.place = ""
+
+    def at(self, place: int, work: Callable[[], object]) -> bool:
+        """Run `work`, interrupted at its `place`th place; False when it has fewer. The exception passes through."""
+        self._left = place
+        self.place = ""
+        sys.settrace(self._trace)
+        sys.setprofile(self._profile)
+        try:
+            work()
+        finally:
+            sys.settrace(None)
+            sys.setprofile(None)
+        return bool(self.place)
+
+    def _profile(self, frame: FrameType, event: str, what: Any) -> None:
+        awaited = frame.f_code.co_flags & (inspect.CO_COROUTINE | inspect.CO_ASYNC_GENERATOR)
+        resumed = event == "call" and awaited and frame.f_lasti > FIRST_STEPS
+        if event in ("call", "c_return") and not resumed:
+            self._pass(frame, f"{event} {getattr(what, '__qualname__', '')}")
+
+    def _trace(self, frame: FrameType, event: str, _: Any) -> Callable[..., Any] | None:
+        if not self._only(frame.f_code.co_filename):
+            return None
+        frame.f_trace_lines, frame.f_trace_opcodes = False, True
+        if event == "opcode":
+            operation = dis.opname[frame.f_code.co_code[frame.f_lasti]]
+            if operation == "JUMP_BACKWARD":
+                self._pass(frame, operation)
+        return self._trace
+
+    def _pass(self, frame: FrameType, what: str) -> None:
+        if self._left <= 0 or not self._only(frame.f_code.co_filename):
+            return
+        self._left -= 1
+        if self._left == 0:
+            sys.settrace(None)
+            sys.setprofile(None)
+            self.place = f"{frame.f_code.co_qualname}:{frame.f_lineno} {what}"
+            signal.getsignal(signal.SIGALRM)(signal.SIGALRM, frame)  # type: ignore[operator, misc]
+
+
+FIRST_STEPS = 8
+"""A coroutine's last instruction before its body begins; beyond it, a step resumes at an `await`."""
+
+
+def _keyboard_interrupt(signum: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _soft_time_limit(signum: int, frame: object) -> None:
+    raise SoftTimeLimitError
+
+
+@pytest.fixture(params=[_keyboard_interrupt, _soft_time_limit], ids=["ctrl-c", "alarm"])
+def interrupts(request: pytest.FixtureRequest) -> Iterator[Interrupts]:
+    folder = str(Path(agent_identity.__file__).parent)
+    before = signal.signal(signal.SIGALRM, request.param)
+    yield Interrupts(lambda name: name.startswith(folder) or name.endswith("contextlib.py"))
+    signal.signal(signal.SIGALRM, before)
 
 
 @pytest.fixture

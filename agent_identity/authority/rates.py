@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.answers import OAuthError
-from agent_identity.authority.state import ForkLock
+from agent_identity.forks import StillLock
 
 if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
@@ -24,7 +24,7 @@ class Rates:
 
     def __init__(self, per_minute: int | None) -> None:
         self._per_minute = per_minute
-        self._lock = ForkLock()
+        self._still = StillLock()
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def check(self, client: ClientRecord, now: float) -> None:
@@ -36,7 +36,7 @@ class Rates:
         if self._per_minute is None or client.configured is None:
             return
         most, each = float(self._per_minute), _MINUTE / self._per_minute
-        with self._lock:
+        with self._still.lock:
             left, seen = self._buckets.get(client.client_id, (most, now))
             left = min(most, left + max(0.0, now - seen) / each)
             if left >= 1:

@@ -28,12 +28,13 @@ from agent_identity.authority.proofs import Proofs
 from agent_identity.authority.rates import Rates
 from agent_identity.authority.registration import register
 from agent_identity.authority.revoked import RevocationList
-from agent_identity.authority.state import ForkLock, settled
+from agent_identity.authority.state import settled
 from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
 from agent_identity.authority.token_endpoint import TokenEndpoint
 from agent_identity.authority.tokens import Tokens
 from agent_identity.errors import ConfigurationError, CredentialError, DeniedError
+from agent_identity.forks import StillLock
 from agent_identity.keys import private_directory
 from agent_identity.values import Secret
 from agent_identity.verify.replay import MemoryReplay
@@ -84,7 +85,7 @@ class Authority:
         self._terms = terms or Terms()
         self._memory: dict[str, str] = {}
         self.issued: Counter[str] = Counter()
-        self._counting = ForkLock()
+        self._counting = StillLock()
         self.endpoints: Endpoints = endpoints_of(issuer or self._kept("issuer", _new_issuer))
         self.issuer: str = self.endpoints.issuer
         self._keyring = open_keyring(self._state_dir, clock)
@@ -235,7 +236,7 @@ class Authority:
         return created
 
     def _count(self, kind: str) -> None:
-        with self._counting:
+        with self._counting.lock:
             self.issued[kind] += 1
 
     def _kept(self, name: str, make: Callable[[], str]) -> str:

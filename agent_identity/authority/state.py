@@ -7,18 +7,16 @@ import fcntl
 import os
 import secrets
 from contextlib import contextmanager
-from threading import Lock
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.forks import start_over_in_child
 from agent_identity.keys import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-__all__ = ["ForkLock", "one_at_a_time", "read_private", "settle", "settled"]
+__all__ = ["one_at_a_time", "read_private", "settle", "settled"]
 
 _LARGEST: Final = 64 * 1024
 
@@ -74,22 +72,3 @@ def one_at_a_time(path: Path) -> Generator[None, None, None]:
         yield
     finally:
         os.close(descriptor)
-
-
-class ForkLock:
-    """A lock that a forked child finds open, whatever the parent's threads were doing at that moment."""
-
-    __slots__ = ("__weakref__", "_lock")
-
-    def __init__(self) -> None:
-        self.start_over()
-        start_over_in_child(self)
-
-    def start_over(self) -> None:
-        self._lock = Lock()
-
-    def __enter__(self) -> None:
-        self._lock.acquire()
-
-    def __exit__(self, *_: object) -> None:
-        self._lock.release()

@@ -14,8 +14,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.clients import dump_client, load_client
-from agent_identity.authority.state import ForkLock, one_at_a_time, settle
+from agent_identity.authority.state import one_at_a_time, settle
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
+from agent_identity.forks import StillLock
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -43,7 +44,7 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._lock = ForkLock()
+        self._still = StillLock()
         self._process = os.getpid()
         self._connection = self._open()
 
@@ -112,7 +113,7 @@ class Store:
         return rows
 
     def close(self) -> None:
-        with self._lock:
+        with self._still.lock:
             if self._process == os.getpid():
                 self._connection.close()
 
@@ -139,7 +140,7 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
-        with self._lock:
+        with self._still.lock:
             try:
                 yield self._current()
             except (sqlite3.Error, OSError) as error:

@@ -107,14 +107,14 @@ class Lookup:
         self.reader: Database = Database(connect_reader, otherwise="ledger_unreadable")
         self.mover: Database = Database(connect)  # of its own, since it waits for the disk
         for database in (self.index, self.reader):
-            with database.held(self._unreadable):
+            with database.lock, database.reading(self._unreadable):
                 """Open, so that what is wrong with a file shows at the start."""
 
     def by_ref(self, ref: str, *, calls: bool = True, indexed: bool = True) -> list[Row]:
         """Rows that carry a reference, with or without those that are about a call; slowly, if need be, by looking at all."""
         query = _BY_REF.format(calls="0, 1" if calls else "0")
         self._shorten_tail()
-        with self.reader.held(self._unreadable) as database:
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
             mark = _mark(database) if indexed else 0
             found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
         return [row for row in map(Row._make, found) if ref in row.references]
@@ -124,7 +124,7 @@ class Lookup:
         wanted = list(places)
         rows: dict[tuple[str, int], Row] = {}
         self._shorten_tail()
-        with self.reader.held(self._unreadable) as database:
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
             mark = _mark(database)
             for start in range(0, len(wanted), _PAIRS):
                 pairs = wanted[start : start + _PAIRS]
@@ -143,7 +143,7 @@ class Lookup:
             FROM main.writers w WHERE name = ?
         """
         lasts: dict[str, int] = {}
-        with self.reader.held(self._unreadable) as database:
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
             mark = _mark(database)
             for writer in writers:
                 for (last,) in database.execute(query, (mark, writer)):
@@ -157,7 +157,7 @@ class Lookup:
         while failure is None:
             page: list[Row] = []
             try:
-                with self.reader.held(self._unreadable) as database:
+                with self.reader.lock, self.reader.reading(self._unreadable) as database:
                     (last,) = database.execute(_PAGE_END, (after, _PAGE)).fetchone()
                     for found in database.execute(_PAGE_ROWS, (after, last)):
                         page.append(Row._make(found))  # noqa: PERF401 - what precedes damage is kept
@@ -172,7 +172,7 @@ class Lookup:
 
     def lease_of(self, writer: str) -> float:
         """When a writer's lease ends, in Unix seconds; 0 for one that is closed or unknown."""
-        with self.reader.held(self._unreadable) as database:
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
             query = "SELECT lease_until FROM main.writers WHERE name = ?"
             row = database.execute(query, (writer,)).fetchone()
         return 0.0 if row is None else float(row[0])
@@ -189,7 +189,7 @@ class Lookup:
 
     def checkpoint(self) -> int:
         """Move what was committed from the -wal file into the ledger; the answer is the length of that file in pages."""
-        with self.mover.held(self._unreadable) as database:
+        with self.mover.lock, self.mover.reading(self._unreadable) as database:
             _, pages, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return int(pages)
 
@@ -200,7 +200,7 @@ class Lookup:
 
     def _shorten_tail(self) -> None:
         """Take a tail that is long to look over into the index first, as far as that goes quickly."""
-        with self.reader.held(self._unreadable) as database:
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
             (newest,) = database.execute("SELECT max(id) FROM main.records").fetchone()
             behind = (newest or 0) - _mark(database)
         if behind > _TAIL:
@@ -209,7 +209,10 @@ class Lookup:
 
     def _step(self) -> bool:
         """Take up to `_STEP` records into the index; False when there are no more."""
-        with self.index.writing(f"the index of {self._path} can't be written") as database:
+        with (
+            self.index.lock,
+            self.index.writing(f"the index of {self._path} can't be written") as database,
+        ):
             query = """
                 SELECT mark.id, mark.id = 0 OR mark.hash IS r.hash FROM mark LEFT JOIN ledger.records r ON r.id = mark.id
             """

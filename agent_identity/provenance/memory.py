@@ -7,7 +7,6 @@ It grows with every call and is never trimmed, since a trimmed ledger proves not
 from __future__ import annotations
 
 import os
-import threading
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Final, Self, TypeAlias
@@ -16,8 +15,8 @@ import orjson
 
 from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
+from agent_identity.forks import StillLock
 from agent_identity.provenance.chain import Chain, broken_among, verify_rows
-from agent_identity.provenance.forks import hold_still
 from agent_identity.provenance.records import (
     Row,
     encoded,
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
 __all__ = ["MemoryLedger"]
 
 _LEASE_SECONDS: Final = 30.0
-_FORK_SECONDS: Final = 5.0
 _Taken: TypeAlias = tuple[
     int,
     str,
@@ -54,7 +52,7 @@ _Taken: TypeAlias = tuple[
 ]
 
 
-class MemoryLedger:
+class MemoryLedger(StillLock):
     """The ledger of one process, without a file. A forked child has a copy of it, and a chain of its own.
 
     What is appended is encoded at once, and sealed and chained when somebody first looks: whoever could change it in
@@ -62,11 +60,12 @@ class MemoryLedger:
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
+        super().__init__()
         shelf = MemoryShelf(before_removal=self._settle)
         self.subjects: Subjects = Subjects(shelf, os.urandom(KEY_BYTES))
         self._clock = clock
         self._taken: deque[_Taken] = deque()
-        self._lock = threading.Lock()  # guards what follows
+        # the lock guards what follows
         self._chain = Chain()
         self._rows: list[Row] = []
         self._places: dict[str, list[int]] = {}
@@ -74,7 +73,6 @@ class MemoryLedger:
         self._ends: dict[str, int] = {}
         self._forked_from: dict[str, float] = {}
         self._closed = False
-        hold_still(self)
 
     @property
     def healthy(self) -> bool:
@@ -132,18 +130,14 @@ class MemoryLedger:
     def close(self) -> None:
         self._closed = True
 
-    def before_fork(self) -> bool:
+    def before_fork(self) -> None:
         """Chain what this process took under its own name, and keep the lock."""
         self._settle()
-        return self._lock.acquire(timeout=_FORK_SECONDS)
+        super().before_fork()
 
-    def after_fork_in_parent(self) -> None:
-        self._lock.release()
-
-    def after_fork_in_child(self, *, rested: bool) -> None:
+    def after_fork_in_child(self) -> None:
         """Go on as another writer; what the parent took at the last moment is the parent's."""
-        del rested
-        self._lock = threading.Lock()
+        super().after_fork_in_child()
         self._taken.clear()
         self._forked_from[self._chain.writer] = self._clock() + _LEASE_SECONDS
         self._chain = Chain()
@@ -162,7 +156,7 @@ class MemoryLedger:
 
     def _settle(self) -> None:
         """Seal and chain what was taken until now; others may take more meanwhile, faster than this."""
-        with self._lock:
+        with self.lock:
             for _ in range(len(self._taken)):
                 at, kind, pseudonym, session, call, trace, span, ref, body, sealed = (
                     self._taken.popleft()

@@ -91,15 +91,19 @@ class SqliteLedger:
 
     def append(self, draft: Draft, /) -> None:
         if self._grouped:
-            self._writer.append_grouped(draft, self._seal_for(draft))
+            waiting = self._writer.enqueue(draft, self._seal_for(draft))
+            self._writer.commit_enqueued(waiting)
         else:
             self._writer.append(draft, self._seal_for(draft))
 
     async def aappend(self, draft: Draft, /) -> None:
         # a commit to the page cache takes microseconds; whatever would wait, for others or for the disk, goes to a thread
-        if self._grouped or not self._writer.try_append(draft, self._seal_for(draft)):
-            # shielded: a caller that is cancelled while the thread pool is busy takes no record along
-            await asyncio.shield(asyncio.to_thread(self.append, draft))
+        seal = self._seal_for(draft)
+        if self._grouped or not self._writer.try_append(draft, seal):
+            # It takes its place before anything is awaited, so that a cancelled call's outcome comes behind its intent. Shielded,
+            # so that a caller that is cancelled while the thread pool is busy takes no record along.
+            waiting = self._writer.enqueue(draft, seal)
+            await asyncio.shield(asyncio.to_thread(self._writer.commit_enqueued, waiting))
 
     def probe(self) -> None:
         self._writer.probe()

@@ -17,12 +17,11 @@ import logging
 import os
 import sqlite3
 import stat
-import threading
 import time
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError, LedgerError
-from agent_identity.provenance.forks import hold_still
+from agent_identity.forks import StillLock
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -197,19 +196,21 @@ def storage_error(
     return LedgerError(code, f"{what} ({name})", remedy=remedies[code])
 
 
-class Database:
-    """One connection and its lock: opened at first use, closed before a fork, opened anew after it."""
+class Database(StillLock):
+    """One connection and its lock: opened at first use, closed before a fork, opened anew after it.
+
+    Use it as `with database.lock, database.reading(…) as connection:`.
+    """
 
     def __init__(
         self, connect: Callable[[], sqlite3.Connection], *, otherwise: str = "ledger_unwritable"
     ) -> None:
+        super().__init__()
         self._otherwise = otherwise
-        self.lock: threading.Lock = threading.Lock()
         self._connect = connect
         self.current: sqlite3.Connection | None = None
         self._closed = False
         self._crossed_fork = False
-        hold_still(self)
 
     def connection(self) -> sqlite3.Connection:
         """The connection, for whoever holds the lock.
@@ -230,23 +231,21 @@ class Database:
         return self.current
 
     @contextlib.contextmanager
-    def held(self, what: str) -> Generator[sqlite3.Connection]:
-        """Hold the lock and give the connection; SQLite's errors become `LedgerError`s that begin with `what`."""
-        if not self.lock.acquire(timeout=BUSY_SECONDS):
-            raise LedgerError("ledger_busy", f"{what} (another thread holds it)")
+    def reading(self, what: str) -> Generator[sqlite3.Connection]:
+        """The connection, for whoever holds the lock; SQLite's errors become `LedgerError`s that begin with `what`."""
         try:
-            yield self.connection()
+            connection = self.connection()
+            roll_back(connection)  # an interrupt may have left a transaction open
+            yield connection
         except sqlite3.Error as error:
             raise storage_error(error, what, self._otherwise) from error
-        finally:
-            self.lock.release()
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Generator[sqlite3.Connection]:
-        """`held`, inside one write transaction: committed at the end, rolled back on any exception."""
-        with self.held(what) as connection:
-            begin(connection)
+        """`reading`, inside one write transaction: committed at the end, rolled back on any exception."""
+        with self.reading(what) as connection:
             try:
+                begin(connection)
                 yield connection
                 connection.execute("COMMIT")
             except BaseException:
@@ -261,32 +260,27 @@ class Database:
 
     def drop(self) -> None:
         """Close the connection; the next use opens another."""
-        if self.current is not None:
-            self.current.close()
-            self.current = None
+        connection, self.current = self.current, None
+        if connection is not None:
+            connection.close()
 
     def __del__(self) -> None:
         """Close what was dropped; nobody is left who could hold the lock."""
         self.drop()
 
-    def before_fork(self) -> bool:
-        """Close, and keep the lock; False when whoever holds it doesn't let go in time."""
-        if not self.lock.acquire(timeout=BUSY_SECONDS):
-            return False
-        self.drop()
-        return True
+    def before_fork(self) -> None:
+        """Close the connection, and keep the lock; the next use opens another one."""
+        super().before_fork()
+        if self.is_at_rest:
+            self.drop()
 
-    def after_fork_in_parent(self) -> None:
-        """Let others go on; the next use opens another connection."""
-        self.lock.release()
-
-    def after_fork_in_child(self, *, rested: bool) -> None:
+    def after_fork_in_child(self) -> None:
         """Start over with a free lock; a connection that came along is neither used nor closed."""
-        self.lock = threading.Lock()
-        if not rested:
+        super().after_fork_in_child()
+        if self.current is not None:
             _inherited.append(self.current)
             self.current = None
             self._crossed_fork = True
 
 
-_inherited: list[sqlite3.Connection | None] = []
+_inherited: list[sqlite3.Connection] = []

@@ -217,7 +217,7 @@ class SqliteShelf:
             return connection
 
         self._database = Database(connect)
-        with self._database.held(f"{path} can't be opened"):
+        with self._database.lock, self._database.reading(f"{path} can't be opened"):
             pass
         self._failed = f"{path} can't be used"
 
@@ -228,15 +228,15 @@ class SqliteShelf:
         return self._one("SELECT * FROM subjects WHERE pseudonym = ?", pseudonym)
 
     def add(self, subject: Subject, /) -> Subject:
-        with self._database.writing(self._failed) as connection:
+        with self._database.lock, self._database.writing(self._failed) as connection:
             connection.execute("INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)", subject)
         return self.by_lookup(subject.lookup) or subject
 
     def remove(self, pseudonym: str, /) -> bool:
-        with self._database.writing(self._failed) as connection:
+        with self._database.lock, self._database.writing(self._failed) as connection:
             removed = connection.execute("DELETE FROM subjects WHERE pseudonym = ?", (pseudonym,))
             found = removed.rowcount > 0
-        with self._database.held(self._failed) as connection:
+        with self._database.lock, self._database.reading(self._failed) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         return found
 
@@ -244,7 +244,7 @@ class SqliteShelf:
         self._database.close()
 
     def _one(self, query: str, value: str | bytes) -> Subject | None:
-        with self._database.held(self._failed) as connection:
+        with self._database.lock, self._database.reading(self._failed) as connection:
             row = connection.execute(query, (value,)).fetchone()
         return None if row is None else Subject._make(row)
 

@@ -20,6 +20,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import LedgerError
+from agent_identity.forks import acquire
 from agent_identity.provenance.chain import GENESIS, Chain
 from agent_identity.provenance.storage import (
     BUSY_SECONDS,
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Seal
 
-__all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Writer"]
+__all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Waiting", "Writer"]
 
 LEASE_SECONDS: Final = 30.0
 _RENEW_BELOW: Final = 20.0
@@ -59,7 +60,7 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
 
 
-class _Waiting:
+class Waiting:
     """A draft whose commit somebody waits for."""
 
     __slots__ = ("done", "draft", "error", "seal")
@@ -87,17 +88,20 @@ class Writer:
         self._clock = clock
         self._due = due
         self._failed = f"{path} can't be written"
+        self._place = str(path.absolute())
         self._process = 0
         self._chain = Chain()
         self._number: int | None = None
         self._born_after = 0
         self._lease_until = 0.0
         self._sure = False
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[Waiting] = deque()
         self._closed = False
-        with self._database.held(self._failed) as connection:
+        with self._database.lock, self._database.reading(self._failed) as connection:
             self._connection = connection
             self._execute = connection.execute
+            status = path.stat()
+            self._file = (status.st_dev, status.st_ino)
 
     def append(self, draft: Draft, seal: Seal | None) -> None:
         """Commit a draft, waiting for whoever else writes.
@@ -105,13 +109,15 @@ class Writer:
         Raises:
             LedgerError: it is not on record.
         """
-        lock = self._database.lock
-        if not lock.acquire(blocking=False) and not lock.acquire(timeout=BUSY_SECONDS):
-            raise self._busy()
+        lock, outcome = self._database.lock, list[bool]()
         try:
+            acquire(lock, outcome, BUSY_SECONDS)
+            if not outcome[0]:
+                raise self._busy()
             self._commit(draft, seal, patient=True)
         finally:
-            lock.release()
+            if outcome and outcome[0]:
+                lock.release()
 
     def try_append(self, draft: Draft, seal: Seal | None) -> bool:
         """Commit a draft at once, or don't when that would have to wait; the answer says which.
@@ -119,30 +125,35 @@ class Writer:
         Raises:
             LedgerError: it is not on record, and waiting wouldn't help.
         """
-        lock = self._database.lock
-        if not lock.acquire(blocking=False):
-            return False
+        if self._waiting:
+            return False  # what waits was there first
+        lock, outcome = self._database.lock, list[bool]()
         try:
-            return self._is_ready() and self._commit(draft, seal, patient=False)
+            acquire(lock, outcome, 0.0)
+            return outcome[0] and self._is_ready() and self._commit(draft, seal, patient=False)
         finally:
-            lock.release()
+            if outcome and outcome[0]:
+                lock.release()
 
-    def append_grouped(self, draft: Draft, seal: Seal | None) -> None:
-        """Commit a draft together with all that wait at this moment: whoever gets the lock commits for the others.
+    def enqueue(self, draft: Draft, seal: Seal | None) -> Waiting:
+        """Put a draft behind all that wait; `commit_enqueued` commits it. The order of these calls is that of the records."""
+        if self._process != os.getpid():
+            self._waiting = deque()  # who waited there, waits in the parent
+        own = Waiting(draft, seal)
+        self._waiting.append(own)
+        return own
+
+    def commit_enqueued(self, own: Waiting) -> None:
+        """Commit a draft together with all that wait at this moment: the thread that gets the lock commits for the others.
 
         Raises:
             LedgerError: it is not on record.
         """
-        if self._process != os.getpid():
-            self._waiting = deque()  # who waited there, waits in the parent
-        own = _Waiting(draft, seal)
-        self._waiting.append(own)
-        with self._database.lock:  # held for a bounded time, by whoever commits
+        with self._database.lock:  # held for a bounded time, by the thread that commits
             if not own.done:
                 self._commit_waiting(own)
-        if (
-            error := own.error
-        ) is not None:  # shared by all who waited, so each raises one of its own
+        # shared by all who waited, so each raises one of its own
+        if (error := own.error) is not None:
             raise LedgerError(error.code, str(error), remedy=error.remedy) from error
 
     def probe(self) -> None:
@@ -152,7 +163,7 @@ class Writer:
             LedgerError: the file can't be written at this time.
         """
         self.healthy = False
-        with self._database.held(self._failed) as connection:
+        with self._database.lock, self._database.reading(self._failed) as connection:
             self._prepare(connection)
         self._set_lease(self._clock() + LEASE_SECONDS)
         self.healthy = True
@@ -165,7 +176,7 @@ class Writer:
 
     def checkpoint(self) -> None:
         """Move what is left in the -wal file, with nothing appended meanwhile, so that it starts over."""
-        with self._database.held(self._failed) as database:
+        with self._database.lock, self._database.reading(self._failed) as database:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def is_own(self, writer: str) -> bool:
@@ -188,6 +199,7 @@ class Writer:
         if self._process != os.getpid():
             self._forget()
         roll_back(connection)
+        self._check_place()
         if self._number is None:
             self._register(connection)
         elif not self._sure:
@@ -239,6 +251,7 @@ class Writer:
                     self._sure = True
                     return False
                 self._wait(error)
+            self._check_place()
             execute(_INSERT, (self._number, *row[1:]))
             execute("COMMIT")
         except sqlite3.Error as error:
@@ -253,20 +266,23 @@ class Writer:
             self._due()
         return True
 
-    def _commit_waiting(self, own: _Waiting) -> None:
+    def _commit_waiting(self, own: Waiting) -> None:
         """Commit all that wait in one transaction, for whoever holds the lock."""
-        batch = [own]
+        batch: list[Waiting] = []
         while self._waiting:
-            waiting = self._waiting.popleft()
-            if waiting is not own:
-                batch.append(waiting)
+            batch.append(self._waiting.popleft())
+        if own not in batch:  # an interrupt lost the batch that it was in
+            batch.append(own)
         failure: LedgerError | None = None
+        has_begun, is_decided = False, True
         before = self._chain.seq
         try:
             if not self._is_ready():
                 self._prepare(self._database.connection())
             self._sure = False
             begin(self._connection)
+            has_begun = True
+            self._check_place()
             for waiting in batch:
                 self._insert(waiting)
             self._execute("COMMIT")
@@ -275,19 +291,21 @@ class Writer:
         except sqlite3.Error as error:
             failure = self._abandon(error)
         except LedgerError as error:
+            self._undo()
             failure = error
         except BaseException:
-            failure = LedgerError("ledger_interrupted", f"{self._failed} (it was interrupted)")
+            # Where nothing is committed, the other threads commit their own records.
+            is_decided = has_begun and not self._connection.in_transaction
             self._undo()
             raise
         finally:
-            for waiting in batch:
+            for waiting in batch if is_decided else ():
                 waiting.error = failure or waiting.error
                 waiting.done = True
         if before // _UPKEEP_EVERY != self._chain.seq // _UPKEEP_EVERY:
             self._due()
 
-    def _insert(self, waiting: _Waiting) -> None:
+    def _insert(self, waiting: Waiting) -> None:
         """Write one of several; what can't be written as JSON fails alone."""
         try:
             row = self._chain.next(waiting.draft, int(self._clock() * 1_000_000), waiting.seal)
@@ -296,6 +314,25 @@ class Writer:
             return
         self._execute(_INSERT, (self._number, *row[1:]))
         self._chain.advance(row)
+
+    def _check_place(self) -> None:
+        """What is written has to be the file that the path names.
+
+        Raises:
+            LedgerError: `ledger_moved`.
+        """
+        try:
+            found = os.stat(self._place)  # noqa: PTH116 - on the path of every commit
+            is_same = (found.st_dev, found.st_ino) == self._file
+        except OSError:
+            is_same = False
+        if not is_same:
+            self.healthy = False
+            raise LedgerError(
+                "ledger_moved",
+                f"{self._place} was deleted, moved or replaced while this process writes to it",
+                remedy="put the file back, or restart the process to begin a new one",
+            )
 
     def _wait(self, error: sqlite3.OperationalError) -> None:
         """Begin after all, once whoever holds the file lets go."""
@@ -326,7 +363,7 @@ class Writer:
     def _set_lease(self, until: float) -> None:
         if self._number is None or self._process != os.getpid():
             return
-        with self._database.writing(self._failed) as connection:
+        with self._database.lock, self._database.writing(self._failed) as connection:
             connection.execute(
                 "UPDATE writers SET lease_until = ? WHERE id = ?", (until, self._number)
             )

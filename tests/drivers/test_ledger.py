@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pytest
 
+from agent_identity import tool
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
 from agent_identity.provenance import storage
@@ -250,7 +251,7 @@ def test_a_database_that_is_dropped_leaves_nothing_open(tmp_path) -> None:
     database = storage.Database(
         lambda: sqlite3.connect(tmp_path / "some.db", check_same_thread=False)
     )
-    with database.held("a look") as connection:
+    with database.lock, database.reading("a look") as connection:
         connection.execute("SELECT 1")
     del database
     gc.collect()
@@ -471,7 +472,7 @@ def test_durability_decides_what_a_commit_waits_for(open_sqlite, durability, syn
     ledger = open_sqlite(durability=durability)
     ledger.append(draft(number=0))
     asyncio.run(ledger.aappend(draft(number=1)))
-    with ledger._writer._database.held("") as connection:
+    with ledger._writer._database.lock, ledger._writer._database.reading("") as connection:
         assert connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
     assert numbers(ledger) == [0, 1]
 
@@ -520,7 +521,7 @@ def test_an_interrupt_around_the_commit_leaves_neither_a_lock_nor_a_fork_in_the_
     with pytest.raises(KeyboardInterrupt):
         ledger.append(draft(number=1))
     ledger._writer._execute = execute
-    with other._writer._database.held("") as connection:
+    with other._writer._database.lock, other._writer._database.reading("") as connection:
         connection.execute("BEGIN IMMEDIATE")
         connection.execute("ROLLBACK")
     other.append(draft(number=2))
@@ -532,9 +533,10 @@ def test_an_interrupt_around_the_commit_leaves_neither_a_lock_nor_a_fork_in_the_
 def test_what_a_parent_takes_at_the_last_moment_is_not_the_childs(clock) -> None:
     ledger = MemoryLedger(clock=clock)
     ledger.append(draft(number=0))
-    assert ledger.before_fork()
+    ledger.before_fork()
+    assert ledger.is_at_rest
     ledger.append(draft(number=1))  # as another thread of the parent may
-    ledger.after_fork_in_child(rested=True)
+    ledger.after_fork_in_child()
     ledger.append(draft(number=2))
     assert numbers(ledger) == [0, 2]
     assert [record.seq for record in ledger.records()] == [1, 1]
@@ -551,10 +553,10 @@ def steps_to_find(ledger, ref) -> int:
         counted[0] += 1
         return 0
 
-    with ledger._lookup.reader.held("") as connection:
+    with ledger._lookup.reader.lock, ledger._lookup.reader.reading("") as connection:
         connection.set_progress_handler(step, 1)
     assert len(ledger.find(ref)) == 1
-    with ledger._lookup.reader.held("") as connection:
+    with ledger._lookup.reader.lock, ledger._lookup.reader.reading("") as connection:
         connection.set_progress_handler(None, 1)
     return counted[0]
 
@@ -615,7 +617,7 @@ def test_an_index_that_is_gone_is_made_anew(open_sqlite, tmp_path) -> None:
 
 
 def places_in(ledger) -> list:
-    with ledger._lookup.index.held("") as index:
+    with ledger._lookup.index.lock, ledger._lookup.index.reading("") as index:
         return index.execute("SELECT seq, id FROM places ORDER BY id").fetchall()
 
 
@@ -712,7 +714,7 @@ def test_one_process_may_open_a_file_twice_and_keep_its_locks(tmp_path) -> None:
     """POSIX drops a process's locks on a file when any descriptor of it is closed, so opening must not open and close it."""
     first = open_ledger("sqlite:", state_dir=tmp_path)
     first.append(draft(number=0))
-    with first._writer._database.held("") as connection:
+    with first._writer._database.lock, first._writer._database.reading("") as connection:
         connection.execute("BEGIN IMMEDIATE")
         second = open_ledger("sqlite:", state_dir=tmp_path)
         probe = (
@@ -747,3 +749,60 @@ def test_every_file_is_its_owners_alone_whatever_the_umask(tmp_path) -> None:
     )
     assert set(modes.values()) == {0o600}
     assert state.stat().st_mode & 0o777 == 0o700
+
+
+# -- a file that goes away ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("what", ["deleted", "moved", "replaced"])
+def test_a_file_that_goes_away_is_noticed_at_the_next_commit(tmp_path, what, make_identity) -> None:
+    ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db", state_dir=tmp_path)
+    path, elsewhere = tmp_path / "ledger.db", tmp_path / "elsewhere.db"
+    ran: list[int] = []
+
+    @tool()
+    def work(number: int) -> None:
+        ran.append(number)
+
+    identity = make_identity(ledger=ledger)
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        work(0)
+        elsewhere.hardlink_to(path)
+        path.unlink()
+        if what == "replaced":
+            path.write_bytes(b"")
+        for number in (1, 2):
+            with pytest.raises(LedgerError) as refusal:
+                work(number)
+            assert refusal.value.code == "ledger_moved"
+        assert ran == [0]
+        path.unlink(missing_ok=True)
+        path.hardlink_to(elsewhere)
+        work(3)
+    assert ran == [0, 3]
+
+
+async def test_a_cancelled_calls_outcome_comes_behind_its_intent(tmp_path, make_identity) -> None:
+    """With durability "power" every commit is waited for in a thread."""
+    ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db", state_dir=tmp_path, durability="power")
+    identity = make_identity(ledger=ledger)
+
+    @tool()
+    async def work() -> None:
+        await asyncio.sleep(0)
+
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        for turns in range(60):
+            task = asyncio.create_task(work())
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+    seen: dict[str, list[str]] = {}
+    for record in session.records():
+        if record.call_id is not None:
+            seen.setdefault(record.call_id, []).append(record.kind)
+    orders = {tuple(order) for order in seen.values()}
+    assert all(order[0] == "call.intended" or order == ("call.denied",) for order in orders)
+    assert all(len(order) <= 2 for order in orders)
+    assert any(order[0] == "call.intended" for order in orders)
