@@ -802,6 +802,31 @@ def anchors() -> Iterator[Case]:
         chain(1, (0, trigger | {"sub_iss": agent(1)})),
         evidence="agent",
     )
+    claimed = trigger | {"evidence": "issuer"}
+    for identity, sub_iss in (("by-the-agent", agent(0)), ("by-the-anchor", ANCHOR)):
+        yield bad_call(
+            rule,
+            f"trigger-verified-{identity}",
+            "evidence_exceeded",
+            "a trigger that claims evidence issuer",
+            chain(2, (0, claimed | {"sub_iss": sub_iss})),
+        )
+    idp, partner = "https://idp.example", "https://partner.example"
+    trusted = [
+        *anchor(subjects=[idp])["anchors"],
+        *anchor(issuer=partner, jwks=published(key("partner")))["anchors"],
+    ]
+    for identity, name in (("anchor", ANCHOR), ("other-anchor", partner), ("subject", idp)):
+        actor = {"iss": ANCHOR, "sub": name, "sub_profile": "ai_agent", "instance": holder(0).jkt}
+        yield bad_call(
+            rule,
+            f"trigger-of-an-{identity}",
+            "agent_is_issuer",
+            "a trigger of an agent that has an issuer's name",
+            chain(2, (0, trigger | {"sub_iss": name, "act": actor})),
+            evidence="agent",
+            anchors=trusted,
+        )
     yield bad_call(
         rule,
         "user-of-an-agent",
