@@ -40,9 +40,9 @@ _MEMBER_LIMIT: Final = 2048
 
 
 def register(
-    asked: Asked, *, initial_token: Secret, terms: Terms, now: int
+    asked: Asked, *, initial_token: Secret, terms: Terms, registrar: str, now: int
 ) -> tuple[ClientRecord, HttpResponse]:
-    """Read a registration: the client to enter, and the answer once it is.
+    """Read a registration: the client to enter, and the answer once it is. `registrar` is this run of the authority.
 
     Raises:
         OAuthError: the initial access token is another, or the metadata is refused.
@@ -51,7 +51,7 @@ def register(
     if asked.content_type != "application/json":
         raise _refused("not_json")
     try:
-        client = _read(asked.body, terms, now)
+        client = _read(asked.body, terms, registrar, now)
     except VerificationError as error:
         raise _refused(error.code) from None
     return client, _created(client)
@@ -71,7 +71,7 @@ def _check_token(asked: Asked, initial_token: Secret) -> None:
         )
 
 
-def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
+def _read(body: bytes, terms: Terms, registrar: str, now: int) -> ClientRecord:
     claims = Claims(jose.loads_object(body), VerificationError)
     if claims.has("token_endpoint_auth_method") and (
         claims.text("token_endpoint_auth_method") != _AUTH_METHOD
@@ -97,6 +97,7 @@ def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
         owner=_phrase(claims, "owner"),
         grant_types=grant_types,
         terms=terms,
+        registrar=registrar,
     )
 
 
