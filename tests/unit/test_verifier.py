@@ -549,6 +549,29 @@ def test_an_assertion_with_a_claim_of_no_known_form_is_refused(rig, claims, expe
 
 
 @pytest.mark.parametrize(
+    "digest",
+    [
+        "sha-256:",
+        "sha-256:" + "A" * 42,
+        "sha-256:" + "A" * 44,
+        "sha-256:" + "A" * 43 + "=",
+        "sha-256:" + "A" * 42 + "B",
+        "sha-256:" + "+" * 43,
+        "sha-256:" + "ab" * 32,
+        "sha-256:sha-256:" + "A" * 43,
+        "sha-256:" + "A" * 43 + "\n",
+        "sha-256:" + "\u00e9" * 43,
+    ],
+)
+def test_a_digest_of_no_arguments_at_all_is_refused_where_they_are_not_seen(
+    rig: Rig, digest: str
+) -> None:
+    sent = rig.request()
+    said = claims_of(sent.headers["Agent-Assertion"])["call"]
+    assert rig.refused(rig.asserting(sent, call=said | {"args_hash": digest})) == "digest_malformed"
+
+
+@pytest.mark.parametrize(
     ("header", "expected"),
     [
         ({"typ": "JWT"}, "wrong_typ"),

@@ -691,6 +691,10 @@ def without_dots(path: str) -> str:
 def check_request(said: dict[str, Any], seen: Request, allow: list[str]) -> None:
     numbered = re.fullmatch(r"(?s:(.+))\.[1-9][0-9]*", said["jti"])
     require(numbered and numbered[1] == said["call"]["id"], "door", "no assertion of a request")
+    digest = re.fullmatch(
+        r"sha-256:([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])", said["call"]["args_hash"]
+    )
+    require(digest, "request", "no digest of arguments")
     require(said.get("htm") == seen.method, "request", "another method")
     require(said.get("htu") == normalised(seen.url), "request", "another URL")
     query = seen.url.partition("#")[0].partition("?")[2]
