@@ -232,7 +232,15 @@ class Authority:
     def _register(self, asked: Asked, now: float) -> HttpResponse:
         token = self.registration_token()
         client, created = register(
-            asked, initial_token=token, terms=self._terms, registrar=self._run, now=int(now)
+            asked,
+            initial_token=token,
+            terms=self._terms,
+            issuers={
+                self.issuer,
+                *(() if self._organisation is None else self._organisation.providers),
+            },
+            registrar=self._run,
+            now=int(now),
         )
         self._store.add_client(client)
         return created
