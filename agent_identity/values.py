@@ -31,6 +31,7 @@ __all__ = [
     "can_be_signed",
     "checked_phrase",
     "checked_task",
+    "is_agent",
     "is_line",
     "is_listed",
     "new_id",
@@ -54,6 +55,9 @@ class Principal:
     """Whoever the agent acts for: OAuth `sub`, its issuer (None = the embedded authority's own), and what kind it is.
 
     `profile` is `user`, `service`, `trigger` or another `sub_profile` of the actor-profile draft.
+
+    Raises:
+        ConfigurationError: it is empty, no text, or without an issuer reads like another issuer's principal (`https://idp#bob`).
     """
 
     sub: str
@@ -69,6 +73,12 @@ class Principal:
             raise ConfigurationError(
                 "principal_malformed", "a principal is named by text without lone surrogates"
             ) from None
+        if self.iss is None and self.profile != "trigger" and _FOREIGN.match(self.sub):
+            raise ConfigurationError(
+                "principal_malformed",
+                "a principal of the own directory is named like another issuer's, <iss>#<sub>",
+                remedy="name it without a URI and # in front",
+            )
 
     @classmethod
     def parse(cls, text: str) -> Principal:
@@ -84,7 +94,7 @@ class Principal:
                 "a principal is written <profile>:<sub>, for instance user:alice",
                 remedy=f"begin it with one of {', '.join(sorted(_PROFILES))}",
             )
-        iss, hash_sign, sub = rest.rpartition("#")
+        iss, hash_sign, sub = rest.partition("#")  # an issuer has no fragment (RFC 8414 §2)
         if hash_sign and iss.startswith(("https://", "http://", "urn:", "spiffe://")):
             return cls(sub, iss=iss, profile=profile)
         return cls(rest, profile=profile)
@@ -98,6 +108,7 @@ class Principal:
 
 
 _PROFILES: Final = frozenset({"user", "service", "trigger"})
+_FOREIGN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^#]*#")
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,9 +302,9 @@ def agent_uri(name: str) -> str:
     """The URI of an agent: a URI stays itself, a bare name becomes `urn:agent-identity:agent:<name>`.
 
     Raises:
-        ConfigurationError: the name is empty or has characters that a URI can't hold.
+        ConfigurationError: the name is empty, has characters that a URI can't hold, or is the reference of a principal.
     """
-    if _is_text(name, _URI) and ":" in name:
+    if is_agent(name):
         return name
     if not _is_text(name, _AGENT_NAME):
         raise ConfigurationError(
@@ -301,6 +312,11 @@ def agent_uri(name: str) -> str:
             "an agent is named by a URI or by letters, digits, dots, dashes and underscores",
         )
     return f"urn:agent-identity:agent:{name}"
+
+
+def is_agent(given: object) -> bool:
+    """Whether it is a URI that names an agent: any but `user:`, `service:` and `trigger:`, which name principals."""
+    return _is_text(given, _URI) and str(given).partition(":")[0].lower() not in _PROFILES
 
 
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")

@@ -48,13 +48,14 @@ class Table(Protocol):
 
 
 class Authenticator:
-    """Tells which client a request comes from."""
+    """Tells which client a request comes from. `run` is what registers clients since `replay` remembers."""
 
-    def __init__(self, issuer: str, table: Table, replay: Replay, drive: Drive) -> None:
+    def __init__(self, issuer: str, table: Table, replay: Replay, drive: Drive, run: str) -> None:
         self._issuer = issuer
         self._table = table
         self._replay = replay
         self._drive = drive
+        self._run = run
 
     def client(self, asked: Asked, form: Form, now: float) -> ClientRecord:
         """The client that the request's assertion proves, or the certificate of its connection.
@@ -68,7 +69,7 @@ class Authenticator:
         try:
             shown = _shown(asked, form)
             client = self._named(form.optional("client_id") or shown.claimed(), now)
-            self._check_unused(client, self._proven(client, shown, now))
+            self._check_unused(client, self._proven(client, shown, now), now)
         except VerificationError as error:
             raise _invalid(error.code) from None
         return client
@@ -88,15 +89,19 @@ class Authenticator:
         proof = client.configured.proof
         return self._drive(proof.check(shown, client.client_id, self._issuer, now))
 
-    def _check_unused(self, client: ClientRecord, once: OneUse | None) -> None:
+    def _check_unused(self, client: ClientRecord, once: OneUse | None, now: float) -> None:
         if once is None:
             return
-        if once.issued_at + SKEW < self._replay.not_before:
+        if once.issued_at + SKEW < self._replay.not_before and not self._is_set_back(client, now):
             raise VerificationError("issued_before_start", "older than what is remembered")
         if not self._replay.remember(
             ("client", client.client_id, once.jti), once.expires_at + SKEW
         ):
             raise VerificationError("replayed", "the assertion was used already")
+
+    def _is_set_back(self, client: ClientRecord, now: float) -> bool:
+        """Whether the clock was set back to before this run, of which the client is: so nobody used what it sends in another."""
+        return now < self._replay.not_before and client.registrar == self._run
 
 
 def _shown(asked: Asked, form: Form) -> Shown:

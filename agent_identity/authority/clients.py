@@ -65,7 +65,8 @@ class Configured:
 class ClientRecord:
     """One client: the agent (a URI) that it is, and the public keys by which it is known. Times are Unix seconds.
 
-    One that is `configured` is in no store: it is a client for as long as the configuration says so.
+    One that is `configured` is in no store: it is a client for as long as the configuration says so. `registrar` is the run of
+    an authority that registered it, which has seen all that the client ever sent.
     """
 
     client_id: str
@@ -78,6 +79,7 @@ class ClientRecord:
     grant_types: frozenset[str] = frozenset(GRANT_TYPES)
     terms: Terms = Terms()
     configured: Configured | None = None
+    registrar: str | None = None
 
 
 def dump_client(client: ClientRecord) -> bytes:
@@ -96,6 +98,7 @@ def dump_client(client: ClientRecord) -> bytes:
         "scopes": None if terms.scopes is None else [*sorted(terms.scopes)],
         "max_depth": terms.max_depth,
         "lease": terms.lease,
+        "registrar": client.registrar,
     }
     return orjson.dumps({name: value for name, value in record.items() if value is not None})
 
@@ -126,6 +129,7 @@ def load_client(data: bytes) -> ClientRecord:
             max_depth=claims.integer("max_depth"),
             lease=claims.integer("lease"),
         ),
+        registrar=claims.optional_text("registrar"),
     )
 
 

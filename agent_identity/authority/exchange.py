@@ -24,7 +24,7 @@ from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
 from agent_identity.authority.targets import allowed_scopes, one_resource, resources, scope_member
-from agent_identity.authority.tokens import LIFETIME, TokenDraft, principal_ref
+from agent_identity.authority.tokens import LIFETIME, TokenDraft, grant_id, principal_ref
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.details import read_details
@@ -149,6 +149,7 @@ class Exchange:
             expires_at=min(subject.exp, now + min(lifetime, GRANT_LIFETIME)),
             max_depth=depth,
             evidence="agent" if subject.profile == TRIGGER else "issuer",
+            jti=grant_id(client.client_id),
         )
 
     def _access_token(

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asked import read_form
 from agent_identity.authority.authentication import SKEW
+from agent_identity.authority.tokens import is_issued_to
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import signing_input_hash
@@ -102,8 +103,7 @@ class Inspection:
     def _token(self, compact: str, client: ClientRecord, now: float) -> tuple[str, int, bool]:
         token = self._tokens.read(compact, now)
         if token.is_grant:
-            actor = token.claims.get("act")
-            is_its_own = isinstance(actor, dict) and actor.get("sub") == client.agent
+            is_its_own = is_issued_to(token.jti, client.client_id)
         else:
             is_its_own = token.claims.get("client_id") == client.client_id
         return token.jti, token.exp, is_its_own
@@ -119,7 +119,7 @@ class Inspection:
         grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
         # by its hash, as an agent may choose the `jti` of its own hops, and could choose another's
         hop = signing_input_hash(grants[0].compact)
-        return hop, grants[0].exp, grants[-1].agent == client.agent
+        return hop, grants[0].exp, is_issued_to(grants[-1].jti, client.client_id)
 
 
 def _token_type(token: OwnToken) -> str:

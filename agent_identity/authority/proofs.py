@@ -14,6 +14,7 @@ from agent_identity.verify.dpop import verify_proof
 
 if TYPE_CHECKING:
     from agent_identity.authority.asked import Asked
+    from agent_identity.authority.clients import ClientRecord
     from agent_identity.verify.dpop import Proof
     from agent_identity.verify.replay import Replay
 
@@ -25,14 +26,18 @@ _NONCE_LIFE: Final = 300
 
 
 class Proofs:
-    """Checks proofs. `nonce_key` None asks for no nonce; with one, a nonce is good for five to ten minutes."""
+    """Checks proofs. `nonce_key` None asks for no nonce; with one, a nonce is good for five to ten minutes.
 
-    def __init__(self, replay: Replay, nonce_key: bytes | None) -> None:
+    `run` is what registers clients since `replay` remembers.
+    """
+
+    def __init__(self, replay: Replay, nonce_key: bytes | None, run: str) -> None:
         self._replay = replay
         self._nonce_key = nonce_key
+        self._run = run
 
-    def check(self, asked: Asked, url: str, now: float) -> Proof | None:
-        """The proof on a request to `url`; None where there is none.
+    def check(self, asked: Asked, url: str, client: ClientRecord, now: float) -> Proof | None:
+        """The proof on a client's request to `url`; None where there is none.
 
         Raises:
             OAuthError: `invalid_dpop_proof`, or `use_dpop_nonce` with a nonce to use.
@@ -48,7 +53,9 @@ class Proofs:
             raise refused("invalid_dpop_proof", error) from None
         if not self._has_nonce(proof, now):
             raise OAuthError("use_dpop_nonce", "nonce_needed", headers=self.headers(now))
-        if proof.iat + _SKEW < self._replay.not_before:
+        # Where the clock was set back to before this run, its clients have sent nothing that was used in another.
+        is_set_back = now < self._replay.not_before and client.registrar == self._run
+        if proof.iat + _SKEW < self._replay.not_before and not is_set_back:
             raise OAuthError("invalid_dpop_proof", "issued_before_start")
         if not self._replay.remember(("dpop", proof.jkt, proof.jti), proof.iat + _MAX_AGE):
             raise OAuthError("invalid_dpop_proof", "replayed")

@@ -20,9 +20,11 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.jose.public_keys import refuse_private
 from agent_identity.keys import thumbprint
-from agent_identity.values import JSON, is_line, new_id
+from agent_identity.values import JSON, is_agent, is_line, new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from agent_identity.authority.asked import Asked
     from agent_identity.authority.clients import Terms
     from agent_identity.flow import HttpResponse
@@ -40,9 +42,17 @@ _MEMBER_LIMIT: Final = 2048
 
 
 def register(
-    asked: Asked, *, initial_token: Secret, terms: Terms, now: int
+    asked: Asked,
+    *,
+    initial_token: Secret,
+    terms: Terms,
+    issuers: Collection[str],
+    registrar: str,
+    now: int,
 ) -> tuple[ClientRecord, HttpResponse]:
-    """Read a registration: the client to enter, and the answer once it is.
+    """Read a registration: the client to enter, and the answer once it is. No agent has the name of one of the `issuers`.
+
+    `registrar` is this run of the authority.
 
     Raises:
         OAuthError: the initial access token is another, or the metadata is refused.
@@ -51,9 +61,11 @@ def register(
     if asked.content_type != "application/json":
         raise _refused("not_json")
     try:
-        client = _read(asked.body, terms, now)
+        client = _read(asked.body, terms, registrar, now)
     except VerificationError as error:
         raise _refused(error.code) from None
+    if client.agent in issuers:
+        raise _refused("agent_id")
     return client, _created(client)
 
 
@@ -71,7 +83,7 @@ def _check_token(asked: Asked, initial_token: Secret) -> None:
         )
 
 
-def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
+def _read(body: bytes, terms: Terms, registrar: str, now: int) -> ClientRecord:
     claims = Claims(jose.loads_object(body), VerificationError)
     if claims.has("token_endpoint_auth_method") and (
         claims.text("token_endpoint_auth_method") != _AUTH_METHOD
@@ -85,7 +97,7 @@ def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
     if not grant_types <= frozenset(GRANT_TYPES):
         raise _refused("grant_types")
     agent = claims.text("agent_id")
-    if not _AGENT.fullmatch(agent):
+    if not _AGENT.fullmatch(agent) or not is_agent(agent):
         raise _refused("agent_id")
     return ClientRecord(
         client_id=new_id("cli_"),
@@ -97,6 +109,7 @@ def _read(body: bytes, terms: Terms, now: int) -> ClientRecord:
         owner=_phrase(claims, "owner"),
         grant_types=grant_types,
         terms=terms,
+        registrar=registrar,
     )
 
 

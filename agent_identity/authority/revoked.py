@@ -39,7 +39,7 @@ class RevocationList:
         self._store = store
 
     def signed(self, now: float) -> str:
-        """The list as a compact JWS; `seq` is its time in milliseconds, so that it grows."""
+        """The list as a compact JWS; `seq` is its time in milliseconds, or one more than the last where the clock was set back."""
         ends = int(now) + LIFETIME
         revoked = {
             ref: ends if lifted_at is None else lifted_at
@@ -47,7 +47,11 @@ class RevocationList:
         }
         key = self._keyring.signing
         claims = revocation_claims(
-            self._issuer, revoked, seq=int(now * 1000), now=int(now), lifetime=LIFETIME
+            self._issuer,
+            revoked,
+            seq=self._store.next_seq(int(now * 1000)),
+            now=int(now),
+            lifetime=LIFETIME,
         )
         header = jose.header(key.alg, typ=REVOCATIONS_TYPE, kid=key.thumbprint)
         return key.compact(header, claims)

@@ -36,7 +36,7 @@ from agent_identity.authority.tokens import Tokens
 from agent_identity.errors import ConfigurationError, CredentialError, DeniedError
 from agent_identity.forks import StillLock
 from agent_identity.keys import private_directory
-from agent_identity.values import Secret
+from agent_identity.values import Secret, new_id
 from agent_identity.verify.replay import MemoryReplay
 
 if TYPE_CHECKING:
@@ -94,10 +94,11 @@ class Authority:
             self._kept("nonce-key", secrets.token_urlsafe).encode() if require_nonce else None
         )
         self._replay = MemoryReplay(clock=clock)
+        self._run = new_id("run_")
         self._organisation = organisation
         drive = alone if organisation is None else organisation.drive
         known = Clients(organisation, self._store)
-        authenticator = Authenticator(self.issuer, known, self._replay, drive)
+        authenticator = Authenticator(self.issuer, known, self._replay, drive, self._run)
         tokens = Tokens(self.issuer, self._keyring)
         subjects = Subjects(self.issuer, tokens, self._principals(), drive)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
@@ -105,7 +106,7 @@ class Authority:
             self.endpoints.token,
             authenticator=authenticator,
             rates=Rates(None if organisation is None else organisation.requests_per_minute),
-            proofs=Proofs(self._replay, nonce_key),
+            proofs=Proofs(self._replay, nonce_key, self._run),
             store=self._store,
             subjects=subjects,
             tokens=tokens,
@@ -231,7 +232,17 @@ class Authority:
 
     def _register(self, asked: Asked, now: float) -> HttpResponse:
         token = self.registration_token()
-        client, created = register(asked, initial_token=token, terms=self._terms, now=int(now))
+        client, created = register(
+            asked,
+            initial_token=token,
+            terms=self._terms,
+            issuers={
+                self.issuer,
+                *(() if self._organisation is None else self._organisation.providers),
+            },
+            registrar=self._run,
+            now=int(now),
+        )
         self._store.add_client(client)
         return created
 

@@ -3,6 +3,8 @@
 
 One SQLite database, `authority.db` (0600, WAL), or the same tables in memory. Each write is one `BEGIN IMMEDIATE`
 transaction. A store that can't answer is an outage, and an outage is a refusal.
+
+A clock that is wrong for a while, and set back then, ends nothing for good: the newest of what has ended is kept.
 """
 
 from __future__ import annotations
@@ -27,6 +29,9 @@ if TYPE_CHECKING:
 __all__ = ["EVERYTHING", "Store", "open_store"]
 
 EVERYTHING: Final = "*"
+_KEPT: Final = 1000
+"""Clients, and revocations, that are kept although they have ended."""
+
 _BUSY_SECONDS: Final = 5.0
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS clients (
@@ -36,6 +41,7 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS revocations (
         ref TEXT PRIMARY KEY, revoked_at INTEGER NOT NULL, lifted_at INTEGER, ends INTEGER) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS revocations_by_end ON revocations (ends)",
+    "CREATE TABLE IF NOT EXISTS lists (id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER NOT NULL)",
 )
 
 
@@ -49,9 +55,13 @@ class Store:
         self._connection = self._open()
 
     def add_client(self, client: ClientRecord) -> None:
-        """Enter a client, or replace its record; those whose lease has run out go."""
+        """Enter a client, or replace its record; those whose lease has run out go, but for the newest."""
         with self._writing() as db:
-            db.execute("DELETE FROM clients WHERE expires_at <= ?", (client.issued_at,))
+            db.execute(
+                """DELETE FROM clients WHERE client_id IN (
+                SELECT client_id FROM clients WHERE expires_at <= ? ORDER BY expires_at DESC LIMIT -1 OFFSET ?)""",
+                (client.issued_at, _KEPT),
+            )
             db.execute(
                 "INSERT OR REPLACE INTO clients VALUES (?, ?, ?)",
                 (client.client_id, client.expires_at, dump_client(client)),
@@ -77,10 +87,15 @@ class Store:
         `ends` is when all of it has expired anyway, where that is known.
         """
         with self._writing() as db:
-            db.execute("DELETE FROM revocations WHERE ends <= ?", (now,))
             db.execute(
-                """INSERT INTO revocations VALUES (?1, ?2, NULL, ?3)
-                ON CONFLICT (ref) DO UPDATE SET revoked_at = ?2, lifted_at = NULL, ends = ?3""",
+                """DELETE FROM revocations WHERE ref IN (
+                SELECT ref FROM revocations WHERE ends <= ? ORDER BY ends DESC LIMIT -1 OFFSET ?)""",
+                (now, _KEPT),
+            )
+            # Each by the later time: neither a clock that was set back nor a shorter memory takes anything back.
+            db.execute(
+                """INSERT INTO revocations VALUES (?1, ?2, NULL, ?3) ON CONFLICT (ref) DO UPDATE SET
+                revoked_at = max(revoked_at, ?2), lifted_at = NULL, ends = max(ends, ?3)""",
                 (ref, now, ends),
             )
 
@@ -88,7 +103,7 @@ class Store:
         """Let what is issued from the next second on begin; what was issued before stays ended."""
         with self._writing() as db:
             db.execute(
-                "UPDATE revocations SET lifted_at = ? WHERE ref = ? AND lifted_at IS NULL",
+                "UPDATE revocations SET lifted_at = max(?, revoked_at) WHERE ref = ? AND lifted_at IS NULL",
                 (now, ref),
             )
 
@@ -111,6 +126,16 @@ class Store:
                 "SELECT ref, lifted_at FROM revocations WHERE ends IS NULL OR ends > ?", (now,)
             ).fetchall()
         return rows
+
+    def next_seq(self, at_least: int) -> int:
+        """A number larger than any before, for the next list of revocations."""
+        with self._writing() as db:
+            db.execute(
+                "INSERT INTO lists VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET seq = max(seq + 1, ?1)",
+                (at_least,),
+            )
+            row: tuple[int] = db.execute("SELECT seq FROM lists").fetchone()
+        return row[0]
 
     def close(self) -> None:
         with self._still.lock:

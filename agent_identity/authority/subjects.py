@@ -18,6 +18,7 @@ of these.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
@@ -26,7 +27,8 @@ from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.authentication import ALGORITHMS, SKEW
 from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
 from agent_identity.delegation.claims import Claims
-from agent_identity.errors import VerificationError
+from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.values import Principal
 
 if TYPE_CHECKING:
     from agent_identity.authority.authentication import Drive
@@ -45,6 +47,7 @@ TRIGGER: Final = "trigger"
 _PROFILES: Final = frozenset({"user", "service", TRIGGER})
 _LONGEST: Final = 24 * 3600.0
 _TEXT_LIMIT: Final = 512
+_TXN: Final = re.compile(r"ses_[A-Za-z0-9_-]+")
 _CLAIMS: Final = frozenset({"iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn"})
 
 
@@ -179,6 +182,12 @@ def _subject(claims: Claims, now: float, scopes: frozenset[str] | None = None) -
         raise VerificationError("profile_unknown", "a principal of no known kind")
     if max(len(subject.sub), len(subject.txn), len(subject.jti or "")) > _TEXT_LIMIT:
         raise VerificationError("claim_malformed", "a claim is longer than any of ours")
+    if not _TXN.fullmatch(subject.txn):
+        raise VerificationError("txn_malformed", "a transaction is named by a session's id, ses_…")
+    try:
+        Principal(subject.sub, profile=subject.profile)
+    except ConfigurationError as error:
+        raise VerificationError(error.code, "a principal that is named like another one") from None
     if subject.exp <= now:
         raise VerificationError("expired", "the subject token has expired")
     return subject

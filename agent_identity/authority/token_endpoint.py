@@ -77,7 +77,7 @@ class TokenEndpoint:
             raise OAuthError("unsupported_grant_type", "grant_type_unknown")
         if grant_type not in client.grant_types:
             raise OAuthError("unauthorized_client", "grant_type_not_registered")
-        proof = self._proofs.check(asked, self._url, now)
+        proof = self._proofs.check(asked, self._url, client, now)
         if self._store.is_revoked((client.client_id, client.agent), now):
             raise OAuthError("invalid_grant", "client_revoked")
         if grant_type == CLIENT_CREDENTIALS:

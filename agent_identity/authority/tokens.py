@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import hmac
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.keyring import Keyring
     from agent_identity.values import JSON
 
-__all__ = ["LIFETIME", "OwnToken", "TokenDraft", "Tokens"]
+__all__ = ["LIFETIME", "OwnToken", "TokenDraft", "Tokens", "grant_id", "is_issued_to"]
 
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
 LIFETIME: Final = 300
@@ -81,6 +83,22 @@ class OwnToken:
 def principal_ref(profile: str, sub: str, iss: str | None = None) -> str:
     """How a principal is named in a revocation: `user:<sub>` in this authority's own directory, else `user:<iss>#<sub>`."""
     return str(Principal(sub, iss=iss, profile=profile))
+
+
+def grant_id(client_id: str) -> str:
+    """The `jti` of a new hop-0 grant. Its second half says to which client it was issued, to whoever knows that client's id."""
+    nonce = new_id("")[:16]
+    return f"grant_{nonce}{_mark(nonce, client_id)}"
+
+
+def is_issued_to(jti: str, client_id: str) -> bool:
+    """Whether the hop-0 grant of that `jti`, its signature checked, was issued to that client: another may have the same agent."""
+    nonce, mark = jti.removeprefix("grant_")[:16], jti[-16:]
+    return hmac.compare_digest(mark.encode(), _mark(nonce, client_id).encode())
+
+
+def _mark(nonce: str, client_id: str) -> str:
+    return hashlib.sha256(f"{nonce}{client_id}".encode()).hexdigest()[:16]
 
 
 class Tokens:

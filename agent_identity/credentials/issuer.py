@@ -39,7 +39,7 @@ STALE: Final = 3600.0
 """Seconds that metadata and keys outlive their end while the issuer can't be reached."""
 
 _KEY_PAUSE: Final = 30.0
-"""Seconds between two looks at an issuer's keys for one that isn't there."""
+"""Seconds between two looks at an issuer's keys for one that isn't there, and after a reading that failed."""
 
 _NOTHING: Final = 404
 
@@ -90,7 +90,9 @@ class Issuer:
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
         self._keys_refused: CredentialRejectedError | None = None
+        self._read_at = float("-inf")
         self._looked_at = float("-inf")
+        self._reads = 0
 
     def start_over(self) -> None:
         """In a forked child: locks may be held by threads that aren't there, and nonces are the parent's."""
@@ -111,17 +113,20 @@ class Issuer:
         return self._endpoints
 
     def key(self, kid: str, *, at_once: bool = False) -> Flow[dict[str, JSON]]:
-        """The public key by which the issuer signs under `kid`; an unknown one is looked for again every thirty seconds.
+        """The public key by which the issuer signs under `kid`; for unknown ones the keys are read again every thirty seconds.
 
-        `at_once` doesn't wait that long: for what the issuer has just answered itself, and nobody else can send.
+        That is apart from the ordinary reading: a key that came a moment after it is found. `at_once` doesn't wait for the
+        thirty seconds: for what the issuer has just answered itself, and nobody else can send.
 
         Raises:
             CredentialRejectedError: `unknown_key`, the issuer has no such key.
             CredentialUnavailableError: its keys can't be had.
         """
+        reads = self._reads
         keys = yield from self.keys()
         found = keys.get(kid)
-        if found is None and (at_once or self._may_look()):
+        if found is None and reads == self._reads and (at_once or self._is_over(self._looked_at)):
+            self._looked_at = self.clock()
             keys = yield from self._newer(keys)
             found = keys.get(kid)
         if found is None:
@@ -135,18 +140,20 @@ class Issuer:
         known = self._keys
         if known is not None:
             now = self.clock()
-            stale = now < known.expires_at + STALE and not self._may_look()
+            stale = now < known.expires_at + STALE and not self._is_over(self._read_at)
             if known.issued_at <= now < known.expires_at or stale:
                 return known
-        elif self._keys_refused is not None and not self._may_look():
+        elif self._keys_refused is not None and not self._is_over(self._read_at):
             raise self._keys_refused.again()
         return (yield from self._newer(known))
 
-    def _may_look(self) -> bool:
-        return not 0 <= self.clock() - self._looked_at < _KEY_PAUSE
+    def _is_over(self, began: float) -> bool:
+        """Whether the pause after a reading, or a look for an unknown key, is over."""
+        return not 0 <= self.clock() - began < _KEY_PAUSE
 
     def _newer(self, known: KeySet | None) -> Flow[KeySet]:
-        self._looked_at = self.clock()
+        self._read_at = self.clock()
+        self._reads += 1
         key = digest_of(("keys", self.id, "" if known is None else repr(known.issued_at)))
         try:
             self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)

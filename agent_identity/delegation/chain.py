@@ -30,9 +30,12 @@ from agent_identity.keys import JWK, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ALGORITHMS", "EVIDENCE", "Anchor", "holder_key", "verify_chain"]
+__all__ = ["ALGORITHMS", "EVIDENCE", "TRIGGER", "Anchor", "holder_key", "verify_chain"]
 
 ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
+TRIGGER: Final = "trigger"
+"""The `sub_profile` of an unattended run, which an agent declares itself."""
+
 _RANK: Final = {kind: rank for rank, kind in enumerate(EVIDENCE)}
 
 
@@ -227,7 +230,8 @@ def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
 
 def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[JWK]:
     """Hold hop 0 to its anchor; gives the anchor's keys that may have signed it."""
-    named = [anchor for anchor in anchors if anchor.issuer == root.iss]
+    known = tuple(anchors)
+    named = [anchor for anchor in known if anchor.issuer == root.iss]
     if not named:
         raise InvalidAssertionError(
             "unknown_anchor",
@@ -236,6 +240,8 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[J
         )
     anchor = named[0]
     _check_vouching(root, anchor, evidence)
+    if root.sub_profile == TRIGGER:
+        _check_trigger(root, known)
     if "act" in root.act or root.vouched_by != anchor.issuer:
         raise InvalidAssertionError(
             "actor_mismatch", "hop 0 names another actor than its anchor may"
@@ -259,12 +265,30 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
             f"the principal is known by evidence {claimed}, {evidence} is asked for",
             remedy="ask for less evidence only where an unverified principal may call",
         )
-    is_trigger = root.sub_profile == "trigger" and root.sub_iss == root.agent
+    is_trigger = root.sub_profile == TRIGGER and root.sub_iss == root.agent
     if root.sub_iss != anchor.issuer and root.sub_iss not in anchor.subjects and not is_trigger:
         raise InvalidAssertionError(
             "subject_not_vouched",
             "the anchor speaks for a principal of somebody else's",
             remedy="name that issuer in the TrustAnchor's subjects, if the anchor may vouch for it",
+        )
+
+
+def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
+    """A trigger has no token that anybody could verify, and only its own agent as its issuer.
+
+    An agent with the name of an issuer would declare triggers that read like that issuer's principals.
+    """
+    if root.evidence == "issuer":
+        raise InvalidAssertionError(
+            "evidence_exceeded",
+            "hop 0 claims evidence issuer for a trigger, which has agent at most",
+            remedy="mint hop 0 of a trigger with evidence agent",
+        )
+    issuers = {name for anchor in anchors for name in (anchor.issuer, *anchor.subjects)}
+    if root.agent in issuers:
+        raise InvalidAssertionError(
+            "agent_is_issuer", "the agent that declares a trigger has an issuer's name"
         )
 
 

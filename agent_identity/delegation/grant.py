@@ -211,6 +211,7 @@ def root_signing_input(
     expires_at: int,
     max_depth: int,
     evidence: str,
+    jti: str | None = None,
 ) -> bytes:
     """What an anchor signs to make hop 0, by the key that `kid` names. Local tools are always within its reach.
 
@@ -229,6 +230,8 @@ def root_signing_input(
     }
     header = jose.header(alg, typ=GRANT_TYPE, kid=kid)
     hop = _hop(jkt, aud, scopes, details, purpose, task, now, expires_at)
+    if jti is not None:
+        hop["jti"] = jti
     return f"{header}.{b64url(orjson.dumps(claims | hop))}".encode("ascii")
 
 
@@ -251,6 +254,7 @@ class RootClaims(TypedDict):
     expires_at: int
     max_depth: int
     evidence: str
+    jti: NotRequired[str]
 
 
 def mint_root(key: SigningKey, kid: str, **claims: Unpack[RootClaims]) -> Grant:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 from agent_identity.delegation.chain import EVIDENCE, Anchor
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link
+from agent_identity.verify.plugins import is_revoked, keys_from
 from agent_identity.verify.revocations import RevocationCheck, keys_in
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ class Anchors:
             VerificationError: that isn't known, so nothing of it is believed.
         """
         known = self._known.get(issuer)
-        return known is not None and known.revocations.is_revoked(references, issued_at)
+        return known is not None and is_revoked(known.revocations, references, issued_at)
 
 
 def _known(anchor: TrustAnchor, find: Find) -> _Known:
@@ -144,7 +145,7 @@ def _keys(anchor: TrustAnchor, found: Found | None) -> Callable[[], Sequence[JWK
     if jwks is None:
         return _in_place(found).keys
     if callable(jwks):
-        return lambda: keys_in(jwks())
+        return lambda: keys_from(anchor.issuer, jwks)
     keys = keys_in(jwks)
     if not keys:
         raise ConfigurationError(

@@ -16,6 +16,7 @@ from agent_identity.delegation.assertion import Assertion, read_assertion
 from agent_identity.delegation.chain import verify_chain
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.verify import statements
+from agent_identity.verify.plugins import is_first_use, used_before
 from agent_identity.verify.request import check_bound
 from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
 from agent_identity.verify.verified import VerifiedCall, verified
@@ -172,15 +173,16 @@ class Judge:
         if shown.proof is not None:
             proof = shown.proof
             used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
+        not_before = used_before(self._replay) if used else 0
         for each in used:
-            if each.issued_at + self._skew < self._replay.not_before:
+            if each.issued_at + self._skew < not_before:
                 raise InvalidAssertionError(
                     "before_start",
                     "the assertion is older than this verifier's memory of what was used",
                 )
         for each in used:
             key = (self._audience, leaf.jkt, each.kind, each.jti)
-            if not self._replay.remember(key, each.ends + self._skew):
+            if not is_first_use(self._replay, key, each.ends + self._skew):
                 raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
 
 

@@ -110,7 +110,16 @@ _BY_CODE: Final = {
         (_SCOPE, ("insufficient_scope",)),
         (_FORBIDDEN, ("tool_mismatch", "details_exceeded", "details_unseen")),
         (_TOO_LARGE, ("body_too_large",)),
-        (_BUSY, ("anchor_unavailable", "revocations_missing", "revocations_stale")),
+        (
+            _BUSY,
+            (
+                "anchor_unavailable",
+                "clock_failed",
+                "revocations_failed",
+                "revocations_missing",
+                "revocations_stale",
+            ),
+        ),
     )
     for code in codes
 }

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, Assertion, read_assertion
-from agent_identity.delegation.chain import ALGORITHMS, Anchor, holder_key, verify_chain
+from agent_identity.delegation.chain import ALGORITHMS, TRIGGER, Anchor, holder_key, verify_chain
 from agent_identity.delegation.grant import read_grant
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE
@@ -88,8 +88,11 @@ def _leaf_of(record: Record) -> Grant | None:
     if not isinstance(key, dict) or not isinstance(anchor_id, str):
         raise InvalidAssertionError("key_missing", "the anchor's key is not on record")
     root = read_grant(compacts[-1] if compacts else "")
-    # For whom an anchor may speak is not asked here, so that whoever it spoke for is taken as named.
-    anchor = Anchor(anchor_id, (key,), evidence="issuer", subjects=frozenset({root.sub_iss}))
+    # For whom an anchor may speak is not asked here: each `sub_iss` counts as named, save the agent that declared a trigger.
+    subjects = frozenset({root.sub_iss})
+    if root.sub_profile == TRIGGER:
+        subjects -= {root.agent}
+    anchor = Anchor(anchor_id, (key,), evidence="issuer", subjects=subjects)
     leaf = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=_SKEW)[0]
     if record.ref != leaf.jti or any(
         record.body.get(name) != said for name, said in _in_clear(leaf).items()

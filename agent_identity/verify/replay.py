@@ -3,6 +3,9 @@
 
 A store that has no room denies; it never forgets early to make room, which would let an attacker who can fill it replay
 what it forgot. A store in memory can't know what was used before it began: `not_before` says since when it does.
+
+A clock may be set back, and then what ended is good once more. The newest entries are therefore kept beyond their end, and of
+those that were dropped the times of their ends: what would end in such a time may be one of them, and is refused.
 """
 
 from __future__ import annotations
@@ -42,6 +45,15 @@ class Replay(Protocol):
         ...
 
 
+_KEPT: Final = 10_000
+"""Entries that are kept although they have ended."""
+
+_GAP: Final = 60
+"""Seconds between two spans of dropped ends that count as one."""
+
+_SPANS: Final = 32
+
+
 class MemoryReplay:
     """A replay store for one process, safe between threads. It holds `limit` entries, some 120 bytes each."""
 
@@ -54,8 +66,10 @@ class MemoryReplay:
         # out once, whatever order the ends come in.
         self._by_second: dict[int, list[bytes]] = {}
         self._seconds: list[int] = []
-        self._swept = 0
-        self.not_before: Final = int(clock())
+        self._kept = min(_KEPT, limit // 2)
+        self._dropped: list[tuple[int, int]] = []  # first and last second of each span, in order
+        self._now = int(clock())
+        self.not_before: Final = self._now
         start_over_in_child(self)
 
     def start_over(self) -> None:
@@ -63,13 +77,16 @@ class MemoryReplay:
         self._lock = Lock()
 
     def __len__(self) -> int:
-        return len(self._seen)
+        """How many entries haven't ended."""
+        with self._lock:
+            return sum(
+                len(ended) for second, ended in self._by_second.items() if second >= self._now
+            )
 
     def remember(self, key: ReplayKey, until: float, /) -> bool:
-        """Check and set in one step: True the first time, False once it was used.
+        """Check and set in one step: True the first time, False once it was used. `until` is the same each time.
 
-        What ends before a moment that this store has already seen is False too: it may have been forgotten since, and
-        a clock that was set back would let it in again.
+        False also for what ends when dropped entries ended: after the clock was set back it may be one of them.
 
         Raises:
             DeniedError: the store is full of entries that haven't expired.
@@ -79,7 +96,7 @@ class MemoryReplay:
         now = self._clock()
         with self._lock:
             self._sweep(int(now))
-            if second <= self._swept or digest in self._seen:
+            if digest in self._seen or self._may_be_dropped(second):
                 return False
             if len(self._seen) >= self._limit:
                 raise DeniedError(
@@ -96,11 +113,33 @@ class MemoryReplay:
             return True
 
     def _sweep(self, now: int) -> None:
-        """Forget what ended before `now`, in whole seconds."""
-        while self._seconds and self._seconds[0] < now:
+        """Drop what ended before `now`, in whole seconds, oldest first, but for the entries that are kept beyond their end."""
+        self._now = now
+        while self._seconds and self._seconds[0] < now and len(self._seen) > self._kept:
             second = heapq.heappop(self._seconds)
+            self._note_dropped(second)
             self._seen.difference_update(self._by_second.pop(second, ()))
-            self._swept = max(self._swept, second)
+
+    def _may_be_dropped(self, second: int) -> bool:
+        return any(first <= second <= last for first, last in self._dropped)
+
+    def _note_dropped(self, second: int) -> None:
+        """Widen a span that is near, or begin another; of too many the two oldest become one."""
+        spans = self._dropped
+        if spans and spans[-1][1] <= second <= spans[-1][1] + _GAP:  # nearly always
+            spans[-1] = (spans[-1][0], second)
+            return
+        spans.append((second, second))
+        spans.sort()
+        joined = spans[:1]
+        for first, last in spans[1:]:
+            if first <= joined[-1][1] + _GAP:
+                joined[-1] = (joined[-1][0], max(last, joined[-1][1]))
+            else:
+                joined.append((first, last))
+        if len(joined) > _SPANS:
+            joined[:2] = [(joined[0][0], joined[1][1])]
+        self._dropped = joined
 
 
 class UnsafeNoReplayCheck:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeAlias
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER
 from agent_identity.errors import DeniedError, InvalidAssertionError, VerificationError
 from agent_identity.uris import has_one_reading, htu_of
-from agent_identity.values import b64url
+from agent_identity.values import b64url, unb64url
 
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
@@ -69,6 +69,10 @@ def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> 
     numbered = _NUMBERED.fullmatch(assertion.jti)
     if numbered is None or numbered[1] != assertion.call_id:
         raise InvalidAssertionError("wrong_door", "the assertion isn't one of an HTTP request")
+    if not _is_digest(assertion.args_hash):
+        raise InvalidAssertionError(
+            "digest_malformed", "the digest of the arguments is no SHA-256 in base64url"
+        )
     if assertion.htm != seen.method:
         raise InvalidAssertionError("method_mismatch", "the assertion is for another method")
     if assertion.htu != seen.htu:
@@ -132,6 +136,14 @@ def _htu(url: str) -> str:
         return htu_of(url)
     except DeniedError:
         raise InvalidAssertionError("url_malformed", "the request's URL is malformed") from None
+
+
+def _is_digest(args_hash: str) -> bool:
+    """Whether it could be the digest of any arguments; here nobody sees whether it is that of the call's."""
+    try:
+        return len(unb64url(args_hash.removeprefix("sha-256:"))) == hashlib.sha256().digest_size
+    except VerificationError:
+        return False
 
 
 def _digest(data: bytes) -> str:

@@ -27,6 +27,7 @@ from agent_identity.values import scope_set
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
 from agent_identity.verify.judging import Judge, Seen
+from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay, Replay
 from agent_identity.verify.request import is_text, read_request
 
@@ -72,6 +73,7 @@ class Verifier:
     ) -> None:
         _check_settings(evidence, approvers, allow, public_url, skew)
         self.audience: Final = audience
+        clock = ticking(clock)
         self._discovery = Discovery(clock)
         self._anchors = Anchors(trust, self._discovery.find)
         self._judge = Judge(

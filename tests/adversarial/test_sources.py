@@ -776,8 +776,10 @@ def test_D17_a_hundred_thousand_tokens_with_unknown_keys_cost_one_look_in_thirty
             issuer.key(f"unknown-{number}")
         assert caught.value.code == "unknown_key"
     pauses = [after - before for before, after in zip(issuer.looks, issuer.looks[1:], strict=False)]
-    assert len(issuer.looks) <= 4
-    assert min(pauses) >= 30
+    assert len(issuer.looks) <= 5
+    assert (
+        min(pauses[1:]) >= 30
+    )  # the first is between the ordinary reading and a look for a new key
 
 
 @pytest.mark.parametrize("failure", [HttpResponse(503), RESET], ids=["503", "reset"])

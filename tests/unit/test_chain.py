@@ -617,6 +617,34 @@ def test_B26_a_trigger_is_declared_by_its_own_agent_alone() -> None:
     assert code(chain(1, {0: trigger | {"sub_profile": "user"}})) == "subject_not_vouched"
 
 
+@pytest.mark.parametrize("sub_iss", [agent(0), ISSUER])
+def test_B26_a_trigger_is_evidence_agent_at_most_whatever_hop_0_says(sub_iss: str) -> None:
+    trigger = {"sub_profile": "trigger", "sub_iss": sub_iss}
+    for evidence in ("asserted", "agent"):
+        assert check(chain(2, {0: trigger | {"evidence": evidence}}))
+        assert code(chain(2, {0: trigger | {"evidence": "issuer"}}), evidence=evidence) == (
+            "evidence_exceeded"
+        )
+    assert code(chain(2, {0: trigger | {"evidence": "agent"}}), evidence="issuer") == (
+        "evidence_too_low"
+    )
+
+
+@pytest.mark.parametrize(
+    "name", [ISSUER, "https://idp.example", "https://partner.example", "https://theirs.example"]
+)
+def test_B26_an_agent_with_an_issuers_name_declares_no_trigger(name: str) -> None:
+    """`trigger:https://idp.example#alice` would read like that issuer's word about a principal of its own."""
+    actor = {"iss": ISSUER, "sub": name, "sub_profile": "ai_agent", "instance": KEYS[1].thumbprint}
+    trigger = {"sub_profile": "trigger", "evidence": "agent", "sub_iss": name, "act": actor}
+    own = Anchor(ISSUER, ANCHOR.keys, "issuer", frozenset({"https://idp.example"}))
+    partner = Anchor("https://partner.example", (), "issuer", frozenset({"https://theirs.example"}))
+    for anchors in ((own, partner), (partner, own)):
+        with pytest.raises(InvalidAssertionError) as refused:
+            verify_chain(chain(1, {0: trigger}), anchors, now=NOW)
+        assert refused.value.code == "agent_is_issuer"
+
+
 def test_hop_0_is_signed_by_the_anchor() -> None:
     assert code(chain(2, key={0: KEYS[5]})) == "bad_signature"
 

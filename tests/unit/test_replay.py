@@ -81,6 +81,50 @@ def test_a_clock_set_back_brings_nothing_back() -> None:
     assert replay.remember("c", 1161.0)
 
 
+@pytest.mark.parametrize("jump", [91, 3600, 86_400, 365 * 86_400])
+def test_a_clock_that_was_ahead_for_a_while_refuses_nothing_new(jump: int) -> None:
+    replay = MemoryReplay(clock=(clock := Clock(1000.0)))
+    assert replay.remember("a", 1090.0)
+    clock.now += jump
+    assert replay.remember("b", 1090.0 + jump)
+    clock.now += 200
+    assert replay.remember("c", 1290.0 + jump)
+    clock.now = 1001.0
+    assert replay.remember("d", 1091.0)
+    assert replay.remember("e", 1090.0)
+    assert not any(
+        replay.remember(key, until)
+        for key, until in (("a", 1090.0), ("b", 1090.0 + jump), ("c", 1290.0 + jump))
+    )
+
+
+def test_where_entries_had_to_be_dropped_only_what_could_be_one_of_them_is_refused() -> None:
+    replay = MemoryReplay(limit=4, clock=(clock := Clock(1000.0)))
+    for start in (1000, 5000, 90_000, 200_000):
+        clock.now = float(start)
+        for number in range(4):
+            assert replay.remember(f"{start}:{number}", start + 90.0)
+    for start in (1000, 5000, 90_000):
+        clock.now = float(start)
+        assert not replay.remember(f"{start}:0", start + 90.0)
+        assert not replay.remember("new", start + 90.0)
+    clock.now = 300_000.0
+    assert replay.remember("later", 300_090.0)
+    clock.now = 7000.0
+    assert replay.remember("never read before", 7090.0)
+
+
+def test_of_many_spans_of_dropped_entries_none_is_forgotten() -> None:
+    replay = MemoryReplay(limit=2, clock=(clock := Clock(0.0)))
+    for number in range(100):
+        clock.now = number * 1000.0
+        assert replay.remember(str(number), number * 1000.0 + 90)
+    for number in range(98):
+        clock.now = number * 1000.0
+        assert not replay.remember(str(number), number * 1000.0 + 90)
+    assert len(replay._dropped) <= 32
+
+
 def test_B12_a_full_store_denies_and_forgets_nothing() -> None:
     replay = MemoryReplay(limit=3, clock=(clock := Clock(1000.0)))
     assert all(replay.remember(key, 1010.0 + at) for at, key in enumerate("abc"))

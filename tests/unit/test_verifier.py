@@ -150,7 +150,7 @@ class Rig:
         replay = options.setdefault("replay", SpiedReplay())
         with pytest.raises(error) as caught:
             self.accepted(sent, scopes=scopes, **options)
-        assert replay.remembered == []
+        assert [*replay.remembered] == []
         return caught.value.code
 
     def asserting(
@@ -549,6 +549,29 @@ def test_an_assertion_with_a_claim_of_no_known_form_is_refused(rig, claims, expe
 
 
 @pytest.mark.parametrize(
+    "digest",
+    [
+        "sha-256:",
+        "sha-256:" + "A" * 42,
+        "sha-256:" + "A" * 44,
+        "sha-256:" + "A" * 43 + "=",
+        "sha-256:" + "A" * 42 + "B",
+        "sha-256:" + "+" * 43,
+        "sha-256:" + "ab" * 32,
+        "sha-256:sha-256:" + "A" * 43,
+        "sha-256:" + "A" * 43 + "\n",
+        "sha-256:" + "\u00e9" * 43,
+    ],
+)
+def test_a_digest_of_no_arguments_at_all_is_refused_where_they_are_not_seen(
+    rig: Rig, digest: str
+) -> None:
+    sent = rig.request()
+    said = claims_of(sent.headers["Agent-Assertion"])["call"]
+    assert rig.refused(rig.asserting(sent, call=said | {"args_hash": digest})) == "digest_malformed"
+
+
+@pytest.mark.parametrize(
     ("header", "expected"),
     [
         ({"typ": "JWT"}, "wrong_typ"),
@@ -673,6 +696,123 @@ def test_B11_a_replay_store_that_is_away_refuses(rig: Rig) -> None:
     with pytest.raises(DeniedError) as refused:
         rig.accepted(rig.request(), replay=Away())
     assert refused.value.code == "replay_store_away"
+
+
+class AsyncStore:
+    not_before = 0
+    remembered: tuple[object, ...] = ()
+
+    async def remember(self, key: object, until: float, /) -> bool:
+        raise AssertionError
+
+
+class Answering:
+    """A plug-in of any kind that answers with anything."""
+
+    def __init__(self, answer: Any, not_before: Any = 0) -> None:
+        self.answer = answer
+        self.not_before = not_before
+        self.remembered: list[object] = []
+
+    def _answered(self, *_: object) -> Any:
+        if isinstance(self.answer, BaseException):
+            raise self.answer
+        return self.answer
+
+    remember = is_revoked = __call__ = _answered
+
+
+NEITHER = [None, 1, 0, "True", "", b"", [True], object(), (True,), float("nan"), NotImplemented]
+
+
+@pytest.mark.parametrize("answer", NEITHER, ids=lambda answer: type(answer).__name__)
+def test_a_replay_store_says_yes_by_true_alone(rig: Rig, answer: Any) -> None:
+    store = Answering(answer)
+    assert rig.refused(rig.request(), error=DeniedError, replay=store) == "replay_store_failed"
+
+
+async def test_an_async_replay_store_is_refused_at_both_doors(rig: Rig) -> None:
+    sent, store = rig.request(), AsyncStore()
+    assert rig.refused(sent, error=DeniedError, replay=store) == "replay_store_failed"
+    with pytest.raises(DeniedError, match="coroutine") as refused:
+        await rig.verifier(replay=store).averify_request(
+            sent.method, sent.url, sent.headers, sent.body, scopes=READ
+        )
+    assert refused.value.code == "replay_store_failed"
+
+
+@pytest.mark.parametrize("answer", NEITHER, ids=lambda answer: type(answer).__name__)
+def test_a_source_of_revocations_says_no_by_false_alone(rig: Rig, answer: Any) -> None:
+    anchor = replace(rig.anchor, revocations=Answering(answer))
+    assert rig.refused(rig.request(), trust=[anchor]) == "revocations_failed"
+
+
+def test_an_async_source_of_revocations_is_refused(rig: Rig) -> None:
+    class Async:
+        async def is_revoked(self, references: Any, issued_at: float, /) -> bool:
+            raise AssertionError
+
+    anchor = replace(rig.anchor, revocations=Async())
+    assert rig.refused(rig.request(), trust=[anchor]) == "revocations_failed"
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("secret"), KeyError("x"), TimeoutError(), OSError()]
+)
+def test_a_plug_in_that_raises_is_a_refusal_that_quotes_nothing_of_it(rig: Rig, error: Any) -> None:
+    sent, broken = rig.request(), Answering(error)
+    failed = {
+        "replay_store_failed": {"replay": broken},
+        "revocations_failed": {"trust": [replace(rig.anchor, revocations=broken)]},
+        "anchor_unavailable": {"trust": [replace(rig.anchor, jwks=broken)]},
+    }
+    for code, options in failed.items():
+        with pytest.raises((DeniedError, VerificationError)) as refused:
+            rig.accepted(sent, **options)
+        assert (refused.value.code, "secret" in str(refused.value)) == (code, False)
+    clock = Answering(rig.clock())
+    verifier = Verifier([rig.anchor], audience=BILLING, clock=clock)
+    clock.answer = error
+    with pytest.raises(VerificationError) as refused:
+        verifier.verify_request(sent.method, sent.url, sent.headers, sent.body, scopes=READ)
+    assert refused.value.code == "clock_failed"
+
+
+@pytest.mark.parametrize("now", [float("nan"), float("inf"), None, "1", True, b"", [], 1j])
+def test_a_clock_that_gives_no_time_lets_nothing_pass(rig: Rig, now: Any) -> None:
+    """NaN is neither before nor after anything: by it nothing would ever have expired."""
+    assert rig.refused(rig.request(), clock=Answering(now)) == "clock_failed"
+
+
+@pytest.mark.parametrize("start", [float("nan"), float("-inf"), None, "0", False])
+def test_a_replay_store_that_began_at_no_time_is_refused(rig: Rig, start: Any) -> None:
+    store = Answering(True, not_before=start)
+    assert rig.refused(rig.request(), error=DeniedError, replay=store) == "replay_store_failed"
+
+
+def test_a_replay_store_without_a_start_is_refused(rig: Rig) -> None:
+    class Short:
+        def remember(self, key: object, until: float, /) -> bool:
+            raise AssertionError
+
+    with pytest.raises(DeniedError) as refused:
+        rig.accepted(rig.request(), replay=Short())
+    assert refused.value.code == "replay_store_failed"
+
+
+@pytest.mark.parametrize("jwks", [None, "keys", 7, [None], ["key"], {"keys": "all"}, {}, [[]]])
+def test_a_function_that_gives_no_keys_is_a_refusal(rig: Rig, jwks: Any) -> None:
+    anchor = replace(rig.anchor, jwks=lambda: jwks)
+    assert rig.refused(rig.request(), trust=[anchor]) in {"anchor_unavailable", "unknown_key"}
+
+
+def test_an_async_function_for_keys_is_a_refusal(rig: Rig) -> None:
+    async def fetch() -> Any:
+        raise AssertionError
+
+    assert rig.refused(rig.request(), trust=[replace(rig.anchor, jwks=fetch)]) == (
+        "anchor_unavailable"
+    )
 
 
 def test_only_a_service_that_says_so_takes_a_request_twice(rig: Rig) -> None:

@@ -802,6 +802,31 @@ def anchors() -> Iterator[Case]:
         chain(1, (0, trigger | {"sub_iss": agent(1)})),
         evidence="agent",
     )
+    claimed = trigger | {"evidence": "issuer"}
+    for identity, sub_iss in (("by-the-agent", agent(0)), ("by-the-anchor", ANCHOR)):
+        yield bad_call(
+            rule,
+            f"trigger-verified-{identity}",
+            "evidence_exceeded",
+            "a trigger that claims evidence issuer",
+            chain(2, (0, claimed | {"sub_iss": sub_iss})),
+        )
+    idp, partner = "https://idp.example", "https://partner.example"
+    trusted = [
+        *anchor(subjects=[idp])["anchors"],
+        *anchor(issuer=partner, jwks=published(key("partner")))["anchors"],
+    ]
+    for identity, name in (("anchor", ANCHOR), ("other-anchor", partner), ("subject", idp)):
+        actor = {"iss": ANCHOR, "sub": name, "sub_profile": "ai_agent", "instance": holder(0).jkt}
+        yield bad_call(
+            rule,
+            f"trigger-of-an-{identity}",
+            "agent_is_issuer",
+            "a trigger of an agent that has an issuer's name",
+            chain(2, (0, trigger | {"sub_iss": name, "act": actor})),
+            evidence="agent",
+            anchors=trusted,
+        )
     yield bad_call(
         rule,
         "user-of-an-agent",
@@ -1583,6 +1608,20 @@ def calls() -> Iterator[Case]:
 def requests() -> Iterator[Case]:
     rule = "request"
     two = chain(2)
+    said = call_claims(two)["call"]
+    digest = args_hash(ARGS)
+    for identity, about, value in (
+        ("args_hash-cut", "a digest of arguments that is cut", digest[:-1]),
+        ("args_hash-empty", "a digest of arguments without any digits", "sha-256:"),
+        ("args_hash-in-hex", "a digest of arguments in hex", "sha-256:" + unb64(digest[8:]).hex()),
+        ("args_hash-with-padding", "a digest of arguments with padding", digest + "="),
+        ("args_hash-plus", "a digest of arguments in another alphabet", "sha-256:" + "+" * 43),
+        ("args_hash-loose-bits", "a digest with bits over", "sha-256:" + "A" * 42 + "B"),
+        ("args_hash-long", "a digest of arguments that is too long", digest + "AAAA"),
+        ("args_hash-prefix-twice", "a prefix that comes twice", "sha-256:" + digest),
+    ):
+        claims = {"call": said | {"args_hash": value}}
+        yield bad_request(rule, identity, "digest_malformed", about, two, claims=claims)
     for identity, code, about, seen in (
         ("other-method", "method_mismatch", "another method", {"method": "PUT"}),
         ("other-method-case", "method_mismatch", "the method in lower case", {"method": "post"}),

@@ -514,6 +514,11 @@ def check_root(root: Hop, case: dict[str, Any]) -> None:
     is_trigger = claims["sub_profile"] == "trigger" and claims["sub_iss"] == act["sub"]
     speaks_for = [anchor["issuer"], *anchor.get("subjects", [])]
     require(is_trigger or claims["sub_iss"] in speaks_for, "anchor", "somebody else's principal")
+    if claims["sub_profile"] == "trigger":
+        issuers = [each["issuer"] for each in case["anchors"]]
+        issuers += [name for each in case["anchors"] for name in each.get("subjects", [])]
+        require(claims["evidence"] != "issuer", "anchor", "a trigger that an issuer verified")
+        require(act["sub"] not in issuers, "anchor", "a trigger of an agent named as an issuer")
     require("act" not in act and act["iss"] == claims["iss"], "actor", "another actor")
     require("kid" in root.header and "jwk" not in root.header, "key", "a key by kid, and none else")
     named = [key for key in anchor["jwks"]["keys"] if key.get("kid") == root.header["kid"]]
@@ -686,6 +691,10 @@ def without_dots(path: str) -> str:
 def check_request(said: dict[str, Any], seen: Request, allow: list[str]) -> None:
     numbered = re.fullmatch(r"(?s:(.+))\.[1-9][0-9]*", said["jti"])
     require(numbered and numbered[1] == said["call"]["id"], "door", "no assertion of a request")
+    digest = re.fullmatch(
+        r"sha-256:([A-Za-z0-9_-]{42}[AEIMQUYcgkosw048])", said["call"]["args_hash"]
+    )
+    require(digest, "request", "no digest of arguments")
     require(said.get("htm") == seen.method, "request", "another method")
     require(said.get("htu") == normalised(seen.url), "request", "another URL")
     query = seen.url.partition("#")[0].partition("?")[2]

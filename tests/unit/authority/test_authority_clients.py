@@ -292,3 +292,9 @@ def test_a_weak_key_registers_but_proves_nobody(rig) -> None:
         )
     )
     assert rig.refusal(response)[:2] == (401, "invalid_client")
+
+
+@pytest.mark.parametrize("agent", ["user:bob", "service:x", "trigger:cron", "USER:bob", None])
+def test_no_agent_registers_under_the_name_of_a_principal_or_the_issuer(rig, agent) -> None:
+    response = rig.registration(SigningKey.generate(), agent or rig.issuer)
+    assert rig.refusal(response) == (400, "invalid_client_metadata", "agent_id")

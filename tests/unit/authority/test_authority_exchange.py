@@ -518,3 +518,39 @@ def test_revoking_one_leaves_the_others(rig, bot) -> None:
     rig.authority.revoke("user:bob")
     rig.authority.revoke("service:alice")
     assert bot.exchange([bot.root()]).status == 200
+
+
+# --- references ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "txn",
+    [
+        "*",
+        "user:bob",
+        "call_1",
+        "grant_1",
+        "apr_1",
+        "tok_1",
+        BOT,
+        "ses_",
+        "ses_*",
+        "ses_1\n",
+        "ses 1",
+    ],
+)
+def test_a_session_is_named_by_a_sessions_id_and_nothing_else(rig, bot, txn: str) -> None:
+    """Whoever revokes that reference would end this session, or this session's end would be another's."""
+    response = bot.grant(subject=bot.subject(txn=txn))
+    assert rig.refusal(response) == (400, "invalid_grant", "txn_malformed")
+    assert not rig.authority.issued
+
+
+@pytest.mark.parametrize("profile", ["user", "service"])
+def test_a_principal_of_the_directory_is_not_named_like_another_issuers(
+    rig, bot, profile: str
+) -> None:
+    subject = bot.subject("https://idp.example#bob", sub_profile=profile)
+    response = bot.grant(subject=subject)
+    assert rig.refusal(response) == (400, "invalid_grant", "principal_malformed")
+    assert not rig.authority.issued

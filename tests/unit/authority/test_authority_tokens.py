@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import re
 from uuid import uuid4
 
 import jwt
@@ -273,6 +274,27 @@ def test_a_client_ends_nothing_of_anothers(rig, bot) -> None:
         response = other.post("/revoke", {"token": theirs})
         assert rig.refusal(response) == (400, "unauthorized_client", "token_of_another_client")
         assert rig.body(bot.post("/introspect", {"token": theirs}))["active"]
+
+
+def test_another_client_of_the_same_agent_ends_nothing_of_the_first_ones(rig, bot) -> None:
+    """Whoever may register chooses the agent's name."""
+    other, key, root = rig.client(bot.agent), SigningKey.generate(), bot.root()
+    leaf = rig.child(root, bot.key, key=key)
+    below = {"Agent-Delegation": f"{leaf}, {root}"}
+    for token, headers in ((root, {}), (leaf, below), (root, {"Agent-Delegation": root})):
+        response = other.post("/revoke", {"token": token}, headers=headers)
+        assert rig.refusal(response) == (400, "unauthorized_client", "token_of_another_client")
+    assert bot.exchange([leaf, root], key=key).status == 200
+    assert bot.post("/revoke", {"token": leaf}, headers=below).status == 200
+    assert bot.post("/revoke", {"token": root}).status == 200
+    assert rig.refusal(bot.exchange([root]))[2] == "revoked"
+
+
+def test_each_grant_has_an_id_of_its_own_that_says_its_client_only_to_itself(rig, bot) -> None:
+    ids = {jwt.decode(bot.root(), options={"verify_signature": False})["jti"] for _ in range(5)}
+    assert len(ids) == 5
+    assert all(re.fullmatch("grant_[0-9a-f]{32}", each) for each in ids)
+    assert len({each[-16:] for each in ids}) == 5
 
 
 def test_a_hop_that_is_made_up_ends_nothing(rig, bot) -> None:

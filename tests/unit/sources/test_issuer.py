@@ -84,11 +84,40 @@ def test_metadata_that_names_another_issuer_is_no_outage(rig) -> None:
     assert caught.value.code == "issuer_mismatch"
 
 
-def test_a_rotated_key_is_found_thirty_seconds_after_the_last_look(rig) -> None:
+@pytest.mark.parametrize("seconds", [0, 1, 29, 30, 299])
+def test_a_key_that_was_rotated_after_the_keys_were_read_is_found(rig, seconds: int) -> None:
     known = issuer(rig, jwks=f"{IDP}/keys")
     play(known.key("old"), keys(rig, "old"))
-    rig.now += 30
+    rig.now += seconds
     assert play(known.key("new"), keys(rig, "new"))["kid"] == "new"
+
+
+def test_an_unknown_key_is_looked_for_every_thirty_seconds_whatever_was_read_since(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    for kid, seconds, answers in (
+        ("x", 1, [keys(rig, "old")]),
+        ("y", 1, []),
+        ("new", 28, []),
+        ("new", 1, [keys(rig, "new")]),
+        ("y", 1, []),
+    ):
+        rig.now += seconds
+        if kid == "new" and answers:
+            assert play(known.key(kid), *answers)["kid"] == "new"
+            continue
+        with pytest.raises(CredentialRejectedError) as caught:
+            play(known.key(kid), *answers)
+        assert caught.value.code == "unknown_key"
+
+
+def test_keys_that_were_read_for_an_unknown_one_are_not_read_twice(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    for _ in range(2):
+        with pytest.raises(CredentialRejectedError) as caught:
+            play(known.key("x"), keys(rig, "old"))
+        assert caught.value.code == "unknown_key"
+        rig.now += 301
 
 
 def test_keys_of_a_clock_that_went_back_are_read_again(rig) -> None:
@@ -124,7 +153,8 @@ def test_two_tables_of_one_url_share_nothing_that_was_read_for_the_other(rig) ->
 def test_what_the_issuer_answered_itself_is_looked_for_at_once(rig) -> None:
     known = issuer(rig, jwks=f"{IDP}/keys")
     play(known.key("old"), keys(rig, "old"))
-    with pytest.raises(CredentialRejectedError) as caught:
-        play(known.key("new"))
-    assert caught.value.code == "unknown_key"
+    for answers in ([keys(rig, "old")], []):
+        with pytest.raises(CredentialRejectedError) as caught:
+            play(known.key("new"), *answers)
+        assert caught.value.code == "unknown_key"
     assert play(known.key("new", at_once=True), keys(rig, "new"))["kid"] == "new"

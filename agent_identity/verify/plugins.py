@@ -1,0 +1,158 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a service plugs into its verifier, and what counts of the answers: a replay store, revocations, keys, a clock.
+
+Only a literal True or False is a yes or a no. A coroutine, None, a number or a mock is truthy or falsy by accident, so each is a
+refusal, and so is an exception. NaN compares as False with everything, so a time has to be a finite number.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, TypeGuard
+
+from agent_identity.errors import DeniedError, VerificationError
+from agent_identity.verify.revocations import keys_in
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from agent_identity.keys import JWK
+    from agent_identity.values import JSON
+    from agent_identity.verify.replay import Replay, ReplayKey
+    from agent_identity.verify.revocations import RevocationCheck
+
+__all__ = ["is_first_use", "is_revoked", "keys_from", "ticking", "used_before"]
+
+
+def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
+    """Whether the store hasn't seen the key; it has from now on.
+
+    Raises:
+        DeniedError: the store is full or away, or its answer is neither True nor False.
+    """
+    try:
+        answer: object = replay.remember(key, until)
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        raise _store_failed(f"raised {type(error).__name__}") from error
+    if answer is True or answer is False:
+        return answer
+    raise _store_failed(f"answered with {_kind_of(answer)}, not with True or False")
+
+
+def used_before(replay: Replay) -> float:
+    """The store's `not_before`, in Unix seconds.
+
+    Raises:
+        DeniedError: it has none that is a time.
+    """
+    try:
+        answer: object = replay.not_before
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        raise _store_failed(f"raised {type(error).__name__}") from error
+    if _is_time(answer):
+        return answer
+    raise _store_failed(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
+
+
+def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: float) -> bool:
+    """Whether any of the references was revoked at or after `issued_at`.
+
+    Raises:
+        VerificationError: that isn't known, or the answer is neither True nor False.
+    """
+    try:
+        answer: object = check.is_revoked(references, issued_at)
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        raise _revocations_failed(f"raised {type(error).__name__}") from error
+    if answer is True or answer is False:
+        return answer
+    raise _revocations_failed(f"answered with {_kind_of(answer)}, not with True or False")
+
+
+def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
+    """The keys that an anchor's function gives.
+
+    Raises:
+        VerificationError: `anchor_unavailable`, it gives none.
+    """
+    try:
+        answer: object = jwks()
+        if isinstance(answer, Mapping | list | tuple):
+            keys = keys_in(answer)
+            if all(isinstance(key, Mapping) for key in keys):
+                return keys
+        why = f"gave {_kind_of(answer)}"
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        raise _no_keys(issuer, f"raised {type(error).__name__}") from error
+    raise _no_keys(issuer, why)
+
+
+def ticking(clock: Callable[[], float]) -> Callable[[], float]:
+    """A clock whose answer is a time or a refusal."""
+
+    def now() -> float:
+        try:
+            answer: object = clock()
+        except Exception as error:
+            raise _clock_failed(f"raised {type(error).__name__}") from error
+        if _is_time(answer):
+            return answer
+        raise _clock_failed(f"answered with {_kind_of(answer)}, not with Unix seconds")
+
+    return now
+
+
+def _is_time(answer: object) -> TypeGuard[float]:
+    return (
+        isinstance(answer, int | float) and not isinstance(answer, bool) and math.isfinite(answer)
+    )
+
+
+def _kind_of(answer: object) -> str:
+    """The type of an answer. A coroutine is closed, as nobody is going to wait for it."""
+    if inspect.iscoroutine(answer):
+        answer.close()
+        return "a coroutine (async functions aren't supported here)"
+    return type(answer).__name__
+
+
+def _store_failed(what: str) -> DeniedError:
+    return DeniedError(
+        "replay_store_failed",
+        f"the replay store {what}",
+        remedy="let remember(key, until) be a plain function that returns True or False",
+    )
+
+
+def _revocations_failed(what: str) -> VerificationError:
+    return VerificationError(
+        "revocations_failed",
+        f"the source of revocations {what}",
+        remedy="let is_revoked(references, issued_at) be a plain function that returns True or False",
+    )
+
+
+def _no_keys(issuer: str, what: str) -> VerificationError:
+    return VerificationError(
+        "anchor_unavailable",
+        f"the function for the keys of {issuer} {what}",
+        remedy="let jwks() return a JWK set or a list of keys",
+    )
+
+
+def _clock_failed(what: str) -> VerificationError:
+    return VerificationError(
+        "clock_failed",
+        f"the verifier's clock {what}",
+        remedy="let clock() return Unix seconds, as time.time does",
+    )
