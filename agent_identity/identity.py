@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 from agent_identity.assembly.doors import svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
 from agent_identity.assembly.settings import DEEPEST, Settings
+from agent_identity.authority.store import open_store
 from agent_identity.config import state_directory
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.subject import DirectorySubject
@@ -22,11 +23,12 @@ from agent_identity.credentials.subjects import (
 )
 from agent_identity.delegation.details import details_from, pinned
 from agent_identity.delegation.limits import Limits
-from agent_identity.errors import ConfigurationError
+from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.handover import taken_over
-from agent_identity.keys import SigningKey
+from agent_identity.keys import SigningKey, private_directory
+from agent_identity.lifecycle import Revocations, read_reference
 from agent_identity.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
@@ -52,11 +54,13 @@ if TYPE_CHECKING:
 
     from agent_identity.assembly import Assembled
     from agent_identity.authority import Authority
+    from agent_identity.authority.store import Store
     from agent_identity.config import Configuration
     from agent_identity.credentials.registration import Registered
     from agent_identity.credentials.source import Verified
     from agent_identity.flow import Flow
     from agent_identity.http.transport import Transport
+    from agent_identity.lifecycle import Revocation, RevocationStore
     from agent_identity.parts import Resource
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
@@ -89,6 +93,8 @@ class AgentIdentity:
         policy: PolicyLike | None = None,
         resources: Mapping[str, Described] | None = None,
         owner: str | None = None,
+        operator: SigningKey | None = None,
+        revocations: RevocationStore | None = None,
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -96,7 +102,9 @@ class AgentIdentity:
 
         `authority` is the one of this process; without it `configuration` says which issuers there are, and `signer` is what
         signs first grants where none of them does. `key` is the agent's own, by default made here. `resources` maps a
-        resource's URI to the most scopes that may be asked for there; None is no limit of its own.
+        resource's URI to the most scopes that may be asked for there; None is no limit of its own. `operator` is the key by which
+        this process may revoke what isn't the agent's own; with an authority of its own it needs none. `revocations` is where those
+        are kept, by default with the authority, else in memory.
 
         Raises:
             ConfigurationError: there is neither an authority nor a configuration; or `owner` isn't one line of 200 characters.
@@ -117,6 +125,12 @@ class AgentIdentity:
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
         self._assembled = self._put_together(held, resources or {})
         decider = as_policy(policy)
+        self._is_operator = authority is not None or operator is not None
+        self._kept_here: Store | None = None
+        if revocations is None and authority is not None:
+            revocations = authority.store
+        elif revocations is None:
+            revocations = self._kept_here = open_store(None)
         self._parts = Parts(
             agent=self._agent,
             anchor=self._assembled.anchor,
@@ -133,6 +147,7 @@ class AgentIdentity:
             ),
             ledger=ledger,
             gate=Gate(ledger),
+            revocations=Revocations(revocations, ledger, clock=clock),
             resources=self._assembled.resources,
             clock=clock,
             grant_lifetime=self._settings.grant_lifetime,
@@ -220,10 +235,16 @@ class AgentIdentity:
                 "the first grant comes from an issuer or from a signer",
                 remedy="leave agent.grants out, or pass no signer",
             )
-        return cls(
+        operator = configuration.operator.key
+        kept = None if authority else open_store(private_directory(directory / "authority"))
+        identity = cls(
             table.name or table.id or "agent",
             authority=authority,
             configuration=configuration,
+            operator=None
+            if operator is None
+            else referenced_key(References(), operator, "operator.key"),
+            revocations=kept,
             signer=signer or first_signer(configuration, directory),
             key=None if table.key is None else referenced_key(References(), table.key, "agent.key"),
             ledger=_ledger(
@@ -236,6 +257,8 @@ class AgentIdentity:
             on_interaction=on_interaction,
             clock=clock,
         )
+        identity._kept_here = kept  # closed with the identity
+        return identity
 
     @property
     def authority(self) -> Authority:
@@ -441,6 +464,50 @@ class AgentIdentity:
             verify=verify,
         )
 
+    def revoke(self, ref: str | Session | Principal, *, reason: str) -> Revocation:
+        """End a principal, session, grant, agent or everything (`"*"`), and all below it, for good.
+
+        In this process it takes effect at once: when this returns, nothing of it starts any more, and cached credentials serve nobody.
+        Other processes that share the state directory follow within a second. What was issued until now stays ended; `reinstate`
+        lets later work begin. `ref` is `user:alice`, `user:<iss>#<sub>`, a session or its id, a grant's `jti`, `agent:NAME` or an
+        agent's URI. `reason` is one line of at most 200 characters, and goes into the record.
+
+        Raises:
+            ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
+            DeniedError: `operator_required`, it isn't the agent's own, and this process holds no operator's key.
+        """
+        text = ref.id if isinstance(ref, Session) else str(ref)
+        self._check_operator(text)
+        return self._parts.revocations.revoke(text, reason=reason, by=self._agent.uri)
+
+    async def arevoke(self, ref: str | Session | Principal, *, reason: str) -> Revocation:
+        """The async twin of `revoke`."""
+        return await asyncio.shield(asyncio.to_thread(self.revoke, ref, reason=reason))
+
+    def reinstate(self, ref: str | Principal, *, reason: str | None = None) -> Revocation:
+        """Let what is issued from the next second on begin again, for a reference that was revoked. What was issued before stays ended.
+
+        Raises:
+            ConfigurationError: `reference_malformed`; `not_revoked`.
+            DeniedError: `operator_required`, this process holds no operator's key.
+        """
+        if not self._is_operator:
+            raise _operator_required("reinstating")
+        return self._parts.revocations.reinstate(str(ref), reason=reason, by=self._agent.uri)
+
+    async def areinstate(self, ref: str | Principal, *, reason: str | None = None) -> Revocation:
+        """The async twin of `reinstate`."""
+        return await asyncio.shield(asyncio.to_thread(self.reinstate, ref, reason=reason))
+
+    def _check_operator(self, ref: str) -> None:
+        """An agent may revoke itself and what is below it."""
+        reference = read_reference(ref)
+        if self._is_operator or reference == ("agent", self._agent.uri):
+            return
+        own = reference.kind in ("session", "grant", "token")
+        if not (own and self._parts.revocations.is_known(reference)):
+            raise _operator_required("revoking what isn't this agent's own")
+
     def who_triggered(self, ref: str | Session) -> Trace:
         """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
 
@@ -510,11 +577,14 @@ class AgentIdentity:
 
     def close(self) -> None:
         """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
+        self._parts.revocations.stop()
         self._parts.gate.close()
         self._parts.world.close()
         self.ledger.close()
         if self._authority is not None:
             self._authority.close()
+        if self._kept_here is not None:
+            self._kept_here.close()
 
     async def aclose(self) -> None:
         """The async twin of `close`."""
@@ -625,6 +695,14 @@ class AgentIdentity:
         self._parts.gate.start_over()
         for issuer in self._assembled.issuers.values():
             issuer.start_over()
+
+
+def _operator_required(what: str) -> DeniedError:
+    return DeniedError(
+        "operator_required",
+        f"{what} takes the operator's key",
+        remedy='configure [operator] key = "file:…", or use `agent-identity revoke` where that key is',
+    )
 
 
 def _subject(given: object) -> str | SubjectTokens | TokenSource:

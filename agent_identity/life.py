@@ -58,6 +58,7 @@ class Life:
         self.above: Life | None = above
         self._clock = clock
         self.ends_monotonic: float = float("inf")
+        self._revoked: RevokedError | None = None
         self._handle: weakref.ReferenceType[object] | None = None
         self._handles_gone: list[object] = []
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
@@ -119,14 +120,18 @@ class Life:
             self.above.forget(self)
         return was_acting
 
-    def revoke(self) -> bool:
+    def revoke(self, error: RevokedError | None = None) -> bool:
         """End it before its time; False where it had ended before, and there is nothing left to revoke.
+
+        `error` is what calls raise from here on.
 
         Raises:
             NoSessionError: it never began.
         """
         if self.state == "new":
             raise _not_open(self)
+        if error is not None and self.state in ("open", "handed"):
+            self._revoked = error
         was_handed = self.state == "handed"
         was_acting = self._stop("revoked")
         if was_handed and self.above is not None:
@@ -269,6 +274,8 @@ def _not_open(life: Life) -> AgentIdentityError:
             remedy="write it beside a call to that agent with inject(…)",
         )
     if life.state == "revoked":
+        if life._revoked is not None:  # noqa: SLF001 - one of its own
+            return life._revoked.again()  # noqa: SLF001 - see above
         return RevokedError("session_revoked", "the session was revoked")
     return DeniedError(
         "session_ended", "the session has ended", remedy="keep the work inside its `with` block"

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.transaction import TransactionTokens
     from agent_identity.delegation.details import Details
     from agent_identity.http.world import World
+    from agent_identity.lifecycle import Revocations
     from agent_identity.pipeline import Call
     from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
@@ -204,6 +205,7 @@ class Parts:
     world: World
     ledger: Ledger
     gate: Gate
+    revocations: Revocations
     resources: Resources
     clock: Callable[[], float]
     nonces: Nonces = field(default_factory=Nonces)

@@ -32,6 +32,7 @@ from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
     ConfigurationError,
+    CredentialError,
     DeniedError,
     LedgerError,
 )
@@ -201,9 +202,12 @@ class Call:
             parts.ledger.append(self._intent())
             self._committed()
         except BaseException as error:
-            self._put(self._given_up(error))
-            self._end_span(error)
-            raise
+            refusal = self._refusal(error)
+            self._put(self._given_up(refusal))
+            self._end_span(refusal)
+            if refusal is error:
+                raise
+            raise refusal from error
 
     async def aenter(self) -> None:
         """The async twin of `enter`."""
@@ -216,9 +220,12 @@ class Call:
             await parts.ledger.aappend(self._intent())
             self._committed()
         except BaseException as error:
-            await self._aput(self._given_up(error))
-            self._end_span(error)
-            raise
+            refusal = self._refusal(error)
+            await self._aput(self._given_up(refusal))
+            self._end_span(refusal)
+            if refusal is error:
+                raise
+            raise refusal from error
 
     def _begin(self) -> None:
         """A call is made once: another one has an id of its own."""
@@ -248,6 +255,7 @@ class Call:
         self._now = parts.clock()
         session.check(self._now)
         parts.gate.check()
+        parts.revocations.check_fresh()
         self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
         self._scopes = session.needed(tool.resource, tool.scopes)
         check_call(session.limits, parts.resources, tool.name, tool.resource, self._canonical)
@@ -446,6 +454,15 @@ class Call:
             self.session.parts.gate.settle(self.call_id)
         except LedgerError as failure:
             self._unrecorded(failure)
+
+    def _refusal(self, error: BaseException) -> BaseException:
+        """Why the call doesn't happen. An issuer refuses what was revoked in words of its own; that it was revoked says more."""
+        if isinstance(error, CredentialError):
+            try:
+                self._check_life()
+            except AgentIdentityError as ended:
+                return ended
+        return error
 
     def _given_up(self, error: BaseException) -> Draft:
         """The evidence of a call whose body never runs: it was refused, cancelled or interrupted on the way in."""

@@ -23,6 +23,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.giving_back import given_back
 from agent_identity.handover import checked_key, handed_over, inject
 from agent_identity.life import SKEW, Life, way_out
+from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import History
 from agent_identity.proof import Proof
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.keys import JWK
+    from agent_identity.lifecycle import Reference
     from agent_identity.parts import Parts, Resource
     from agent_identity.provenance.records import Record
     from agent_identity.reach import Reach
@@ -114,6 +116,13 @@ class Session:
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._entered: Entered | None = None
+        self._issued_at: float | None = (
+            min(grant.iat for grant in taken_over.grants)
+            if taken_over
+            else parent.issued_at
+            if parent
+            else None
+        )
         self.cache_keys: set[bytes] = self.life.cache_keys
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
@@ -181,6 +190,7 @@ class Session:
         self._principal = verified.principal
         self.subject = verified.subject
         self.evidence = verified.evidence
+        self._issued_at = verified.issued_at
         self.proof.given(verified.proven_until, verified.renew)
         if verified.renew is None:
             self.life.lasts_until(verified.proven_until)
@@ -189,6 +199,7 @@ class Session:
         """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
         was_open = self.life.end()
         self._let_go()
+        self.parts.revocations.close(self.id)
         entered, self._entered = self._entered, None
         if entered is not None:
             leave(entered)
@@ -204,6 +215,9 @@ class Session:
             self.parts.world.drop(key)
 
     def _begun(self) -> Flow[None]:
+        if self._issued_at is None:
+            self._issued_at = self.parts.clock()
+        self.parts.revocations.open(self)
         yield from self._opened()
         if self.taken_over is not None and self.parent is None:
             yield from grant_made(self, self.taken_over.grants)
@@ -322,6 +336,29 @@ class Session:
     def handed(self) -> tuple[Grant, ...] | None:
         """The chain that was handed over to another process by it, newest first."""
         return self.life.handed
+
+    @property
+    def issued_at(self) -> float:
+        """When what it rests on was issued, in Unix seconds: the principal's token, the grants that were handed over, or itself."""
+        return self.parts.clock() if self._issued_at is None else self._issued_at
+
+    def names(self) -> frozenset[str]:
+        """What it may be revoked by: its principal, agent, session and transaction, and the grants that were handed over."""
+        grants = () if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
+        return frozenset({str(self.principal), self.agent.uri, self.id, self.txn, *grants})
+
+    def end_revoked(self, reference: Reference) -> bool:
+        """End it because of a revocation; False where it had ended."""
+        if self.life.state == "new":
+            return False
+        was_open = self.life.revoke(revoked_error(reference))
+        self._let_go()
+        return was_open
+
+    def close_revoked(self, reason: str) -> None:
+        """Give back what it acquired, and record its end."""
+        with self.parts.world.closing():
+            self._close(reason)
 
     @property
     def is_taken_over(self) -> bool:
@@ -507,6 +544,7 @@ class Session:
         handed = yield from handed_over(self, jkt)
         self.life.handed = handed
         self.life.lasts_until(handed[0].exp)
+        self.parts.revocations.check({self.agent.uri}, self.issued_at)
         yield from self._opened()
         try:
             self.life.hand_over()

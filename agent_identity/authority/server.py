@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.asked import Asked
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.organisation import Organisation
+    from agent_identity.authority.store import Store
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import JSON
 
@@ -181,8 +182,18 @@ class Authority:
         return self._store.is_revoked(references, issued_at)
 
     def reinstate(self, reference: str) -> None:
-        """Let what is issued from the next second on begin; what was issued before stays ended."""
-        self._store.reinstate(reference, int(self._clock()))
+        """Let what is issued from the next second on begin; what was issued before stays ended.
+
+        Raises:
+            ConfigurationError: `not_revoked`.
+        """
+        if not self._store.reinstate(reference, int(self._clock())):
+            raise ConfigurationError("not_revoked", f"{reference} is not revoked")
+
+    @property
+    def store(self) -> Store:
+        """Its clients and revocations."""
+        return self._store
 
     def asgi(self) -> AsgiApp:
         """This authority as an ASGI 3 application."""

@@ -56,7 +56,7 @@ class Store:
 
     def add_client(self, client: ClientRecord) -> None:
         """Enter a client, or replace its record; those whose lease has run out go, but for the newest."""
-        with self._writing() as db:
+        with self._still.lock, self._writing() as db:
             db.execute(
                 """DELETE FROM clients WHERE client_id IN (
                 SELECT client_id FROM clients WHERE expires_at <= ? ORDER BY expires_at DESC LIMIT -1 OFFSET ?)""",
@@ -69,7 +69,7 @@ class Store:
 
     def client(self, client_id: str, now: float) -> ClientRecord | None:
         """A client whose lease runs."""
-        with self._reading() as db:
+        with self._still.lock, self._reading() as db:
             row = db.execute(
                 "SELECT record FROM clients WHERE client_id = ? AND expires_at > ?",
                 (client_id, now),
@@ -86,7 +86,7 @@ class Store:
 
         `ends` is when all of it has expired anyway, where that is known.
         """
-        with self._writing() as db:
+        with self._still.lock, self._writing() as db:
             db.execute(
                 """DELETE FROM revocations WHERE ref IN (
                 SELECT ref FROM revocations WHERE ends <= ? ORDER BY ends DESC LIMIT -1 OFFSET ?)""",
@@ -99,19 +99,20 @@ class Store:
                 (ref, now, ends),
             )
 
-    def reinstate(self, ref: str, now: int) -> None:
-        """Let what is issued from the next second on begin; what was issued before stays ended."""
-        with self._writing() as db:
-            db.execute(
+    def reinstate(self, ref: str, now: int) -> bool:
+        """Let what is issued from the next second on begin; what was issued before stays ended. False when it wasn't revoked."""
+        with self._still.lock, self._writing() as db:
+            lifted = db.execute(
                 "UPDATE revocations SET lifted_at = max(?, revoked_at) WHERE ref = ? AND lifted_at IS NULL",
                 (now, ref),
             )
+            return lifted.rowcount > 0
 
     def is_revoked(self, refs: Collection[str], issued_at: float) -> bool:
         """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""
         names = (EVERYTHING, *refs)
         marks = ", ".join("?" * len(names))
-        with self._reading() as db:
+        with self._still.lock, self._reading() as db:
             row = db.execute(
                 f"SELECT 1 FROM revocations WHERE ref IN ({marks})"  # noqa: S608 - question marks only
                 " AND (lifted_at IS NULL OR lifted_at >= ?) LIMIT 1",
@@ -121,7 +122,7 @@ class Store:
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
         """All that may still matter: what was revoked, and when that was lifted."""
-        with self._reading() as db:
+        with self._still.lock, self._reading() as db:
             rows: list[tuple[str, int | None]] = db.execute(
                 "SELECT ref, lifted_at FROM revocations WHERE ends IS NULL OR ends > ?", (now,)
             ).fetchall()
@@ -129,13 +130,29 @@ class Store:
 
     def next_seq(self, at_least: int) -> int:
         """A number larger than any before, for the next list of revocations."""
-        with self._writing() as db:
+        with self._still.lock, self._writing() as db:
             db.execute(
                 "INSERT INTO lists VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET seq = max(seq + 1, ?1)",
                 (at_least,),
             )
             row: tuple[int] = db.execute("SELECT seq FROM lists").fetchone()
         return row[0]
+
+    @property
+    def place(self) -> object:
+        """What stores of the same file have in common; one in memory has nothing in common with others."""
+        return id(self) if self._path is None else str(self._path.absolute())
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write to it."""
+        return self._path is not None
+
+    def version(self) -> int:
+        """A number that changes when another connection has written."""
+        with self._still.lock, self._reading() as db:
+            (version,) = db.execute("PRAGMA data_version").fetchone()
+        return int(version)
 
     def close(self) -> None:
         with self._still.lock:
@@ -165,17 +182,20 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
-        with self._still.lock:
-            try:
-                yield self._current()
-            except (sqlite3.Error, OSError) as error:
-                raise DeniedError("store_unavailable", "the authority's store is away") from error
+        """The connection, for whoever holds the lock. What an interrupt left open is rolled back."""
+        try:
+            db = self._current()
+            if db.in_transaction:
+                db.execute("ROLLBACK")
+            yield db
+        except (sqlite3.Error, OSError) as error:
+            raise DeniedError("store_unavailable", "the authority's store is away") from error
 
     @contextmanager
     def _writing(self) -> Generator[sqlite3.Connection, None, None]:
         with self._reading() as db:
-            db.execute("BEGIN IMMEDIATE")
             try:
+                db.execute("BEGIN IMMEDIATE")
                 yield db
                 db.execute("COMMIT")
             except BaseException:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.cli.granting import Wish
+    from agent_identity.lifecycle import Revocation
 
 __all__ = ["app"]
 
@@ -265,6 +266,56 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
     raise typer.Exit(0 if report.ok else UNSOUND)
 
 
+Ended = Annotated[
+    str,
+    typer.Argument(
+        metavar="REF",
+        help="user:<sub>, user:<iss>#<sub>, service:…, trigger:…, ses_…, grant_…, agent:<name>, an agent's URI, client:<id>, or *.",
+    ),
+]
+
+
+@app.command("revoke")
+@_reported
+def revoke(
+    ref: Ended,
+    reason: Annotated[
+        str, typer.Option(help="Why, in one line; it goes into the record.")
+    ] = "revoked by an operator",
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """End a principal, session, grant, agent or everything, and all below it, for good.
+
+    Agents that share the state directory follow within a second. `reinstate` lets new work begin.
+    """
+    from agent_identity.cli.operating import revoked  # noqa: PLC0415 - loads what the command needs
+
+    _answer(revoked(ref, reason, state_dir, config), as_json=as_json)
+
+
+@app.command("reinstate")
+@_reported
+def reinstate(
+    ref: Ended,
+    reason: Annotated[
+        str | None, typer.Option(help="Why, in one line; it goes into the record.")
+    ] = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Let what is issued from the next second on begin again; what was issued before stays ended."""
+    from agent_identity.cli.operating import reinstated  # noqa: PLC0415 - loads what the command needs
+
+    _answer(reinstated(ref, reason, state_dir, config), as_json=as_json)
+
+
+def _answer(revocation: Revocation, *, as_json: bool) -> None:
+    typer.echo(json.dumps(revocation.to_dict(), indent=2) if as_json else str(revocation))
+
+
 @authority_app.command("serve")
 @_reported
 def authority_serve(
@@ -290,35 +341,6 @@ def authority_rotate(state_dir: StateDir = None) -> None:
 
     with operated(state_directory(state_dir)) as authority:
         authority.rotate()
-
-
-Ended = Annotated[
-    str,
-    typer.Argument(
-        metavar="REF",
-        help="user:<iss>#<sub>, user:<sub>, a session's id, an agent's URI or agent:<name>, a client_id, a jti, or *.",
-    ),
-]
-
-
-@authority_app.command("revoke")
-@_reported
-def authority_revoke(ref: Ended, state_dir: StateDir = None) -> None:
-    """Give a principal, session, agent, client or token nothing more at the authority."""
-    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
-
-    with operated(state_directory(state_dir)) as authority:
-        authority.revoke(reference(ref))
-
-
-@authority_app.command("reinstate")
-@_reported
-def authority_reinstate(ref: Ended, state_dir: StateDir = None) -> None:
-    """Let what is issued from the next second on begin again; what was issued before stays ended."""
-    from agent_identity.cli.operating import operated, reference  # noqa: PLC0415 - loads what the command needs
-
-    with operated(state_directory(state_dir)) as authority:
-        authority.reinstate(reference(ref))
 
 
 @authority_app.command("jwks")

@@ -1,20 +1,29 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an operator does to an authority that may be served at the same time: both work on its state directory."""
+"""What an operator does to a state directory that agents and an authority may use at the same time."""
 
 from __future__ import annotations
 
 import contextlib
+import getpass
 from typing import TYPE_CHECKING
 
 from agent_identity.authority import Authority
-from agent_identity.errors import ConfigurationError
-from agent_identity.values import agent_uri
+from agent_identity.authority.store import open_store
+from agent_identity.cli.finding import named_configuration
+from agent_identity.config import state_directory
+from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.keys import private_directory
+from agent_identity.lifecycle import Revocations
+from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.records import SESSION_OPENED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
-__all__ = ["operated", "reference"]
+    from agent_identity.lifecycle import Revocation
+
+__all__ = ["operated", "reinstated", "revoked"]
 
 
 @contextlib.contextmanager
@@ -25,7 +34,7 @@ def operated(state_dir: Path) -> Generator[Authority]:
         ConfigurationError: `no_authority`, none was ever served there.
     """
     folder = state_dir / "authority"
-    if not folder.is_dir():  # a slip in the folder's name must not look like a revocation
+    if not folder.is_dir():  # a slip in the folder's name must not look like a rotation
         raise ConfigurationError(
             "no_authority",
             f"there is no authority in {state_dir}",
@@ -38,7 +47,62 @@ def operated(state_dir: Path) -> Generator[Authority]:
         authority.close()
 
 
-def reference(text: str) -> str:
-    """A reference as the authority keeps it: what stands behind `agent:` is an agent's name or URI."""
-    kind, colon, name = text.partition(":")
-    return agent_uri(name) if kind == "agent" and colon else text
+def revoked(ref: str, reason: str, state_dir: Path | None, config: Path | None) -> Revocation:
+    """End what a reference names, in every process that shares the state directory.
+
+    Raises:
+        ConfigurationError: `no_state`; what `Revocations.revoke` raises.
+        DeniedError: `operator_required`.
+    """
+    with _revocations(state_dir, config) as (revocations, by):
+        return revocations.revoke(ref, reason=reason, by=by)
+
+
+def reinstated(
+    ref: str, reason: str | None, state_dir: Path | None, config: Path | None
+) -> Revocation:
+    """Let new work begin for a reference that was revoked.
+
+    Raises:
+        ConfigurationError: `no_state`; what `Revocations.reinstate` raises.
+        DeniedError: `operator_required`.
+    """
+    with _revocations(state_dir, config) as (revocations, by):
+        return revocations.reinstate(ref, reason=reason, by=by)
+
+
+@contextlib.contextmanager
+def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple[Revocations, str]]:
+    from agent_identity.assembly.keys import referenced_key, uses_authority  # noqa: PLC0415 - for those who have a file
+    from agent_identity.config import References, read_configuration  # noqa: PLC0415 - see above
+
+    directory = state_directory(state_dir)
+    url, durability = "sqlite:", "process"
+    path = named_configuration(config) if state_dir is None else config
+    if path is not None:
+        configuration = read_configuration(path, needs_policy=False)
+        key = configuration.operator.key
+        if key is not None:
+            referenced_key(References(), key, "operator.key")
+        elif not uses_authority(configuration):
+            raise DeniedError(
+                "operator_required",
+                "revoking and reinstating takes the operator's key",
+                remedy='configure [operator] key = "file:…"',
+            )
+        url, durability = configuration.ledger.url, configuration.ledger.durability
+    if not ((directory / "authority").is_dir() or (directory / "ledger.db").exists()):
+        # a slip in the folder's name must not look like a revocation
+        raise ConfigurationError(
+            "no_state",
+            f"no agent and no authority has used {directory}",
+            remedy="name the --state-dir of the agents, or the --config that they run with",
+        )
+    store = open_store(private_directory(directory / "authority"))
+    try:
+        with open_ledger(url, state_dir=directory, durability=durability) as ledger:
+            has_sessions = any(each.kind == SESSION_OPENED for each in ledger.records())
+            revocations = Revocations(store, ledger, has_sessions=has_sessions)
+            yield revocations, f"os:{getpass.getuser()}"
+    finally:
+        store.close()

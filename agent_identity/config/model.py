@@ -451,6 +451,15 @@ class VaultTable(Table):
     namespace: Text | None = Field(default=None, description="The namespace, where it has them.")
 
 
+class OperatorTable(Table):
+    """Who may revoke what isn't the agent's own, reinstate and erase."""
+
+    key: Reference = Field(
+        default=None,
+        description="The operator's private key (PEM). Without it, and without an authority of its own, an agent revokes itself and what is below it.",
+    )
+
+
 class CliTable(Table):
     """What the command line may do."""
 
@@ -491,6 +500,9 @@ class Configuration(Table):
     authority: AuthorityTable | None = Field(
         default=None,
         description="What `agent-identity authority serve` is to an organisation.",
+    )
+    operator: OperatorTable = Field(
+        default=OperatorTable(), description="Who may revoke, reinstate and erase."
     )
     cli: CliTable = Field(default=CliTable(), description="What the command line may do.")
 

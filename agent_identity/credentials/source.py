@@ -57,7 +57,7 @@ class Subject(Protocol):
 
 
 class Verified(NamedTuple):
-    """What verifying a principal's token brings: who they are, their tokens, how that is known, and until when (Unix seconds).
+    """What verifying a principal's token brings: who they are, their tokens, how that is known, from when and until when (Unix seconds).
 
     `renew` has them verified anew by fresh tokens, and says until when they are proven then; None where no fresh ones come, so
     that a session ends with `proven_until`.
@@ -68,6 +68,7 @@ class Verified(NamedTuple):
     evidence: str
     proven_until: float
     renew: Callable[[], Flow[float]] | None = None
+    issued_at: float | None = None
 
 
 class StepUp(NamedTuple):

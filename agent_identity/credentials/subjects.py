@@ -163,7 +163,9 @@ def verified_subject(
     subject = TokenSubject(_trusted_for(shown, trusted), tokens, source, agent)
     principal = yield from subject.verified()
     renew = subject.renewed if subject.is_renewable else None
-    return Verified(principal, subject, "issuer", subject.proven_until(), renew)
+    return Verified(
+        principal, subject, "issuer", subject.proven_until(), renew, subject.issued_at()
+    )
 
 
 def _asked(source: TokenSource) -> SubjectTokens:
@@ -274,6 +276,10 @@ class TokenSubject:
         self._principal, self._known = yield from self._checked(tokens)
         self._seen, self._is_news = seen, True
         return self._principal
+
+    def issued_at(self) -> float:
+        """When the oldest of the verified tokens was issued, in Unix seconds."""
+        return min(known.issued_at for _, known in self._known.values())
 
     def proven_until(self) -> float:
         """Until when what was verified proves who it names: until the first of it ends. What has ended counts no more."""

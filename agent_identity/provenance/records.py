@@ -39,6 +39,8 @@ __all__ = [
     "GRANT_MADE",
     "KINDS",
     "OUTCOMES",
+    "REINSTATED",
+    "REVOKED",
     "SESSION_CLOSED",
     "SESSION_OPENED",
     "Record",
@@ -59,6 +61,8 @@ CREDENTIAL_ACQUIRED: Final = "credential.acquired"
 CREDENTIAL_DECIDED: Final = "credential.decided"
 CREDENTIAL_REVOKED: Final = "credential.revoked"
 AGENT_REGISTERED: Final = "agent.registered"
+REVOKED: Final = "revocation.made"
+REINSTATED: Final = "revocation.lifted"
 CALL_INTENDED: Final = "call.intended"
 CALL_DENIED: Final = "call.denied"
 CALL_COMPLETED: Final = "call.completed"
@@ -74,6 +78,8 @@ KINDS: Final = (
     CREDENTIAL_DECIDED,
     CREDENTIAL_REVOKED,
     AGENT_REGISTERED,
+    REVOKED,
+    REINSTATED,
     CALL_INTENDED,
     CALL_DENIED,
     CALL_COMPLETED,

@@ -36,10 +36,15 @@ class Upkeep:
 
     def wake(self) -> None:
         """Have the work done soon."""
+        self.start()
+        self._bell.put(True)
+
+    def start(self) -> None:
+        """Have the work done every so many seconds from now on."""
         if self._stopped:
             return
         if sys.is_finalizing():
-            return  # a thread that is started now never runs, and whoever starts it waits for ever
+            return  # a thread that is started now never runs, and the thread that starts it waits for ever
         if self._thread is None or not self._thread.is_alive():
             self._bell = (
                 queue.SimpleQueue()
@@ -47,7 +52,6 @@ class Upkeep:
             args = (self._work, self._bell, self._every)
             self._thread = threading.Thread(target=_run, args=args, name="ledger", daemon=True)
             self._thread.start()
-        self._bell.put(True)
 
     def stop(self) -> None:
         """End the thread, once it has finished what it does at this moment."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,7 @@ from agent_identity.forks import _holding_still
 from agent_identity.provenance.ledger import open_ledger
 
 BILLING = "https://billing.example"
+SOAKS = os.environ.get("AGENT_IDENTITY_SOAK") == "1"
 
 
 @tool(resource=BILLING, scopes=["invoices:read"])
@@ -63,11 +66,15 @@ def held_for_good() -> list[object]:
 
 
 def every_place(
-    interrupts: Any, work: Callable[[], object], works_on: Callable[[], None], *, step: int = 1
+    interrupts: Any, work: Callable[[], object], works_on: Callable[[], None], *, step: int = 5
 ) -> list[str]:
-    """Interrupt `work` at each place in turn; the places that were hit."""
+    """Interrupt `work` at one of `step` places after the other, in the soak at each; the places that were hit.
+
+    The places of one run are those of the next, so that a start that is drawn reaches them all in time.
+    """
     places: list[str] = []
-    number = 1
+    step = 1 if SOAKS else step
+    number = random.randint(1, step)
     while True:
         try:
             if not interrupts.at(number, work):
@@ -99,7 +106,7 @@ def test_a_call_that_is_interrupted_anywhere_costs_that_call_alone(make, interru
 
         works_on()
         places = every_place(interrupts, read, works_on)
-        assert len(places) > 50
+        assert len(places) > 10
         gc.collect()
     kinds: dict[str, list[str]] = {}
     for record in session.records():
@@ -119,8 +126,8 @@ def test_a_first_call_that_is_interrupted_anywhere_costs_that_call_alone(make, i
             read()
 
     fresh()
-    places = every_place(interrupts, fresh, fresh, step=11)
-    assert len(places) > 50
+    places = every_place(interrupts, fresh, fresh, step=23)
+    assert len(places) > 10
 
 
 def test_an_async_call_that_is_interrupted_anywhere_costs_that_call_alone(make, interrupts) -> None:
@@ -139,7 +146,7 @@ def test_an_async_call_that_is_interrupted_anywhere_costs_that_call_alone(make, 
 
         works_on()
         places = every_place(interrupts, once, works_on)
-        assert len(places) > 50
+        assert len(places) > 10
 
 
 def test_a_generator_tool_that_is_interrupted_anywhere_costs_that_call_alone(
@@ -153,7 +160,7 @@ def test_a_generator_tool_that_is_interrupted_anywhere_costs_that_call_alone(
 
         works_on()
         places = every_place(interrupts, lambda: list(pages()), works_on)
-        assert len(places) > 50
+        assert len(places) > 10
 
 
 def test_a_session_inside_a_generator_that_is_interrupted_anywhere_is_no_ones_afterwards(
@@ -173,5 +180,5 @@ def test_a_session_inside_a_generator_that_is_interrupted_anywhere_is_no_ones_af
 
         works_on()
         list(job())
-        places = every_place(interrupts, lambda: list(job()), works_on, step=11)
-        assert len(places) > 50
+        places = every_place(interrupts, lambda: list(job()), works_on, step=23)
+        assert len(places) > 10

@@ -161,6 +161,7 @@ SAID: dict[str, str] = {
     "authority.clients.resources": ANCHOR,
     "authority.clients.scopes": ANCHOR + 'scopes = ["x"]\n',
     "authority.clients.max_depth": ANCHOR + "max_depth = 1\n",
+    "operator.key": '[operator]\nkey = "file:key.pem"\n' + ISSUER + KEY,
     "cli.autonomous": "[cli]\nautonomous = true\n",
 }
 

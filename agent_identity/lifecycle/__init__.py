@@ -1,0 +1,9 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What ends an agent's work before its time: revocation, and how it reaches the sessions that run."""
+
+from __future__ import annotations
+
+from agent_identity.lifecycle.reference import Reference, read_reference
+from agent_identity.lifecycle.revocation import Revocation, Revocations, RevocationStore
+
+__all__ = ["Reference", "Revocation", "RevocationStore", "Revocations", "read_reference"]

@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""References: how a principal, session, grant, agent, client or token is named in a revocation."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
+
+from agent_identity.errors import ConfigurationError
+from agent_identity.values import Principal, agent_uri
+
+if TYPE_CHECKING:
+    from agent_identity.errors import AgentIdentityError
+
+__all__ = ["EVERYTHING", "FORMS", "Kind", "Reference", "malformed", "read_reference"]
+
+Kind: TypeAlias = Literal["principal", "session", "grant", "agent", "client", "token", "everything"]
+
+EVERYTHING: Final = "*"
+FORMS: Final = (
+    "user:alice, user:https://idp.example#alice, service:…, trigger:…, ses_…, grant_…, "
+    "agent:invoice-bot, an agent's URI, client:ID, tok_… or *"
+)
+_PROFILES: Final = ("user:", "service:", "trigger:")
+_BY_PREFIX: Final[dict[str, Kind]] = {
+    "ses_": "session",
+    "grant_": "grant",
+    "tok_": "token",
+    "cli_": "client",
+}
+_OTHER_IDS: Final = ("call_", "apr_", "psn_")
+
+
+class Reference(NamedTuple):
+    """What is revoked: its kind, and its name as the authority and records have it."""
+
+    kind: Kind
+    text: str
+
+    @property
+    def principal(self) -> Principal | None:
+        """The principal that it names."""
+        return Principal.parse(self.text) if self.kind == "principal" else None
+
+
+def read_reference(text: str) -> Reference:
+    """Read a reference. A bare name is an agent's.
+
+    Raises:
+        ConfigurationError: `reference_malformed`, it has none of the known forms.
+    """
+    if not text or not text.isprintable() or text != text.strip():
+        raise malformed(text)
+    if text == EVERYTHING:
+        return Reference("everything", text)
+    if text.startswith(_PROFILES):
+        try:
+            return Reference("principal", str(Principal.parse(text)))
+        except ConfigurationError as error:
+            raise malformed(text) from error
+    for prefix, kind in _BY_PREFIX.items():
+        if text.startswith(prefix):
+            return Reference(kind, text)
+    if text.startswith("client:") and text != "client:":
+        return Reference("client", text.removeprefix("client:"))
+    if text.startswith(_OTHER_IDS):
+        raise malformed(text)
+    try:
+        return Reference("agent", agent_uri(text.removeprefix("agent:")))
+    except ConfigurationError as error:
+        raise malformed(text) from error
+
+
+def malformed(text: object) -> AgentIdentityError:
+    """The error for what is no reference."""
+    return ConfigurationError(
+        "reference_malformed", f"{str(text)[:80]!r} is no reference", remedy=f"write {FORMS}"
+    )

@@ -1,0 +1,430 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a revocation reaches a running agent.
+
+R1  In this process it takes effect at once: the lives of all sessions that it names end, and a call checks lives last. A call's
+    path asks no store and reads no file.
+R2  It is kept in the state directory. Other processes that share the directory look every quarter of a second, beside their calls.
+R3  A session that opens is entered into the list of those that run before what was revoked is looked up. A revocation is noted
+    before that list is read. So none slips through between the two.
+R4  What can't be read counts as revoked: where the store wasn't read for ten seconds, no session opens and no call starts.
+
+tests/unit/test_revocation.py and tests/system/test_revocation.py have a test for each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import threading
+import time
+import weakref
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    DeniedError,
+    LedgerError,
+    RevokedError,
+)
+from agent_identity.flow import Draft
+from agent_identity.forks import start_over_in_child
+from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, read_reference
+from agent_identity.provenance.records import REINSTATED, REVOKED
+from agent_identity.provenance.upkeep import Upkeep
+from agent_identity.values import checked_phrase
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Iterable
+
+    from agent_identity.provenance.ledger import Ledger
+    from agent_identity.values import JSON
+
+__all__ = ["Revocable", "Revocation", "RevocationStore", "Revocations"]
+
+LOOK_SECONDS: Final = 0.25
+"""How often the store is looked at for what other processes revoked."""
+STALE_SECONDS: Final = 10.0
+"""How old the last look may be."""
+_SETTLING_SECONDS: Final = 0.002
+"""How long a revocation waits before it is acknowledged, so that a call that had passed its last check has begun."""
+
+_log: Final = logging.getLogger("agent_identity")
+
+
+class RevocationStore(Protocol):
+    """Where revocations are kept; the authority's store is one. Times are whole Unix seconds."""
+
+    @property
+    def place(self) -> object:
+        """What tells this store from others: stores of the same place hold the same revocations."""
+        ...
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether other processes may write to it."""
+        ...
+
+    def version(self) -> int:
+        """A number that changes when another process has written."""
+        ...
+
+    def revoke(self, ref: str, now: int, ends: int | None = None) -> None: ...
+
+    def reinstate(self, ref: str, now: int) -> bool:
+        """False when it wasn't revoked."""
+        ...
+
+    def revocations(self, now: float) -> list[tuple[str, int | None]]:
+        """References, each with the time when it was reinstated, None where it wasn't."""
+        ...
+
+
+class Revocable(Protocol):
+    """A session, as seen from here."""
+
+    @property
+    def id(self) -> str: ...
+
+    @property
+    def issued_at(self) -> float:
+        """When what it rests on was issued, in Unix seconds."""
+        ...
+
+    def names(self) -> frozenset[str]:
+        """What it may be revoked by: principal, agent, session and transaction ids, and the `jti` of its grants."""
+        ...
+
+    def end_revoked(self, reference: Reference, /) -> bool:
+        """End it now; False where it had ended."""
+        ...
+
+    def close_revoked(self, reason: str) -> None:
+        """Give back what it acquired, and record its end."""
+        ...
+
+
+class Revocation(NamedTuple):
+    """The answer to `revoke` and `reinstate`.
+
+    `is_new` says that this ledger has never seen the principal or agent; `sessions` counts those that were ended in this process.
+    """
+
+    ref: str
+    kind: str
+    is_revoked: bool
+    reason: str | None
+    by: str
+    at: float
+    is_new: bool
+    sessions: int = 0
+
+    def __str__(self) -> str:
+        verb = "revoked" if self.is_revoked else "reinstated"
+        new = " (new here: no record names it)" if self.is_new else ""
+        ended = f", {self.sessions} running sessions ended here" if self.sessions else ""
+        return f"{self.ref} is {verb}{new}{ended}"
+
+    def to_dict(self) -> dict[str, JSON]:
+        """As `agent-identity revoke --json` prints it."""
+        return {
+            "ref": self.ref,
+            "kind": self.kind,
+            "revoked": self.is_revoked,
+            "reason": self.reason,
+            "by": self.by,
+            "new": self.is_new,
+            "sessions": self.sessions,
+        }
+
+
+_here: Final[weakref.WeakSet[Revocations]] = weakref.WeakSet()
+
+
+class Revocations:
+    """What is revoked, and the sessions of this identity that it ends. Thread-safe, fork-safe.
+
+    `has_sessions` False says that sessions are recorded elsewhere, as beside an authority that serves agents of other machines.
+    """
+
+    def __init__(
+        self,
+        store: RevocationStore,
+        ledger: Ledger,
+        *,
+        has_sessions: bool = True,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._has_sessions = has_sessions
+        self._store = store
+        self._ledger = ledger
+        self._clock = clock
+        self._monotonic = monotonic
+        self._running: dict[str, weakref.ReferenceType[Revocable]] = {}
+        self._revoked: dict[str, int | None] = {}
+        self._version: int | None = None
+        self._looked_at = monotonic()
+        self._looking = threading.Lock()
+        self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)
+        _here.add(self)
+        start_over_in_child(self)
+        self.look()
+
+    # -- sessions ----------------------------------------------------------------------------------------------------
+
+    def open(self, session: Revocable) -> None:
+        """A session opens.
+
+        Raises:
+            RevokedError: something that it rests on is revoked.
+            DeniedError: `revocations_stale`.
+        """
+        self._running[session.id] = weakref.ref(session)
+        if self._store.is_shared:
+            self._watch.start()
+        self.check_fresh()
+        self.check(session.names(), session.issued_at)
+
+    def close(self, session_id: str) -> None:
+        """A session has ended."""
+        self._running.pop(session_id, None)
+
+    def check(self, names: Iterable[str], issued_at: float) -> None:
+        """Pass where nothing of this is revoked that was issued at `issued_at` (Unix seconds).
+
+        Raises:
+            RevokedError: something is.
+        """
+        if not self._revoked:
+            return
+        for name in (EVERYTHING, *names):
+            if self._is_revoked(name, issued_at):
+                raise revoked_error(read_reference(name))
+
+    def check_fresh(self) -> None:
+        """Pass while the store was read lately; no I/O where it was.
+
+        Raises:
+            DeniedError: `revocations_stale`.
+        """
+        if not self._store.is_shared or self._monotonic() - self._looked_at < STALE_SECONDS:
+            return
+        try:
+            self.look()
+        except AgentIdentityError as error:
+            raise DeniedError(
+                "revocations_stale",
+                "what was revoked could not be read for too long",
+                remedy="see to the state directory: its disk, its permissions",
+            ) from error
+
+    def _is_revoked(self, name: str, issued_at: float) -> bool:
+        if name not in self._revoked:
+            return False
+        lifted_at = self._revoked[name]
+        return lifted_at is None or lifted_at >= int(issued_at)
+
+    # -- revoking ----------------------------------------------------------------------------------------------------
+
+    def revoke(self, ref: str, *, reason: str, by: str) -> Revocation:
+        """End what a reference names, and all below it. When this returns, nothing of it starts in this process any more.
+
+        `by` is the agent, or the operating system's user.
+
+        Raises:
+            ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
+            DeniedError, LedgerError: it could not be kept or recorded; in this process it took effect all the same.
+        """
+        checked_phrase("reason", reason)
+        reference = self._known(ref)
+        now = self._clock()
+        ended: list[Revocable] = []
+        for each in self._same_place():
+            each._revoked[reference.text] = None  # noqa: SLF001 - one of its own
+            ended += each._end(reference)  # noqa: SLF001 - see above
+        self._store.revoke(reference.text, int(now))
+        if ended:
+            _close_later(ended, f"revoked: {reason}")
+        is_new = self._record(REVOKED, reference, reason, by)
+        time.sleep(_SETTLING_SECONDS)
+        return Revocation(reference.text, reference.kind, True, reason, by, now, is_new, len(ended))
+
+    def reinstate(self, ref: str, *, reason: str | None, by: str) -> Revocation:
+        """Let what is issued from the next second on begin; what was issued before stays ended.
+
+        Raises:
+            ConfigurationError: `reference_malformed`; `not_revoked`.
+        """
+        if reason is not None:
+            checked_phrase("reason", reason)
+        reference = read_reference(ref)
+        now = self._clock()
+        if not self._store.reinstate(reference.text, int(now)):
+            raise ConfigurationError(
+                "not_revoked",
+                f"{reference.text} is not revoked",
+                remedy="compare it with the reference that was revoked",
+            )
+        for each in self._same_place():
+            each._revoked[reference.text] = int(now)  # noqa: SLF001 - one of its own
+        is_new = self._record(REINSTATED, reference, reason, by)
+        return Revocation(reference.text, reference.kind, False, reason, by, now, is_new)
+
+    def is_known(self, reference: Reference) -> bool:
+        """Whether a session or grant is known here, so that a slip in its id doesn't look like a revocation."""
+        if any(reference.text in session.names() for session in self._sessions()):
+            return True
+        return bool(self._ledger.find(reference.text))
+
+    def _known(self, ref: str) -> Reference:
+        reference = read_reference(ref)
+        is_here = self._has_sessions and reference.kind in ("session", "grant", "token")
+        if is_here and not self.is_known(reference):
+            raise ConfigurationError(
+                "reference_unknown",
+                f"this ledger knows no {reference.kind} {reference.text}",
+                remedy=f"write {FORMS}",
+            )
+        return reference
+
+    def _same_place(self) -> list[Revocations]:
+        return [each for each in list(_here) if each._store.place == self._store.place]  # noqa: SLF001 - see above
+
+    def _sessions(self) -> list[Revocable]:
+        found = [reference() for reference in list(self._running.values())]
+        return [session for session in found if session is not None]
+
+    def _end(self, reference: Reference) -> list[Revocable]:
+        """End the running sessions that a reference names; the answer is those that ran."""
+        names = {reference.text} | self._sessions_of_grant(reference)
+        return [
+            session
+            for session in self._sessions()
+            if (reference.kind == "everything" or not names.isdisjoint(session.names()))
+            and self._is_revoked(reference.text, session.issued_at)
+            and session.end_revoked(reference)
+        ]
+
+    def _sessions_of_grant(self, reference: Reference) -> set[str]:
+        if reference.kind not in ("grant", "token"):
+            return set()
+        with contextlib.suppress(LedgerError):
+            found = self._ledger.find(reference.text)
+            return {each.session_id for each in found if each.session_id is not None}
+        return set()
+
+    def _record(self, kind: str, reference: Reference, reason: str | None, by: str) -> bool:
+        """Put it on record; whether the principal or agent is new to this ledger."""
+        principal = reference.principal
+        is_new = self._is_new(reference)
+        pseudonym = None if principal is None else self._ledger.pseudonym(principal)
+        self._ledger.append(
+            Draft(
+                kind,
+                pseudonym,
+                reference.text if reference.kind == "session" else None,
+                None,
+                None,
+                None,
+                reference.text if reference.kind in ("grant", "token") else None,
+                {
+                    "kind": reference.kind,
+                    "ref": None if principal is not None else reference.text,
+                    "reason": reason,
+                    "by": by,
+                },
+                None if principal is None else {"ref": reference.text},
+            )
+        )
+        return is_new
+
+    def _is_new(self, reference: Reference) -> bool:
+        principal = reference.principal
+        if principal is not None:
+            return self._ledger.subjects.find(principal) is None
+        if reference.kind != "agent":
+            return False
+        if any(reference.text in session.names() for session in self._sessions()):
+            return False
+        return all(record.body.get("agent") != reference.text for record in self._ledger.records())
+
+    # -- what other processes revoked --------------------------------------------------------------------------------
+
+    def look(self) -> None:
+        """Take over what other processes revoked.
+
+        Raises:
+            DeniedError: the store can't be read.
+        """
+        with self._looking:
+            version = self._store.version()
+            if version != self._version:
+                found = dict(self._store.revocations(self._clock()))
+                fresh = [
+                    ref
+                    for ref, lifted in found.items()
+                    if ref not in self._revoked or self._revoked[ref] != lifted
+                ]
+                self._revoked.update(found)
+                self._version = version
+            else:
+                fresh = []
+            self._looked_at = self._monotonic()
+        for ref in fresh:
+            with contextlib.suppress(ConfigurationError):
+                ended = self._end(read_reference(ref))
+                if ended:
+                    _close_later(ended, "revoked by another process")
+
+    def _look_quietly(self) -> None:
+        try:
+            self.look()
+        except AgentIdentityError as error:
+            _log.warning("revocations could not be read (%s)", error.code)
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._watch.stop()
+
+    def start_over(self) -> None:
+        """In a forked child: the next session that opens starts a watch of its own."""
+        self._looking = threading.Lock()
+        self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)
+        self._version = None
+
+
+def revoked_error(reference: Reference) -> RevokedError:
+    """The error of whatever is refused because of a revocation."""
+    if reference.kind == "everything":
+        return RevokedError(
+            "everything_revoked", "everything is revoked", remedy='an operator reinstates "*"'
+        )
+    return RevokedError(
+        _CODES[reference.kind],
+        f"the {reference.kind} was revoked",
+        remedy="what was issued before stays ended; an operator lets new work begin with `agent-identity reinstate`",
+    )
+
+
+_CODES: Final = {
+    "principal": "principal_revoked",
+    "session": "session_revoked",
+    "grant": "grant_revoked",
+    "agent": "agent_revoked",
+    "client": "client_revoked",
+    "token": "token_revoked",
+}
+
+
+def _close_later(ended: Collection[Revocable], reason: str) -> None:
+    """Close sessions in a thread of its own: giving tokens back may take as long as an issuer takes."""
+
+    def close() -> None:
+        for session in ended:
+            try:
+                session.close_revoked(reason)
+            except AgentIdentityError as error:
+                _log.warning("the end of %s could not be completed (%s)", session.id, error.code)
+
+    threading.Thread(target=close, name="agent-identity-revocation", daemon=True).start()
