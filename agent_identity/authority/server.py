@@ -183,9 +183,9 @@ class Authority:
         """Let what is issued from the next second on begin; what was issued before stays ended."""
         self._store.reinstate(reference, int(self._clock()))
 
-    def asgi(self) -> AsgiApp:
-        """This authority as an ASGI 3 application."""
-        return AsgiApp(self.handle, self.endpoints)
+    def asgi(self, *, body_timeout: float | None = None) -> AsgiApp:
+        """This authority as an ASGI 3 application; `body_timeout` is the seconds within which a body has to come, or ten."""
+        return AsgiApp(self.handle, self.endpoints, body_timeout=body_timeout)
 
     def close(self) -> None:
         """Release the database. A closed authority answers 503."""
