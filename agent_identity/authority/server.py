@@ -180,7 +180,11 @@ class Authority:
         return self._store.is_revoked(references, issued_at)
 
     def reinstate(self, reference: str) -> None:
-        """Let what is issued from the next second on begin; what was issued before stays ended."""
+        """Let what is issued from the next second on begin; what was issued before stays ended.
+
+        Raises:
+            ConfigurationError: `not_revoked`, nothing of that name is, or it was reinstated already.
+        """
         self._store.reinstate(reference, int(self._clock()))
 
     def asgi(self, *, body_timeout: float | None = None) -> AsgiApp:
