@@ -33,9 +33,15 @@ from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
 from agent_identity.authority.token_endpoint import TokenEndpoint
 from agent_identity.authority.tokens import Tokens
-from agent_identity.errors import ConfigurationError, CredentialError, DeniedError
+from agent_identity.errors import (
+    ConfigurationError,
+    CredentialError,
+    DeniedError,
+    VerificationError,
+)
 from agent_identity.keys import private_directory
 from agent_identity.values import Secret, new_id
+from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay
 
 if TYPE_CHECKING:
@@ -80,6 +86,7 @@ class Authority:
         organisation: Organisation | None = None,
     ) -> None:
         self._state_dir = None if state_dir is None else private_directory(state_dir)
+        clock = ticking(clock)
         self._clock = clock
         self._terms = terms or Terms()
         self._memory: dict[str, str] = {}
@@ -140,8 +147,8 @@ class Authority:
                 "temporarily_unavailable", "keys_unavailable", status=503, headers=_RETRY
             )
             return outage.response()
-        except (DeniedError, ConfigurationError, OSError):
-            # The store, the replay memory or the key folder can't answer: an outage, and so a refusal.
+        except (DeniedError, ConfigurationError, VerificationError, OSError):
+            # The store, the replay memory, the key folder or the clock can't answer: an outage, and so a refusal.
             outage = OAuthError(
                 "temporarily_unavailable", "state_unavailable", status=503, headers=_RETRY
             )
