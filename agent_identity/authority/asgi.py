@@ -14,10 +14,12 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from agent_identity.authority.answers import OAuthError
+from agent_identity.authority.answers import OAuthError, refused
 from agent_identity.authority.asked import BODY_LIMIT
+from agent_identity.errors import VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
+from agent_identity.verify.received import check_placed
 
 if TYPE_CHECKING:
     from agent_identity.authority.endpoints import Endpoints
@@ -34,12 +36,17 @@ _BODY_SECONDS: Final = 10.0
 
 
 class AsgiApp:
-    """`uvicorn.run(authority.asgi())`, or any other ASGI server."""
+    """`uvicorn.run(authority.asgi())`, or any other ASGI server. `body_timeout` is seconds, ten if it is left out."""
 
     def __init__(
-        self, handle: Callable[[HttpRequest, str | None], HttpResponse], endpoints: Endpoints
+        self,
+        handle: Callable[[HttpRequest, str | None], HttpResponse],
+        endpoints: Endpoints,
+        *,
+        body_timeout: float | None = None,
     ) -> None:
         self._handle = handle
+        self._body_timeout = _BODY_SECONDS if body_timeout is None else body_timeout
         self._origin = endpoints.origin
         self._is_guarded = is_loopback(endpoints.issuer) or endpoints.origin.endswith(".invalid")
 
@@ -50,9 +57,10 @@ class AsgiApp:
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             try:
-                async with asyncio.timeout(_BODY_SECONDS):
+                headers = self._headers(scope)
+                async with asyncio.timeout(self._body_timeout):
                     body = await _body(scope, receive)
-                request = self._request(scope, body)
+                request = self._request(scope, headers, body)
             except TimeoutError:
                 slow = OAuthError("invalid_request", "body_too_slow", status=408)
                 response = slow.response()
@@ -64,10 +72,19 @@ class AsgiApp:
                 response = await asyncio.to_thread(self._handle, request, _certificate(scope))
             await _answer(response, send)
 
-    def _request(self, scope: Message, body: bytes) -> HttpRequest:
+    def _headers(self, scope: Message) -> dict[str, str]:
+        """The headers as they are before the body is read: a server may append its trailers to the same list."""
+        try:
+            check_placed(scope["headers"], _SINGLE_NAMES)
+        except VerificationError as error:
+            raise refused("invalid_request", error) from None
         headers = _headers(scope["headers"])
-        if self._is_guarded:
+        if "host" in headers:
             self._check_names(headers)
+        return headers
+
+    def _request(self, scope: Message, headers: dict[str, str], body: bytes) -> HttpRequest:
+        self._check_names(headers)
         raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
         path = raw.partition(b"?")[0].decode("latin-1")
         query = scope.get("query_string", b"").decode("latin-1")
@@ -75,6 +92,8 @@ class AsgiApp:
         return HttpRequest(scope["method"], url, headers, body)
 
     def _check_names(self, headers: dict[str, str]) -> None:
+        if not self._is_guarded:
+            return
         if f"://{headers.get('host', '').lower()}" != self._origin[self._origin.index("://") :]:
             raise OAuthError("invalid_request", "host_mismatch", status=421)
         if headers.get("origin", self._origin) != self._origin:
@@ -124,6 +143,9 @@ _SINGLE: Final = frozenset(
         "origin",
     }
 )
+
+
+_SINGLE_NAMES: Final = frozenset(name.encode() for name in _SINGLE)
 
 
 async def _body(scope: Message, receive: Receive) -> bytes:

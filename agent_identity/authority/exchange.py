@@ -30,8 +30,11 @@ from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.details import read_details
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from agent_identity.authority.asked import Asked, Form
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.keyring import Keyring
@@ -85,10 +88,10 @@ class Exchange:
         subject = self._subject(form, client, proof, now)
         if wanted == GRANT:
             return self._grant(form, client, subject, proof, int(now))
-        leaf = self._leaf(asked, form, client, subject, now)
-        if not hmac.compare_digest(leaf.jkt.encode(), proof.jkt.encode()):
+        grants = self._chain(asked, form, client, subject, now)
+        if not hmac.compare_digest(grants[0].jkt.encode(), proof.jkt.encode()):
             raise OAuthError("invalid_grant", "key_mismatch")
-        return self._access_token(form, client, subject, leaf, now)
+        return self._access_token(form, client, subject, grants, now)
 
     def _subject(self, form: Form, client: ClientRecord, proof: Proof, now: float) -> Subject:
         subject = self._subjects.read(
@@ -153,8 +156,14 @@ class Exchange:
         )
 
     def _access_token(
-        self, form: Form, client: ClientRecord, subject: Subject, leaf: Grant, now: float
+        self,
+        form: Form,
+        client: ClientRecord,
+        subject: Subject,
+        grants: Sequence[Grant],
+        now: float,
     ) -> dict[str, JSON]:
+        leaf = grants[0]
         resource = one_resource(form, client)
         if resource not in leaf.aud:
             raise OAuthError("invalid_target", "resource_not_granted")
@@ -163,7 +172,13 @@ class Exchange:
         end = min(leaf.exp, subject.exp, issued_at + LIFETIME)
         if end <= now:
             raise OAuthError("invalid_grant", "expired")
+        jti = new_id("tok_")
+        sources = [
+            ref for grant in grants for ref in (grant.jti, signing_input_hash(grant.compact))
+        ]
+        self._store.add_sources(jti, sources, issued_at, end + int(SKEW) + 1)
         draft = TokenDraft(
+            jti=jti,
             sub=leaf.sub,
             sub_profile=leaf.sub_profile,
             resource=resource,
@@ -181,10 +196,10 @@ class Exchange:
         }
         return body | scope_member(scopes)
 
-    def _leaf(
+    def _chain(
         self, asked: Asked, form: Form, client: ClientRecord, subject: Subject, now: float
-    ) -> Grant:
-        """The leaf of the chain on the request, once all of the chain has been checked against the subject token."""
+    ) -> Sequence[Grant]:
+        """The chain on the request, leaf first, once all of it has been checked against the subject token."""
         actor_token = form.text("actor_token")
         if form.text("actor_token_type") != JWT:
             raise OAuthError("invalid_request", "actor_token_type_unsupported")
@@ -209,7 +224,7 @@ class Exchange:
         refs = {leaf.txn, principal, *(ref for grant in grants for ref in _refs(grant))}
         if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
             raise OAuthError("invalid_grant", "revoked")
-        return leaf
+        return grants
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
         return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer

@@ -71,7 +71,7 @@ class Inspection:
             token = self._tokens.read(form.text("token"), now)
         except VerificationError:
             return answer({"active": False})
-        if self._store.is_revoked((*token.refs(),), token.iat):
+        if self._store.is_revoked((*token.refs(), *self._store.sources(token.jti)), token.iat):
             return answer({"active": False})
         shown: dict[str, JSON] = {
             name: token.claims[name] for name in _SHOWN if name in token.claims

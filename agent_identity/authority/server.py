@@ -33,10 +33,16 @@ from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Subjects
 from agent_identity.authority.token_endpoint import TokenEndpoint
 from agent_identity.authority.tokens import Tokens
-from agent_identity.errors import ConfigurationError, CredentialError, DeniedError
+from agent_identity.errors import (
+    ConfigurationError,
+    CredentialError,
+    DeniedError,
+    VerificationError,
+)
 from agent_identity.forks import StillLock
 from agent_identity.keys import private_directory
 from agent_identity.values import Secret, new_id
+from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay
 
 if TYPE_CHECKING:
@@ -82,6 +88,7 @@ class Authority:
         organisation: Organisation | None = None,
     ) -> None:
         self._state_dir = None if state_dir is None else private_directory(state_dir)
+        clock = ticking(clock)
         self._clock = clock
         self._terms = terms or Terms()
         self._memory: dict[str, str] = {}
@@ -142,8 +149,8 @@ class Authority:
                 "temporarily_unavailable", "keys_unavailable", status=503, headers=_RETRY
             )
             return outage.response()
-        except (DeniedError, ConfigurationError, OSError):
-            # The store, the replay memory or the key folder can't answer: an outage, and so a refusal.
+        except (DeniedError, ConfigurationError, VerificationError, OSError):
+            # The store, the replay memory, the key folder or the clock can't answer: an outage, and so a refusal.
             outage = OAuthError(
                 "temporarily_unavailable", "state_unavailable", status=503, headers=_RETRY
             )
@@ -185,19 +192,18 @@ class Authority:
         """Let what is issued from the next second on begin; what was issued before stays ended.
 
         Raises:
-            ConfigurationError: `not_revoked`.
+            ConfigurationError: `not_revoked`, nothing of that name is, or it was reinstated already.
         """
-        if not self._store.reinstate(reference, int(self._clock())):
-            raise ConfigurationError("not_revoked", f"{reference} is not revoked")
+        self._store.reinstate(reference, int(self._clock()))
 
     @property
     def store(self) -> Store:
         """Its clients and revocations."""
         return self._store
 
-    def asgi(self) -> AsgiApp:
-        """This authority as an ASGI 3 application."""
-        return AsgiApp(self.handle, self.endpoints)
+    def asgi(self, *, body_timeout: float | None = None) -> AsgiApp:
+        """This authority as an ASGI 3 application; `body_timeout` is the seconds within which a body has to come, or ten."""
+        return AsgiApp(self.handle, self.endpoints, body_timeout=body_timeout)
 
     def close(self) -> None:
         """Release the database. A closed authority answers 503."""

@@ -30,7 +30,7 @@ __all__ = ["EVERYTHING", "Store", "open_store"]
 
 EVERYTHING: Final = "*"
 _KEPT: Final = 1000
-"""Clients, and revocations, that are kept although they have ended."""
+"""Clients, revocations and sources of tokens, of each, that are kept although they have ended."""
 
 _BUSY_SECONDS: Final = 5.0
 _SCHEMA: Final = (
@@ -41,6 +41,10 @@ _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS revocations (
         ref TEXT PRIMARY KEY, revoked_at INTEGER NOT NULL, lifted_at INTEGER, ends INTEGER) WITHOUT ROWID""",
     "CREATE INDEX IF NOT EXISTS revocations_by_end ON revocations (ends)",
+    # What a token was issued from, and is revoked with: the grants of its chain, by their references, one a line.
+    """CREATE TABLE IF NOT EXISTS sources (
+        jti TEXT PRIMARY KEY, refs TEXT NOT NULL, ends INTEGER NOT NULL) WITHOUT ROWID""",
+    "CREATE INDEX IF NOT EXISTS sources_by_end ON sources (ends)",
     "CREATE TABLE IF NOT EXISTS lists (id INTEGER PRIMARY KEY CHECK (id = 1), seq INTEGER NOT NULL)",
 )
 
@@ -99,14 +103,39 @@ class Store:
                 (ref, now, ends),
             )
 
-    def reinstate(self, ref: str, now: int) -> bool:
-        """Let what is issued from the next second on begin; what was issued before stays ended. False when it wasn't revoked."""
+    def reinstate(self, ref: str, now: int) -> None:
+        """Let what is issued from the next second on begin; what was issued before stays ended.
+
+        Raises:
+            ConfigurationError: `not_revoked`.
+        """
         with self._still.lock, self._writing() as db:
-            lifted = db.execute(
+            done = db.execute(
                 "UPDATE revocations SET lifted_at = max(?, revoked_at) WHERE ref = ? AND lifted_at IS NULL",
                 (now, ref),
             )
-            return lifted.rowcount > 0
+        if not done.rowcount:
+            raise ConfigurationError(
+                "not_revoked",
+                "nothing of that name is revoked here",
+                remedy="write the reference as it was revoked; a session, an agent and * are each lifted alone",
+            )
+
+    def add_sources(self, jti: str, refs: Collection[str], now: int, ends: int) -> None:
+        """Remember until `ends` what a token was issued from."""
+        with self._still.lock, self._writing() as db:
+            db.execute(
+                """DELETE FROM sources WHERE jti IN (
+                SELECT jti FROM sources WHERE ends <= ? ORDER BY ends DESC LIMIT -1 OFFSET ?)""",
+                (now, _KEPT),
+            )
+            db.execute("INSERT INTO sources VALUES (?, ?, ?)", (jti, "\n".join(refs), ends))
+
+    def sources(self, jti: str) -> list[str]:
+        """What a token was issued from, as it may be revoked; nothing for one that has no chain."""
+        with self._still.lock, self._reading() as db:
+            row = db.execute("SELECT refs FROM sources WHERE jti = ?", (jti,)).fetchone()
+        return [] if row is None else row[0].split("\n")
 
     def is_revoked(self, refs: Collection[str], issued_at: float) -> bool:
         """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""

@@ -43,6 +43,7 @@ class TokenDraft:
     txn: str | None = None
     act: Mapping[str, JSON] | None = None
     jkt: str | None = None
+    jti: str = field(default_factory=lambda: new_id("tok_"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +61,7 @@ class OwnToken:
         return self.typ == GRANT_TYPE
 
     def refs(self) -> Iterator[str]:
-        """All that may be revoked about it: the token, its transaction, principal, client and actors."""
+        """All that may be revoked about it: the token, its transaction, principal, client, and actors with their keys."""
         yield self.jti
         for name in ("txn", "client_id"):
             value = self.claims.get(name)
@@ -68,9 +69,12 @@ class OwnToken:
                 yield value
         profile, sub = str(self.claims.get("sub_profile")), str(self.claims.get("sub"))
         yield principal_ref(profile, sub, self._directory(profile))
+        confirmation = self.claims.get("cnf")
+        if isinstance(confirmation, dict):
+            yield str(confirmation.get("jkt"))
         actor = self.claims.get("act")
         while isinstance(actor, dict):
-            yield str(actor.get("sub"))
+            yield from (str(actor[name]) for name in ("sub", "instance") if name in actor)
             actor = actor.get("act")
 
     def _directory(self, profile: str) -> str | None:
@@ -118,7 +122,7 @@ class Tokens:
             "client_id": draft.client_id,
             "iat": now,
             "exp": min(now + LIFETIME, expires_at),
-            "jti": new_id("tok_"),
+            "jti": draft.jti,
         }
         if draft.scopes:
             claims["scope"] = " ".join(sorted(draft.scopes))

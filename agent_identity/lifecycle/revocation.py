@@ -71,8 +71,8 @@ class RevocationStore(Protocol):
 
     def revoke(self, ref: str, now: int, ends: int | None = None) -> None: ...
 
-    def reinstate(self, ref: str, now: int) -> bool:
-        """False when it wasn't revoked."""
+    def reinstate(self, ref: str, now: int) -> None:
+        """Raises `ConfigurationError` `not_revoked` when it wasn't revoked."""
         ...
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
@@ -260,12 +260,7 @@ class Revocations:
             checked_phrase("reason", reason)
         reference = read_reference(ref)
         now = self._clock()
-        if not self._store.reinstate(reference.text, int(now)):
-            raise ConfigurationError(
-                "not_revoked",
-                f"{reference.text} is not revoked",
-                remedy="compare it with the reference that was revoked",
-            )
+        self._store.reinstate(reference.text, int(now))
         for each in self._same_place():
             each._revoked[reference.text] = int(now)  # noqa: SLF001 - one of its own
         is_new = self._record(REINSTATED, reference, reason, by)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A verifier in front of a web application: raw ASGI 3, so that it serves Starlette, FastAPI, Litestar and their like.
 
-Nothing reaches the application that wasn't verified, save the paths that were named as public. The body is read to its end
-first, since the assertion binds it, and then handed on. Nobody's framework is imported.
+Nothing reaches the application that wasn't verified, save the paths that were named as public. The headers are verified first, and
+the body is read only of a request that they let pass; then it is compared and handed on. Nobody's framework is imported.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.delegation.carriers import DELEGATION
+from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -24,6 +24,8 @@ from agent_identity.verify.received import (
     Receive,
     Send,
     body_of,
+    check_placed,
+    fix_headers,
     headers_of,
     path_of,
     replaying,
@@ -40,17 +42,23 @@ if TYPE_CHECKING:
 __all__ = ["CALL", "RefusedError", "VerifyMiddleware", "require", "verified_call"]
 
 BODY_LIMIT: Final = 1024 * 1024
+BODY_TIMEOUT: Final = 10.0
+_DECIDING: Final = frozenset(
+    name.lower().encode()
+    for name in ("Host", "Authorization", "DPoP", ASSERTION, DELEGATION, HANDOVER)
+)
 _PUBLIC: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
 
 
 class VerifyMiddleware:
     """Verifies each request, and the handshake of each websocket, before the application sees it.
 
-    `public` are the paths that need nothing, each exactly as it is sent. `body_limit` is in bytes. The `VerifiedCall` is in the
+    `public` are the paths that need nothing, each exactly as it is sent. `body_limit` is in bytes, `body_timeout` the seconds within
+    which all of a body has to come. The `VerifiedCall` is in the
     scope under `CALL`; `verified_call(request)` gives it, `require` holds it to what a handler needs.
 
     Raises:
-        ConfigurationError: a public path isn't written as it is sent, or the limit is no number of bytes.
+        ConfigurationError: a public path isn't written as it is sent, or a limit is no number of bytes or seconds.
     """
 
     def __init__(
@@ -60,6 +68,7 @@ class VerifyMiddleware:
         *,
         public: Collection[str] = (),
         body_limit: int = BODY_LIMIT,
+        body_timeout: float = BODY_TIMEOUT,
     ) -> None:
         if isinstance(public, str) or not all(_PUBLIC.fullmatch(path) for path in public):
             raise ConfigurationError(
@@ -67,10 +76,13 @@ class VerifyMiddleware:
             )
         if body_limit < 0:
             raise ConfigurationError("body_limit", "a limit is a number of bytes")
+        if not 0 < body_timeout < float("inf"):
+            raise ConfigurationError("body_timeout", "a timeout is a number of seconds above 0")
         self._app = app
         self._verifier = verifier
         self._public = frozenset(public)
         self._body_limit = body_limit
+        self._body_timeout = body_timeout
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         kind = scope["type"]
@@ -79,12 +91,12 @@ class VerifyMiddleware:
             return
         if kind not in ("http", "websocket"):
             raise ConfigurationError("protocol_unknown", "only http and websocket can be verified")
+        fix_headers(scope)
         if self._is_public(scope):
             await self._hand_on(scope, receive, send, None)
             return
         try:
-            body = await self._body(scope, receive)
-            call = await self._verified(scope, body)
+            call, body = await self._verified(scope, receive)
         except (VerificationError, DeniedError) as error:
             await _answer(scope, send, problem(error))
         except GoneError:
@@ -98,22 +110,21 @@ class VerifyMiddleware:
         path = scope["path"]
         return path in self._public and path_of(scope) == path
 
-    async def _body(self, scope: Message, receive: Receive) -> bytes:
-        """The body of whoever shows anything at all; nobody else's is read."""
+    async def _verified(self, scope: Message, receive: Receive) -> tuple[VerifiedCall, bytes]:
+        """The call and its body, which is read only where the headers pass."""
         if not any(name.lower() == DELEGATION.lower().encode() for name, _ in scope["headers"]):
             raise InvalidAssertionError("chain_missing", "the request carries no delegation")
-        if scope["type"] == "websocket":
-            return b""
-        return await body_of(scope, receive, self._body_limit)
-
-    async def _verified(self, scope: Message, body: bytes) -> VerifiedCall:
-        return await self._verifier.averify_request(
+        check_placed(scope["headers"], _DECIDING)
+        examined = await self._verifier.aexamine_request(
             scope.get("method", "GET"),  # a websocket's handshake has no other
             url_of(scope),
             headers_of(scope),
-            body,
             scopes=(),
         )
+        body = b""
+        if scope["type"] == "http":
+            body = await body_of(scope, receive, self._body_limit, self._body_timeout)
+        return self._verifier.admit_request(examined, body), body
 
     async def _hand_on(
         self, scope: Message, receive: Receive, send: Send, call: VerifiedCall | None

@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """What a call has to pass, in order: caps and reading, chain and assertion, the door it came to, token, scopes, revocations, replay.
 
-Nothing is remembered as used before all other rules have passed. `delegation.chain` has the rules of a chain, `statements` those
+Nothing is remembered as used before all other rules have passed. What the head of a request decides is examined first, so that
+a server reads the body only of one that can pass. `delegation.chain` has the rules of a chain, `statements` those
 of an assertion, `request` and `token` those of what came along.
 """
 
@@ -11,15 +12,15 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import orjson
 
-from agent_identity import canonical
+from agent_identity import canonical, jose
 from agent_identity.delegation.assertion import Assertion, read_assertion
 from agent_identity.delegation.chain import verify_chain
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.verify import statements
 from agent_identity.verify.plugins import is_first_use, used_before
-from agent_identity.verify.request import check_bound
+from agent_identity.verify.request import check_body, check_bound
 from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
-from agent_identity.verify.verified import VerifiedCall, verified
+from agent_identity.verify.verified import Handover, VerifiedCall, verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from agent_identity.verify.replay import Replay
     from agent_identity.verify.request import HttpSeen
 
-__all__ = ["Judge", "Seen"]
+__all__ = ["Examined", "Judge", "Seen"]
 
 
 class Seen(NamedTuple):
@@ -53,6 +54,24 @@ class Seen(NamedTuple):
             token = self.request.headers.get("authorization", "").partition(" ")[2]
         if token:
             yield token
+
+
+class Examined(NamedTuple):
+    """What passed all rules but two: whether the body is the one that was signed, and whether it was used before.
+
+    `ends` is when it stops passing (Unix seconds).
+    """
+
+    seen: Seen
+    grants: tuple[Grant, ...]
+    assertion: Assertion | None
+    shown: Shown
+    scopes: frozenset[str]
+    handover: Handover | None
+    ends: float
+
+    def __repr__(self) -> str:
+        return f"<Examined call of {self.grants[0].agent}>"
 
 
 class _Used(NamedTuple):
@@ -85,13 +104,12 @@ class Judge:
         self._replay = replay
         self._tokens = TokenRules(anchors, audience, skew, unlinked="unlinked_token" in allow)
 
-    def judge(self, seen: Seen, now: float) -> VerifiedCall:
-        """What came, if it passes every rule at `now` (Unix seconds).
+    def examine(self, seen: Seen, now: float) -> Examined:
+        """What came, if it passes every rule at `now` that the body doesn't decide; nothing is remembered yet.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
             RevokedError: the principal, the session, a grant or an agent was revoked.
-            DeniedError: the replay store is full, or away.
         """
         assertion = None if seen.assertion is None else read_assertion(seen.assertion)
         anchors = self._anchors.now()
@@ -122,18 +140,47 @@ class Judge:
                 skew=self._skew,
                 evidence=self._evidence,
             )
-        chains = (grants,) if handover is None else (grants, handover.grants)
-        statements.check_revocations(self._anchors, chains)
-        if shown.claims is not None:
-            statements.check_token_revocation(self._anchors, shown.claims, grants)
-        self._remember(assertion, leaf, shown)
+        ends = _end(grants[0], assertion, shown, self._skew)
+        examined = Examined(seen, grants, assertion, shown, scopes, handover, ends)
+        self._check_revocations(examined)
+        return examined
+
+    def check_again(self, examined: Examined, now: float) -> None:
+        """Hold what passed a while ago to what time alone changes.
+
+        Raises:
+            InvalidAssertionError: `expired`.
+            RevokedError: it was revoked meanwhile.
+        """
+        if now >= examined.ends:
+            raise InvalidAssertionError("expired", "it expired while its body was read")
+        self._check_revocations(examined)
+
+    def admit(self, examined: Examined, body: bytes | None) -> VerifiedCall:
+        """What was examined, if it came with this body, and for the first time.
+
+        Raises:
+            InvalidAssertionError: `body_mismatch`, `replayed` or `before_start`.
+            DeniedError: the replay store is full, or away.
+        """
+        assertion, grants = examined.assertion, examined.grants
+        if assertion is not None and examined.seen.request is not None:
+            check_body(assertion, body)
+        self._remember(assertion, grants[0], examined.shown)
         return verified(
             grants,
             assertion,
-            scopes=scopes,
-            token_verified=shown.claims is not None,
-            handover=handover,
+            scopes=examined.scopes,
+            token_verified=examined.shown.claims is not None,
+            handover=examined.handover,
         )
+
+    def _check_revocations(self, examined: Examined) -> None:
+        grants, handover = examined.grants, examined.handover
+        chains = (grants,) if handover is None else (grants, handover.grants)
+        statements.check_revocations(self._anchors, chains)
+        if examined.shown.claims is not None:
+            statements.check_token_revocation(self._anchors, examined.shown.claims, grants)
 
     def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
         """Each door takes its own kind of assertion, and holds it to what is seen there."""
@@ -194,6 +241,18 @@ def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
         raise InvalidAssertionError(
             "details_exceeded", "the chain's details don't allow this tool with these arguments"
         )
+
+
+def _end(leaf: Grant, assertion: Assertion | None, shown: Shown, skew: float) -> float:
+    """When the first of what passed ends, counted as its own rule counts."""
+    ends = [leaf.exp + skew]
+    if assertion is not None:
+        ends.append(assertion.exp + skew)
+    if shown.claims is not None:
+        ends.append(jose.numeric_date(shown.claims, "exp") + skew)
+    if shown.proof is not None:
+        ends.append(shown.proof.iat + PROOF_AGE)
+    return min(ends)
 
 
 def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:

@@ -87,7 +87,7 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
         answer: object = jwks()
         if isinstance(answer, Mapping | list | tuple):
             keys = keys_in(answer)
-            if all(isinstance(key, Mapping) for key in keys):
+            if _are_objects(keys):
                 return keys
         why = f"gave {_kind_of(answer)}"
     except (DeniedError, VerificationError):
@@ -110,6 +110,10 @@ def ticking(clock: Callable[[], float]) -> Callable[[], float]:
         raise _clock_failed(f"answered with {_kind_of(answer)}, not with Unix seconds")
 
     return now
+
+
+def _are_objects(found: Sequence[object]) -> bool:
+    return all(isinstance(each, Mapping) for each in found)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:
@@ -153,6 +157,6 @@ def _no_keys(issuer: str, what: str) -> VerificationError:
 def _clock_failed(what: str) -> VerificationError:
     return VerificationError(
         "clock_failed",
-        f"the verifier's clock {what}",
+        f"the clock {what}",
         remedy="let clock() return Unix seconds, as time.time does",
     )

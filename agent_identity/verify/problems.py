@@ -94,6 +94,9 @@ _REVOKED: Final = _Kind(
     "Stop: sending it again doesn't bring back what was revoked.",
 )
 _TOO_LARGE: Final = _Kind("too_large", 413, "The body is too large", "Send less with one request.")
+_TOO_SLOW: Final = _Kind(
+    "too_slow", 408, "The body came too slowly", "Send all of it at once, on a new connection."
+)
 _BUSY: Final = _Kind(
     "busy",
     503,
@@ -110,6 +113,7 @@ _BY_CODE: Final = {
         (_SCOPE, ("insufficient_scope",)),
         (_FORBIDDEN, ("tool_mismatch", "details_exceeded", "details_unseen")),
         (_TOO_LARGE, ("body_too_large",)),
+        (_TOO_SLOW, ("body_too_slow",)),
         (
             _BUSY,
             (

@@ -3,16 +3,21 @@
 
 A verifier compares the URL with what was signed, and the application routes by what the server decoded. Whatever the two could
 read differently is refused here: a fragment, a dot segment, a `Host` that is none or comes twice.
+
+Only headers count, and no trailers, which come after the body. uvicorn with httptools appends them to the list of headers that it
+gave: before the application runs where all came in one packet, and else while the body is read.
 """
 
 from __future__ import annotations
 
+import asyncio
 import re
+import sys
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import Any, Final, TypeAlias
 from urllib.parse import quote, unquote
 
-from agent_identity.errors import DeniedError, InvalidAssertionError
+from agent_identity.errors import DeniedError, InvalidAssertionError, VerificationError
 
 __all__ = [
     "GoneError",
@@ -20,6 +25,8 @@ __all__ = [
     "Receive",
     "Send",
     "body_of",
+    "check_placed",
+    "fix_headers",
     "headers_of",
     "path_of",
     "replaying",
@@ -76,22 +83,58 @@ def path_of(scope: Message) -> str:
 _PATH: Final = "/!$&'()*+,;=:@"
 
 
+def fix_headers(scope: Message) -> None:
+    """Keep the headers as they are now: what a server appends to its list from now on is a trailer."""
+    scope["headers"] = [*scope["headers"]]
+
+
+def check_placed(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> None:
+    """Refuse headers of those names (lower case) that could be trailers, where the server may list these among the headers.
+
+    There are trailers only in a chunked body, and before its `Transfer-Encoding` there can be none.
+
+    Raises:
+        VerificationError: `header_late`.
+    """
+    if "httptools" not in sys.modules:
+        return
+    sent = [name.lower() for name, _ in headers]
+    if b"transfer-encoding" not in sent:
+        return
+    if not names.isdisjoint(sent[sent.index(b"transfer-encoding") :]):
+        raise VerificationError(
+            "header_late",
+            "a header stands behind Transfer-Encoding, where this server puts trailers too",
+            remedy="send the body with its length, or Transfer-Encoding as the last header",
+        )
+
+
 def headers_of(scope: Message) -> list[tuple[str, str]]:
     """The headers one by one, so that a repeated one is seen."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
-async def body_of(scope: Message, receive: Receive, limit: int) -> bytes:
-    """The whole body; reading ends where it exceeds `limit` bytes, whatever its length was said to be.
+async def body_of(scope: Message, receive: Receive, limit: int, timeout: float) -> bytes:
+    """The whole body; reading ends where it exceeds `limit` bytes, whatever its length was said to be, or takes `timeout` seconds.
 
     Raises:
-        DeniedError: `body_too_large`.
+        DeniedError: `body_too_large` or `body_too_slow`.
         GoneError: the client went away.
     """
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and _exceeds(value, limit):
             raise _too_large(limit)
+    try:
+        async with asyncio.timeout(timeout):
+            return await _read(receive, limit)
+    except TimeoutError:
+        raise DeniedError(
+            "body_too_slow", f"the request's body didn't come within {timeout:g} seconds"
+        ) from None
+
+
+async def _read(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()

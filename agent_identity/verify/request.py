@@ -18,7 +18,7 @@ from agent_identity.values import b64url, unb64url
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
 
-__all__ = ["Headers", "HttpSeen", "check_bound", "is_same", "is_text", "read_request"]
+__all__ = ["Headers", "HttpSeen", "check_body", "check_bound", "is_same", "is_text", "read_request"]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -61,7 +61,7 @@ def read_request(
 
 
 def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> None:
-    """Hold an assertion to the request that it came with; `unbound_body` lets a body pass that it doesn't bind.
+    """Hold an assertion to the head of the request that it came with; `unbound_body` lets a body pass that it doesn't bind.
 
     Raises:
         InvalidAssertionError: it is for another request, or for none.
@@ -80,15 +80,23 @@ def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> 
     query = seen.url.partition("#")[0].partition("?")[2]
     if not is_same(assertion.htq, _digest(query.encode("ascii")) if query else None):
         raise InvalidAssertionError("query_mismatch", "the assertion is for another query")
-    if assertion.content_digest is not None and seen.body is not None:
-        if not is_same(assertion.content_digest, _digest(seen.body)):
-            raise InvalidAssertionError("body_mismatch", "the assertion is for another body")
-    elif not unbound_body:
+    if (assertion.content_digest is None or seen.body is None) and not unbound_body:
         raise InvalidAssertionError(
             "body_unbound",
             "the assertion doesn't bind the body",
             remedy='stream no body, or allow={"unbound_body"} where one has to be',
         )
+
+
+def check_body(assertion: Assertion, body: bytes | None) -> None:
+    """Hold an assertion that binds a body to the one that came; None is a body that nobody saw.
+
+    Raises:
+        InvalidAssertionError: `body_mismatch`.
+    """
+    bound = assertion.content_digest
+    if bound is not None and body is not None and not is_same(bound, _digest(body)):
+        raise InvalidAssertionError("body_mismatch", "the assertion is for another body")
 
 
 def is_text(given: object) -> bool:

@@ -26,7 +26,7 @@ from agent_identity.uris import htu_of
 from agent_identity.values import scope_set
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
-from agent_identity.verify.judging import Judge, Seen
+from agent_identity.verify.judging import Examined, Judge, Seen
 from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay, Replay
 from agent_identity.verify.request import is_text, read_request
@@ -159,6 +159,34 @@ class Verifier:
         """The async twin of `verify_request`; it waits only where an anchor has to be found."""
         return await self._ajudged(self._request_seen(method, url, headers, body, scopes))
 
+    def examine_request(
+        self, method: str, url: str, headers: Headers, *, scopes: Iterable[str]
+    ) -> Examined:
+        """Check the head of a request before its body is read; `admit_request` checks the rest.
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: the principal, the session, a grant or an agent was revoked.
+        """
+        return self._examined(self._request_seen(method, url, headers, b"", scopes))
+
+    async def aexamine_request(
+        self, method: str, url: str, headers: Headers, *, scopes: Iterable[str]
+    ) -> Examined:
+        """The async twin of `examine_request`; it waits only where an anchor has to be found."""
+        return await self._aexamined(self._request_seen(method, url, headers, b"", scopes))
+
+    def admit_request(self, examined: Examined, body: bytes) -> VerifiedCall:
+        """Check the body of a request whose head was examined, that nothing ended meanwhile, and that it comes once.
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: it was revoked meanwhile.
+            DeniedError: the replay store is full, or away.
+        """
+        self._judge.check_again(examined, self._clock())
+        return self._judge.admit(examined, body)
+
     def close(self) -> None:
         """Close the connections to anchors that were found; a verifier whose anchors are given has none."""
         self._discovery.close()
@@ -170,30 +198,36 @@ class Verifier:
     # -- driving -----------------------------------------------------------------------------------------------------
 
     def _judged(self, seen: Seen) -> VerifiedCall:
+        return self._judge.admit(self._examined(seen), _body_of(seen))
+
+    async def _ajudged(self, seen: Seen) -> VerifiedCall:
+        return self._judge.admit(await self._aexamined(seen), _body_of(seen))
+
+    def _examined(self, seen: Seen) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             self._discovery.refresh(stale)
         try:
-            return self._judge.judge(seen, now)
+            return self._judge.examine(seen, now)
         except VerificationError as error:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
         self._discovery.refresh(again.anchors, missing=again.kid)
-        return self._judge.judge(seen, now)
+        return self._judge.examine(seen, now)
 
-    async def _ajudged(self, seen: Seen) -> VerifiedCall:
+    async def _aexamined(self, seen: Seen) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             await self._discovery.arefresh(stale)
         try:
-            return self._judge.judge(seen, now)
+            return self._judge.examine(seen, now)
         except VerificationError as error:
             again = self._worth_another_look(error, seen, now)
             if again is None:
                 raise
         await self._discovery.arefresh(again.anchors, missing=again.kid)
-        return self._judge.judge(seen, now)
+        return self._judge.examine(seen, now)
 
     def _stale(self, seen: Seen, now: float) -> list[Found]:
         """The anchors that have to be asked first: found ones that this very call names, so that no other's absence matters."""
@@ -266,6 +300,10 @@ def _call_seen(
         tool=tool,
         arguments=arguments,
     )
+
+
+def _body_of(seen: Seen) -> bytes | None:
+    return None if seen.request is None else seen.request.body
 
 
 def _compacts(given: Sequence[str]) -> Sequence[str]:

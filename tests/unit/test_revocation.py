@@ -367,8 +367,7 @@ class FakeStore:
     def revoke(self, ref: str, now: int, ends: int | None = None) -> None:
         self.found[ref] = None
 
-    def reinstate(self, ref: str, now: int) -> bool:
-        return False
+    def reinstate(self, ref: str, now: int) -> None: ...
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
         return [*self.found.items()]

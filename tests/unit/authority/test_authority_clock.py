@@ -117,3 +117,14 @@ def test_a_verifier_takes_the_list_of_an_authority_whose_clock_was_ahead(
             rig = make_rig(tmp_path)
         assert known.update(rig.authority.revocations())
         assert not known.is_revoked(("user:alice",), clock.now)
+
+
+@pytest.mark.parametrize("now", [float("nan"), float("inf"), None, "1"])
+def test_a_clock_that_gives_no_time_makes_nothing_active(rig, bot, clock, now: object) -> None:
+    """NaN is after nothing: by it no token would ever have expired."""
+    token = bot.root()
+    clock.now += DAY
+    assertion = bot.assertion()
+    clock.now = now
+    response = bot.post("/introspect", {"token": token}, assertion=assertion)
+    assert rig.refusal(response) == (503, "temporarily_unavailable", "state_unavailable")

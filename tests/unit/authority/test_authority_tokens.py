@@ -10,7 +10,10 @@ import jwt
 import pytest
 
 from agent_identity.authority import Terms
+from agent_identity.delegation.grant import signing_input_hash
+from agent_identity.errors import ConfigurationError
 from agent_identity.keys import SigningKey
+from agent_identity.verify import Revocations
 
 BILLING = "https://billing.example/api"
 BOT = "urn:agent-identity:agent:invoice-bot"
@@ -196,6 +199,79 @@ def test_a_revoked_token_is_not_active_and_says_nothing_else(rig, bot, reference
     named = {"token": jti, "client": bot.client_id}
     rig.authority.revoke(named.get(reference, reference))
     assert rig.body(other.post("/introspect", {"token": token})) == {"active": False}
+
+
+@pytest.mark.parametrize(
+    "reference",
+    [
+        "root",
+        "leaf",
+        "root-hash",
+        "leaf-hash",
+        "instance",
+        "parent-instance",
+        "archive-bot",
+        "parent",
+    ],
+)
+def test_a_token_ends_with_each_grant_and_instance_of_its_chain(
+    rig, bot, clock, reference: str
+) -> None:
+    key = SigningKey.generate()
+    root = bot.root()
+    leaf = rig.child(root, bot.key, key=key)
+    first, second = (
+        rig.body(bot.exchange(c, key=k))["access_token"]
+        for c, k in (([leaf, root], key), ([root], bot.key))
+    )
+
+    def jti(compact: str) -> str:
+        return jwt.decode(compact, options={"verify_signature": False})["jti"]
+
+    named = {
+        "root": jti(root),
+        "leaf": jti(leaf),
+        "root-hash": signing_input_hash(root),
+        "leaf-hash": signing_input_hash(leaf),
+        "instance": key.thumbprint,
+        "parent-instance": bot.key.thumbprint,
+        "archive-bot": "urn:agent-identity:agent:archive-bot",
+        "parent": BOT,
+    }
+    other = rig.client("https://billing.example")
+    rig.authority.revoke(named[reference])
+    assert rig.body(other.post("/introspect", {"token": first})) == {"active": False}
+    is_shared = reference.startswith(("root", "parent"))
+    assert rig.body(other.post("/introspect", {"token": second}))["active"] is not is_shared
+
+
+def test_everything_ends_by_one_reference_and_begins_again_by_it(rig, bot, clock) -> None:
+    token = rig.body(bot.exchange([bot.root()]))["access_token"]
+    known = Revocations(rig.issuer, rig.authority._keyring.jwks, clock=clock)
+    rig.authority.revoke("*")
+    assert rig.refusal(bot.grant())[:2] == (400, "invalid_grant")
+    assert rig.body(bot.post("/introspect", {"token": token})) == {"active": False}
+    known.update(rig.authority.revocations())
+    assert known.is_revoked(("user:alice",), clock.now)
+    clock.now += 1
+    rig.authority.reinstate("*")
+    clock.now += 1
+    known.update(rig.authority.revocations())
+    assert not known.is_revoked(("user:alice",), clock.now)
+    assert bot.exchange([bot.root()]).status == 200
+    assert rig.body(bot.post("/introspect", {"token": token})) == {"active": False}
+
+
+@pytest.mark.parametrize("reference", ["user:alice", "*", "ses_1", BOT, "user:bob"])
+def test_what_is_not_revoked_is_not_reinstated(rig, reference: str) -> None:
+    rig.authority.revoke("user:carol")
+    for _ in range(2):
+        with pytest.raises(ConfigurationError) as refused:
+            rig.authority.reinstate(reference)
+        assert refused.value.code == "not_revoked"
+        if reference == "user:bob":
+            rig.authority.revoke("user:bob")
+            rig.authority.reinstate("user:bob")
 
 
 def test_an_expired_or_foreign_token_is_not_active(make_rig, rig, bot, clock) -> None:
