@@ -23,6 +23,7 @@ from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.giving_back import given_back
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
+from agent_identity.reporting import Reporting
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -134,6 +135,7 @@ class Reach:
             facts=None if call is None else call.facts,
             numbers=None if call is None else call.numbers,
             check=lambda: self._check_use(session, call),
+            reporter=Reporting(session, self.resource, call),
             renewer=Renewing(session, self, call),
             context=parts.world.context,
             clock=parts.clock,
@@ -179,12 +181,12 @@ class Renewing:
         self._call = call
 
     def renew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal)
+        flow = self._session.renewed(self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
         return self._reached.ready(with_call=self._call is not None)
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal)
+        flow = self._session.renewed(self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
         return self._reached.ready(with_call=self._call is not None)
 
@@ -377,6 +379,7 @@ def _acquired(
             issued.jti,
             {
                 "resource": place.uri,
+                "grant_hash": chain[0].hash(),
                 "source": source.described.kind,
                 "issuer": issued.issuer,
                 "scope": [*sorted(issued.scopes)],

@@ -504,9 +504,9 @@ class Session:
         with outside.traced(self, resource):
             return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
 
-    def renewed(self, reached: Reach, renewal: Renewal) -> Flow[Reach]:
+    def renewed(self, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
         """The credential of a resource that refused the one it was shown; for credentials."""
-        return outside.renewed(self, reached, renewal)
+        return outside.renewed(self, reached, renewal, call)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
@@ -557,12 +557,13 @@ class Session:
         self,
         carrier: MutableMapping[str, Any],
         *,
-        form: Literal["headers", "meta"] | None = None,
+        form: Literal["headers", "meta", "message"] | None = None,
     ) -> None:
         """Write into what travels: of a session that `delegate(…, key=…)` gave, its grants; inside a tool, the call's assertion.
 
-        `carrier` is the headers of a request, or MCP's `_meta` or a message (`form="meta"`; by default whatever the carrier is
-        by what stands in it already). W3C trace context goes along.
+        `carrier` is the headers of a request, MCP's `_meta` (`form="meta"`) or a message (`form="message"`); by default what the
+        carrier is by what stands in it already. In `_meta` the assertion names the resource's access token, which goes in the
+        same request; in a message it names none. W3C trace context goes along.
 
         Raises:
             ConfigurationError: there is nothing to write, or not into such a carrier.

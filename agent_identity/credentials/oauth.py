@@ -10,11 +10,14 @@ from urllib.parse import urlencode
 from agent_identity.credentials.answers import (
     Answer,
     asked,
+    ath_of,
     error_code,
     failure_of,
+    is_sendable,
     json_object,
     read_answer,
 )
+from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
 from agent_identity.values import JSON, Certificate, Secret
 
@@ -54,10 +57,31 @@ class Issued:
     txn_token: Secret | None = field(default=None, repr=False)
     details: JSON = field(default=None, repr=False)
 
+    def __post_init__(self) -> None:
+        """Refuse what no header can carry, whichever source brought it: an error about it would hold the secret.
+
+        Raises:
+            CredentialRejectedError: `malformed_token`.
+        """
+        if (self.header and not is_sendable(self.token)) or (
+            self.txn_token is not None and not is_sendable(self.txn_token)
+        ):
+            raise CredentialRejectedError(
+                "malformed_token",
+                f"the credential for {self.resource} has characters that no header carries",
+            )
+
     @property
     def opens_something(self) -> bool:
         """Whether there is anything to send, or to give back; not where the chain alone is shown."""
         return self.header != "" or self.certificate is not None
+
+    @property
+    def sent_ath(self) -> str | None:
+        """The `ath` of what goes in `Authorization`, which an assertion names; of nothing else that opens a door."""
+        if self.header != "Authorization":
+            return None
+        return self.ath or ath_of(self.token)
 
     @property
     def is_bound(self) -> bool:

@@ -15,7 +15,7 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from agent_identity.errors import AgentIdentityError, CredentialUnavailableError
+from agent_identity.errors import AgentIdentityError, CredentialUnavailableError, TransportError
 from agent_identity.interrupts import is_interrupt
 
 if TYPE_CHECKING:
@@ -277,6 +277,9 @@ def _blocking() -> CredentialUnavailableError:
 
 
 def _too_slow() -> CredentialUnavailableError:
-    return CredentialUnavailableError(
+    """Whoever waits and the flight that they wait for have the same deadline; either may see it first."""
+    error = CredentialUnavailableError(
         "deadline_exceeded", "the credential took longer than the deadline"
     )
+    error.__cause__ = TransportError("deadline_exceeded", "nobody answered within the deadline")
+    return error

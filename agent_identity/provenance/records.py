@@ -35,7 +35,9 @@ __all__ = [
     "CALL_UNKNOWN",
     "CREDENTIAL_ACQUIRED",
     "CREDENTIAL_DECIDED",
+    "CREDENTIAL_REFUSED",
     "CREDENTIAL_REVOKED",
+    "CREDENTIAL_STEPPED_UP",
     "GRANT_MADE",
     "KINDS",
     "OUTCOMES",
@@ -59,7 +61,9 @@ SESSION_CLOSED: Final = "session.closed"
 GRANT_MADE: Final = "grant.made"
 CREDENTIAL_ACQUIRED: Final = "credential.acquired"
 CREDENTIAL_DECIDED: Final = "credential.decided"
+CREDENTIAL_REFUSED: Final = "credential.refused"
 CREDENTIAL_REVOKED: Final = "credential.revoked"
+CREDENTIAL_STEPPED_UP: Final = "credential.stepped_up"
 AGENT_REGISTERED: Final = "agent.registered"
 REVOKED: Final = "revocation.made"
 REINSTATED: Final = "revocation.lifted"
@@ -76,7 +80,9 @@ KINDS: Final = (
     GRANT_MADE,
     CREDENTIAL_ACQUIRED,
     CREDENTIAL_DECIDED,
+    CREDENTIAL_REFUSED,
     CREDENTIAL_REVOKED,
+    CREDENTIAL_STEPPED_UP,
     AGENT_REGISTERED,
     REVOKED,
     REINSTATED,

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import urllib3
 
 from agent_identity import (
     ConfigurationError,
     DeniedError,
+    VerificationError,
     current_credential,
     current_session,
     tool,
@@ -83,6 +87,40 @@ def test_a_service_that_never_is_content_with_a_nonce_is_asked_twice(bot, servic
     assert len(service.heads) == 2
 
 
+def test_a_nonce_and_then_an_expired_token_are_both_met(bot, service) -> None:
+    """A request is sent at most three times: as it is, with the server's nonce, with a new credential."""
+
+    @tool(resource=service.url, scopes=["read"])
+    def ask() -> int:
+        return httpx.get(service.url, auth=current_credential()).status_code
+
+    verifies = service.answer
+    expired = [(401, {"www-authenticate": 'DPoP error="invalid_token"'})]
+    service.nonces.append("n-1")
+
+    def answer(method, path, headers, body):
+        status, found = verifies(method, path, headers, body)
+        return expired.pop() if status == 200 and expired else (status, found)
+
+    service.answer = answer
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert ask() == 200
+    assert len(service.heads) == 3
+    assert len({head["Authorization"] for head in service.heads}) == 2
+
+
+def test_a_flow_that_is_driven_by_hand_signs_again_for_a_nonce(bot) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        request = httpx.Request("GET", "https://billing.example/a")
+        flow = session.credential("https://billing.example").sync_auth_flow(request)
+        first = next(flow).headers["DPoP"]
+        wants = {"www-authenticate": 'DPoP error="use_dpop_nonce"', "dpop-nonce": "n-1"}
+        assert flow.send(httpx.Response(401, headers=wants)).headers["DPoP"] != first
+        with pytest.raises(StopIteration):
+            flow.send(httpx.Response(200))
+    assert "trace" not in request.extensions
+
+
 def test_plain_headers_serve_any_other_client(bot, service) -> None:
     @tool(resource=service.url, scopes=["read"])
     def ask() -> bool:
@@ -95,6 +133,56 @@ def test_plain_headers_serve_any_other_client(bot, service) -> None:
 
     with bot.on_behalf_of("user:alice", purpose="p"):
         assert ask()
+
+
+def by_http_client(method: str, url: str, headers: dict[str, str], body: bytes) -> int:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    connection.request(method, target, body or None, headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def by_urllib3(method: str, url: str, headers: dict[str, str], body: bytes) -> int:
+    with urllib3.PoolManager() as pool:
+        return pool.request(method, url, body=body or None, headers=headers, timeout=5).status
+
+
+@pytest.mark.parametrize("send", [by_http_client, by_urllib3])
+@pytest.mark.parametrize("body", [b"", b'{"a": 1}'], ids=["without a body", "with a body"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "POST", "PUT", "PATCH"])
+def test_plain_headers_of_every_method_verify_with_and_without_a_body(
+    bot, service, send, method, body
+) -> None:
+    url = f"{service.url}/items?q=a%20b"
+
+    @tool(resource=service.url, scopes=["read"])
+    def asks() -> int:
+        credential = current_credential()
+        signed = credential.headers(method, url, body) if body else credential.headers(method, url)
+        return send(method, url, signed, body)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert asks() == 200
+    assert len(service.calls) == 1
+
+
+def test_a_request_without_a_body_verifies_without_one_being_named(bot) -> None:
+    url = "https://billing.example/items"
+
+    @tool(resource="https://billing.example", scopes=["read"])
+    def signed() -> dict[str, str]:
+        return current_credential().headers("GET", url)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        headers = signed()
+        verifier = bot.verifier(audience="https://billing.example")
+        assert verifier.verify_request("GET", url, headers, scopes=["read"]).call.tool == "signed"
+        with pytest.raises(VerificationError) as caught:
+            verifier.verify_request("GET", url, headers, None, scopes=["read"])
+    assert caught.value.code == "body_unbound"
 
 
 @pytest.mark.parametrize(
