@@ -16,6 +16,7 @@ from agent_identity.errors import CredentialUnavailableError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.listener import Listener
 from agent_identity.http.prompts import awaited, on_terminal, shown
+from agent_identity.values import keep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -124,7 +125,10 @@ class Surroundings:
         if isinstance(ask, Keep):
             self._secrets.keep(ask.reference, ask.secret)
             return None
-        return self._secrets.read(ask.reference)
+        found = self._secrets.read(ask.reference)
+        if found is not None:
+            keep(self, found)
+        return found
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:
         if self._svids is None:
