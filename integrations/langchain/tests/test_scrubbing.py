@@ -26,7 +26,7 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.prebuilt import ToolNode
 from langgraph.types import Command, Send, interrupt
 
-from agent_identity import AgentIdentity, current_credential
+from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.testing import assert_no_leak
 from agent_identity_langchain import IdentityMiddleware, protect
 
@@ -302,12 +302,13 @@ class Run:
     def __init__(
         self,
         identity: AgentIdentity,
-        tool: Any,
+        guarded: Any,
         *outer: AgentMiddleware[Any, Any],
         resource: str = BILLING,
         saver: InMemorySaver | None = None,
+        rules: dict[str, Any] | None = None,
     ) -> None:
-        made = {"name": tool.name, "args": {"customer": "x"}, "id": CALL, "type": "tool_call"}
+        made = {"name": guarded.name, "args": {"customer": "x"}, "id": CALL, "type": "tool_call"}
         turns = [AIMessage("", tool_calls=[made]), AIMessage("done")]
         self.model = Model(messages=iter(turns), shown=[])
         self.watch = Watch()
@@ -315,10 +316,10 @@ class Run:
         self.config: Any = {"configurable": {"thread_id": "1"}, "callbacks": [self.watch]}
         self.raised: BaseException | None = None
         self.state: Any = None
-        rules = {tool.name: {"resource": resource}}
+        rules = {guarded.name: {"resource": resource}} if rules is None else rules
         self.agent = create_agent(
             self.model,
-            [tool],
+            [guarded],
             middleware=[*outer, IdentityMiddleware(identity, rules=rules)],
             state_schema=Notes,
             checkpointer=saver,
@@ -378,9 +379,9 @@ def test_what_a_tool_returns_shows_no_key(
     identity: AgentIdentity, shape: str, encoding: str
 ) -> None:
     told: list[str] = []
-    tool = leaking(RETURNED[shape], "key", encoding, told)
+    guarded = leaking(RETURNED[shape], "key", encoding, told)
     with identity.on_behalf_of("user:alice", purpose="p"):
-        run = Run(identity, tool).go()
+        run = Run(identity, guarded).go()
         assert run.raised is None
         assert_nothing_shows(run, told)
 
@@ -391,9 +392,9 @@ def test_what_a_tool_raises_shows_no_key_and_is_of_its_class(
     identity: AgentIdentity, shape: str, encoding: str
 ) -> None:
     told: list[str] = []
-    tool = leaking(RAISED[shape], "key", encoding, told)
+    guarded = leaking(RAISED[shape], "key", encoding, told)
     with identity.on_behalf_of("user:alice", purpose="p"):
-        run = Run(identity, tool, saver=InMemorySaver()).go()
+        run = Run(identity, guarded, saver=InMemorySaver()).go()
         # langchain tells the model of an invalid input by itself
         expected = type(None) if shape == "pydantic" else type(RAISED[shape]("x"))
         assert type(run.raised) is expected
@@ -420,9 +421,9 @@ def test_middleware_that_tells_the_model_of_an_error_tells_it_no_key(
     identity: AgentIdentity, shape: str, outer: str
 ) -> None:
     told: list[str] = []
-    tool = leaking(RAISED[shape], "key", "itself", told)
+    guarded = leaking(RAISED[shape], "key", "itself", told)
     with identity.on_behalf_of("user:alice", purpose="p"):
-        run = Run(identity, tool, OUTER[outer](), saver=InMemorySaver()).go()
+        run = Run(identity, guarded, OUTER[outer](), saver=InMemorySaver()).go()
         assert run.raised is None
         assert len(told) == (3 if outer == "retries" and shape != "pydantic" else 1)
         assert_nothing_shows(run, told)
@@ -435,7 +436,7 @@ def test_a_tool_nodes_own_error_handler_tells_no_key(identity: AgentIdentity, sh
     from langgraph.graph import END, START, StateGraph
 
     told: list[str] = []
-    tool = protect(leaking(RAISED[shape], "key", "itself", told), resource=BILLING)
+    guarded = protect(leaking(RAISED[shape], "key", "itself", told), resource=BILLING)
 
     def handle(error: Exception) -> str:
         return f"{error!r} {error} {vars(error)} {error.__cause__}"
@@ -444,7 +445,7 @@ def test_a_tool_nodes_own_error_handler_tells_no_key(identity: AgentIdentity, sh
     graph.add_node("tools", ToolNode([tool], handle_tool_errors=handle))
     graph.add_edge(START, "tools")
     graph.add_edge("tools", END)
-    made = {"name": tool.name, "args": {"customer": "x"}, "id": CALL, "type": "tool_call"}
+    made = {"name": guarded.name, "args": {"customer": "x"}, "id": CALL, "type": "tool_call"}
     watch = Watch()
     with identity.on_behalf_of("user:alice", purpose="p"):
         state = graph.compile().invoke(
@@ -461,9 +462,9 @@ def test_a_password_is_scrubbed_like_the_pair_that_is_sent(
     identity: AgentIdentity, shape: str, secret: str, encoding: str
 ) -> None:
     told: list[str] = []
-    tool = leaking(RETURNED[shape], secret, encoding, told)
+    guarded = leaking(RETURNED[shape], secret, encoding, told)
     with identity.on_behalf_of("user:alice", purpose="p"):
-        run = Run(identity, tool, resource=SECRETS[secret][0], saver=InMemorySaver()).go()
+        run = Run(identity, guarded, resource=SECRETS[secret][0], saver=InMemorySaver()).go()
         assert run.raised is None
         assert_nothing_shows(run, told)
     assert told[0] in (KEY, PASSWORD, base64.b64encode(f"bot:{PASSWORD}".encode()).decode())
@@ -504,23 +505,23 @@ async def test_async_tools_are_scrubbed_alike(identity: AgentIdentity) -> None:
         async def leak(customer: str, plain: Any = plain) -> Any:
             return plain.func(customer)
 
-        tool = StructuredTool.from_function(
+        guarded = StructuredTool.from_function(
             coroutine=leak, name="leak", description="x", args_schema=plain.args_schema
         )
         async with identity.on_behalf_of("user:alice", purpose="p"):
-            run = await Run(identity, tool, saver=InMemorySaver()).ago()
+            run = await Run(identity, guarded, saver=InMemorySaver()).ago()
             assert_nothing_shows(run, told)
 
 
 def test_a_command_keeps_its_destinations(identity: AgentIdentity) -> None:
     made = Command(goto=[Send("x", {"key": KEY})], resume={"a": KEY}, update={"messages": []})
-    tool = protect(
+    guarded = protect(
         StructuredTool.from_function(lambda customer: made, name="go", description="x"),
         resource=BILLING,
     )
     with identity.on_behalf_of("user:alice", purpose="p"):
-        tool.invoke({"customer": "warm"})
-        found = tool.invoke({"customer": "x"})
+        guarded.invoke({"customer": "warm"})
+        found = guarded.invoke({"customer": "x"})
         assert isinstance(found, Command)
         assert found.goto == [Send("x", {"key": "<secret>"})]
         assert found.resume == {"a": "<secret>"}
@@ -540,6 +541,27 @@ def test_a_tool_that_is_protected_without_an_agent_shows_callbacks_no_key(
         assert (caught.value.status, caught.value.body) == (401, "<secret>")
         assert_no_leak(told, *texts(watch.seen))
     assert len(watch.seen) == 2
+
+
+@pytest.mark.parametrize("make", [*RETURNED.values(), *RAISED.values()])
+def test_a_function_that_is_a_tool_of_ours_shows_callbacks_no_key(
+    identity: AgentIdentity, make: Callable[[str], Any]
+) -> None:
+    told: list[str] = []
+
+    @langchain_tool
+    @tool(resource=BILLING)
+    def ours(customer: str) -> Any:
+        """Ask the service."""
+        told.append(key())
+        made = make(told[-1])
+        if isinstance(made, BaseException):
+            raise made
+        return made
+
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        run = Run(identity, ours, rules={}).go()
+        assert_nothing_shows(run, told)
 
 
 def test_a_secret_that_was_replaced_is_scrubbed_while_the_session_lasts(

@@ -88,12 +88,17 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             inner = tool
         else:
             inner = protect(tool, **(rule or {}))
-        copy = guarded(inner, _telling)
+        copy = guarded(inner, _telling if inner is not tool else _scrubbed_too)
         copy.handle_tool_error = functools.partial(_told, tool.handle_tool_error)
         if len(self._guarded) >= _KEPT:
             self._guarded.clear()  # tools that are made anew for each run
         self._guarded[id(tool)] = (tool, copy)
         return copy
+
+
+def _scrubbed_too(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For a tool that was protected by somebody else: `protect` scrubs, `agent_identity.tool` leaves values alone."""
+    return _telling(scrubs(function))
 
 
 def _asking(
