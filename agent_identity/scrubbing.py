@@ -136,12 +136,13 @@ class _Walk:
             if node is None:
                 node = self._nodes[id(found)] = _Node(found)
                 node.texts = (found,) if type(found) is str else _texts(found)
-                waiting += [(part, id(found)) for part in self._parts(found)]
+                if type(found) not in _BARE:
+                    waiting += [(part, id(found)) for part in self._parts(found)]
             if holder is not None:
                 node.held_by.append(holder)
 
     def _parts(self, value: Any) -> Iterator[object]:
-        if _kind(value) in _BARE or _is_closed(value):
+        if _is_closed(value):
             return
         if _is(value, dict | types.MappingProxyType):
             for pair in _pairs(value):
@@ -182,9 +183,8 @@ class _Walk:
         if id(value) not in self._tainted:
             return value
         if id(value) not in self._made:
-            self._made[id(value)] = (
-                _HIDDEN  # for what holds itself by way of something that can't wait
-            )
+            # For what holds itself by way of something that can't wait, a tuple.
+            self._made[id(value)] = _HIDDEN
             try:
                 made = self._new(value)
             except Exception:  # noqa: BLE001 - whatever a foreign class raises, its secret doesn't pass
@@ -203,10 +203,18 @@ class _Walk:
         return self._object(value)
 
     def _text(self, value: Any) -> Any:
-        return _of_kind(value, scrub("".join(value)))
+        text = scrub("".join(value))
+        made = str.__new__(_kind(value), text)
+        return text if type(made) is str else self._checked(value, self._filled(value, made))
 
     def _bytes(self, value: Any) -> Any:
-        return _kind(value)(scrub_bytes(bytes(value)))
+        data = scrub_bytes(bytes(value))
+        if _is(value, bytes):
+            made = bytes.__new__(_kind(value), data)
+            return made if type(made) is bytes else self._filled(value, made)
+        extended = self._begun(value)
+        bytearray.extend(extended, data)
+        return extended
 
     def _list(self, value: Any) -> Any:
         made = self._begun(value)
@@ -246,9 +254,8 @@ class _Walk:
 
     def _object(self, value: Any) -> Any:
         if hasattr(_kind(value), "__del__"):
-            return _text_of(
-                value
-            )  # a copy of what cleans up after itself would do so for the original
+            # A copy of what cleans up after itself would do so for the original.
+            return _text_of(value)
         if _is_closed(value) or not (_state(value) or _fields(value)):
             return _text_of(value)
         return self._checked(value, self._begun(value))
@@ -445,10 +452,9 @@ def _substitute(value: Any) -> object:
 
 def _plain_exception(error: Any) -> BaseException:
     text = _text_of(error)
-    if _input_errors(error):
-        text = text.partition("\n")[
-            0
-        ]  # below it stand inputs, cut short, in which no secret can be found
+    if _keeps_inputs(error):
+        # Below the first line stand inputs, cut short, in which no secret can be found.
+        text = text.partition("\n")[0]
     for base in _kind(error).__mro__[1:]:
         if issubclass(base, BaseException) and base.__module__ == "builtins":
             with contextlib.suppress(TypeError):  # where it wants more than a text
@@ -459,22 +465,16 @@ def _plain_exception(error: Any) -> BaseException:
 
 def _input_errors(error: Any) -> list[Any]:
     """What pydantic found wrong, with the inputs; its error keeps that to itself, and can be made anew from it."""
-    if not hasattr(_kind(error), "from_exception_data"):
-        return []
-    found: list[Any] = error.errors(include_url=False)
+    found: list[Any] = error.errors(include_url=False) if _keeps_inputs(error) else []
     return found
+
+
+def _keeps_inputs(error: Any) -> bool:
+    return hasattr(_kind(error), "from_exception_data")
 
 
 def _input_error(found: dict[str, Any]) -> dict[str, Any]:
     return {name: found[name] for name in ("type", "loc", "input", "ctx") if name in found}
-
-
-def _of_kind(value: str, text: str) -> str:
-    kind = _kind(value)
-    if kind is str:
-        return text
-    made = kind(text)
-    return made if _kind(made) is kind and all(map(is_clean, _texts(made))) else text
 
 
 def _items(value: Any) -> list[Any]:
@@ -514,10 +514,17 @@ def _members(kind: Any) -> tuple[types.MemberDescriptorType, ...]:
         member
         for base in bases
         for name, member in vars(base).items()
-        if isinstance(member, types.MemberDescriptorType) and name not in _DERIVED
+        if isinstance(member, types.MemberDescriptorType)
+        and name not in ("__dict__", "__weakref__")
+        and member not in _DERIVED
     )
 
 
-_DERIVED: Final = frozenset(
-    {"__dict__", "__weakref__", "__suppress_context__", "exceptions", "message"}
+_DERIVED: Final[frozenset[Any]] = frozenset(
+    {
+        vars(BaseException)["__suppress_context__"],
+        vars(BaseExceptionGroup)["message"],
+        vars(BaseExceptionGroup)["exceptions"],
+    }
 )
+"""What an exception is made with, or is set by the rest."""

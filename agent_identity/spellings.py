@@ -114,7 +114,7 @@ def _spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
 
 def _spans_of(reading: _Reading, depth: int) -> Iterator[_Span]:
     """Of what was read as hex or base64 only what looks like text is read once more: the rest is noise, and never ends."""
-    if isinstance(reading, _Unescaped):
+    if isinstance(reading, _Rewritten):
         yield from _spans(reading.text, depth, has_escapes=False)
         return
     for start, end in _known.places(reading.text):
@@ -156,7 +156,9 @@ class _Reading(Protocol):
 
 def _readings(text: str, *, has_escapes: bool) -> Iterator[_Reading]:
     if has_escapes and _ESCAPING.search(text) is not None:
-        yield _Unescaped(text)
+        yield _Rewritten(text, _unescaped(text), _steps)
+    if _SEPARATED_HEX.search(text) is not None:
+        yield _Rewritten(text, _SEPARATOR.sub("", text), _joining)
     shortest = max(_known.shortest(), _PART)
     if _has_run(_BASE64, 8 * shortest // 6, text):
         data = text.encode("ascii", "replace").translate(_AS_BASE64)
@@ -227,7 +229,7 @@ class _Hex:
 _CODED: Final = re.compile(
     r"%[0-9A-Fa-f]{2}"
     r"|\\+u[dD][89abAB][0-9A-Fa-f]{2}\\+u[dD][c-fC-F][0-9A-Fa-f]{2}"
-    r"|\\+(?:u[0-9A-Fa-f]{4}|U00[0-9A-Fa-f]{6}|x[0-9A-Fa-f]{2})"
+    r"|\\+(?:u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|U00[0-9A-Fa-f]{6}|x[0-9A-Fa-f]{2})"
     r"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos);"
 )
 _DROPPED: Final = re.compile(r"\\+[nrt]?|[\r\n\0]+")
@@ -247,7 +249,7 @@ def _decoded(match: re.Match[str]) -> str:
     if "\\" in code:  # a pair of surrogates
         high, low = int(code[1:5], 16), int(code[-4:], 16)
         return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
-    return _character(int(code[1:], 16))
+    return _character(int(code[1:].strip("{}"), 16))
 
 
 def _of_html(name: str) -> str:
@@ -284,16 +286,26 @@ def _steps(text: str) -> Iterator[_Step]:
     yield text, _DROPPED, _nothing
 
 
-class _Unescaped:
-    """A text with its escapes undone, in one line."""
+def _joining(text: str) -> Iterator[_Step]:
+    yield text, _SEPARATOR, _nothing
 
-    def __init__(self, text: str) -> None:
-        self.text: str = _unescaped(text)
-        self._given = text
+
+_SEPARATED_HEX: Final = re.compile(r"[0-9A-Fa-f]{2}(?:(?:(?:[:. -]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}")
+_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:. -]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
+"""Between two bytes, as hex is often written for people."""
+
+
+class _Rewritten:
+    """A text with something replaced in it, step by step."""
+
+    def __init__(self, given: str, text: str, steps: Callable[[str], Iterator[_Step]]) -> None:
+        self.text: str = text
+        self._given = given
+        self._steps = steps
 
     @cached_property
     def _back(self) -> list[_Replaced]:
-        return [_Replaced(*step) for step in _steps(self._given)][::-1]
+        return [_Replaced(*step) for step in self._steps(self._given)][::-1]
 
     def start(self, at: int, /) -> int:
         for step in self._back:
@@ -398,9 +410,13 @@ class _Known:
     def _catch_up(self) -> None:
         with self._lock:
             while self._new:
-                self._index(self._new.popleft())
+                self._index(
+                    self._new[0]
+                )  # taken away afterwards: an interrupt in between costs nothing
+                self._new.popleft()
             while self._dead:
-                self._forget(self._dead.popleft())
+                self._forget(self._dead[0])
+                self._dead.popleft()
 
     def _index(self, held: _Held) -> None:
         secret = held()

@@ -68,6 +68,10 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "HTML, hex": lambda text: "".join(f"&#x{ord(character):x};" for character in text),
     "HTML, names": html.escape,
     "hex": lambda text: text.encode().hex(),
+    "hex with colons": lambda text: text.encode().hex(":"),
+    "hex in lines": lambda text: text.encode().hex(" ", -4).upper(),
+    "hex, byte by byte": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
+    "JavaScript": lambda text: "".join(f"\\u{{{ord(character):x}}}" for character in text),
     "hex, upper case": lambda text: text.encode().hex().upper(),
     **{f"base64 after {n}": lambda text, n=n: b64("x" * n + text + "yz" * n) for n in range(5)},
     **{
@@ -240,7 +244,23 @@ class Slotted:
 
 
 class Text(str):
-    __slots__ = ("more",)
+    __slots__ = ("__dict__",)
+
+
+class Data8(bytes):
+    more = ""
+
+
+class Sent:
+    __slots__ = ("exceptions", "message")
+
+    def __init__(self, text: str) -> None:
+        self.message, self.exceptions = text, []
+
+
+def with_more(value: Any, text: str) -> Any:
+    value.more = text
+    return value
 
 
 class Texts(list):
@@ -309,6 +329,10 @@ SHAPES: dict[str, Callable[[str], Any]] = {
     "list of a class": lambda text: Texts([text]),
     "dict of a class": lambda text: Names(x=text),
     "text of a class": Text,
+    "text with an attribute": lambda text: with_more(Text("x"), text),
+    "bytes of a class": lambda text: Data8(text.encode()),
+    "bytes with an attribute": lambda text: with_more(Data8(b"x"), text),
+    "slots of a message": Sent,
     "dataclass": Data,
     "frozen dataclass": Frozen,
     "model": lambda text: Model(text=text),
