@@ -13,6 +13,7 @@ from agent_identity.current import Current, activated, current_session
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.described import Tool
 from agent_identity.pipeline import Call
+from agent_identity.scrubbing import scrubbed, scrubs
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from agent_identity.errors import AgentIdentityError
     from agent_identity.session import Session
 
-__all__ = ["Call", "Tool", "refusal_text", "tool_of", "within", "wrap"]
+__all__ = ["Call", "Tool", "refusal_text", "scrubbed", "scrubs", "tool_of", "within", "wrap"]
 
 
 @contextlib.contextmanager

@@ -24,7 +24,7 @@ from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.giving_back import given_back
 from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
 from agent_identity.reporting import Reporting
-from agent_identity.values import LOCAL
+from agent_identity.values import LOCAL, keep
 
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
@@ -91,6 +91,8 @@ class Reach:
         self.fresh_until: float = min(ends)
         self._fresh_monotonic = time.monotonic() + self.fresh_until - session.parts.clock()
         self.proof_key: ProofKey = session.agent.proof_key
+        if issued is not None:
+            keep(session, *issued.secrets)
 
     def is_fresh(self, now: float) -> bool:
         """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""

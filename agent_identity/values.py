@@ -7,13 +7,13 @@ import binascii
 import hmac
 import os
 import re
-import weakref
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
 from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.spellings import keep, remember, scrub
 
 __all__ = [
     "JSON",
@@ -34,6 +34,7 @@ __all__ = [
     "is_agent",
     "is_line",
     "is_listed",
+    "keep",
     "new_id",
     "scope_set",
     "scrub",
@@ -163,7 +164,7 @@ class Secret:
 
     def __init__(self, text: str) -> None:
         self._text = text
-        _live[id(self)] = self
+        remember(self)
 
     def reveal(self) -> str:
         """The text itself; keep it out of variables that outlive the line."""
@@ -229,20 +230,6 @@ class Prompt:
     verification_uri: str | None = None
     verification_uri_complete: str | None = None
     user_code: str | None = None
-
-
-_live: weakref.WeakValueDictionary[int, Secret] = weakref.WeakValueDictionary()
-_COMPACT_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
-
-
-def scrub(text: str) -> str:
-    """Replace every living secret and every signed token in a text that leaves for a model, a log or telemetry."""
-    for reference in _live.valuerefs():  # taken in one step, while other threads make secrets
-        secret = reference()
-        value = "" if secret is None else secret.reveal()
-        if value and value in text:
-            text = text.replace(value, "<secret>")
-    return _COMPACT_JWT.sub("<token>", text)
 
 
 def b64url(data: bytes) -> str:

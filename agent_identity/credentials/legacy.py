@@ -124,11 +124,13 @@ class Basic:
         Raises:
             ConfigurationError: `secret_missing`, `secret_unreadable` or `username_malformed`.
         """
+        parts: tuple[Secret, ...] = ()
         if isinstance(self.username, str):
             name = Secret(self.username)
         else:
             name = yield from _secret(self.username, "user name", wanted, "", _TEXT)
             _check_username(name)
+            parts = (name,)
         password = yield from _secret(self.password, "password", wanted, self.reference, _TEXT)
         now = self.clock()
         return Issued(
@@ -141,6 +143,7 @@ class Basic:
             expires_at=now + LIFE,
             scheme="Basic",
             is_opaque=True,
+            parts=(*parts, password),
         )
 
 

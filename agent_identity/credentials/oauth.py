@@ -38,7 +38,7 @@ class Issued:
     It is sent in `header`, after `scheme` (empty: nothing before it). `token_type` is `DPoP`, `Bearer`, or what a legacy
     source calls it. `certificate` is shown in TLS along with it, or is the whole credential. `is_opaque` says that nothing in
     it could be checked. `txn_token` rides beside it in a header of its own. `details` are the authorization details that were
-    granted (RFC 9396), None where none were asked for.
+    granted (RFC 9396), None where none were asked for. `parts` are secrets that the token is made of.
     """
 
     token: Secret = field(repr=False)
@@ -56,6 +56,14 @@ class Issued:
     is_opaque: bool = False
     txn_token: Secret | None = field(default=None, repr=False)
     details: JSON = field(default=None, repr=False)
+    parts: tuple[Secret, ...] = field(default=(), repr=False)
+
+    @property
+    def secrets(self) -> tuple[Secret, ...]:
+        """All of it that may be shown to nobody."""
+        beside = () if self.txn_token is None else (self.txn_token,)
+        key = () if self.certificate is None else (self.certificate.key,)
+        return (self.token, *self.parts, *beside, *key)
 
     def __post_init__(self) -> None:
         """Refuse what no header can carry, whichever source brought it: an error about it would hold the secret.

@@ -31,7 +31,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Shared, shared
 from agent_identity.forks import start_over_in_child
-from agent_identity.values import Principal, Secret, new_id
+from agent_identity.values import Principal, Secret, keep, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
@@ -350,6 +350,8 @@ class TokenSubject:
     ) -> Flow[tuple[Principal, dict[str, tuple[Secret, _Known]]]]:
         """Who all these tokens name: whom they named before, where that is known."""
         principal, found = self._principal, dict[str, tuple[Secret, _Known]]()
+        held = (*_held(tokens), tokens.refresh_token)
+        keep(self, *(token for token in held if token is not None))
         for name in _HELD:
             token: Secret | None = getattr(tokens, name)
             if token is None:

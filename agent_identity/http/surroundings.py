@@ -16,6 +16,7 @@ from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.listener import Listener
 from agent_identity.http.prompts import awaited, on_terminal, shown
+from agent_identity.values import keep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -128,7 +129,10 @@ class Surroundings:
             raise DeniedError(
                 "ask_unknown", f"a flow asked for {type(ask).__name__}, which is no ask"
             )
-        return self._secrets.read(ask.reference)
+        found = self._secrets.read(ask.reference)
+        if found is not None:
+            keep(self, found)
+        return found
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:
         if self._svids is None:

@@ -14,28 +14,49 @@ import traceback
 from typing import TYPE_CHECKING, Final
 from urllib.parse import quote, quote_plus
 
+from agent_identity.values import Secret
+
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["assert_no_leak", "traces_of"]
+__all__ = ["LeakError", "assert_no_leak", "traces_of"]
 
 _SHORTEST: Final = 8
+
+
+class LeakError(AssertionError):
+    """A secret shows where none may. It holds what was looked for, so that a report of the failure can be scrubbed of that."""
+
+    def __init__(self, where: str, secrets: Iterable[Secret]) -> None:
+        super().__init__(f"a secret shows in the {where}")
+        self._secrets = tuple(secrets)
 
 
 def assert_no_leak(secrets: Iterable[str], *places: object) -> None:
     """Fail when a secret, in any spelling, shows in a place: a text, bytes, an exception, or any object's readable forms.
 
+    Pytest shows such a failure without the values of variables, and scrubbed: a CI log is no place for a secret either.
+
     Raises:
         AssertionError: one does; the message says where, and not what.
     """
-    spellings = {spelling for secret in secrets for spelling in _spellings(secret)}
+    __tracebackhide__ = True
+    held = [Secret(secret) for secret in secrets]
+    where = _leak(held, places)
+    del secrets, places  # pytest, and a crash reporter, show the variables of each frame
+    if where is not None:
+        raise LeakError(where, held)
+
+
+def _leak(secrets: Iterable[Secret], places: Iterable[object]) -> str | None:
+    """Where the first of them shows."""
+    spellings = {spelling for secret in secrets for spelling in _spellings(secret.reveal())}
     for number, place in enumerate(places):
         for kind, text in traces_of(place):
             if any(spelling in text for spelling in spellings):
-                raise AssertionError(
-                    f"a secret shows in the {kind} of place {number} ({type(place).__name__})"
-                )
+                return f"{kind} of place {number} ({type(place).__name__})"
+    return None
 
 
 def traces_of(place: object) -> Iterator[tuple[str, str]]:
@@ -51,16 +72,16 @@ def traces_of(place: object) -> Iterator[tuple[str, str]]:
 
 
 def _of_object(place: object) -> Iterator[tuple[str, str]]:
-    yield "repr", repr(place)
-    yield "str", str(place)
-    yield "format", f"{place}"
+    yield "repr", _readable(place)
+    yield "str", _readable(place, str)
+    yield "format", _readable(place, format)
     if hasattr(place, "__dict__"):
-        yield "vars", repr(vars(place))
+        yield "vars", _readable(vars(place))
     for kind in type(place).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if hasattr(place, name):
-                yield f"slot {name}", repr(getattr(place, name))
+                yield f"slot {name}", _readable(getattr(place, name))
 
 
 def _of_exception(error: BaseException, seen: set[int]) -> Iterator[tuple[str, str]]:
@@ -89,9 +110,9 @@ def _of_frames(frames: TracebackType | None) -> Iterator[tuple[str, str]]:
         frames = frames.tb_next
 
 
-def _readable(value: object) -> str:
+def _readable(value: object, how: Callable[[object], str] = repr) -> str:
     try:
-        return repr(value)
+        return how(value)
     except Exception:  # noqa: BLE001 - a half-made object has no readable form, so it shows nothing
         return ""
 

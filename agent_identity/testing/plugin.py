@@ -1,5 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for tests of agents: an identity with an authority of its own, its ledger, and the spans that it makes."""
+"""Fixtures for tests of agents: an identity with an authority of its own, its ledger, and the spans that it makes.
+
+The report of a failed `assert_no_leak` shows no secret: neither the values of variables (`--showlocals`, arguments), nor what
+was printed, as far as the secret stands there whole.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Generator, Iterator
     from pathlib import Path
 
     from agent_identity.authority import Authority
@@ -16,6 +20,34 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
 
 __all__ = ["identity", "issuer", "ledger", "spans"]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    call: pytest.CallInfo[None],
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Take secrets out of the report of a leak: it goes where everybody reads it."""
+    from agent_identity.testing.leaks import LeakError  # noqa: PLC0415 - see `issuer`
+    from agent_identity.values import scrub  # noqa: PLC0415 - see `issuer`
+
+    report = yield
+    if call.excinfo is None or not _is_of(call.excinfo.value, LeakError, set()):
+        return report
+    # "short" prints lines of source; any other style prints variables too, cut short, where nothing finds a secret.
+    shown = call.excinfo.getrepr(style="short", showlocals=False, funcargs=False)
+    report.longrepr = scrub(str(shown))
+    report.sections = [(scrub(name), scrub(text)) for name, text in report.sections]
+    return report
+
+
+def _is_of(error: BaseException | None, kind: type[BaseException], seen: set[int]) -> bool:
+    """Whether an exception, or one that belongs to it, is of a class."""
+    if error is None or id(error) in seen:
+        return False
+    seen.add(id(error))
+    members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
+    inner = (error.__cause__, error.__context__, *members)
+    return isinstance(error, kind) or any(_is_of(each, kind, seen) for each in inner)
 
 
 @pytest.fixture

@@ -4,11 +4,13 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import os
 import subprocess
 import sys
 import time
+from base64 import b64encode
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -38,7 +40,7 @@ from agent_identity.keys import SigningKey
 from agent_identity.signers import MemorySigner
 from agent_identity.testing import FakeIssuer, FakeWeb, play
 from agent_identity.testing.web import Said
-from agent_identity.values import Certificate, Secret
+from agent_identity.values import Certificate, Secret, scrub
 from agent_identity.verify import Verifier
 
 BILLING = "https://billing.example"
@@ -362,6 +364,56 @@ def test_legacy_resources_get_their_secret_and_no_delegation_data(
     assert by_path["c"]["authorization"] == "Bearer canary-password"
     for headers in by_path.values():
         assert not any(name.startswith(("agent-", "dpop")) for name in headers)
+
+
+def test_what_a_session_was_handed_is_scrubbed_while_it_lasts_whoever_holds_it_still(
+    configured: Configured, web: FakeWeb, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A secret that was replaced in its place, and that no cache holds any more."""
+    identity = configured(
+        f'[resources."{web.url}/a"]\nsource = "api-key"\nsecret = "env:KEY"\n'
+        f'[resources."{web.url}/b"]\nsource = "basic"\nusername = "the-bot"\npassword = "env:PASSWORD"\n'
+    )
+    old, new = (
+        [f"{which}-{what}" for what in ("key-7Hq2", "password-4Tm")] for which in ("old", "new")
+    )
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        for values in (old, new):
+            for name, value in zip(("KEY", "PASSWORD"), values, strict=True):
+                monkeypatch.setenv(name, value)
+            for path in "ab":
+                session.credential(f"{web.url}/{path}")
+            for cached in list(identity._parts.world.cache._entries):
+                identity._parts.world.drop(cached)
+            session.reaches.clear()
+        gc.collect()
+        for secret in (*old, *new, b64encode(f"the-bot:{old[1]}".encode()).decode()):
+            assert scrub(f"it was {secret}.") == "it was <secret>."
+        assert scrub("the-bot wrote it") == "the-bot wrote it"
+    identity.close()
+    del session, identity
+
+
+def test_a_transaction_token_is_scrubbed_after_its_call(
+    configured: Configured, idp: FakeIssuer, key: Path, web: FakeWeb
+) -> None:
+    identity = configured(
+        acme(idp)
+        + f'[resources."{web.url}"]\n'
+        + 'transaction_token = { issuer = "acme", audience = "trust.example" }\n'
+    )
+
+    @tool(resource=web.url, scopes=["a"])
+    def read() -> None:
+        httpx.get(web.url, auth=current_credential())
+
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p"):
+        read()
+        read()
+        gc.collect()
+        for request in web.received:
+            signature = request.headers["txn-token"].rpartition(".")[2]
+            assert scrub(f"it was {signature}.") == "it was <secret>."
 
 
 def test_a_secret_that_isnt_there_says_where_it_was_looked_for(

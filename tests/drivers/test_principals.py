@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,7 @@ from agent_identity.jose import loads_object, unverified
 from agent_identity.keys import SigningKey
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak
 from agent_identity.testing.web import Received, Said
-from agent_identity.values import b64url
+from agent_identity.values import b64url, scrub
 
 BILLING = "https://billing.example"
 Configured = Callable[..., AgentIdentity]
@@ -327,6 +328,22 @@ def test_a_refresh_token_that_is_none_proves_nobody_beyond_their_token(
             held.headers("GET", web.url)
         assert denied.value.code == "principal_outdated"
     assert (len(web.received), ran) == (1, ["local"])
+
+
+def test_tokens_of_the_principal_that_were_renewed_are_scrubbed_while_the_session_lasts(
+    configured: Configured, idp: People, web: FakeWeb, clock: Clock, tmp_path: Path
+) -> None:
+    idp.renews()
+    identity = configured(acme(idp) + key_resource(web, tmp_path))
+    tokens = brief(idp, clock, idp.left("alice"))
+    given = [tokens.access_token.reveal(), tokens.refresh_token.reveal()]
+    with identity.on_behalf_of(tokens, purpose="p") as session:
+        clock.now += 1800
+        session.credential(web.url)
+        assert tokens.access_token.reveal() != given[0]
+        gc.collect()
+        for token in given:
+            assert scrub(f"it was {token.rpartition('.')[2]}!") == "it was <secret>!"
 
 
 def test_a_session_with_a_refresh_token_goes_on_by_fresh_tokens_that_were_verified(

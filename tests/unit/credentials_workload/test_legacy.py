@@ -89,7 +89,11 @@ def test_basic_is_the_pair_in_utf8(wanted, username, password, sent) -> None:
 
 def test_a_user_name_may_be_a_secret_too(wanted) -> None:
     source = Basic(lambda: pure(Secret("sk_1")), KEY, clock=clock)
-    assert base64.b64decode(fetch(source, wanted).token.reveal()) == f"sk_1:{CANARY}".encode()
+    issued = fetch(source, wanted)
+    assert base64.b64decode(issued.token.reveal()) == f"sk_1:{CANARY}".encode()
+    assert [secret.reveal() for secret in issued.parts] == ["sk_1", CANARY]
+    given = fetch(Basic("the-bot", KEY, clock=clock), wanted)
+    assert [secret.reveal() for secret in given.parts] == [CANARY]
 
 
 def test_a_static_token_is_a_bearer(wanted) -> None:

@@ -2,13 +2,12 @@
 """`IdentityMiddleware`: guards every tool of an agent, and tells the model of a refusal as a tool error.
 
 It puts a guarded copy of the tool into the request instead of looking at the model's arguments, so that whatever other
-middleware and LangChain itself do to them, the digest is over what the function receives. What comes back is scrubbed of
-secrets twice: as the function's value, before callbacks see it, and as the message that goes to the model.
+middleware and LangChain itself do to them, the digest is over what the function receives. What the function returns or raises
+is scrubbed of secrets before callbacks see it (`protect` does that too), and once more what comes back for the model.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import inspect
 from typing import TYPE_CHECKING, Any, Final
@@ -16,17 +15,16 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException
-from langgraph.types import Command
 
 from agent_identity import AgentIdentity, ConfigurationError, DeniedError, Session
-from agent_identity.adapters import Tool, refusal_text, within
-from agent_identity.values import scrub
+from agent_identity.adapters import Tool, refusal_text, scrubbed, scrubs, within
 from agent_identity_langchain.protection import guarded, is_protected, protect
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Mapping
 
     from langgraph.prebuilt.tool_node import ToolCallRequest
+    from langgraph.types import Command
 
 __all__ = ["IdentityMiddleware"]
 
@@ -64,7 +62,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         with within(_carried(request), tool_call_id=request.tool_call["id"]):
             if request.tool is None:
                 return _unknown(request)
-            return _clean(handler(request.override(tool=self._guard(request.tool))))
+            return scrubs(handler)(request.override(tool=self._guard(request.tool)))
 
     async def awrap_tool_call(
         self,
@@ -75,7 +73,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         with within(_carried(request), tool_call_id=request.tool_call["id"]):
             if request.tool is None:
                 return _unknown(request)
-            return _clean(await handler(request.override(tool=self._guard(request.tool))))
+            return await scrubs(_asking(handler))(request.override(tool=self._guard(request.tool)))
 
     def _guard(self, tool: BaseTool) -> BaseTool:
         known = self._guarded.get(id(tool))
@@ -90,7 +88,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             inner = tool
         else:
             inner = protect(tool, **(rule or {}))
-        copy = guarded(inner, _telling)
+        copy = guarded(inner, _telling if inner is not tool else _scrubbed_too)
         copy.handle_tool_error = functools.partial(_told, tool.handle_tool_error)
         if len(self._guarded) >= _KEPT:
             self._guarded.clear()  # tools that are made anew for each run
@@ -98,14 +96,28 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         return copy
 
 
+def _scrubbed_too(function: Callable[..., Any]) -> Callable[..., Any]:
+    """For a tool that was protected by somebody else: `protect` scrubs, `agent_identity.tool` leaves values alone."""
+    return _telling(scrubs(function))
+
+
+def _asking(
+    handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
+) -> Callable[[ToolCallRequest], Coroutine[Any, Any, ToolMessage | Command[Any]]]:
+    async def ask(request: ToolCallRequest) -> ToolMessage | Command[Any]:
+        return await handler(request)
+
+    return ask
+
+
 def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, its value scrubbed, and a refusal turned into what LangChain has for errors that a model may see."""
+    """The function, a refusal turned into what LangChain has for errors that a model may see."""
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def atold(*args: Any, **kwargs: Any) -> Any:
             try:
-                return _clean(await function(*args, **kwargs))
+                return await function(*args, **kwargs)
             except DeniedError as error:
                 raise _RefusedError(refusal_text(error)) from error
 
@@ -114,7 +126,7 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def told(*args: Any, **kwargs: Any) -> Any:
         try:
-            return _clean(function(*args, **kwargs))
+            return function(*args, **kwargs)
         except DeniedError as error:
             raise _RefusedError(refusal_text(error)) from error
 
@@ -125,29 +137,14 @@ def _told(
     own: bool | str | Callable[[ToolException], str] | None,  # noqa: FBT001 - LangChain's own type
     error: ToolException,
 ) -> str:
-    """Our refusals as text; the tool's own errors as the tool's own setting says, scrubbed."""
+    """Our refusals as text; the tool's own errors, scrubbed already, as the tool's own setting says."""
     if isinstance(error, _RefusedError) or own is True:
-        return scrub(str(error.args[0])) if error.args else "Tool execution error"
+        return str(error.args[0]) if error.args else "Tool execution error"
     if isinstance(own, str):
         return own
     if callable(own):
-        return scrub(own(error))
+        return scrubbed(own(error))
     raise error
-
-
-def _clean(value: Any) -> Any:
-    """A tool's result without secrets, also inside plain containers and messages; other objects stay themselves."""
-    if isinstance(value, str):
-        return scrub(value)
-    if type(value) in (list, tuple):
-        return type(value)(_clean(item) for item in value)
-    if type(value) is dict:
-        return {_clean(key): _clean(item) for key, item in value.items()}
-    if isinstance(value, ToolMessage):
-        return value.model_copy(update={"content": _clean(value.content)})
-    if isinstance(value, Command):
-        return dataclasses.replace(value, update=_clean(value.update))
-    return value
 
 
 def _unknown(request: ToolCallRequest) -> ToolMessage:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
 
-from agent_identity.adapters import Tool, tool_of, wrap
+from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ def protect(
 ) -> T:
     """A copy of a tool that runs only under a session, each call permitted, credentialed, asserted and recorded.
 
+    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them.
     The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
     credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,
     configuration) is no argument of the call and is passed through.
@@ -48,7 +49,7 @@ def protect(
         pauses=_pauses(),
     )
     return guarded(
-        tool, lambda function: function if tool_of(function) else wrap(function, described)
+        tool, lambda function: scrubs(function if tool_of(function) else wrap(function, described))
     )
 
 

@@ -1,0 +1,485 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Finds the secrets that this process holds in a text, however they are encoded there.
+
+A text is searched as it is and as what it decodes to: with its escapes undone (percent-encoding, JSON, HTML), as hex and as
+base64 at every alignment. What was decoded is searched in the same way, so that encodings may be nested. The work is linear in
+the length of the text. Secrets of fewer than `SHORTEST` characters aren't searched for: replacing them would destroy any text.
+
+Every `Secret` that lives is searched for, whichever session made it. `keep` has one live for as long as a session does.
+"""
+
+from __future__ import annotations
+
+import binascii
+import os
+import re
+import threading
+import weakref
+from bisect import bisect_left, bisect_right
+from collections import deque
+from functools import cached_property
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["SHORTEST", "Revealing", "is_clean", "keep", "remember", "scrub", "scrub_bytes"]
+
+SHORTEST: Final = 4
+"""Characters that a secret needs to be searched for; encoded as hex or base64 it is found from 8 characters on."""
+
+_PART: Final = 8
+"""Characters from which a part of a secret (of a signed token, a line of a key) is a secret too."""
+
+_DEPTH: Final = 3
+"""How many encodings are undone, one inside another."""
+
+_SECRET: Final = "<secret>"  # noqa: S105 - what stands for one
+_TOKEN: Final = "<token>"  # noqa: S105 - what stands for one
+_COMPACT_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+
+
+class Revealing(Protocol):
+    """What holds a secret text."""
+
+    def reveal(self) -> str: ...
+
+
+class _Span(NamedTuple):
+    """Where a secret stands, and what takes its place."""
+
+    start: int
+    end: int
+    instead: str
+
+
+def scrub(text: str) -> str:
+    """Replace every living secret and every signed token in a text that leaves for a model, a log or telemetry."""
+    spans = _spans(text, _DEPTH)
+    if not spans:
+        return text
+    pieces: list[str] = []
+    at = 0
+    for span in _merged(spans):
+        pieces += (text[at : span.start], span.instead)
+        at = span.end
+    return "".join((*pieces, text[at:]))
+
+
+def scrub_bytes(data: bytes) -> bytes:
+    """`scrub` for bytes, of whatever encoding."""
+    return scrub(data.decode("latin-1")).encode("latin-1")
+
+
+def is_clean(text: str) -> bool:
+    """Whether `scrub` would leave the text as it is."""
+    return not _spans(text, _DEPTH)
+
+
+def remember(secret: Revealing) -> None:
+    """Search for a secret from here on, for as long as it lives."""
+    _known.add(secret)
+
+
+def keep(owner: object, *secrets: Revealing) -> None:
+    """Have secrets live for as long as their owner does, so that they are searched for; the newest `_KEPT` of each owner."""
+    kept = _kept.setdefault(owner, {})
+    for secret in secrets:
+        key = hash(secret.reveal())  # of this process alone
+        kept.pop(key, None)
+        kept[key] = secret
+        while len(kept) > _KEPT:
+            kept.pop(next(iter(kept)), None)
+
+
+_KEPT: Final = 1024
+_kept: Final[weakref.WeakKeyDictionary[object, dict[int, Revealing]]] = weakref.WeakKeyDictionary()
+
+
+# -- how a text is searched --------------------------------------------------------------------------------------------
+
+
+def _spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
+    found = [_Span(start, end, _SECRET) for start, end in _known.places(text)]
+    if "eyJ" in text:
+        found += [_Span(*match.span(), _TOKEN) for match in _COMPACT_JWT.finditer(text)]
+    if depth:
+        for reading in _readings(text, has_escapes=has_escapes):
+            found += [
+                _Span(reading.start(start), reading.end(end), instead)
+                for start, end, instead in _spans_of(reading, depth - 1)
+            ]
+    return found
+
+
+def _spans_of(reading: _Reading, depth: int) -> Iterator[_Span]:
+    """Of what was read as hex or base64 only what looks like text is read once more: the rest is noise, and never ends."""
+    if isinstance(reading, _Rewritten):
+        yield from _spans(reading.text, depth, has_escapes=False)
+        return
+    for start, end in _known.places(reading.text):
+        yield _Span(start, end, _SECRET)
+    for match in _TEXT.finditer(reading.text) if depth else ():
+        first = match.start()
+        for start, end, instead in _spans(match[0], depth):
+            yield _Span(first + start, first + end, instead)
+
+
+_TEXT: Final = re.compile(r"[\0\t\r\n -~]{11,}")
+
+
+def _merged(spans: list[_Span]) -> Iterator[_Span]:
+    """Spans in order, those that overlap as one."""
+    current: _Span | None = None
+    for span in sorted(spans):
+        if current is None:
+            current = span
+        elif span.start < current.end:
+            instead = _SECRET if _SECRET in (span.instead, current.instead) else _TOKEN
+            current = _Span(current.start, max(current.end, span.end), instead)
+        else:
+            yield current
+            current = span
+    if current is not None:
+        yield current
+
+
+class _Reading(Protocol):
+    """A text decoded in one way, and where in the text each part of that stands."""
+
+    text: str
+
+    def start(self, at: int, /) -> int: ...
+
+    def end(self, at: int, /) -> int: ...
+
+
+def _readings(text: str, *, has_escapes: bool) -> Iterator[_Reading]:
+    if has_escapes and _ESCAPING.search(text) is not None:
+        yield _Rewritten(text, _unescaped(text), _steps)
+    if _SEPARATED_HEX.search(text) is not None:
+        yield _Rewritten(text, _SEPARATOR.sub("", text), _joining)
+    shortest = max(_known.shortest(), _PART)
+    if _has_run(_BASE64, 8 * shortest // 6, text):
+        data = text.encode("ascii", "replace").translate(_AS_BASE64)
+        for first in range(4):
+            yield _Base64(data, first)
+    if _has_run(_HEX, 2 * shortest, text):
+        data = text.encode("ascii", "replace").translate(_AS_HEX)
+        for first in range(2):
+            yield _Hex(data, first)
+
+
+def _has_run(letters: str, length: int, text: str) -> bool:
+    return len(text) >= length and re.search(f"{letters}{{{length}}}", text) is not None
+
+
+_BASE64: Final = "[A-Za-z0-9+/_-]"
+_HEX: Final = "[0-9A-Fa-f]"
+_ESCAPING: Final = re.compile(r"[%\\&\r\n\0]")
+
+
+def _table(alphabet: bytes, other: bytes, **spelled: bytes) -> bytes:
+    """Translates what isn't of an alphabet to `other`, so that a whole text can be decoded and nothing in it moves."""
+    table = bytearray(other * 256)
+    for letter in alphabet:
+        table[letter] = letter
+    table[ord("-")] = spelled.get("dash", other)[0]
+    table[ord("_")] = spelled.get("underscore", other)[0]
+    return bytes(table)
+
+
+_LETTERS: Final = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/"
+_AS_BASE64: Final = _table(_LETTERS, b"A", dash=b"+", underscore=b"/")
+_AS_HEX: Final = _table(b"0123456789abcdefABCDEF", b"0")
+
+
+class _Base64:
+    """A text read as base64, either alphabet, from its `first` character on."""
+
+    def __init__(self, data: bytes, first: int) -> None:
+        letters = data[first:] + b"A" * (-(len(data) - first) % 4)
+        self.text: str = binascii.a2b_base64(letters).decode("latin-1")
+        self._first = first
+        self._length = len(data)
+
+    def start(self, at: int, /) -> int:
+        return self._first + 8 * at // 6
+
+    def end(self, at: int, /) -> int:
+        return min(self._first + -(-8 * at // 6), self._length)
+
+
+class _Hex:
+    """A text read as hex from its `first` character on."""
+
+    def __init__(self, data: bytes, first: int) -> None:
+        digits = data[first:] + b"0" * ((len(data) - first) % 2)
+        self.text: str = binascii.unhexlify(digits).decode("latin-1")
+        self._first = first
+        self._length = len(data)
+
+    def start(self, at: int, /) -> int:
+        return self._first + 2 * at
+
+    def end(self, at: int, /) -> int:
+        return min(self._first + 2 * at, self._length)
+
+
+_CODED: Final = re.compile(
+    r"%[0-9A-Fa-f]{2}"
+    r"|\\+u[dD][89abAB][0-9A-Fa-f]{2}\\+u[dD][c-fC-F][0-9A-Fa-f]{2}"
+    r"|\\+(?:u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|U00[0-9A-Fa-f]{6}|x[0-9A-Fa-f]{2})"
+    r"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos);"
+)
+_DROPPED: Final = re.compile(r"\\+[nrt]?|[\r\n\0]+")
+"""Line breaks, however they are written, backslashes before a quote or a slash, and every second byte of UTF-16."""
+_NAMED: Final = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
+_LAST_CHARACTER: Final = 0x10FFFF
+
+
+def _decoded(match: re.Match[str]) -> str:
+    """The character that one escape stands for."""
+    escape = match[0]
+    if escape[0] == "%":
+        return chr(int(escape[1:], 16))
+    if escape[0] == "&":
+        return _of_html(escape[1:-1])
+    code = escape.lstrip("\\")
+    if "\\" in code:  # a pair of surrogates
+        high, low = int(code[1:5], 16), int(code[-4:], 16)
+        return chr(0x10000 + ((high - 0xD800) << 10) + (low - 0xDC00))
+    return _character(int(code[1:].strip("{}"), 16))
+
+
+def _of_html(name: str) -> str:
+    if name[0] != "#":
+        return _NAMED[name]
+    is_hex = name[1] in "xX"
+    return _character(int(name[2:] if is_hex else name[1:], 16 if is_hex else 10))
+
+
+def _character(number: int) -> str:
+    return chr(number) if number <= _LAST_CHARACTER else ""
+
+
+def _nothing(_: re.Match[str]) -> str:
+    return ""
+
+
+def _unescaped(text: str) -> str:
+    *_, (coded, _, _) = _steps(text)
+    return _DROPPED.sub("", coded)
+
+
+_Step: TypeAlias = "tuple[str, re.Pattern[str], Callable[[re.Match[str]], str]]"
+
+
+def _steps(text: str) -> Iterator[_Step]:
+    """What is done to a text one after another: characters decoded while there are any, then the rest dropped."""
+    for _ in range(_DEPTH):
+        decoded = _CODED.sub(_decoded, text)
+        if decoded == text:
+            break
+        yield text, _CODED, _decoded
+        text = decoded
+    yield text, _DROPPED, _nothing
+
+
+def _joining(text: str) -> Iterator[_Step]:
+    yield text, _SEPARATOR, _nothing
+
+
+_SEPARATED_HEX: Final = re.compile(r"[0-9A-Fa-f]{2}(?:(?:(?:[:. -]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}")
+_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:. -]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
+"""Between two bytes, as hex is often written for people."""
+
+
+class _Rewritten:
+    """A text with something replaced in it, step by step."""
+
+    def __init__(self, given: str, text: str, steps: Callable[[str], Iterator[_Step]]) -> None:
+        self.text: str = text
+        self._given = given
+        self._steps = steps
+
+    @cached_property
+    def _back(self) -> list[_Replaced]:
+        return [_Replaced(*step) for step in self._steps(self._given)][::-1]
+
+    def start(self, at: int, /) -> int:
+        for step in self._back:
+            at = step.start(at)
+        return at
+
+    def end(self, at: int, /) -> int:
+        for step in self._back:
+            at = step.end(at)
+        return at
+
+
+class _Replaced:
+    """Where the parts of a text stood before a pattern was replaced in it."""
+
+    def __init__(
+        self, text: str, pattern: re.Pattern[str], instead: Callable[[re.Match[str]], str]
+    ) -> None:
+        self._after: list[int] = [0]
+        self._before: list[int] = [0]
+        """Where each piece begins; pieces are kept and replaced in turn."""
+        moved = 0
+        for match in pattern.finditer(text):
+            start, end = match.span()
+            length = len(instead(match))
+            self._before += (start, end)
+            self._after += (start + moved, start + moved + length)
+            moved += length - (end - start)
+
+    def start(self, at: int, /) -> int:
+        piece = bisect_right(self._after, at) - 1
+        into = 0 if piece % 2 else at - self._after[piece]
+        return self._before[piece] + into
+
+    def end(self, at: int, /) -> int:
+        piece = bisect_left(self._after, at) - 1
+        if piece % 2:
+            return self._before[piece + 1]
+        return self._before[piece] + at - self._after[piece]
+
+
+# -- what is searched for ----------------------------------------------------------------------------------------------
+
+
+def _forms(secret: str) -> tuple[str, ...]:
+    """A secret as it can stand in what was read: also its parts, its UTF-8 taken for Latin-1, and a form's plus signs."""
+    parts = {secret}
+    if secret.count(".") == 2:  # noqa: PLR2004 - a signed token has three parts
+        parts.update(part for part in secret.split(".") if len(part) >= _PART)
+    if "\n" in secret:
+        parts.update(
+            line for line in secret.split() if len(line) >= 2 * _PART and "-----" not in line
+        )
+    forms: set[str] = set()
+    for part in parts:
+        for spaced in {part, part.replace(" ", "+")}:
+            forms |= {spaced, _without_escapes(spaced)}
+    forms |= {_as_latin_1(form) for form in forms}
+    return tuple(form for form in forms if len(form) >= SHORTEST)
+
+
+def _as_latin_1(text: str) -> str:
+    return text if text.isascii() else text.encode("utf-8", "surrogatepass").decode("latin-1")
+
+
+def _without_escapes(text: str) -> str:
+    """As a text reads whose escapes are undone: what looks like an escape in a secret is undone too."""
+    return text if _ESCAPING.search(text) is None else _unescaped(text)
+
+
+class _Held(weakref.ref[Revealing]):
+    """One secret that lives, the ends of its forms, and a way to the forms."""
+
+    __slots__ = ("ends", "forms", "shortest")
+
+    ends: frozenset[str]
+    forms: Callable[[], tuple[str, ...]]
+    shortest: int
+
+
+class _Known:
+    """The secrets that live in this process. Thread-safe; a forked child keeps them."""
+
+    __slots__ = ("_by_end", "_dead", "_held", "_lock", "_new", "_shortest")
+
+    def __init__(self) -> None:
+        self._new: deque[_Held] = deque()
+        """Those that nobody has searched for yet: most secrets are never searched for, so that making one costs little."""
+        self._held: dict[int, _Held] = {}
+        self._by_end: dict[str, tuple[_Held, ...]] = {}
+        """By the last characters of a form, so that many secrets cost a short text no more than few do."""
+        self._dead: deque[_Held] = deque()
+        """Those that died; a collector may find that out while the lock is held."""
+        self._shortest: int | None = None
+        self._lock = threading.RLock()
+
+    def add(self, secret: Revealing) -> None:
+        self._new.append(_Held(secret, self._dead.append))
+        if len(self._new) > _PENDING:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        with self._lock:
+            while self._new:
+                self._index(
+                    self._new[0]
+                )  # taken away afterwards: an interrupt in between costs nothing
+                self._new.popleft()
+            while self._dead:
+                self._forget(self._dead[0])
+                self._dead.popleft()
+
+    def _index(self, held: _Held) -> None:
+        secret = held()
+        if secret is None:
+            return
+        forms = _forms(secret.reveal())
+        held.ends = frozenset(form[-SHORTEST:] for form in forms)
+        held.forms = lambda: forms
+        held.shortest = min(map(len, forms), default=_LONG)
+        self._held[id(held)] = held
+        self._shortest = None
+        for end in held.ends:
+            self._by_end[end] = (*self._by_end.get(end, ()), held)
+
+    def _forget(self, dead: _Held) -> None:
+        if self._held.pop(id(dead), None) is None:
+            return
+        self._shortest = None
+        for end in dead.ends:
+            rest = tuple(held for held in self._by_end.get(end, ()) if held is not dead)
+            if rest:
+                self._by_end[end] = rest
+            else:
+                self._by_end.pop(end, None)
+
+    def shortest(self) -> int:
+        """The length of the shortest form of all."""
+        shortest = self._shortest
+        if shortest is None:
+            lengths = [held.shortest for held in list(self._held.values())]
+            self._shortest = shortest = min(lengths, default=_LONG)
+        return shortest
+
+    def places(self, text: str) -> Iterator[tuple[int, int]]:
+        """Where living secrets stand in a text."""
+        for held in self._candidates(text):
+            for form in held.forms():
+                at = text.find(form)
+                while at >= 0:
+                    yield at, at + len(form)
+                    at = text.find(form, at + len(form))
+
+    def _candidates(self, text: str) -> list[_Held]:
+        """Every secret, or, where a look at each place of the text costs less, those that have an end there."""
+        if self._new or self._dead:
+            self._catch_up()
+        if len(text) < SHORTEST:
+            return []
+        if len(self._held) * (100 + len(text) // 10) < len(text) * 60:  # nanoseconds
+            return list(self._held.values())
+        by_end, last = self._by_end, len(text) - SHORTEST + 1
+        ends = {text[at : at + SHORTEST] for at in range(last)}
+        found = {id(held): held for end in ends for held in by_end.get(end, ())}
+        return list(found.values())
+
+    def start_over(self) -> None:
+        """In a forked child: a thread of the parent may have held the lock."""
+        self._lock = threading.RLock()
+
+
+_PENDING: Final = 256
+_LONG: Final = 1 << 20
+_known: Final = _Known()
+
+if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
+    os.register_at_fork(after_in_child=_known.start_over)
