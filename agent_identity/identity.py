@@ -34,7 +34,7 @@ from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
-from agent_identity.session import Session
+from agent_identity.session import SHORTEST, Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
 from agent_identity.values import (
@@ -442,8 +442,11 @@ class AgentIdentity:
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
         lifetime = self._settings.session_lifetime if expires_in is None else expires_in
-        if not _is_number(lifetime, int | float) or not lifetime >= 1:
-            raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
+        if not _is_number(lifetime, int | float) or not lifetime >= SHORTEST:
+            raise ConfigurationError(
+                "expires_in",
+                f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
+            )
         return Session(
             self._parts,
             principal,

@@ -25,7 +25,7 @@ from agent_identity.handover import checked_key, handed_over, inject
 from agent_identity.life import SKEW, Life, way_out
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.pipeline import Call
-from agent_identity.policy.history import History
+from agent_identity.policy.history import accepted_history, new_history
 from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.reach import grant_made
@@ -49,6 +49,7 @@ if TYPE_CHECKING:
     from agent_identity.keys import JWK
     from agent_identity.lifecycle import Reference
     from agent_identity.parts import Parts, Resource
+    from agent_identity.policy.history import History
     from agent_identity.provenance.records import Record
     from agent_identity.reach import Reach
     from agent_identity.values import JSON
@@ -58,6 +59,9 @@ __all__ = ["Session"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+SHORTEST: Final = 2
+"""Seconds that a session lasts at least: grants end on whole seconds, and one that ends within a second serves nobody."""
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -110,7 +114,13 @@ class Session:
         self.anchor_key: JWK | None = (
             taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
         )
-        self.history: History = History() if parent is None else parent.history
+        self.history: History = (
+            parent.history
+            if parent is not None
+            else accepted_history(self.txn, taken_over.grants[0].jti)
+            if taken_over is not None
+            else new_history(self.txn)
+        )
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
         self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
@@ -384,7 +394,7 @@ class Session:
         if known is not None:
             return known
         configured = self.parts.resources.scopes(resource)
-        asked_for = scopes if scopes is not None else (configured or frozenset[str]())
+        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
         self.limits.check(resource, asked_for, configured)
         self._needed[resource, scopes] = asked_for
         return asked_for
@@ -463,7 +473,10 @@ class Session:
         end = self.expires_at
         if expires_in is not None:
             if not _is_lifetime(expires_in):
-                raise ConfigurationError("expires_in", "expires_in is seconds, at least one")
+                raise ConfigurationError(
+                    "expires_in",
+                    f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
+                )
             end = min(end, self.parts.clock() + expires_in)
         return Session(
             self.parts,
@@ -543,6 +556,7 @@ class Session:
         self._pseudonym = self.pseudonym
         handed = yield from handed_over(self, jkt)
         self.life.handed = handed
+        self.history.hand_over(handed[0].jti)
         self.life.lasts_until(handed[0].exp)
         self.parts.revocations.check({self.agent.uri}, self.issued_at)
         yield from self._opened()
@@ -638,7 +652,7 @@ def _actor(grant: Grant) -> dict[str, JSON]:
 
 
 def _is_lifetime(given: object) -> bool:
-    return isinstance(given, int | float) and given >= 1
+    return isinstance(given, int | float) and not isinstance(given, bool) and given >= SHORTEST
 
 
 def _listed(limit: frozenset[str] | None) -> list[JSON] | None:

@@ -54,6 +54,17 @@ class Limits:
                 remedy="add the scope to the resource's configuration",
             )
 
+    def allowed(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
+        """The scopes that a call asks for which names none: all that `resource` is configured with and these limits allow.
+
+        None where neither says anything, and none for local tools.
+        """
+        if resource == LOCAL:
+            return frozenset()
+        if configured is None or self.scopes is None:
+            return configured or self.scopes or frozenset()
+        return configured & self.scopes
+
     def narrowed(
         self,
         agent: str,

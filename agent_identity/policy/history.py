@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been permitted so far in one transaction, a root session and all sub-agents of it.
+"""What has been permitted so far in one transaction: a root session, all sub-agents of it, and what was accepted here of it.
 
 A permitted call enters at the moment of decision. Between reading and entering nothing is locked: `enter` says whether the
 past that was decided upon is still the past, and if it isn't, policy decides again.
@@ -8,28 +8,37 @@ past that was decided upon is still the past, and if it isn't, policy decides ag
 from __future__ import annotations
 
 import threading
-from typing import NamedTuple
+import weakref
+from typing import Final, NamedTuple
 
-__all__ = ["History", "Past"]
+from agent_identity.forks import StillLock
+
+__all__ = ["History", "Past", "accepted_history", "new_history"]
 
 
 class Past(NamedTuple):
-    """One moment of a history; immutable, so a decision can't see it change."""
+    """One moment of a history; immutable, so a decision can't see it change.
+
+    `whole` is False where part of the transaction lies in another process.
+    """
 
     version: int
     calls: int
     labels: frozenset[str]
     tools: frozenset[str]
     resources: frozenset[str]
+    whole: bool = True
 
 
 class History:
     """The history of one transaction."""
 
-    __slots__ = ("_lock", "past")
+    __slots__ = ("__weakref__", "_handed", "_is_foreign", "_lock", "past")
 
     def __init__(self) -> None:
         self.past: Past = Past(0, 0, frozenset(), frozenset(), frozenset())
+        self._is_foreign = False
+        self._handed: set[str] = set()
         self._lock = threading.Lock()
 
     def renew_lock(self) -> None:
@@ -48,8 +57,31 @@ class History:
                 past.labels if labels <= past.labels else past.labels | labels,
                 past.tools if tool in past.tools else past.tools | {tool},
                 past.resources if resource in past.resources else past.resources | {resource},
+                past.whole,
             )
             return True
+
+    def came_from_elsewhere(self) -> None:
+        """The transaction began in another process, which keeps that part of it."""
+        with self._lock:
+            self._is_foreign = True
+            self._tell()
+
+    def hand_over(self, jti: str) -> None:
+        """Work was handed over by this grant: what is done by it is unknown here, unless it is accepted in this process."""
+        with self._lock:
+            self._handed.add(jti)
+            self._tell()
+
+    def accept(self, jti: str) -> None:
+        """What this grant handed over goes on in this process."""
+        with self._lock:
+            self._handed.discard(jti)
+            self._tell()
+
+    def _tell(self) -> None:
+        whole = not self._is_foreign and not self._handed
+        self.past = self.past._replace(version=self.past.version + 1, whole=whole)
 
     def reached(self, resource: str) -> None:
         """A credential for `resource` was permitted outside any tool; it counts as reached, and as no call."""
@@ -59,3 +91,28 @@ class History:
                 self.past = past._replace(
                     version=past.version + 1, resources=past.resources | {resource}
                 )
+
+
+_still: Final = StillLock()
+_histories: Final[weakref.WeakValueDictionary[str, History]] = weakref.WeakValueDictionary()
+
+
+def new_history(txn: str) -> History:
+    """The history of a transaction that begins here."""
+    with _still.lock:
+        history = _histories[txn] = History()
+    return history
+
+
+def accepted_history(txn: str, jti: str) -> History:
+    """The history of a transaction of which a part was handed over to this process by the grant `jti`.
+
+    A transaction that began in this process has one history, whichever identity accepts a part of it.
+    """
+    with _still.lock:
+        history = _histories.get(txn)
+        if history is None:
+            history = _histories[txn] = History()
+            history.came_from_elsewhere()
+    history.accept(jti)
+    return history

@@ -96,6 +96,7 @@ class Request:
                 "resources": past.resources,
                 "calls": past.calls,
                 "approvals": 0,
+                "whole": past.whole,
             }
         )
         return MappingProxyType(

@@ -624,3 +624,70 @@ def test_B16_what_is_signed_while_its_session_ends_ends_with_it(
             session.delegate("beta", key=key, resources=[ARCHIVE], scopes=["archive"])
     made = [record for record in ledger.records() if record.kind == GRANT_MADE]
     assert bot.authority.is_revoked({made[-1].ref}, clock.now)
+
+
+# -- one history for a transaction --------------------------------------------------------------------------------------
+
+
+def seen_by(make: Callable[..., AgentIdentity], name: str, clock: Any, seen: list[Any]) -> Any:
+    """An identity whose policy refuses to send anything out once finance was read, and notes what it saw."""
+
+    def policy(request: Any) -> bool:
+        history = request.context["session"]
+        seen.append((name, request.resource.id, history["whole"]))
+        sends = "sends:external" in request.resource.properties.get("labels", ())
+        return not (sends and "reads:finance" in history["labels"])
+
+    return make(name, authority=Authority(clock=clock), clock=clock, policy=policy)
+
+
+@tool(labels={"reads:finance"})
+def read_books() -> None: ...
+
+
+@tool(labels={"sends:external"})
+def send_mail() -> None: ...
+
+
+def test_a_toxic_combination_shows_across_a_hand_over_in_one_process(
+    two: Two, make_identity: Callable[..., AgentIdentity]
+) -> None:
+    seen: list[Any] = []
+    two.alpha = seen_by(make_identity, "alpha", two.clock, seen)
+    two.beta = seen_by(make_identity, "beta", two.clock, seen)
+    with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
+        read_books()
+        call = two.verified(two.ask(hand_over(session, two.beta)))
+        with two.beta.accept(call):
+            assert code(DeniedError, send_mail) == "policy_denied"
+    with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
+        call = two.verified(two.ask(hand_over(session, two.beta)))
+        with two.beta.accept(call):
+            read_books()
+        assert code(DeniedError, send_mail) == "policy_denied"
+
+
+def test_a_history_says_whether_part_of_it_is_elsewhere(
+    two: Two, make_identity: Callable[..., AgentIdentity]
+) -> None:
+    seen: list[Any] = []
+    two.alpha = seen_by(make_identity, "alpha", two.clock, seen)
+    two.beta = seen_by(make_identity, "beta", two.clock, seen)
+
+    def whole(act: Callable[[], object]) -> bool:
+        act()
+        return bool(seen[-1][2])
+
+    with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
+        assert whole(read_books)
+        child = hand_over(session, two.beta)
+        assert not whole(read_books)
+        call = two.verified(two.ask(child))
+        with two.beta.accept(call):
+            assert whole(read_books)
+        assert whole(read_books)
+        hand_over(session, two.beta)
+    del session, child
+    gc.collect()
+    with two.beta.accept(call):  # alpha's part is gone from here, as if it were another process's
+        assert not whole(read_books)

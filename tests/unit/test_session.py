@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import copy
 import gc
@@ -573,3 +574,63 @@ def test_delegate_takes_nothing_of_another_type(
         with pytest.raises(ConfigurationError) as refused:
             session.delegate(**(usual | said))
         assert refused.value.code == code
+
+
+# -- what `scopes=None` means -------------------------------------------------------------------------------------------
+
+
+@tool(resource=BILLING)
+def read_all() -> frozenset[str]:
+    return current_credential().scopes
+
+
+@pytest.mark.parametrize(
+    ("configured", "granted", "expected"),
+    [
+        (None, ["a", "b"], {"a", "b"}),
+        (["a", "b"], None, {"a", "b"}),
+        (["a", "b"], ["b", "c"], {"b"}),
+        (["a"], ["b"], set()),
+        (None, None, set()),
+        (["a"], [], set()),
+    ],
+)
+@pytest.mark.parametrize("is_child", [False, True])
+async def test_no_scopes_mean_what_the_level_above_allows(
+    make_identity, configured, granted, expected, is_child
+) -> None:
+    """For a credential outside any tool, and for a tool that names none."""
+    bot = make_identity(resources={BILLING: configured})
+    with bot.on_behalf_of("user:alice", purpose="p", scopes=granted) as session:
+        acting = session.delegate("helper") if is_child else session
+        with acting if is_child else contextlib.nullcontext():
+            assert acting.credential(BILLING).scopes == expected
+            assert (await acting.acredential(BILLING)).scopes == expected
+            assert read_all() == expected
+            assert acting.credential(BILLING, ()).scopes == set()
+
+
+def test_a_local_tool_asks_for_no_scopes(bot: AgentIdentity) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p", scopes=["a"]) as session:
+        who()
+        made = [each for each in session.records() if each.kind == "grant.made"]
+    assert [each.body["scope"] for each in made] == [[]]
+
+
+# -- how short a session may be -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seconds", [1, 1.9, 0, -1, True, "60"])
+def test_a_session_too_short_to_serve_anybody_is_refused(bot: AgentIdentity, seconds) -> None:
+    with pytest.raises(ConfigurationError, match="at least 2"):
+        bot.on_behalf_of("user:alice", purpose="p", expires_in=seconds)
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(ConfigurationError, match="at least 2"):
+            session.delegate("helper", expires_in=seconds)
+
+
+def test_the_shortest_session_works(bot: AgentIdentity) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p", expires_in=2) as session:
+        assert read() == "alice"
+        with session.delegate("helper", expires_in=2):
+            assert read() == "alice"
