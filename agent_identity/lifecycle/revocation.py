@@ -376,7 +376,7 @@ class Revocations:
         try:
             self.look()
         except AgentIdentityError as error:
-            _log.warning("revocations could not be read (%s)", error.code)
+            _log.warning("revocations could not be read (%s) %r", error.code, error.__cause__)
 
     def stop(self) -> None:
         """Look no more."""
