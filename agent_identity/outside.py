@@ -19,7 +19,7 @@ from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import CREDENTIAL_DECIDED
-from agent_identity.reach import reach
+from agent_identity.reach import Reporting, reach
 from agent_identity.uris import checked_resource
 from agent_identity.values import scope_set
 
@@ -187,7 +187,8 @@ def client(session: Session, resource: str) -> httpx.Client:
     from agent_identity.http.credential import confined_client  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.network()
-    return confined_client(_late(session, resource), resource, transport)
+    reporter = Reporting(session, resource, session.running)
+    return confined_client(_late(session, resource), resource, transport, reporter)
 
 
 def aclient(session: Session, resource: str) -> httpx.AsyncClient:
@@ -195,7 +196,8 @@ def aclient(session: Session, resource: str) -> httpx.AsyncClient:
     from agent_identity.http.credential import confined_aclient  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.anetwork()
-    return confined_aclient(_late(session, resource), resource, transport)
+    reporter = Reporting(session, resource, session.running)
+    return confined_aclient(_late(session, resource), resource, transport, reporter)
 
 
 def _late(session: Session, resource: str) -> LateCredential:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import time
-from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 import httpx
 
@@ -22,8 +22,9 @@ from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.http.challenges import wanted_by
 from agent_identity.http.seams import client_context
+from agent_identity.http.sending import Sending
 from agent_identity.http.transport import CERTIFICATE
-from agent_identity.uris import covers, htu_of
+from agent_identity.uris import covers, htu_of, origin
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
@@ -35,13 +36,13 @@ if TYPE_CHECKING:
         Generator,
         Iterator,
         Mapping,
-        MutableMapping,
     )
 
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import Nonces, ProofKey
     from agent_identity.delegation.assertion import CallFacts, Statement
     from agent_identity.http.challenges import Challenge
+    from agent_identity.http.sending import Signing
     from agent_identity.values import Certificate
 
 __all__ = [
@@ -49,20 +50,14 @@ __all__ = [
     "LateCredential",
     "Ready",
     "Renewer",
-    "Signing",
+    "Reporter",
     "confined_aclient",
     "confined_client",
-    "sign_into",
 ]
 
 _BODY_LIMIT: Final = 1024 * 1024
 _AGE_DIGITS: Final = 9
 _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
-
-
-Signing: TypeAlias = (
-    "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
-)
 
 
 class Ready(NamedTuple):
@@ -81,6 +76,14 @@ class Renewer(Protocol):
     async def arenew(self, renewal: Renewal, /) -> Ready: ...
 
 
+class Reporter(Protocol):
+    """Puts on record that a credential wasn't used at another place, in both colours; `place` is that place's origin."""
+
+    def refused(self, error: DeniedError, place: str, /) -> None: ...
+
+    async def arefused(self, error: DeniedError, place: str, /) -> None: ...
+
+
 class Credential(httpx.Auth):
     """A credential for one resource, as `auth=` of an httpx client or as plain headers for any other.
 
@@ -96,6 +99,7 @@ class Credential(httpx.Auth):
         facts: CallFacts | None,
         numbers: Iterator[int] | None,
         check: Callable[[], None],
+        reporter: Reporter,
         renewer: Renewer | None = None,
         context: Callable[[Certificate], ssl.SSLContext] = client_context,
         clock: Callable[[], float] = time.time,
@@ -105,6 +109,7 @@ class Credential(httpx.Auth):
         self._nonces = nonces
         self._facts = facts
         self._check = check
+        self._reporter = reporter
         self._renewer = renewer
         self._context = context
         self._clock = clock
@@ -129,6 +134,12 @@ class Credential(httpx.Auth):
     def token_type(self) -> str:
         """`DPoP` for a token that is bound to the agent's key, `Bearer` for one that isn't, else what its source calls it."""
         return self._ready.issued.token_type
+
+    @property
+    def header_names(self) -> frozenset[str]:
+        """The names of all headers that may sign a request, in lower case; for other clients' hooks."""
+        names = {self._ready.issued.header, "DPoP", ASSERTION, DELEGATION, TXN_TOKEN}
+        return frozenset(name.lower() for name in names if name)
 
     @property
     def certificate_chain(self) -> str:
@@ -175,17 +186,13 @@ class Credential(httpx.Auth):
         """The headers that sign one request; each call gives fresh ones.
 
         `body` is what will be sent, None for a body that is streamed: then its digest is not part of what is signed.
+        Where the client sends them afterwards is beyond this method: let it follow no redirects.
 
         Raises:
             DeniedError: `foreign_url`, the request would leave the resource; or the session has ended.
         """
+        self.stay(url)
         issued, delegation, statement = self._ready
-        if not covers(issued.resource, url):
-            raise DeniedError(
-                "foreign_url",
-                f"a credential for {issued.resource} doesn't sign requests to another place",
-                remedy="give the other service a resource, and a tool, of its own",
-            )
         self._check()
         now = self._clock()
         more: dict[str, str] = {}
@@ -207,6 +214,24 @@ class Credential(httpx.Auth):
             more[ASSERTION] = statement.for_request(self._facts, int(now), number, binding)
         # Last, and in no variable: whatever fails above is reported with the locals of this frame.
         return {**_secrets(issued), **more}
+
+    def stay(self, url: str, *, left: bool = False) -> None:
+        """Pass for a URL of the resource; for other clients' hooks. `left` says that a request has been there already.
+
+        Raises:
+            DeniedError: `foreign_url`, it is another place's; that is on record.
+        """
+        if not covers(self.resource, url):
+            error = _foreign(self.resource, left=left)
+            self._reporter.refused(error, _place(url))
+            raise error
+
+    async def astay(self, url: str, *, left: bool = False) -> None:
+        """The async twin of `stay`."""
+        if not covers(self.resource, url):
+            error = _foreign(self.resource, left=left)
+            await self._reporter.arefused(error, _place(url))
+            raise error
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
         """Tell it what came back, for clients that take plain headers; True means: sign again and send once more.
@@ -234,35 +259,19 @@ class Credential(httpx.Auth):
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
-        signing = self.signing(request.method, str(request.url), _body_of(request))
-        again: Renewal | bool = sign_into(request.headers, signing, None)
-        while again:
-            response = yield self._shown(request)
-            if (
-                response.history
-            ):  # it came by a redirect, and another place has no say in what is signed
-                return
-            again = sign_into(request.headers, signing, (response.status_code, response.headers))
-            if isinstance(again, Renewal):
-                self.renew(again)
-                sign_into(request.headers, signing, None)
+        sending = Sending[httpx.Request, httpx.Response](
+            self, request, _body_of(request), self._show
+        )
+        yield from sending.flow()
 
-    async def async_auth_flow(
+    def async_auth_flow(
         self, request: httpx.Request
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """The async twin of `sync_auth_flow`."""
-        signing = self.signing(request.method, str(request.url), _body_of(request))
-        again: Renewal | bool = sign_into(request.headers, signing, None)
-        while again:
-            response = yield self._shown(request)
-            if (
-                response.history
-            ):  # it came by a redirect, and another place has no say in what is signed
-                return
-            again = sign_into(request.headers, signing, (response.status_code, response.headers))
-            if isinstance(again, Renewal):
-                await self.arenew(again)
-                sign_into(request.headers, signing, None)
+        sending = Sending[httpx.Request, httpx.Response](
+            self, request, _body_of(request), self._show
+        )
+        return sending.aflow()
 
     def signing(self, method: str, url: str, body: bytes | None) -> Signing:
         """The headers for each time that a request is sent, and what has to be renewed in between; for other clients' hooks.
@@ -303,10 +312,9 @@ class Credential(httpx.Auth):
         if self._renewer is not None:
             self._ready = await self._renewer.arenew(renewal)
 
-    def _shown(self, request: httpx.Request) -> httpx.Request:
+    def _show(self, request: httpx.Request) -> None:
         if self._ready.issued.certificate is not None:
             request.extensions[CERTIFICATE] = self._ready.issued.certificate
-        return request
 
     def __repr__(self) -> str:
         return f"<Credential for {self.resource}>"
@@ -324,6 +332,28 @@ class Credential(httpx.Auth):
 
     def __deepcopy__(self, memo: object, /) -> NoReturn:
         raise TypeError("a Credential can't be pickled or copied")
+
+
+def _foreign(resource: str, *, left: bool) -> DeniedError:
+    if left:
+        return DeniedError(
+            "foreign_url",
+            f"a request with the credential for {resource} was sent on to another place",
+            remedy="follow no redirects with this transport, which doesn't report what it sends",
+        )
+    return DeniedError(
+        "foreign_url",
+        f"a credential for {resource} doesn't sign requests to another place",
+        remedy="give the other service a resource, and a tool, of its own",
+    )
+
+
+def _place(url: str) -> str:
+    """What a record says of another place: its origin, since path and query may hold anything."""
+    try:
+        return origin(url)
+    except DeniedError:
+        return "unreadable"
 
 
 def _secrets(issued: Issued) -> dict[str, str]:
@@ -371,25 +401,6 @@ def _joined(headers: Mapping[str, str]) -> dict[str, str]:
     return found
 
 
-def sign_into(
-    headers: MutableMapping[str, str],
-    signing: Signing,
-    answer: tuple[int, Mapping[str, str]] | None,
-) -> Renewal | bool:
-    """Take signing one step, and put what it gives into a request's headers: they stand in no frame that waits for an answer.
-
-    True means: send. A `Renewal` has to be made first, then this is called again; False is the end.
-    """
-    try:
-        step = signing.send(answer)
-    except StopIteration:
-        return False
-    if isinstance(step, Renewal):
-        return step
-    headers.update(step)
-    return True
-
-
 def _body_of(request: httpx.Request) -> bytes | None:
     try:
         return request.content
@@ -402,54 +413,59 @@ def _digest(data: bytes) -> str:
 
 
 def confined_client(
-    credential: httpx.Auth, resource: str, transport: httpx.BaseTransport
+    credential: httpx.Auth, resource: str, transport: httpx.BaseTransport, reporter: Reporter
 ) -> httpx.Client:
     """A client that can't leave its resource, whatever it is told about redirects."""
     return httpx.Client(
         auth=credential,
         base_url=resource,
-        transport=_Confined(resource, transport),
+        transport=_Confined(resource, transport, reporter),
         trust_env=False,
         follow_redirects=False,
     )
 
 
 def confined_aclient(
-    credential: httpx.Auth, resource: str, transport: httpx.AsyncBaseTransport
+    credential: httpx.Auth, resource: str, transport: httpx.AsyncBaseTransport, reporter: Reporter
 ) -> httpx.AsyncClient:
     """The async twin of `confined_client`."""
     return httpx.AsyncClient(
         auth=credential,
         base_url=resource,
-        transport=_AConfined(resource, transport),
+        transport=_AConfined(resource, transport, reporter),
         trust_env=False,
         follow_redirects=False,
     )
 
 
 class _Confined(httpx.BaseTransport):
-    def __init__(self, resource: str, inner: httpx.BaseTransport) -> None:
+    def __init__(self, resource: str, inner: httpx.BaseTransport, reporter: Reporter) -> None:
         self._resource = resource
         self._inner = inner
+        self._reporter = reporter
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        _stay(self._resource, request)
+        url = str(request.url)
+        if not covers(self._resource, url):
+            error = _foreign(self._resource, left=False)
+            self._reporter.refused(error, _place(url))
+            raise error
         return self._inner.handle_request(request)
 
 
 class _AConfined(httpx.AsyncBaseTransport):
-    def __init__(self, resource: str, inner: httpx.AsyncBaseTransport) -> None:
+    def __init__(self, resource: str, inner: httpx.AsyncBaseTransport, reporter: Reporter) -> None:
         self._resource = resource
         self._inner = inner
+        self._reporter = reporter
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        _stay(self._resource, request)
+        url = str(request.url)
+        if not covers(self._resource, url):
+            error = _foreign(self._resource, left=False)
+            await self._reporter.arefused(error, _place(url))
+            raise error
         return await self._inner.handle_async_request(request)
-
-
-def _stay(resource: str, request: httpx.Request) -> None:
-    if not covers(resource, str(request.url)):
-        raise DeniedError("foreign_url", f"this client doesn't leave {resource}")
 
 
 class LateCredential(httpx.Auth):

@@ -7,8 +7,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from agent_identity.credentials.source import Renewal
-from agent_identity.http.credential import sign_into
+from agent_identity.http.sending import Sending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator
@@ -25,30 +24,15 @@ class _Auth(httpx2.Auth):
     def sync_auth_flow(
         self, request: httpx2.Request
     ) -> Generator[httpx2.Request, httpx2.Response, None]:
-        signing = self._credential.signing(request.method, str(request.url), _body_of(request))
-        again: Renewal | bool = sign_into(request.headers, signing, None)
-        while again:
-            response = yield request
-            if response.history:  # it came by a redirect, and is another place's
-                return
-            again = sign_into(request.headers, signing, (response.status_code, response.headers))
-            if isinstance(again, Renewal):
-                self._credential.renew(again)
-                sign_into(request.headers, signing, None)
+        yield from self._sending(request).flow()
 
-    async def async_auth_flow(
+    def async_auth_flow(
         self, request: httpx2.Request
     ) -> AsyncGenerator[httpx2.Request, httpx2.Response]:
-        signing = self._credential.signing(request.method, str(request.url), _body_of(request))
-        again: Renewal | bool = sign_into(request.headers, signing, None)
-        while again:
-            response = yield request
-            if response.history:  # it came by a redirect, and is another place's
-                return
-            again = sign_into(request.headers, signing, (response.status_code, response.headers))
-            if isinstance(again, Renewal):
-                await self._credential.arenew(again)
-                sign_into(request.headers, signing, None)
+        return self._sending(request).aflow()
+
+    def _sending(self, request: httpx2.Request) -> Sending[httpx2.Request, httpx2.Response]:
+        return Sending(self._credential, request, _body_of(request))
 
     def __repr__(self) -> str:
         return f"<httpx2 auth of {self._credential!r}>"

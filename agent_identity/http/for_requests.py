@@ -1,21 +1,25 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential as `auth=` of requests. A redirect that leaves the resource, which requests would follow, goes without it."""
+"""The credential as `auth=` of requests, which signs each request that requests makes of it, or refuses it.
+
+requests follows a redirect with a copy of the request. A copy loses the headers that sign it, and is signed anew when it is
+sent; a copy for another place is refused then.
+"""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urljoin
 
+from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.credential import sign_into
-from agent_identity.uris import covers
+from agent_identity.http.sending import sign_into
 
 if TYPE_CHECKING:
-    from requests import PreparedRequest, Response
+    from requests import Response
 
-    from agent_identity.http.credential import Credential, Signing
+    from agent_identity.http.credential import Credential
+    from agent_identity.http.sending import Signing
 
 __all__ = ["requests_auth"]
 
@@ -25,59 +29,86 @@ class _Auth(AuthBase):
         self._credential = credential
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
-        signing = self._credential.signing(str(r.method), str(r.url), _body_of(r))
-        before = {name.lower() for name in r.headers}
-        sign_into(r.headers, signing, None)
-        added = {name.lower() for name in r.headers} - before
-        r.register_hook("response", _Resent(self._credential, signing, r, added))  # type: ignore[no-untyped-call]  # untyped there
-        return r
+        request = _signed_by(self._credential, r)
+        request.sign()
+        request.register_hook("response", _answered)  # type: ignore[no-untyped-call]  # untyped there
+        return request
 
     def __repr__(self) -> str:
         return f"<requests auth of {self._credential!r}>"
 
 
-class _Resent:
-    """What happens when the answer is there: sign again where the server asks for it, and nothing beyond the resource."""
+class _Signed(PreparedRequest):
+    """A request that is signed by the time it is sent."""
 
-    def __init__(
-        self,
-        credential: Credential,
-        signing: Signing,
-        request: PreparedRequest,
-        added: set[str],
-    ) -> None:
-        self._credential = credential
-        self._signing = signing
-        self._request = request
-        self._added = added
+    credential: Credential
+    signing: Signing | None
 
-    def __call__(self, response: Response, **how: Any) -> Response:
-        if response.request is not self._request:
-            return response  # it came by a redirect, and another place has no say in what is signed
-        if response.is_redirect:
-            self._leave(response)
-            return response
-        again = self._request.copy()
-        wanted = sign_into(again.headers, self._signing, (response.status_code, response.headers))
+    @property
+    def path_url(self) -> str:
+        """The path and query, which requests asks for when it is about to send."""
+        if self.signing is None:
+            self.sign()
+        return super().path_url
+
+    def copy(self) -> _Signed:
+        """The same request unsigned."""
+        copied = super().copy()
+        for name in self.credential.header_names:
+            copied.headers.pop(name, None)
+        return _signed_by(self.credential, copied)
+
+    def sign(self) -> None:
+        """Put on the headers for this method, URL and body.
+
+        Raises:
+            DeniedError: `foreign_url`, it would go to another place.
+        """
+        self.credential.stay(str(self.url))
+        self.signing = self.credential.signing(str(self.method), str(self.url), _body_of(self))
+        sign_into(self.headers, self.signing, None)
+
+    def again(self, response: Response) -> _Signed | None:
+        """The same request signed anew, where its answer asks for that."""
+        signing = self.signing
+        if signing is None:
+            return None
+        request = self.copy()
+        request.signing = signing
+        answer = (response.status_code, response.headers)
+        wanted = sign_into(request.headers, signing, answer)
         if isinstance(wanted, Renewal):
-            self._credential.renew(wanted)
-            wanted = sign_into(again.headers, self._signing, None)
-        if not wanted:
-            return response
-        _ = response.content  # read whole, so that the connection can be used again
-        response.close()
-        answer: Response = response.connection.send(again, **how)
-        answer.history.append(response)
-        answer.request = again
-        self._request = again
-        return self(answer, **how)
+            self.credential.renew(wanted)
+            wanted = sign_into(request.headers, signing, None)
+        return request if wanted else None
 
-    def _leave(self, response: Response) -> None:
-        """Take off what signs, where the next request would go to another place: requests copies this one's headers."""
-        target = urljoin(str(response.url), response.headers["location"])
-        if not covers(self._credential.resource, target):
-            for name in self._added:
-                response.request.headers.pop(name, None)
+
+def _signed_by(credential: Credential, request: PreparedRequest) -> _Signed:
+    """Make a request one that signs itself; requests keeps the object that it gave to an auth, and no other."""
+    request.__class__ = _Signed
+    assert isinstance(request, _Signed)  # noqa: S101 - it was made one above
+    request.credential = credential
+    request.signing = None
+    return request
+
+
+def _answered(response: Response, **how: Any) -> Response:
+    """Send again where the server asks for it; what came from another place has no say in what is signed."""
+    request = response.request
+    if not isinstance(request, _Signed):
+        return response
+    request.credential.stay(str(request.url), left=True)
+    if response.is_redirect:
+        return response
+    again = request.again(response)
+    if again is None:
+        return response
+    _ = response.content  # read whole, so that the connection can be used again
+    response.close()
+    answer: Response = response.connection.send(again, **how)
+    answer.history.append(response)
+    answer.request = again
+    return _answered(answer, **how)
 
 
 def requests_auth(credential: Credential) -> AuthBase:

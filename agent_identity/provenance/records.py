@@ -35,6 +35,7 @@ __all__ = [
     "CALL_UNKNOWN",
     "CREDENTIAL_ACQUIRED",
     "CREDENTIAL_DECIDED",
+    "CREDENTIAL_REFUSED",
     "CREDENTIAL_REVOKED",
     "GRANT_MADE",
     "KINDS",
@@ -57,6 +58,7 @@ SESSION_CLOSED: Final = "session.closed"
 GRANT_MADE: Final = "grant.made"
 CREDENTIAL_ACQUIRED: Final = "credential.acquired"
 CREDENTIAL_DECIDED: Final = "credential.decided"
+CREDENTIAL_REFUSED: Final = "credential.refused"
 CREDENTIAL_REVOKED: Final = "credential.revoked"
 AGENT_REGISTERED: Final = "agent.registered"
 CALL_INTENDED: Final = "call.intended"
@@ -72,6 +74,7 @@ KINDS: Final = (
     GRANT_MADE,
     CREDENTIAL_ACQUIRED,
     CREDENTIAL_DECIDED,
+    CREDENTIAL_REFUSED,
     CREDENTIAL_REVOKED,
     AGENT_REGISTERED,
     CALL_INTENDED,

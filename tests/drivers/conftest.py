@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import http.server
 import json
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,7 +27,7 @@ from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
 class Service:
     """A service that verifies each request; `nonces` are those it wants to see in proofs, newest last."""
 
-    def __init__(self, identity: AgentIdentity) -> None:
+    def __init__(self, identity: AgentIdentity, tls: ssl.SSLContext | None = None) -> None:
         outer = self
         self.nonces: list[str] = []
         self.heads: list[dict[str, str]] = []
@@ -57,7 +58,10 @@ class Service:
                 pass
 
         self._server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.origin = f"http://127.0.0.1:{self._server.server_address[1]}"
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(self._server.socket, server_side=True)
+        scheme = "http" if tls is None else "https"
+        self.origin = f"{scheme}://127.0.0.1:{self._server.server_address[1]}"
         self.url = f"{self.origin}/api"
         self.verifier = identity.verifier(audience=self.url)
         serve = self._server.serve_forever
@@ -94,18 +98,27 @@ def nonce_of(proof: str) -> object:
 
 
 @pytest.fixture
-def service(bot: AgentIdentity) -> Iterator[Service]:
-    made = Service(bot)
-    yield made
-    made.close()
+def make_service(bot: AgentIdentity) -> Iterator[Callable[..., Service]]:
+    made: list[Service] = []
+
+    def make(**options: Any) -> Service:
+        made.append(Service(bot, **options))
+        return made[-1]
+
+    yield make
+    for service in made:
+        service.close()
 
 
 @pytest.fixture
-def other(bot: AgentIdentity) -> Iterator[Service]:
+def service(make_service: Callable[..., Service]) -> Service:
+    return make_service()
+
+
+@pytest.fixture
+def other(make_service: Callable[..., Service]) -> Service:
     """Somebody else's service."""
-    made = Service(bot)
-    yield made
-    made.close()
+    return make_service()
 
 
 class Caller:

@@ -83,6 +83,40 @@ def test_a_service_that_never_is_content_with_a_nonce_is_asked_twice(bot, servic
     assert len(service.heads) == 2
 
 
+def test_a_nonce_and_then_an_expired_token_are_both_met(bot, service) -> None:
+    """A request is sent at most three times: as it is, with the server's nonce, with a new credential."""
+
+    @tool(resource=service.url, scopes=["read"])
+    def ask() -> int:
+        return httpx.get(service.url, auth=current_credential()).status_code
+
+    verifies = service.answer
+    expired = [(401, {"www-authenticate": 'DPoP error="invalid_token"'})]
+    service.nonces.append("n-1")
+
+    def answer(method, path, headers, body):
+        status, found = verifies(method, path, headers, body)
+        return expired.pop() if status == 200 and expired else (status, found)
+
+    service.answer = answer
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert ask() == 200
+    assert len(service.heads) == 3
+    assert len({head["Authorization"] for head in service.heads}) == 2
+
+
+def test_a_flow_that_is_driven_by_hand_signs_again_for_a_nonce(bot) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        request = httpx.Request("GET", "https://billing.example/a")
+        flow = session.credential("https://billing.example").sync_auth_flow(request)
+        first = next(flow).headers["DPoP"]
+        wants = {"www-authenticate": 'DPoP error="use_dpop_nonce"', "dpop-nonce": "n-1"}
+        assert flow.send(httpx.Response(401, headers=wants)).headers["DPoP"] != first
+        with pytest.raises(StopIteration):
+            flow.send(httpx.Response(200))
+    assert "trace" not in request.extensions
+
+
 def test_plain_headers_serve_any_other_client(bot, service) -> None:
     @tool(resource=service.url, scopes=["read"])
     def ask() -> bool:

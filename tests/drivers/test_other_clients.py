@@ -114,37 +114,8 @@ async def test_another_place_gets_nothing(bot, service, sends) -> None:
     assert service.heads == []
 
 
-async def test_I06_aiohttp_asks_for_every_redirect_and_is_refused(bot, service, other) -> None:
-    service.redirect = f"{other.origin}/api"
-    async with bot.on_behalf_of("user:alice", purpose="p"):
-        with pytest.raises(DeniedError) as caught:
-            await sending(service, by_aiohttp)("GET", service.url)
-    assert caught.value.code == "foreign_url"
-    assert other.heads == []
-
-
-@pytest.mark.parametrize("follows", [True, False])
-async def test_I06_what_requests_follows_out_of_the_resource_goes_without_the_credential(
-    bot, service, other, follows
-) -> None:
-    service.redirect = f"{other.origin}/api"
-
-    @tool(resource=service.url, scopes=["read"])
-    def sends() -> int:
-        auth = requests_auth(current_credential())
-        answer = requests.get(service.url, auth=auth, allow_redirects=follows, timeout=5)
-        return answer.status_code
-
-    async with bot.on_behalf_of("user:alice", purpose="p"):
-        assert sends() == (403 if follows else 307)
-    assert len(other.heads) == int(follows)
-    for head in other.heads:
-        assert not {"Authorization", "DPoP", "Agent-Assertion", "Agent-Delegation"} & set(head)
-
-
-@pytest.mark.parametrize("send", [by_httpx2, by_requests], ids=lambda send: send.__name__)
-async def test_a_page_that_was_reached_by_redirect_has_no_say_in_what_is_signed(
-    bot, service, other, send
+async def test_I06_another_places_answer_has_no_say_in_what_is_signed(
+    bot, service, other, sends
 ) -> None:
     service.redirect = f"{other.origin}/api"
     other.answer = lambda *args: (
@@ -152,11 +123,11 @@ async def test_a_page_that_was_reached_by_redirect_has_no_say_in_what_is_signed(
         {"www-authenticate": 'DPoP error="invalid_token"', "dpop-nonce": "evil-nonce"},
     )
     async with bot.on_behalf_of("user:alice", purpose="p"):
-        await sending(service, send)("GET", service.url)
-        assert len(other.heads) == 1
-        assert len(service.heads) == 1
+        with pytest.raises(DeniedError):
+            await sends("GET", service.url)
         service.redirect = None
-        await sending(service, send)("GET", service.url)
+        await sends("GET", service.url)
+    assert other.heads == []
     assert nonce_in(service.heads[-1]["DPoP"]) is None
 
 
@@ -205,17 +176,6 @@ async def test_a_challenge_that_comes_second_is_read_too(bot, service) -> None:
         async with bot.on_behalf_of("user:alice", purpose="p"):
             assert await sending(service, send)("GET", service.url) == 401
     assert len(tokens) == 6
-
-
-@pytest.mark.parametrize("send", [by_httpx2, by_httpx2_async], ids=lambda send: send.__name__)
-async def test_I06_what_httpx2_carries_to_another_place_opens_nothing_there(
-    bot, service, other, send
-) -> None:
-    """It drops `Authorization` by itself; the proof and assertions are bound to the first URL."""
-    service.redirect = f"{other.origin}/api"
-    async with bot.on_behalf_of("user:alice", purpose="p"):
-        assert await sending(service, send)("GET", service.url) == 403
-    assert all("Authorization" not in head for head in other.heads)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One signed request in the hands of httpx or httpx2, which may follow redirects with it.
+
+Both clients report what they are about to send to a request's `trace` extension. That is where a request is held to its
+resource: on the way to another place it is refused before a header leaves, and on the way to another URL of the resource it
+is signed anew. A transport that reports no events shows only by its answer where the request went; the refusal comes too
+late then, and is recorded all the same.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
+from urllib.parse import urljoin
+
+from agent_identity.credentials.source import Renewal
+from agent_identity.errors import DeniedError
+from agent_identity.uris import origin
+
+if TYPE_CHECKING:
+    from collections.abc import (
+        AsyncGenerator,
+        Callable,
+        Generator,
+        Mapping,
+        MutableMapping,
+        Sequence,
+    )
+
+    from agent_identity.http.credential import Credential
+
+__all__ = ["Sending", "Signing", "sign_into"]
+
+Signing: TypeAlias = (
+    "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
+)
+
+_REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
+_CONNECTS: Final = "connection.connect_"
+_SENDS: Final = ".send_request_headers.started"
+_ANSWERED: Final = ".receive_response_headers.complete"
+
+
+class _Url(Protocol):
+    @property
+    def raw_scheme(self) -> bytes: ...
+    @property
+    def raw_host(self) -> bytes: ...
+    @property
+    def port(self) -> int | None: ...
+    @property
+    def raw_path(self) -> bytes: ...
+
+
+class _Request(Protocol):
+    extensions: dict[str, Any]
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def url(self) -> _Url: ...
+    @property
+    def headers(self) -> MutableMapping[str, str]: ...
+
+
+class _Answer(Protocol):
+    @property
+    def status_code(self) -> int: ...
+    @property
+    def headers(self) -> Mapping[str, str]: ...
+    @property
+    def history(self) -> Sequence[_Answer]: ...
+    @property
+    def request(self) -> _Request: ...
+
+
+class _Headers(Protocol):
+    def update(self, more: dict[str, str], /) -> None: ...
+
+
+R = TypeVar("R", bound=_Request)
+A = TypeVar("A", bound=_Answer)
+
+
+class Sending(Generic[R, A]):
+    """Signs one request and holds it to its resource until its answer is there.
+
+    `body` is None for a body that is streamed. `prepare` is called before each time that the request is sent.
+    """
+
+    def __init__(
+        self,
+        credential: Credential,
+        request: R,
+        body: bytes | None,
+        prepare: Callable[[R], None] = lambda _: None,
+    ) -> None:
+        self._credential = credential
+        self._request = request
+        self._body = body
+        self._prepare = prepare
+        self._url = str(request.url)
+        self._target = _target(request.url)
+        self._trace: Any = request.extensions.get("trace")
+        self._is_fresh = False
+        self._at = self._url
+        self._location: str | None = None
+
+    def flow(self) -> Generator[R, A, None]:
+        """Sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
+        request, credential = self._request, self._credential
+        credential.stay(self._url)
+        signing = credential.signing(request.method, self._url, self._body)
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        try:
+            while again:
+                self._arm(self._watch)
+                response = yield request
+                for url in _places(response):
+                    credential.stay(url, left=True)
+                if _asked(response) not in (request, None):
+                    return  # it came by a redirect, and is no answer to what was signed here
+                again = sign_into(
+                    request.headers, signing, (response.status_code, response.headers)
+                )
+                if isinstance(again, Renewal):
+                    credential.renew(again)
+                    sign_into(request.headers, signing, None)
+        finally:
+            self._disarm()
+
+    async def aflow(self) -> AsyncGenerator[R, A]:
+        """The async twin of `flow`."""
+        request, credential = self._request, self._credential
+        await credential.astay(self._url)
+        signing = credential.signing(request.method, self._url, self._body)
+        again: Renewal | bool = sign_into(request.headers, signing, None)
+        try:
+            while again:
+                self._arm(self._awatch)
+                response = yield request
+                for url in _places(response):
+                    await credential.astay(url, left=True)
+                if _asked(response) not in (request, None):
+                    return
+                again = sign_into(
+                    request.headers, signing, (response.status_code, response.headers)
+                )
+                if isinstance(again, Renewal):
+                    await credential.arenew(again)
+                    sign_into(request.headers, signing, None)
+        finally:
+            self._disarm()
+
+    def _arm(self, watch: Callable[[str, dict[str, Any]], object]) -> None:
+        self._prepare(self._request)
+        self._is_fresh = True
+        self._location = None
+        self._request.extensions["trace"] = watch
+
+    def _disarm(self) -> None:
+        if self._trace is None:
+            self._request.extensions.pop("trace", None)
+        else:
+            self._request.extensions["trace"] = self._trace
+
+    def _watch(self, event: str, info: dict[str, Any]) -> object:
+        """Trace one event of a sync client; the user's own function comes first."""
+        told: object = None if self._trace is None else self._trace(event, info)
+        url = self._place_of(event, info)
+        if url is not None:
+            self._credential.stay(url)
+            self._sign_anew(event, info, url)
+        return told
+
+    async def _awatch(self, event: str, info: dict[str, Any]) -> None:
+        """The async twin of `_watch`."""
+        if self._trace is not None:
+            await self._trace(event, info)
+        url = self._place_of(event, info)
+        if url is not None:
+            await self._credential.astay(url)
+            self._sign_anew(event, info, url)
+
+    def _place_of(self, event: str, info: dict[str, Any]) -> str | None:
+        """Where the client is about to go, as far as an event tells; None where it tells nothing."""
+        if event.endswith(_ANSWERED):
+            self._location = _location(self._at, info["return_value"])
+        elif event.startswith(_CONNECTS):
+            return self._location  # of a redirect that it follows
+        elif event.endswith(_SENDS) and not self._is_for_a_proxy(info["request"]):
+            self._at = _sent_to(info["request"])
+            return self._at
+        return None
+
+    def _is_for_a_proxy(self, sent: Any) -> bool:
+        """Whether this opens a tunnel, and carries none of the headers that sign."""
+        names = self._credential.header_names
+        return sent.method == b"CONNECT" and not any(
+            name.decode("latin-1").lower() in names for name, _ in sent.headers
+        )
+
+    def _sign_anew(self, event: str, info: dict[str, Any], url: str) -> None:
+        """Sign a request for where it really goes, unless it is the very one that was signed, sent for the first time."""
+        if not event.endswith(_SENDS):
+            return
+        sent = info["request"]
+        method = sent.method.decode("ascii")
+        is_fresh, self._is_fresh = self._is_fresh, False
+        if is_fresh and (method, url) == (self._request.method, self._target):
+            return
+        # A redirect either keeps method and body, or makes a GET of it that has none.
+        body = self._body if method == self._request.method else b""
+        names = self._credential.header_names
+        kept = [
+            (name, value)
+            for name, value in sent.headers
+            if name.decode("latin-1").lower() not in names
+        ]
+        signed = self._credential.headers(method, url, body)
+        sent.headers = [*kept, *((name.encode(), value.encode()) for name, value in signed.items())]
+
+
+def sign_into(
+    headers: _Headers,
+    signing: Signing,
+    answer: tuple[int, Mapping[str, str]] | None,
+) -> Renewal | bool:
+    """Take signing one step, and put what it gives into a request's headers: they stand in no frame that waits for an answer.
+
+    True means: send. A `Renewal` has to be made first, then this is called again; False is the end.
+    """
+    try:
+        step = signing.send(answer)
+    except StopIteration:
+        return False
+    if isinstance(step, Renewal):
+        return step
+    headers.update(step)
+    return True
+
+
+def _asked(response: _Answer) -> _Request | None:
+    """The request that a response answers, None where a test made it without one."""
+    try:
+        return response.request
+    except RuntimeError:
+        return None
+
+
+def _places(response: _Answer) -> list[str]:
+    """Where a request was on the way to its answer, the place of that answer included."""
+    asked = [_asked(each) for each in (*response.history, response)]
+    return [_target(request.url) for request in asked if request is not None]
+
+
+def _location(at: str, answer: Any) -> str | None:
+    """The other origin that an answer of `at` leads to, as httpcore reports one; None where it leads to none."""
+    status = next(member for member in answer if isinstance(member, int))
+    if status not in _REDIRECTS:
+        return None
+    told: list[str] = [
+        value.decode("latin-1") for name, value in answer[-1] if name.lower() == b"location"
+    ]
+    if not told:
+        return None
+    try:
+        place = origin(urljoin(at, told[0]).partition("#")[0])
+    except (ValueError, DeniedError):
+        return told[0]  # which nobody can read, so that no resource covers it
+    return None if place == origin(at) else place
+
+
+def _target(url: _Url) -> str:
+    """A URL as `_sent_to` spells it."""
+    return _spelled(url.raw_scheme, url.raw_host, url.port, url.raw_path)
+
+
+def _sent_to(sent: Any) -> str:
+    """Where a request goes that httpcore is about to send: behind a forward proxy, its target is the whole URL."""
+    url = sent.url
+    target: bytes = url.target
+    if not target.startswith(b"/"):
+        return target.decode("latin-1")
+    return _spelled(url.scheme, url.host, url.port, target)
+
+
+def _spelled(scheme: bytes, host: bytes, port: int | None, target: bytes) -> str:
+    name = f"[{host.decode('latin-1')}]" if b":" in host else host.decode("latin-1")
+    where = name if port is None else f"{name}:{port}"
+    return f"{scheme.decode('latin-1')}://{where}{target.decode('latin-1')}"
