@@ -7,6 +7,7 @@ Nothing that an issuer sends is quoted, and nothing of it stands in a frame that
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 from typing import Final
 
@@ -33,6 +34,7 @@ __all__ = [
     "check_scopes",
     "error_code",
     "failure_of",
+    "is_sendable",
     "json_object",
     "known_error",
     "looks_signed",
@@ -40,6 +42,8 @@ __all__ = [
     "read_jwt",
 ]
 
+_TOKEN: Final = re.compile(r"[!-~]{1,16384}")
+_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")
 _LONGEST_LIFE: Final = 24 * 3600
 _TOKEN_LIMIT: Final = 16_384
 _OAUTH_ERRORS: Final = frozenset(
@@ -138,6 +142,11 @@ class Fields:
         value = self._members.get(name)
         return isinstance(value, str) and 0 < len(value) <= _TOKEN_LIMIT
 
+    def is_token(self, name: str) -> bool:
+        """Whether a member is visible ASCII without spaces, as what goes into a header has to be."""
+        value = self._members.get(name)
+        return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
+
     def text(self, name: str) -> str | None:
         value = self._members.get(name)
         return value if isinstance(value, str) and value else None
@@ -203,6 +212,11 @@ def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> An
         raise CredentialRejectedError(
             "unexpected_refresh_token", f"{issuer} answered with a refresh token nobody asked for"
         )
+    for name in ("access_token", "refresh_token", "id_token"):
+        if fields.has(name) and not fields.is_token(name):
+            raise CredentialRejectedError(
+                "malformed_token", f"{issuer} issued a token with characters that no token has"
+            )
     if fields.has("scope") and not isinstance(fields.get("scope"), str):
         raise CredentialRejectedError("malformed_answer", f"{issuer} gives a scope that is none")
     scope = fields.text("scope") if fields.has("scope") else None
@@ -273,6 +287,11 @@ def looks_signed(token: Secret) -> bool:
     """Whether a token has the form of a compact JWS with a JSON header, well made or not."""
     text = token.reveal()
     return text.startswith("eyJ") and text.count(".") == 2  # noqa: PLR2004 - header, payload, signature
+
+
+def is_sendable(secret: Secret) -> bool:
+    """Whether a secret can stand in a header: visible ASCII, spaces only within."""
+    return _VALUE.fullmatch(secret.reveal()) is not None
 
 
 def ath_of(token: Secret) -> str:

@@ -12,9 +12,11 @@ from agent_identity.credentials.answers import (
     asked,
     error_code,
     failure_of,
+    is_sendable,
     json_object,
     read_answer,
 )
+from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
 from agent_identity.values import JSON, Certificate, Secret
 
@@ -53,6 +55,20 @@ class Issued:
     is_opaque: bool = False
     txn_token: Secret | None = field(default=None, repr=False)
     details: JSON = field(default=None, repr=False)
+
+    def __post_init__(self) -> None:
+        """Refuse what no header can carry, whichever source brought it: an error about it would hold the secret.
+
+        Raises:
+            CredentialRejectedError: `malformed_token`.
+        """
+        if (self.header and not is_sendable(self.token)) or (
+            self.txn_token is not None and not is_sendable(self.txn_token)
+        ):
+            raise CredentialRejectedError(
+                "malformed_token",
+                f"the credential for {self.resource} has characters that no header carries",
+            )
 
     @property
     def opens_something(self) -> bool:

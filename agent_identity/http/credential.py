@@ -22,7 +22,7 @@ from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.http.challenges import wanted_by
 from agent_identity.http.seams import client_context
-from agent_identity.http.sending import Sending
+from agent_identity.http.sending import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
 from agent_identity.uris import covers, htu_of, origin
 from agent_identity.values import b64url
@@ -190,8 +190,10 @@ class Credential(httpx.Auth):
 
         Raises:
             DeniedError: `foreign_url`, the request would leave the resource; or the session has ended.
+            ConfigurationError: `request_malformed`, the method is no single word.
         """
         self.stay(url)
+        check_sendable(method, ())
         issued, delegation, statement = self._ready
         self._check()
         now = self._clock()

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp.payload import BytesPayload
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.sending import sign_into
+from agent_identity.http.sending import check_sendable, sign_into
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse
@@ -26,6 +26,7 @@ def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
 
     async def sign(request: ClientRequest, handler: ClientHandlerType) -> ClientResponse:
         await credential.astay(str(request.url))
+        check_sendable(request.method, request.headers.items())
         signing = credential.signing(request.method, str(request.url), await _body_of(request))
         sign_into(request.headers, signing, None)
         while True:

@@ -13,7 +13,7 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.sending import sign_into
+from agent_identity.http.sending import check_sendable, sign_into
 
 if TYPE_CHECKING:
     from requests import Response
@@ -65,6 +65,7 @@ class _Signed(PreparedRequest):
             DeniedError: `foreign_url`, it would go to another place.
         """
         self.credential.stay(str(self.url))
+        check_sendable(str(self.method), self.headers.items())
         self.signing = self.credential.signing(str(self.method), str(self.url), _body_of(self))
         sign_into(self.headers, self.signing, None)
 

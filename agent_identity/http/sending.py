@@ -9,11 +9,12 @@ late then, and is recorded all the same.
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeAlias, TypeVar
 from urllib.parse import urljoin
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.errors import DeniedError
+from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.uris import origin
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         AsyncGenerator,
         Callable,
         Generator,
+        Iterable,
         Mapping,
         MutableMapping,
         Sequence,
@@ -28,12 +30,20 @@ if TYPE_CHECKING:
 
     from agent_identity.http.credential import Credential
 
-__all__ = ["Sending", "Signing", "sign_into"]
+__all__ = ["Sending", "Signing", "check_sendable", "sign_into"]
 
 Signing: TypeAlias = (
     "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
 )
 
+_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")  # a token (RFC 9110 §5.6.2)
+_VALUE: Final = re.compile(
+    r"(?:[!-~\x80-\U0010ffff](?:[\t -~\x80-\U0010ffff]*[!-~\x80-\U0010ffff])?)?"
+)
+_FRAMING: Final = {
+    "content-length": re.compile("[0-9]{1,20}"),
+    "transfer-encoding": re.compile("chunked", re.IGNORECASE),
+}
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
 _CONNECTS: Final = "connection.connect_"
 _SENDS: Final = ".send_request_headers.started"
@@ -109,6 +119,7 @@ class Sending(Generic[R, A]):
         """Sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
         request, credential = self._request, self._credential
         credential.stay(self._url)
+        self._check()
         signing = credential.signing(request.method, self._url, self._body)
         again: Renewal | bool = sign_into(request.headers, signing, None)
         try:
@@ -132,6 +143,7 @@ class Sending(Generic[R, A]):
         """The async twin of `flow`."""
         request, credential = self._request, self._credential
         await credential.astay(self._url)
+        self._check()
         signing = credential.signing(request.method, self._url, self._body)
         again: Renewal | bool = sign_into(request.headers, signing, None)
         try:
@@ -150,6 +162,11 @@ class Sending(Generic[R, A]):
                     sign_into(request.headers, signing, None)
         finally:
             self._disarm()
+
+    def _check(self) -> None:
+        if "target" in self._request.extensions:
+            raise _malformed("its target is set apart from its URL")
+        check_sendable(self._request.method, self._request.headers.items())
 
     def _arm(self, watch: Callable[[str, dict[str, Any]], object]) -> None:
         self._prepare(self._request)
@@ -218,6 +235,30 @@ class Sending(Generic[R, A]):
         ]
         signed = self._credential.headers(method, url, body)
         sent.headers = [*kept, *((name.encode(), value.encode()) for name, value in signed.items())]
+
+
+def check_sendable(method: str, headers: Iterable[tuple[str, str | bytes]]) -> None:
+    """Refuse a request that a client would choke on: with the token in it, that client's error would hold the token.
+
+    Raises:
+        ConfigurationError: `request_malformed`.
+    """
+    if _NAME.fullmatch(method) is None:
+        raise _malformed("its method is no single word")
+    for name, value in headers:
+        if _NAME.fullmatch(name) is None:
+            raise _malformed("a header has a name that no header can have")
+        text = value if isinstance(value, str) else value.decode("latin-1")
+        if _FRAMING.get(name.lower(), _VALUE).fullmatch(text) is None:
+            raise _malformed(f"its header {name} has a value that can't be sent")
+
+
+def _malformed(what: str) -> ConfigurationError:
+    return ConfigurationError(
+        "request_malformed",
+        f"a request can't be signed: {what}",
+        remedy="correct the request; header values are one line without space around it",
+    )
 
 
 def sign_into(

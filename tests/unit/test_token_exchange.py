@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from email.utils import formatdate
 from typing import Any
 from urllib.parse import parse_qs
@@ -12,9 +13,11 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.answers import Fields, read_answer
 from agent_identity.credentials.client import Client, PrivateKeyJwt
 from agent_identity.credentials.metadata import Endpoints
 from agent_identity.credentials.oauth import Issued
+from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.token_exchange import TokenExchange
 from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
@@ -27,7 +30,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Ask, HttpRequest, HttpResponse, pure
 from agent_identity.keys import SigningKey
-from agent_identity.testing import KnownIssuer, play
+from agent_identity.testing import KnownIssuer, assert_no_leak, play
 from agent_identity.values import Principal, Secret
 
 NOW = 1_795_518_000
@@ -258,3 +261,53 @@ def test_a_workloads_token_goes_as_the_type_that_it_is(token_type: str) -> None:
     exchange(answered(), asks=asks, actor="workload", workload=lambda: pure(given))
     form = {name: values[0] for name, values in parse_qs(asks[0].body.decode()).items()}
     assert (form["actor_token"], form["actor_token_type"]) == ("the-workload-token", token_type)
+
+
+UNSENDABLE = {
+    "a line break": "abc\r\nX-Injected: 1",
+    "a foreign character": "abc\u00e9",
+    "a space": "abc def",
+    "a control character": "abc\x7f",
+    "nothing but space": " ",
+}
+
+
+@pytest.mark.parametrize("text", UNSENDABLE.values(), ids=UNSENDABLE)
+@pytest.mark.parametrize("member", ["access_token", "token_type", "issued_token_type"])
+def test_what_an_issuer_calls_a_token_is_visible_ascii_without_spaces(text, member) -> None:
+    """It becomes a header; a line break would begin another one."""
+    with pytest.raises(CredentialRejectedError) as caught:
+        exchange(answered(**{member: text}))
+    expected = {"token_type": "binding_missing", "issued_token_type": "wrong_token_type"}
+    assert caught.value.code == expected.get(member, "malformed_token")
+    assert_no_leak([text], caught.value)
+
+
+@pytest.mark.parametrize("text", UNSENDABLE.values(), ids=UNSENDABLE)
+@pytest.mark.parametrize("member", ["refresh_token", "id_token"])
+def test_the_tokens_beside_it_are_held_to_the_same(text, member) -> None:
+    fields = Fields({"access_token": "a", "token_type": "Bearer", member: text})
+    with pytest.raises(CredentialRejectedError) as caught:
+        read_answer(fields, "https://idp.example", may_refresh=True)
+    assert caught.value.code == "malformed_token"
+    assert_no_leak([text], caught.value)
+
+
+@pytest.mark.parametrize("text", UNSENDABLE.values(), ids=UNSENDABLE)
+def test_no_source_brings_what_no_header_carries(text) -> None:
+    if text == "abc def":
+        return  # an API key may hold a space
+    with pytest.raises(CredentialRejectedError) as caught:
+        Issued(Secret(text), "Bearer", BILLING, "mine", frozenset(), 0.0, 1e12)
+    assert caught.value.code == "malformed_token"
+    assert_no_leak([text], caught.value)
+    issued = Issued(Secret("a"), "Bearer", BILLING, "mine", frozenset(), 0.0, 1e12)
+    with pytest.raises(CredentialRejectedError):
+        replace(issued, txn_token=Secret(text))
+
+
+@pytest.mark.parametrize("nonce", ["a\r\nb", "a\tb", "\u00e9", "", "a" * 513])
+def test_a_nonce_that_is_none_is_not_kept(nonce) -> None:
+    nonces = Nonces()
+    nonces.learn(BILLING, nonce)
+    assert nonces.get(BILLING) is None

@@ -77,7 +77,7 @@ class Azure:
         if answer.status != _OK:
             raise failure_of(answer, _WHO, "a token", now)
         fields = json_object(answer, _WHO)
-        if not fields.is_text("access_token"):
+        if not fields.is_token("access_token"):
             raise malformed(_WHO)
         if fields.get("resource") != audience:
             raise CredentialRejectedError(

@@ -82,7 +82,7 @@ class GitHub:
         if answer.status != _OK:
             raise failure_of(answer, _WHO, "a token", now)
         fields = json_object(answer, _WHO)
-        if not fields.is_text("value"):
+        if not fields.is_token("value"):
             raise malformed(_WHO)
         return accepted(
             Secret(fields.text("value") or ""), audience, now, who=_WHO, expect=self.expect
