@@ -52,6 +52,7 @@ def poll(
         CredentialRejectedError: they said no, or it is too late.
         CredentialUnavailableError: `interaction_timeout`, they didn't decide in time.
     """
+    last: CredentialUnavailableError | None = None
     while issuer.clock() + interval < expires_at:
         try:
             yield from pause(interval)
@@ -66,7 +67,8 @@ def poll(
                 raise
         except CredentialUnavailableError as error:
             # The person may be deciding while the issuer is busy: go on, slower (RFC 8628 §3.5).
+            last = error
             interval = min(max(2 * interval, error.retry_after or 0.0), _LONGEST)
     raise CredentialUnavailableError(
         "interaction_timeout", f"nobody answered {issuer.url} in time", remedy="try again"
-    )
+    ) from last

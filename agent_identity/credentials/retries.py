@@ -91,7 +91,7 @@ def wait_for(error: CredentialUnavailableError, attempt: int) -> Flow[None]:
     try:
         yield from pause(seconds)
     except TransportError:
-        raise error from None
+        raise error from error.__cause__  # what stopped the issuer's answer, not what stopped the wait
 
 
 def retry_after(value: str | None, now: float) -> float | None:

@@ -182,10 +182,11 @@ class Credential(httpx.Auth):
             )
         return self._ready.issued.token.reveal()
 
-    def headers(self, method: str, url: str, body: bytes | None = None) -> dict[str, str]:
+    def headers(self, method: str, url: str, body: bytes | None = b"") -> dict[str, str]:
         """The headers that sign one request; each call gives fresh ones.
 
-        `body` is what will be sent, None for a body that is streamed: then its digest is not part of what is signed.
+        `method` is as it will be sent, in upper case. `body` is what will be sent, None for a body that is streamed: then
+        its digest is not part of what is signed, and a service has to allow that by name.
         Where the client sends them afterwards is beyond this method: let it follow no redirects.
 
         Raises:

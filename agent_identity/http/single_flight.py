@@ -16,7 +16,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from agent_identity.errors import AgentIdentityError, CredentialUnavailableError
+from agent_identity.errors import AgentIdentityError, CredentialUnavailableError, TransportError
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -206,6 +206,9 @@ def _blocking() -> CredentialUnavailableError:
 
 
 def _too_slow() -> CredentialUnavailableError:
-    return CredentialUnavailableError(
+    """Whoever waits and the flight that they wait for have the same deadline; either may see it first."""
+    error = CredentialUnavailableError(
         "deadline_exceeded", "the credential took longer than the deadline"
     )
+    error.__cause__ = TransportError("deadline_exceeded", "nobody answered within the deadline")
+    return error

@@ -130,13 +130,14 @@ class Verifier:
         method: str,
         url: str,
         headers: Headers,
-        body: bytes | None = None,
+        body: bytes | None = b"",
         *,
         scopes: Iterable[str],
     ) -> VerifiedCall:
         """Check one HTTP request; `scopes` is what the service needs for it, an explicit `()` for nothing.
 
-        `url` is the whole URL as requested, `body` the bytes as received (None only where `unbound_body` is allowed).
+        `url` is the whole URL as requested, `body` the bytes as received; None is a body that wasn't seen,
+        which takes `allow={"unbound_body"}`.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
@@ -150,7 +151,7 @@ class Verifier:
         method: str,
         url: str,
         headers: Headers,
-        body: bytes | None = None,
+        body: bytes | None = b"",
         *,
         scopes: Iterable[str],
     ) -> VerifiedCall:

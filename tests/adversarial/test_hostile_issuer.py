@@ -18,6 +18,7 @@ from agent_identity import (
     AgentIdentityError,
     CredentialRejectedError,
     CredentialUnavailableError,
+    TransportError,
 )
 from agent_identity.keys import SigningKey, thumbprint
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak, hostile
@@ -350,6 +351,18 @@ def test_D09_a_busy_issuers_own_time_is_kept_for_that_key_alone(
         assert sum(request.path == "/token" for request in idp.received) == 1
     with bot.on_behalf_of(idp.token("alice", audience="bot"), purpose="p") as session:
         session.credential(RESOURCE)
+
+
+def test_a_timeout_is_the_cause_of_the_error_that_a_tool_gets(
+    idp: FakeIssuer, bot: AgentIdentity
+) -> None:
+    """Also where the wait before another try doesn't fit the deadline any more."""
+    idp.scripts["/token"] = hostile.drips(0.5, json.dumps(good(idp, bot)).encode())
+    for ask in (in_sync, in_async):
+        with pytest.raises(CredentialUnavailableError) as caught:
+            ask(bot, idp.token("alice", audience="bot"))
+        assert isinstance(caught.value.__cause__, TransportError)
+        assert caught.value.__cause__.code == "deadline_exceeded"
 
 
 def test_a_dripping_answer_says_so_in_plain_words(idp: FakeIssuer, bot: AgentIdentity) -> None:

@@ -50,9 +50,9 @@ class Service:
                     self.send_header(name, value)
                 self.send_header("content-length", "2")
                 self.end_headers()
-                self.wfile.write(b"{}")
+                self.wfile.write(b"" if self.command == "HEAD" else b"{}")
 
-            do_POST = do_GET
+            do_POST = do_PUT = do_PATCH = do_DELETE = do_OPTIONS = do_HEAD = do_GET
 
             def log_message(self, *args: object) -> None:
                 pass

@@ -4,15 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
+import urllib3
 
 from agent_identity import (
     ConfigurationError,
     DeniedError,
+    VerificationError,
     current_credential,
     current_session,
     tool,
@@ -129,6 +133,56 @@ def test_plain_headers_serve_any_other_client(bot, service) -> None:
 
     with bot.on_behalf_of("user:alice", purpose="p"):
         assert ask()
+
+
+def by_http_client(method: str, url: str, headers: dict[str, str], body: bytes) -> int:
+    parts = urlsplit(url)
+    connection = http.client.HTTPConnection(parts.netloc, timeout=5)
+    target = f"{parts.path}?{parts.query}" if parts.query else parts.path
+    connection.request(method, target, body or None, headers)
+    status = connection.getresponse().status
+    connection.close()
+    return status
+
+
+def by_urllib3(method: str, url: str, headers: dict[str, str], body: bytes) -> int:
+    with urllib3.PoolManager() as pool:
+        return pool.request(method, url, body=body or None, headers=headers, timeout=5).status
+
+
+@pytest.mark.parametrize("send", [by_http_client, by_urllib3])
+@pytest.mark.parametrize("body", [b"", b'{"a": 1}'], ids=["without a body", "with a body"])
+@pytest.mark.parametrize("method", ["GET", "HEAD", "OPTIONS", "DELETE", "POST", "PUT", "PATCH"])
+def test_plain_headers_of_every_method_verify_with_and_without_a_body(
+    bot, service, send, method, body
+) -> None:
+    url = f"{service.url}/items?q=a%20b"
+
+    @tool(resource=service.url, scopes=["read"])
+    def asks() -> int:
+        credential = current_credential()
+        signed = credential.headers(method, url, body) if body else credential.headers(method, url)
+        return send(method, url, signed, body)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        assert asks() == 200
+    assert len(service.calls) == 1
+
+
+def test_a_request_without_a_body_verifies_without_one_being_named(bot) -> None:
+    url = "https://billing.example/items"
+
+    @tool(resource="https://billing.example", scopes=["read"])
+    def signed() -> dict[str, str]:
+        return current_credential().headers("GET", url)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        headers = signed()
+        verifier = bot.verifier(audience="https://billing.example")
+        assert verifier.verify_request("GET", url, headers, scopes=["read"]).call.tool == "signed"
+        with pytest.raises(VerificationError) as caught:
+            verifier.verify_request("GET", url, headers, None, scopes=["read"])
+    assert caught.value.code == "body_unbound"
 
 
 @pytest.mark.parametrize(
