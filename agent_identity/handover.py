@@ -140,15 +140,20 @@ def _configured(resources: Resources, wanted: frozenset[str]) -> frozenset[str] 
 
 
 def inject(
-    session: Session, carrier: MutableMapping[str, object], form: Literal["headers", "meta"] | None
+    session: Session,
+    carrier: MutableMapping[str, object],
+    form: Literal["headers", "meta", "message"] | None,
 ) -> None:
     """Write what a session says into what travels: a hand-over, or the running call's assertion and chain.
+
+    MCP's `_meta` goes in a request that carries the resource's access token, where there is one, so its assertion names that
+    token. A message carries none.
 
     Raises:
         ConfigurationError: `carrier_unsuitable`, or `no_call`.
         DeniedError: it ended.
     """
-    as_meta = _is_meta(carrier) if form is None else form == "meta"
+    as_meta = _is_meta(carrier) if form is None else form != "headers"
     handed = session.handed
     if handed is not None:
         session.life.check_handed()
@@ -158,11 +163,13 @@ def inject(
         else:
             carrier[HANDOVER] = join_chain(compacts, limit=session.parts.header_limit)
     else:
-        _inject_call(session, carrier, as_meta=as_meta)
+        _inject_call(session, carrier, as_meta=as_meta, with_token=form != "message")
     spans.inject(carrier)
 
 
-def _inject_call(session: Session, carrier: MutableMapping[str, object], *, as_meta: bool) -> None:
+def _inject_call(
+    session: Session, carrier: MutableMapping[str, object], *, as_meta: bool, with_token: bool
+) -> None:
     call = session.running
     if call is None:
         raise ConfigurationError(
@@ -174,12 +181,16 @@ def _inject_call(session: Session, carrier: MutableMapping[str, object], *, as_m
         raise ConfigurationError(
             "carrier_unsuitable",
             "an assertion in headers is one of one request, whose method and URL it names",
-            remedy='use current_credential().headers(…), or inject(carrier, form="meta") for a message',
+            remedy='use current_credential().headers(…), inject(carrier, form="meta") for MCP, or form="message"',
         )
     call.check_running()
     reached = call.reach
+    issued = reached.issued if with_token else None
     assertion = reached.statement.for_call(
-        call.facts, int(session.parts.clock()), resend=next(call.rounds)
+        call.facts,
+        int(session.parts.clock()),
+        resend=next(call.rounds),
+        ath=None if issued is None else issued.sent_ath,
     )
     carrier[f"{META}assertion"] = assertion
     carrier[f"{META}delegation"] = [grant.compact for grant in reached.chain]

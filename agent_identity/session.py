@@ -519,12 +519,13 @@ class Session:
         self,
         carrier: MutableMapping[str, Any],
         *,
-        form: Literal["headers", "meta"] | None = None,
+        form: Literal["headers", "meta", "message"] | None = None,
     ) -> None:
         """Write into what travels: of a session that `delegate(…, key=…)` gave, its grants; inside a tool, the call's assertion.
 
-        `carrier` is the headers of a request, or MCP's `_meta` or a message (`form="meta"`; by default whatever the carrier is
-        by what stands in it already). W3C trace context goes along.
+        `carrier` is the headers of a request, MCP's `_meta` (`form="meta"`) or a message (`form="message"`); by default what the
+        carrier is by what stands in it already. In `_meta` the assertion names the resource's access token, which goes in the
+        same request; in a message it names none. W3C trace context goes along.
 
         Raises:
             ConfigurationError: there is nothing to write, or not into such a carrier.

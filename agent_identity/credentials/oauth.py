@@ -10,6 +10,7 @@ from urllib.parse import urlencode
 from agent_identity.credentials.answers import (
     Answer,
     asked,
+    ath_of,
     error_code,
     failure_of,
     is_sendable,
@@ -74,6 +75,13 @@ class Issued:
     def opens_something(self) -> bool:
         """Whether there is anything to send, or to give back; not where the chain alone is shown."""
         return self.header != "" or self.certificate is not None
+
+    @property
+    def sent_ath(self) -> str | None:
+        """The `ath` of what goes in `Authorization`, which an assertion names; of nothing else that opens a door."""
+        if self.header != "Authorization":
+            return None
+        return self.ath or ath_of(self.token)
 
     @property
     def is_bound(self) -> bool:

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 
 import httpx
 
-from agent_identity.credentials.answers import ath_of
 from agent_identity.credentials.source import Renewal, StepUp
 from agent_identity.credentials.transaction import HEADER as TXN_TOKEN
 from agent_identity.delegation.assertion import RequestBinding
@@ -211,7 +210,7 @@ class Credential(httpx.Auth):
                 htu=htu_of(url),
                 htq=_digest(query.encode("ascii")) if query else None,
                 content_digest=_digest(body) if body is not None else None,
-                ath=_ath(issued),
+                ath=issued.sent_ath,
             )
             number = next(self._numbers)
             more[ASSERTION] = statement.for_request(self._facts, int(now), number, binding)
@@ -369,13 +368,6 @@ def _secrets(issued: Issued) -> dict[str, str]:
     if issued.txn_token is not None:
         found[TXN_TOKEN] = issued.txn_token.reveal()
     return found
-
-
-def _ath(issued: Issued) -> str | None:
-    """An assertion names what goes in `Authorization`, and nothing else that opens a door."""
-    if issued.header != "Authorization":
-        return None
-    return issued.ath or ath_of(issued.token)
 
 
 def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:

@@ -18,10 +18,12 @@ from agent_identity import (
     DeniedError,
     RevokedError,
     current_credential,
+    current_session,
     tool,
 )
 from agent_identity.authority import Authority
 from agent_identity.errors import AgentIdentityError, InvalidAssertionError
+from agent_identity.jose import loads_object, unverified
 from agent_identity.keys import SigningKey
 from agent_identity.life import Life
 from agent_identity.provenance.memory import MemoryLedger
@@ -183,7 +185,7 @@ def test_a_hand_over_over_mcp_goes_into_meta(two: Two) -> None:
             meta: dict[str, Any] = {}
             session.inject(meta, form="meta")
             child.inject(meta)
-            return meta
+            return meta | {"token": current_credential().reveal()}
 
         meta = send("what?")
         again = send("what?")
@@ -198,6 +200,7 @@ def test_a_hand_over_over_mcp_goes_into_meta(two: Two) -> None:
                 meta[f"{prefix}assertion"],
                 meta[f"{prefix}delegation"],
                 handover=meta[f"{prefix}handover"],
+                token=meta["token"],
                 **said,
             )
 
@@ -215,7 +218,7 @@ def test_a_call_that_is_sent_twice_as_a_message_is_asserted_anew(two: Two) -> No
         def send() -> list[dict[str, Any]]:
             metas: list[dict[str, Any]] = [{}, {}]
             for meta in metas:
-                session.inject(meta, form="meta")
+                session.inject(meta, form="message")
             return metas
 
         first, second = send()
@@ -229,6 +232,51 @@ def test_a_call_that_is_sent_twice_as_a_message_is_asserted_anew(two: Two) -> No
             scopes=["ask"],
         )
         assert call.txn == session.txn
+
+
+def test_the_assertion_in_meta_names_the_token_that_goes_in_the_same_request(two: Two) -> None:
+    """DESIGN section 5: a token without `ath` and an `ath` without a token are refused."""
+
+    def sent(form: Any) -> tuple[dict[str, Any], str]:
+        @tool(name="send", resource=BETA, scopes=["ask"])
+        def send() -> tuple[dict[str, Any], str]:
+            meta: dict[str, Any] = {}
+            current_session().inject(meta, form=form)
+            return meta, current_credential().reveal()
+
+        return send()
+
+    def verified(meta: dict[str, Any], token: str | None) -> VerifiedCall:
+        return two.trusts_alpha(BETA).verify_call(
+            meta["dev.agent-identity/assertion"],
+            meta["dev.agent-identity/delegation"],
+            tool="send",
+            args={},
+            scopes=["ask"],
+            token=token,
+        )
+
+    with two.alpha.on_behalf_of("user:alice", purpose="p"):
+        meta, token = sent("meta")
+        message, _ = sent("message")
+        call = verified(meta, token)
+        assert call.token_verified
+        assert call.call.tool == "send"
+        assert code(InvalidAssertionError, lambda: verified(meta, None)) == "token_mismatch"
+        assert not verified(message, None).token_verified
+        assert code(InvalidAssertionError, lambda: verified(message, token)) == "token_mismatch"
+
+
+def test_the_assertion_of_a_local_tools_message_names_no_token(two: Two) -> None:
+    @tool()
+    def send() -> dict[str, Any]:
+        meta: dict[str, Any] = {}
+        current_session().inject(meta, form="meta")
+        return meta
+
+    with two.alpha.on_behalf_of("user:alice", purpose="p"):
+        meta = send()
+    assert "ath" not in loads_object(unverified(meta["dev.agent-identity/assertion"]).payload)
 
 
 # -- what is limited --------------------------------------------------------------------------------------------------
