@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING
 from agent_identity.credentials.oauth import Issued
 from agent_identity.credentials.source import Renewal
 from agent_identity.detailed import check_credential
-from agent_identity.errors import AgentIdentityError
+from agent_identity.errors import AgentIdentityError, DeniedError
 from agent_identity.flow import Draft, append
 from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
-from agent_identity.provenance.records import CREDENTIAL_DECIDED
-from agent_identity.reach import Reporting, reach
+from agent_identity.provenance.records import CREDENTIAL_DECIDED, CREDENTIAL_STEPPED_UP
+from agent_identity.reach import reach
+from agent_identity.reporting import Reporting, refused_draft
 from agent_identity.uris import checked_resource
 from agent_identity.values import scope_set
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential
+    from agent_identity.pipeline import Call
     from agent_identity.reach import Reach
     from agent_identity.session import Session
     from agent_identity.values import Decision
@@ -71,30 +73,71 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
     parts.gate.check()
     checked_resource(resource)
     asked_for = None if scopes is None else scope_set(scopes)
-    wanted = yield from _permitted(session, resource, asked_for, now, in_call=False)
+    wanted = yield from _permitted(session, resource, asked_for, now)
     ready = yield from reach(session, resource, wanted)
     session.check(parts.clock())
     return ready.credential(session, None)
 
 
-def renewed(session: Session, reached: Reach, renewal: Renewal) -> Flow[Reach]:
-    """The credential anew, since its resource refused this one: more scopes are decided on like any other credential.
+def renewed(session: Session, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
+    """The credential anew, since its resource refused this one; `call` is the one that uses it, None outside of any.
+
+    More scopes are decided on like any other credential. What its resource wants of it, a step-up, is on record, and so is
+    the refusal of one.
 
     Raises:
         DeniedError: policy, the configuration or the session's limits don't allow that much.
         CredentialError: the issuer refused or could not be reached.
     """
     parts = session.parts
-    now = parts.clock()
-    session.check(now)
-    scopes = reached.scopes
-    if renewal.scopes is not None:
-        scopes = yield from _permitted(session, reached.resource, renewal.scopes, now, in_call=True)
-    if renewal == Renewal():
-        _forget(session, reached)
-    found = yield from reach(session, reached.resource, scopes, renewal.step_up)
-    session.check(parts.clock())
+    call_id = None if call is None else call.call_id
+    try:
+        now = parts.clock()
+        session.check(now)
+        scopes = reached.scopes
+        if renewal.scopes is not None:
+            scopes = yield from _permitted(
+                session, reached.resource, renewal.scopes, now, own=reached.scopes, call_id=call_id
+            )
+        if renewal == Renewal():
+            _forget(session, reached)
+        found = yield from reach(session, reached.resource, scopes, renewal.step_up)
+        session.check(parts.clock())
+    except DeniedError as error:
+        error.call_id = call_id
+        yield from append(
+            refused_draft(session, reached.resource, error, reached.resource, call_id)
+        )
+        raise
+    if renewal != Renewal():
+        yield from append(_stepped_up(session, reached.resource, scopes, renewal, call_id))
     return found
+
+
+def _stepped_up(
+    session: Session,
+    resource: str,
+    scopes: frozenset[str],
+    renewal: Renewal,
+    call_id: str | None,
+) -> Draft:
+    sign_in = renewal.step_up
+    return Draft(
+        CREDENTIAL_STEPPED_UP,
+        session.known_as,
+        session.id,
+        call_id,
+        None,
+        None,
+        None,
+        {
+            "resource": resource,
+            "scope": [*sorted(scopes)],
+            "acr_values": None if sign_in is None else [*sign_in.acr_values],
+            "max_age": None if sign_in is None else sign_in.max_age,
+        },
+        None,
+    )
 
 
 def _forget(session: Session, reached: Reach) -> None:
@@ -114,20 +157,40 @@ def _permitted(
     scopes: frozenset[str] | None,
     now: float,
     *,
-    in_call: bool,
+    own: frozenset[str] | None = None,
+    call_id: str | None = None,
 ) -> Flow[frozenset[str]]:
-    """Decide on a credential apart from a call's own decision, and put that on record; `in_call` says that a call was permitted."""
+    """Decide on a credential apart from a call's own decision, and put that on record.
+
+    `own` are the scopes of the credential in hand, where a resource asks for more: what was permitted once.
+    """
     wanted = scopes or frozenset[str]()
     try:
         wanted = session.needed(resource, scopes)
-        if not in_call:
+        if own is None:
             check_credential(session.limits, session.parts.resources, resource)
+        else:
+            _check_cap(session, resource, wanted, own)
         decision = yield from _decided(session, resource, wanted, now)
     except AgentIdentityError as error:
-        yield from append(_draft(session, resource, wanted, None, error))
+        yield from append(_draft(session, resource, wanted, None, error, call_id))
         raise
-    yield from append(_draft(session, resource, wanted, decision, None))
+    yield from append(_draft(session, resource, wanted, decision, None, call_id))
     return wanted
+
+
+def _check_cap(
+    session: Session, resource: str, wanted: frozenset[str], own: frozenset[str]
+) -> None:
+    """Hold a resource's wish for more scopes to the tool's own, where neither configuration nor session say what is allowed."""
+    is_limited = session.limits.scopes is not None
+    if is_limited or session.parts.resources.scopes(resource) is not None or wanted <= own:
+        return
+    raise DeniedError(
+        "scope_not_granted",
+        f"{resource} asks for {min(wanted - own)}, which nothing allows {session.agent.uri}",
+        remedy="name the scope at the tool, for the resource, or when the session is opened",
+    )
 
 
 def _decided(session: Session, resource: str, wanted: frozenset[str], now: float) -> Flow[Decision]:
@@ -159,13 +222,14 @@ def _draft(
     wanted: frozenset[str],
     decision: Decision | None,
     error: AgentIdentityError | None,
+    call_id: str | None,
 ) -> Draft:
     policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
     return Draft(
         CREDENTIAL_DECIDED,
         session.pseudonym,
         session.id,
-        None,
+        call_id,
         None,
         None,
         None,

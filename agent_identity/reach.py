@@ -7,10 +7,9 @@ is made when a child first needs it. Everything is shared by who asks for the sa
 
 from __future__ import annotations
 
-import logging
 import time
 from dataclasses import replace
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import CacheKey, fresh_until
 from agent_identity.credentials.checks import check_step_up
@@ -20,17 +19,17 @@ from agent_identity.delegation.assertion import Statement
 from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.detailed import granted
-from agent_identity.errors import ConfigurationError, DeniedError, LedgerError
+from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.giving_back import given_back
-from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, CREDENTIAL_REFUSED, GRANT_MADE
+from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
+from agent_identity.reporting import Reporting
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.credentials.proofs import ProofKey
     from agent_identity.credentials.source import Renewal, Source, StepUp
-    from agent_identity.errors import AgentIdentityError
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, Ready
     from agent_identity.keys import JWK
@@ -40,9 +39,7 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.verified import Handover
 
-__all__ = ["Reach", "Reporting", "chain_of", "grant_made", "reach"]
-
-_log: Final = logging.getLogger("agent_identity")
+__all__ = ["Reach", "chain_of", "grant_made", "reach"]
 
 
 class Reach:
@@ -184,74 +181,14 @@ class Renewing:
         self._call = call
 
     def renew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal)
+        flow = self._session.renewed(self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
         return self._reached.ready(with_call=self._call is not None)
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal)
+        flow = self._session.renewed(self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
         return self._reached.ready(with_call=self._call is not None)
-
-
-class Reporting:
-    """Puts on record that a credential of a session was refused for another place than its resource.
-
-    `call` is the one that used it, None outside of any. A record that can't be written costs the next calls, and not the refusal.
-    """
-
-    __slots__ = ("_call", "_resource", "_session")
-
-    def __init__(self, session: Session, resource: str, call: Call | None) -> None:
-        self._session = session
-        self._resource = resource
-        self._call = call
-
-    def refused(self, error: DeniedError, place: str, /) -> None:
-        draft = self._draft(error, place)
-        try:
-            self._session.parts.ledger.append(draft)
-        except LedgerError as failure:
-            self._unrecorded(failure)
-
-    async def arefused(self, error: DeniedError, place: str, /) -> None:
-        draft = self._draft(error, place)
-        try:
-            await self._session.parts.ledger.aappend(draft)
-        except LedgerError as failure:
-            self._unrecorded(failure)
-
-    def _draft(self, error: DeniedError, place: str) -> Draft:
-        call_id = None if self._call is None else self._call.call_id
-        error.call_id = call_id
-        _log.warning(
-            "a request with the credential for %s was refused on the way to %s (%s)",
-            self._resource,
-            place,
-            error.code,
-        )
-        return refused_draft(self._session, self._resource, error, place, call_id)
-
-    def _unrecorded(self, failure: LedgerError) -> None:
-        self._session.parts.gate.shut()
-        _log.warning("a refused use of a credential could not be recorded (%s)", failure.code)
-
-
-def refused_draft(
-    session: Session, resource: str, error: AgentIdentityError, place: str, call_id: str | None
-) -> Draft:
-    """What goes on record of a use of a credential that was refused."""
-    return Draft(
-        CREDENTIAL_REFUSED,
-        session.known_as,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
-        {"resource": resource, "place": place, "code": error.code},
-        None,
-    )
 
 
 def reach(
@@ -442,6 +379,7 @@ def _acquired(
             issued.jti,
             {
                 "resource": place.uri,
+                "grant_hash": chain[0].hash(),
                 "source": source.described.kind,
                 "issuer": issued.issuer,
                 "scope": [*sorted(issued.scopes)],

@@ -470,9 +470,9 @@ class Session:
         with outside.traced(self, resource):
             return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
 
-    def renewed(self, reached: Reach, renewal: Renewal) -> Flow[Reach]:
+    def renewed(self, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
         """The credential of a resource that refused the one it was shown; for credentials."""
-        return outside.renewed(self, reached, renewal)
+        return outside.renewed(self, reached, renewal, call)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's."""

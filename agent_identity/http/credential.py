@@ -24,7 +24,7 @@ from agent_identity.http.seams import client_context
 from agent_identity.http.sending import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
 from agent_identity.uris import covers, htu_of, origin
-from agent_identity.values import b64url
+from agent_identity.values import b64url, scope_set
 
 if TYPE_CHECKING:
     import ssl
@@ -373,7 +373,10 @@ def _secrets(issued: Issued) -> dict[str, str]:
 def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:
     error = challenge.parameters["error"]
     if error == "insufficient_scope":
-        more = frozenset(challenge.parameters.get("scope", "").split(" ")) - {""}
+        try:
+            more = scope_set(challenge.parameters.get("scope", "").split())
+        except ConfigurationError:
+            return None  # these are no scopes
         return Renewal(scopes=scopes | more) if more - scopes else None
     if error == "insufficient_user_authentication":
         age = challenge.parameters.get("max_age", "")

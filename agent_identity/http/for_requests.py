@@ -98,10 +98,12 @@ def _answered(response: Response, **how: Any) -> Response:
     request = response.request
     if not isinstance(request, _Signed):
         return response
-    request.credential.stay(str(request.url), left=True)
-    if response.is_redirect:
-        return response
-    again = request.again(response)
+    try:
+        request.credential.stay(str(request.url), left=True)
+        again = None if response.is_redirect else request.again(response)
+    except BaseException:
+        response.close()
+        raise
     if again is None:
         return response
     _ = response.content  # read whole, so that the connection can be used again

@@ -11,6 +11,9 @@ from agent_identity.provenance.graph import Branch, CallStory, Entry, Graph
 from agent_identity.provenance.records import (
     CALL_DENIED,
     CALL_INTENDED,
+    CREDENTIAL_ACQUIRED,
+    CREDENTIAL_REFUSED,
+    CREDENTIAL_STEPPED_UP,
     GRANT_MADE,
     OUTCOMES,
     SESSION_OPENED,
@@ -46,6 +49,7 @@ class _Gathering:
         self._used: dict[tuple[str, int], Record] = {}
         self._openings: dict[str, Record | None] = {}
         self._live: dict[str, bool] = {}
+        self._credentials: dict[str, list[Record]] = {}
         self._branches: dict[str, Branch] = {}
 
     def gather(self, ref: str) -> Graph:
@@ -144,6 +148,7 @@ class _Gathering:
     def _add_calls(self, records: list[Record]) -> None:
         begun: dict[str, Record] = {}
         ended: dict[str, Record] = {}
+        used: dict[str, list[Record]] = {}
         for record in records:
             if record.call_id is None:
                 continue
@@ -151,11 +156,41 @@ class _Gathering:
                 begun[record.call_id] = record
             elif record.kind in OUTCOMES:
                 ended[record.call_id] = record
+            elif record.kind in {CREDENTIAL_REFUSED, CREDENTIAL_STEPPED_UP}:
+                used.setdefault(record.call_id, []).append(record)
         for call_id, record in {**ended, **begun}.items():
             end = ended.get(call_id)
             branch = self._branches.get(record.session_id or "")
             if branch is not None and (record.kind in {CALL_INTENDED, CALL_DENIED}):
-                branch.calls.append(CallStory(record, end, self._outcome(record, end)))
+                branch.calls.append(
+                    CallStory(
+                        record,
+                        end,
+                        self._outcome(record, end),
+                        self._acquired(record),
+                        used.get(call_id, []),
+                    )
+                )
+
+    def _acquired(self, begun: Record) -> Record | None:
+        """The record of the credential that a call began with: the last one of its session for the same grant."""
+        if begun.kind != CALL_INTENDED or begun.session_id is None:
+            return None
+        if begun.session_id not in self._credentials:
+            frame = self._ledger.frame(begun.session_id)
+            self._credentials[begun.session_id] = [
+                record
+                for record in frame
+                if record.kind == CREDENTIAL_ACQUIRED and record.call_id is None
+            ]
+        asked = (begun.body.get("resource"), begun.body.get("grant_hash"))
+        found = [
+            record
+            for record in self._credentials[begun.session_id]
+            if (record.body.get("resource"), record.body.get("grant_hash")) == asked
+            and record.at <= begun.at
+        ]
+        return self._use(found[-1:])[0] if found else None
 
     def _outcome(self, begun: Record, ended: Record | None) -> str | None:
         if ended is not None:

@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from agent_identity.provenance.records import CALL_DENIED, rfc3339
+from agent_identity.provenance.records import CALL_DENIED, CREDENTIAL_REFUSED, rfc3339
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
@@ -32,11 +32,16 @@ class Entry(dict[str, "JSON"]):
 
 @dataclass(slots=True)
 class CallStory:
-    """One call: what was to be done (or denied), and how it ended."""
+    """One call: what was to be done (or denied), how it ended, and what became of its credential.
+
+    `acquired` is the record of that credential, `used` are the records of its refused uses and step-ups.
+    """
 
     begun: Record
     ended: Record | None
     outcome: str | None
+    acquired: Record | None = None
+    used: list[Record] = field(default_factory=list["Record"])
 
     @property
     def took(self) -> float | None:
@@ -50,6 +55,33 @@ class CallStory:
         """Who said yes to it, None when nobody had to."""
         return None if self.begun.sealed is None else self.begun.sealed.get("approval")
 
+    @property
+    def credential(self) -> Entry | None:
+        """What the call was done with, None where it had no credential and tried to use none."""
+        if self.acquired is None and not self.used:
+            return None
+        body: Mapping[str, JSON] = {} if self.acquired is None else self.acquired.body
+        expires_at = body.get("expires_at")
+        refused = [each for each in self.used if each.kind == CREDENTIAL_REFUSED]
+        stepped_up = [each for each in self.used if each.kind != CREDENTIAL_REFUSED]
+        return Entry(
+            source=body.get("source"),
+            issuer=body.get("issuer"),
+            scopes=body.get("scope"),
+            expires_at=_time(expires_at) if isinstance(expires_at, int) else None,
+            step_ups=[
+                {"scopes": each.body.get("scope"), "at": rfc3339(each.at)} for each in stepped_up
+            ],
+            refused=[
+                {
+                    "code": each.body.get("code"),
+                    "place": each.body.get("place"),
+                    "at": rfc3339(each.at),
+                }
+                for each in refused
+            ],
+        )
+
     def entry(self) -> Entry:
         """The call as a trace lists it."""
         last = self.ended or self.begun
@@ -61,12 +93,17 @@ class CallStory:
             decision=body.get("decision"),
             policy_id=body.get("policy_id"),
             approval=self.approval,
+            credential=self.credential,
             outcome=self.outcome,
             started=rfc3339(self.begun.at),
             ended=None if self.ended is None else rfc3339(self.ended.at),
             trace_id=self.begun.trace_id,
             span_id=self.begun.span_id,
         )
+
+
+def _time(seconds: int) -> str:
+    return rfc3339(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds))
 
 
 @dataclass(slots=True)

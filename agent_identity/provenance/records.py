@@ -37,6 +37,7 @@ __all__ = [
     "CREDENTIAL_DECIDED",
     "CREDENTIAL_REFUSED",
     "CREDENTIAL_REVOKED",
+    "CREDENTIAL_STEPPED_UP",
     "GRANT_MADE",
     "KINDS",
     "OUTCOMES",
@@ -60,6 +61,7 @@ CREDENTIAL_ACQUIRED: Final = "credential.acquired"
 CREDENTIAL_DECIDED: Final = "credential.decided"
 CREDENTIAL_REFUSED: Final = "credential.refused"
 CREDENTIAL_REVOKED: Final = "credential.revoked"
+CREDENTIAL_STEPPED_UP: Final = "credential.stepped_up"
 AGENT_REGISTERED: Final = "agent.registered"
 CALL_INTENDED: Final = "call.intended"
 CALL_DENIED: Final = "call.denied"
@@ -76,6 +78,7 @@ KINDS: Final = (
     CREDENTIAL_DECIDED,
     CREDENTIAL_REFUSED,
     CREDENTIAL_REVOKED,
+    CREDENTIAL_STEPPED_UP,
     AGENT_REGISTERED,
     CALL_INTENDED,
     CALL_DENIED,

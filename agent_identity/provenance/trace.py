@@ -8,7 +8,12 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.provenance.gathering import graph_of
-from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE, SESSION_OPENED
+from agent_identity.provenance.records import (
+    CALL_INTENDED,
+    CREDENTIAL_REFUSED,
+    GRANT_MADE,
+    SESSION_OPENED,
+)
 from agent_identity.provenance.tree import Node, as_html, as_mermaid, as_text
 from agent_identity.values import LOCAL, Principal
 
@@ -200,10 +205,18 @@ def _call(story: CallStory) -> Node:
     approved = ""
     if isinstance(story.approval, dict):
         approved = f", approved by {story.approval.get('by')} ({story.approval.get('evidence')})"
+    used = "".join(f", {_used(record)}" for record in story.used)
     mark = _MARKS.get(str(call["decision"]), "-")
     return Node(
-        f"{mark} {call['tool']} {where}, {call['decision']}{by}{approved}, {ended}{took}  {call['call_id']}"
+        f"{mark} {call['tool']} {where}, {call['decision']}{by}{approved}{used}, {ended}{took}  {call['call_id']}"
     )
+
+
+def _used(record: Record) -> str:
+    if record.kind == CREDENTIAL_REFUSED:
+        return f"credential refused for {record.body.get('place')} ({record.body.get('code')})"
+    scopes = record.body.get("scope")
+    return f"stepped up to {' '.join(map(str, scopes if isinstance(scopes, list) else []))}"
 
 
 def _duration(seconds: float) -> str:

@@ -154,7 +154,7 @@ def test_why_prints_the_trace_of_a_call_as_the_contract_has_it(demo) -> None:
         assert list(answer["chain"][0]) == ["agent", "depth", "scope", "evidence"]
         (call,) = answer["calls"]
         assert list(call) == [
-            *("call_id", "tool", "resource", "decision", "policy_id", "approval"),
+            *("call_id", "tool", "resource", "decision", "policy_id", "approval", "credential"),
             *("outcome", "started", "ended", "trace_id", "span_id"),
         ]
         assert (answer["ref"], call["call_id"], answer["verified"]) == (call_id, call_id, True)

@@ -198,7 +198,7 @@ def test_sessions_are_found_by_transaction_and_grants_by_hash() -> None:
 def test_the_kinds_are_those_that_readers_of_ledgers_know() -> None:
     assert set(KINDS) == {
         *("session.opened", "session.closed", "grant.made", "credential.acquired"),
-        *("credential.decided", "credential.refused"),
+        *("credential.decided", "credential.refused", "credential.stepped_up"),
         *("credential.revoked", "agent.registered", "call.intended", "call.denied"),
         *("call.completed", "call.failed", "call.cancelled", "call.unknown"),
     }

@@ -143,6 +143,7 @@ def test_the_json_has_the_members_of_the_contract_in_its_order(told) -> None:
         "decision": "permit",
         "policy_id": "allow-read",
         "approval": None,
+        "credential": None,
         "outcome": "completed",
         "started": "2026-11-01T00:00:00.031250Z",
         "ended": "2026-11-01T00:00:00.296875Z",

@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What goes on record of a use of a credential that was refused, whether or not the tool catches the refusal."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_identity.errors import LedgerError
+from agent_identity.flow import Draft
+from agent_identity.provenance.records import CREDENTIAL_REFUSED
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine, Generator
+
+    from agent_identity.errors import AgentIdentityError, DeniedError
+    from agent_identity.pipeline import Call
+    from agent_identity.session import Session
+
+__all__ = ["Reporting", "refused_draft"]
+
+_log: Final = logging.getLogger("agent_identity")
+_writing: Final = set[asyncio.Task[None]]()
+"""Records that a loop still writes; it keeps weak references alone."""
+
+
+class Reporting:
+    """Puts on record that a credential of a session was refused for another place than its resource.
+
+    `call` is the one that used it, None outside of any. A record that can't be written costs the next calls, and not the
+    refusal.
+    """
+
+    __slots__ = ("_call", "_resource", "_session")
+
+    def __init__(self, session: Session, resource: str, call: Call | None) -> None:
+        self._session = session
+        self._resource = resource
+        self._call = call
+
+    def refused(self, error: DeniedError, place: str, /) -> None:
+        """Record it; on the thread of a loop without waiting there for whoever else writes."""
+        draft = self._draft(error, place)
+        if _loop() is not None:
+            _begin(self._awrite(draft))
+            return
+        try:
+            self._session.parts.ledger.append(draft)
+        except LedgerError as failure:
+            self._unrecorded(failure)
+
+    async def arefused(self, error: DeniedError, place: str, /) -> None:
+        """The async twin of `refused`."""
+        await self._awrite(self._draft(error, place))
+
+    async def _awrite(self, draft: Draft) -> None:
+        try:
+            await self._session.parts.ledger.aappend(draft)
+        except LedgerError as failure:
+            self._unrecorded(failure)
+
+    def _draft(self, error: DeniedError, place: str) -> Draft:
+        call_id = None if self._call is None else self._call.call_id
+        error.call_id = call_id
+        _log.warning(
+            "a request with the credential for %s was refused on the way to %s (%s)",
+            self._resource,
+            place,
+            error.code,
+        )
+        return refused_draft(self._session, self._resource, error, place, call_id)
+
+    def _unrecorded(self, failure: LedgerError) -> None:
+        self._session.parts.gate.shut()
+        _log.warning("a refused use of a credential could not be recorded (%s)", failure.code)
+
+
+def refused_draft(
+    session: Session, resource: str, error: AgentIdentityError, place: str, call_id: str | None
+) -> Draft:
+    """What goes on record of a use of a credential that was refused; `place` is where it would have gone."""
+    return Draft(
+        CREDENTIAL_REFUSED,
+        session.known_as,
+        session.id,
+        call_id,
+        None,
+        None,
+        None,
+        {"resource": resource, "place": place, "code": error.code},
+        None,
+    )
+
+
+def _loop() -> asyncio.AbstractEventLoop | None:
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
+
+
+def _begin(writing: Coroutine[Any, None, None]) -> None:
+    """Take the first step of a coroutine, which mostly is all of it; the loop does the rest."""
+    try:
+        waited_for = writing.send(None)
+    except StopIteration:
+        return
+    task = asyncio.create_task(_finish(_Begun(writing, waited_for)))
+    _writing.add(task)
+    task.add_done_callback(_writing.discard)
+
+
+async def _finish(begun: _Begun) -> None:
+    await begun
+
+
+class _Begun:
+    """A coroutine that waits for something already."""
+
+    def __init__(self, coroutine: Coroutine[Any, None, None], waited_for: object) -> None:
+        self._coroutine = coroutine
+        self._waited_for = waited_for
+
+    def __await__(self) -> Generator[Any, None, None]:
+        yield self._waited_for
+        yield from self._coroutine.__await__()
