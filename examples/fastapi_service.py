@@ -106,7 +106,8 @@ def main(state_dir: str) -> None:
 
         show("is it there", client.get("/healthz"))
         show("by nobody", client.get("/invoices?customer=ACME"))
-        with identity.on_behalf_of("user:alice", purpose="close the October books"):
+        scopes = ["invoices:read", "payments:write"]
+        with identity.on_behalf_of("user:alice", purpose="close the October books", scopes=scopes):
             list_invoices("ACME")
             pay("2026-1041")
             refund("2026-1041")

@@ -28,7 +28,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Mount, Route
 from starlette.testclient import TestClient, WebSocketDenialResponse
 
-from agent_identity import AgentIdentityError, current_credential, tool
+from agent_identity import AgentIdentityError, DeniedError, current_credential, tool
 from agent_identity.verify import VerifiedCall
 from agent_identity.verify.asgi import VerifyMiddleware, require, verified_call
 
@@ -207,7 +207,7 @@ def test_an_applications_own_error_is_a_500_as_ever(served) -> None:
         assert (answer.status_code, answer.text) == (500, "Internal Server Error")
 
 
-def test_our_own_client_steps_up_to_the_scopes_that_it_is_told(served) -> None:
+def test_our_own_client_steps_up_to_the_scopes_that_it_is_told_within_the_sessions(served) -> None:
     with served(fastapi) as caller:
 
         @tool(resource=caller.url, scopes=["read"])
@@ -216,8 +216,12 @@ def test_our_own_client_steps_up_to_the_scopes_that_it_is_told(served) -> None:
             with client:
                 return client.post(f"{caller.url}/pay", json={"total": 5})
 
-        answer = pay()
+        with caller.identity.on_behalf_of("user:alice", purpose="p", scopes=["read", "pay"]):
+            answer = pay()
         assert (answer.status_code, answer.json()) == (200, {"for": "alice", "total": 5})
+        with pytest.raises(DeniedError) as caught:
+            pay()  # nothing allows that session more than the tool's own scopes
+        assert caught.value.code == "scope_not_granted"
 
 
 def test_large_and_chunked_bodies_arrive_whole_and_too_large_ones_not_at_all(served) -> None:
