@@ -16,6 +16,7 @@ import enum
 import functools
 import inspect
 import io
+import logging
 import re
 import types
 import weakref
@@ -357,12 +358,13 @@ _CLOSED: Final = (
     *(Secret, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
     *(types.MethodType, types.CodeType, types.FrameType, types.TracebackType, types.GeneratorType),
     *(types.CoroutineType, types.AsyncGeneratorType, weakref.ReferenceType, property),
+    *(logging.Logger, logging.Handler),
 )
 _CLOSED_MODULES: Final = frozenset(
     {
         *("agent_identity", "asyncio", "_asyncio", "concurrent", "contextvars", "_contextvars"),
-        *("logging", "multiprocessing", "selectors", "socket", "_socket", "sqlite3", "ssl", "_ssl"),
-        *("subprocess", "threading", "_thread"),
+        *("multiprocessing", "selectors", "socket", "_socket", "sqlite3", "ssl", "_ssl"),
+        *("threading", "_thread"),
     }
 )
 """What isn't data, and isn't looked into: it may lead to the whole program. What this library makes shows no secret."""
@@ -407,8 +409,6 @@ def _texts(value: Any) -> tuple[str, ...]:
 @functools.lru_cache(maxsize=1024)
 def _ways(kind: Any) -> tuple[Callable[[Any], str], ...]:
     """How values of a class are read."""
-    if issubclass(kind, type | types.ModuleType | types.FunctionType):
-        return ()
     for kinds, read in _CONTENTS:
         if issubclass(kind, kinds):
             return (read,)

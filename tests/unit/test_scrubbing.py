@@ -13,11 +13,13 @@ import functools
 import html
 import io
 import json
+import logging
 import os
 import pathlib
 import pickle
 import random
 import re
+import subprocess
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -346,6 +348,8 @@ SHAPES: dict[str, Callable[[str], Any]] = {
         200, headers={"x": text}, request=httpx.Request("GET", "https://a.example", content=text)
     ),
     "nested": lambda text: [{"a": ({"b": [Data("x", Model(text="y", more=Plain(text)))]},)}],
+    "finished process": lambda text: subprocess.CompletedProcess(["curl", text], 1, text),
+    "log record": lambda text: logging.makeLogRecord({"msg": "sent %s", "args": (text,)}),
     "error": ValueError,
     "error in a list": lambda text: [ValueError(text)],
 }
@@ -360,6 +364,8 @@ TEXTS: dict[str, Callable[[str], Any]] = {
     "decimal": lambda _: decimal.Decimal(90210_90210_90210),
     "array": lambda text: array.array("B", text.encode()),
     "closing": Closing,
+    "class": lambda text: type(text, (), {}),
+    "module": types.ModuleType,
 }
 
 
