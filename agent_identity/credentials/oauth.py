@@ -79,20 +79,6 @@ class Issued:
                 f"the credential for {self.resource} has characters that no header carries",
             )
 
-    def __post_init__(self) -> None:
-        """Refuse what no header can carry, whichever source brought it: an error about it would hold the secret.
-
-        Raises:
-            CredentialRejectedError: `malformed_token`.
-        """
-        if (self.header and not is_sendable(self.token)) or (
-            self.txn_token is not None and not is_sendable(self.txn_token)
-        ):
-            raise CredentialRejectedError(
-                "malformed_token",
-                f"the credential for {self.resource} has characters that no header carries",
-            )
-
     @property
     def opens_something(self) -> bool:
         """Whether there is anything to send, or to give back; not where the chain alone is shown."""
