@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import threading
-import weakref
 from typing import Final, Protocol
+
+from agent_identity.registries import Registry
 
 __all__ = [
     "Forkable",
@@ -101,8 +102,8 @@ def hold_still(thing: Forkable) -> None:
     _holding_still.add(thing)
 
 
-_starting_over: weakref.WeakSet[StartsOver] = weakref.WeakSet()
-_holding_still: weakref.WeakSet[Forkable] = weakref.WeakSet()
+_starting_over: Final[Registry[StartsOver]] = Registry()
+_holding_still: Final[Registry[Forkable]] = Registry()
 _resting: list[Forkable] = []
 _forking = threading.Lock()  # two threads may fork at once
 _forks: list[bool] = []

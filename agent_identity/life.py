@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth import Issued
     from agent_identity.delegation.grant import Grant
     from agent_identity.reach import Reach
+    from agent_identity.spellings import Revealing
 
 __all__ = ["SKEW", "Life", "way_out"]
 
@@ -54,6 +55,8 @@ class Life:
         """What was acquired, by resource and scopes."""
         self.cache_keys: set[bytes] = set()
         """The keys under which it is cached: nobody else can ask by these."""
+        self.secrets: dict[int, Revealing] = {}
+        """What was acquired, so that it is searched for in texts for as long as the session lives."""
         self.id: Final = session_id
         self.above: Life | None = above
         self._clock = clock

@@ -92,7 +92,7 @@ class Reach:
         self._fresh_monotonic = time.monotonic() + self.fresh_until - session.parts.clock()
         self.proof_key: ProofKey = session.agent.proof_key
         if issued is not None:
-            keep(session, *issued.secrets)
+            keep(session.life.secrets, *issued.secrets)
 
     def is_fresh(self, now: float) -> bool:
         """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""

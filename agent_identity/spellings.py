@@ -81,9 +81,8 @@ def remember(secret: Revealing) -> None:
     _known.add(secret)
 
 
-def keep(owner: object, *secrets: Revealing) -> None:
-    """Have secrets live for as long as their owner does, so that they are searched for; the newest `_KEPT` of each owner."""
-    kept = _kept.setdefault(owner, {})
+def keep(kept: dict[int, Revealing], *secrets: Revealing) -> None:
+    """Have secrets live for as long as `kept` does, so that they are searched for; the newest `_KEPT` of them."""
     for secret in secrets:
         key = hash(secret.reveal())  # of this process alone
         kept.pop(key, None)
@@ -93,7 +92,6 @@ def keep(owner: object, *secrets: Revealing) -> None:
 
 
 _KEPT: Final = 1024
-_kept: Final[weakref.WeakKeyDictionary[object, dict[int, Revealing]]] = weakref.WeakKeyDictionary()
 
 
 # -- how a text is searched --------------------------------------------------------------------------------------------

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.issuer import Issuer
     from agent_identity.flow import Flow
+    from agent_identity.spellings import Revealing
     from agent_identity.values import JSON
 
 __all__ = ["ALGORITHMS", "SubjectTokens", "TokenSource", "Trusted", "tokens_of", "verified_subject"]
@@ -264,6 +265,7 @@ class TokenSubject:
         self._known: dict[str, tuple[Secret, _Known]] = {}
         self._seen: tuple[Secret | None, Secret | None] = (None, None)
         self._is_news = False
+        self._held: dict[int, Revealing] = {}
 
     @property
     def is_renewable(self) -> bool:
@@ -351,7 +353,7 @@ class TokenSubject:
         """Who all these tokens name: whom they named before, where that is known."""
         principal, found = self._principal, dict[str, tuple[Secret, _Known]]()
         held = (*_held(tokens), tokens.refresh_token)
-        keep(self, *(token for token in held if token is not None))
+        keep(self._held, *(token for token in held if token is not None))
         for name in _HELD:
             token: Secret | None = getattr(tokens, name)
             if token is None:

@@ -43,11 +43,13 @@ class _Flight(Generic[T]):
     thread that has just acquired it.
     """
 
-    __slots__ = ("_error", "_value", "_wakers", "has_landed", "loop")
+    __slots__ = ("_error", "_value", "_wakers", "has_landed", "interrupt", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop | None) -> None:
         self.loop = loop
         self.has_landed = False
+        self.interrupt: Exception | None = None
+        """What a signal handler raised in the task that led it; the caller that started the flight raises it."""
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._wakers: list[Callable[[], object]] = []
@@ -162,12 +164,14 @@ class SingleFlight(Generic[T]):
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
-            flight = self._aboarded(key, lead)
+            flight, is_own = self._aboarded(key, lead)
             await flight.await_(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if not flight.has_landed:
                 if time.monotonic() < deadline:
                     continue
                 raise _too_slow()
+            if is_own and flight.interrupt is not None:
+                raise flight.interrupt
             failure: AgentIdentityError
             try:
                 return flight.result()
@@ -199,8 +203,8 @@ class SingleFlight(Generic[T]):
             return own
         return flight
 
-    def _aboarded(self, key: bytes, lead: Callable[[], Awaitable[T]]) -> _Flight[T]:
-        """The flight to wait for; where there is none, a task leads it."""
+    def _aboarded(self, key: bytes, lead: Callable[[], Awaitable[T]]) -> tuple[_Flight[T], bool]:
+        """The flight to wait for, and whether it was started here, so that a task leads it."""
         own = _Flight[T](asyncio.get_running_loop())
         try:
             flight = self._board(key, own)
@@ -211,7 +215,7 @@ class SingleFlight(Generic[T]):
         except BaseException as error:
             self._end(key, own, error)
             raise
-        return flight
+        return flight, flight is own
 
     def _board(self, key: bytes, own: _Flight[T]) -> _Flight[T]:
         with self._lock:
@@ -229,10 +233,12 @@ class SingleFlight(Generic[T]):
             value = await lead()
             self._leave(key, flight)
             flight.land(value)
+        except Exception as error:  # noqa: BLE001 - every follower gets the leader's error, whatever it is
+            flight.interrupt = error if is_interrupt(error) else None
+            self._end(key, flight, error)
         except BaseException as error:
             self._end(key, flight, error)
-            if is_interrupt(error):
-                raise
+            raise
 
     def _end(self, key: bytes, flight: _Flight[T], error: BaseException) -> None:
         """Every follower gets the leader's error, or boards again where the leader was interrupted."""

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agent_identity.flow import Answer, Ask, Callback
+    from agent_identity.spellings import Revealing
     from agent_identity.values import Certificate, Prompt, Secret
 
 __all__ = ["Secrets", "Surroundings", "Svids"]
@@ -64,6 +65,7 @@ class Surroundings:
         self._secrets = secrets
         self._on_interaction = on_interaction or on_terminal
         self._svids = svids
+        self._found: dict[int, Revealing] = {}
 
     def answer(self, ask: Read | Keep | Show | Svid, deadline: float) -> Answer:
         """Answer in sync code, by a moment on the monotonic clock.
@@ -131,7 +133,7 @@ class Surroundings:
             )
         found = self._secrets.read(ask.reference)
         if found is not None:
-            keep(self, found)
+            keep(self._found, found)
         return found
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:

@@ -32,6 +32,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, read_reference
 from agent_identity.provenance.records import REINSTATED, REVOKED
 from agent_identity.provenance.upkeep import Upkeep
+from agent_identity.registries import Registry
 from agent_identity.values import checked_phrase
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Revocation(NamedTuple):
         }
 
 
-_here: Final[weakref.WeakSet[Revocations]] = weakref.WeakSet()
+_here: Final[Registry[Revocations]] = Registry()
 
 
 class Revocations:
@@ -376,7 +377,7 @@ class Revocations:
         try:
             self.look()
         except AgentIdentityError as error:
-            _log.warning("revocations could not be read (%s) %r", error.code, error.__cause__)
+            _log.warning("revocations could not be read (%s)", error.code)
 
     def stop(self) -> None:
         """Look no more."""

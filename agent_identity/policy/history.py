@@ -94,13 +94,16 @@ class History:
 
 
 _still: Final = StillLock()
-_histories: Final[weakref.WeakValueDictionary[str, History]] = weakref.WeakValueDictionary()
+_histories: Final[dict[str, weakref.ReferenceType[History]]] = {}
+_purged: Final = [64]
+"""How many there may be before those of sessions that are gone are removed."""
 
 
 def new_history(txn: str) -> History:
     """The history of a transaction that begins here."""
     with _still.lock:
-        history = _histories[txn] = History()
+        history = History()
+        _keep(txn, history)
     return history
 
 
@@ -110,9 +113,20 @@ def accepted_history(txn: str, jti: str) -> History:
     A transaction that began in this process has one history, whichever identity accepts a part of it.
     """
     with _still.lock:
-        history = _histories.get(txn)
+        reference = _histories.get(txn)
+        history = None if reference is None else reference()
         if history is None:
-            history = _histories[txn] = History()
+            history = History()
             history.came_from_elsewhere()
+            _keep(txn, history)
     history.accept(jti)
     return history
+
+
+def _keep(txn: str, history: History) -> None:
+    if len(_histories) >= _purged[0]:
+        for other, reference in list(_histories.items()):
+            if reference() is None:
+                del _histories[other]
+        _purged[0] = max(64, 2 * len(_histories))
+    _histories[txn] = weakref.ref(history)

@@ -21,6 +21,7 @@ from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import httpx
@@ -105,7 +106,7 @@ def identity(tmp_path: Path, server: CheckingServer) -> Iterator[AgentIdentity]:
 
 @contextlib.contextmanager
 def tools(url: str) -> Iterator[tuple[Callable[[str], str], Callable[[str], Any]]]:
-    clients: dict[int, httpx.Client] = {}
+    clients = {os.getpid(): httpx.Client(trust_env=False, timeout=60)}
 
     @tool(resource=url, scopes=["read"])
     def who(expected: str) -> str:
@@ -340,17 +341,33 @@ def test_a_fork_among_busy_threads_never_hangs_and_never_fails(tmp_path: Path) -
     assert ended == {0: FORKS}
 
 
+def is_in_call(frame: FrameType | None) -> bool:
+    """Whether a wrapped call is on the stack of the running task."""
+    while frame is not None and frame.f_code.co_filename != asyncio.events.__file__:
+        if frame.f_code.co_name == "called":
+            return True
+        frame = frame.f_back
+    return False
+
+
 class SoftTimeLimitError(Exception):
     """What a task queue's alarm raises."""
 
 
 @pytest.mark.system
+@pytest.mark.filterwarnings(  # an interrupted scan of a folder, or coroutine, is closed by the collector
+    "ignore::pytest.PytestUnraisableExceptionWarning"
+)
 @pytest.mark.parametrize("ledger", ["memory:", "sqlite:"])
 @pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
 def test_an_alarm_at_any_moment_leaves_the_identity_working(
     tmp_path: Path, ledger: str, *, is_async: bool
 ) -> None:
-    def expired(signum: int, frame: object) -> None:
+    def expired(signum: int, frame: FrameType | None) -> None:
+        # asyncio swallows what is raised in its own callbacks, and may never end then: only calls are interrupted there
+        if is_async and not is_in_call(frame):
+            signal.setitimer(signal.ITIMER_REAL, 0.0002)
+            return
         raise SoftTimeLimitError
 
     @tool(resource="https://billing.example", scopes=["read"])
@@ -366,6 +383,10 @@ def test_an_alarm_at_any_moment_leaves_the_identity_working(
             while True:
                 asyncio.run(aread()) if is_async else read()
 
+    def works_on() -> None:
+        with identity.on_behalf_of("user:after", purpose="soak"):
+            asyncio.run(aread()) if is_async else read()
+
     before = signal.signal(signal.SIGALRM, expired)
     passed: Counter[str] = Counter()
     try:
@@ -380,8 +401,7 @@ def test_an_alarm_at_any_moment_leaves_the_identity_working(
                     passed[error.code] += 1
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
-                with identity.on_behalf_of("user:after", purpose="soak"):
-                    asyncio.run(aread()) if is_async else read()
+                works_on()
             assert identity.ledger.verify().ok
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
