@@ -7,6 +7,7 @@ built here, so that tests see what users install.
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,21 @@ def system(session: nox.Session) -> None:
     session.env["AGENT_IDENTITY_SOAK_SESSIONS"] = "10000"
     ours = ("tests/system", "--ignore=tests/system/rigs", "-p", "no:cacheprovider")
     session.run("pytest", *ours, *session.posargs)
+
+
+@nox.session
+def soak(session: nox.Session) -> None:
+    """The large counts in full: mixed calls, alarms, forks, revocations, interrupts at every place.
+
+    `AGENT_IDENTITY_SOAK=tenth` runs a tenth of them, as CI does.
+    """
+    _install(session, "tests")
+    share = os.environ.get("AGENT_IDENTITY_SOAK", "full")
+    session.env["AGENT_IDENTITY_SOAK"] = share
+    tests = ["tests/system/test_soak.py"]
+    if share == "full":
+        tests.append("tests/drivers/test_interrupted_calls.py")
+    session.run("pytest", *tests, "-s", "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

@@ -20,7 +20,7 @@ from agent_identity.forks import _holding_still
 from agent_identity.provenance.ledger import open_ledger
 
 BILLING = "https://billing.example"
-SOAKS = os.environ.get("AGENT_IDENTITY_SOAK") == "1"
+SOAKS = os.environ.get("AGENT_IDENTITY_SOAK") == "full"
 
 
 @tool(resource=BILLING, scopes=["invoices:read"])
