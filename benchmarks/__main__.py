@@ -17,7 +17,7 @@ from benchmarks.measure import Figure
 
 ROWS = (
     *("memory", "traced", "sqlite", "outbound", "ephemeral", "verification"),
-    *("herd", "imports", "job"),
+    *("herd", "revocation", "imports", "job"),
 )
 
 

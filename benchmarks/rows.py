@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import statistics
@@ -15,7 +16,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from agent_identity import AgentIdentity, Decision, current_credential, tool
+from agent_identity import AgentIdentity, Decision, RevokedError, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import FakeIssuer
@@ -290,6 +291,53 @@ def herd() -> Figure:
     )
 
 
+def revocation() -> Figure:
+    """From the call of `revoke` to the start of the last tool call under the revoked principal, among two busy threads."""
+    now, rounds = [time.time()], 200
+    late: list[float] = []
+    acknowledged: list[float] = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity.embedded(
+            "invoice-bot", state_dir=folder, policy=policy, clock=lambda: now[0]
+        ) as identity,
+    ):
+        started = [0.0]
+
+        @tool(name="list_invoices")
+        def started_at() -> None:
+            started[0] = time.perf_counter()
+
+        for _ in range(rounds):
+            ready = threading.Barrier(3)
+
+            def agent(ready: threading.Barrier = ready) -> None:
+                with identity.on_behalf_of("user:alice", purpose="measure"):
+                    started_at()
+                    ready.wait()
+                    with contextlib.suppress(RevokedError):
+                        while True:
+                            started_at()
+
+            agents = [threading.Thread(target=agent) for _ in range(2)]
+            for each in agents:
+                each.start()
+            ready.wait()
+            time.sleep(0.002)
+            asked = time.perf_counter()
+            identity.revoke("user:alice", reason="measure")
+            acknowledged.append(time.perf_counter() - asked)
+            for each in agents:
+                each.join()
+            late.append(max(0.0, started[0] - asked))
+            identity.reinstate("user:alice")
+            now[0] += 1
+    p99 = statistics.quantiles(late, n=100)[98] * 1e3
+    answered = statistics.quantiles(acknowledged, n=100)[98] * 1e3
+    note = f"{rounds} rounds; acknowledged after {answered:.1f} ms at p99"
+    return Figure("revoke to the last started call, in process, p99", p99, "ms", 10, note)
+
+
 def imports() -> Figure:
     """Whole processes in turn; what a bare interpreter takes is subtracted from both."""
     commands = {"bare": "pass", "ours": "import agent_identity", "httpx": "import httpx"}
@@ -306,7 +354,10 @@ def imports() -> Figure:
     return Figure("import agent_identity over import httpx", ours / theirs, "x", 0.6, note)
 
 
-ROWS = (memory, traced, sqlite, outbound, ephemeral, verification, herd, imports, job)
+ROWS = (
+    *(memory, traced, sqlite, outbound, ephemeral, verification),
+    *(herd, revocation, imports, job),
+)
 
 if __name__ == "__main__":
     rows = {row.__name__: row for row in ROWS}
