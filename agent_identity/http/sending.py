@@ -83,10 +83,6 @@ class _Answer(Protocol):
     def request(self) -> _Request: ...
 
 
-class _Headers(Protocol):
-    def update(self, more: dict[str, str], /) -> None: ...
-
-
 R = TypeVar("R", bound=_Request)
 A = TypeVar("A", bound=_Answer)
 
@@ -262,13 +258,14 @@ def _malformed(what: str) -> ConfigurationError:
 
 
 def sign_into(
-    headers: _Headers,
+    headers: MutableMapping[str, str],
     signing: Signing,
     answer: tuple[int, Mapping[str, str]] | None,
 ) -> Renewal | bool:
     """Take signing one step, and put what it gives into a request's headers: they stand in no frame that waits for an answer.
 
-    True means: send. A `Renewal` has to be made first, then this is called again; False is the end.
+    True means: send. A `Renewal` has to be made first, then this is called again; False is the end. They stand before
+    `Transfer-Encoding`, since a server that lists trailers among headers may refuse what comes behind it.
     """
     try:
         step = signing.send(answer)
@@ -276,7 +273,10 @@ def sign_into(
         return False
     if isinstance(step, Renewal):
         return step
+    framing = headers.pop("transfer-encoding", None)
     headers.update(step)
+    if framing is not None:
+        headers["transfer-encoding"] = framing
     return True
 
 

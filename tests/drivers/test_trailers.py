@@ -3,18 +3,24 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import httpx
+import httpx2
 import pytest
+import requests
 import uvicorn
 
+from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
+from agent_identity.http import httpx2_auth, requests_auth
 from agent_identity.keys import SigningKey
 from agent_identity.verify import MemoryReplay
 from agent_identity.verify.asgi import VerifyMiddleware, verified_call
@@ -120,13 +126,13 @@ def open_service(request: pytest.FixtureRequest, calling: Any, clock: Any) -> An
     clock.now = time.time()
 
     @contextmanager
-    def opened(**options: Any) -> Iterator[Service]:
+    def opened(allow: frozenset[str] = frozenset(), **options: Any) -> Iterator[Service]:
         app, made, replay = App(), [], MemoryReplay(clock=clock)
 
         def make(url: str) -> Any:
             context = calling(url)
             made.extend((context, context.__enter__()))
-            return VerifyMiddleware(app, made[1].verifier(replay=replay), **options)
+            return VerifyMiddleware(app, made[1].verifier(replay=replay, allow=allow), **options)
 
         with serving(make, request.param):
             try:
@@ -269,3 +275,44 @@ def test_an_authority_answers_a_rebound_name_before_the_body(authority: Authorit
     other = ("host", "evil.example")
     start = b"POST /token HTTP/1.1\r\n" + lines(other, ("content-length", "10")) + b"\r\n"
     assert ask(authority, start) == 421
+
+
+def pieces() -> Iterator[bytes]:
+    yield BODY
+
+
+async def apieces() -> AsyncIterator[bytes]:
+    yield BODY
+
+
+@pytest.mark.parametrize("client", ["httpx", "httpx-async", "httpx2", "requests"])
+def test_our_own_client_streams_to_a_service_behind_either_parser(
+    open_service: Any, client: str
+) -> None:
+    """Its headers come before Transfer-Encoding, so that no parser can take them for trailers."""
+    with (
+        open_service(allow=frozenset({"unbound_body"})) as service,
+        service.caller.session.call(
+            Tool("pay", resource=service.caller.url, scopes=["read"]), {}
+        ) as call,
+    ):
+        url = f"{service.caller.url}/pay"
+        credential = call.reach.credential(service.caller.session, call)
+        if client == "httpx":
+            with httpx.Client(trust_env=False) as sync:
+                status = sync.post(url, content=pieces(), auth=credential).status_code
+        elif client == "httpx2":
+            with httpx2.Client(trust_env=False) as other:
+                status = other.post(url, content=pieces(), auth=httpx2_auth(credential)).status_code
+        elif client == "requests":
+            status = requests.post(
+                url, data=pieces(), auth=requests_auth(credential), timeout=30
+            ).status_code
+        else:
+
+            async def post() -> int:
+                async with httpx.AsyncClient(trust_env=False) as asking:
+                    return (await asking.post(url, content=apieces(), auth=credential)).status_code
+
+            status = asyncio.run(post())
+        assert (status, len(service.app.headers)) == (200, 1)
