@@ -15,6 +15,7 @@ import warnings
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -782,7 +783,9 @@ def test_a_file_that_goes_away_is_noticed_at_the_next_commit(tmp_path, what, mak
     assert ran == [0, 3]
 
 
-async def test_a_cancelled_calls_outcome_comes_behind_its_intent(tmp_path, make_identity) -> None:
+async def test_a_cancelled_calls_outcome_comes_behind_its_intent(
+    tmp_path, make_identity, monkeypatch
+) -> None:
     """With durability "power" every commit is waited for in a thread."""
     ledger = open_ledger(f"sqlite:///{tmp_path}/ledger.db", state_dir=tmp_path, durability="power")
     identity = make_identity(ledger=ledger)
@@ -791,13 +794,24 @@ async def test_a_cancelled_calls_outcome_comes_behind_its_intent(tmp_path, make_
     async def work() -> None:
         await asyncio.sleep(0)
 
+    seal_for = ledger._seal_for
+
+    def slow(each: Draft) -> Any:
+        time.sleep(
+            0.005 if each.sealed is not None else 0
+        )  # an intent has more to encrypt than an outcome
+        return seal_for(each)
+
     async with identity.on_behalf_of("user:alice", purpose="p") as session:
-        for turns in range(60):
+        await work()
+        monkeypatch.setattr(ledger, "_seal_for", slow)
+        for turns in range(30):
             task = asyncio.create_task(work())
-            for _ in range(turns % 12):
+            for _ in range(turns % 6):
                 await asyncio.sleep(0)
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
+            await asyncio.sleep(0.01)
     seen: dict[str, list[str]] = {}
     for record in session.records():
         if record.call_id is not None:
