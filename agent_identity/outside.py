@@ -103,7 +103,7 @@ def renewed(session: Session, reached: Reach, renewal: Renewal, call: Call | Non
             _forget(session, reached)
         found = yield from reach(session, reached.resource, scopes, renewal.step_up)
         session.check(parts.clock())
-    except DeniedError as error:
+    except AgentIdentityError as error:
         error.call_id = call_id
         yield from append(
             refused_draft(session, reached.resource, error, reached.resource, call_id)

@@ -109,6 +109,7 @@ class Principal:
 
 
 _PROFILES: Final = frozenset({"user", "service", "trigger"})
+_RESERVED: Final = _PROFILES | {"agent", "client"}
 _FOREIGN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^#]*#")
 
 
@@ -302,8 +303,11 @@ def agent_uri(name: str) -> str:
 
 
 def is_agent(given: object) -> bool:
-    """Whether it is a URI that names an agent: any but `user:`, `service:` and `trigger:`, which name principals."""
-    return _is_text(given, _URI) and str(given).partition(":")[0].lower() not in _PROFILES
+    """Whether it is a URI that names an agent.
+
+    Not `user:`, `service:` and `trigger:`, which name principals, nor `agent:` and `client:`, which begin other references.
+    """
+    return _is_text(given, _URI) and str(given).partition(":")[0].lower() not in _RESERVED
 
 
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")

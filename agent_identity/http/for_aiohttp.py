@@ -31,6 +31,8 @@ def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
         sign_into(request.headers, signing, None)
         while True:
             response = await handler(request)
+            # a middleware below this one may have moved the request; it is too late for the headers then
+            await credential.astay(str(request.url), left=True)
             again = sign_into(request.headers, signing, (response.status, response.headers))
             if again is False:
                 return response

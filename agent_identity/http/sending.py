@@ -230,7 +230,13 @@ class Sending(Generic[R, A]):
             if name.decode("latin-1").lower() not in names
         ]
         signed = self._credential.headers(method, url, body)
-        sent.headers = [*kept, *((name.encode(), value.encode()) for name, value in signed.items())]
+        # before Transfer-Encoding, see `sign_into`
+        framing = [pair for pair in kept if pair[0].lower() == b"transfer-encoding"]
+        sent.headers = [
+            *(pair for pair in kept if pair not in framing),
+            *((name.encode(), value.encode()) for name, value in signed.items()),
+            *framing,
+        ]
 
 
 def check_sendable(method: str, headers: Iterable[tuple[str, str | bytes]]) -> None:

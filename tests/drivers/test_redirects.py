@@ -20,6 +20,7 @@ import httpx
 import httpx2
 import pytest
 import requests
+import yarl
 from cryptography import x509
 
 from agent_identity import (
@@ -600,3 +601,39 @@ def test_a_refusal_that_cannot_be_recorded_is_a_refusal_all_the_same(
     assert isinstance(error, DeniedError)
     assert error.code == "foreign_url"
     assert other.heads == []
+
+
+async def by_moved_aiohttp(method: str, url: str, elsewhere: str) -> int:
+    async def move(request: Any, handler: Any) -> Any:
+        request.url = yarl.URL(elsewhere)
+        return await handler(request)
+
+    middlewares = [aiohttp_middleware(current_credential()), move]
+    async with (
+        aiohttp.ClientSession(middlewares=middlewares) as client,
+        client.request(method, url) as response,
+    ):
+        return response.status
+
+
+def test_a_middleware_that_moves_a_request_is_refused_as_soon_as_its_answer_shows_that(
+    service: Any, other: Any, identity: AgentIdentity
+) -> None:
+    """A middleware of aiohttp that runs after ours can't be seen before; it is too late for the headers, and on record."""
+    outcome, records = moved_by(by_moved_aiohttp, identity, service.url, other.url)
+    assert (type(outcome), outcome.code) == (DeniedError, "foreign_url")
+    assert [each.body["code"] for each in records if each.kind == "credential.refused"] == [
+        "foreign_url"
+    ]
+
+
+def moved_by(send: Any, identity: AgentIdentity, resource: str, elsewhere: str) -> Any:
+    @tool(name="sends", resource=resource, scopes=["read"])
+    async def sends() -> Any:
+        return await send("GET", f"{resource}/a", f"{elsewhere}/b")
+
+    async def in_loop() -> Any:
+        async with identity.on_behalf_of("user:alice", purpose="p") as session:
+            return await outcome_of(sends()), session.records()
+
+    return asyncio.run(in_loop())

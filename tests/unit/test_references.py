@@ -47,8 +47,11 @@ def test_a_foreign_principals_reference_says_whose_it_is(sub: str) -> None:
     assert Principal.parse(str(principal)) == principal
 
 
-@pytest.mark.parametrize("name", ["user:bob", "service:x", "trigger:cron", "User:bob", "SERVICE:x"])
-def test_an_agent_is_not_named_like_a_principal(name: str) -> None:
+@pytest.mark.parametrize(
+    "name",
+    ["user:bob", "service:x", "trigger:cron", "User:bob", "SERVICE:x", "agent:bob", "Client:x"],
+)
+def test_an_agent_is_not_named_like_another_reference(name: str) -> None:
     with pytest.raises(ConfigurationError) as refused:
         agent_uri(name)
     assert refused.value.code == "agent_name"
