@@ -35,12 +35,12 @@ def bound(session: Session, function: Callable[P, R]) -> Callable[P, R]:
             "a generator's body runs where it is iterated, so it can't be bound",
             remedy="bind the function that iterates it",
         )
-    here = Current(session.reference, session.running)
+    running = session.running
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
         async def acarried(*args: P.args, **kwargs: P.kwargs) -> object:
-            with activated(here):
+            with activated(Current(session.reference, running)):
                 return await function(*args, **kwargs)
 
         acarried.__dict__["_session"] = session  # what is current holds it weakly
@@ -49,7 +49,7 @@ def bound(session: Session, function: Callable[P, R]) -> Callable[P, R]:
     context = contextvars.copy_context()
 
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
-        with activated(here):
+        with activated(Current(session.reference, running)):
             return function(*args, **kwargs)
 
     @functools.wraps(function)

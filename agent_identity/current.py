@@ -7,8 +7,8 @@ C2  A session that was entered inside a generator is current while that generato
     say that, so the stack decides first: the nearest generator on it that entered a session. The stack is read only while such
     a session is open.
 C3  Tasks and threads have the context variable alone. They act as the session that it names while the generator that entered
-    the session runs. They are refused (`session_suspended`) where it waits at a `yield`, and where another generator's session was
-    open in the same context, because then nothing says which of them started the task.
+    the session runs. They are refused (`session_suspended`) where it waits at a `yield`, and where another session was open in the
+    same context, another generator's or the reader's, because then nothing says under which of them the task was started.
 C4  The code that entered a session falls back to the session around it. Only the same thread and task may do that.
 
 tests/unit/test_current.py has a test for each.
@@ -186,32 +186,32 @@ def _resolved(named: Current | None) -> Current | None:
     if found is not None:
         return found
     place = _place()
-    ended: Entered | None = None
-    is_suspended = False
-    while isinstance(named, Entered):
-        is_here = _is_same(named.place, place)
-        generator = named.generator
-        if named.is_left:
-            if not is_here:
-                return named
-            ended = ended or named
-        elif generator is None:
+    if isinstance(named, Entered) and named.is_left and _is_same(named.place, place):
+        around = _open_below(named)
+        if around is None:
             return named
-        else:
-            doing = progress(generator)
-            if (
-                is_here and doing == "running"
-            ):  # below a driver of its own, so the walk didn't get there
-                return named
-            if not is_here:
-                if doing == "suspended" or named.is_mixed:
-                    raise _suspended()
-                return named
-            is_suspended = True
-        named = named.below
+        named = around
+        _CURRENT.set(named)  # so that tasks that are started here don't find what was left either
+    is_suspended = False
+    while isinstance(named, Entered) and named.generator is not None:
+        if not _is_same(named.place, place):
+            return _in_task(named, named.generator)
+        if (
+            progress(named.generator) == "running"
+        ):  # below a driver, where the walk of the stack ends
+            return named
+        is_suspended = True
+        named = _open_below(named.below)
     if named is None and is_suspended:
         raise _suspended()
-    return named or ended
+    return named
+
+
+def _in_task(entry: Entered, generator: FrameType) -> Entered:
+    """Rule C3: what the context says in a task or thread."""
+    if not entry.is_left and (entry.is_mixed or progress(generator) == "suspended"):
+        raise _suspended()
+    return entry
 
 
 def _on_stack(frame: FrameType | None) -> Current | None:
@@ -293,7 +293,7 @@ def enter(session: weakref.ReferenceType[Session]) -> Entered:
     frame = sys._getframe(2)  # noqa: SLF001 - see `_resolved`
     entry = Entered(session, owning_generator(frame), _open_below(before))
     if entry.generator is not None:
-        entry.is_mixed = _is_mixed(entry.below)
+        entry.is_mixed = _is_mixed(entry.below) or _is_around_others(entry)
         if len(_by_generator) >= _SWEPT[0]:
             _sweep()
         _by_generator.setdefault(id(entry.generator), []).append(entry)
@@ -353,6 +353,14 @@ def _is_mixed(below: Current | None) -> bool:
             return True
         below = below.below
     return False
+
+
+def _is_around_others(entry: Entered) -> bool:
+    """Whether the reader of the generator has a session of another transaction, under which it may start tasks itself."""
+    session = entry.session()
+    below = entry.below
+    around = None if below is None else below.session()
+    return around is not None and session is not None and around.txn != session.txn
 
 
 def _sweep() -> None:

@@ -62,8 +62,11 @@ class Life:
         self._clock = clock
         self.ends_monotonic: float = float("inf")
         self._revoked: RevokedError | None = None
+        self._is_over = False
+        self._holder: object = None
         self._handle: weakref.ReferenceType[object] | None = None
         self._handles_gone: list[object] = []
+        self._purged = 64
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
         """Those that began, by id."""
         self._hands: dict[str, Life] = {}
@@ -105,13 +108,14 @@ class Life:
         gone: list[object] = []
         self._handle, self._handles_gone = weakref.ref(handle, gone.append), gone
 
-    def hand_over(self) -> None:
-        """From here on another process acts by what was `handed`.
+    def hand_over(self, holder: object) -> None:
+        """From here on another process acts by what was `handed`; `holder`, its session, lives as long as it acts.
 
         Raises:
             DeniedError: it ended while that was signed, or the one above did.
         """
         self.state = "handed"
+        self._holder = holder
         if self.above is not None:
             self.above.hold(self)
         self.check_handed()
@@ -119,6 +123,7 @@ class Life:
     def end(self) -> bool:
         """End it; False where it had ended before."""
         was_acting = self._stop("ended")
+        self._is_over = True
         if self.above is not None:
             self.above.forget(self)
         return was_acting
@@ -144,12 +149,12 @@ class Life:
     @property
     def is_open(self) -> bool:
         """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
-        return self.state in ("open", "revoked") and not self._handles_gone
+        return self.state in ("open", "revoked") and not self.is_left
 
     @property
     def is_left(self) -> bool:
         """Whether its block was left."""
-        return self.state == "ended" or bool(self._handles_gone)
+        return self._is_over or bool(self._handles_gone)
 
     def check(self, now: float) -> None:
         """Pass while it and every one above it lasts at `now`.
@@ -210,6 +215,11 @@ class Life:
 
     def add(self, below: Life) -> None:
         """One begins below, for as long as somebody holds it."""
+        if len(self._below) >= self._purged:
+            for other, reference in list(self._below.items()):
+                if reference() is None:
+                    self._below.pop(other, None)
+            self._purged = max(64, 2 * len(self._below))
         self._below[below.id] = weakref.ref(below)
 
     def hold(self, hand: Life) -> None:
@@ -236,6 +246,7 @@ class Life:
         was_acting = self.state in ("open", "handed")
         if was_acting:
             self.state = state
+            self._holder = None
         return was_acting
 
     def _lives_below(self) -> list[Life]:

@@ -13,6 +13,7 @@ from agent_identity.delegation.carriers import HEADER_LIMIT
 from agent_identity.errors import DeniedError, LedgerError
 from agent_identity.flow import Draft
 from agent_identity.provenance.records import CALL_UNKNOWN, OUTCOMES
+from agent_identity.values import Principal
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -194,7 +195,7 @@ class Resources:
 class Parts:
     """The parts of one identity.
 
-    `anchor` makes hop 0. `policy_now` is the policy as a plain function, None where it has to be asked of somebody. `nonces` are
+    `own_issuer` is the authority of this process, which is the directory of its own principals. `anchor` makes hop 0. `policy_now` is the policy as a plain function, None where it has to be asked of somebody. `nonces` are
     those of resources. `take_back` revokes a grant where the anchor is this identity's own.
     """
 
@@ -213,3 +214,15 @@ class Parts:
     header_limit: int = HEADER_LIMIT
     take_back: Callable[[str, float], None] | None = None
     policy_epoch: int = 0
+    own_issuer: str | None = None
+
+    def own_principal(self, principal: Principal) -> Principal:
+        """A principal as the authority of this process names its own: without an issuer."""
+        return own_principal(principal, self.own_issuer)
+
+
+def own_principal(principal: Principal, own_issuer: str | None) -> Principal:
+    """A principal of the directory `own_issuer` without its issuer, any other as it is."""
+    if own_issuer is None or principal.iss != own_issuer:
+        return principal
+    return Principal(principal.sub, profile=principal.profile)

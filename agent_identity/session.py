@@ -288,9 +288,7 @@ class Session:
 
     def _closed(self, reason: str) -> Flow[None]:
         yield from given_back(self, self.life.all_taken())
-        if self.parts.take_back is not None:
-            for grant in self.life.hand_overs():
-                self.parts.take_back(grant.jti, grant.exp + SKEW)
+        self._take_back()
         draft = Draft(
             SESSION_CLOSED,
             self.pseudonym,
@@ -354,8 +352,11 @@ class Session:
 
     def names(self) -> frozenset[str]:
         """What it may be revoked by: its principal, agent, session and transaction, and the grants that were handed over."""
-        grants = () if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
-        return frozenset({str(self.principal), self.agent.uri, self.id, self.txn, *grants})
+        grants = [] if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
+        if self.handed is not None:
+            grants.append(self.handed[0].jti)
+        principal = str(self.parts.own_principal(self.principal))
+        return frozenset({principal, self.agent.uri, self.id, self.txn, *grants})
 
     def end_revoked(self, reference: Reference) -> bool:
         """End it because of a revocation; False where it had ended."""
@@ -363,7 +364,14 @@ class Session:
             return False
         was_open = self.life.revoke(revoked_error(reference))
         self._let_go()
+        self._take_back()
         return was_open
+
+    def _take_back(self) -> None:
+        """Have the authority refuse what was handed over by this session and below it."""
+        if self.parts.take_back is not None:
+            for grant in self.life.hand_overs():
+                self.parts.take_back(grant.jti, grant.exp + SKEW)
 
     def close_revoked(self, reason: str) -> None:
         """Give back what it acquired, and record its end."""
@@ -558,10 +566,10 @@ class Session:
         self.life.handed = handed
         self.history.hand_over(handed[0].jti)
         self.life.lasts_until(handed[0].exp)
-        self.parts.revocations.check({self.agent.uri}, self.issued_at)
+        self.parts.revocations.open(self)
         yield from self._opened()
         try:
-            self.life.hand_over()
+            self.life.hand_over(self)
         except DeniedError:  # it ended while this was signed, and knew nothing of it yet
             self._end()
             yield from self._closed("left")

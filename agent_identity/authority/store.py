@@ -57,6 +57,7 @@ class Store:
         self._still = StillLock()
         self._process = os.getpid()
         self._connection = self._open()
+        self._file = None if path is None else _identity_of(path)
 
     def add_client(self, client: ClientRecord) -> None:
         """Enter a client, or replace its record; those whose lease has run out go, but for the newest."""
@@ -178,7 +179,13 @@ class Store:
         return self._path is not None
 
     def version(self) -> int:
-        """A number that changes when another connection has written."""
+        """A number that changes when another connection has written.
+
+        Raises:
+            DeniedError: `store_unavailable`, it can't be read, or its file was deleted, moved or replaced.
+        """
+        if self._path is not None and _identity_of(self._path) != self._file:
+            raise DeniedError("store_unavailable", f"{self._path} is another file than was opened")
         with self._still.lock, self._reading() as db:
             (version,) = db.execute("PRAGMA data_version").fetchone()
         return int(version)
@@ -239,6 +246,15 @@ class Store:
             self._connection = self._open()
             self._process = os.getpid()
         return self._connection
+
+
+def _identity_of(path: Path) -> tuple[int, int] | None:
+    """Which file a path names, None for none."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_dev, status.st_ino
 
 
 _inherited: list[sqlite3.Connection] = []

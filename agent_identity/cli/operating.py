@@ -4,24 +4,26 @@
 from __future__ import annotations
 
 import contextlib
-import getpass
+import itertools
+import os
+import pwd
 from typing import TYPE_CHECKING
 
 from agent_identity.authority import Authority
-from agent_identity.authority.store import open_store
 from agent_identity.cli.finding import named_configuration
 from agent_identity.config import state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.keys import private_directory
 from agent_identity.lifecycle import Revocations
 from agent_identity.provenance.ledger import open_ledger
-from agent_identity.provenance.records import SESSION_OPENED
+from agent_identity.provenance.records import REINSTATED, REVOKED
 
 if TYPE_CHECKING:
     from collections.abc import Generator
     from pathlib import Path
 
     from agent_identity.lifecycle import Revocation
+    from agent_identity.provenance.ledger import Ledger
 
 __all__ = ["operated", "reinstated", "revoked"]
 
@@ -98,11 +100,30 @@ def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple
             f"no agent and no authority has used {directory}",
             remedy="name the --state-dir of the agents, or the --config that they run with",
         )
-    store = open_store(private_directory(directory / "authority"))
+    had_ledger = (directory / "ledger.db").exists() or url != "sqlite:"
+    authority = Authority(private_directory(directory / "authority"))
     try:
         with open_ledger(url, state_dir=directory, durability=durability) as ledger:
-            has_sessions = any(each.kind == SESSION_OPENED for each in ledger.records())
-            revocations = Revocations(store, ledger, has_sessions=has_sessions)
-            yield revocations, f"os:{getpass.getuser()}"
+            revocations = Revocations(
+                authority.store,
+                ledger,
+                has_sessions=had_ledger and not _is_of_operators(ledger),
+                own_issuer=authority.issuer,
+            )
+            yield revocations, f"os:{_user()}"
     finally:
-        store.close()
+        authority.close()
+
+
+def _is_of_operators(ledger: Ledger) -> bool:
+    """Whether a ledger has nothing but revocations: the agents of that authority run, and keep their records, elsewhere."""
+    kinds = {record.kind for record in itertools.islice(ledger.records(), 1000)}
+    return bool(kinds) and kinds <= {REVOKED, REINSTATED}
+
+
+def _user() -> str:
+    """The user that runs this process, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in a container that runs under any number
+        return f"uid:{os.getuid()}"

@@ -33,7 +33,7 @@ from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, rea
 from agent_identity.provenance.records import REINSTATED, REVOKED
 from agent_identity.provenance.upkeep import Upkeep
 from agent_identity.registries import Registry
-from agent_identity.values import checked_phrase
+from agent_identity.values import Principal, checked_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -154,10 +154,14 @@ class Revocations:
         ledger: Ledger,
         *,
         has_sessions: bool = True,
+        own_issuer: str | None = None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._has_sessions = has_sessions
+        self._own_issuer = own_issuer
+        self._purged = 64
+        self._needs_watch = False
         self._store = store
         self._ledger = ledger
         self._clock = clock
@@ -181,6 +185,11 @@ class Revocations:
             RevokedError: something that it rests on is revoked.
             DeniedError: `revocations_stale`.
         """
+        if len(self._running) >= self._purged:
+            for session_id, reference in list(self._running.items()):
+                if reference() is None:
+                    self._running.pop(session_id, None)
+            self._purged = max(64, 2 * len(self._running))
         self._running[session.id] = weakref.ref(session)
         if self._store.is_shared:
             self._watch.start()
@@ -209,7 +218,12 @@ class Revocations:
         Raises:
             DeniedError: `revocations_stale`.
         """
-        if not self._store.is_shared or self._monotonic() - self._looked_at < STALE_SECONDS:
+        if not self._store.is_shared:
+            return
+        if self._needs_watch:  # in a forked child: the parent's thread isn't there
+            self._needs_watch = False
+            self._watch.start()
+        elif self._monotonic() - self._looked_at < STALE_SECONDS:
             return
         try:
             self.look()
@@ -241,10 +255,11 @@ class Revocations:
         reference = self._known(ref)
         now = self._clock()
         ended: list[Revocable] = []
-        for each in self._same_place():
-            each._revoked[reference.text] = None  # noqa: SLF001 - one of its own
-            ended += each._end(reference)  # noqa: SLF001 - see above
-        self._store.revoke(reference.text, int(now))
+        with self._looking:  # a look that read the store before must not write over this
+            for each in self._same_place():
+                each._revoked[reference.text] = None  # noqa: SLF001 - one of its own
+                ended += each._end(reference)  # noqa: SLF001 - see above
+            self._store.revoke(reference.text, int(now))
         if ended:
             _close_later(ended, f"revoked: {reason}")
         is_new = self._record(REVOKED, reference, reason, by)
@@ -259,11 +274,12 @@ class Revocations:
         """
         if reason is not None:
             checked_phrase("reason", reason)
-        reference = read_reference(ref)
+        reference = self._read(ref)
         now = self._clock()
-        self._store.reinstate(reference.text, int(now))
-        for each in self._same_place():
-            each._revoked[reference.text] = int(now)  # noqa: SLF001 - one of its own
+        with self._looking:
+            self._store.reinstate(reference.text, int(now))
+            for each in self._same_place():
+                each._revoked[reference.text] = int(now)  # noqa: SLF001 - one of its own
         is_new = self._record(REINSTATED, reference, reason, by)
         return Revocation(reference.text, reference.kind, False, reason, by, now, is_new)
 
@@ -274,7 +290,7 @@ class Revocations:
         return bool(self._ledger.find(reference.text))
 
     def _known(self, ref: str) -> Reference:
-        reference = read_reference(ref)
+        reference = self._read(ref)
         is_here = self._has_sessions and reference.kind in ("session", "grant", "token")
         if is_here and not self.is_known(reference):
             raise ConfigurationError(
@@ -283,6 +299,15 @@ class Revocations:
                 remedy=f"write {FORMS}",
             )
         return reference
+
+    def _read(self, ref: str) -> Reference:
+        """A reference as sessions have it: the authority's own principals have no issuer."""
+        reference = read_reference(ref)
+        principal = reference.principal
+        if principal is None or self._own_issuer is None or principal.iss != self._own_issuer:
+            return reference
+        own = Principal(principal.sub, profile=principal.profile)
+        return Reference(reference.kind, str(own))
 
     def _same_place(self) -> list[Revocations]:
         return [each for each in list(_here) if each._store.place == self._store.place]  # noqa: SLF001 - see above
@@ -388,6 +413,7 @@ class Revocations:
         self._looking = threading.Lock()
         self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)
         self._version = None
+        self._needs_watch = True
 
 
 def revoked_error(reference: Reference) -> RevokedError:

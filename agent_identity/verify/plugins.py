@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeGuard
 
 from agent_identity.errors import DeniedError, VerificationError
+from agent_identity.interrupts import is_interrupt
 from agent_identity.verify.revocations import keys_in
 
 if TYPE_CHECKING:
@@ -37,6 +38,8 @@ def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise _store_failed(f"raised {type(error).__name__}") from error
     if answer is True or answer is False:
         return answer
@@ -54,6 +57,8 @@ def used_before(replay: Replay) -> float:
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise _store_failed(f"raised {type(error).__name__}") from error
     if _is_time(answer):
         return answer
@@ -71,6 +76,8 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise _revocations_failed(f"raised {type(error).__name__}") from error
     if answer is True or answer is False:
         return answer
@@ -93,6 +100,8 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
+        if is_interrupt(error):
+            raise
         raise _no_keys(issuer, f"raised {type(error).__name__}") from error
     raise _no_keys(issuer, why)
 
@@ -104,6 +113,8 @@ def ticking(clock: Callable[[], float]) -> Callable[[], float]:
         try:
             answer: object = clock()
         except Exception as error:
+            if is_interrupt(error):
+                raise
             raise _clock_failed(f"raised {type(error).__name__}") from error
         if _is_time(answer):
             return answer

@@ -399,6 +399,84 @@ def test_a_bound_function_acts_as_its_session_inside_any_generator(
         assert list(steps()) == [("dave", "carol")]
 
 
+async def test_a_bound_function_gives_each_caller_its_own_session_back(bot: AgentIdentity) -> None:
+    """Many callers may run one bound coroutine function at the same time."""
+
+    async def job() -> str:
+        await asyncio.sleep(0.001)
+        return await aasked()
+
+    async with bot.on_behalf_of("user:alice", purpose="p") as alice:
+        bound = alice.bind(job)
+
+        async def caller(user: str) -> tuple[str, str]:
+            async with bot.on_behalf_of(f"user:{user}", purpose="p"):
+                return await bound(), await aasked()
+
+        users = [f"u{number}" for number in range(5)]
+        assert await asyncio.gather(*map(caller, users)) == [("alice", user) for user in users]
+
+        async def again(times: int) -> str:
+            return await bound_again(times - 1) if times else await aasked()
+
+        bound_again = alice.bind(again)
+        async with bot.on_behalf_of("user:bob", purpose="p"):
+            assert (await bound_again(3), await aasked()) == ("alice", "bob")
+
+
+def test_a_bound_function_that_threads_share_leaves_each_generator_its_own(
+    bot: AgentIdentity,
+) -> None:
+    gate, inside = threading.Event(), threading.Barrier(2)
+
+    def waits() -> str:
+        inside.wait(10)
+        gate.wait(10)
+        return asked()
+
+    with bot.on_behalf_of("user:alice", purpose="p") as alice:
+        bound = alice.bind(waits)
+
+        def steps() -> Generator[tuple[str, str]]:
+            with bot.on_behalf_of("user:bob", purpose="p"):
+                yield bound(), asked()
+
+        other = threading.Thread(target=bound)
+        other.start()
+        threading.Timer(0.05, gate.set).start()
+        assert list(steps()) == [("alice", "bob")]
+        other.join(10)
+
+
+async def test_tasks_of_a_reader_with_a_session_never_act_as_the_stream_that_it_reads(
+    bot: AgentIdentity,
+) -> None:
+    async def steps() -> AsyncGenerator[None]:
+        async with bot.on_behalf_of("user:alice", purpose="p"):
+            for _ in range(2):
+                yield
+                await asyncio.sleep(0.001)
+
+    async with bot.on_behalf_of("user:dave", purpose="p"):
+        started = [asyncio.create_task(aasked()) async for _ in steps()]
+        assert set(await asyncio.gather(*started)) <= {"dave", "session_suspended", "session_ended"}
+        assert await aasked() == "dave"
+        assert await asyncio.create_task(aasked()) == "dave"
+
+
+async def test_a_stream_that_was_abandoned_leaves_the_tasks_of_its_reader_alone(
+    bot: AgentIdentity, ajob: Any
+) -> None:
+    async with bot.on_behalf_of("user:dave", purpose="p"):
+        async for _ in ajob("carol"):
+            break
+        gc.collect()
+        await asyncio.sleep(0.05)  # the loop closes it in a task of its own
+        assert await aasked() == "dave"
+        assert await asyncio.create_task(aasked()) == "dave"
+        assert await asyncio.to_thread(asked) == "dave"
+
+
 def test_a_session_that_was_left_says_so_where_it_is_still_current(bot: AgentIdentity) -> None:
     with bot.on_behalf_of("user:alice", purpose="p"):
         context = contextvars.copy_context()

@@ -199,7 +199,8 @@ def test_the_kinds_are_those_that_readers_of_ledgers_know() -> None:
     assert set(KINDS) == {
         *("session.opened", "session.closed", "grant.made", "credential.acquired"),
         *("credential.decided", "credential.refused", "credential.stepped_up"),
-        *("credential.revoked", "agent.registered", "call.intended", "call.denied"),
+        *("credential.revoked", "agent.registered", "revocation.made", "revocation.lifted"),
+        *("call.intended", "call.denied"),
         *("call.completed", "call.failed", "call.cancelled", "call.unknown"),
     }
 

@@ -61,7 +61,7 @@ LIKE_ONE_ANOTHER = [
     Principal("Alice"),
     Principal("alice", profile="service"),
     Principal("alice", iss="https://idp.example"),
-    Principal("https://idp.example#alice"),
+    Principal("alice", iss="https://idp.example#"),
     Principal("a#b", iss="https://idp.example"),
     Principal("b", iss="https://idp.example#a"),
     Principal("alice\0https://idp.example"),
