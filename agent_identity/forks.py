@@ -7,7 +7,10 @@ sockets, keys and random state are the parent's. So a fork waits until no thread
 
 from __future__ import annotations
 
+import contextlib
+import importlib
 import os
+import sys
 import threading
 from typing import Final, Protocol
 
@@ -109,7 +112,17 @@ _forking = threading.Lock()  # two threads may fork at once
 _forks: list[bool] = []
 
 
+def _wait_for_imports() -> None:
+    """A lock of a module that another thread imports would stay locked in the child."""
+    for name, module in list(sys.modules.items()):
+        spec = getattr(module, "__spec__", None)
+        if getattr(spec, "_initializing", False):
+            with contextlib.suppress(Exception):  # that thread tells how its import failed
+                importlib.import_module(name)
+
+
 def _before() -> None:
+    _wait_for_imports()
     acquire(_forking, _forks, 2 * REST_SECONDS)
     _resting.extend(list(_holding_still))
     for thing in _resting:

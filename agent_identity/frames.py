@@ -50,12 +50,26 @@ def owning_generator(frame: FrameType | None) -> FrameType | None:
         back = frame.f_back
         flags = frame.f_code.co_flags
         if flags & _GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE:
+            outermost = _delegating(frame)
+            back = outermost.f_back
             if back is None or not _lends(back):
                 return frame
         elif is_task_end(frame):
             return None if _is_task(frame) else frame
         frame = back
     return None
+
+
+def _delegating(frame: FrameType) -> FrameType:
+    """The outermost generator of a chain of `yield from` that ends in this one."""
+    back = frame.f_back
+    while (
+        back is not None
+        and back.f_code.co_flags & inspect.CO_GENERATOR
+        and back.f_lasti in _offsets(back.f_code).awaiting
+    ):
+        frame, back = back, back.f_back
+    return frame
 
 
 def is_task_end(frame: FrameType) -> bool:

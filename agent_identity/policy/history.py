@@ -11,7 +11,7 @@ import threading
 import weakref
 from typing import Final, NamedTuple
 
-from agent_identity.forks import StillLock
+from agent_identity.forks import StillLock, hold_still
 
 __all__ = ["History", "Past", "accepted_history", "new_history"]
 
@@ -93,6 +93,24 @@ class History:
                 )
 
 
+class _Split:
+    """After a fork each process has its own part of the histories that both have."""
+
+    def before_fork(self) -> None: ...
+
+    def after_fork_in_parent(self) -> None:
+        self.after_fork_in_child()
+
+    def after_fork_in_child(self) -> None:
+        for reference in list(_histories.values()):
+            history = reference()
+            if history is not None:
+                history.renew_lock()
+                history.came_from_elsewhere()
+
+
+_split: Final = _Split()
+hold_still(_split)
 _still: Final = StillLock()
 _histories: Final[dict[str, weakref.ReferenceType[History]]] = {}
 _purged: Final = [64]

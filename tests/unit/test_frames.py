@@ -159,3 +159,25 @@ async def test_an_async_context_manager_lends_too() -> None:
 
     async with manager():
         assert inner.owner is None
+
+
+def test_a_context_manager_that_delegates_with_yield_from_lends_too() -> None:
+    inner, outer = Seen(), Seen()
+
+    def made() -> Generator[None]:
+        inner.look(here())
+        yield
+
+    @contextlib.contextmanager
+    def manager() -> Generator[None]:
+        yield from made()
+
+    def numbers() -> Generator[int]:
+        outer.look(here())
+        with manager():
+            yield 1
+
+    with manager():
+        assert inner.owner is None
+    assert list(numbers()) == [1]
+    assert inner.owner is outer.frame

@@ -691,3 +691,62 @@ def test_a_history_says_whether_part_of_it_is_elsewhere(
     gc.collect()
     with two.beta.accept(call):  # alpha's part is gone from here, as if it were another process's
         assert not whole(read_books)
+
+
+# -- revoking what was handed over --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named_by", ["session", "grant", "agent", "parent", "principal"])
+def test_revoking_a_hand_over_by_any_reference_takes_it_back(two: Two, named_by: str) -> None:
+    with two.alpha.on_behalf_of("user:alice", purpose="p") as session:
+        child = hand_over(session, two.beta)
+        request = two.ask(child)
+        reference = {
+            "session": child.id,
+            "grant": child.handed[0].jti,
+            "agent": "agent:beta",
+            "parent": session.id,
+            "principal": "user:alice",
+        }[named_by]
+        two.alpha.revoke(reference, reason="odd")
+        with pytest.raises(RevokedError):
+            two.verified(request)
+        with pytest.raises(DeniedError):
+            child.inject({})
+
+
+def test_a_principal_of_the_own_authority_is_revoked_under_either_name(two: Two) -> None:
+    issuer = two.alpha.authority.issuer
+    with two.alpha.on_behalf_of("user:alice", purpose="p"):
+        answer = two.alpha.revoke(f"user:{issuer}#alice", reason="odd")
+        assert (answer.ref, answer.is_new, answer.sessions) == ("user:alice", False, 1)
+        assert code(RevokedError, read_books) == "principal_revoked"
+
+
+def test_a_revoked_principal_ends_what_was_accepted_in_this_process(
+    make_identity: Callable[..., AgentIdentity], clock: Any
+) -> None:
+    authority = Authority(clock=clock)
+    alpha, beta = (
+        make_identity(name, authority=authority, clock=clock) for name in ("alpha", "beta")
+    )
+    two = Two.__new__(Two)
+    two.clock, two.alpha, two.beta = clock, alpha, beta
+    with alpha.on_behalf_of("user:alice", purpose="p") as session:
+        call = two.verified(two.ask(hand_over(session, beta)))
+        with beta.accept(call):
+            read_books()
+            alpha.revoke("user:alice", reason="odd")
+            assert code(RevokedError, read_books) == "principal_revoked"
+        with pytest.raises(RevokedError), beta.accept(call):
+            read_books()
+
+
+def test_a_fork_splits_a_history(bot: AgentIdentity) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert session.history.past.whole
+        child = os.fork()
+        if child == 0:
+            os._exit(1 if session.history.past.whole else 0)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+        assert not session.history.past.whole
