@@ -20,6 +20,7 @@ import pickle
 import random
 import re
 import subprocess
+import sys
 import threading
 import types
 from collections.abc import Callable, Iterator
@@ -202,6 +203,35 @@ def test_noise_that_decodes_to_anything_is_left_alone() -> None:
         ):
             assert scrub(text) == text
         assert scrubbed(data) is data
+
+
+HOSTILE: dict[str, str] = {
+    "backslashes": "\\" * 400_000,
+    "beginnings of an escape": "\\u" * 200_000,
+    "beginnings of a pair of surrogates": ("\\ud8aa" + "\\" * 10) * 25_000,
+    "escaped percent signs": "%25" * 130_000,
+    "beginnings of a reference": "&#1111111" * 45_000,
+    "beginnings of a token": "eyJ" * 130_000,
+    "a token without an end": "eyJ" * 130_000 + "." + "eyJ" * 130_000,
+    "first parts of a token": "eyJaaaaaaaa." * 35_000,
+    "a secret's letter": "a" * 400_000,
+    "runs of base64 too short for a secret": ("b" * 30_000 + " ") * 13,
+    "hex": "0f" * 200_000,
+    "hex, byte by byte": "0x0f, " * 65_000,
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_text_costs_more_than_its_length(hostile: str) -> None:
+    """Read anew at each of its characters, a text of this size takes many minutes; in one go, less than a second."""
+    program = (
+        "import sys\n"
+        "from agent_identity.values import Secret, scrub\n"
+        "held = [Secret('a' * 25_000), Secret('q' * 30_000)]\n"
+        "scrub(sys.stdin.read())\n"
+    )
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, input=HOSTILE[hostile], text=True, check=True, timeout=60)
 
 
 # -- values of every type ---------------------------------------------------------------------------------------------
