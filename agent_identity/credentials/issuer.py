@@ -149,6 +149,15 @@ class Issuer:
         """All its keys, read again when they are five minutes old."""
         return (yield from self._current())[0]
 
+    @property
+    def known_keys(self) -> KeySet | None:
+        """The keys that were read last, however old they are."""
+        return self._keys
+
+    def may_look(self, now: float) -> bool:
+        """Whether an unknown key is looked for: the pause after the last look is over, or that look isn't."""
+        return not self._look.is_over or not 0 <= now - self._look.began < _KEY_PAUSE
+
     def _current(self) -> Flow[tuple[KeySet, bool]]:
         """The keys, and whether they were read for this very call."""
         known = self._keys

@@ -179,6 +179,30 @@ def new_token(served: Served) -> str:
     )
 
 
+def test_B22_calls_that_come_while_a_new_key_is_looked_for_wait_for_it(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        verify(verifier, call_in(session))
+    served.clock.now += 1
+    served.authority.rotate()
+    served.asked.clear()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        calls = [call_in(session) for _ in range(8)]
+
+    async def all_at_once() -> list[VerifiedCall]:
+        judged = (
+            verifier.averify_call(call[0], call[1], tool="book", args={}, scopes=["book"])
+            for call in calls
+        )
+        try:
+            return await asyncio.gather(*judged)
+        finally:
+            await verifier.aclose()
+
+    assert {call.principal.sub for call in asyncio.run(all_at_once())} == {"alice"}
+    assert served.asked == ["/jwks"]
+
+
 def test_D17_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(
     served: Served, judge: Any
 ) -> None:
