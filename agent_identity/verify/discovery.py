@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from agent_identity import jose
 from agent_identity.credentials.answers import asked, failure_of
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.issuer import STALE, Issuer
@@ -54,6 +55,7 @@ class Found:
         self._failed = float("-inf")
         self._failure: CredentialError | VerificationError | None = None
         self._listed = float("-inf")
+        self._sought: str | None = None
         self._revocations = Revocations(issuer, self.keys, clock=clock)
 
     @property
@@ -92,6 +94,8 @@ class Found:
         now = self._clock()
         if missing is not None:
             yield from self._issuer.key(missing)
+            if self._failure is not None and self._failure.code == "unknown_key":
+                self._failure = None  # the list may be signed with that key
         failure = self._failure
         if failure is not None and 0 <= now - self._failed < _REST:
             raise failure.again()
@@ -109,8 +113,25 @@ class Found:
             return
         key = digest_of(("revocations", self._issuer.id, repr(last)))
         found = yield from shared(Shared(key, lambda: self._read_list(now)))
-        self._revocations.update(found.compact)
+        yield from self._take(found.compact)
         self._listed = now
+
+    def _take(self, compact: str) -> Flow[None]:
+        """Take a list; after a rotation it may be the first thing that is signed with the new key."""
+        try:
+            self._revocations.update(compact)
+        except VerificationError as error:
+            if error.code != "unknown_key":
+                raise
+            kid = jose.unverified(compact, max_token=LIST_LIMIT).header.get("kid")
+            if not isinstance(kid, str):
+                raise
+        else:
+            return
+        # The list is the anchor's own answer: a stranger's look a moment ago doesn't delay this one.
+        is_first, self._sought = kid != self._sought, kid
+        yield from self._issuer.key(kid, at_once=is_first)
+        self._revocations.update(compact)
 
     def _is_listed(self, last: float, now: float) -> bool:
         return not self._lists or 0 <= now - last < REFRESH
