@@ -12,13 +12,19 @@ from __future__ import annotations
 
 import array
 import contextlib
+import datetime
+import decimal
 import enum
+import fractions
 import functools
 import inspect
 import io
+import ipaddress
 import logging
+import pathlib
 import re
 import types
+import uuid
 import weakref
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -35,10 +41,20 @@ T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OBJECTS: Final = 50_000
-"""Objects of foreign classes that are looked into; those beyond can't be vouched for, and become texts."""
+"""Objects with fields, of classes that aren't known here, that are looked into; those beyond become texts."""
 
 _BETWEEN: Final = " \x1f "
 """Stands between texts that are searched together: no encoding goes across it."""
+
+
+_VALUES: Final[tuple[type, ...]] = (
+    *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+    *(complex, decimal.Decimal, fractions.Fraction, uuid.UUID, range),
+    *(ipaddress.IPv4Address, ipaddress.IPv6Address),
+)
+_PATHS: Final[tuple[type, ...]] = (
+    *(pathlib.PurePosixPath, pathlib.PureWindowsPath, pathlib.PosixPath, pathlib.WindowsPath),
+)
 
 
 def scrubbed(value: T) -> T:
@@ -154,13 +170,13 @@ class _Walk:
             yield from (*value.args, value.__cause__, value.__context__)
             yield from value.exceptions if _is(value, BaseExceptionGroup) else ()
             yield from _input_errors(value)
-        else:
+        state, fields = _state(value), _fields(value)
+        if (state or fields) and not _is(value, _KNOWN):
             self._objects += 1
             if self._objects > _OBJECTS:
                 self._unknown.add(id(value))
                 return
-        state = _state(value)
-        yield from (*state, *state.values(), *_fields(value).values())
+        yield from (*state, *state.values(), *fields.values())
 
     def _trace(self) -> None:
         """Find what shows a secret, and all that leads to it."""
@@ -329,7 +345,7 @@ class _Walk:
         return scrub(error.message), [self.again(member) for member in error.exceptions]
 
     _MAKERS: Final[tuple[tuple[Any, Callable[[Any, Any], Any]], ...]] = (
-        ((enum.Enum, int, float, complex), lambda _, value: _text_of(value)),
+        ((enum.Enum, int, float, *_VALUES), lambda _, value: _text_of(value)),
         (re.Match, lambda _, value: f"<{_kind(value).__name__}>"),
         (str, _text),
         ((bytes, bytearray), _bytes),
@@ -348,12 +364,23 @@ class _Walk:
 
 _HIDDEN: Final = "<secret>"
 _BARE: Final = frozenset(
-    {*(str, bytes, bytearray, memoryview, array.array, int, float, complex, bool, type(None))}
+    {
+        *(str, bytes, bytearray, memoryview, array.array, int, float, bool, type(None)),
+        *_VALUES,
+        *_PATHS,
+    }
 )
+"""Classes whose values hold nothing but what they show; those of a subclass may."""
 _TUPLE: Final[Any] = tuple
 _SET: Final[Any] = set
 _FROZEN: Final[Any] = frozenset
 _SERIES: Final[tuple[Any, ...]] = (list, tuple, set, frozenset, deque)
+_KNOWN: Final[tuple[Any, ...]] = (
+    *(dict, types.MappingProxyType, *_SERIES, BaseException),
+    *(str, bytes, bytearray, int, float, enum.Enum, *_VALUES, pathlib.PurePath),
+    *(ipaddress.IPv4Network, ipaddress.IPv6Network),
+)
+"""Classes whose values are looked into however many there are."""
 _CLOSED: Final = (
     *(Secret, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
     *(types.MethodType, types.CodeType, types.FrameType, types.TracebackType, types.GeneratorType),

@@ -36,7 +36,10 @@ _DEPTH: Final = 3
 
 _SECRET: Final = "<secret>"  # noqa: S105 - what stands for one
 _TOKEN: Final = "<token>"  # noqa: S105 - what stands for one
-_COMPACT_JWT: Final = re.compile(r"eyJ[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]{8,}\.[A-Za-z0-9_-]*")
+_THREE_PARTS: Final = re.compile(
+    r"(?<![A-Za-z0-9_-])[A-Za-z0-9_-]++(?=(\.[A-Za-z0-9_-]{8,}+\.[A-Za-z0-9_-]*+))"
+)
+"""The first part of what is written like a signed token, and the other two."""
 
 
 class Revealing(Protocol):
@@ -100,7 +103,7 @@ _KEPT: Final = 1024
 def _spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
     found = [_Span(start, end, _SECRET) for start, end in _known.places(text)]
     if "eyJ" in text:
-        found += [_Span(*match.span(), _TOKEN) for match in _COMPACT_JWT.finditer(text)]
+        found += [_Span(start, end, _TOKEN) for start, end in _tokens(text)]
     if depth:
         for reading in _readings(text, has_escapes=has_escapes):
             found += [
@@ -108,6 +111,16 @@ def _spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
                 for start, end, instead in _spans_of(reading, depth - 1)
             ]
     return found
+
+
+def _tokens(text: str) -> Iterator[tuple[int, int]]:
+    """Where signed tokens stand, whoever made them: the first part has 8 characters or more after its `eyJ`."""
+    last = 0
+    for first in _THREE_PARTS.finditer(text):
+        start = text.find("eyJ", max(first.start(), last), max(first.end() - _PART, 0))
+        if start >= 0:
+            last = first.end(1)
+            yield start, last
 
 
 def _spans_of(reading: _Reading, depth: int) -> Iterator[_Span]:
@@ -169,7 +182,9 @@ def _readings(text: str, *, has_escapes: bool) -> Iterator[_Reading]:
 
 
 def _has_run(letters: str, length: int, text: str) -> bool:
-    return len(text) >= length and re.search(f"{letters}{{{length}}}", text) is not None
+    """Whether so many letters stand in a row; each run is tried at its start alone."""
+    run = f"(?<!{letters}){letters}{{{length}}}"
+    return len(text) >= length and re.search(run, text) is not None
 
 
 _BASE64: Final = "[A-Za-z0-9+/_-]"
@@ -226,10 +241,11 @@ class _Hex:
 
 _CODED: Final = re.compile(
     r"%[0-9A-Fa-f]{2}"
-    r"|\\+u[dD][89abAB][0-9A-Fa-f]{2}\\+u[dD][c-fC-F][0-9A-Fa-f]{2}"
-    r"|\\+(?:u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|U00[0-9A-Fa-f]{6}|x[0-9A-Fa-f]{2})"
+    r"|(?<!\\)\\++(?:u[dD][89abAB][0-9A-Fa-f]{2}\\++u[dD][c-fC-F][0-9A-Fa-f]{2}"
+    r"|u\{[0-9A-Fa-f]{1,6}\}|u[0-9A-Fa-f]{4}|U00[0-9A-Fa-f]{6}|x[0-9A-Fa-f]{2})"
     r"|&(?:#[0-9]{1,7}|#[xX][0-9A-Fa-f]{1,6}|amp|lt|gt|quot|apos);"
 )
+"""One escape. A run of backslashes is read once, from its start: a try at each of them would be quadratic."""
 _DROPPED: Final = re.compile(r"\\+[nrt]?|[\r\n\0]+")
 """Line breaks, however they are written, backslashes before a quote or a slash, and every second byte of UTF-16."""
 _NAMED: Final = {"amp": "&", "lt": "<", "gt": ">", "quot": '"', "apos": "'"}
@@ -393,7 +409,7 @@ class _Known:
         self._new: deque[_Held] = deque()
         """Those that nobody has searched for yet: most secrets are never searched for, so that making one costs little."""
         self._held: dict[int, _Held] = {}
-        self._by_end: dict[str, tuple[_Held, ...]] = {}
+        self._by_end: dict[str, dict[int, _Held]] = {}
         """By the last characters of a form, so that many secrets cost a short text no more than few do."""
         self._dead: deque[_Held] = deque()
         """Those that died; a collector may find that out while the lock is held."""
@@ -427,17 +443,18 @@ class _Known:
         self._held[id(held)] = held
         self._shortest = None
         for end in held.ends:
-            self._by_end[end] = (*self._by_end.get(end, ()), held)
+            sharing = self._by_end.get(end, {})
+            sharing[id(held)] = held
+            self._by_end[end] = sharing
 
     def _forget(self, dead: _Held) -> None:
         if self._held.pop(id(dead), None) is None:
             return
         self._shortest = None
         for end in dead.ends:
-            rest = tuple(held for held in self._by_end.get(end, ()) if held is not dead)
-            if rest:
-                self._by_end[end] = rest
-            else:
+            sharing = self._by_end.get(end, {})
+            sharing.pop(id(dead), None)
+            if not sharing:
                 self._by_end.pop(end, None)
 
     def shortest(self) -> int:
@@ -467,7 +484,10 @@ class _Known:
             return list(self._held.values())
         by_end, last = self._by_end, len(text) - SHORTEST + 1
         ends = {text[at : at + SHORTEST] for at in range(last)}
-        found = {id(held): held for end in ends for held in by_end.get(end, ())}
+        found: dict[int, _Held] = {}
+        for end in ends:
+            if (sharing := by_end.get(end)) is not None:
+                found |= {id(held): held for held in list(sharing.values())}
         return list(found.values())
 
     def start_over(self) -> None:

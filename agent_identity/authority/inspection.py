@@ -71,12 +71,20 @@ class Inspection:
             token = self._tokens.read(form.text("token"), now)
         except VerificationError:
             return answer({"active": False})
-        if self._store.is_revoked((*token.refs(), *self._store.sources(token.jti)), token.iat):
+        refs = (*token.refs(), *self._store.sources(token.jti), *self._revoked_client(token, now))
+        if self._store.is_revoked(refs, token.iat):
             return answer({"active": False})
         shown: dict[str, JSON] = {
             name: token.claims[name] for name in _SHOWN if name in token.claims
         }
         return answer({"active": True, "token_type": _token_type(token), **shown})
+
+    def _revoked_client(self, token: OwnToken, now: float) -> list[str]:
+        """The client that a grant was issued to, if it was revoked: a grant only shows it to those who know the client's id."""
+        if not token.is_grant:
+            return []
+        revoked = self._store.revocations(now)
+        return [ref for ref, _ in revoked if is_issued_to(token.jti, ref)]
 
     def revoke(self, asked: Asked, now: float) -> HttpResponse:
         """End a token before its time; 200 for one that is unknown or over (RFC 7009 §2.2).

@@ -3,12 +3,13 @@
 
 On disk a key is `authority-keys/<generation>.pem` (0600 in 0700), its first line the Unix second in which it was made; the
 generation is taken by an exclusive create, so that two processes that start, or rotate, together end up with one key.
+A key that verifies no more is deleted with the next rotation, and not by the clock, which may be wrong for a while.
 """
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
@@ -36,6 +37,7 @@ class _Generation:
     number: int
     made_at: int
     key: SigningKey
+    jwk: JWK = field(compare=False)
 
 
 class Keyring:
@@ -46,7 +48,6 @@ class Keyring:
         self._clock = clock
         self._folder_time: int | None = None
         self._generations: tuple[_Generation, ...] = ()
-        self._jwks: tuple[JWK, ...] = ()
         self._keep(self._made(1) if path is None else self._found() or self._made(1))
 
     @property
@@ -59,7 +60,8 @@ class Keyring:
     def jwks(self) -> tuple[JWK, ...]:
         """The public keys that verify now, the signing one first."""
         self._refresh()
-        return self._jwks
+        now = self._clock()
+        return tuple(each.jwk for each in _verifying(self._generations, now))
 
     def rotate(self) -> None:
         """Let a new key sign from now on."""
@@ -67,17 +69,15 @@ class Keyring:
         self._keep(self._made(self._generations[0].number + 1))
 
     def _refresh(self) -> None:
-        """See what another process rotated, and drop what nobody can need any more."""
+        """See what another process rotated."""
         if self._path is not None and self._folder_time != self._path.stat().st_mtime_ns:
             self._keep(self._found())
-        elif len(self._generations) > 1 and self._generations[-2].made_at + GRACE <= self._clock():
-            self._keep(self._generations)
 
     def _made(self, number: int) -> tuple[_Generation, ...]:
         if self._path is not None:
             settled(self._path / f"{number:08}.pem", self._new_file)
             return self._found()
-        generation = _Generation(number, int(self._clock()), SigningKey.generate())
+        generation = _generation(number, int(self._clock()), SigningKey.generate())
         return (generation, *self._generations)
 
     def _new_file(self) -> bytes:
@@ -94,18 +94,12 @@ class Keyring:
         return tuple(generation for generation in found if generation is not None)
 
     def _keep(self, generations: tuple[_Generation, ...]) -> None:
-        now = self._clock()
-        kept = generations[:1] + tuple(
-            older for newer, older in pairwise(generations) if newer.made_at + GRACE > now
-        )
+        """Keep the keys that verified when the newest was made, and drop those before them."""
+        kept = generations and _verifying(generations, generations[0].made_at)
         if self._path is not None:
             for dropped in set(generations) - set(kept):
                 (self._path / f"{dropped.number:08}.pem").unlink(missing_ok=True)
         self._generations = kept
-        self._jwks = tuple(
-            {**each.key.public_jwk, "kid": each.key.thumbprint, "use": "sig", "alg": each.key.alg}
-            for each in kept
-        )
 
 
 def open_keyring(state_dir: Path | None, clock: Callable[[], float]) -> Keyring:
@@ -117,6 +111,18 @@ def open_keyring(state_dir: Path | None, clock: Callable[[], float]) -> Keyring:
     if state_dir is None:
         return Keyring(None, clock)
     return Keyring(private_directory(state_dir / "authority-keys"), clock)
+
+
+def _generation(number: int, made_at: int, key: SigningKey) -> _Generation:
+    jwk: JWK = {**key.public_jwk, "kid": key.thumbprint, "use": "sig", "alg": key.alg}
+    return _Generation(number, made_at, key, jwk)
+
+
+def _verifying(generations: tuple[_Generation, ...], now: float) -> tuple[_Generation, ...]:
+    """The newest, and those that another took over from less than `GRACE` seconds before `now`."""
+    return generations[:1] + tuple(
+        older for newer, older in pairwise(generations) if newer.made_at + GRACE > now
+    )
 
 
 def _number(file: Path) -> int:
@@ -133,4 +139,4 @@ def _read(file: Path) -> _Generation | None:
         return None
     if not made_at.isdigit():
         raise ConfigurationError("state_unusable", f"{file} is no key of the authority's")
-    return _Generation(_number(file), int(made_at), SigningKey.from_pem(pem))
+    return _generation(_number(file), int(made_at), SigningKey.from_pem(pem))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asked import read_form
+from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
 from agent_identity.authority.exchange import GRANT
 from agent_identity.authority.subjects import JWT
@@ -18,7 +19,7 @@ from agent_identity.authority.targets import allowed_scopes, one_resource, scope
 from agent_identity.authority.tokens import LIFETIME, TokenDraft
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
     from agent_identity.authority.asked import Asked, Form
     from agent_identity.authority.authentication import Authenticator
@@ -101,7 +102,8 @@ class TokenEndpoint:
             scopes=allowed_scopes(form.scopes(), client.terms.scopes),
             jkt=proof.jkt if proof else None,
         )
-        return self._issued(draft, now, now + LIFETIME)
+        # The token names no agent, and still ends with it.
+        return self._issued(draft, now, now + LIFETIME, sources=(client.agent,))
 
     def _jwt_bearer(
         self, form: Form, client: ClientRecord, proof: Proof | None, now: float
@@ -111,6 +113,8 @@ class TokenEndpoint:
         subject = self._subjects.read(form.text("assertion"), JWT, client, jkt=jkt, now=now)
         if self._store.is_revoked(subject.refs, subject.iat):
             raise OAuthError("invalid_grant", "revoked")
+        if any("\n" in ref for ref in subject.refs):  # the store keeps one a line
+            raise OAuthError("invalid_grant", "claim_malformed")
         act: dict[str, JSON] = {
             "iss": self._tokens.issuer,
             "sub": client.agent,
@@ -126,10 +130,14 @@ class TokenEndpoint:
             act=act,
             jkt=jkt,
         )
-        return self._issued(draft, int(now), subject.exp)
+        return self._issued(draft, int(now), subject.exp, sources=subject.refs)
 
-    def _issued(self, draft: TokenDraft, now: int, expires_at: int) -> dict[str, JSON]:
+    def _issued(
+        self, draft: TokenDraft, now: int, expires_at: int, *, sources: Collection[str]
+    ) -> dict[str, JSON]:
+        """The answer with the token; `sources` are further references that the token ends with."""
         end = min(now + LIFETIME, expires_at)
+        self._store.add_sources(draft.jti, sources, now, end + int(SKEW) + 1)
         body: dict[str, JSON] = {
             "access_token": self._tokens.mint(draft, now=now, expires_at=end),
             "token_type": "Bearer" if draft.jkt is None else "DPoP",

@@ -16,7 +16,11 @@ from agent_identity.credentials.metadata import discover, read_keys
 from agent_identity.credentials.oauth import UNBOUND, form_request, token_request
 from agent_identity.credentials.proofs import Nonces
 from agent_identity.credentials.retries import ATTEMPTS, Breaker, wait_for
-from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
+from agent_identity.errors import (
+    AgentIdentityError,
+    CredentialRejectedError,
+    CredentialUnavailableError,
+)
 from agent_identity.flow import Expiring, Shared, shared
 from agent_identity.values import new_id
 
@@ -48,6 +52,16 @@ class Clients(Protocol):
     """How an identity becomes a client of an issuer: it is configured, or it registers."""
 
     def client(self, issuer: Issuer, /) -> Flow[Client]: ...
+
+
+class _Look:
+    """One reading of an issuer's keys for a key that isn't there, from its beginning (Unix seconds) until it is over."""
+
+    __slots__ = ("began", "is_over")
+
+    def __init__(self, began: float) -> None:
+        self.began = began
+        self.is_over = False
 
 
 class Issuer:
@@ -91,8 +105,7 @@ class Issuer:
         self._keys: KeySet | None = None
         self._keys_refused: CredentialRejectedError | None = None
         self._read_at = float("-inf")
-        self._looked_at = float("-inf")
-        self._reads = 0
+        self._look = _Look(float("-inf"))
 
     def start_over(self) -> None:
         """In a forked child: locks may be held by threads that aren't there, and nonces are the parent's."""
@@ -122,13 +135,10 @@ class Issuer:
             CredentialRejectedError: `unknown_key`, the issuer has no such key.
             CredentialUnavailableError: its keys can't be had.
         """
-        reads = self._reads
-        keys = yield from self.keys()
+        keys, was_read = yield from self._current()
+        if keys.get(kid) is None and not was_read:
+            keys = yield from self._looked_at_again(keys, at_once=at_once)
         found = keys.get(kid)
-        if found is None and reads == self._reads and (at_once or self._is_over(self._looked_at)):
-            self._looked_at = self.clock()
-            keys = yield from self._newer(keys)
-            found = keys.get(kid)
         if found is None:
             raise CredentialRejectedError(
                 "unknown_key", f"{self.url} signed with a key that it doesn't publish"
@@ -137,26 +147,61 @@ class Issuer:
 
     def keys(self) -> Flow[KeySet]:
         """All its keys, read again when they are five minutes old."""
+        return (yield from self._current())[0]
+
+    @property
+    def known_keys(self) -> KeySet | None:
+        """The keys that were read last, however old they are."""
+        return self._keys
+
+    def may_look(self, now: float) -> bool:
+        """Whether an unknown key is looked for: the pause after the last look is over, or that look isn't."""
+        return not self._look.is_over or not 0 <= now - self._look.began < _KEY_PAUSE
+
+    def _current(self) -> Flow[tuple[KeySet, bool]]:
+        """The keys, and whether they were read for this very call."""
         known = self._keys
         if known is not None:
             now = self.clock()
             stale = now < known.expires_at + STALE and not self._is_over(self._read_at)
             if known.issued_at <= now < known.expires_at or stale:
-                return known
+                return known, False
         elif self._keys_refused is not None and not self._is_over(self._read_at):
             raise self._keys_refused.again()
-        return (yield from self._newer(known))
+        return (yield from self._newer(known, self._read_keys)), True
+
+    def _looked_at_again(self, keys: KeySet, *, at_once: bool) -> Flow[KeySet]:
+        """The keys as a new look finds them; callers that come while a look is under way share it."""
+        look = self._look
+        if at_once or self._is_over(look.began):
+            look = self._look = _Look(self.clock())
+        elif look.is_over:
+            return self._keys or keys  # the look may have ended since the caller read them
+        return (yield from self._newer(keys, lambda: self._read_for(look)))
+
+    def _read_for(self, look: _Look) -> Flow[KeySet]:
+        """Read the keys once for a look. A caller that joins after a look has failed doesn't start another."""
+        if look.is_over:
+            raise CredentialUnavailableError(
+                "issuer_unavailable", f"the keys of {self.url} were asked for a moment ago"
+            )
+        try:
+            self._keys = yield from self._read_keys()
+        except AgentIdentityError:
+            look.is_over = True  # an interrupted look goes on with the next caller
+            raise
+        look.is_over = True  # after the keys are in place: callers that find it over use them
+        return self._keys
 
     def _is_over(self, began: float) -> bool:
         """Whether the pause after a reading, or a look for an unknown key, is over."""
         return not 0 <= self.clock() - began < _KEY_PAUSE
 
-    def _newer(self, known: KeySet | None) -> Flow[KeySet]:
+    def _newer(self, known: KeySet | None, start: Callable[[], Flow[KeySet]]) -> Flow[KeySet]:
         self._read_at = self.clock()
-        self._reads += 1
         key = digest_of(("keys", self.id, "" if known is None else repr(known.issued_at)))
         try:
-            self._keys = yield from self._or_stale(Shared(key, self._read_keys), known)
+            self._keys = yield from self._or_stale(Shared(key, start), known)
         except CredentialRejectedError as error:
             self._keys_refused = error.again()
             raise

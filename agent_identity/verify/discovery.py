@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
+from agent_identity import jose
 from agent_identity.credentials.answers import asked, failure_of
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.issuer import STALE, Issuer
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
     from agent_identity.credentials.client import Client
-    from agent_identity.credentials.metadata import KeySet
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.world import World
     from agent_identity.keys import JWK
@@ -37,9 +37,6 @@ __all__ = ["Discovery", "Found"]
 
 REFRESH: Final = 30.0
 """Seconds after which a revocation list is asked for again."""
-
-_AGAIN: Final = 30.0
-"""Seconds between two looks for a key that isn't there."""
 
 _REST: Final = 5.0
 """Seconds for which an anchor that couldn't be had isn't asked again: strangers' requests ask for it as well as callers'."""
@@ -55,11 +52,10 @@ class Found:
         self._issuer = Issuer(issuer, clients=_Nobody(), clock=clock)
         self._clock = clock
         self._lists = lists
-        self._known: KeySet | None = None
         self._failed = float("-inf")
         self._failure: CredentialError | VerificationError | None = None
-        self._looked = float("-inf")
         self._listed = float("-inf")
+        self._sought: str | None = None
         self._revocations = Revocations(issuer, self.keys, clock=clock)
 
     @property
@@ -69,7 +65,7 @@ class Found:
 
     def keys(self) -> Sequence[JWK]:
         """Its keys; none any more once they are an hour past their time."""
-        known = self._known
+        known = self._issuer.known_keys
         if known is None or self._clock() >= known.expires_at + STALE:
             return ()
         return tuple(known.keys.values())
@@ -80,14 +76,14 @@ class Found:
 
     def is_stale(self, now: float) -> bool:
         """Whether something has to be asked for before the rules may run."""
-        known = self._known
+        known = self._issuer.known_keys
         if known is None or not known.issued_at <= now < known.expires_at:
             return True
         return not self._is_listed(self._listed, now)
 
     def may_look_again(self, now: float) -> bool:
-        """Whether a key that wasn't there is worth another look."""
-        return not 0 <= now - self._looked < _AGAIN
+        """Whether a key that wasn't there is worth another look, or is being looked for."""
+        return self._issuer.may_look(now)
 
     def refreshed(self, *, missing: str | None = None) -> Flow[None]:
         """Ask for what is stale; `missing` is the `kid` of a key that wasn't there.
@@ -97,8 +93,9 @@ class Found:
         """
         now = self._clock()
         if missing is not None:
-            self._looked = now
-            yield from self._issuer.key(missing, at_once=True)
+            yield from self._issuer.key(missing)
+            if self._failure is not None and self._failure.code == "unknown_key":
+                self._failure = None  # the list may be signed with that key
         failure = self._failure
         if failure is not None and 0 <= now - self._failed < _REST:
             raise failure.again()
@@ -110,14 +107,31 @@ class Found:
         self._failure = None
 
     def _read(self, now: float) -> Flow[None]:
-        self._known = yield from self._issuer.keys()
+        yield from self._issuer.keys()
         last = self._listed  # read once: threads that saw the same one ask together
         if self._is_listed(last, now):
             return
         key = digest_of(("revocations", self._issuer.id, repr(last)))
         found = yield from shared(Shared(key, lambda: self._read_list(now)))
-        self._revocations.update(found.compact)
+        yield from self._take(found.compact)
         self._listed = now
+
+    def _take(self, compact: str) -> Flow[None]:
+        """Take a list; after a rotation it may be the first thing that is signed with the new key."""
+        try:
+            self._revocations.update(compact)
+        except VerificationError as error:
+            if error.code != "unknown_key":
+                raise
+            kid = jose.unverified(compact, max_token=LIST_LIMIT).header.get("kid")
+            if not isinstance(kid, str):
+                raise
+        else:
+            return
+        # The list is the anchor's own answer: a stranger's look a moment ago doesn't delay this one.
+        is_first, self._sought = kid != self._sought, kid
+        yield from self._issuer.key(kid, at_once=is_first)
+        self._revocations.update(compact)
 
     def _is_listed(self, last: float, now: float) -> bool:
         return not self._lists or 0 <= now - last < REFRESH

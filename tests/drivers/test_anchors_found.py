@@ -34,6 +34,7 @@ from agent_identity.verify import (
 from agent_identity.verify.revocations import revocation_claims
 
 FLIGHTS = "https://flights.example"
+WELL_KNOWN = "/.well-known/oauth-authorization-server"
 
 
 class Served:
@@ -122,9 +123,7 @@ def test_an_anchor_is_found_once_and_kept(served: Served, judge: Any) -> None:
     with served.bot.on_behalf_of("user:alice", purpose="p") as session:
         assert judge(verifier, call_in(session)).principal.sub == "alice"
         assert judge(verifier, call_in(session)).principal.sub == "alice"
-    assert sorted(served.asked) == [
-        *("/.well-known/oauth-authorization-server", "/jwks", "/revocations")
-    ]
+    assert sorted(served.asked) == [*(WELL_KNOWN, "/jwks", "/revocations")]
 
 
 def test_B22_a_key_that_is_new_there_is_found(served: Served, judge: Any) -> None:
@@ -179,20 +178,114 @@ def new_token(served: Served) -> str:
     )
 
 
+def test_B22_calls_that_come_while_a_new_key_is_looked_for_wait_for_it(served: Served) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        verify(verifier, call_in(session))
+    served.clock.now += 1
+    served.authority.rotate()
+    served.asked.clear()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        calls = [call_in(session) for _ in range(8)]
+
+    async def all_at_once() -> list[VerifiedCall]:
+        judged = (
+            verifier.averify_call(call[0], call[1], tool="book", args={}, scopes=["book"])
+            for call in calls
+        )
+        try:
+            return await asyncio.gather(*judged)
+        finally:
+            await verifier.aclose()
+
+    assert {call.principal.sub for call in asyncio.run(all_at_once())} == {"alice"}
+    assert served.asked == ["/jwks"]
+
+
+@pytest.mark.parametrize("seconds", [30, 31, 299, 300, 400])
+def test_B22_a_key_that_also_signs_the_next_revocation_list_is_found_at_once(
+    served: Served, judge: Any, seconds: int
+) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        judge(verifier, call_in(session))
+    served.clock.now += seconds
+    served.authority.rotate()
+    served.asked.clear()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        assert judge(verifier, call_in(session)).principal.sub == "alice"
+    assert sorted(set(served.asked) - {WELL_KNOWN}) == ["/jwks", "/revocations"]
+    assert len(served.asked) == len(set(served.asked))
+
+
+def test_B15_what_was_revoked_after_a_rotation_is_refused_here_within_the_bound(
+    served: Served, judge: Any
+) -> None:
+    """Nobody presents anything by the new key: only the list is signed with it."""
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        judge(verifier, call)
+        served.authority.rotate()
+        served.authority.revoke("user:alice")
+        served.clock.now += 30
+        with pytest.raises(RevokedError):
+            judge(verifier, call)
+
+
+def test_B15_a_stranger_who_names_unknown_keys_delays_no_revocation(
+    served: Served, judge: Any
+) -> None:
+    verifier = served.verifier()
+    with served.bot.on_behalf_of("user:alice", purpose="p") as session:
+        call = call_in(session)
+        judge(verifier, call)
+        served.clock.now += 29
+        with pytest.raises(VerificationError):
+            judge(verifier, (call[0], [forged_root(served, call)]))
+        served.authority.rotate()
+        served.authority.revoke("user:alice")
+        served.clock.now += 1
+        with pytest.raises(RevokedError):
+            judge(verifier, call)
+
+
+def test_a_list_by_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(
+    served: Served, judge: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    verifier = served.verifier()
+    stranger = Authority(issuer=served.authority.issuer, clock=served.clock)
+    with served.bot.on_behalf_of("user:alice", purpose="p", expires_in=3600) as session:
+        judge(verifier, call_in(session))
+        monkeypatch.setattr(served.authority._revocations, "_keyring", stranger._keyring)
+        served.clock.now += 30
+        served.asked.clear()
+        for _ in range(10):
+            assert judge(verifier, call_in(session)).principal.sub == "alice"
+            served.clock.now += 2.9
+        assert served.asked.count("/jwks") == 1
+        served.clock.now += 2.9
+        assert judge(verifier, call_in(session)).principal.sub == "alice"
+        assert served.asked.count("/jwks") == 2
+
+
+def forged_root(served: Served, call: Call) -> str:
+    """The root of a call's chain as a stranger signs it."""
+    key = Authority(issuer=served.authority.issuer, clock=served.clock)._keyring.signing
+    return key.compact(
+        b64url(b'{"typ":"agent-grant+jwt","alg":"ES256","kid":"%b"}' % key.thumbprint.encode()),
+        unb64url(call[1][-1].split(".")[1]),
+    )
+
+
 def test_D17_a_key_that_nobody_has_is_looked_for_every_thirty_seconds(
     served: Served, judge: Any
 ) -> None:
     verifier = served.verifier()
-    stranger = Authority(issuer=served.authority.issuer, clock=served.clock)
     with served.bot.on_behalf_of("user:alice", purpose="p") as session:
         call = call_in(session)
         judge(verifier, call)
-    root = stranger._keyring.signing
-    parts = call[1][-1].split(".")
-    forged = root.compact(
-        b64url(b'{"typ":"agent-grant+jwt","alg":"ES256","kid":"%b"}' % root.thumbprint.encode()),
-        unb64url(parts[1]),
-    )
+    forged = forged_root(served, call)
     served.asked.clear()
     served.clock.now += 1
     for _ in range(5):
@@ -329,9 +422,7 @@ def test_C01_many_threads_find_an_anchor_by_asking_once(
         call = call_in(session)
         with ThreadPoolExecutor(8) as pool:
             assert all(pool.map(lambda _: verify(verifier, call), range(8)))
-    assert sorted(served.asked) == [
-        *("/.well-known/oauth-authorization-server", "/jwks", "/revocations")
-    ]
+    assert sorted(served.asked) == [*(WELL_KNOWN, "/jwks", "/revocations")]
 
 
 def test_no_list_is_asked_for_where_revocations_are_given(served: Served, judge: Any) -> None:

@@ -7,11 +7,14 @@ import array
 import base64
 import collections
 import dataclasses
+import datetime
 import decimal
 import enum
+import fractions
 import functools
 import html
 import io
+import ipaddress
 import json
 import logging
 import os
@@ -20,8 +23,10 @@ import pickle
 import random
 import re
 import subprocess
+import sys
 import threading
 import types
+import uuid
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple, Self
 from urllib.parse import quote, quote_plus
@@ -30,7 +35,7 @@ import httpx
 import pydantic
 import pytest
 
-from agent_identity import spellings
+from agent_identity import scrubbing, spellings
 from agent_identity.adapters import scrubbed, scrubs
 from agent_identity.testing import assert_no_leak
 from agent_identity.values import Secret, scrub
@@ -202,6 +207,35 @@ def test_noise_that_decodes_to_anything_is_left_alone() -> None:
         ):
             assert scrub(text) == text
         assert scrubbed(data) is data
+
+
+HOSTILE: dict[str, str] = {
+    "backslashes": "\\" * 400_000,
+    "beginnings of an escape": "\\u" * 200_000,
+    "beginnings of a pair of surrogates": ("\\ud8aa" + "\\" * 10) * 25_000,
+    "escaped percent signs": "%25" * 130_000,
+    "beginnings of a reference": "&#1111111" * 45_000,
+    "beginnings of a token": "eyJ" * 130_000,
+    "a token without an end": "eyJ" * 130_000 + "." + "eyJ" * 130_000,
+    "first parts of a token": "eyJaaaaaaaa." * 35_000,
+    "a secret's letter": "a" * 400_000,
+    "runs of base64 too short for a secret": ("b" * 30_000 + " ") * 13,
+    "hex": "0f" * 200_000,
+    "hex, byte by byte": "0x0f, " * 65_000,
+}
+
+
+@pytest.mark.parametrize("hostile", HOSTILE)
+def test_no_text_costs_more_than_its_length(hostile: str) -> None:
+    """Read anew at each of its characters, a text of this size takes many minutes; in one go, less than a second."""
+    program = (
+        "import sys\n"
+        "from agent_identity.values import Secret, scrub\n"
+        "held = [Secret('a' * 25_000), Secret('q' * 30_000)]\n"
+        "scrub(sys.stdin.read())\n"
+    )
+    command = [sys.executable, "-c", program]
+    subprocess.run(command, input=HOSTILE[hostile], text=True, check=True, timeout=60)
 
 
 # -- values of every type ---------------------------------------------------------------------------------------------
@@ -455,6 +489,64 @@ def test_more_objects_than_can_be_looked_into_are_not_passed_on() -> None:
     made = scrubbed(many)
     assert_no_leak([KEY], *(str(vars(one)) if isinstance(one, Plain) else one for one in made))
     assert scrubbed(many[1:100]) == many[1:100]
+
+
+class Level(enum.Enum):
+    LOW = 1
+    HIGH = ("b", 2)
+
+
+STANDARD: dict[str, Callable[[int], Any]] = {
+    "date": lambda n: datetime.date.fromordinal(n + 1),
+    "time": lambda n: datetime.time(1, 2, 3, n),
+    "datetime": lambda n: datetime.datetime(2026, 1, 2, 3, 4, 5, n, datetime.UTC),
+    "timedelta": lambda n: datetime.timedelta(n),
+    "Decimal": decimal.Decimal,
+    "Fraction": lambda n: fractions.Fraction(1, n + 1),
+    "UUID": lambda n: uuid.UUID(int=n),
+    "path": lambda n: pathlib.PurePosixPath(f"/a/{n}"),
+    "concrete path": lambda n: pathlib.Path(f"/a/{n}"),
+    "IPv4 address": ipaddress.IPv4Address,
+    "IPv6 address": ipaddress.IPv6Address,
+    "IPv4 network": ipaddress.IPv4Network,
+    "complex": lambda n: complex(n, 1),
+    "float": float,
+    "int": lambda n: n + 1000,
+    "enum": lambda n: Level.HIGH if n % 2 else Level.LOW,
+    "range": range,
+    "object without fields": lambda _: object(),
+}
+
+
+@pytest.mark.parametrize("kind", STANDARD)
+def test_a_value_without_a_secret_stays_however_many_objects_came_before_it(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    monkeypatch.setattr(scrubbing, "_OBJECTS", 20)
+    values = [STANDARD[kind](n) for n in range(50)]
+    looked_at_first = [Plain(KEY), *(Plain("x") for _ in range(40))]
+    made = scrubbed([*values, *looked_at_first])  # the last is looked at first
+    for value, after in zip(values, made, strict=False):
+        assert after is value
+    assert scrubbed(values) is values
+
+
+@pytest.mark.parametrize("kind", ["Decimal", "Fraction", "UUID", "IPv6 address", "complex"])
+def test_a_number_of_any_class_that_shows_a_secret_becomes_a_text(kind: str) -> None:
+    number = 90210_90210_90210
+    value = STANDARD[kind](number)
+    held = [Secret(str(number)), Secret(str(value))]
+    assert scrubbed([value, 1]) == ["<secret>", 1]
+    assert held
+
+
+def test_an_attribute_of_a_class_made_from_a_standard_value_is_looked_at() -> None:
+    class Price(decimal.Decimal):
+        note = ""
+
+    price = Price(5)
+    price.note = KEY
+    assert_no_leak([KEY], str(getattr(scrubbed([price])[0], "note", "")))
 
 
 def test_an_object_that_lies_about_itself_or_fails_is_not_passed_on() -> None:

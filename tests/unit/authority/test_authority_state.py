@@ -52,8 +52,31 @@ def test_a_new_key_signs_and_the_old_one_verifies_for_an_hour(
     clock.now += 1
     assert kids(rig.authority) == [new]
     assert rig.refusal(bot.exchange([before]))[1] == "invalid_grant"
-    if on_disk:
-        assert len(list((tmp_path / "authority-keys").iterdir())) == 1
+    rig.authority.rotate()
+    assert old not in kids(rig.authority)
+    if on_disk:  # the old one's file is gone
+        assert len(list((tmp_path / "authority-keys").iterdir())) == 2
+
+
+@pytest.mark.parametrize("on_disk", [False, True])
+@pytest.mark.parametrize("rotations", [1, 3])
+def test_a_clock_that_was_ahead_for_a_while_ends_no_key(
+    make_rig, tmp_path, clock, on_disk, rotations: int
+) -> None:
+    rig = make_rig(tmp_path if on_disk else None)
+    bot = rig.client()
+    before = bot.root()
+    for _ in range(rotations):
+        rig.authority.rotate()
+    published = kids(rig.authority)
+    assert len(published) == rotations + 1
+    clock.now += 7200
+    assert kids(rig.authority) == published[:1]
+    restarted = make_rig(tmp_path).authority if on_disk else rig.authority
+    assert kids(restarted) == published[:1]
+    clock.now -= 7200
+    assert kids(rig.authority) == kids(restarted) == published
+    assert bot.exchange([before]).status == 200
 
 
 def test_a_private_key_never_shows_in_the_jwks(rig) -> None:

@@ -245,6 +245,67 @@ def test_a_token_ends_with_each_grant_and_instance_of_its_chain(
     assert rig.body(other.post("/introspect", {"token": second}))["active"] is not is_shared
 
 
+def own_token(client) -> str:
+    response = client.post("/token", {"grant_type": "client_credentials", "resource": BILLING})
+    assert response.status == 200, response.body
+    return client.rig.body(response)["access_token"]
+
+
+def bearer_token(client, subject: str) -> str:
+    form = {"grant_type": JWT_BEARER, "assertion": subject, "resource": BILLING}
+    response = client.post("/token", form)
+    assert response.status == 200, response.body
+    return client.rig.body(response)["access_token"]
+
+
+@pytest.mark.parametrize("reference", [BOT, "client", "token", "*"])
+def test_a_token_in_a_clients_own_name_ends_with_its_agent(rig, bot, clock, reference) -> None:
+    token = own_token(bot)
+    other = rig.client("urn:agent-identity:agent:other")
+    theirs = own_token(other)
+    jti = jwt.decode(token, options={"verify_signature": False})["jti"]
+    reference = {"client": bot.client_id, "token": jti}.get(reference, reference)
+    assert rig.body(other.post("/introspect", {"token": token}))["active"]
+    rig.authority.revoke(reference)
+    assert rig.body(other.post("/introspect", {"token": token})) == {"active": False}
+    assert rig.body(other.post("/introspect", {"token": theirs}))["active"] is (reference != "*")
+    rig.authority.reinstate(reference)
+    clock.now += 1
+    assert rig.body(other.post("/introspect", {"token": token})) == {"active": False}
+    assert rig.body(other.post("/introspect", {"token": own_token(bot)}))["active"]
+
+
+@pytest.mark.parametrize("reference", ["subject", "user:alice", "ses_1", BOT])
+def test_a_token_ends_with_the_subject_assertion_that_it_was_issued_from(
+    rig, bot, reference
+) -> None:
+    subject = bot.subject(jti="sub_1")
+    token, other = bearer_token(bot, subject), bearer_token(bot, bot.subject("bob", txn="ses_2"))
+    server = rig.client("https://billing.example")
+    rig.authority.revoke({"subject": "sub_1"}.get(reference, reference))
+    assert rig.body(server.post("/introspect", {"token": token})) == {"active": False}
+    assert rig.body(server.post("/introspect", {"token": other}))["active"] is (reference != BOT)
+
+
+def test_a_subject_assertion_whose_id_could_not_be_revoked_gets_no_token(rig, bot) -> None:
+    form = {"grant_type": JWT_BEARER, "resource": BILLING}
+    response = bot.post("/token", form | {"assertion": bot.subject(jti="sub_1\nsub_2")})
+    assert rig.refusal(response) == (400, "invalid_grant", "claim_malformed")
+
+
+def test_a_grant_ends_with_the_client_that_it_was_issued_to(rig, bot, clock) -> None:
+    root = bot.root()
+    twin = rig.client()  # another instance of the same agent
+    theirs = twin.root()
+    rig.authority.revoke(bot.client_id)
+    assert rig.body(twin.post("/introspect", {"token": root})) == {"active": False}
+    assert rig.body(twin.post("/introspect", {"token": theirs}))["active"]
+    rig.authority.reinstate(bot.client_id)
+    clock.now += 1
+    assert rig.body(twin.post("/introspect", {"token": root})) == {"active": False}
+    assert rig.body(twin.post("/introspect", {"token": bot.root()}))["active"]
+
+
 def test_everything_ends_by_one_reference_and_begins_again_by_it(rig, bot, clock) -> None:
     token = rig.body(bot.exchange([bot.root()]))["access_token"]
     known = Revocations(rig.issuer, rig.authority._keyring.jwks, clock=clock)

@@ -10,7 +10,7 @@ import pytest
 from agent_identity.credentials.client import Client, KnownClient, NoProof
 from agent_identity.credentials.issuer import Issuer
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
-from agent_identity.flow import HttpResponse, Shared
+from agent_identity.flow import Done, HttpResponse, Shared, advance
 from agent_identity.keys import SigningKey
 from agent_identity.testing import play
 
@@ -158,3 +158,53 @@ def test_what_the_issuer_answered_itself_is_looked_for_at_once(rig) -> None:
             play(known.key("new"), *answers)
         assert caught.value.code == "unknown_key"
     assert play(known.key("new", at_once=True), keys(rig, "new"))["kid"] == "new"
+
+
+def begun(flow: Any) -> Shared[Any]:
+    """The shared fetch that a flow asks for first."""
+    ask = advance(flow, None)
+    assert isinstance(ask, Shared)
+    return ask
+
+
+def test_callers_that_need_a_new_key_share_the_look_that_is_under_way(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    first, second = known.key("new"), known.key("new")
+    ask, same = begun(first), begun(second)
+    assert same.key == ask.key
+    newer = play(ask.start(), keys(rig, "old", "new"))
+    for flow in (second, first):
+        done = advance(flow, newer)
+        assert isinstance(done, Done)
+        assert done.value["kid"] == "new"
+
+
+def test_an_unknown_key_asks_once_while_a_look_is_under_way_and_after_it_failed(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    first, late = known.key("x"), known.key("y")
+    ask, joined = begun(first), begun(late)
+    with pytest.raises(CredentialUnavailableError) as away:
+        play(ask.start(), *AWAY)
+    for flow in (first, late):
+        with pytest.raises(CredentialRejectedError):
+            advance(flow, away.value.again())
+    asks: list[Any] = []
+    with pytest.raises(CredentialUnavailableError) as refused:
+        play(joined.start(), asks=asks)  # boarded just after the first one had landed
+    assert refused.value.code == "issuer_unavailable"
+    with pytest.raises(CredentialRejectedError):
+        play(known.key("z"), asks=asks)
+    assert asks == []
+
+
+def test_a_look_that_was_abandoned_leaves_the_next_caller_to_look(rig) -> None:
+    known = issuer(rig, jwks=f"{IDP}/keys")
+    play(known.key("old"), keys(rig, "old"))
+    first = known.key("new")
+    fetch = begun(first).start()
+    advance(fetch, None)
+    fetch.close()
+    first.close()
+    assert play(known.key("new"), keys(rig, "new"))["kid"] == "new"
