@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import array
 import contextlib
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -48,7 +48,7 @@ _BETWEEN: Final = " \x1f "
 
 
 _VALUES: Final[tuple[type, ...]] = (
-    *(datetime.date, datetime.datetime, datetime.time, datetime.timedelta, datetime.timezone),
+    *(dt.date, dt.datetime, dt.time, dt.timedelta, dt.timezone),
     *(complex, decimal.Decimal, fractions.Fraction, uuid.UUID, range),
     *(ipaddress.IPv4Address, ipaddress.IPv6Address),
 )

@@ -7,7 +7,7 @@ import array
 import base64
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -497,10 +497,10 @@ class Level(enum.Enum):
 
 
 STANDARD: dict[str, Callable[[int], Any]] = {
-    "date": lambda n: datetime.date.fromordinal(n + 1),
-    "time": lambda n: datetime.time(1, 2, 3, n),
-    "datetime": lambda n: datetime.datetime(2026, 1, 2, 3, 4, 5, n, datetime.UTC),
-    "timedelta": lambda n: datetime.timedelta(n),
+    "date": lambda n: dt.date.fromordinal(n + 1),
+    "time": lambda n: dt.time(1, 2, 3, n),
+    "datetime": lambda n: dt.datetime(2026, 1, 2, 3, 4, 5, n, dt.UTC),
+    "timedelta": dt.timedelta,
     "Decimal": decimal.Decimal,
     "Fraction": lambda n: fractions.Fraction(1, n + 1),
     "UUID": lambda n: uuid.UUID(int=n),
