@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SHORTEST", "Revealing", "is_clean", "keep", "remember", "scrub", "scrub_bytes"]
+__all__ = [
+    "SHORTEST",
+    "Revealing",
+    "is_clean",
+    "keep",
+    "remember",
+    "scrub",
+    "scrub_bytes",
+    "small_numbers_are_clean",
+]
 
 SHORTEST: Final = 4
 """Characters that a secret needs to be searched for; encoded as hex or base64 it is found from 8 characters on."""
@@ -67,6 +76,11 @@ def scrub(text: str) -> str:
         pieces += (text[at : span.start], span.instead)
         at = span.end
     return "".join((*pieces, text[at:]))
+
+
+def small_numbers_are_clean() -> bool:
+    """Whether no living secret can stand in a float, or in an integer below 2**64."""
+    return not _known.has_numeric()
 
 
 def scrub_bytes(data: bytes) -> bytes:
@@ -390,13 +404,28 @@ def _without_escapes(text: str) -> str:
     return text if _ESCAPING.search(text) is None else _unescaped(text)
 
 
+def _is_numeric(form: str) -> bool:
+    """Whether a form can stand in the text of a small number: as it is, or as hex, for which there are 20 digits."""
+    if _NUMERIC.fullmatch(form) is not None:
+        return True
+    return (
+        len(form) <= _DIGITS
+        and _NUMERIC.fullmatch(_as_latin_1(form).encode("latin-1").hex()) is not None
+    )
+
+
+_NUMERIC: Final = re.compile(r"[0-9.e+-]+|inf|nan")
+_DIGITS: Final = 20
+
+
 class _Held(weakref.ref[Revealing]):
     """One secret that lives, the ends of its forms, and a way to the forms."""
 
-    __slots__ = ("ends", "forms", "shortest")
+    __slots__ = ("ends", "forms", "is_numeric", "shortest")
 
     ends: frozenset[str]
     forms: Callable[[], tuple[str, ...]]
+    is_numeric: bool
     shortest: int
 
 
@@ -439,6 +468,7 @@ class _Known:
         forms = _forms(secret.reveal())
         held.ends = frozenset(form[-SHORTEST:] for form in forms)
         held.forms = lambda: forms
+        held.is_numeric = any(map(_is_numeric, forms))
         held.shortest = min(map(len, forms), default=_LONG)
         self._held[id(held)] = held
         self._shortest = None
@@ -464,6 +494,11 @@ class _Known:
             lengths = [held.shortest for held in list(self._held.values())]
             self._shortest = shortest = min(lengths, default=_LONG)
         return shortest
+
+    def has_numeric(self) -> bool:
+        if self._new or self._dead:
+            self._catch_up()
+        return any(held.is_numeric for held in list(self._held.values()))
 
     def places(self, text: str) -> Iterator[tuple[int, int]]:
         """Where living secrets stand in a text."""

@@ -7,7 +7,7 @@ import array
 import base64
 import collections
 import dataclasses
-import datetime
+import datetime as dt
 import decimal
 import enum
 import fractions
@@ -497,10 +497,10 @@ class Level(enum.Enum):
 
 
 STANDARD: dict[str, Callable[[int], Any]] = {
-    "date": lambda n: datetime.date.fromordinal(n + 1),
-    "time": lambda n: datetime.time(1, 2, 3, n),
-    "datetime": lambda n: datetime.datetime(2026, 1, 2, 3, 4, 5, n, datetime.UTC),
-    "timedelta": lambda n: datetime.timedelta(n),
+    "date": lambda n: dt.date.fromordinal(n + 1),
+    "time": lambda n: dt.time(1, 2, 3, n),
+    "datetime": lambda n: dt.datetime(2026, 1, 2, 3, 4, 5, n, dt.UTC),
+    "timedelta": dt.timedelta,
     "Decimal": decimal.Decimal,
     "Fraction": lambda n: fractions.Fraction(1, n + 1),
     "UUID": lambda n: uuid.UUID(int=n),
@@ -538,6 +538,33 @@ def test_a_number_of_any_class_that_shows_a_secret_becomes_a_text(kind: str) -> 
     held = [Secret(str(number)), Secret(str(value))]
     assert scrubbed([value, 1]) == ["<secret>", 1]
     assert held
+
+
+def test_numbers_are_looked_at_only_while_a_secret_can_stand_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[object] = []
+
+    class Counted(scrubbing._Node):
+        def __init__(self, value: Any) -> None:
+            looked_at.append(value)
+            super().__init__(value)
+
+    monkeypatch.setattr(scrubbing, "_Node", Counted)
+    monkeypatch.setattr(spellings, "_known", spellings._Known())
+    key, numbers = Secret("sk-live/none of digits"), [*range(300), *(n / 7 for n in range(300))]
+    assert scrubbed(numbers) is numbers
+    assert looked_at == [numbers]
+    assert scrubbed([5, key.reveal()]) == [5, "<secret>"]
+    in_hex, twice = int(b"sTuVpQrS".hex()), int(key.reveal().encode().hex().encode().hex())
+    assert scrubbed([twice]) == ["<secret>"]
+    held = Secret("sTuVpQrS")
+    assert scrubbed([1, in_hex]) == [1, "<secret>"]
+    assert scrubbed([1.5, 7312345]) == [1.5, 7312345]
+    digits = Secret("7312345")
+    assert scrubbed([1.5, 7312345, 87312345.5]) == [1.5, "<secret>", "8<secret>.5"]
+    assert held
+    assert digits
 
 
 def test_an_attribute_of_a_class_made_from_a_standard_value_is_looked_at() -> None:
