@@ -318,8 +318,10 @@ def _joining(text: str) -> Iterator[_Step]:
     yield text, _SEPARATOR, _nothing
 
 
-_SEPARATED_HEX: Final = re.compile(r"[0-9A-Fa-f]{2}(?:(?:(?:[:. -]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}")
-_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:. -]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
+_SEPARATED_HEX: Final = re.compile(
+    r"[0-9A-Fa-f]{2}(?:(?:(?:[:._ \t-]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}"
+)
+_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:._ \t-]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
 """Between two bytes, as hex is often written for people."""
 
 
@@ -373,6 +375,27 @@ class _Replaced:
         if piece % 2:
             return self._before[piece + 1]
         return self._before[piece] + at - self._after[piece]
+
+
+def _occurrences(form: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a form stands, also where it overlaps with itself.
+
+    A form that repeats a beginning is followed for as long as that goes on: a search from each next character on would be quadratic.
+    """
+    at = text.find(form)
+    again = _repeated(form) if at >= 0 else ""
+    while at >= 0:
+        end = at + len(form)
+        while again and text.startswith(again, end):
+            end += len(again)
+        yield at, end
+        at = text.find(form, end - len(form) + 1)
+
+
+def _repeated(form: str) -> str:
+    """What a form would go on with if it repeats a beginning of at most half its length, or nothing."""
+    period = form.find(form[: (len(form) + 1) // 2], 1)
+    return form[-period:] if period > 0 and form.startswith(form[period:]) else ""
 
 
 # -- what is searched for ----------------------------------------------------------------------------------------------
@@ -504,10 +527,7 @@ class _Known:
         """Where living secrets stand in a text."""
         for held in self._candidates(text):
             for form in held.forms():
-                at = text.find(form)
-                while at >= 0:
-                    yield at, at + len(form)
-                    at = text.find(form, at + len(form))
+                yield from _occurrences(form, text)
 
     def _candidates(self, text: str) -> list[_Held]:
         """Every secret, or, where a look at each place of the text costs less, those that have an end there."""

@@ -76,6 +76,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "HTML, names": html.escape,
     "hex": lambda text: text.encode().hex(),
     "hex with colons": lambda text: text.encode().hex(":"),
+    "hex with tabs": lambda text: text.encode().hex("\t"),
+    "hex with underscores": lambda text: text.encode().hex("_"),
     "hex in lines": lambda text: text.encode().hex(" ", -4).upper(),
     "hex, byte by byte": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
     "JavaScript": lambda text: "".join(f"\\u{{{ord(character):x}}}" for character in text),
@@ -207,6 +209,25 @@ def test_noise_that_decodes_to_anything_is_left_alone() -> None:
         ):
             assert scrub(text) == text
         assert scrubbed(data) is data
+
+
+@pytest.mark.parametrize(
+    "secret", ["pqrspqrs", "ppppp", "pqrpq", "ppqppqpp", "pqppqpqppq", "pqrpqrp"]
+)
+def test_a_secret_that_overlaps_with_itself_leaves_no_part_of_it(secret: str) -> None:
+    held = Secret(secret)
+    noise = random.Random(5)
+    for _ in range(500):
+        text = "".join(noise.choice((secret, secret[:3], secret[-4:], "-")) for _ in range(9))
+        covered = {
+            at + n
+            for at in range(len(text))
+            if text.startswith(secret, at)
+            for n in range(len(secret))
+        }
+        kept = "".join(letter for at, letter in enumerate(text) if at not in covered)
+        assert scrub(text).replace("<secret>", "") == kept
+    assert held
 
 
 HOSTILE: dict[str, str] = {
