@@ -29,7 +29,7 @@ import weakref
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent_identity.spellings import is_clean, scrub, scrub_bytes
+from agent_identity.spellings import is_clean, scrub, scrub_bytes, small_numbers_are_clean
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
@@ -42,6 +42,9 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 _OBJECTS: Final = 50_000
 """Objects with fields, of classes that aren't known here, that are looked into; those beyond become texts."""
+
+_SMALL: Final = 1 << 64
+"""Numbers below it have too few digits to hide an encoded secret that isn't itself made of digits."""
 
 _BETWEEN: Final = " \x1f "
 """Stands between texts that are searched together: no encoding goes across it."""
@@ -137,6 +140,7 @@ class _Walk:
         self._tainted: set[int] = set()
         self._made: dict[int, Any] = {}
         self._objects = 0
+        self._numbers_are_clean = small_numbers_are_clean()
         self._look(value)
         texts = [text for node in self._nodes.values() for text in node.texts]
         if self._unknown or not is_clean(_BETWEEN.join(texts)):
@@ -147,7 +151,7 @@ class _Walk:
         waiting: list[tuple[object, int | None]] = [(value, None)]
         while waiting:
             found, holder = waiting.pop()
-            if found is None or found is True or found is False:
+            if self._shows_nothing(found):
                 continue
             node = self._nodes.get(id(found))
             if node is None:
@@ -157,6 +161,15 @@ class _Walk:
                     waiting += [(part, id(found)) for part in self._parts(found)]
             if holder is not None:
                 node.held_by.append(holder)
+
+    def _shows_nothing(self, value: Any) -> bool:
+        if value is None or value is True or value is False:
+            return True
+        return (
+            self._numbers_are_clean
+            and (type(value) is int or type(value) is float)
+            and -_SMALL < value < _SMALL
+        )
 
     def _parts(self, value: Any) -> Iterator[object]:
         if _is_closed(value):
@@ -195,6 +208,8 @@ class _Walk:
 
     def again(self, value: Any) -> Any:
         """The value made anew; the same where it leads to no secret."""
+        if self._shows_nothing(value):
+            return value
         if id(value) not in self._nodes:
             return scrubbed(value)  # made when it was asked for, by a field that is written in C
         if id(value) not in self._tainted:

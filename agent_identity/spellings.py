@@ -23,7 +23,16 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["SHORTEST", "Revealing", "is_clean", "keep", "remember", "scrub", "scrub_bytes"]
+__all__ = [
+    "SHORTEST",
+    "Revealing",
+    "is_clean",
+    "keep",
+    "remember",
+    "scrub",
+    "scrub_bytes",
+    "small_numbers_are_clean",
+]
 
 SHORTEST: Final = 4
 """Characters that a secret needs to be searched for; encoded as hex or base64 it is found from 8 characters on."""
@@ -67,6 +76,11 @@ def scrub(text: str) -> str:
         pieces += (text[at : span.start], span.instead)
         at = span.end
     return "".join((*pieces, text[at:]))
+
+
+def small_numbers_are_clean() -> bool:
+    """Whether no living secret can stand in a float, or in an integer below 2**64."""
+    return not _known.has_numeric()
 
 
 def scrub_bytes(data: bytes) -> bytes:
@@ -304,8 +318,10 @@ def _joining(text: str) -> Iterator[_Step]:
     yield text, _SEPARATOR, _nothing
 
 
-_SEPARATED_HEX: Final = re.compile(r"[0-9A-Fa-f]{2}(?:(?:(?:[:. -]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}")
-_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:. -]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
+_SEPARATED_HEX: Final = re.compile(
+    r"[0-9A-Fa-f]{2}(?:(?:(?:[:._ \t-]|, ?)(?:0x)?)?[0-9A-Fa-f]{2}){7}"
+)
+_SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:._ \t-]|, ?)(?:0x)?(?=[0-9A-Fa-f]{2})")
 """Between two bytes, as hex is often written for people."""
 
 
@@ -361,6 +377,27 @@ class _Replaced:
         return self._before[piece] + at - self._after[piece]
 
 
+def _occurrences(form: str, text: str) -> Iterator[tuple[int, int]]:
+    """Where a form stands, also where it overlaps with itself.
+
+    A form that repeats a beginning is followed for as long as that goes on: a search from each next character on would be quadratic.
+    """
+    at = text.find(form)
+    again = _repeated(form) if at >= 0 else ""
+    while at >= 0:
+        end = at + len(form)
+        while again and text.startswith(again, end):
+            end += len(again)
+        yield at, end
+        at = text.find(form, end - len(form) + 1)
+
+
+def _repeated(form: str) -> str:
+    """What a form would go on with if it repeats a beginning of at most half its length, or nothing."""
+    period = form.find(form[: (len(form) + 1) // 2], 1)
+    return form[-period:] if period > 0 and form.startswith(form[period:]) else ""
+
+
 # -- what is searched for ----------------------------------------------------------------------------------------------
 
 
@@ -390,13 +427,28 @@ def _without_escapes(text: str) -> str:
     return text if _ESCAPING.search(text) is None else _unescaped(text)
 
 
+def _is_numeric(form: str) -> bool:
+    """Whether a form can stand in the text of a small number: as it is, or as hex, for which there are 20 digits."""
+    if _NUMERIC.fullmatch(form) is not None:
+        return True
+    return (
+        len(form) <= _DIGITS
+        and _NUMERIC.fullmatch(_as_latin_1(form).encode("latin-1").hex()) is not None
+    )
+
+
+_NUMERIC: Final = re.compile(r"[0-9.e+-]+|inf|nan")
+_DIGITS: Final = 20
+
+
 class _Held(weakref.ref[Revealing]):
     """One secret that lives, the ends of its forms, and a way to the forms."""
 
-    __slots__ = ("ends", "forms", "shortest")
+    __slots__ = ("ends", "forms", "is_numeric", "shortest")
 
     ends: frozenset[str]
     forms: Callable[[], tuple[str, ...]]
+    is_numeric: bool
     shortest: int
 
 
@@ -439,6 +491,7 @@ class _Known:
         forms = _forms(secret.reveal())
         held.ends = frozenset(form[-SHORTEST:] for form in forms)
         held.forms = lambda: forms
+        held.is_numeric = any(map(_is_numeric, forms))
         held.shortest = min(map(len, forms), default=_LONG)
         self._held[id(held)] = held
         self._shortest = None
@@ -465,14 +518,16 @@ class _Known:
             self._shortest = shortest = min(lengths, default=_LONG)
         return shortest
 
+    def has_numeric(self) -> bool:
+        if self._new or self._dead:
+            self._catch_up()
+        return any(held.is_numeric for held in list(self._held.values()))
+
     def places(self, text: str) -> Iterator[tuple[int, int]]:
         """Where living secrets stand in a text."""
         for held in self._candidates(text):
             for form in held.forms():
-                at = text.find(form)
-                while at >= 0:
-                    yield at, at + len(form)
-                    at = text.find(form, at + len(form))
+                yield from _occurrences(form, text)
 
     def _candidates(self, text: str) -> list[_Held]:
         """Every secret, or, where a look at each place of the text costs less, those that have an end there."""

@@ -76,6 +76,8 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "HTML, names": html.escape,
     "hex": lambda text: text.encode().hex(),
     "hex with colons": lambda text: text.encode().hex(":"),
+    "hex with tabs": lambda text: text.encode().hex("\t"),
+    "hex with underscores": lambda text: text.encode().hex("_"),
     "hex in lines": lambda text: text.encode().hex(" ", -4).upper(),
     "hex, byte by byte": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
     "JavaScript": lambda text: "".join(f"\\u{{{ord(character):x}}}" for character in text),
@@ -207,6 +209,25 @@ def test_noise_that_decodes_to_anything_is_left_alone() -> None:
         ):
             assert scrub(text) == text
         assert scrubbed(data) is data
+
+
+@pytest.mark.parametrize(
+    "secret", ["pqrspqrs", "ppppp", "pqrpq", "ppqppqpp", "pqppqpqppq", "pqrpqrp"]
+)
+def test_a_secret_that_overlaps_with_itself_leaves_no_part_of_it(secret: str) -> None:
+    held = Secret(secret)
+    noise = random.Random(5)
+    for _ in range(500):
+        text = "".join(noise.choice((secret, secret[:3], secret[-4:], "-")) for _ in range(9))
+        covered = {
+            at + n
+            for at in range(len(text))
+            if text.startswith(secret, at)
+            for n in range(len(secret))
+        }
+        kept = "".join(letter for at, letter in enumerate(text) if at not in covered)
+        assert scrub(text).replace("<secret>", "") == kept
+    assert held
 
 
 HOSTILE: dict[str, str] = {
@@ -538,6 +559,33 @@ def test_a_number_of_any_class_that_shows_a_secret_becomes_a_text(kind: str) -> 
     held = [Secret(str(number)), Secret(str(value))]
     assert scrubbed([value, 1]) == ["<secret>", 1]
     assert held
+
+
+def test_numbers_are_looked_at_only_while_a_secret_can_stand_in_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_at: list[object] = []
+
+    class Counted(scrubbing._Node):
+        def __init__(self, value: Any) -> None:
+            looked_at.append(value)
+            super().__init__(value)
+
+    monkeypatch.setattr(scrubbing, "_Node", Counted)
+    monkeypatch.setattr(spellings, "_known", spellings._Known())
+    key, numbers = Secret("sk-live/none of digits"), [*range(300), *(n / 7 for n in range(300))]
+    assert scrubbed(numbers) is numbers
+    assert looked_at == [numbers]
+    assert scrubbed([5, key.reveal()]) == [5, "<secret>"]
+    in_hex, twice = int(b"sTuVpQrS".hex()), int(key.reveal().encode().hex().encode().hex())
+    assert scrubbed([twice]) == ["<secret>"]
+    held = Secret("sTuVpQrS")
+    assert scrubbed([1, in_hex]) == [1, "<secret>"]
+    assert scrubbed([1.5, 7312345]) == [1.5, 7312345]
+    digits = Secret("7312345")
+    assert scrubbed([1.5, 7312345, 87312345.5]) == [1.5, "<secret>", "8<secret>.5"]
+    assert held
+    assert digits
 
 
 def test_an_attribute_of_a_class_made_from_a_standard_value_is_looked_at() -> None:
