@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import sys
+import inspect
 import threading
 import weakref
 from contextvars import ContextVar
@@ -182,7 +182,7 @@ def current_credential() -> Credential:
 
 def _resolved(named: Current | None) -> Current | None:
     """Rules C2 to C4."""
-    found = _on_stack(sys._getframe(2)) if _by_generator else None  # noqa: SLF001 - the one way to a caller's frame
+    found = _on_stack(inspect.currentframe()) if _by_generator else None
     if found is not None:
         return found
     place = _place()
@@ -260,7 +260,7 @@ def activate(entry: Current) -> None:
     """Make something current for code that runs below the caller, until `deactivate`."""
     entry.below = _CURRENT.get()
     if _by_generator:
-        entry.entries = _entries_of(sys._getframe(1))  # noqa: SLF001 - see `_resolved`
+        entry.entries = _entries_of(inspect.currentframe())
         if entry.entries is not None:
             entry.entries.append(entry)
     _CURRENT.set(entry)
@@ -290,8 +290,7 @@ def activated(entry: Current) -> Generator[None]:
 def enter(session: weakref.ReferenceType[Session]) -> Entered:
     """Make a session current in the block that is being entered, whose frame is above the library's own."""
     before = _CURRENT.get()
-    frame = sys._getframe(2)  # noqa: SLF001 - see `_resolved`
-    entry = Entered(session, owning_generator(frame), _open_below(before))
+    entry = Entered(session, owning_generator(inspect.currentframe()), _open_below(before))
     if entry.generator is not None:
         entry.is_mixed = _is_mixed(entry.below) or _is_around_others(entry)
         if len(_by_generator) >= _SWEPT[0]:

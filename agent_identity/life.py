@@ -61,7 +61,7 @@ class Life:
         self.above: Life | None = above
         self._clock = clock
         self.ends_monotonic: float = float("inf")
-        self._revoked: RevokedError | None = None
+        self.revoked_by: RevokedError | None = None
         self._is_over = False
         self._holder: object = None
         self._handle: weakref.ReferenceType[object] | None = None
@@ -139,7 +139,7 @@ class Life:
         if self.state == "new":
             raise _not_open(self)
         if error is not None and self.state in ("open", "handed"):
-            self._revoked = error
+            self.revoked_by = error
         was_handed = self.state == "handed"
         was_acting = self._stop("revoked")
         if was_handed and self.above is not None:
@@ -288,8 +288,8 @@ def _not_open(life: Life) -> AgentIdentityError:
             remedy="write it beside a call to that agent with inject(…)",
         )
     if life.state == "revoked":
-        if life._revoked is not None:  # noqa: SLF001 - one of its own
-            return life._revoked.again()  # noqa: SLF001 - see above
+        if life.revoked_by is not None:
+            return life.revoked_by.again()
         return RevokedError("session_revoked", "the session was revoked")
     return DeniedError(
         "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
