@@ -442,7 +442,7 @@ def test_a_tool_nodes_own_error_handler_tells_no_key(identity: AgentIdentity, sh
         return f"{error!r} {error} {vars(error)} {error.__cause__}"
 
     graph = StateGraph(AgentState)
-    graph.add_node("tools", ToolNode([tool], handle_tool_errors=handle))
+    graph.add_node("tools", ToolNode([guarded], handle_tool_errors=handle))
     graph.add_edge(START, "tools")
     graph.add_edge("tools", END)
     made = {"name": guarded.name, "args": {"customer": "x"}, "id": CALL, "type": "tool_call"}
