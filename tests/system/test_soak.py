@@ -150,7 +150,7 @@ class Tally:
             return ""
         return self._note(expected, got)
 
-    async def acount(self, expected: str, work: Callable[[], Any]) -> str:
+    async def count_async(self, expected: str, work: Callable[[], Any]) -> str:
         try:
             got = await work()
         except AgentIdentityError as error:
@@ -234,8 +234,8 @@ def mix(  # noqa: PLR0915 - one kind of call after the other
     async def ajob(user: str) -> AsyncGenerator[None]:
         async with session(user):
             for _ in range(3):
-                await tally.acount(user, lambda: awho(user))
-                await asyncio.create_task(tally.acount(user, lambda: awho(user)))
+                await tally.count_async(user, lambda: awho(user))
+                await asyncio.create_task(tally.count_async(user, lambda: awho(user)))
                 yield
 
     async def ain_turn() -> None:
