@@ -67,9 +67,9 @@ class Current:
         call: Call | None,
         tool_call_id: str | None = None,
     ) -> None:
-        self.session = session
-        self.call = call
-        self.tool_call_id = tool_call_id
+        self.session: weakref.ReferenceType[Session] = session
+        self.call: Call | None = call
+        self.tool_call_id: str | None = tool_call_id
         self.below: Current | None = None
         self.entries: list[Current] | None = None
 
@@ -89,10 +89,10 @@ class Entered(Current):
         below: Current | None,
     ) -> None:
         super().__init__(session, None)
-        self.generator = generator  # what is current inside of it is found by its frame
+        self.generator: FrameType | None = generator  # what is current inside of it is found by its frame
         self.below = below
-        self.is_mixed = False
-        self.place = _place()
+        self.is_mixed: bool = False
+        self.place: _Place = _place()
 
     @property
     def is_left(self) -> bool:
@@ -379,7 +379,7 @@ class _Thread(threading.local):
     """One object for each thread: the `ident` of a thread is used again when the thread is gone."""
 
     def __init__(self) -> None:
-        self.mark = object()
+        self.mark: object = object()
 
 
 _thread: Final = _Thread()

@@ -66,9 +66,9 @@ class Waiting:
     __slots__ = ("done", "draft", "error", "seal")
 
     def __init__(self, draft: Draft, seal: Seal | None) -> None:
-        self.draft = draft
-        self.seal = seal
-        self.done = False
+        self.draft: Draft = draft
+        self.seal: Seal | None = seal
+        self.done: bool = False
         self.error: LedgerError | None = None
 
 
