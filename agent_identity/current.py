@@ -89,7 +89,9 @@ class Entered(Current):
         below: Current | None,
     ) -> None:
         super().__init__(session, None)
-        self.generator: FrameType | None = generator  # what is current inside of it is found by its frame
+        self.generator: FrameType | None = (
+            generator  # what is current inside of it is found by its frame
+        )
         self.below = below
         self.is_mixed: bool = False
         self.place: _Place = _place()

@@ -32,7 +32,11 @@ def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
         while True:
             response = await handler(request)
             # a middleware below this one may have moved the request; it is too late for the headers then
-            await credential.astay(str(request.url), left=True)
+            try:
+                await credential.astay(str(request.url), left=True)
+            except BaseException:
+                response.close()
+                raise
             again = sign_into(request.headers, signing, (response.status, response.headers))
             if again is False:
                 return response

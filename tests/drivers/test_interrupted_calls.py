@@ -108,7 +108,7 @@ def test_a_call_that_is_interrupted_anywhere_costs_that_call_alone(make, interru
 
         works_on()
         places = every_place(interrupts, read, works_on)
-        assert len(places) > 5
+        assert len(places) >= 3
         gc.collect()
     kinds: dict[str, list[str]] = {}
     for record in session.records():
@@ -129,7 +129,7 @@ def test_a_first_call_that_is_interrupted_anywhere_costs_that_call_alone(make, i
 
     fresh()
     places = every_place(interrupts, fresh, fresh, step=97)
-    assert len(places) > 5
+    assert len(places) >= 3
 
 
 def test_an_async_call_that_is_interrupted_anywhere_costs_that_call_alone(make, interrupts) -> None:
@@ -148,7 +148,7 @@ def test_an_async_call_that_is_interrupted_anywhere_costs_that_call_alone(make, 
 
         works_on()
         places = every_place(interrupts, once, works_on)
-        assert len(places) > 5
+        assert len(places) >= 3
 
 
 def test_a_generator_tool_that_is_interrupted_anywhere_costs_that_call_alone(
@@ -162,7 +162,7 @@ def test_a_generator_tool_that_is_interrupted_anywhere_costs_that_call_alone(
 
         works_on()
         places = every_place(interrupts, lambda: list(pages()), works_on)
-        assert len(places) > 5
+        assert len(places) >= 3
 
 
 def test_a_session_inside_a_generator_that_is_interrupted_anywhere_is_no_ones_afterwards(
@@ -183,4 +183,4 @@ def test_a_session_inside_a_generator_that_is_interrupted_anywhere_is_no_ones_af
         works_on()
         list(job())
         places = every_place(interrupts, lambda: list(job()), works_on, step=97)
-        assert len(places) > 5
+        assert len(places) >= 3
