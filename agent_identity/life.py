@@ -54,7 +54,7 @@ class Life:
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
         """What was acquired, by resource and scopes."""
         self.cache_keys: set[bytes] = set()
-        """The keys under which it is cached: nobody else can ask by these."""
+        """The keys under which it is cached; they are this session's alone."""
         self.secrets: dict[int, Revealing] = {}
         """What was acquired, so that it is searched for in texts for as long as the session lives."""
         self.id: Final = session_id

@@ -218,7 +218,7 @@ class Store:
 
     @contextmanager
     def _reading(self) -> Generator[sqlite3.Connection, None, None]:
-        """The connection, for whoever holds the lock. What an interrupt left open is rolled back."""
+        """The connection; the caller holds the lock. A transaction that an interrupt left open is rolled back."""
         try:
             db = self._current()
             if db.in_transaction:

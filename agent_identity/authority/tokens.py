@@ -90,7 +90,7 @@ def principal_ref(profile: str, sub: str, iss: str | None = None) -> str:
 
 
 def grant_id(client_id: str) -> str:
-    """The `jti` of a new hop-0 grant. Its second half says to which client it was issued, to whoever knows that client's id."""
+    """The `jti` of a new hop-0 grant. Its second half is derived from the id of the client that it was issued to."""
     nonce = new_id("")[:16]
     return f"grant_{nonce}{_mark(nonce, client_id)}"
 

@@ -232,7 +232,7 @@ class Database(StillLock):
 
     @contextlib.contextmanager
     def reading(self, what: str) -> Generator[sqlite3.Connection]:
-        """The connection, for whoever holds the lock; SQLite's errors become `LedgerError`s that begin with `what`."""
+        """The connection; the caller holds the lock. SQLite's errors become `LedgerError`s that begin with `what`."""
         try:
             connection = self.connection()
             roll_back(connection)  # an interrupt may have left a transaction open
