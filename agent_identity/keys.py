@@ -168,13 +168,11 @@ def _jwk_of(
     if isinstance(public, rsa.RSAPublicKey):
         modulus = public.public_numbers()
         return {"kty": "RSA", "n": _uint(modulus.n), "e": _uint(modulus.e)}
-    point = public.public_numbers()
-    return {
-        "kty": "EC",
-        "crv": "P-256",
-        "x": b64url(point.x.to_bytes(32, "big")),
-        "y": b64url(point.y.to_bytes(32, "big")),
-    }
+    # SEC 1 §2.3.3: 4, x and y, each coordinate in 32 bytes
+    point = public.public_bytes(
+        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+    )
+    return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
 
 
 def _uint(number: int) -> str:

@@ -250,6 +250,8 @@ class Life:
         return was_acting
 
     def _lives_below(self) -> list[Life]:
+        if not self._below:
+            return []
         found = [reference() for reference in list(self._below.values())]
         return [life for life in found if life is not None]
 

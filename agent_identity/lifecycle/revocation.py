@@ -194,7 +194,8 @@ class Revocations:
         if self._store.is_shared:
             self._watch.start()
         self.check_fresh()
-        self.check(session.names(), session.issued_at)
+        if self._revoked:
+            self.check(session.names(), session.issued_at)
 
     def close(self, session_id: str) -> None:
         """A session has ended."""
@@ -206,8 +207,6 @@ class Revocations:
         Raises:
             RevokedError: something is.
         """
-        if not self._revoked:
-            return
         for name in (EVERYTHING, *names):
             if self._is_revoked(name, issued_at):
                 raise revoked_error(read_reference(name))

@@ -33,6 +33,7 @@ __all__ = [
     "begin",
     "is_busy",
     "open_database",
+    "patiently",
     "private_file",
     "roll_back",
     "storage_error",
@@ -134,7 +135,7 @@ def _found_version(database: sqlite3.Connection) -> int:
 def _create(database: sqlite3.Connection, schema: str, version: int, page_size: int) -> None:
     database.execute(f"PRAGMA page_size = {page_size}")
     # SQLite's own wait leaves out the switch to WAL, which fails at once when two do it together
-    _patiently(lambda: database.execute("PRAGMA journal_mode = WAL"))
+    patiently(lambda: database.execute("PRAGMA journal_mode = WAL"))
     database.execute("BEGIN IMMEDIATE")
     try:
         if _found_version(database) == 0:  # another process may have been first
@@ -149,7 +150,7 @@ def _create(database: sqlite3.Connection, schema: str, version: int, page_size: 
 
 def begin(database: sqlite3.Connection) -> None:
     """Begin to write, waiting up to `BUSY_SECONDS` for others, on a connection that doesn't wait by itself."""
-    _patiently(lambda: database.execute("BEGIN IMMEDIATE"))
+    patiently(lambda: database.execute("BEGIN IMMEDIATE"))
 
 
 def roll_back(database: sqlite3.Connection) -> None:
@@ -158,7 +159,8 @@ def roll_back(database: sqlite3.Connection) -> None:
         database.execute("ROLLBACK")
 
 
-def _patiently(step: Callable[[], object]) -> None:
+def patiently(step: Callable[[], object]) -> None:
+    """Take a step that begins to write, waiting up to `BUSY_SECONDS` for others."""
     deadline = time.monotonic() + BUSY_SECONDS
     pause = 0.0002
     while True:

@@ -22,11 +22,13 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.errors import LedgerError
 from agent_identity.forks import acquire
 from agent_identity.provenance.chain import GENESIS, Chain
+from agent_identity.provenance.records import OUTCOMES
 from agent_identity.provenance.storage import (
     BUSY_SECONDS,
     Database,
     begin,
     is_busy,
+    patiently,
     roll_back,
     storage_error,
 )
@@ -109,7 +111,8 @@ class Writer:
         Raises:
             LedgerError: it is not on record.
         """
-        lock, outcome = self._database.lock, list[bool]()
+        lock = self._database.lock
+        outcome: list[bool] = []
         try:
             acquire(lock, outcome, BUSY_SECONDS)
             if not outcome[0]:
@@ -127,7 +130,8 @@ class Writer:
         """
         if self._waiting:
             return False  # what waits was there first
-        lock, outcome = self._database.lock, list[bool]()
+        lock = self._database.lock
+        outcome: list[bool] = []
         try:
             acquire(lock, outcome, 0.0)
             return outcome[0] and self._is_ready() and self._commit(draft, seal, patient=False)
@@ -242,18 +246,19 @@ class Writer:
             if not (self._sure and self._connection is self._database.current):
                 self._prepare(self._database.connection())
             row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
-            execute = self._execute
+            if draft.kind not in OUTCOMES:  # the next call is refused soon enough
+                self._check_place()
+            values = (self._number, *row[1:])
             self._sure = False
             try:
-                execute("BEGIN IMMEDIATE")
+                self._execute(_INSERT, values)  # a statement by itself is a write transaction
             except sqlite3.OperationalError as error:
-                if is_busy(error) and not patient:
+                if not is_busy(error):
+                    raise
+                if not patient:
                     self._sure = True
                     return False
-                self._wait(error)
-            self._check_place()
-            execute(_INSERT, (self._number, *row[1:]))
-            execute("COMMIT")
+                patiently(lambda: self._execute(_INSERT, values))
         except sqlite3.Error as error:
             raise self._abandon(error) from error
         except BaseException:
@@ -333,12 +338,6 @@ class Writer:
                 f"{self._place} was deleted, moved or replaced while this process writes to it",
                 remedy="put the file back, or restart the process to begin a new one",
             )
-
-    def _wait(self, error: sqlite3.OperationalError) -> None:
-        """Begin after all, once whoever holds the file lets go."""
-        if not is_busy(error):
-            raise error
-        begin(self._connection)
 
     def _abandon(self, error: sqlite3.Error) -> LedgerError:
         """Undo a commit that failed, and say so."""
