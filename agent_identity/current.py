@@ -155,7 +155,7 @@ def open_session() -> tuple[Session, Current]:
             ),
         )
     session = found.session()
-    if session is None or not session.is_open:
+    if session is None or not session.life.is_open:
         raise NoSessionError(
             "session_ended",
             "the session has ended",

@@ -149,7 +149,9 @@ class Life:
     @property
     def is_open(self) -> bool:
         """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
-        return self.state in ("open", "revoked") and not self.is_left
+        if self._is_over or self._handles_gone:
+            return False
+        return self.state in ("open", "revoked")
 
     @property
     def is_left(self) -> bool:

@@ -45,7 +45,7 @@ class Gate:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._is_shut = False
-        self._running: dict[str, tuple[weakref.ReferenceType[Call], str]] = {}
+        self._running: dict[str, weakref.ReferenceType[Call]] = {}
         self._lost: dict[str, Draft] = {}
 
     def shut(self) -> None:
@@ -64,7 +64,7 @@ class Gate:
 
     def began(self, call: Call) -> None:
         """A call's intent is on record, and its body runs."""
-        self._running[call.call_id] = (weakref.ref(call), call.session.id)
+        self._running[call.call_id] = weakref.ref(call)
 
     def ended(self, call: Call) -> None:
         """A call's outcome is on record."""
@@ -104,13 +104,10 @@ class Gate:
         self._running.clear()
         self._lost.clear()
 
-    def sweep(self, session_id: str | None = None) -> None:
-        """Record as unknown what nobody will report any more: an interrupt kept their outcome from being written.
-
-        With `session_id`, only calls of that session.
-        """
-        for call_id, (reference, of_session) in list(self._running.items()):
-            if reference() is None and session_id in (None, of_session):
+    def sweep(self) -> None:
+        """Record as unknown what nobody will report any more: an interrupt kept their outcome from being written."""
+        for call_id, reference in list(self._running.items()):
+            if reference() is None:
                 try:
                     self.settle(call_id)
                 except LedgerError:

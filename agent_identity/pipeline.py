@@ -198,7 +198,7 @@ class Call:
             self._begin()
             if not self._ready():
                 run(self._rest(), parts.world.answer)
-            self._check_life()
+            self.session.life.check(parts.clock())
             parts.ledger.append(self._intent())
             self._committed()
         except BaseException as error:
@@ -216,7 +216,7 @@ class Call:
             self._begin()
             if not self._ready():
                 await arun(self._rest(), parts.world.aanswer)
-            self._check_life()
+            self.session.life.check(parts.clock())
             await parts.ledger.aappend(self._intent())
             self._committed()
         except BaseException as error:
@@ -233,10 +233,6 @@ class Call:
             raise ConfigurationError("call_reused", "a call is entered once", remedy="make another")
         self._state = "entering"
 
-    def _check_life(self) -> None:
-        """The session may have ended while something was waited for. Nothing is waited for after this but the ledger."""
-        self.session.check(self.session.parts.clock())
-
     def _committed(self) -> None:
         """The intent is on record. The ledger may have been waited for, so life is checked once more.
 
@@ -244,8 +240,9 @@ class Call:
             AgentIdentityError: the session ended meanwhile; the body doesn't run, and the refusal is the outcome.
         """
         self._is_intended = True
-        self._check_life()
-        self.session.parts.gate.began(self)
+        session = self.session
+        session.life.check(session.parts.clock())
+        session.parts.gate.began(self)
         self._state = "running"
 
     def _ready(self) -> bool:
@@ -253,7 +250,7 @@ class Call:
         session, tool = self.session, self.tool
         parts = session.parts
         self._now = parts.clock()
-        session.check(self._now)
+        session.life.check(self._now)
         parts.gate.check()
         parts.revocations.check_fresh()
         self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
@@ -327,22 +324,25 @@ class Call:
         )
         assertion = reached.statement.recorded(self._facts, int(self._now))
         policy_id = None if self.decision is None else self.decision.policy_id
-        more: dict[str, JSON] = {"grant_hash": reached.grant_hash, "labels": tool.labels_json}
-        return self._said(CALL_INTENDED, "permit", policy_id, more, {"assertion": assertion})
+        said = self._said(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
+        said.public["grant_hash"] = reached.grant_hash
+        said.public["labels"] = tool.labels_json
+        return said
 
     def _refused(self, error: AgentIdentityError) -> Draft:
         """The evidence of a call that never ran."""
         verdict, policy_id = _verdict(error)
         reason = str(error).encode("utf-8", "replace").decode()
-        more: dict[str, JSON] = {"code": error.code, "reason": reason}
-        return self._said(CALL_DENIED, verdict, policy_id, more, None)
+        said = self._said(CALL_DENIED, verdict, policy_id, None)
+        said.public["code"] = error.code
+        said.public["reason"] = reason
+        return said
 
     def _said(
         self,
         kind: str,
         verdict: str,
         policy_id: str | None,
-        more: dict[str, JSON],
         sealed: dict[str, JSON] | None,
     ) -> Draft:
         """What goes on record of a call before its body runs, or instead of it."""
@@ -363,7 +363,6 @@ class Call:
                 "txn": session.txn,
                 "decision": verdict,
                 "policy_id": policy_id,
-                **more,
             },
             sealed,
         )
@@ -459,7 +458,7 @@ class Call:
         """Why the call doesn't happen. An issuer refuses what was revoked in words of its own; that it was revoked says more."""
         if isinstance(error, CredentialError):
             try:
-                self._check_life()
+                self.session.check(self.session.parts.clock())
             except AgentIdentityError as ended:
                 return ended
         return error

@@ -273,7 +273,7 @@ class Session:
 
     def _close(self, reason: str) -> None:
         """Give back what was acquired, and record the end."""
-        self.parts.gate.sweep(self.id)
+        self.parts.gate.sweep()
         run(self._closed(reason), self.parts.world.answer)
 
     async def _aclosed(self, reason: str) -> None:

@@ -15,6 +15,7 @@ import orjson
 
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import (
+    ALIASES,
     Row,
     alias_of,
     encoded,
@@ -96,8 +97,8 @@ class Chain:
                 "writer": self.writer,
             },
         )
-        alias = alias_of(kind, public)
-        own = link(self.head, body)
+        alias = alias_of(kind, public) if kind in ALIASES else None
+        own = sha256(self.head + body).digest()  # as `link` does, without its frame
         return Row(
             self.writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, own
         )

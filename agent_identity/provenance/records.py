@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AGENT_REGISTERED",
+    "ALIASES",
     "CALL_CANCELLED",
     "CALL_COMPLETED",
     "CALL_DENIED",
@@ -102,7 +103,7 @@ OUTCOMES: Final = {
     CALL_UNKNOWN: "unknown",
 }
 
-_ALIASES: Final = {SESSION_OPENED: "txn", GRANT_MADE: "grant_hash"}
+ALIASES: Final = {SESSION_OPENED: "txn", GRANT_MADE: "grant_hash"}
 """The public field by which such an entry is found besides its references."""
 
 Unseal: TypeAlias = Callable[[str, bytes, bytes], bytes | None]
@@ -166,7 +167,7 @@ def seal_context(pseudonym: str, writer: str, seq: int) -> bytes:
 
 def alias_of(kind: str, public: Mapping[str, JSON]) -> str | None:
     """What an entry is found by that is none of its references."""
-    name = _ALIASES.get(kind)
+    name = ALIASES.get(kind)
     value = None if name is None else public.get(name)
     return value if isinstance(value, str) else None
 

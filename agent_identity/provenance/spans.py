@@ -114,6 +114,8 @@ def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
     """Open a span below the current one. Whatever isn't traced has ids all the same."""
     try:
         span = _tracer.start_span(name, attributes=attributes)
+        if span is otel.INVALID_SPAN:
+            return CallSpan(None, new_id(""), new_id("")[:16])
         context = span.get_span_context()
         if span.is_recording():
             return CallSpan(span, f"{context.trace_id:032x}", f"{context.span_id:016x}")
@@ -123,8 +125,9 @@ def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
         _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
         context = otel.INVALID_SPAN_CONTEXT
     # Nobody traces here, or the sampler said no; a caller's trace that came in with a request goes on all the same.
-    trace_id = f"{context.trace_id:032x}" if context.is_valid else new_id("")
-    return CallSpan(None, trace_id, new_id("")[:16])
+    if context.is_valid:
+        return CallSpan(None, f"{context.trace_id:032x}", new_id("")[:16])
+    return CallSpan(None, new_id(""), new_id("")[:16])
 
 
 _tracer: Final = otel.get_tracer("agent_identity")

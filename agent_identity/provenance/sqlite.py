@@ -90,15 +90,15 @@ class SqliteLedger:
         return self._writer.healthy
 
     def append(self, draft: Draft, /) -> None:
+        seal = None if draft.sealed is None else self._seal_for(draft)
         if self._grouped:
-            waiting = self._writer.enqueue(draft, self._seal_for(draft))
-            self._writer.commit_enqueued(waiting)
+            self._writer.commit_enqueued(self._writer.enqueue(draft, seal))
         else:
-            self._writer.append(draft, self._seal_for(draft))
+            self._writer.append(draft, seal)
 
     async def aappend(self, draft: Draft, /) -> None:
         # a commit to the page cache takes microseconds; whatever would wait, for others or for the disk, goes to a thread
-        seal = self._seal_for(draft)
+        seal = None if draft.sealed is None else self._seal_for(draft)
         if self._grouped or not self._writer.try_append(draft, seal):
             # It takes its place before anything is awaited, so that a cancelled call's outcome comes behind its intent. Shielded,
             # so that a caller that is cancelled while the thread pool is busy takes no record along.
@@ -164,8 +164,8 @@ class SqliteLedger:
     ) -> None:
         self.close()
 
-    def _seal_for(self, draft: Draft) -> Seal | None:
-        return None if draft.sealed is None else self.subjects.sealer(subject_of(draft)).seal
+    def _seal_for(self, draft: Draft) -> Seal:
+        return self.subjects.sealer(subject_of(draft)).seal
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
         unseal = self.subjects.reading()

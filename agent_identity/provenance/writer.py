@@ -34,6 +34,7 @@ from agent_identity.provenance.storage import (
 )
 
 if TYPE_CHECKING:
+    import threading
     from collections.abc import Callable
     from pathlib import Path
 
@@ -112,15 +113,10 @@ class Writer:
             LedgerError: it is not on record.
         """
         lock = self._database.lock
-        outcome: list[bool] = []
-        try:
-            acquire(lock, outcome, BUSY_SECONDS)
-            if not outcome[0]:
-                raise self._busy()
+        if lock.locked():
+            self._wait_for(lock)
+        with lock:
             self._commit(draft, seal, patient=True)
-        finally:
-            if outcome and outcome[0]:
-                lock.release()
 
     def try_append(self, draft: Draft, seal: Seal | None) -> bool:
         """Commit a draft at once, or don't when that would have to wait; the answer says which.
@@ -353,11 +349,23 @@ class Writer:
         except sqlite3.Error:
             self._database.drop()
 
-    def _busy(self) -> LedgerError:
-        self.healthy = False
-        return LedgerError(
-            "ledger_busy", f"{self._failed} (another thread writes for {BUSY_SECONDS} s)"
-        )
+    def _wait_for(self, lock: threading.Lock) -> None:
+        """Wait until another thread has written, but not for one that hangs.
+
+        Raises:
+            LedgerError: `ledger_busy`.
+        """
+        outcome: list[bool] = []
+        try:
+            acquire(lock, outcome, BUSY_SECONDS)
+        finally:
+            if outcome and outcome[0]:
+                lock.release()
+        if not outcome[0]:
+            self.healthy = False
+            raise LedgerError(
+                "ledger_busy", f"{self._failed} (another thread writes for {BUSY_SECONDS} s)"
+            )
 
     def _set_lease(self, until: float) -> None:
         if self._number is None or self._process != os.getpid():
