@@ -54,7 +54,9 @@ def warm() -> None:
     from hypothesis import Phase, settings
 
     phases = (Phase.explicit, Phase.generate)
-    settings.register_profile("mutation", derandomize=True, database=None, phases=phases)
+    settings.register_profile(
+        "mutation", derandomize=True, database=None, phases=phases, deadline=None
+    )
     settings.load_profile("mutation")
     _draw_rsa_keys()
     assert "agent_identity" not in sys.modules

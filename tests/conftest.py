@@ -17,6 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import HealthCheck, settings
 
 import agent_identity
 from agent_identity import AgentIdentity
@@ -24,6 +25,11 @@ from agent_identity.authority import Authority
 from agent_identity.provenance.memory import MemoryLedger
 
 BILLING = "https://billing.example"
+
+# No test depends on speed: a busy machine may take a second over an example.
+settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+if settings.get_current_profile_name() == "default":
+    settings.load_profile("steady")
 
 
 class FakeClock:

@@ -103,9 +103,17 @@ def append_until_killed(state: Path, pipe: int, *, upkeep: bool) -> None:
             ledger._tend()
 
 
-def acknowledged_by(pipe: int) -> int:
-    """The last number that came whole out of a pipe whose writer is dead."""
-    said = bytearray()
+def first_of(pipe: int, count: int) -> bytes:
+    """What came out of a pipe until so many numbers had come."""
+    said = b""
+    while len(said) < 8 * count and (chunk := os.read(pipe, 8 * count - len(said))):
+        said += chunk
+    return said
+
+
+def acknowledged_by(pipe: int, early: bytes = b"") -> int:
+    """The last number that came whole out of a pipe whose writer is dead; `early` came before."""
+    said = bytearray(early)
     while chunk := os.read(pipe, 65_536):
         said += chunk
     os.close(pipe)
@@ -129,11 +137,13 @@ def test_F01_nothing_acknowledged_is_lost_by_kill_9(tmp_path, writers) -> None:
             )
             os.close(writable)
             children.append((child, readable))
-        time.sleep(random.uniform(0.0, 0.2))
+        # killed after so many; in every other round perhaps before the first one
+        early = first_of(children[0][1], random.randint(0 if number % 2 else 1, 60))
         for child, _ in children:
             os.kill(child, signal.SIGKILL)
             os.waitpid(child, 0)
-        said = [acknowledged_by(readable) for _, readable in children]
+        pipes = [readable for _, readable in children]
+        said = [acknowledged_by(pipes[0], early), *(acknowledged_by(pipe) for pipe in pipes[1:])]
         acknowledged += sum(said)
         with open_ledger("sqlite:", state_dir=tmp_path, clock=lambda: time.time() + 31) as ledger:
             report = ledger.verify()

@@ -132,7 +132,7 @@ def ask(host: Host) -> Any:
         return (yield from IssuedGrants(issuer).grant(wanted))
 
     try:
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 60
 
         def world(asked: HttpRequest | Pause) -> Any:
             if isinstance(asked, Pause):

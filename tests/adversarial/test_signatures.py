@@ -609,7 +609,7 @@ def test_A22_a_signature_wrong_anywhere_is_one_error(alg):
 
 @pytest.mark.parametrize("alg", sorted(ALGORITHMS))
 @given(data=st.data())
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 def test_A22_any_byte_flipped_is_refused(alg, data):
     token = signed({"typ": GRANT}, b'{"sub":"canary","n":[1,2]}', alg)
     at = data.draw(st.integers(0, len(token) - 1))
@@ -765,7 +765,7 @@ def test_A23_an_rsa_key_of_8192_bits_is_still_read():
 
 
 @given(data=st.data())
-@settings(deadline=None, max_examples=300)
+@settings(max_examples=300)
 def test_A24_no_error_holds_a_piece_of_a_bad_token(data):
     token = signed({"kid": "canary-kid", "typ": "canary-typ"})
     cut = data.draw(st.integers(0, len(token)))
@@ -801,7 +801,7 @@ extras = st.dictionaries(
     ascii_only=st.booleans(),
     damage=st.none() | st.tuples(st.integers(0, 400), st.characters(codec="ascii")),
 )
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 def test_whatever_is_accepted_two_other_libraries_accept_with_the_same_payload(
     *, alg, claims, header, indent, ascii_only, damage
 ):

@@ -54,7 +54,7 @@ def served(state_dir: Path | None = None, *, path: str = "", **options) -> Itera
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            limit = time.monotonic() + 10
+            limit = time.monotonic() + 60
             while not server.started and time.monotonic() < limit:
                 time.sleep(0.01)  # uvicorn has no event for it
             assert server.started

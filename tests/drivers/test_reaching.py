@@ -33,12 +33,12 @@ from agent_identity.values import Certificate, Secret
 Exchange = Callable[[Transport, HttpRequest], HttpResponse]
 
 
-def in_sync(transport: Transport, request: HttpRequest, seconds: float = 5.0) -> HttpResponse:
+def in_sync(transport: Transport, request: HttpRequest, seconds: float = 60.0) -> HttpResponse:
     with contextlib.closing(transport):
         return transport.exchange(request, time.monotonic() + seconds)
 
 
-def in_async(transport: Transport, request: HttpRequest, seconds: float = 5.0) -> HttpResponse:
+def in_async(transport: Transport, request: HttpRequest, seconds: float = 60.0) -> HttpResponse:
     async def exchanged() -> HttpResponse:
         try:
             return await transport.aexchange(request, time.monotonic() + seconds)
@@ -221,7 +221,7 @@ def test_plain_http_is_spoken_to_the_named_metadata_host_alone(host: str) -> Non
 
 
 @contextlib.contextmanager
-def served(talk: Callable[[socket.socket], None], backlog: int = 5) -> Iterator[int]:
+def served(talk: Callable[[socket.socket], object], backlog: int = 5) -> Iterator[int]:
     with socket.create_server(("127.0.0.1", 0), backlog=backlog) as listening:
         stopped = threading.Event()
 
@@ -253,12 +253,12 @@ def drip(text: bytes) -> Callable[[socket.socket], None]:
 
 def test_D01_a_black_hole_is_left_at_the_deadline(exchange: Exchange) -> None:
     """A server that accepts and never says anything; and one whose queue is full, so that it doesn't even accept."""
-    with served(lambda connection: time.sleep(2)) as port:
-        began = time.monotonic()
+    is_over = threading.Event()
+    with served(lambda connection: is_over.wait(60)) as port:
         with pytest.raises(TransportError) as caught:
             exchange(Transport(), HttpRequest("GET", f"http://127.0.0.1:{port}/"), 0.3)
         assert caught.value.code == "deadline_exceeded"
-        assert time.monotonic() - began < 2
+        is_over.set()
     with socket.create_server(("127.0.0.1", 0), backlog=0) as full:
         waiting = [socket.socket() for _ in range(4)]
         for each in waiting:
@@ -274,11 +274,9 @@ def test_D01_a_black_hole_is_left_at_the_deadline(exchange: Exchange) -> None:
 
 def test_D03_headers_that_drip_are_cut_at_the_deadline(exchange: Exchange) -> None:
     with served(drip(b"HTTP/1.1 200 OK\r\n" + b"x-slow: y\r\n" * 50)) as port:
-        began = time.monotonic()
         with pytest.raises(TransportError) as caught:
             exchange(Transport(), HttpRequest("GET", f"http://127.0.0.1:{port}/"), 0.4)
     assert caught.value.code == "deadline_exceeded"
-    assert time.monotonic() - began < 3
 
 
 # -- certificates --------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ class Served:
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._listener],))
         self._thread.start()
-        limit = time.monotonic() + 10
+        limit = time.monotonic() + 60
         while not self._server.started and time.monotonic() < limit:
             time.sleep(0.01)  # uvicorn has no event for it
         self.identity = AgentIdentity(

@@ -56,7 +56,7 @@ def serving(make: Callable[[str], Any], parser: str) -> Iterator[str]:
         thread = threading.Thread(target=server.run, args=([listener],))
         thread.start()
         try:
-            limit = time.monotonic() + 10
+            limit = time.monotonic() + 60
             while not server.started and time.monotonic() < limit:
                 time.sleep(0.01)  # uvicorn has no event for it
             assert server.started

@@ -17,6 +17,7 @@ URL = re.compile(r"https?://")
 PLAIN_BEGIN = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|TRANSACTION))*\s*(?:;.*)?", re.DOTALL)
 CONSTANT_TIME = frozenset({"token", "secret", "nonce", "ath", "password"})
 PUBLIC = frozenset({"chain[0] != actor_token"})  # the caller sent both
+TAKEN = re.compile(r"\b(?:monotonic|perf_counter|time)\(\) - |\b(?:elapsed|took)\b")
 DEMO = "agent_identity/cli/demo.py"
 Finding = tuple[int, str]
 
@@ -49,6 +50,12 @@ def findings(name: str, data: bytes) -> Iterator[Finding]:
         shipped = name.startswith(("agent_identity/", "integrations/")) and "/tests/" not in name
         for node in running(ast.parse(text)):
             yield from json_doors(name, node)
+            if (
+                isinstance(node, ast.Assert)
+                and "tests/" in name
+                and TAKEN.search(ast.unparse(node))
+            ):
+                yield node.lineno, "a test asserts how long something took"
             if shipped:
                 yield from doors(name, node)
 

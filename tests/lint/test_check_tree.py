@@ -29,6 +29,8 @@ CORE = "agent_identity/policy/rules.py"
         (CORE, f"{SPDX}import json\njson.loads(data)\n", "jose.loads"),
         (CORE, f"{SPDX}def f():\n    import httpx\n", "httpx"),
         (CORE, f"{SPDX}from httpx import Client\n", "httpx"),
+        ("tests/unit/a.py", f"{SPDX}assert time.monotonic() - began < 1\n", "how long"),
+        ("tests/unit/a.py", f"{SPDX}assert 0.3 < took < 1.5\n", "how long"),
     ],
 )
 def test_what_is_forbidden_is_found(name: str, text: str, what: str) -> None:
@@ -48,6 +50,7 @@ def test_what_is_forbidden_is_found(name: str, text: str, what: str) -> None:
         (CORE, f"{SPDX}if TYPE_CHECKING:\n    import httpx\n"),
         ("agent_identity/http/transport.py", f"{SPDX}import httpx\n"),
         ("tests/unit/a.py", f"{SPDX}import json, httpx\njson.loads(data)\n"),
+        ("tests/unit/a.py", f"{SPDX}assert token.expires_at <= time.time() + 301\n"),
         ("docs/a.md", "https://example.com/work/1 and a/work/b"),
     ],
 )

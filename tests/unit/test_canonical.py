@@ -19,7 +19,7 @@ from types import MappingProxyType
 import pydantic
 import pytest
 import rfc8785
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_identity import jose
@@ -56,39 +56,33 @@ def refusal_of(value: object) -> DeniedError:
 
 
 @given(values)
-@settings(deadline=None)
 def test_values_are_encoded_as_an_independent_rfc_8785_does(value):
     assert encode(value) == rfc8785.dumps(value)
 
 
 @given(st.dictionaries(st.text("a\u00e9\u20ac\ufb33\U0001f600", max_size=3), utf8, max_size=6))
-@settings(deadline=None)
 def test_names_beyond_the_basic_plane_are_sorted_by_utf_16_code_unit(value):
     assert encode(value) == rfc8785.dumps(value)
 
 
 @given(st.floats(1e-9, 1e-3) | st.floats(1e20, 1e24).map(lambda x: x * 1e3) | st.floats(-10, 10))
-@settings(deadline=None)
 def test_floats_are_written_as_ecmascript_does_where_formats_differ(value):
     assert encode([value]) == rfc8785.dumps([value])
 
 
 @given(values, values)
-@settings(deadline=None)
 def test_digests_are_equal_exactly_when_canonical_json_is(left, right):
     same = rfc8785.dumps({"it": left}) == rfc8785.dumps({"it": right})
     assert (args_digest({"it": left}) == args_digest({"it": right})) is same
 
 
 @given(objects)
-@settings(deadline=None)
 def test_a_digest_survives_a_round_trip_through_json(arguments):
     data = bound(arguments, NOTHING)[1]
     assert args_digest(jose.loads_object(data)) == digest(data) == args_digest(arguments)
 
 
 @given(objects, st.randoms())
-@settings(deadline=None)
 def test_the_order_of_arguments_does_not_count(arguments, random):
     names = [*arguments]
     random.shuffle(names)
@@ -96,7 +90,6 @@ def test_the_order_of_arguments_does_not_count(arguments, random):
 
 
 @given(objects)
-@settings(deadline=None)
 def test_the_copy_equals_the_arguments_and_shares_no_container_with_them(arguments):
     copied, data = bound(arguments, NOTHING)
     assert copied == arguments

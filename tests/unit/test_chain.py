@@ -754,7 +754,7 @@ def test_claims_raise_the_error_that_their_reader_names_and_never_quote_a_value(
 GOOD = chain(3)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     member=st.integers(0, 2),
     place=st.floats(0, 1, exclude_max=True),
@@ -790,7 +790,7 @@ WIDENINGS = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(widening=WIDENINGS)
 def test_B01_any_claim_that_widens_is_refused_although_the_right_key_signed_it(widening) -> None:
     claim, value = widening
@@ -803,7 +803,7 @@ PLACES = st.sets(st.sampled_from([BILLING, MAIL, LOCAL]))
 SPAN = st.tuples(st.integers(NOW - 3, NOW), st.integers(NOW + 10, NOW + 13))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(scopes=st.tuples(FEW, FEW), places=st.tuples(PLACES, PLACES), lives=st.tuples(SPAN, SPAN),
        ceilings=st.tuples(st.integers(1, 4), st.integers(1, 4)))  # fmt: skip
 def test_B02_a_child_has_never_more_scope_audience_depth_or_life_than_its_parent(

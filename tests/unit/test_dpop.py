@@ -9,7 +9,7 @@ from typing import Any
 
 import jwt
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from joserfc import jwk as joserfc_jwk
 from joserfc import jws
@@ -240,7 +240,6 @@ def test_the_caller_names_the_error() -> None:
             check(text, error=InvalidAssertionError)
 
 
-@settings(deadline=None)
 @given(st.text(max_size=60), st.text(max_size=20), st.text(max_size=20))
 def test_no_text_is_a_proof(head, payload, signature) -> None:
     for text in (head, f"{head}.{payload}.{signature}"):

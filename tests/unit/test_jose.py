@@ -54,7 +54,6 @@ def code_of(call, *arguments, **options):
 
 
 @given(values, st.booleans(), st.sampled_from([None, 1]))
-@settings(deadline=None)
 def test_what_a_writer_of_json_wrote_is_read_as_it_was(value, ascii_only, indent):
     data = json.dumps(value, ensure_ascii=ascii_only, indent=indent).encode()
     read = jose.loads(data)
@@ -65,7 +64,7 @@ def test_what_a_writer_of_json_wrote_is_read_as_it_was(value, ascii_only, indent
 @given(
     st.binary(max_size=30) | st.text('[]{}",:0123456789eE+-.\\u null', max_size=30).map(str.encode)
 )
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 def test_the_short_way_answers_as_the_strict_one_does(data):
     def answer(read):
         try:
@@ -77,7 +76,6 @@ def test_the_short_way_answers_as_the_strict_one_does(data):
 
 
 @given(values.map(orjson.dumps), st.data())
-@settings(deadline=None)
 def test_bytes_of_any_kind_raise_nothing_but_verification_errors(data, draw):
     at = draw.draw(st.integers(0, len(data)))
     damaged = data[:at] + draw.draw(st.binary(max_size=3)) + data[at + 1 :]
@@ -197,7 +195,7 @@ def test_an_error_of_the_reader_holds_nothing_of_what_was_read(data):
 
 
 @given(st.binary(min_size=1, max_size=80), st.sampled_from(["ES256", "Ed25519"]))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_what_was_signed_comes_back_byte_for_byte(payload, alg):
     key = SIGNERS[alg]
     compact = key.compact(jose.header(alg, typ=TYP, jwk=key.public_jwk), payload)

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_identity.errors import DeniedError
@@ -256,7 +256,6 @@ def test_E06_what_only_looks_like_loopback_is_not(url: str) -> None:
 SEGMENT = st.text("abc.~%2eEfF5cC;\\/AZ09 é\x00-_", max_size=6)
 
 
-@settings(deadline=None)
 @given(st.lists(SEGMENT, max_size=6))
 def test_what_is_covered_stays_below_after_normalisation(segments: list[str]) -> None:
     """However a server normalises the path, it doesn't leave the resource."""
@@ -266,7 +265,6 @@ def test_what_is_covered_stays_below_after_normalisation(segments: list[str]) ->
         assert covers(API, htu_of(url))
 
 
-@settings(deadline=None)
 @given(st.text())
 def test_no_text_makes_these_raise_anything_but_denied(text: str) -> None:
     for url in (text, f"https://a.example{text}", f"https://{text}/x"):

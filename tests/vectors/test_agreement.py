@@ -149,7 +149,7 @@ CHANGES = st.one_of(
 """At one place, mostly, so that nothing else is wrong: claims of the root, of its child, headers, claims of the assertion."""
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(changes=CHANGES)
 @example(changes=({}, {}, {}, {}))
 def test_both_agree_on_chains_and_assertions_with_any_claim_changed(changes: Any) -> None:
@@ -159,7 +159,7 @@ def test_both_agree_on_chains_and_assertions_with_any_claim_changed(changes: Any
     agree(DEFAULTS | {"chain": made.compacts, "assertion": asserted(made, said)})
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     above=DETAILS,
     below=DETAILS,
@@ -227,7 +227,7 @@ URLS = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(url=URLS)
 @example(url=URL)
 def test_both_agree_on_the_url_of_a_request(url: str) -> None:
@@ -268,7 +268,7 @@ NUMBERS_ = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(
     text=st.text('{}[]",:0123456789.eE+-ntrufalsx\\/ \t\n', max_size=30).map(str.encode)
     | st.binary(max_size=8),

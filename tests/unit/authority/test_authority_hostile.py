@@ -46,7 +46,6 @@ def json_refusal(response) -> dict[str, str]:
     return found
 
 
-@settings(deadline=None)
 @given(st.sampled_from(PATHS[:4]), st.binary(max_size=300))
 def test_any_bytes_get_a_json_refusal(path, data) -> None:
     for content_type in (FORM, "application/json", "text/plain"):
@@ -55,7 +54,6 @@ def test_any_bytes_get_a_json_refusal(path, data) -> None:
         json_refusal(AUTHORITY.handle(request))
 
 
-@settings(deadline=None)
 @given(
     st.sampled_from(PATHS),
     st.lists(st.tuples(st.sampled_from(NAMES), VALUES), max_size=8),
@@ -73,7 +71,6 @@ def test_any_form_gets_a_json_refusal(path, fields, headers) -> None:
     )
 
 
-@settings(deadline=None)
 @given(st.text(max_size=20), st.text(max_size=40), st.dictionaries(st.text(max_size=8), st.text()))
 def test_any_request_line_gets_a_json_refusal(method, url, headers) -> None:
     for target in (url, AUTHORITY.issuer + url, f"{AUTHORITY.issuer}/{url}"):
@@ -81,7 +78,8 @@ def test_any_request_line_gets_a_json_refusal(method, url, headers) -> None:
 
 
 @settings(
-    suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60, deadline=None
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+    max_examples=60,
 )
 @given(st.data())
 def test_a_mangled_request_of_a_real_client_gets_no_token(rig, bot, data) -> None:
