@@ -8,9 +8,11 @@ built here, so that tests see what users install.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import nox
@@ -164,6 +166,30 @@ def examples(session: nox.Session) -> None:
     _install(session, "examples")
     for script in sorted((HERE / "examples").glob("*.py")):
         session.run("python", str(script))
+
+
+@nox.session
+def install(session: nox.Session) -> None:
+    """What the pages say on installing, as a newcomer does it: in an empty folder, with an empty home."""
+    session.install("--require-hashes", "-r", "requirements/install.txt")
+    pages = [HERE / "docs/how-to/install.md", *sorted(HERE.glob("integrations/*/README.md"))]
+    for page in pages:
+        for lines in _commands(page):
+            with (
+                tempfile.TemporaryDirectory() as place
+            ):  # outside of the checkout, whose workspace uv would join
+                (Path(place) / "home").mkdir()
+                (Path(place) / "project").mkdir()
+                where = {"HOME": f"{place}/home", "CHECKOUT": str(HERE), "VIRTUAL_ENV": ""}
+                with session.chdir(f"{place}/project"):
+                    if lines.startswith("uv "):
+                        session.run("uv", "init", "--bare", env=where)
+                    session.run("bash", "-euxc", lines, env=where, external=True)
+
+
+def _commands(page: Path) -> list[str]:
+    """The shell blocks of a page, one text each."""
+    return re.findall(r"^```sh\n(.*?)^```$", page.read_text("utf-8"), re.MULTILINE | re.DOTALL)
 
 
 @nox.session

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A LangChain agent whose every tool call is credentialed, asserted and recorded; its model follows a script.
 
-pip install "./integrations/langchain[agents]"
+pip install . "./integrations/langchain[agents]"
 python examples/langchain_agent.py
 """
 

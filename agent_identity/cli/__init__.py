@@ -9,7 +9,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say which extra it needs."""
+    """Run the command line, or say which packages it needs."""
     try:
         from agent_identity.cli.app import app  # noqa: PLC0415 - an extra may be missing
 
@@ -17,5 +17,5 @@ def main() -> None:
     except ModuleNotFoundError as error:
         if (error.name or "").partition(".")[0] not in ("typer", "rich"):
             raise
-        sys.stderr.write('the command line needs an extra: pip install "agent-identity-sdk[cli]"\n')
+        sys.stderr.write("the command line needs two more packages: pip install rich typer\n")
         raise SystemExit(2) from None

@@ -222,7 +222,7 @@ def check_spiffe(configuration: Configuration) -> list[Finding]:
     """Whether the socket of the Workload API takes connections; no SVID is asked for."""
     name = "spiffe"
     if importlib.util.find_spec("spiffe") is None:
-        remedy = 'pip install "agent-identity-sdk[spiffe]"'
+        remedy = "install it: pip install spiffe"
         return [Finding(name, FAILED, "the package spiffe isn't installed", remedy)]
     address = workload_api(configuration.spiffe.socket)
     if address is None:

@@ -122,7 +122,7 @@ def _runner(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvico
         raise ConfigurationError(
             "extra_missing",
             "serving needs uvicorn",
-            remedy='pip install "agent-identity-sdk[server]"',
+            remedy="install it: pip install uvicorn",
         ) from None
     config = uvicorn.Config(
         app,

@@ -149,7 +149,7 @@ def _client(socket: str) -> Any:
         raise ConfigurationError(
             "spiffe_missing",
             "the SPIFFE Workload API needs the package spiffe",
-            remedy="pip install 'agent-identity-sdk[spiffe]'",
+            remedy="install it: pip install spiffe",
         ) from None
     try:
         return WorkloadApiClient(socket)

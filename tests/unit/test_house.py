@@ -54,6 +54,23 @@ def test_the_tree_drawn_in_errors_is_the_tree_that_exists() -> None:
     assert drawn == real
 
 
+def test_nothing_says_to_install_a_distribution_that_no_index_has() -> None:
+    told = re.compile(r"(?:pip install|uv add|uvx|pipx)\b[^\n]*\bagent[-_]identity(?!/|\[)[-\w]*")
+    places = [*ROOT.glob("*.md"), ROOT / "pyproject.toml"]
+    for folder in ("agent_identity", "docs", "examples", "integrations"):
+        places += [
+            path for path in (ROOT / folder).rglob("*") if path.suffix in {".py", ".md", ".toml"}
+        ]
+    found = [str(path) for path in places if told.search(path.read_text("utf-8"))]
+    assert found == []
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert not [
+        name for names in extras.values() for name in names if name.startswith("agent-identity")
+    ]
+
+
 def test_importing_loads_nothing_heavy() -> None:
     """No HTTP client, no pydantic, no PyJWT, no tracing SDK, no framework: not even for the names most programs use."""
     code = (
