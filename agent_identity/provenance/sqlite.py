@@ -112,6 +112,7 @@ class SqliteLedger:
         return self.subjects.pseudonym(principal)
 
     def find(self, ref: str, /) -> list[Record]:
+        self._writer.settle()
         rows = (
             self._lookup.by_ref(ref)
             or self._lookup.by_ref(without_round(ref))
@@ -123,6 +124,7 @@ class SqliteLedger:
         return self._read(self._lookup.by_ref(ref, calls=False))
 
     def session_records(self, session_id: str, /) -> list[Record]:
+        self._writer.settle()
         rows = self._lookup.by_ref(session_id)
         return self._read(row for row in rows if row.session == session_id)
 

@@ -156,6 +156,14 @@ class Writer:
         if (error := own.error) is not None:
             raise LedgerError(error.code, str(error), remedy=error.remedy) from error
 
+    def settle(self) -> None:
+        """Let what was enqueued until now be committed, or fail: those who enqueued it may have been cancelled."""
+        lock = self._database.lock
+        if self._process == os.getpid() and (self._waiting or lock.locked()):
+            with lock:
+                if self._waiting:
+                    self._commit_waiting(None)
+
     def probe(self) -> None:
         """Write the lease.
 
@@ -267,12 +275,12 @@ class Writer:
             self._due()
         return True
 
-    def _commit_waiting(self, own: Waiting) -> None:
-        """Commit all that wait in one transaction, for whoever holds the lock."""
+    def _commit_waiting(self, own: Waiting | None) -> None:
+        """Commit all that wait in one transaction, `own` among them; the caller holds the lock."""
         batch: list[Waiting] = []
         while self._waiting:
             batch.append(self._waiting.popleft())
-        if own not in batch:  # an interrupt lost the batch that it was in
+        if own is not None and own not in batch:  # an interrupt lost the batch that it was in
             batch.append(own)
         failure: LedgerError | None = None
         has_begun, is_decided = False, True

@@ -12,6 +12,7 @@ import threading
 import time
 import traceback
 import warnings
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -821,3 +822,37 @@ async def test_a_cancelled_calls_outcome_comes_behind_its_intent(
     assert all(order[0] == "call.intended" or order == ("call.denied",) for order in orders)
     assert all(len(order) <= 2 for order in orders)
     assert any(order[0] == "call.intended" for order in orders)
+
+
+@pytest.mark.parametrize("durability", ["process", "power"])
+async def test_a_call_that_is_cancelled_while_its_outcome_waits_has_one_outcome(
+    tmp_path, make_identity, durability
+) -> None:
+    """Another thread holds the ledger; the outcome waits behind it, and nobody waits for the outcome any more."""
+    url = f"sqlite:///{tmp_path}/ledger.db"
+    ledger = open_ledger(url, state_dir=tmp_path, durability=durability)
+    identity = make_identity(ledger=ledger)
+    lock = ledger._writer._database.lock
+
+    held: list[bool] = []
+
+    @tool()
+    async def work() -> None:
+        held.append(lock.acquire())
+
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        for _ in range(5):
+            held.clear()
+            task = asyncio.create_task(work())
+            while not (held and ledger._writer._waiting):
+                await asyncio.sleep(0.001)
+            task.cancel()
+            await asyncio.sleep(0.02)
+            lock.release()
+            await asyncio.gather(task, return_exceptions=True)
+    seen = Counter(
+        record.call_id
+        for record in session.records()
+        if record.kind.startswith("call.") and record.kind != "call.intended"
+    )
+    assert set(seen.values()) == {1}
