@@ -844,7 +844,9 @@ async def test_a_call_that_is_cancelled_while_its_outcome_waits_has_one_outcome(
         for _ in range(5):
             held.clear()
             task = asyncio.create_task(work())
-            while not (held and ledger._writer._waiting):
+            for _ in range(60_000):
+                if held and ledger._writer._waiting:
+                    break
                 await asyncio.sleep(0.001)
             task.cancel()
             await asyncio.sleep(0.02)
