@@ -172,6 +172,7 @@ def examples(session: nox.Session) -> None:
 def install(session: nox.Session) -> None:
     """What the pages say on installing, as a newcomer does it: in an empty folder, with an empty home."""
     session.install("--require-hashes", "-r", "requirements/install.txt")
+    cache = session.create_tmp()
     pages = [HERE / "docs/how-to/install.md", *sorted(HERE.glob("integrations/*/README.md"))]
     for page in pages:
         for lines in _commands(page):
@@ -181,6 +182,7 @@ def install(session: nox.Session) -> None:
                 (Path(place) / "home").mkdir()
                 (Path(place) / "project").mkdir()
                 where = {"HOME": f"{place}/home", "CHECKOUT": str(HERE), "VIRTUAL_ENV": ""}
+                where |= {"PIP_CACHE_DIR": f"{cache}/pip", "UV_CACHE_DIR": f"{cache}/uv"}
                 with session.chdir(f"{place}/project"):
                     if lines.startswith("uv "):
                         session.run("uv", "init", "--bare", env=where)
