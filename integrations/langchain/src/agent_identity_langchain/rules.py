@@ -1,0 +1,123 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the rules of an agent say of its tools. A rule is checked when it is written, a tool before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any, Final, TypedDict
+
+from agent_identity.adapters import Tool
+from agent_identity.errors import AgentIdentityError, ConfigurationError, DeniedError
+from agent_identity_langchain.protection import is_protected
+
+if TYPE_CHECKING:
+    from langchain_core.tools import BaseTool
+
+__all__ = ["Rule", "Rules"]
+
+_KEYS: Final = frozenset({"labels", "opaque", "resource", "scopes"})
+_OTHERS: Final = "*"
+_KEYS_OF_OTHERS: Final = frozenset({"labels"})
+"""The rule for all other tools is for tools that nobody looked at: it gives none a credential and hides no argument."""
+
+
+class Rule(TypedDict):
+    """What `protect` takes for a tool."""
+
+    resource: str | None
+    scopes: frozenset[str] | None
+    labels: frozenset[str]
+    opaque: frozenset[str]
+
+
+class Rules:
+    """The rules of one agent, a copy that nobody else holds.
+
+    Raises:
+        ConfigurationError: a rule can't be read; the message names it.
+    """
+
+    def __init__(self, rules: Mapping[str, Mapping[str, Any]] | None) -> None:
+        if not isinstance(rules, Mapping | None):
+            raise _malformed("the rules are a mapping from the names of tools to their rules")
+        self._by_name = {name: _checked(name, rule) for name, rule in (rules or {}).items()}
+        self._for_others = self._by_name.pop(_OTHERS, None)
+
+    def describe(
+        self, tool: BaseTool, error: type[ConfigurationError | DeniedError]
+    ) -> Rule | None:
+        """What the rules say of a tool; None for a tool that `protect` or `agent_identity.tool` describes.
+
+        Raises:
+            ConfigurationError: both describe it, or it can't be guarded.
+            AgentIdentityError: of the class `error`, nothing describes it.
+        """
+        rule = self._by_name.get(tool.name)
+        if is_protected(tool):
+            if rule is not None:
+                raise ConfigurationError(
+                    "protected_twice", f"{tool.name} is protected already, and has a rule besides"
+                )
+            return None
+        rule = rule or self._for_others
+        if rule is None:
+            raise error(
+                "tool_undescribed",
+                f"no rule names the tool {tool.name!r}, and it isn't protected; {self._named()}",
+                remedy=(
+                    "add a rule with the tool's exact name to the rules of IdentityMiddleware, or describe it with "
+                    'protect or agent_identity.tool; the rule "*" says that all other tools are local'
+                ),
+            )
+        return rule
+
+    def check_matched(self, tools: Iterable[BaseTool]) -> None:
+        """Whether each rule names one of an agent's tools: a rule with a misspelt name guards nothing.
+
+        Raises:
+            ConfigurationError: a rule names none.
+        """
+        unmatched = self._by_name.keys() - {tool.name for tool in tools}
+        if unmatched:
+            raise ConfigurationError(
+                "rule_unmatched",
+                f"the rule {min(unmatched)!r} names no tool of this agent",
+                remedy=(
+                    "write the tool's exact name, or remove the rule; each agent has an IdentityMiddleware with "
+                    "rules for its own tools, and a tool that is added at run time is described by protect"
+                ),
+            )
+
+    def _named(self) -> str:
+        return f"there are rules for {', '.join(sorted(self._by_name)) or 'no tools'}"
+
+
+def _checked(name: object, rule: object) -> Rule:
+    if not isinstance(name, str) or not isinstance(rule, Mapping):
+        raise _malformed(f"the rule {name!r} is no mapping under a tool's name")
+    keys = _KEYS_OF_OTHERS if name == _OTHERS else _KEYS
+    values = dict(rule)
+    for key in values:
+        if key not in keys:
+            raise _malformed(
+                f"the rule {name!r} has the key {key!r}",
+                remedy=f"this rule may have the keys {', '.join(sorted(keys))}",
+            )
+    try:
+        described = Tool(name, **values)
+    except AgentIdentityError as error:
+        error.add_note(f"in the rule {name!r}")
+        raise
+    except TypeError as error:
+        raise _malformed(f"a value of the rule {name!r} has a wrong type: {error}") from error
+    # Values as they were checked: an iterator would be empty the second time.
+    return Rule(
+        resource=values.get("resource"),
+        scopes=described.scopes,
+        labels=described.labels,
+        opaque=described.opaque,
+    )
+
+
+def _malformed(message: str, *, remedy: str | None = None) -> ConfigurationError:
+    return ConfigurationError("rule_malformed", message, remedy=remedy)
