@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["guarded", "is_protected", "protect"]
+__all__ = ["guarded", "has_resources", "is_protected", "protect"]
 
 T = TypeVar("T", bound=BaseTool)
+_LOCAL: Final = Tool("local").resource
 
 
 def protect(
@@ -36,10 +38,12 @@ def protect(
     configuration) is no argument of the call and is passed through.
 
     Raises:
-        ConfigurationError: it is protected already.
+        ConfigurationError: it is protected already, or guarding it wouldn't guard all that it does.
     """
     if is_protected(tool):
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
+    has_resource = resource is not None or has_resources(tool)
+    check_origin(tool, has_resource=has_resource, error=ConfigurationError)
     described = Tool(
         tool.name,
         resource=resource,
@@ -56,6 +60,12 @@ def protect(
 def is_protected(tool: BaseTool) -> bool:
     """Whether every function of it is guarded, by `protect` or by `agent_identity.tool`."""
     return all(tool_of(function) is not None for function in _functions(tool).values())
+
+
+def has_resources(tool: BaseTool) -> bool:
+    """Whether `protect` or `agent_identity.tool` gave one of its functions a resource."""
+    described = map(tool_of, _functions(tool).values())
+    return any(known is not None and known.resource != _LOCAL for known in described)
 
 
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any, Final, TypedDict
 
 from agent_identity.adapters import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError, DeniedError
-from agent_identity_langchain.protection import is_protected
+from agent_identity_langchain.origins import check_origin
+from agent_identity_langchain.protection import has_resources, is_protected
 
 if TYPE_CHECKING:
     from langchain_core.tools import BaseTool
@@ -50,17 +51,19 @@ class Rules:
 
         Raises:
             ConfigurationError: both describe it, or it can't be guarded.
-            AgentIdentityError: of the class `error`, nothing describes it.
+            AgentIdentityError: of the class `error`, nothing describes it, or `check_origin` refuses it.
         """
         rule = self._by_name.get(tool.name)
-        if is_protected(tool):
-            if rule is not None:
-                raise ConfigurationError(
-                    "protected_twice", f"{tool.name} is protected already, and has a rule besides"
-                )
-            return None
-        rule = rule or self._for_others
-        if rule is None:
+        describes_itself = is_protected(tool)
+        if describes_itself and rule is not None:
+            raise ConfigurationError(
+                "protected_twice", f"{tool.name} is protected already, and has a rule besides"
+            )
+        if not describes_itself:
+            rule = rule or self._for_others
+        has_resource = has_resources(tool) or (rule is not None and rule["resource"] is not None)
+        check_origin(tool, has_resource=has_resource, error=error)
+        if rule is None and not describes_itself:
             raise error(
                 "tool_undescribed",
                 f"no rule names the tool {tool.name!r}, and it isn't protected; {self._named()}",
