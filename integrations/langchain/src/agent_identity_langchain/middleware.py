@@ -187,9 +187,9 @@ def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _told(
-    own: bool | str | Callable[[ToolException], str] | None,  # noqa: FBT001 - LangChain's own type
+    own: bool | str | Callable[[ToolException], Any] | None,  # noqa: FBT001 - LangChain's own type
     error: ToolException,
-) -> str:
+) -> Any:
     """Our refusals as text; the tool's own errors, scrubbed already, as the tool's own setting says."""
     if isinstance(error, _RefusedError) or own is True:
         return str(error.args[0]) if error.args else "Tool execution error"

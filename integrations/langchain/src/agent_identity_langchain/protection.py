@@ -120,7 +120,8 @@ def _is_stock(kind: type[BaseTool]) -> bool:
 
 def _injected(tool: BaseTool) -> set[str]:
     """Parameters that the framework fills in and the model doesn't see; they have no canonical form."""
-    seen = set(tool.tool_call_schema.model_fields) if _has_fields(tool) else set(tool.args)
+    fields = getattr(tool.tool_call_schema, "model_fields", None)
+    seen = set(tool.args if fields is None else fields)
     names: set[str] = set()
     for function in _functions(tool).values():
         for name, parameter in inspect.signature(function).parameters.items():
@@ -128,10 +129,6 @@ def _injected(tool: BaseTool) -> set[str]:
             if plain and name not in seen:
                 names.add(name)
     return names
-
-
-def _has_fields(tool: BaseTool) -> bool:
-    return hasattr(tool.tool_call_schema, "model_fields")
 
 
 def _pauses() -> tuple[type[BaseException], ...]:
