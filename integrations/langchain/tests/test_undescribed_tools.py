@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from langchain.agents import create_agent
 from langchain.agents.middleware import AgentMiddleware
+from langchain.tools import ToolRuntime
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
 from langchain_core.tools import BaseTool, StructuredTool
@@ -337,6 +338,32 @@ def test_a_command_that_sends_a_call_to_the_tools_runs_no_undescribed_tool(
     assert codes == ["tool_undescribed"]
     assert identity.who_triggered("toolu_1").calls[0]["tool"] == "drop_table"
     assert ran == []
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_what_a_tool_calls_through_its_runtime_is_guarded_or_not_there(
+    identity: AgentIdentity, is_async: bool
+) -> None:
+    """A code interpreter calls the agent's other tools that way, with what the model wrote."""
+    found: list[str] = []
+
+    @langchain_tool
+    def interpret(runtime: ToolRuntime) -> str:
+        """Call all other tools."""
+        others = [other for other in runtime.tools if other.name != "interpret"]
+        found.extend(other.name for other in others)
+        return " ".join(other.invoke({}) for other in others)
+
+    middleware = [
+        Hiding("drop_table"),
+        IdentityMiddleware(identity, rules={"interpret": {}, "look": {"labels": {"reads"}}}),
+    ]
+    agent = create_agent(says("interpret"), [interpret, look, drop_table], middleware=middleware)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        asyncio.run(agent.ainvoke(GO)) if is_async else agent.invoke(GO)
+        assert intents(session) == {"interpret": (LOCAL, []), "look": (LOCAL, ["reads"])}
+    assert found == ["look"]
+    assert ran == ["look"]
 
 
 def test_a_name_that_no_tool_has_is_refused_and_recorded(identity: AgentIdentity) -> None:

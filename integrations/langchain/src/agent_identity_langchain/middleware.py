@@ -11,8 +11,10 @@ is scrubbed of secrets before callbacks see it (`protect` does that too), and on
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents.middleware import AgentMiddleware
@@ -133,7 +135,17 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             raise DeniedError("tool_unknown", f"there is no tool {request.tool_call['name']!r}")
         copy = self._guard(tool)
         self._rules.check_matched([tool, *request.runtime.tools])
-        return request.override(tool=copy)
+        # A tool finds the agent's other tools in its runtime, and may call them.
+        runtime = replace(request.runtime, tools=self._guard_all(request.runtime.tools))
+        return replace(request, tool=copy, runtime=runtime)
+
+    def _guard_all(self, tools: Iterable[BaseTool]) -> list[BaseTool]:
+        """Guarded copies of those that can be guarded."""
+        copies: list[BaseTool] = []
+        for tool in tools:
+            with contextlib.suppress(ConfigurationError, DeniedError):
+                copies.append(self._guard(tool))
+        return copies
 
     def _guard(self, tool: BaseTool) -> BaseTool:
         known = self._guarded.get(id(tool))
