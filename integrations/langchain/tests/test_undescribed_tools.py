@@ -429,6 +429,9 @@ def test_the_rule_for_all_other_tools_gives_no_credential_and_hides_no_argument(
         ({"pay": {"pauses": (ValueError,)}}, ["'pay'", "'pauses'"]),
         ({"pay": None}, ["'pay'"]),
         ({"pay": {"labels": 5}}, ["'pay'"]),
+        ({"pay": {"hosted": "no"}}, ["'pay'", "'hosted'"]),
+        ({"pay": {"hosted": True, "labels": {"moves:money"}}}, ["'pay'", "'hosted'"]),
+        ({"*": {"hosted": True}}, ["'*'", "'hosted'"]),
         ({None: {}}, ["None"]),
         (["pay"], ["mapping"]),
     ],
@@ -445,7 +448,7 @@ def test_a_rule_that_cannot_be_read_is_an_error_that_names_it(
 def test_a_wrong_key_is_answered_with_the_keys_that_there_are(identity: AgentIdentity) -> None:
     with pytest.raises(ConfigurationError) as raised:
         IdentityMiddleware(identity, rules={"list_invoices": {"resorce": BILLING}})
-    assert "labels, opaque, resource, scopes" in str(raised.value.remedy)
+    assert "hosted, labels, opaque, resource, scopes" in str(raised.value.remedy)
 
 
 def test_a_rule_is_what_it_was_when_it_was_written(identity: AgentIdentity) -> None:
@@ -511,6 +514,81 @@ def test_two_agents_that_share_a_middleware_are_checked_each_by_its_own_tools(
             second.invoke(GO)
     assert raised.value.code == "rule_unmatched"
     assert ran == ["drop_table"]
+
+
+# -- tools of the model's provider -----------------------------------------------------------------------------------
+
+SEARCH = {"type": "web_search_20250305", "name": "web_search", "max_uses": 3}
+
+
+@pytest.mark.parametrize("rules", [{"*": {}}, {"*": {}, "web_search": {"labels": {"reads:web"}}}])
+@pytest.mark.parametrize("hosted", [SEARCH, {"type": "web_search"}, {"web_search": {}}])
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_tool_that_the_provider_runs_stops_the_agent_unless_a_rule_says_so(
+    identity: AgentIdentity, hosted: Any, rules: Any, is_async: bool
+) -> None:
+    model = says()
+    agent = create_agent(model, [hosted], middleware=[IdentityMiddleware(identity, rules=rules)])
+    with pytest.raises(ConfigurationError, match="web_search") as raised:
+        asyncio.run(agent.ainvoke(GO)) if is_async else agent.invoke(GO)
+    assert raised.value.code == "tool_hosted"
+    assert model.asked == []
+
+
+def test_a_tool_that_a_rule_says_the_provider_runs_is_shown_to_the_model(
+    identity: AgentIdentity,
+) -> None:
+    rules: dict[str, Any] = {"look": {}, "web_search": {"hosted": True}}
+    agent = create_agent(
+        says("look"), [SEARCH, look], middleware=[IdentityMiddleware(identity, rules=rules)]
+    )
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        agent.invoke(GO)
+    assert ran == ["look"]
+
+
+def test_a_tool_of_the_agent_is_not_described_by_the_rule_of_a_hosted_one(
+    identity: AgentIdentity,
+) -> None:
+    guard = IdentityMiddleware(identity, rules={"look": {"hosted": True}})
+    agent = create_agent(says("look"), [look], middleware=[guard])
+    with pytest.raises(ConfigurationError) as raised:
+        agent.invoke(GO)
+    assert raised.value.code == "tool_undescribed"
+
+
+def test_a_providers_tool_that_the_agent_runs_is_guarded_at_its_call(
+    identity: AgentIdentity,
+) -> None:
+    """The provider has a schema of its own for it, and a tool of the agent runs the call."""
+
+    class Native(AgentMiddleware[Any, Any]):
+        def wrap_model_call(self, request: Any, handler: Any) -> Any:
+            return handler(request.override(tools=[{"type": "bash_20250124", "name": "look"}]))
+
+    rules = {"look": {"hosted": False, "labels": {"runs:shell"}}}
+    middleware = [Native(), IdentityMiddleware(identity, rules=rules)]
+    agent = create_agent(says("look"), [look], middleware=middleware)
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        agent.invoke(GO)
+        assert intents(session) == {"look": (LOCAL, ["runs:shell"])}
+
+
+@pytest.mark.parametrize(
+    "schema",
+    [
+        {"type": "function", "function": {"name": "made_up", "parameters": {}}},
+        {"name": "made_up", "description": "", "input_schema": {"type": "object"}},
+    ],
+)
+def test_a_function_of_which_the_model_has_the_schema_alone_is_refused_at_its_call(
+    identity: AgentIdentity, schema: Any
+) -> None:
+    guard = IdentityMiddleware(identity, rules={"look": {}})
+    agent = create_agent(says("made_up"), [schema, look], middleware=[guard])
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        agent.invoke(GO)
+        denial(identity, session, "tool_unknown")
 
 
 def test_parallel_calls_of_an_agent_are_each_refused(identity: AgentIdentity) -> None:

@@ -54,7 +54,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     `rules` maps a tool's name to what `protect` takes for it (`resource`, `scopes`, `labels`, `opaque`; `{}` for a local
     tool). A tool without a rule that `protect` or `agent_identity.tool` doesn't describe either is refused, unless there is
     the rule `"*"`, which says that all other tools are local ones; it may have `labels`. A rule that names no tool is an
-    error, so each agent has a middleware of its own.
+    error, so each agent has a middleware of its own. `{"hosted": True}` is the rule of a tool that the model's provider runs:
+    nothing guards it.
 
     The session is the current one, or one that the run carries as its `context` (the session itself, or an object or mapping
     with `session`), for streams that are read outside the session's block.
@@ -122,6 +123,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         for tool in tools:
             if isinstance(tool, BaseTool):
                 self._rules.describe(tool, ConfigurationError)
+            elif isinstance(tool, dict):
+                self._rules.check_provider(tool)
 
     def _guard_call(self, request: ToolCallRequest) -> ToolCallRequest:
         """The same call of a guarded tool.

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
 __all__ = ["Rule", "Rules"]
 
-_KEYS: Final = frozenset({"labels", "opaque", "resource", "scopes"})
 _OTHERS: Final = "*"
+_HOSTED: Final = "hosted"
+_KEYS: Final = frozenset({_HOSTED, "labels", "opaque", "resource", "scopes"})
 _KEYS_OF_OTHERS: Final = frozenset({"labels"})
 """The rule for all other tools is for tools that nobody looked at: it gives none a credential and hides no argument."""
 
@@ -41,7 +42,14 @@ class Rules:
     def __init__(self, rules: Mapping[str, Mapping[str, Any]] | None) -> None:
         if not isinstance(rules, Mapping | None):
             raise _malformed("the rules are a mapping from the names of tools to their rules")
-        self._by_name = {name: _checked(name, rule) for name, rule in (rules or {}).items()}
+        self._by_name: dict[str, Rule] = {}
+        self._where: dict[str, bool] = {}
+        for name, given in (rules or {}).items():
+            rule, is_hosted = _checked(name, given)
+            if is_hosted is not None:
+                self._where[name] = is_hosted
+            if not is_hosted:
+                self._by_name[name] = rule
         self._for_others = self._by_name.pop(_OTHERS, None)
 
     def describe(
@@ -74,6 +82,23 @@ class Rules:
             )
         return rule
 
+    def check_provider(self, tool: Mapping[str, Any]) -> None:
+        """Whether a rule says who runs a tool that isn't LangChain's: the model's provider may, where nobody guards it.
+
+        Raises:
+            ConfigurationError: none does, and the model doesn't just get a function's schema.
+        """
+        name = str(tool.get("name") or tool.get("type") or next(iter(tool), ""))
+        if not _is_function(tool) and name not in self._where:
+            raise ConfigurationError(
+                "tool_hosted",
+                f"the tool {name!r} is the model provider's own; where the provider runs it, nothing guards it",
+                remedy=(
+                    f"leave it out; or add the rule {name!r} with `hosted`: true says that the provider runs it, "
+                    "unguarded and unrecorded, false that a tool of this agent with that name does"
+                ),
+            )
+
     def check_matched(self, tools: Iterable[BaseTool]) -> None:
         """Whether each rule names one of an agent's tools: a rule with a misspelt name guards nothing.
 
@@ -95,7 +120,15 @@ class Rules:
         return f"there are rules for {', '.join(sorted(self._by_name)) or 'no tools'}"
 
 
-def _checked(name: object, rule: object) -> Rule:
+def _is_function(tool: Mapping[str, Any]) -> bool:
+    """Whether it is a schema in a provider's format: the call comes back to the agent, which looks for a tool."""
+    if "type" in tool:
+        return tool["type"] in ("function", "custom", "object")
+    return not tool.keys().isdisjoint({"function", "parameters", "input_schema"})
+
+
+def _checked(name: object, rule: object) -> tuple[Rule, bool | None]:
+    """The rule, and what it says of who runs the tool."""
     if not isinstance(name, str) or not isinstance(rule, Mapping):
         raise _malformed(f"the rule {name!r} is no mapping under a tool's name")
     keys = _KEYS_OF_OTHERS if name == _OTHERS else _KEYS
@@ -106,6 +139,11 @@ def _checked(name: object, rule: object) -> Rule:
                 f"the rule {name!r} has the key {key!r}",
                 remedy=f"this rule may have the keys {', '.join(sorted(keys))}",
             )
+    is_hosted = values.pop(_HOSTED, None)
+    if not isinstance(is_hosted, bool | None) or (is_hosted and values):
+        raise _malformed(
+            f"the rule {name!r} has the key {_HOSTED!r}, which is true and then the only key, or false"
+        )
     try:
         described = Tool(name, **values)
     except AgentIdentityError as error:
@@ -114,12 +152,13 @@ def _checked(name: object, rule: object) -> Rule:
     except TypeError as error:
         raise _malformed(f"a value of the rule {name!r} has a wrong type: {error}") from error
     # Values as they were checked: an iterator would be empty the second time.
-    return Rule(
+    checked = Rule(
         resource=values.get("resource"),
         scopes=described.scopes,
         labels=described.labels,
         opaque=described.opaque,
     )
+    return checked, is_hosted
 
 
 def _malformed(message: str, *, remedy: str | None = None) -> ConfigurationError:
