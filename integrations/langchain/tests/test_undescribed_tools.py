@@ -445,6 +445,13 @@ def test_a_rule_that_cannot_be_read_is_an_error_that_names_it(
     assert all(part in str(raised.value) for part in said)
 
 
+def test_a_value_that_cannot_be_is_an_error_that_notes_the_rule(identity: AgentIdentity) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        IdentityMiddleware(identity, rules={"pay": {"resource": "HTTPS://billing.example"}})
+    assert raised.value.code == "resource_malformed"
+    assert "in the rule 'pay'" in raised.value.__notes__
+
+
 def test_a_wrong_key_is_answered_with_the_keys_that_there_are(identity: AgentIdentity) -> None:
     with pytest.raises(ConfigurationError) as raised:
         IdentityMiddleware(identity, rules={"list_invoices": {"resorce": BILLING}})
