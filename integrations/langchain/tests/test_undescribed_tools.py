@@ -425,7 +425,7 @@ def test_the_rule_for_all_other_tools_gives_no_credential_and_hides_no_argument(
 @pytest.mark.parametrize(
     ("rules", "said"),
     [
-        ({"list_invoices": {"resorce": BILLING}}, ["'list_invoices'", "'resorce'"]),
+        ({"list_invoices": {"resources": BILLING}}, ["'list_invoices'", "'resources'"]),
         ({"pay": {"pauses": (ValueError,)}}, ["'pay'", "'pauses'"]),
         ({"pay": None}, ["'pay'"]),
         ({"pay": {"labels": 5}}, ["'pay'"]),
@@ -454,7 +454,7 @@ def test_a_value_that_cannot_be_is_an_error_that_notes_the_rule(identity: AgentI
 
 def test_a_wrong_key_is_answered_with_the_keys_that_there_are(identity: AgentIdentity) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        IdentityMiddleware(identity, rules={"list_invoices": {"resorce": BILLING}})
+        IdentityMiddleware(identity, rules={"list_invoices": {"resources": BILLING}})
     assert "hosted, labels, opaque, resource, scopes" in str(raised.value.remedy)
 
 
