@@ -135,7 +135,11 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         """
         tool = request.tool
         if tool is None:
-            raise DeniedError("tool_unknown", f"there is no tool {request.tool_call['name']!r}")
+            raise DeniedError(
+                "tool_unknown",
+                f"there is no tool {request.tool_call['name']!r}",
+                remedy="call a tool that there is, by its exact name",
+            )
         copy = self._guard(tool)
         self._rules.check_matched([tool, *request.runtime.tools])
         # A tool finds the agent's other tools in its runtime, and may call them.
