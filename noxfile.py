@@ -148,6 +148,7 @@ def typing(session: nox.Session) -> None:
     """Mypy and pyright, both strict, and the public types as a test subject."""
     _install(session, "typing", "./integrations/langchain")
     session.run("mypy")
+    session.run("mypy", "integrations/langchain/src")
     session.run("pyright")
     session.run("mypy", "tests/typing")
     session.run("pyright", "--verifytypes", "agent_identity", "--ignoreexternal")

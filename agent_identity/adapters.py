@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from agent_identity.current import Current, activated, current_session
+from agent_identity.current import Current, activated, current_session, open_session
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.described import Tool
 from agent_identity.pipeline import Call
@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from agent_identity.errors import AgentIdentityError
     from agent_identity.session import Session
 
-__all__ = ["Call", "Tool", "refusal_text", "scrubbed", "scrubs", "tool_of", "within", "wrap"]
+__all__ = [
+    "Call",
+    "Tool",
+    "arefuse",
+    "refusal_text",
+    "refuse",
+    "scrubbed",
+    "scrubs",
+    "tool_of",
+    "within",
+    "wrap",
+]
 
 
 @contextlib.contextmanager
@@ -36,6 +47,29 @@ def within(session: Session | None, *, tool_call_id: str | None = None) -> Gener
     found = session or current_session()
     with activated(Current(found.reference, found.running, tool_call_id)):
         yield found
+
+
+def refuse(name: str, error: AgentIdentityError) -> None:
+    """Record that a call of the tool `name` was refused, for a tool that can't be guarded and so must not run.
+
+    It is a call of the current session, and `within` says of which tool call of the model. `error` gets its `call_id`.
+
+    Raises:
+        NoSessionError: there is no session here.
+    """
+    _call_of(name).refuse(error)
+
+
+async def arefuse(name: str, error: AgentIdentityError) -> None:
+    """The async twin of `refuse`."""
+    await _call_of(name).arefuse(error)
+
+
+def _call_of(name: str) -> Call:
+    session, found = open_session()
+    # The name may be a model's own text, which can hold what no record can.
+    described = Tool(name.encode("utf-8", "replace").decode())
+    return Call(session, described, {}, found.tool_call_id)
 
 
 def refusal_text(error: AgentIdentityError) -> str:

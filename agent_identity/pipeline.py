@@ -227,6 +227,18 @@ class Call:
                 raise
             raise refusal from error
 
+    def refuse(self, error: AgentIdentityError) -> None:
+        """Record that the call is refused before anything else is asked: an adapter knows that the tool must not run."""
+        self._begin()
+        self._put(self._given_up(error))
+        self._end_span(error)
+
+    async def arefuse(self, error: AgentIdentityError) -> None:
+        """The async twin of `refuse`."""
+        self._begin()
+        await self._aput(self._given_up(error))
+        self._end_span(error)
+
     def _begin(self) -> None:
         """A call is made once: another one has an id of its own."""
         if self._state != "new":

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 HOW_TO = sorted((DOCS / "how-to").glob("*.md"))
 ERRORS = (DOCS / "reference" / "errors.md").read_text(encoding="utf-8")
-SOURCE = sorted((ROOT / "agent_identity").rglob("*.py"))
+SOURCE = sorted([*ROOT.glob("agent_identity/**/*.py"), *ROOT.glob("integrations/*/src/**/*.py")])
 
 
 def blocks(page: Path, language: str) -> list[str]:

@@ -20,7 +20,7 @@ from agent_identity import (
     current_session,
     tool,
 )
-from agent_identity.adapters import tool_of
+from agent_identity.adapters import arefuse, refuse, tool_of, within
 from agent_identity.authority import Authority
 from agent_identity.flow import Draft, HttpRequest, HttpResponse, http
 from agent_identity.provenance.memory import MemoryLedger
@@ -92,6 +92,43 @@ def test_the_intent_is_on_record_when_the_tool_runs_and_the_outcome_after(
         look()
         assert seen[0][-1] == "call.intended"
         assert kinds(session)[-1] == "call.completed"
+
+
+def test_a_call_that_an_adapter_refuses_is_on_record_under_the_models_own_id(
+    bot: AgentIdentity,
+) -> None:
+    error = DeniedError("tool_undescribed", "nothing describes drop_table")
+    with (
+        bot.on_behalf_of("user:alice", purpose="p") as session,
+        within(None, tool_call_id="toolu_1"),
+    ):
+        refuse("drop_table", error)
+        assert "call.intended" not in kinds(session)
+        last = [*session.records()][-1].to_dict()
+    assert (last["kind"], last["code"]) == ("call.denied", "tool_undescribed")
+    (call,) = bot.who_triggered("toolu_1").calls
+    assert (call["tool"], call["decision"]) == ("drop_table", "deny")
+    assert (call["outcome"], call["call_id"]) == ("denied", error.call_id)
+
+
+async def test_an_async_adapter_refuses_a_call_without_touching_the_ledger_on_the_loop(
+    make_identity,
+) -> None:
+    class Watching(MemoryLedger):
+        def append(self, draft: Draft, /) -> None:
+            assert draft.kind != "call.denied"
+            super().append(draft)
+
+        async def aappend(self, draft: Draft, /) -> None:
+            await asyncio.to_thread(super().append, draft)
+
+    identity = make_identity(ledger=Watching())
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        # a lone surrogate, which a model may write and no record can hold
+        await arefuse("drop\ud800", DeniedError("tool_unknown", "there is no such tool"))
+        assert kinds(session)[-1] == "call.denied"
+    (call,) = identity.who_triggered(session).calls
+    assert (call["tool"], call["outcome"]) == ("drop?", "denied")
 
 
 @pytest.mark.parametrize("refused", ["call.intended", "grant.made", "credential.acquired"])

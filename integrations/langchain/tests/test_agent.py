@@ -145,7 +145,8 @@ def pay(number: str) -> str:
 
 
 def agent(identity: AgentIdentity, model: FakeModel, *tools: BaseTool, **more: Any) -> Any:
-    middleware = [IdentityMiddleware(identity, rules=RULES)]
+    named = {made.name: RULES[made.name] for made in tools if made.name in RULES}
+    middleware = [IdentityMiddleware(identity, rules={"*": {}, **named})]
     return create_agent(model, list(tools), middleware=middleware, **more)
 
 
@@ -423,5 +424,3 @@ def test_what_cannot_be_guarded_is_refused(identity: AgentIdentity) -> None:
         protect(list_invoices, labels="sends:external")
     with pytest.raises(ConfigurationError):
         IdentityMiddleware(identity, rules={"pay": {"scopes": "payments:write"}})
-    with pytest.raises(TypeError):
-        IdentityMiddleware(identity, rules={"pay": {"scope": ["payments:write"]}})

@@ -4,20 +4,22 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["guarded", "is_protected", "protect"]
+__all__ = ["guarded", "has_resources", "is_protected", "protect"]
 
 T = TypeVar("T", bound=BaseTool)
+_LOCAL: Final = Tool("local").resource
 
 
 def protect(
@@ -36,10 +38,12 @@ def protect(
     configuration) is no argument of the call and is passed through.
 
     Raises:
-        ConfigurationError: it is protected already.
+        ConfigurationError: it is protected already, or guarding it wouldn't guard all that it does.
     """
     if is_protected(tool):
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
+    has_resource = resource is not None or has_resources(tool)
+    check_origin(tool, has_resource=has_resource, error=ConfigurationError)
     described = Tool(
         tool.name,
         resource=resource,
@@ -56,6 +60,12 @@ def protect(
 def is_protected(tool: BaseTool) -> bool:
     """Whether every function of it is guarded, by `protect` or by `agent_identity.tool`."""
     return all(tool_of(function) is not None for function in _functions(tool).values())
+
+
+def has_resources(tool: BaseTool) -> bool:
+    """Whether `protect` or `agent_identity.tool` gave one of its functions a resource."""
+    described = map(tool_of, _functions(tool).values())
+    return any(known is not None and known.resource != _LOCAL for known in described)
 
 
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
@@ -110,7 +120,8 @@ def _is_stock(kind: type[BaseTool]) -> bool:
 
 def _injected(tool: BaseTool) -> set[str]:
     """Parameters that the framework fills in and the model doesn't see; they have no canonical form."""
-    seen = set(tool.tool_call_schema.model_fields) if _has_fields(tool) else set(tool.args)
+    fields = getattr(tool.tool_call_schema, "model_fields", None)
+    seen = set(tool.args if fields is None else fields)
     names: set[str] = set()
     for function in _functions(tool).values():
         for name, parameter in inspect.signature(function).parameters.items():
@@ -118,10 +129,6 @@ def _injected(tool: BaseTool) -> set[str]:
             if plain and name not in seen:
                 names.add(name)
     return names
-
-
-def _has_fields(tool: BaseTool) -> bool:
-    return hasattr(tool.tool_call_schema, "model_fields")
 
 
 def _pauses() -> tuple[type[BaseException], ...]:

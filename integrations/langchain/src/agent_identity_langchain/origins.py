@@ -1,0 +1,67 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Tools that a library makes, and that can't be guarded yet. They are known by their functions' modules: names may be anybody's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from langchain_core.tools import BaseTool
+
+    from agent_identity.errors import ConfigurationError, DeniedError
+
+__all__ = ["check_origin"]
+
+_MCP: Final = ("langchain_mcp_adapters", "langchain.mcp")
+
+
+def check_origin(
+    tool: BaseTool, *, has_resource: bool, error: type[ConfigurationError | DeniedError]
+) -> None:
+    """Whether guarding this tool guards all that it does.
+
+    Raises:
+        AgentIdentityError: of the class `error`; it starts a sub-agent, whose tools nobody guards, or it would be given a
+            credential for an MCP server that never gets it.
+    """
+    modules = set(_modules(tool))
+    if any(map(_starts_subagents, modules)):
+        raise error(
+            "subagent_unguarded",
+            f"the tool {tool.name!r} starts sub-agents of deepagents, whose tools would run unguarded",
+            remedy=(
+                "leave the sub-agents out; or call an agent with an IdentityMiddleware of its own from a tool "
+                "that you write, with a rule for that tool"
+            ),
+        )
+    if has_resource and any(_is_within(module, _MCP) for module in modules):
+        raise error(
+            "mcp_credential_unsent",
+            f"the tool {tool.name!r} calls an MCP server, which wouldn't get the credential for the resource",
+            remedy=(
+                "describe the tool without a resource; the connection to its server has its own authentication"
+            ),
+        )
+
+
+def _starts_subagents(module: str) -> bool:
+    return _is_within(module, ("deepagents",)) and "subagent" in module.replace("_", "")
+
+
+def _is_within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _modules(tool: BaseTool) -> Iterator[str]:
+    """The modules of what runs when the tool is called, below any decorator, and of the class and the error handler."""
+    kind = type(tool)
+    yield from (base.__module__ for base in kind.__mro__)
+    for name in ("func", "coroutine", "handle_tool_error"):
+        seen: list[Any] = [None]
+        function = getattr(tool, name, None)
+        while not any(function is known for known in seen):
+            yield str(getattr(function, "__module__", ""))
+            seen.append(function)
+            function = getattr(function, "__wrapped__", None)
