@@ -84,17 +84,24 @@ class CallStory:
 
     def entry(self) -> Entry:
         """The call as a trace lists it."""
-        last = self.ended or self.begun
-        body = self.begun.body if last.kind != CALL_DENIED else last.body
+        body = dict(self.begun.body)
+        if self.ended is not None:  # a refusal may follow the intent, and says more than it
+            body |= self.ended.body
         return Entry(
             call_id=self.begun.call_id,
+            parent=body.get("parent"),
+            agent=body.get("agent"),
             tool=body.get("tool"),
             resource=body.get("resource"),
+            labels=body.get("labels"),
             decision=body.get("decision"),
             policy_id=body.get("policy_id"),
+            code=body.get("code"),
+            reason=body.get("reason"),
             approval=self.approval,
             credential=self.credential,
             outcome=self.outcome,
+            error=body.get("error"),
             started=rfc3339(self.begun.at),
             ended=None if self.ended is None else rfc3339(self.ended.at),
             trace_id=self.begun.trace_id,

@@ -69,6 +69,7 @@ class Trace:
         return {
             "ref": self.ref,
             "verified": self.verified,
+            "witnessed": self.witnessed,
             "principal": self._principal(),
             "trigger": self.trigger,
             "purpose": self.purpose,

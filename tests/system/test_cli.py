@@ -149,13 +149,14 @@ def test_why_prints_the_trace_of_a_call_as_the_contract_has_it(demo) -> None:
         with open_ledger("sqlite:", state_dir=state) as ledger:
             assert answer == trace_of(ledger, call_id, check=SignatureCheck(ledger)).to_dict()
         assert list(answer) == [
-            *("ref", "verified", "principal", "trigger", "purpose", "chain", "calls")
+            *("ref", "verified", "witnessed", "principal", "trigger", "purpose", "chain", "calls")
         ]
         assert list(answer["chain"][0]) == ["agent", "depth", "scope", "evidence"]
         (call,) = answer["calls"]
         assert list(call) == [
-            *("call_id", "tool", "resource", "decision", "policy_id", "approval", "credential"),
-            *("outcome", "started", "ended", "trace_id", "span_id"),
+            *("call_id", "parent", "agent", "tool", "resource", "labels", "decision", "policy_id"),
+            *("code", "reason", "approval", "credential", "outcome", "error"),
+            *("started", "ended", "trace_id", "span_id"),
         ]
         assert (answer["ref"], call["call_id"], answer["verified"]) == (call_id, call_id, True)
         assert answer["purpose"] == "close the October books"

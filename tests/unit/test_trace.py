@@ -62,24 +62,36 @@ class Told:
         self._append("grant.made", session, public, {"grant": compact, "chain": chain}, ref="g-1")
         return chain
 
-    def call(self, session, tool, *, ended="completed", chain=None, ref=None, **sealed):
+    def call(self, session, tool, *, ended="completed", error=None, chain=None, ref=None, **sealed):
         agent, depth, txn, _ = self.agents[session]
         call = new_id("call_")
         public = {"tool": tool, "resource": BILLING, "agent": agent, "depth": depth, "txn": txn}
-        public |= {"decision": "permit", "policy_id": "allow-read", "labels": []}
+        public |= {"decision": "permit", "policy_id": "allow-read", "labels": ["reads:finance"]}
         public |= {"grant_hash": None if chain is None else hash_of(chain[0])}
         ids = {"call": call, "trace": "7" * 32, "span": call[-16:], "ref": ref}
         self._append("call.intended", session, public, {"assertion": "eyJ.a.b", **sealed}, **ids)
         if ended is not None:
             self.clock.now += 0.25
-            self._append(f"call.{ended}", session, {"error": None}, None, call=call)
+            self._append(f"call.{ended}", session, {"error": error}, None, call=call)
         return call
+
+    def acquired(self, session, chain):
+        public = {"resource": BILLING, "grant_hash": hash_of(chain[0]), "source": "token-exchange"}
+        public |= {"issuer": "https://idp.example", "scope": ["invoices:read"]}
+        public |= {"expires_at": 1_793_491_500}
+        self._append("credential.acquired", session, public, None)
+
+    def used(self, session, call, kind, **public):
+        self._append(
+            f"credential.{kind}", session, {"resource": BILLING, **public}, None, call=call
+        )
 
     def deny(self, session, tool, decision="deny"):
         agent, depth, txn, _ = self.agents[session]
         call = new_id("call_")
         public = {"tool": tool, "resource": LOCAL, "agent": agent, "depth": depth, "txn": txn}
-        public |= {"decision": decision, "policy_id": "no-payments", "code": "x", "reason": "no"}
+        public |= {"decision": decision, "policy_id": "no-payments", "labels": ["moves:money"]}
+        public |= {"code": "policy_denied", "reason": "policy refuses the call: no"}
         self._append("call.denied", session, public, None, call=call)
         return call
 
@@ -131,26 +143,66 @@ def test_the_json_has_the_members_of_the_contract_in_its_order(told) -> None:
     call = told.call(session, "list_invoices")
     document = told.trace(call).to_dict()
     assert [*document] == [
-        *("ref", "verified", "principal", "trigger", "purpose", "chain", "calls")
+        *("ref", "verified", "witnessed", "principal", "trigger", "purpose", "chain", "calls")
     ]
     assert document["principal"] == {"sub": "alice", "iss": None, "profile": "user"}
     assert [*document["chain"][0]] == ["agent", "depth", "scope", "evidence"]
     (entry,) = document["calls"]
     assert entry == {
         "call_id": call,
+        "parent": None,
+        "agent": AGENT + "invoice-bot",
         "tool": "list_invoices",
         "resource": BILLING,
+        "labels": ["reads:finance"],
         "decision": "permit",
         "policy_id": "allow-read",
+        "code": None,
+        "reason": None,
         "approval": None,
         "credential": None,
         "outcome": "completed",
+        "error": None,
         "started": "2026-11-01T00:00:00.031250Z",
         "ended": "2026-11-01T00:00:00.296875Z",
         "trace_id": "7" * 32,
         "span_id": call[-16:],
     }
+    assert [*entry] == [
+        *("call_id", "parent", "agent", "tool", "resource", "labels", "decision", "policy_id"),
+        *("code", "reason", "approval", "credential", "outcome", "error"),
+        *("started", "ended", "trace_id", "span_id"),
+    ]
     assert json.loads(json.dumps(document)) == document
+
+
+def test_a_call_names_the_agent_that_made_it_and_not_the_one_above(told) -> None:
+    root = told.open("invoice-bot")
+    told.call(told.open("archive-bot", parent=root), "read_archive")
+    (call,) = told.trace(root).calls
+    assert call.agent == AGENT + "archive-bot"
+
+
+def test_a_refused_call_says_with_which_code_and_why(told) -> None:
+    (call,) = told.trace(told.deny(told.open("bot"), "pay")).calls
+    assert (call.code, call.reason) == ("policy_denied", "policy refuses the call: no")
+    assert (call.labels, call.error) == (["moves:money"], None)
+
+
+def test_a_call_that_was_refused_after_its_intent_keeps_what_the_intent_said(told) -> None:
+    session = told.open("bot")
+    call = told.call(session, "pay", ended=None)
+    public = {"tool": "pay", "resource": BILLING, "agent": AGENT + "bot", "decision": "deny"}
+    public |= {"policy_id": None, "code": "session_ended", "reason": "the session ended"}
+    told._append("call.denied", session, public, None, call=call)
+    (entry,) = told.trace(call).calls
+    assert (entry.decision, entry.outcome, entry.code) == ("deny", "denied", "session_ended")
+    assert (entry.labels, entry.reason) == (["reads:finance"], "the session ended")
+
+
+def test_a_failed_call_names_the_error_of_its_tool(told) -> None:
+    (call,) = told.trace(told.call(told.open("bot"), "pay", ended="failed", error="OSError")).calls
+    assert (call.outcome, call.error, call.code) == ("failed", "OSError", None)
 
 
 def test_what_a_trace_lists_is_read_by_name_or_by_attribute(told) -> None:
