@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
@@ -103,6 +104,11 @@ def _is_no(error: AgentIdentityError) -> bool:
     return error.code == "unknown_reference" or isinstance(error, refusals)
 
 
+def _columns() -> int:
+    """How wide the terminal is; without one, as in a file, 80."""
+    return shutil.get_terminal_size().columns
+
+
 def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
     from agent_identity.cli.granting import Wish  # noqa: PLC0415 - loads what the command needs
 
@@ -136,7 +142,7 @@ def why(
 
     with opened_ledger(state_dir, config) as ledger:
         trace = trace_of(ledger, ref, check=SignatureCheck(ledger))
-    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else str(trace))
+    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(_columns()))
 
 
 @app.command()

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
 
-__all__ = ["Branch", "CallStory", "Entry", "Graph"]
+__all__ = ["Branch", "CallStory", "Entry", "Graph", "moment"]
 
 
 class Entry(dict[str, "JSON"]):
@@ -68,7 +68,7 @@ class CallStory:
             source=body.get("source"),
             issuer=body.get("issuer"),
             scopes=body.get("scope"),
-            expires_at=_time(expires_at) if isinstance(expires_at, int) else None,
+            expires_at=rfc3339(moment(expires_at)) if isinstance(expires_at, int) else None,
             step_ups=[
                 {"scopes": each.body.get("scope"), "at": rfc3339(each.at)} for each in stepped_up
             ],
@@ -109,8 +109,9 @@ class CallStory:
         )
 
 
-def _time(seconds: int) -> str:
-    return rfc3339(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds))
+def moment(seconds: int) -> datetime:
+    """A time of a record's body, which holds Unix seconds."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
 @dataclass(slots=True)

@@ -51,7 +51,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **more}
 
 
-UNWANTED = {"AGENT_IDENTITY_STATE_DIR", "AGENT_IDENTITY_CONFIG", "FORCE_COLOR", "NO_COLOR"}
+UNWANTED = {
+    *("AGENT_IDENTITY_STATE_DIR", "AGENT_IDENTITY_CONFIG", "FORCE_COLOR", "NO_COLOR", "COLUMNS"),
+}
 
 
 def cli(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -102,7 +104,7 @@ def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered
     answer = out.partition("Who triggered this?")[2]
     assert answer.split("\n")[1] == "user:alice: close the October books"
     assert "archive-bot" in answer
-    assert "deny by no-payments, denied" in answer
+    assert "by invoice-bot, denied by no-payments" in answer
     assert "every link of the ledger holds" in answer
 
 
@@ -171,6 +173,22 @@ def test_why_of_a_session_a_span_and_a_trace_finds_the_same_call(demo) -> None:
         assert done.returncode == 0
         assert intent.call_id in done.stdout
         assert ANSI not in done.stdout
+
+
+@pytest.mark.parametrize("columns", [60, 80, None])
+def test_why_breaks_no_word_and_no_id_on_a_terminal_of_any_width_or_in_a_file(
+    demo, columns: int | None
+) -> None:
+    """Without COLUMNS and a terminal, as in a pipe, lines have up to 80 columns."""
+    state, _ = demo
+    with open_ledger("sqlite:", state_dir=state) as ledger:
+        session = next(record for record in ledger.records() if record.kind == "session.opened")
+        trace = trace_of(ledger, session.session_id, check=SignatureCheck(ledger))
+    environment = {} if columns is None else {"COLUMNS": str(columns)}
+    done = cli("why", session.session_id, "--state-dir", state, **environment)
+    assert done.stdout == trace.to_text(columns or 80) + "\n"
+    assert max(map(len, done.stdout.splitlines())) <= (columns or 80)
+    assert {call.call_id for call in trace.calls} <= set(done.stdout.split())
 
 
 def test_why_of_something_unknown_says_so_and_leaves_with_1(demo) -> None:

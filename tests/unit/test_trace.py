@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -348,10 +349,10 @@ def test_a_signature_that_fails_its_check_is_named(told) -> None:
 
 def test_signatures_are_mentioned_only_when_they_were_checked(told) -> None:
     call = told.call(told.open("bot"), "pay")
-    assert "signatures" not in str(told.trace(call))
+    assert str(told.trace(call)).endswith("\nverified (3 records; no external checkpoint)")
     seen = []
     trace = told.trace(call, check=lambda record: seen.append(record.kind))
-    assert "signatures" in str(trace)
+    assert str(trace).endswith("\nverified (3 records, signed; no external checkpoint)")
     assert sorted(seen) == ["call.completed", "call.intended", "session.opened"]
 
 
@@ -397,16 +398,105 @@ def test_the_tree_reads_from_the_principal_down(told) -> None:
     two = told.deny(root, "pay_invoice")
     child = told.open("archive-bot", parent=root, task="find the old ones")
     three = told.call(child, "read_archive", ended=None)
-    four = told.call(root, "send_report", ended="failed")
-    assert str(told.trace(root)).splitlines()[:-1] == [
+    four = told.call(root, "send_report", ended="failed", error="TimeoutError")
+    assert str(told.trace(root)).splitlines() == [
         "user:alice: close the October books",
         "└─ invoice-bot",
-        f"   ├─ ✔ list_invoices at {BILLING}, permit by allow-read, completed in 266 ms  {one}",
-        f"   ├─ ✘ pay_invoice locally, deny by no-payments, denied  {two}",
+        f"   ├─ ✔ list_invoices at {BILLING}, completed in 266ms",
+        f"   │    {one}",
+        "   │    by invoice-bot, permitted by allow-read",
+        "   │    2026-11-01 00:00:00.031 to 00:00:00.296 UTC",
+        "   ├─ ✘ pay_invoice locally, denied",
+        f"   │    {two}",
+        "   │    by invoice-bot, denied by no-payments",
+        "   │    policy_denied: policy refuses the call: no",
+        "   │    2026-11-01 00:00:00.312 UTC",
         "   ├─ archive-bot: find the old ones",
-        f"   │  └─ ✔ read_archive at {BILLING}, permit by allow-read, running  {three}",
-        f"   └─ ✔ send_report at {BILLING}, permit by allow-read, failed in 266 ms  {four}",
+        f"   │  └─ … read_archive at {BILLING}, running",
+        f"   │       {three}",
+        "   │       by archive-bot, permitted by allow-read",
+        "   │       since 2026-11-01 00:00:00.343 UTC",
+        f"   └─ ✘ send_report at {BILLING}, failed (TimeoutError) in 266ms",
+        f"        {four}",
+        "        by invoice-bot, permitted by allow-read",
+        "        2026-11-01 00:00:00.359 to 00:00:00.625 UTC",
+        "verified (8 records; no external checkpoint)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "mark"),
+    [("completed", "✔"), ("failed", "✘"), ("cancelled", "✘"), ("unknown", "?"), (None, "…")],
+)
+def test_the_mark_of_a_call_fits_its_outcome_and_not_its_decision(told, ended, mark) -> None:
+    trace = told.trace(told.call(told.open("bot"), "pay", ended=ended))
+    (line,) = [line for line in str(trace).splitlines() if "pay at" in line]
+    assert line.startswith(f"   └─ {mark} pay at {BILLING}, {ended or 'running'}")
+
+
+@pytest.mark.parametrize(("decision", "said"), [("deny", "denied"), ("approval", "needs approval")])
+def test_a_refused_call_is_drawn_with_its_cross_its_code_and_its_reason(
+    told, decision, said
+) -> None:
+    text = str(told.trace(told.deny(told.open("bot"), "pay", decision)))
+    assert "└─ ✘ pay locally, denied\n" in text
+    assert f"by bot, {said} by no-payments\n" in text
+    assert "policy_denied: policy refuses the call: no\n" in text
+
+
+def test_a_call_shows_where_its_credential_came_from_and_what_became_of_it(told) -> None:
+    session = told.open("bot")
+    chain = told.grant(session, "invoices:read")
+    told.acquired(session, chain)
+    call = told.call(session, "pay", chain=chain)
+    told.used(session, call, "stepped_up", scope=["invoices:read", "invoices:pay"])
+    told.used(session, call, "refused", place="https://evil.example", code="foreign_url")
+    trace = told.trace(call)
+    credential = trace.calls[0].credential
+    assert (credential["source"], credential["issuer"]) == (
+        *("token-exchange", "https://idp.example"),
+    )
+    assert credential["expires_at"] == "2026-11-01T00:05:00Z"
+    lines = [line.strip() for line in str(trace).splitlines()]
+    at = lines.index("credential: token-exchange from https://idp.example")
+    assert lines[at + 1 : at + 4] == [
+        "for invoices:read, until 2026-11-01 00:05:00 UTC",
+        "stepped up to invoices:read invoices:pay at 2026-11-01 00:00:00.343 UTC",
+        "refused for https://evil.example (foreign_url) at 2026-11-01",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_line_is_longer_than_the_width_and_no_word_is_broken(told, width) -> None:
+    root = told.open("invoice-bot", task="read every invoice of last year " * 6)
+    chain = told.grant(root, "invoices:read")
+    told.acquired(root, chain)
+    session = root
+    for depth in range(3):
+        session = told.open(f"archive-bot-{depth}", parent=session, task="look for old ones " * 8)
+        told.call(session, "a_tool_with_a_name_of_its_own", chain=chain)
+        told.deny(session, "pay_invoice")
+    trace = told.trace(root)
+    text = trace.to_text(width)
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    for call in trace.calls:
+        assert {call.call_id, call.tool} <= words
+    whole = set(trace.to_text(10_000).split()) - set("├─└│")
+    assert whole - words == set()
+
+
+def test_a_word_that_is_longer_than_a_line_stays_whole_on_a_line_of_its_own(told) -> None:
+    name = "x" * 100
+    text = told.trace(told.call(told.open("bot"), name)).to_text(60)
+    assert name in text.split()
+
+
+def test_wide_letters_count_as_the_two_columns_that_they_take(told) -> None:
+    text = told.trace(told.open("bot", task="李雷 " * 30)).to_text(60)
+    lines = [line for line in text.splitlines() if "李雷" in line]
+    assert len(lines) == 3
+    assert max(len(line) + line.count("李") + line.count("雷") for line in lines) <= 60
 
 
 HOSTILE = 'x\r\n└─ ✔ forged\x1b[31m\u202egnp\u2028\u200b<script>alert(1)</script>"]; n-->m[`'
@@ -417,7 +507,9 @@ def test_H12_a_hostile_name_draws_no_line_turns_nothing_round_and_runs_nowhere(t
     told.call(session, HOSTILE)
     trace = told.trace(session)
     text, html, mermaid = str(trace), trace._repr_html_(), trace.to_mermaid()
-    assert len(text.splitlines()) == 4
+    drawn_nodes = [line for line in text.splitlines() if re.match(r"[│ ]*[├└]─ ", line)]
+    assert len(drawn_nodes) == 2
+    assert sum(line.count("─") for line in text.splitlines()) == 2
     for drawn in (text, html, mermaid):
         assert not set(drawn) & set("\r\x1b\u202e\u2028\u200b")
     assert "<script" not in html
