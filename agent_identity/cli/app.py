@@ -128,20 +128,27 @@ def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
 @_reported
 def why(
     ref: Annotated[
-        str,
-        typer.Argument(help="Id of a call, session, trace or span, a tool call id, or any jti."),
-    ],
+        str | None,
+        typer.Argument(
+            help="Id of a call, session, trace or span, a tool call id, or any jti; its beginning is enough."
+        ),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The newest session.")] = False,
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
     from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.why import newest_session, whole_reference  # noqa: PLC0415 - see above
+    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
+    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - see above
 
+    if (ref is None) != last:
+        raise ConfigurationError("reference_missing", "why takes either REF or --last")
     with opened_ledger(state_dir, config) as ledger:
-        trace = trace_of(ledger, ref, check=SignatureCheck(ledger))
+        whole = newest_session(ledger) if ref is None else whole_reference(ledger, ref)
+        trace = trace_of(ledger, whole, check=SignatureCheck(ledger))
     typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(_columns()))
 
 

@@ -198,6 +198,43 @@ def test_why_of_something_unknown_says_so_and_leaves_with_1(demo) -> None:
     assert "Traceback" not in done.stderr
 
 
+def test_why_takes_the_beginning_of_an_id_that_only_one_id_has(demo) -> None:
+    state, _ = demo
+    call_id = call_ids(state)[0]
+    done = cli("why", call_id[:20], "--json", "--state-dir", state)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["ref"], answer["calls"][0]["call_id"]) == (call_id, call_id)
+
+
+def test_why_of_a_beginning_that_several_ids_have_lists_some(demo) -> None:
+    state, _ = demo
+    done = cli("why", "call_", "--state-dir", state)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ambiguous_reference: several ids begin with call_: call_")
+    listed = set(re.findall(r"call_[0-9a-f]{32}", done.stderr))
+    assert len(listed) == 5
+    assert listed < set(call_ids(state))
+
+
+def test_why_last_is_the_newest_session_with_what_was_delegated_from_it(demo) -> None:
+    state, _ = demo
+    done = cli("why", "--last", "--json", "--state-dir", state)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert [call["call_id"] for call in answer["calls"]] == call_ids(state)
+    assert {call["agent"].rpartition(":")[2] for call in answer["calls"]} == {
+        *("invoice-bot", "archive-bot")
+    }
+
+
+@pytest.mark.parametrize("arguments", [[], ["call_x", "--last"]])
+def test_why_takes_a_reference_or_last_and_not_both(demo, arguments: list[str]) -> None:
+    done = cli("why", *arguments, "--state-dir", demo[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "reference_missing" in done.stderr
+
+
 # -- ledger verify ---------------------------------------------------------------------------------------------------
 
 
