@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityTable
+    from agent_identity.values import JSON
 
 __all__ = ["listening", "serve_authority", "serving"]
 
@@ -64,8 +66,13 @@ def serving(
         server.close()
 
 
-def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> None:
-    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's."""
+def serve_authority(
+    state_dir: Path, port: int, config: Path | None = None, *, as_json: bool = False
+) -> None:
+    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's.
+
+    What there is to know of it is printed before it serves: as lines, or as one line of JSON.
+    """
     configuration = None if config is None else _read(config)
     tls = None if configuration is None else _tls(configuration)
     server = listening(port)
@@ -75,11 +82,14 @@ def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> N
         authority, table = Authority(folder, issuer=url), None
     else:
         authority, table = _of_organisation(configuration, folder, url), configuration.authority
-    for line in _told(authority, table, url):
-        print(line, flush=True)  # noqa: T201 - this is the command's output
-    if table is None or table.registration:
+    registers = table is None or table.registration
+    if registers:
         authority.registration_token()  # made now, since agents need it before they first ask
-        print(f"register  with the token in {folder}", flush=True)  # noqa: T201 - see above
+    lines = _told(authority, table, url, folder if registers else None)
+    if as_json:
+        lines = iter([json.dumps(_document(authority, table, url, folder if registers else None))])
+    for line in lines:
+        print(line, flush=True)  # noqa: T201 - this is the command's output
     try:
         _runner(authority.asgi(), tls).run(sockets=[server])
     finally:
@@ -104,7 +114,9 @@ def _tls(configuration: Configuration) -> ssl.SSLContext | None:
     return listener_context(configuration)
 
 
-def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Iterator[str]:
+def _told(
+    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
+) -> Iterator[str]:
     """What whoever started it has to know; nothing of it is secret."""
     if table is None or authority.issuer == url:
         yield f"authority {authority.issuer} (stop with Ctrl-C)"
@@ -113,6 +125,22 @@ def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Itera
     yield f"metadata  {authority.endpoints.metadata}"
     for name, client in sorted(table.clients.items() if table else ()):
         yield f"client    {name} ({client.auth})"
+    if registration is not None:
+        yield f"register  with the token in {registration}"
+
+
+def _document(
+    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
+) -> dict[str, JSON]:
+    """The same for programs."""
+    clients = table.clients.items() if table else ()
+    return {
+        "issuer": authority.issuer,
+        "url": url,
+        "metadata": authority.endpoints.metadata,
+        "clients": {name: client.auth for name, client in clients},
+        "registration": None if registration is None else str(registration),
+    }
 
 
 def _runner(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:

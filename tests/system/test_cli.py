@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -19,7 +20,11 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from agent_identity.authority import Authority
+from agent_identity.cli.app import app
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
 from agent_identity.credentials.issuer import Issuer
@@ -72,10 +77,7 @@ def cli(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, subprocess.CompletedProcess[str]]:
     """A state directory with the demo's ledger in it, and what the demo printed."""
     state = tmp_path_factory.mktemp("demo") / "state"
-    began = time.monotonic()
-    done = cli("demo", "--state-dir", state)
-    assert time.monotonic() - began < 10
-    return state, done
+    return state, cli("demo", "--state-dir", state)
 
 
 @pytest.fixture
@@ -426,6 +428,142 @@ def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
     done = cli("authority", "serve", "--port", port, "--state-dir", tmp_path / "other")
     assert (done.returncode, "port_in_use" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_served_authority_says_where_it_is_in_one_line_of_json(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = subprocess.Popen(
+        [*COMMAND, "authority", "serve", "--port", "0", "--json", "--state-dir", str(state)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        metadata = httpx.get(told["metadata"], trust_env=False).json()
+        assert metadata["issuer"] == told["issuer"] == told["url"]
+        assert (told["clients"], told["registration"]) == ({}, str(state / "authority"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=15)
+    assert rest == ""
+
+
+def test_rotate_says_which_key_signs_now(tmp_path: Path) -> None:
+    Authority(tmp_path / "authority").close()
+    rotated = cli("authority", "rotate", "--json", "--state-dir", tmp_path)
+    kid = json.loads(rotated.stdout)["kid"]
+    keys = json.loads(cli("authority", "jwks", "--json", "--state-dir", tmp_path).stdout)["keys"]
+    assert (len(keys), kid in {key["kid"] for key in keys}) == (2, True)
+    told = cli("authority", "rotate", "--state-dir", tmp_path)
+    assert "signs with the new key" in told.stdout
+
+
+# -- what every command has ------------------------------------------------------------------------------------------
+
+
+def leaves(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that does something, by the words that call it."""
+    below = getattr(command, "commands", {})
+    for name, one in below.items():
+        yield from leaves(one, *path, name)
+    if not below:
+        yield path, command
+
+
+EVERY = dict(leaves(typer.main.get_command(app)))
+
+
+def test_the_walk_finds_commands_of_every_depth() -> None:
+    assert {
+        ("why",),
+        ("exec",),
+        ("ledger", "verify"),
+        ("config", "client-document"),
+    } <= EVERY.keys()
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_every_command_takes_a_state_directory_and_prints_json(path: tuple[str, ...]) -> None:
+    options = {option for one in EVERY[path].params for option in one.opts}
+    assert {"--state-dir", "--json"} <= options
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_a_mistake_on_the_command_line_is_one_json_document_on_standard_error(
+    path: tuple[str, ...],
+) -> None:
+    done = CliRunner().invoke(app, [*path, "--json", "--no-such-option"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    told = json.loads(done.stderr)
+    assert [*told] == ["code", "message", "remedy"]
+    assert (told["code"], "--no-such-option" in told["message"]) == ("usage", True)
+
+
+def test_what_stands_behind_two_dashes_is_the_programs_and_asks_for_no_json() -> None:
+    done = CliRunner().invoke(app, ["exec", "--no-such-option", "--", "program", "--json"])
+    assert (done.exit_code, "No such option" in done.stderr) == (2, True)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(done.stderr)
+
+
+NEEDING_A_CONFIGURATION = [
+    ("doctor", "--json"),
+    ("token", "--json", "--resource", "https://a.example"),
+    ("exec", "--json", "--resource", "https://a.example", "--", "true"),
+    ("config", "show", "--json"),
+    ("config", "client-document", "idp", "--json"),
+]
+
+
+@pytest.mark.parametrize("arguments", NEEDING_A_CONFIGURATION, ids=" ".join)
+def test_an_error_of_the_library_is_one_json_document_on_standard_error(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AGENT_IDENTITY_CONFIG", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    told = json.loads(done.stderr)
+    assert (told["code"], told["message"]) == ("not_configured", "no configuration is named")
+    assert "agent-identity init" in told["remedy"]
+
+
+def test_the_version_is_printed() -> None:
+    done = cli("--version")
+    expected = importlib.metadata.version("agent-identity-sdk")
+    assert (done.returncode, done.stdout) == (0, f"agent-identity {expected}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_and_completes_commands(shell: str) -> None:
+    asked = {"_AGENT_IDENTITY_COMPLETE": f"source_{shell}"}
+    shown = subprocess.run(
+        NAMED, capture_output=True, text=True, timeout=60, check=False, env=environment(**asked)
+    )
+    assert "_AGENT_IDENTITY_COMPLETE" in shown.stdout
+    asked = {"COMP_WORDS": "agent-identity au", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "agent-identity au"}
+    asked["_AGENT_IDENTITY_COMPLETE"] = f"complete_{shell}"
+    if shell == "fish":
+        asked["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
+    done = subprocess.run(
+        NAMED, capture_output=True, text=True, timeout=60, check=False, env=environment(**asked)
+    )
+    assert "authority" in done.stdout
+    help_text = cli("--help").stdout
+    assert "--install-completion" in help_text
+    assert "--show-completion" in help_text
+
+
+NAMED = [
+    *(sys.executable, "-c"),
+    "import sys; sys.argv[0] = 'agent-identity'; from agent_identity.cli import main; main()",
+]
+"""The command under its own name, by which completion finds it."""
 
 
 # -- help, and what is missing ---------------------------------------------------------------------------------------
