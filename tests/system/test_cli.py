@@ -8,6 +8,7 @@ import json
 import os
 import re
 import select
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -101,13 +102,29 @@ def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered
     assert "invoice-bot acts for user:alice" in out
     assert "close the October books" in out
     assert re.search(r"✔ list_invoices\(\"ACME\"\)", out)
-    assert re.search(r"✘ pay_invoice\(\"2026-1041\"\)  policy_denied", out)
-    assert re.search(r"✘ +book_total\(\"Globex\", …\)  scope_not_granted", out)
+    assert re.search(r"✘ pay_invoice\(\"2026-1041\"\)\n +policy_denied", out)
+    assert re.search(r"✘ book_total\(\"Globex\", …\)\n +scope_not_granted", out)
     answer = out.partition("Who triggered this?")[2]
     assert answer.split("\n")[1] == "user:alice: close the October books"
     assert "archive-bot" in answer
     assert "by invoice-bot, denied by no-payments" in answer
     assert "every link of the ledger holds" in answer
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_demo_breaks_no_word_and_its_commands_can_be_pasted(
+    tmp_path: Path, columns: int
+) -> None:
+    state = tmp_path / "a b"
+    done = cli("demo", "--state-dir", state, COLUMNS=str(columns))
+    told, _, commands = done.stdout.partition("Ask for one call alone, or for all of it\n")
+    assert max(map(len, told.splitlines())) <= columns
+    for call_id in call_ids(state):
+        assert call_id in told.split()
+    first, last = re.findall(r"^  \S+ (why (?:\\\n|.)+)$", commands, re.MULTILINE)
+    for command, expected in ((first, "no-payments"), (last, "archive-bot")):
+        shown = cli(*shlex.split(command.replace("\\\n", "")))
+        assert (shown.returncode, expected in shown.stdout) == (0, True)
 
 
 def test_the_demo_prints_no_token_and_no_colour_where_no_terminal_is(demo) -> None:
@@ -120,15 +137,16 @@ def test_the_demo_prints_no_token_and_no_colour_where_no_terminal_is(demo) -> No
 
 def test_the_demo_as_json_is_json_alone_and_its_calls_can_be_asked_for(tmp_path: Path) -> None:
     done = cli("demo", "--json", AGENT_IDENTITY_STATE_DIR=str(tmp_path / "state"))
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
-    assert told["ledger_ok"] is True
+    assert (told["ledger_ok"], told["state_dir"]) == (True, str(tmp_path / "state/demo"))
+    assert not (tmp_path / "state" / "ledger.db").exists()  # which is that of `embedded()`
     assert [call["call"] for call in told["calls"] if call["outcome"] == "denied"] == [
         *('pay_invoice("2026-1041")', 'book_total("Globex", …)')
     ]
     assert told["trace"]["principal"] == {"sub": "alice", "iss": None, "profile": "user"}
     one = told["trace"]["calls"][0]
-    asked = cli("why", one["call_id"], "--json", "--state-dir", tmp_path / "state")
+    asked = cli("why", one["call_id"], "--json", "--state-dir", told["state_dir"])
     assert asked.returncode == 0
     answer = json.loads(asked.stdout)
     assert answer["calls"] == [one]
