@@ -30,6 +30,9 @@ BLOCKS = {
 }
 
 
+COMMAND_LINE = "from agent_identity.cli import main; main()"
+
+
 def is_program(block: str) -> bool:
     return "AgentIdentity.embedded(" in block and "httpx." not in block
 
@@ -72,13 +75,18 @@ def test_a_block_is_python(place: str) -> None:
     compile(BLOCKS[place], place, "exec")
 
 
+def done_in(place: str, folder: Path) -> Path:
+    """Where a program keeps its ledger: the tutorial's in a folder of its own."""
+    return folder / ("first-call" if "tutorial/first-call" in place else "state")
+
+
 @pytest.mark.parametrize("place", PROGRAMS)
 def test_a_block_that_is_a_program_runs(place: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(BLOCKS[place])
     done = run(["-W", "error", str(program)], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "state" / "ledger.db").exists()
+    assert (done_in(place, tmp_path) / "ledger.db").exists()
 
 
 def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
@@ -87,6 +95,9 @@ def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
     lines = run(["first.py"], tmp_path).stdout.splitlines()
     assert lines[:3] == ["3", "7", "user:alice: learn how it works"]
     assert any("helper-bot" in line for line in lines)
+    asked = run(["-c", COMMAND_LINE, "why", "--last", "--state-dir", "first-call"], tmp_path)
+    assert asked.stdout.splitlines() == lines[2:]
+    assert not (tmp_path / "state").exists()
     outside = BLOCKS[place] + "\nadd(1, 2)\n"
     (tmp_path / "outside.py").write_text(outside)
     done = run(["outside.py"], tmp_path)
