@@ -210,6 +210,22 @@ def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
 
 @app.command()
 @_reported
+def billing(
+    state_dir: StateDir = None,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8600,
+    as_json: Json = False,
+) -> None:
+    """Serve the demo's billing API on loopback, for a first program of your own; it verifies every request.
+
+    It trusts the authority in the state directory, which `AgentIdentity.embedded` uses too. Stops with Ctrl-C.
+    """
+    from agent_identity.cli.billing import serve_billing  # noqa: PLC0415 - loads what the command needs
+
+    serve_billing(state_directory(state_dir), port, as_json=as_json)
+
+
+@app.command()
+@_reported
 def why(
     ref: Annotated[
         str | None,

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from rich.console import Console
 
-from agent_identity.cli.billing import BillingApi
+from agent_identity.cli.billing import BillingApi, described
 from agent_identity.cli.serve import listening, serving
 from agent_identity.config import state_directory
 from agent_identity.current import current_credential
@@ -188,14 +188,9 @@ def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: P
     story.say("")
     story.say("What the billing API verified, request by request", "bold")
     for call in api.seen:
-        said = call.call
-        if said is None:
-            continue
-        actor = call.agent.rpartition(":")[2]
-        bound = "bound token" if call.token_verified else "no token"
-        who = f"for {call.principal.sub} by {actor}, depth {len(call.chain) - 1}, {bound}"
-        story.say(f"{said.tool} {who}", indent=2)
-        story.say(said.id, "dim", indent=4)
+        what, call_id = described(call)
+        story.say(what, indent=2)
+        story.say(call_id, "dim", indent=4)
     story.say("")
     story.say("Who triggered this?", "bold")
     story.show(trace.to_text(story.width))

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent_identity.config.model import AuthorityTable
     from agent_identity.values import JSON
 
-__all__ = ["listening", "serve_authority", "serving"]
+__all__ = ["listening", "serve_authority", "server_of", "serving"]
 
 _STOP: Final = 10.0
 """Seconds that requests under way get when the block ends."""
@@ -52,7 +52,7 @@ def serving(
     app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
 ) -> Generator[None]:
     """Serve an ASGI app in a thread for as long as the block lasts; with `tls` its scopes say who showed a certificate."""
-    runner = _runner(app, tls)
+    runner = server_of(app, tls)
     # The socket listens already, so a client that comes before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
@@ -88,10 +88,11 @@ def serve_authority(
     lines = _told(authority, table, url, folder if registers else None)
     if as_json:
         lines = iter([json.dumps(_document(authority, table, url, folder if registers else None))])
-    for line in lines:
-        print(line, flush=True)  # noqa: T201 - this is the command's output
     try:
-        _runner(authority.asgi(), tls).run(sockets=[server])
+        runner = server_of(authority.asgi(), tls)
+        for line in lines:
+            print(line, flush=True)  # noqa: T201 - this is the command's output
+        runner.run(sockets=[server])
     finally:
         authority.close()
 
@@ -143,7 +144,12 @@ def _document(
     }
 
 
-def _runner(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+def server_of(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """What serves an ASGI app; `run(sockets=[…])` does so until interrupted.
+
+    Raises:
+        ConfigurationError: `extra_missing`.
+    """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:

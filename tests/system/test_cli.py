@@ -24,6 +24,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.cli.app import app
 from agent_identity.credentials.agent import Agent
@@ -441,6 +442,46 @@ def test_a_served_authority_stops_when_it_is_told_to(served: Served, how: signal
         httpx.get(url, trust_env=False)
 
 
+def test_the_billing_api_tells_of_what_it_verified_and_of_what_it_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = subprocess.Popen(
+        [*COMMAND, "billing", "--port", "0", "--state-dir", str(state)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    found = re.match(r"billing API at (http://127\.0\.0\.1:\d+) ", process.stdout.readline())
+    assert found is not None
+    assert process.stdout.readline() == f"trusts the authority in {state}\n"
+    url = found[1]
+
+    @tool(resource=url, scopes=["invoices:read"])
+    def list_invoices(customer: str) -> list[dict[str, str]]:
+        auth = current_credential()
+        asked = {"customer": customer}
+        return httpx.get(f"{url}/invoices", params=asked, auth=auth, trust_env=False).json()
+
+    try:
+        assert httpx.get(f"{url}/invoices", trust_env=False).status_code == 403
+        with AgentIdentity.embedded("other-bot", state_dir=tmp_path / "elsewhere") as stranger:
+            with stranger.on_behalf_of("user:mallory", purpose="read what isn't hers"):
+                assert list_invoices("ACME")["code"] == "unknown_anchor"
+        with AgentIdentity.embedded("invoice-bot", state_dir=state) as identity:
+            with identity.on_behalf_of("user:alice", purpose="close the books") as session:
+                assert len(list_invoices("ACME")) == 2
+                (call,) = identity.who_triggered(session).calls
+    finally:
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=15)
+    lines = told.splitlines()
+    assert [line.startswith("refused: ") for line in lines[:2]] == [True, True]
+    assert lines[2:] == [
+        *("list_invoices for alice by invoice-bot, depth 0, bound token", f"  {call.call_id}")
+    ]
+
+
 def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     done = cli("authority", "serve", "--port", port, "--state-dir", tmp_path / "other")
@@ -620,6 +661,7 @@ def test_a_command_that_is_no_command_leaves_with_2(arguments: tuple[str, ...]) 
         ("rich", ["demo"], "[cli]"),
         ("uvicorn", ["demo"], "[server]"),
         ("uvicorn", ["authority", "serve", "--port", "0"], "[server]"),
+        ("uvicorn", ["billing", "--port", "0"], "[server]"),
     ],
 )
 def test_a_missing_extra_is_named_with_2(
@@ -641,6 +683,7 @@ def test_a_missing_extra_is_named_with_2(
     assert done.returncode == 2
     assert f'pip install "agent-identity-sdk{extra}"' in done.stderr
     assert "Traceback" not in done.stderr
+    assert arguments == ["demo"] or done.stdout == ""  # it says that it serves only when it does
 
 
 def test_an_error_of_the_program_itself_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:
