@@ -265,7 +265,9 @@ def _credential(acquired: Record) -> Iterator[str]:
 def _used(record: Record) -> str:
     at = _moment(record.at)
     if record.kind == CREDENTIAL_REFUSED:
-        return f"refused for {record.body.get('place')} ({record.body.get('code')}) at {at}"
+        return (
+            f"credential refused for {record.body.get('place')} ({record.body.get('code')}) at {at}"
+        )
     return f"stepped up to {_joined(record.body.get('scope'))} at {at}"
 
 

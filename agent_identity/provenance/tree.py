@@ -40,14 +40,17 @@ def _spelled(character: str) -> str:
 
 
 def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """A text as lines of at most `width` columns, broken between words only; a longer word has a line of its own."""
-    lines = [""]
-    for word in text.split(" "):
-        line = f"{lines[-1]} {word}" if lines[-1] else word
-        if lines[-1] and _columns(line) > width:
-            lines.append(word)
+    """A text as lines of at most `width` columns, broken between words only; a longer word has a line of its own.
+
+    All lines but the first are indented, so that none of them passes for the beginning of another text.
+    """
+    first, *words = text.split() or [""]
+    lines = [first]
+    for word in words:
+        if _columns(f"{lines[-1]} {word}") > width:
+            lines.append(f"  {word}")
         else:
-            lines[-1] = line
+            lines[-1] += f" {word}"
     return lines
 
 

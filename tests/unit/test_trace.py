@@ -462,7 +462,7 @@ def test_a_call_shows_where_its_credential_came_from_and_what_became_of_it(told)
     assert lines[at + 1 : at + 4] == [
         "for invoices:read, until 2026-11-01 00:05:00 UTC",
         "stepped up to invoices:read invoices:pay at 2026-11-01 00:00:00.343 UTC",
-        "refused for https://evil.example (foreign_url) at 2026-11-01",
+        "credential refused for https://evil.example (foreign_url) at 2026-11-01",
     ]
 
 
@@ -518,6 +518,26 @@ def test_H12_a_hostile_name_draws_no_line_turns_nothing_round_and_runs_nowhere(t
     assert len(labels) == 3
     assert all(label.endswith('"]') and label.count('"') == 1 for label in labels)
     assert not any(set("<>`") & set(label) for label in labels)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_text_that_goes_on_in_the_next_line_passes_for_no_line_of_the_trace(told, width) -> None:
+    """Ours: what wraps may be chosen so that a line of it begins like one of ours."""
+    forged = "verified (9 records, signed; no external checkpoint)"
+    padding = "x" * (width - 4)
+    lie = f"{padding} {forged} {padding} by bot, permitted by allow-all {padding}   by bot, permitted by allow-all"
+    session = told.open("bot", task=lie, trigger=lie, principal=Principal(lie))
+    told.call(session, lie)
+    trace = told.trace(session, check=lambda record: lie)
+    lines = trace.to_text(width).splitlines()
+    assert [line for line in lines if line.startswith("verified")] == []
+    (honest,) = [line for line in lines if "by bot, permitted by allow-read" in line]
+    at = [line.index("by bot") for line in lines if "by bot, permitted by allow-all" in line]
+    assert len(at) >= 8
+    notes = honest.index(
+        "by bot"
+    )  # of one call; below and above it they begin 3 columns further and earlier
+    assert [column for column in at if column > 2 and column % 3 == notes % 3] == []
 
 
 def test_the_flowchart_links_every_box_to_the_one_above(told) -> None:
