@@ -686,6 +686,25 @@ def test_a_missing_extra_is_named_with_2(
     assert arguments == ["demo"] or done.stdout == ""  # it says that it serves only when it does
 
 
+def test_a_missing_extra_of_the_command_line_is_json_too() -> None:
+    program = "import sys; sys.modules['typer'] = None; from agent_identity.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "why", "--last", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert json.loads(done.stderr) == {
+        "code": "extra_missing",
+        "message": "the command line needs an extra",
+        "remedy": 'pip install "agent-identity-sdk[cli]"',
+    }
+
+
 def test_an_error_of_the_program_itself_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:
     program = (
         "import sys; sys.modules['orjson'] = None; from agent_identity.cli import main; main()"
