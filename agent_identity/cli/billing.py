@@ -46,7 +46,7 @@ def serve_billing(state_dir: Path, port: int, *, as_json: bool) -> None:
     url = f"http://127.0.0.1:{server.getsockname()[1]}"
     # It only verifies: what the agents do is on record in their ledger.
     with AgentIdentity.embedded("billing", state_dir=state_dir, ledger="memory:") as identity:
-        tell = (lambda _: None) if as_json else _print
+        tell = _keep_quiet if as_json else _print
         api = BillingApi(identity.verifier(audience=url), url, tell)
         runner = server_of(api)
         if as_json:
@@ -59,6 +59,10 @@ def serve_billing(state_dir: Path, port: int, *, as_json: bool) -> None:
 
 def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - this is the command's output
+
+
+def _keep_quiet(line: str) -> None:
+    """What is told to nobody."""
 
 
 def described(call: VerifiedCall) -> tuple[str, str]:
@@ -77,7 +81,7 @@ class BillingApi:
     """
 
     def __init__(
-        self, verifier: Verifier, url: str, tell: Callable[[str], None] = lambda _: None
+        self, verifier: Verifier, url: str, tell: Callable[[str], None] = _keep_quiet
     ) -> None:
         self._verifier = verifier
         self._url = url
