@@ -371,7 +371,7 @@ def config_show(state_dir: StateDir = None, config: Config = None, as_json: Json
 @config_app.command("client-document")
 @_reported
 def config_client_document(
-    issuer: Annotated[str, typer.Argument(help="Name of the table of [issuers].")],
+    issuer: Annotated[str, typer.Argument(help=r"Name of the table of \[issuers].")],
     state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
     config: Config = None,
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
@@ -461,7 +461,7 @@ def authority_serve(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Serve the authority on loopback: for agents in other processes, or with [authority] as an organisation's anchor.
+    r"""Serve the authority on loopback: for agents in other processes, or with \[authority] as an organisation's anchor.
 
     Stops with Ctrl-C.
     """
