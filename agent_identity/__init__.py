@@ -88,7 +88,12 @@ _HOMES = {
 }
 
 
+__version__: str  # of the installed distribution, read when it is first asked for
+
+
 def __getattr__(name: str) -> Any:
+    if name == "__version__":
+        return _version()
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from importlib import import_module  # noqa: PLC0415 - a name is loaded when it is first asked for
@@ -96,6 +101,15 @@ def __getattr__(name: str) -> Any:
     value = getattr(import_module(f"{__name__}.{_HOMES.get(name, 'errors')}"), name)
     globals()[name] = value
     return value
+
+
+def _version() -> str:
+    from importlib import metadata  # noqa: PLC0415 - see above
+
+    try:
+        return metadata.version("agent-identity-sdk")
+    except metadata.PackageNotFoundError:  # run from its source, which wasn't installed
+        return "0+unknown"
 
 
 def __dir__() -> list[str]:

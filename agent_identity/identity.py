@@ -207,6 +207,7 @@ class AgentIdentity:
         cls,
         path: str | Path | None = None,
         *,
+        state_dir: str | Path | None = None,
         policy: PolicyLike | None = None,
         approver: object = None,
         ledger: str | Ledger | None = None,
@@ -217,6 +218,7 @@ class AgentIdentity:
     ) -> Self:
         """The identity that `agent-identity.toml` describes; without a path, the file that `AGENT_IDENTITY_CONFIG` names.
 
+        `state_dir` is where keys and ledger are kept, by default the user's state directory.
         The keywords go before what the file says, and are those of `embedded`; `signer` holds the key of first grants where the
         file can't name its place. Nothing is asked of any issuer yet.
 
@@ -228,7 +230,7 @@ class AgentIdentity:
 
         _check_supported(approver, shared)
         configuration = read_configuration(path, needs_policy=policy is None)
-        directory = state_directory()
+        directory = state_directory(state_dir)
         table = configuration.agent
         authority = None
         if signer is None and uses_authority(configuration):

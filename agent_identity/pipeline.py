@@ -346,6 +346,7 @@ class Call:
         verdict, policy_id = _verdict(error)
         reason = str(error).encode("utf-8", "replace").decode()
         said = self._said(CALL_DENIED, verdict, policy_id, None)
+        said.public["labels"] = self.tool.labels_json
         said.public["code"] = error.code
         said.public["reason"] = reason
         return said

@@ -2,6 +2,7 @@
 """The commands, and how a failure of the library becomes an exit code.
 
 Exit codes: 0 done, 1 the answer is no (an unsound ledger, an unknown reference, a refused credential), 2 it could not be asked.
+With --json an error is one JSON document on standard error, and standard output holds one or nothing.
 `exec` passes on the code of the program that it runs. Each command's work is in a module of its own, loaded when it is run.
 """
 
@@ -9,12 +10,15 @@ from __future__ import annotations
 
 import functools
 import json
+import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Final, ParamSpec, TypeVar
 
 import typer
+from typer.core import TyperGroup
 
+import agent_identity
 from agent_identity.config import state_directory
 from agent_identity.errors import (
     AgentIdentityError,
@@ -25,7 +29,7 @@ from agent_identity.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.cli.granting import Wish
     from agent_identity.lifecycle import Revocation
@@ -35,9 +39,57 @@ __all__ = ["app"]
 P = ParamSpec("P")
 R = TypeVar("R")
 
+_USAGE_ERROR: Final = typer.BadParameter.__mro__[1]
+"""What every mistake on a command line is; Typer gives it no public name."""
+
+
+class _Commands(TyperGroup):
+    """The commands; a mistake on the command line is JSON too where that was asked for."""
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        windows_expand_args: bool = True,
+        **extra: Any,
+    ) -> Any:
+        given = [*(sys.argv[1:] if args is None else args)]
+        options = given[: given.index("--")] if "--" in given else given
+        is_json = standalone_mode and "--json" in options
+        try:
+            answer = super().main(
+                args,
+                prog_name,
+                complete_var,
+                standalone_mode and not is_json,
+                windows_expand_args,
+                **extra,
+            )
+        except typer.Abort:
+            if not is_json:
+                raise
+            raise SystemExit(UNSOUND) from None
+        except Exception as error:
+            if not (is_json and isinstance(error, _USAGE_ERROR)):
+                raise
+            _print_error("usage", _message(error), "ask the command for its --help")
+            raise SystemExit(UNREADABLE) from None
+        if is_json:
+            raise SystemExit(answer if isinstance(answer, int) else 0)
+        return answer
+
+
+def _message(error: Exception) -> str:
+    """What is wrong with a command line, in Typer's words."""
+    words = getattr(error, "format_message", error.__str__)
+    return str(words())
+
+
 app: typer.Typer = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     help="Credentials, delegation and provenance for every tool call of an AI agent.",
 )
@@ -50,10 +102,35 @@ config_app: typer.Typer = typer.Typer(
 )
 app.add_typer(config_app, name="config")
 
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"agent-identity {agent_identity.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def agent(
+    version: Annotated[
+        bool,
+        typer.Option(
+            "--version", callback=_print_version, is_eager=True, help="Print the version."
+        ),
+    ] = False,
+) -> None:
+    """What all commands have in common."""
+
+
 StateDir = Annotated[
     Path | None,
     typer.Option(
         "--state-dir", help="Folder of keys and ledger; default: AGENT_IDENTITY_STATE_DIR."
+    ),
+]
+NoStateDir = Annotated[
+    Path | None,
+    typer.Option(
+        "--state-dir", help="Taken by every command; this one reads and writes nothing there."
     ),
 ]
 Config = Annotated[
@@ -90,17 +167,30 @@ def _reported(command: Callable[P, R]) -> Callable[P, R]:
         try:
             return command(*args, **kwargs)
         except AgentIdentityError as error:
-            typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
-            if error.remedy:
-                typer.echo(f"what to do: {error.remedy}", err=True)
+            if kwargs.get("as_json"):
+                _print_error(error.code, str(error), error.remedy)
+            else:
+                typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
+                if error.remedy:
+                    typer.echo(f"what to do: {error.remedy}", err=True)
             raise typer.Exit(UNSOUND if _is_no(error) else UNREADABLE) from None
 
     return run
 
 
+def _print_error(code: str, message: str, remedy: str | None) -> None:
+    document = {"code": code, "message": message, "remedy": remedy}
+    typer.echo(json.dumps(document), err=True)
+
+
 def _is_no(error: AgentIdentityError) -> bool:
     refusals = (DeniedError, CredentialRejectedError, VerificationError)
     return error.code == "unknown_reference" or isinstance(error, refusals)
+
+
+def _columns() -> int:
+    """How wide the terminal is; without one, as in a file, 80."""
+    return shutil.get_terminal_size().columns
 
 
 def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
@@ -120,23 +210,46 @@ def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
 
 @app.command()
 @_reported
+def billing(
+    state_dir: StateDir = None,
+    port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8600,
+    as_json: Json = False,
+) -> None:
+    """Serve the demo's billing API on loopback, for a first program of your own; it verifies every request.
+
+    It trusts the authority in the state directory, which `AgentIdentity.embedded` uses too. Stops with Ctrl-C.
+    """
+    from agent_identity.cli.billing import serve_billing  # noqa: PLC0415 - loads what the command needs
+
+    serve_billing(state_directory(state_dir), port, as_json=as_json)
+
+
+@app.command()
+@_reported
 def why(
     ref: Annotated[
-        str,
-        typer.Argument(help="Id of a call, session, trace or span, a tool call id, or any jti."),
-    ],
+        str | None,
+        typer.Argument(
+            help="Id of a call, session, trace or span, a tool call id, or any jti; its beginning is enough."
+        ),
+    ] = None,
+    last: Annotated[bool, typer.Option("--last", help="The newest session.")] = False,
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
     """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
     from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.why import newest_session, whole_reference  # noqa: PLC0415 - see above
+    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
+    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - see above
 
+    if (ref is None) != last:
+        raise ConfigurationError("reference_missing", "why takes either REF or --last")
     with opened_ledger(state_dir, config) as ledger:
-        trace = trace_of(ledger, ref, check=SignatureCheck(ledger))
-    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else str(trace))
+        whole = newest_session(ledger) if ref is None else whole_reference(ledger, ref)
+        trace = trace_of(ledger, whole, check=SignatureCheck(ledger))
+    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(_columns()))
 
 
 @app.command()
@@ -152,24 +265,32 @@ def init(
     name: Annotated[str, typer.Option(help="The agent's name.")] = "my-agent",
     issuer: Annotated[str | None, typer.Option(help="The issuer's URL.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented agent-identity.toml for one kind of issuer."""
     from agent_identity.cli.init import chosen_kind, write_configuration  # noqa: PLC0415 - loads what the command needs
 
     write_configuration(
-        chosen_kind(kind), output, name=name, issuer=issuer, force=force, as_json=as_json
+        chosen_kind(kind),
+        output,
+        name=name,
+        issuer=issuer,
+        force=force,
+        state_dir=state_dir,
+        as_json=as_json,
     )
 
 
 @app.command()
 @_reported
-def doctor(config: Config = None, as_json: Json = False) -> None:
+def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0 nothing failed, 1 something did, 2 unreadable."""
     from agent_identity.cli.doctor import examine  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - see above
 
-    raise typer.Exit(examine(needed_configuration(config), as_json=as_json))
+    directory = state_directory(state_dir)
+    raise typer.Exit(examine(needed_configuration(config), directory, as_json=as_json))
 
 
 @app.command()
@@ -180,6 +301,7 @@ def token(
     subject_token: SubjectToken = None,
     method: Annotated[str | None, typer.Option(help="The request's method, for headers.")] = None,
     url: Annotated[str | None, typer.Option(help="The request's URL, for headers.")] = None,
+    state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
@@ -191,7 +313,7 @@ def token(
         raise ConfigurationError("request_incomplete", "--method and --url belong together")
     aim = None if method is None or url is None else Aim(method, url)
     wish = _wish(resource, scope, subject_token)
-    print_token(needed_configuration(config), wish, aim, as_json=as_json)
+    print_token(needed_configuration(config), state_dir, wish, aim, as_json=as_json)
 
 
 @app.command("exec")
@@ -204,19 +326,31 @@ def exec_(
     env: Annotated[
         str, typer.Option(metavar="NAME", help="The variable that holds the token.")
     ] = "AGENT_IDENTITY_TOKEN",
+    state_dir: StateDir = None,
     config: Config = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON about the run to standard error, after the program has ended.",
+        ),
+    ] = False,
 ) -> None:
     """Run a program with a just-in-time token in its environment; the token is taken back when it has ended."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.running import run_with_token  # noqa: PLC0415 - see above
 
     wish = _wish(resource, scope, subject_token)
-    raise typer.Exit(run_with_token(needed_configuration(config), wish, env, command))
+    path = needed_configuration(config)
+    raise typer.Exit(run_with_token(path, state_dir, wish, env, command, as_json=as_json))
 
 
 @config_app.command("schema")
 @_reported
-def config_schema() -> None:
+def config_schema(
+    state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
+    as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
+) -> None:
     """Print the JSON Schema of agent-identity.toml, for editors."""
     from agent_identity.cli.showing import show_schema  # noqa: PLC0415 - loads what the command needs
 
@@ -225,19 +359,22 @@ def config_schema() -> None:
 
 @config_app.command("show")
 @_reported
-def config_show(config: Config = None, as_json: Json = False) -> None:
+def config_show(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Print what the configuration means in full: what it says, what was inferred and why, and the defaults."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.showing import show_configuration  # noqa: PLC0415 - see above
 
-    show_configuration(needed_configuration(config), as_json=as_json)
+    directory = state_directory(state_dir)
+    show_configuration(needed_configuration(config), directory, as_json=as_json)
 
 
 @config_app.command("client-document")
 @_reported
 def config_client_document(
-    issuer: Annotated[str, typer.Argument(help="Name of the table of [issuers].")],
+    issuer: Annotated[str, typer.Argument(help=r"Name of the table of \[issuers].")],
+    state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
     config: Config = None,
+    as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the metadata document to publish at a client_id that is an https URL (CIMD)."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
@@ -322,30 +459,38 @@ def authority_serve(
     state_dir: StateDir = None,
     port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8700,
     config: Config = None,
+    as_json: Json = False,
 ) -> None:
-    """Serve the authority on loopback: for agents in other processes, or with [authority] as an organisation's anchor.
+    r"""Serve the authority on loopback: for agents in other processes, or with \[authority] as an organisation's anchor.
 
     Stops with Ctrl-C.
     """
     from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - see above
 
-    serve_authority(state_directory(state_dir), port, named_configuration(config))
+    serve_authority(state_directory(state_dir), port, named_configuration(config), as_json=as_json)
 
 
 @authority_app.command("rotate")
 @_reported
-def authority_rotate(state_dir: StateDir = None) -> None:
+def authority_rotate(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Let a new key sign; the one before it is published for its grace. An authority that is being served does so at once."""
-    from agent_identity.cli.operating import operated  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.operating import rotated  # noqa: PLC0415 - loads what the command needs
 
-    with operated(state_directory(state_dir)) as authority:
-        authority.rotate()
+    issuer, kid = rotated(state_directory(state_dir))
+    if as_json:
+        typer.echo(json.dumps({"issuer": issuer, "kid": kid}, indent=2))
+    else:
+        typer.echo(f"{issuer} signs with the new key {kid}")
 
 
 @authority_app.command("jwks")
 @_reported
-def authority_jwks(state_dir: StateDir = None, config: Config = None) -> None:
+def authority_jwks(
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
+) -> None:
     """Print the public keys by which first grants are checked, as a JWK set: of the configured signer, else of the authority."""
     from agent_identity.cli.anchoring import anchor_keys  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - see above

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's billing API: a small web service that believes nothing it can't verify."""
+"""The demo's billing API: a small web service that believes nothing it can't verify.
+
+`agent-identity billing` serves it by itself, for agents in other processes that share its state directory.
+"""
 
 from __future__ import annotations
 
@@ -7,12 +10,18 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from agent_identity import jose
+from agent_identity.cli.serve import listening, server_of
 from agent_identity.errors import AgentIdentityError
+from agent_identity.identity import AgentIdentity
+from agent_identity.provenance.tree import visible
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from agent_identity.verify import VerifiedCall, Verifier
 
-__all__ = ["BillingApi"]
+__all__ = ["BillingApi", "described", "serve_billing"]
 
 _INVOICES = {
     "ACME": [
@@ -25,12 +34,58 @@ _BODY_LIMIT = 64 * 1024
 _SCOPES = {"GET": ("invoices:read",), "POST": ("journal:write",)}
 
 
-class BillingApi:
-    """An ASGI app. `seen` is what it verified of each request that it let in, `refused` the codes of the others."""
+def serve_billing(state_dir: Path, port: int, *, as_json: bool) -> None:
+    """Serve it on loopback until interrupted, trusting the authority of a state directory.
 
-    def __init__(self, verifier: Verifier, url: str) -> None:
+    Prints where it is, with `as_json` as one line of JSON and nothing more; else each request too.
+
+    Raises:
+        ConfigurationError: the port is in use, the state directory can't be used, or an extra is missing.
+    """
+    server = listening(port)
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
+    # It only verifies: what the agents do is on record in their ledger.
+    with AgentIdentity.embedded("billing", state_dir=state_dir, ledger="memory:") as identity:
+        tell = _keep_quiet if as_json else _print
+        api = BillingApi(identity.verifier(audience=url), url, tell)
+        runner = server_of(api)
+        if as_json:
+            _print(json.dumps({"url": url, "state_dir": str(state_dir)}))
+        else:
+            _print(f"billing API at {url} (stop with Ctrl-C)")
+            _print(f"trusts the authority in {state_dir}")
+        runner.run(sockets=[server])
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)  # noqa: T201 - this is the command's output
+
+
+def _keep_quiet(line: str) -> None:
+    """What is told to nobody."""
+
+
+def described(call: VerifiedCall) -> tuple[str, str]:
+    """What was verified of a call, for people, and the call's id."""
+    actor = call.agent.rpartition(":")[2]
+    bound = "bound token" if call.token_verified else "no token"
+    tool, call_id = ("", "") if call.call is None else (call.call.tool, call.call.id)
+    who = f"for {call.principal.sub} by {actor}, depth {len(call.chain) - 1}, {bound}"
+    return visible(f"{tool} {who}"), call_id
+
+
+class BillingApi:
+    """An ASGI app. `seen` is what it verified of each request that it let in, `refused` the codes of the others.
+
+    `tell` is told of each.
+    """
+
+    def __init__(
+        self, verifier: Verifier, url: str, tell: Callable[[str], None] = _keep_quiet
+    ) -> None:
         self._verifier = verifier
         self._url = url
+        self._tell = tell
         self.seen: list[VerifiedCall] = []
         self.refused: list[str] = []
 
@@ -48,10 +103,13 @@ class BillingApi:
             )
         except AgentIdentityError as error:
             self.refused.append(error.code)
+            self._tell(f"refused: {error.code}")
             problem = {"type": "about:blank", "title": "refused", "status": 403, "code": error.code}
             await _answer(send, 403, problem, b"application/problem+json")
             return
         self.seen.append(call)
+        what, call_id = described(call)
+        self._tell(f"{what}\n  {call_id}")
         await _answer(send, 200, self._work(method, query, body), b"application/json")
 
     def _work(self, method: str, query: str, body: bytes) -> Any:

@@ -40,7 +40,7 @@ from agent_identity.cli.checked_there import (
 from agent_identity.cli.findings import FAILED, Finding
 from agent_identity.cli.looking import world_of
 from agent_identity.cli.showing import inferred_documents
-from agent_identity.config import read_configuration, state_directory
+from agent_identity.config import read_configuration
 from agent_identity.config.problems import InvalidConfigurationError
 
 if TYPE_CHECKING:
@@ -59,8 +59,8 @@ UNWELL: Final = 1
 UNREADABLE: Final = 2
 
 
-def examine(path: Path, *, as_json: bool) -> int:
-    """Look at everything, print it, and answer with the exit code.
+def examine(path: Path, directory: Path, *, as_json: bool) -> int:
+    """Look at everything, print it, and answer with the exit code; `directory` is that of keys and ledger.
 
     Raises:
         ConfigurationError: the file isn't there, or can't be trusted.
@@ -70,7 +70,7 @@ def examine(path: Path, *, as_json: bool) -> int:
     except InvalidConfigurationError as error:
         _print_problems(path, error, as_json=as_json)
         return UNREADABLE
-    findings = _findings(configuration)
+    findings = _findings(configuration, directory)
     is_well = all(finding.status != FAILED for finding in findings)
     if as_json:
         document = {
@@ -88,8 +88,7 @@ def examine(path: Path, *, as_json: bool) -> int:
 # -- looking ----------------------------------------------------------------------------------------------------------
 
 
-def _findings(configuration: Configuration) -> list[Finding]:
-    directory = state_directory()
+def _findings(configuration: Configuration, directory: Path) -> list[Finding]:
     world = world_of(configuration)
     looked = Looked(configuration, secrets_of(configuration, time.time), world, time.time)
     checks: list[Callable[[], list[Finding]]] = [

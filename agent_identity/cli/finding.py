@@ -94,5 +94,5 @@ def _check_there(file: Path | None) -> None:
         raise LedgerError(
             "no_ledger",
             f"there is no ledger in {file.parent}",
-            remedy="name the folder with --state-dir or the file with --config, or run `agent-identity demo` first",
+            remedy="name the folder with --state-dir or the file with --config; the demo prints the folder of its own ledger",
         )

@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.cli.templates import CLIENT_KEY, KINDS
-from agent_identity.config.places import CONFIG
+from agent_identity.config.places import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link
 from agent_identity.values import agent_uri
@@ -96,9 +96,16 @@ def _toml(text: str) -> str:
 
 
 def write_configuration(
-    kind: str, output: Path, *, name: str, issuer: str | None, force: bool, as_json: bool
+    kind: str,
+    output: Path,
+    *,
+    name: str,
+    issuer: str | None,
+    force: bool,
+    state_dir: Path | None,
+    as_json: bool,
 ) -> None:
-    """Write it, and say what comes next.
+    """Write it, and say what comes next, with `state_dir` where keys and ledger are not to be kept in the default place.
 
     Raises:
         ConfigurationError: there is a file already, or it can't be written.
@@ -106,7 +113,7 @@ def write_configuration(
     text = text_of(kind, name=name, issuer=issuer)
     path = output.absolute()
     _write(path, text, force=force)
-    steps = _next_steps(path, KINDS[kind])
+    steps = _next_steps(path, KINDS[kind], state_dir)
     if as_json:
         document = {"kind": kind, "path": str(path), "next": steps}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
@@ -115,8 +122,10 @@ def write_configuration(
     sys.stdout.writelines(f"  {step}\n" for step in steps)
 
 
-def _next_steps(path: Path, template: Template) -> list[str]:
+def _next_steps(path: Path, template: Template, state_dir: Path | None) -> list[str]:
     steps = [f"export {CONFIG}={shlex.quote(str(path))}", "agent-identity doctor"]
+    if state_dir is not None:
+        steps.insert(1, f"export {STATE_DIR}={shlex.quote(str(state_dir.absolute()))}")
     if template.key is not None:
         key = shlex.quote(str(path.with_name(CLIENT_KEY)))
         make = f"(umask 077; openssl genpkey {template.key} -out {key})"

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.lifecycle import Revocation
     from agent_identity.provenance.ledger import Ledger
 
-__all__ = ["operated", "reinstated", "revoked"]
+__all__ = ["operated", "reinstated", "revoked", "rotated"]
 
 
 @contextlib.contextmanager
@@ -47,6 +47,26 @@ def operated(state_dir: Path) -> Generator[Authority]:
         yield authority
     finally:
         authority.close()
+
+
+def rotated(state_dir: Path) -> tuple[str, str]:
+    """Let a new key of a state directory's authority sign; its issuer, and the `kid` of that key.
+
+    Raises:
+        ConfigurationError: see `operated`.
+    """
+    with operated(state_dir) as authority:
+        before = _kids(authority)
+        authority.rotate()
+        new = [kid for kid in _kids(authority) if kid not in before]
+        return authority.issuer, new[0]
+
+
+def _kids(authority: Authority) -> list[str]:
+    keys = authority.jwks()["keys"]
+    return (
+        [str(key["kid"]) for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+    )
 
 
 def revoked(ref: str, reason: str, state_dir: Path | None, config: Path | None) -> Revocation:

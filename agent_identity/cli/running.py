@@ -11,6 +11,7 @@ The secret is in no command line. Signals before the program runs end this proce
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import shutil
@@ -44,8 +45,18 @@ _FORWARDED: Final = ("SIGTERM", "SIGHUP", "SIGINT", "SIGQUIT", "SIGUSR1", "SIGUS
 _FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 
 
-def run_with_token(config: Path, wish: Wish, variable: str, command: Sequence[str]) -> int:
+def run_with_token(
+    config: Path,
+    state_dir: Path | None,
+    wish: Wish,
+    variable: str,
+    command: Sequence[str],
+    *,
+    as_json: bool,
+) -> int:
     """Run the program, and answer with its exit code: 128 and the signal's number where a signal ended it.
+
+    With `as_json` the last line on standard error says what was run, and in which session.
 
     Raises:
         AgentIdentityError: it wasn't run.
@@ -62,19 +73,49 @@ def run_with_token(config: Path, wish: Wish, variable: str, command: Sequence[st
         raise _refused(wish.resource)
     program = shutil.which(command[0])
     if program is None:
-        sys.stderr.write(f"agent-identity: {command[0]}: no such program\n")
-        return _NOT_FOUND
+        return _not_run(_NotRunError(_NOT_FOUND, f"{command[0]}: no such program"), as_json=as_json)
     signals = _Signals()
     with (
         signals,
-        AgentIdentity.from_config(config) as identity,
+        AgentIdentity.from_config(config, state_dir=state_dir) as identity,
         session_for(identity, wish, PURPOSE) as session,
     ):
         credential = session.credential(wish.resource, wish.wanted_scopes)
         if is_bound(credential):
             raise _refused(wish.resource)
         environment = {**os.environ, variable: credential.reveal()}
-        return signals.run([*command], program, environment)
+        try:
+            code = signals.run([*command], program, environment)
+        except _NotRunError as error:
+            return _not_run(error, as_json=as_json)
+    if as_json:
+        document = {
+            "program": program,
+            "exit_code": code,
+            "session": session.id,
+            "resource": credential.resource,
+            "scopes": [*sorted(credential.scopes)],
+        }
+        sys.stderr.write(json.dumps(document) + "\n")
+    return code
+
+
+class _NotRunError(Exception):
+    """The program was not started; the arguments are the exit code and what is wrong."""
+
+    def __init__(self, code: int, what: str) -> None:
+        super().__init__(code, what)
+        self.code: int = code
+        self.what: str = what
+
+
+def _not_run(error: _NotRunError, *, as_json: bool) -> int:
+    if as_json:
+        document = {"code": "program_not_run", "message": error.what, "remedy": None}
+        sys.stderr.write(json.dumps(document) + "\n")
+    else:
+        sys.stderr.write(f"agent-identity: {error.what}\n")
+    return error.code
 
 
 def _refused(resource: str) -> ConfigurationError:
@@ -117,8 +158,8 @@ class _Signals:
         try:
             self._child = subprocess.Popen(command, executable=program, env=environment)  # noqa: S603 - what the user asked to run
         except OSError as error:
-            sys.stderr.write(f"agent-identity: {command[0]}: {error.strerror}\n")
-            return _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUNNABLE
+            code = _NOT_FOUND if error.errno == errno.ENOENT else _NOT_RUNNABLE
+            raise _NotRunError(code, f"{command[0]}: {error.strerror}") from error
         self._is_starting = False
         for number in self._pending:
             self._child.send_signal(number)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import socket
 import threading
 from typing import TYPE_CHECKING, Any, Final
@@ -20,8 +21,9 @@ if TYPE_CHECKING:
 
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityTable
+    from agent_identity.values import JSON
 
-__all__ = ["listening", "serve_authority", "serving"]
+__all__ = ["listening", "serve_authority", "server_of", "serving"]
 
 _STOP: Final = 10.0
 """Seconds that requests under way get when the block ends."""
@@ -50,7 +52,7 @@ def serving(
     app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
 ) -> Generator[None]:
     """Serve an ASGI app in a thread for as long as the block lasts; with `tls` its scopes say who showed a certificate."""
-    runner = _runner(app, tls)
+    runner = server_of(app, tls)
     # The socket listens already, so a client that comes before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
@@ -64,8 +66,13 @@ def serving(
         server.close()
 
 
-def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> None:
-    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's."""
+def serve_authority(
+    state_dir: Path, port: int, config: Path | None = None, *, as_json: bool = False
+) -> None:
+    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's.
+
+    What there is to know of it is printed before it serves: as lines, or as one line of JSON.
+    """
     configuration = None if config is None else _read(config)
     tls = None if configuration is None else _tls(configuration)
     server = listening(port)
@@ -75,13 +82,17 @@ def serve_authority(state_dir: Path, port: int, config: Path | None = None) -> N
         authority, table = Authority(folder, issuer=url), None
     else:
         authority, table = _of_organisation(configuration, folder, url), configuration.authority
-    for line in _told(authority, table, url):
-        print(line, flush=True)  # noqa: T201 - this is the command's output
-    if table is None or table.registration:
+    registers = table is None or table.registration
+    if registers:
         authority.registration_token()  # made now, since agents need it before they first ask
-        print(f"register  with the token in {folder}", flush=True)  # noqa: T201 - see above
+    lines = _told(authority, table, url, folder if registers else None)
+    if as_json:
+        lines = iter([json.dumps(_document(authority, table, url, folder if registers else None))])
     try:
-        _runner(authority.asgi(), tls).run(sockets=[server])
+        runner = server_of(authority.asgi(), tls)
+        for line in lines:
+            print(line, flush=True)  # noqa: T201 - this is the command's output
+        runner.run(sockets=[server])
     finally:
         authority.close()
 
@@ -104,7 +115,9 @@ def _tls(configuration: Configuration) -> ssl.SSLContext | None:
     return listener_context(configuration)
 
 
-def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Iterator[str]:
+def _told(
+    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
+) -> Iterator[str]:
     """What whoever started it has to know; nothing of it is secret."""
     if table is None or authority.issuer == url:
         yield f"authority {authority.issuer} (stop with Ctrl-C)"
@@ -113,9 +126,30 @@ def _told(authority: Authority, table: AuthorityTable | None, url: str) -> Itera
     yield f"metadata  {authority.endpoints.metadata}"
     for name, client in sorted(table.clients.items() if table else ()):
         yield f"client    {name} ({client.auth})"
+    if registration is not None:
+        yield f"register  with the token in {registration}"
 
 
-def _runner(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+def _document(
+    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
+) -> dict[str, JSON]:
+    """The same for programs."""
+    clients = table.clients.items() if table else ()
+    return {
+        "issuer": authority.issuer,
+        "url": url,
+        "metadata": authority.endpoints.metadata,
+        "clients": {name: client.auth for name, client in clients},
+        "registration": None if registration is None else str(registration),
+    }
+
+
+def server_of(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+    """What serves an ASGI app; `run(sockets=[…])` does so until interrupted.
+
+    Raises:
+        ConfigurationError: `extra_missing`.
+    """
     try:
         import uvicorn  # noqa: PLC0415 - an extra
     except ModuleNotFoundError:

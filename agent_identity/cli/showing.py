@@ -44,7 +44,7 @@ def show_schema() -> None:
     sys.stdout.write(json.dumps(configuration_schema(), indent=2) + "\n")
 
 
-def show_configuration(path: Path, *, as_json: bool) -> None:
+def show_configuration(path: Path, directory: Path, *, as_json: bool) -> None:
     """Print what a file means in full, and which of that it doesn't say itself.
 
     Raises:
@@ -54,12 +54,13 @@ def show_configuration(path: Path, *, as_json: bool) -> None:
     if as_json:
         document = {
             "config": str(path.absolute()),
+            "state_dir": str(directory),
             "effective": configuration.model_dump(mode="json", exclude_none=True),
             "inferred": inferred_documents(configuration),
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    sys.stdout.write(f"# {path.absolute()}\n")
+    sys.stdout.write(f"# {path.absolute()}\n# state directory: {directory}\n")
     sys.stdout.writelines(f"{line}\n" for line in effective_lines(configuration))
 
 

@@ -38,22 +38,27 @@ class Aim(NamedTuple):
     url: str
 
 
-def print_token(config: Path, wish: Wish, aim: Aim | None, *, as_json: bool) -> None:
-    """Get the credential and print it.
+def print_token(
+    config: Path, state_dir: Path | None, wish: Wish, aim: Aim | None, *, as_json: bool
+) -> None:
+    """Get the credential and print it; `state_dir` None is the default one.
 
     Raises:
         AgentIdentityError: there is none, or it is bound and nobody said to which request.
     """
     # In a context of its own, since the session is never left.
-    contextvars.copy_context().run(_print_token, config, wish, aim, as_json=as_json)
+    contextvars.copy_context().run(_print_token, config, state_dir, wish, aim, as_json=as_json)
 
 
-def _print_token(config: Path, wish: Wish, aim: Aim | None, *, as_json: bool) -> None:
+def _print_token(
+    config: Path, state_dir: Path | None, wish: Wish, aim: Aim | None, *, as_json: bool
+) -> None:
     configuration = read_configuration(config)
     check_may_act(wish, configuration)
     if aim is None and binding_of(wish.resource, configuration) is not None:
         raise _needs_aim(wish.resource)
-    with AgentIdentity.from_config(config) as identity, contextlib.ExitStack() as leaving:
+    identity = AgentIdentity.from_config(config, state_dir=state_dir)
+    with identity, contextlib.ExitStack() as leaving:
         session = leaving.enter_context(session_for(identity, wish, PURPOSE))
         credential = session.credential(wish.resource, wish.wanted_scopes)
         if aim is None and is_bound(credential):

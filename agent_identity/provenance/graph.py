@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
 
-__all__ = ["Branch", "CallStory", "Entry", "Graph"]
+__all__ = ["Branch", "CallStory", "Entry", "Graph", "moment"]
 
 
 class Entry(dict[str, "JSON"]):
@@ -68,7 +68,7 @@ class CallStory:
             source=body.get("source"),
             issuer=body.get("issuer"),
             scopes=body.get("scope"),
-            expires_at=_time(expires_at) if isinstance(expires_at, int) else None,
+            expires_at=rfc3339(moment(expires_at)) if isinstance(expires_at, int) else None,
             step_ups=[
                 {"scopes": each.body.get("scope"), "at": rfc3339(each.at)} for each in stepped_up
             ],
@@ -84,17 +84,24 @@ class CallStory:
 
     def entry(self) -> Entry:
         """The call as a trace lists it."""
-        last = self.ended or self.begun
-        body = self.begun.body if last.kind != CALL_DENIED else last.body
+        body = dict(self.begun.body)
+        if self.ended is not None:  # a refusal may follow the intent, and says more than it
+            body |= self.ended.body
         return Entry(
             call_id=self.begun.call_id,
+            parent=body.get("parent"),
+            agent=body.get("agent"),
             tool=body.get("tool"),
             resource=body.get("resource"),
+            labels=body.get("labels"),
             decision=body.get("decision"),
             policy_id=body.get("policy_id"),
+            code=body.get("code"),
+            reason=body.get("reason"),
             approval=self.approval,
             credential=self.credential,
             outcome=self.outcome,
+            error=body.get("error"),
             started=rfc3339(self.begun.at),
             ended=None if self.ended is None else rfc3339(self.ended.at),
             trace_id=self.begun.trace_id,
@@ -102,8 +109,9 @@ class CallStory:
         )
 
 
-def _time(seconds: int) -> str:
-    return rfc3339(datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds))
+def moment(seconds: int) -> datetime:
+    """A time of a record's body, which holds Unix seconds."""
+    return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
 @dataclass(slots=True)

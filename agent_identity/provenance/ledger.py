@@ -81,6 +81,14 @@ class Ledger(Protocol):
         """The records of one session, in the order of commits."""
         ...
 
+    def sessions(self) -> Iterator[Record]:
+        """The records of opened sessions, newest first."""
+        ...
+
+    def references(self, beginning: str, /, *, limit: int) -> list[str]:
+        """References that begin so, in alphabetical order, at most `limit`."""
+        ...
+
     def records(self) -> Iterator[Record]:
         """All records, in the order of commits."""
         ...

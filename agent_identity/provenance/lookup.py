@@ -81,6 +81,16 @@ WITH wanted(name, seq) AS (VALUES {{pairs}}),
 """  # noqa: S608 - constants only
 
 
+_REFERENCES_FROM: Final = """
+SELECT DISTINCT ref FROM found.refs WHERE ref >= :beginning AND ref < :end ORDER BY ref LIMIT :limit
+"""
+_REFERENCES_OF_TAIL: Final = "UNION".join(
+    f" SELECT {name} FROM main.records WHERE id > :mark AND {name} >= :beginning AND {name} < :end "  # noqa: S608 - constants only
+    for name in _REFERENCES
+)
+_LATEST: Final = f"{_COLUMNS}, r.id FROM main.records r LEFT JOIN main.writers w ON w.id = r.writer"
+
+
 class Lookup:
     """The reading side of one ledger file, and the index beside it."""
 
@@ -169,6 +179,33 @@ class Lookup:
             yield from page
         if failure is not None:
             raise failure
+
+    def references(self, beginning: str, limit: int) -> list[str]:
+        """References that begin so, in alphabetical order, at most `limit`."""
+        self._shorten_tail()
+        with self.reader.lock, self.reader.reading(self._unreadable) as database:
+            asked: dict[str, str | int] = {
+                "beginning": beginning,
+                "end": f"{beginning}\U0010ffff",
+                "limit": limit,
+            }
+            asked["mark"] = _mark(database)
+            found = database.execute(_REFERENCES_FROM, asked).fetchall()
+            found += database.execute(_REFERENCES_OF_TAIL, asked)
+        return sorted({str(ref) for (ref,) in found})[:limit]
+
+    def latest(self, kind: str) -> Iterator[Row]:
+        """The rows of a kind, newest first."""
+        query = f"{_LATEST} WHERE r.kind = ? AND r.id < ? ORDER BY r.id DESC LIMIT ?"
+        before = 2**63 - 1
+        while True:
+            with self.reader.lock, self.reader.reading(self._unreadable) as database:
+                page = database.execute(query, (kind, before, _PAGE)).fetchall()
+            if not page:
+                return
+            for *columns, _ in page:
+                yield Row._make(columns)
+            before = page[-1][-1]
 
     def lease_of(self, writer: str) -> float:
         """When a writer's lease ends, in Unix seconds; 0 for one that is closed or unknown."""

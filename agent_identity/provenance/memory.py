@@ -18,6 +18,7 @@ from agent_identity.flow import Draft
 from agent_identity.forks import StillLock
 from agent_identity.provenance.chain import Chain, broken_among, verify_rows
 from agent_identity.provenance.records import (
+    SESSION_OPENED,
     Row,
     encoded,
     read_record,
@@ -110,6 +111,15 @@ class MemoryLedger(StillLock):
 
     def session_records(self, session_id: str, /) -> list[Record]:
         return self._read(row for row in self._rows_of(session_id) if row.session == session_id)
+
+    def sessions(self) -> Iterator[Record]:
+        rows = (row for row in reversed(self._settled_rows()) if row.kind == SESSION_OPENED)
+        unseal = self.subjects.reading()
+        return (read_record(row, unseal) for row in rows)
+
+    def references(self, beginning: str, /, *, limit: int) -> list[str]:
+        self._settle()
+        return sorted(ref for ref in tuple(self._places) if ref.startswith(beginning))[:limit]
 
     def records(self) -> Iterator[Record]:
         unseal = self.subjects.reading()

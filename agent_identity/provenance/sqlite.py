@@ -17,7 +17,12 @@ from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.keys import private_directory
 from agent_identity.provenance.chain import broken_among, verify_rows
 from agent_identity.provenance.lookup import Lookup
-from agent_identity.provenance.records import read_record, subject_of, without_round
+from agent_identity.provenance.records import (
+    SESSION_OPENED,
+    read_record,
+    subject_of,
+    without_round,
+)
 from agent_identity.provenance.storage import open_database
 from agent_identity.provenance.subjects import SqliteShelf, Subjects, master_key
 from agent_identity.provenance.upkeep import Upkeep
@@ -127,6 +132,14 @@ class SqliteLedger:
         self._writer.settle()
         rows = self._lookup.by_ref(session_id)
         return self._read(row for row in rows if row.session == session_id)
+
+    def sessions(self) -> Iterator[Record]:
+        unseal = self.subjects.reading()
+        for row in self._lookup.latest(SESSION_OPENED):
+            yield read_record(row, unseal)
+
+    def references(self, beginning: str, /, *, limit: int) -> list[str]:
+        return self._lookup.references(beginning, limit)
 
     def records(self) -> Iterator[Record]:
         unseal = self.subjects.reading()

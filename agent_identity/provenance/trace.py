@@ -8,17 +8,27 @@ from operator import itemgetter
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.provenance.gathering import graph_of
+from agent_identity.provenance.graph import moment
 from agent_identity.provenance.records import (
     CALL_INTENDED,
     CREDENTIAL_REFUSED,
     GRANT_MADE,
     SESSION_OPENED,
 )
-from agent_identity.provenance.tree import Node, as_html, as_mermaid, as_text
+from agent_identity.provenance.tree import (
+    WIDTH,
+    Node,
+    as_html,
+    as_mermaid,
+    as_text,
+    visible,
+    wrapped,
+)
 from agent_identity.values import LOCAL, Principal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+    from datetime import datetime
 
     from agent_identity.provenance.chain import Check
     from agent_identity.provenance.graph import Branch, CallStory, Entry
@@ -56,6 +66,7 @@ class Trace:
     unsound: str | None
     unverifiable: tuple[str, ...]
     witnessed: bool = False
+    _records: int = field(default=0, repr=False, compare=False)
     _signatures: bool = field(default=False, repr=False, compare=False)
     _root: Branch | None = field(default=None, repr=False, compare=False)
 
@@ -69,6 +80,7 @@ class Trace:
         return {
             "ref": self.ref,
             "verified": self.verified,
+            "witnessed": self.witnessed,
             "principal": self._principal(),
             "trigger": self.trigger,
             "purpose": self.purpose,
@@ -80,8 +92,13 @@ class Trace:
         """The trace as a Mermaid flowchart."""
         return as_mermaid(self._tree())
 
+    def to_text(self, width: int = WIDTH) -> str:
+        """The trace as a tree for people, in lines of `width` columns that break no word and no id."""
+        proof = "\n".join(wrapped(visible(self._proof()), width))
+        return f"{as_text(self._tree(), width)}\n{proof}"
+
     def __str__(self) -> str:
-        return f"{as_text(self._tree())}\n{self._proof()}"
+        return self.to_text()
 
     def _repr_html_(self) -> str:
         proof = as_html(Node(self._proof()))
@@ -103,10 +120,10 @@ class Trace:
     def _proof(self) -> str:
         if not self.verified:
             return f"NOT VERIFIED: {self.unsound}"
-        gone = f"; no longer checkable: {', '.join(self.unverifiable)}" if self.unverifiable else ""
-        witness = "" if self.witnessed else "; no checkpoint kept elsewhere covers them"
-        signed = ", their signatures" if self._signatures else ""
-        return f"verified: these records{signed} and their links to the neighbours{gone}{witness}"
+        signed = ", signed" if self._signatures else ""
+        gone = f"; erased: {', '.join(self.unverifiable)}" if self.unverifiable else ""
+        witness = "external checkpoint" if self.witnessed else "no external checkpoint"
+        return f"verified ({self._records} records{signed}{gone}; {witness})"
 
 
 def trace_of(
@@ -149,6 +166,7 @@ def trace_of(
                 {_SEALED.get(record.kind, record.kind) for record in graph.used if record.erased}
             )
         ),
+        _records=len(graph.used),
         _signatures=check is not None,
         _root=graph.root,
     )
@@ -160,7 +178,8 @@ _SEALED: Final = {
     CALL_INTENDED: "assertions and approvals",
 }
 _AGENT_PREFIX: Final = "urn:agent-identity:agent:"
-_MARKS: Final = {"permit": "✔", "deny": "✘", "approval": "?"}
+_MARKS: Final = {"completed": "✔", "failed": "✘", "cancelled": "✘", "denied": "✘", "unknown": "?"}
+_DECISIONS: Final = {"permit": "permitted", "deny": "denied", "approval": "needs approval"}
 
 
 def _unsound(ledger: Ledger, used: list[Record], check: Check | None) -> str | None:
@@ -207,25 +226,70 @@ def _elsewhere(root: Branch, node: Node) -> Node:
 def _call(story: CallStory) -> Node:
     call = story.entry()
     where = "locally" if call["resource"] == LOCAL else f"at {call['resource']}"
-    by = "" if call["policy_id"] is None else f" by {call['policy_id']}"
     ended = "running" if story.outcome is None else story.outcome
+    error = "" if call["error"] is None else f" ({call['error']})"
     took = "" if story.took is None else f" in {_duration(story.took)}"
-    approved = ""
-    if isinstance(story.approval, dict):
-        approved = f", approved by {story.approval.get('by')} ({story.approval.get('evidence')})"
-    used = "".join(f", {_used(record)}" for record in story.used)
-    mark = _MARKS.get(str(call["decision"]), "-")
+    mark = _MARKS.get(str(story.outcome), "…")
     return Node(
-        f"{mark} {call['tool']} {where}, {call['decision']}{by}{approved}{used}, {ended}{took}  {call['call_id']}"
+        f"{mark} {call['tool']} {where}, {ended}{error}{took}", notes=[*_notes(story, call)]
     )
 
 
+def _notes(story: CallStory, call: Entry) -> Iterator[str]:
+    """What there is to know about a call, one fact a line."""
+    yield str(call["call_id"])
+    agent = str(call["agent"]).removeprefix(_AGENT_PREFIX)
+    rule = "" if call["policy_id"] is None else f" by {call['policy_id']}"
+    yield f"by {agent}, {_DECISIONS.get(str(call['decision']), call['decision'])}{rule}"
+    if call["code"] is not None:
+        yield f"{call['code']}: {call['reason']}"
+    if isinstance(story.approval, dict):
+        yield f"approved by {story.approval.get('by')} ({story.approval.get('evidence')})"
+    yield _times(story)
+    if story.acquired is not None:
+        yield from _credential(story.acquired)
+    yield from map(_used, story.used)
+
+
+def _credential(acquired: Record) -> Iterator[str]:
+    body = acquired.body
+    issuer = "" if body.get("issuer") is None else f" from {body.get('issuer')}"
+    yield f"credential: {body.get('source')}{issuer}"
+    scopes, expires_at = _joined(body.get("scope")), body.get("expires_at")
+    facts = [f"for {scopes}"] if scopes else []
+    facts += [f"until {_moment(moment(expires_at))}"] if isinstance(expires_at, int) else []
+    if facts:
+        yield ", ".join(facts)
+
+
 def _used(record: Record) -> str:
+    at = _moment(record.at)
     if record.kind == CREDENTIAL_REFUSED:
-        return f"credential refused for {record.body.get('place')} ({record.body.get('code')})"
-    scopes = record.body.get("scope")
-    return f"stepped up to {' '.join(map(str, scopes if isinstance(scopes, list) else []))}"
+        return (
+            f"credential refused for {record.body.get('place')} ({record.body.get('code')}) at {at}"
+        )
+    return f"stepped up to {_joined(record.body.get('scope'))} at {at}"
+
+
+def _joined(scopes: JSON) -> str:
+    return " ".join(map(str, scopes)) if isinstance(scopes, list) else ""
+
+
+def _times(story: CallStory) -> str:
+    began, ended = story.begun.at, None if story.ended is None else story.ended.at
+    if ended is None:
+        return _moment(began) if story.outcome is not None else f"since {_moment(began)}"
+    if ended == began:
+        return _moment(began)
+    until = _moment(ended).removeprefix(f"{began.date()} ")
+    return f"{_moment(began).removesuffix(' UTC')} to {until}"
+
+
+def _moment(at: datetime) -> str:
+    """A time in UTC, to the millisecond where it isn't a whole second."""
+    timespec = "milliseconds" if at.microsecond else "seconds"
+    return at.isoformat(sep=" ", timespec=timespec).replace("+00:00", " UTC")
 
 
 def _duration(seconds: float) -> str:
-    return f"{seconds * 1_000:.0f} ms" if seconds < 1 else f"{seconds:.1f} s"
+    return f"{seconds * 1_000:.0f}ms" if seconds < 1 else f"{seconds:.1f}s"

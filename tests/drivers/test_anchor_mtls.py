@@ -31,7 +31,7 @@ from agent_identity import AgentIdentity, CredentialRejectedError, current_crede
 from agent_identity.cli.app import app
 from agent_identity.cli.listener import _context, listener_context
 from agent_identity.cli.organisation import organisations_authority
-from agent_identity.cli.serve import _runner, listening, serving
+from agent_identity.cli.serve import listening, server_of, serving
 from agent_identity.config import read_configuration
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys import SigningKey, public_signing_jwk, read_certificate
@@ -521,7 +521,7 @@ def test_an_idle_connection_ends_without_the_other_ends_goodbye(rig: Rig, ends: 
     """A client that keeps a connection for later doesn't look at it; TLS would wait for it, and count the connection."""
     server = listening()
     port = server.getsockname()[1]
-    runner = _runner(
+    runner = server_of(
         Recorder(), listener_context(read_configuration(rig.config, needs_policy=False))
     )
     runner.config.timeout_keep_alive = 60
@@ -551,7 +551,7 @@ def test_an_answer_that_is_still_on_its_way_is_sent_to_its_end(rig: Rig, ends: s
         await send({"type": "http.response.start", "status": 200, "headers": []})
         await send({"type": "http.response.body", "body": bytes(size)})
 
-    runner = _runner(long, context)
+    runner = server_of(long, context)
     runner.config.timeout_keep_alive = 60
     thread = threading.Thread(target=runner.run, args=([server],))
     thread.start()

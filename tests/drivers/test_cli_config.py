@@ -779,6 +779,34 @@ def test_an_issuer_that_says_no_is_1_and_one_that_is_not_there_is_2(
     assert "Traceback" not in gone.stderr
 
 
+def test_a_state_directory_that_is_named_goes_before_the_environments(
+    idp: FakeIssuer, key: Path, written: Written, tmp_path: Path
+) -> None:
+    path, named = written(two_resources(idp)), tmp_path / "named"
+    common = ("--resource", BILLING, "--config", path, "--state-dir", named)
+    assert run("token", *common).exit_code == 0
+    assert run("exec", *common, "--", "true").exit_code == 0
+    with open_ledger("sqlite:", state_dir=named) as ledger:
+        opened = [record for record in ledger.records() if record.kind == "session.opened"]
+    assert len(opened) == 2
+    assert not (tmp_path / "state").exists()
+    looked = json.loads(run("doctor", "--json", "--config", path, "--state-dir", named).stdout)
+    assert any(str(named) in check["message"] for check in looked["checks"])
+    shown = json.loads(
+        run("config", "show", "--json", "--config", path, "--state-dir", named).stdout
+    )
+    assert shown["state_dir"] == str(named)
+
+
+def test_init_exports_the_state_directory_that_it_was_given(tmp_path: Path) -> None:
+    done = run(
+        *("init", "--kind", "embedded", "--output", tmp_path / "a.toml", "--json"),
+        *("--state-dir", tmp_path / "my state"),
+    )
+    steps = json.loads(done.stdout)["next"]
+    assert f"export AGENT_IDENTITY_STATE_DIR='{tmp_path / 'my state'}'" in steps
+
+
 # -- exec --------------------------------------------------------------------------------------------------------------
 
 ECHO = "import os, sys; sys.stdout.write(os.environ['AGENT_IDENTITY_TOKEN'])"
@@ -913,6 +941,25 @@ def test_a_signal_before_the_program_runs_ends_it_all(
     assert running.returncode == 128 + signal.SIGTERM
     assert "Traceback" not in stderr
     assert not mark.exists()
+
+
+def test_exec_as_json_leaves_standard_output_to_the_program_and_tells_of_the_run_at_the_end(
+    idp: FakeIssuer, key: Path, written: Written, tmp_path: Path
+) -> None:
+    path = written(two_resources(idp))
+    code = "import sys; print('out'); print('err', file=sys.stderr); sys.exit(3)"
+    command = ("exec", "--resource", BILLING, "--config", path, "--json", *child(code))
+    done = process(*command)
+    assert (done.returncode, done.stdout) == (3, "out\n")
+    *_, last = done.stderr.splitlines()
+    told = json.loads(last)
+    assert (told["exit_code"], told["resource"]) == (3, BILLING)
+    assert json.loads(run("why", told["session"], "--json").stdout)["trigger"] == "cli"
+    missing = run(
+        "exec", "--resource", BILLING, "--config", path, "--json", "--", "no-such-program"
+    )
+    assert (missing.exit_code, missing.stdout) == (127, "")
+    assert json.loads(missing.stderr)["code"] == "program_not_run"
 
 
 def test_exec_refuses_a_bound_credential_before_it_asks_for_one(

@@ -858,3 +858,33 @@ async def test_a_call_that_is_cancelled_while_its_outcome_waits_has_one_outcome(
         if record.kind.startswith("call.") and record.kind != "call.intended"
     )
     assert set(seen.values()) == {1}
+
+
+# -- what an operator asks by ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("many", [3, 200])
+def test_references_that_begin_alike_are_found_in_the_index_and_in_what_is_not_in_it_yet(
+    ledger, many
+) -> None:
+    who = ledger.pseudonym(ALICE)
+    calls = sorted(f"call_{number:032x}" for number in range(many))
+    for call in calls:
+        ledger.append(Draft("call.completed", who, SESSION, call, None, None, None, {}, None))
+    assert ledger.references("call_", limit=5) == calls[:5]
+    assert ledger.references(calls[-1][:-1], limit=500) == [
+        call for call in calls if call.startswith(calls[-1][:-1])
+    ]
+    assert ledger.references(SESSION[:8], limit=5) == [SESSION]
+    assert ledger.references("call_%", limit=5) == []
+    assert ledger.references("CALL_", limit=5) == []
+
+
+def test_sessions_come_newest_first_with_nothing_else_between_them(ledger) -> None:
+    who = ledger.pseudonym(ALICE)
+    assert [*ledger.sessions()] == []
+    opened = [f"ses_{number:032x}" for number in range(3)]
+    for session in opened:
+        for kind in ("session.opened", "session.closed"):
+            ledger.append(Draft(kind, who, session, None, None, None, None, {}, None))
+    assert [record.session_id for record in ledger.sessions()] == opened[::-1]

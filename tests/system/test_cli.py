@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
 import select
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -19,7 +21,12 @@ from typing import Any
 import httpx
 import jwt
 import pytest
+import typer
+from typer.testing import CliRunner
 
+from agent_identity import AgentIdentity, current_credential, tool
+from agent_identity.authority import Authority
+from agent_identity.cli.app import app
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
 from agent_identity.credentials.issuer import Issuer
@@ -51,7 +58,9 @@ def environment(**more: str) -> dict[str, str]:
     return kept | {"PYTHONPATH": os.environ.get("PYTHONPATH", ""), **more}
 
 
-UNWANTED = {"AGENT_IDENTITY_STATE_DIR", "AGENT_IDENTITY_CONFIG", "FORCE_COLOR", "NO_COLOR"}
+UNWANTED = {
+    *("AGENT_IDENTITY_STATE_DIR", "AGENT_IDENTITY_CONFIG", "FORCE_COLOR", "NO_COLOR", "COLUMNS"),
+}
 
 
 def cli(*arguments: object, **more: str) -> subprocess.CompletedProcess[str]:
@@ -94,13 +103,29 @@ def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered
     assert "invoice-bot acts for user:alice" in out
     assert "close the October books" in out
     assert re.search(r"✔ list_invoices\(\"ACME\"\)", out)
-    assert re.search(r"✘ pay_invoice\(\"2026-1041\"\)  policy_denied", out)
-    assert re.search(r"✘ +book_total\(\"Globex\", …\)  scope_not_granted", out)
+    assert re.search(r"✘ pay_invoice\(\"2026-1041\"\)\n +policy_denied", out)
+    assert re.search(r"✘ book_total\(\"Globex\", …\)\n +scope_not_granted", out)
     answer = out.partition("Who triggered this?")[2]
     assert answer.split("\n")[1] == "user:alice: close the October books"
     assert "archive-bot" in answer
-    assert "deny by no-payments, denied" in answer
+    assert "by invoice-bot, denied by no-payments" in answer
     assert "every link of the ledger holds" in answer
+
+
+@pytest.mark.parametrize("columns", [60, 80])
+def test_the_demo_breaks_no_word_and_its_commands_can_be_pasted(
+    tmp_path: Path, columns: int
+) -> None:
+    state = tmp_path / "a b"
+    done = cli("demo", "--state-dir", state, COLUMNS=str(columns))
+    told, _, commands = done.stdout.partition("Ask for one call alone, or for all of it\n")
+    assert max(map(len, told.splitlines())) <= columns
+    for call_id in call_ids(state):
+        assert call_id in told.split()
+    first, last = re.findall(r"^  \S+ (why (?:\\\n|.)+)$", commands, re.MULTILINE)
+    for command, expected in ((first, "no-payments"), (last, "archive-bot")):
+        shown = cli(*shlex.split(command.replace("\\\n", "")))
+        assert (shown.returncode, expected in shown.stdout) == (0, True)
 
 
 def test_the_demo_prints_no_token_and_no_colour_where_no_terminal_is(demo) -> None:
@@ -113,15 +138,16 @@ def test_the_demo_prints_no_token_and_no_colour_where_no_terminal_is(demo) -> No
 
 def test_the_demo_as_json_is_json_alone_and_its_calls_can_be_asked_for(tmp_path: Path) -> None:
     done = cli("demo", "--json", AGENT_IDENTITY_STATE_DIR=str(tmp_path / "state"))
-    assert done.returncode == 0
+    assert (done.returncode, done.stderr) == (0, "")
     told = json.loads(done.stdout)
-    assert told["ledger_ok"] is True
+    assert (told["ledger_ok"], told["state_dir"]) == (True, str(tmp_path / "state/demo"))
+    assert not (tmp_path / "state" / "ledger.db").exists()  # which is that of `embedded()`
     assert [call["call"] for call in told["calls"] if call["outcome"] == "denied"] == [
         *('pay_invoice("2026-1041")', 'book_total("Globex", …)')
     ]
     assert told["trace"]["principal"] == {"sub": "alice", "iss": None, "profile": "user"}
     one = told["trace"]["calls"][0]
-    asked = cli("why", one["call_id"], "--json", "--state-dir", tmp_path / "state")
+    asked = cli("why", one["call_id"], "--json", "--state-dir", told["state_dir"])
     assert asked.returncode == 0
     answer = json.loads(asked.stdout)
     assert answer["calls"] == [one]
@@ -146,13 +172,14 @@ def test_why_prints_the_trace_of_a_call_as_the_contract_has_it(demo) -> None:
         with open_ledger("sqlite:", state_dir=state) as ledger:
             assert answer == trace_of(ledger, call_id, check=SignatureCheck(ledger)).to_dict()
         assert list(answer) == [
-            *("ref", "verified", "principal", "trigger", "purpose", "chain", "calls")
+            *("ref", "verified", "witnessed", "principal", "trigger", "purpose", "chain", "calls")
         ]
         assert list(answer["chain"][0]) == ["agent", "depth", "scope", "evidence"]
         (call,) = answer["calls"]
         assert list(call) == [
-            *("call_id", "tool", "resource", "decision", "policy_id", "approval", "credential"),
-            *("outcome", "started", "ended", "trace_id", "span_id"),
+            *("call_id", "parent", "agent", "tool", "resource", "labels", "decision", "policy_id"),
+            *("code", "reason", "approval", "credential", "outcome", "error"),
+            *("started", "ended", "trace_id", "span_id"),
         ]
         assert (answer["ref"], call["call_id"], answer["verified"]) == (call_id, call_id, True)
         assert answer["purpose"] == "close the October books"
@@ -169,11 +196,64 @@ def test_why_of_a_session_a_span_and_a_trace_finds_the_same_call(demo) -> None:
         assert ANSI not in done.stdout
 
 
+@pytest.mark.parametrize("columns", [60, 80, None])
+def test_why_breaks_no_word_and_no_id_on_a_terminal_of_any_width_or_in_a_file(
+    demo, columns: int | None
+) -> None:
+    """Without COLUMNS and a terminal, as in a pipe, lines have up to 80 columns."""
+    state, _ = demo
+    with open_ledger("sqlite:", state_dir=state) as ledger:
+        session = next(record for record in ledger.records() if record.kind == "session.opened")
+        trace = trace_of(ledger, session.session_id, check=SignatureCheck(ledger))
+    environment = {} if columns is None else {"COLUMNS": str(columns)}
+    done = cli("why", session.session_id, "--state-dir", state, **environment)
+    assert done.stdout == trace.to_text(columns or 80) + "\n"
+    assert max(map(len, done.stdout.splitlines())) <= (columns or 80)
+    assert {call.call_id for call in trace.calls} <= set(done.stdout.split())
+
+
 def test_why_of_something_unknown_says_so_and_leaves_with_1(demo) -> None:
     done = cli("why", "call_unknown", "--json", "--state-dir", demo[0])
     assert (done.returncode, done.stdout) == (1, "")
     assert "unknown_reference" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_why_takes_the_beginning_of_an_id_that_only_one_id_has(demo) -> None:
+    state, _ = demo
+    call_id = call_ids(state)[0]
+    done = cli("why", call_id[:20], "--json", "--state-dir", state)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert (answer["ref"], answer["calls"][0]["call_id"]) == (call_id, call_id)
+
+
+def test_why_of_a_beginning_that_several_ids_have_lists_some(demo) -> None:
+    state, _ = demo
+    done = cli("why", "call_", "--state-dir", state)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith("ambiguous_reference: several ids begin with call_: call_")
+    listed = set(re.findall(r"call_[0-9a-f]{32}", done.stderr))
+    assert len(listed) == 5
+    assert listed < set(call_ids(state))
+
+
+def test_why_last_is_the_newest_session_with_what_was_delegated_from_it(demo) -> None:
+    state, _ = demo
+    done = cli("why", "--last", "--json", "--state-dir", state)
+    assert (done.returncode, done.stderr) == (0, "")
+    answer = json.loads(done.stdout)
+    assert [call["call_id"] for call in answer["calls"]] == call_ids(state)
+    assert {call["agent"].rpartition(":")[2] for call in answer["calls"]} == {
+        *("invoice-bot", "archive-bot")
+    }
+
+
+@pytest.mark.parametrize("arguments", [[], ["call_x", "--last"]])
+def test_why_takes_a_reference_or_last_and_not_both(demo, arguments: list[str]) -> None:
+    done = cli("why", *arguments, "--state-dir", demo[0])
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "reference_missing" in done.stderr
 
 
 # -- ledger verify ---------------------------------------------------------------------------------------------------
@@ -362,11 +442,187 @@ def test_a_served_authority_stops_when_it_is_told_to(served: Served, how: signal
         httpx.get(url, trust_env=False)
 
 
+def test_the_billing_api_tells_of_what_it_verified_and_of_what_it_refused(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = subprocess.Popen(
+        [*COMMAND, "billing", "--port", "0", "--state-dir", str(state)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert process.stdout is not None
+    found = re.match(r"billing API at (http://127\.0\.0\.1:\d+) ", process.stdout.readline())
+    assert found is not None
+    assert process.stdout.readline() == f"trusts the authority in {state}\n"
+    url = found[1]
+
+    @tool(resource=url, scopes=["invoices:read"])
+    def list_invoices(customer: str) -> list[dict[str, str]]:
+        auth = current_credential()
+        asked = {"customer": customer}
+        return httpx.get(f"{url}/invoices", params=asked, auth=auth, trust_env=False).json()
+
+    try:
+        assert httpx.get(f"{url}/invoices", trust_env=False).status_code == 403
+        with AgentIdentity.embedded("other-bot", state_dir=tmp_path / "elsewhere") as stranger:
+            with stranger.on_behalf_of("user:mallory", purpose="read what isn't hers"):
+                assert list_invoices("ACME")["code"] == "unknown_anchor"
+        with AgentIdentity.embedded("invoice-bot", state_dir=state) as identity:
+            with identity.on_behalf_of("user:alice", purpose="close the books") as session:
+                assert len(list_invoices("ACME")) == 2
+                (call,) = identity.who_triggered(session).calls
+    finally:
+        process.send_signal(signal.SIGINT)
+        told, _ = process.communicate(timeout=15)
+    lines = told.splitlines()
+    assert [line.startswith("refused: ") for line in lines[:2]] == [True, True]
+    assert lines[2:] == [
+        *("list_invoices for alice by invoice-bot, depth 0, bound token", f"  {call.call_id}")
+    ]
+
+
 def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
     port = served.url.rpartition(":")[2]
     done = cli("authority", "serve", "--port", port, "--state-dir", tmp_path / "other")
     assert (done.returncode, "port_in_use" in done.stderr) == (2, True)
     assert "Traceback" not in done.stderr
+
+
+def test_a_served_authority_says_where_it_is_in_one_line_of_json(tmp_path: Path) -> None:
+    state = tmp_path / "state"
+    process = subprocess.Popen(
+        [*COMMAND, "authority", "serve", "--port", "0", "--json", "--state-dir", str(state)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment(),
+        cwd=ROOT,
+    )
+    try:
+        assert process.stdout is not None
+        told = json.loads(process.stdout.readline())
+        metadata = httpx.get(told["metadata"], trust_env=False).json()
+        assert metadata["issuer"] == told["issuer"] == told["url"]
+        assert (told["clients"], told["registration"]) == ({}, str(state / "authority"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        rest, _ = process.communicate(timeout=15)
+    assert rest == ""
+
+
+def test_rotate_says_which_key_signs_now(tmp_path: Path) -> None:
+    Authority(tmp_path / "authority").close()
+    rotated = cli("authority", "rotate", "--json", "--state-dir", tmp_path)
+    kid = json.loads(rotated.stdout)["kid"]
+    keys = json.loads(cli("authority", "jwks", "--json", "--state-dir", tmp_path).stdout)["keys"]
+    assert (len(keys), kid in {key["kid"] for key in keys}) == (2, True)
+    told = cli("authority", "rotate", "--state-dir", tmp_path)
+    assert "signs with the new key" in told.stdout
+
+
+# -- what every command has ------------------------------------------------------------------------------------------
+
+
+def leaves(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every command that does something, by the words that call it."""
+    below = getattr(command, "commands", {})
+    for name, one in below.items():
+        yield from leaves(one, *path, name)
+    if not below:
+        yield path, command
+
+
+EVERY = dict(leaves(typer.main.get_command(app)))
+
+
+def test_the_walk_finds_commands_of_every_depth() -> None:
+    assert {
+        ("why",),
+        ("exec",),
+        ("ledger", "verify"),
+        ("config", "client-document"),
+    } <= EVERY.keys()
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_every_command_takes_a_state_directory_and_prints_json(path: tuple[str, ...]) -> None:
+    options = {option for one in EVERY[path].params for option in one.opts}
+    assert {"--state-dir", "--json"} <= options
+
+
+@pytest.mark.parametrize("path", EVERY, ids=" ".join)
+def test_a_mistake_on_the_command_line_is_one_json_document_on_standard_error(
+    path: tuple[str, ...],
+) -> None:
+    done = CliRunner().invoke(app, [*path, "--json", "--no-such-option"])
+    assert (done.exit_code, done.stdout) == (2, "")
+    told = json.loads(done.stderr)
+    assert [*told] == ["code", "message", "remedy"]
+    assert (told["code"], "--no-such-option" in told["message"]) == ("usage", True)
+
+
+def test_what_stands_behind_two_dashes_is_the_programs_and_asks_for_no_json() -> None:
+    done = CliRunner().invoke(app, ["exec", "--no-such-option", "--", "program", "--json"])
+    assert (done.exit_code, "No such option" in done.stderr) == (2, True)
+    with pytest.raises(json.JSONDecodeError):
+        json.loads(done.stderr)
+
+
+NEEDING_A_CONFIGURATION = [
+    ("doctor", "--json"),
+    ("token", "--json", "--resource", "https://a.example"),
+    ("exec", "--json", "--resource", "https://a.example", "--", "true"),
+    ("config", "show", "--json"),
+    ("config", "client-document", "idp", "--json"),
+]
+
+
+@pytest.mark.parametrize("arguments", NEEDING_A_CONFIGURATION, ids=" ".join)
+def test_an_error_of_the_library_is_one_json_document_on_standard_error(
+    arguments: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("AGENT_IDENTITY_CONFIG", raising=False)
+    done = CliRunner().invoke(app, arguments)
+    assert (done.exit_code, done.stdout) == (2, "")
+    told = json.loads(done.stderr)
+    assert (told["code"], told["message"]) == ("not_configured", "no configuration is named")
+    assert "agent-identity init" in told["remedy"]
+
+
+def test_the_version_is_printed() -> None:
+    done = cli("--version")
+    expected = importlib.metadata.version("agent-identity-sdk")
+    assert (done.returncode, done.stdout) == (0, f"agent-identity {expected}\n")
+
+
+@pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
+def test_completion_can_be_shown_and_completes_commands(shell: str) -> None:
+    asked = {"_AGENT_IDENTITY_COMPLETE": f"source_{shell}"}
+    shown = subprocess.run(
+        NAMED, capture_output=True, text=True, timeout=60, check=False, env=environment(**asked)
+    )
+    assert "_AGENT_IDENTITY_COMPLETE" in shown.stdout
+    asked = {"COMP_WORDS": "agent-identity au", "COMP_CWORD": "1"}
+    asked |= {"_TYPER_COMPLETE_ARGS": "agent-identity au"}
+    asked["_AGENT_IDENTITY_COMPLETE"] = f"complete_{shell}"
+    if shell == "fish":
+        asked["_TYPER_COMPLETE_FISH_ACTION"] = "get-args"
+    done = subprocess.run(
+        NAMED, capture_output=True, text=True, timeout=60, check=False, env=environment(**asked)
+    )
+    assert "authority" in done.stdout
+    help_text = cli("--help").stdout
+    assert "--install-completion" in help_text
+    assert "--show-completion" in help_text
+
+
+NAMED = [
+    *(sys.executable, "-c"),
+    "import sys; sys.argv[0] = 'agent-identity'; from agent_identity.cli import main; main()",
+]
+"""The command under its own name, by which completion finds it."""
 
 
 # -- help, and what is missing ---------------------------------------------------------------------------------------
@@ -381,7 +637,8 @@ def test_a_port_in_use_is_said_with_2(served: Served, tmp_path: Path) -> None:
         (("ledger",), ["verify"]),
         (("ledger", "verify"), ["--state-dir", "--json"]),
         (("authority",), ["serve", "jwks"]),
-        (("authority", "serve"), ["--state-dir", "--port"]),
+        (("authority", "serve"), ["--state-dir", "--port", "with [authority] as"]),
+        (("config", "client-document"), ["table of [issuers]"]),
         (("authority", "jwks"), ["--state-dir", "--config"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
@@ -405,6 +662,7 @@ def test_a_command_that_is_no_command_leaves_with_2(arguments: tuple[str, ...]) 
         ("rich", ["demo"], "rich typer"),
         ("uvicorn", ["demo"], "uvicorn"),
         ("uvicorn", ["authority", "serve", "--port", "0"], "uvicorn"),
+        ("uvicorn", ["billing", "--port", "0"], "uvicorn"),
     ],
 )
 def test_a_missing_package_is_named_with_2(
@@ -426,6 +684,26 @@ def test_a_missing_package_is_named_with_2(
     assert done.returncode == 2
     assert f"pip install {packages}" in done.stderr
     assert "Traceback" not in done.stderr
+    assert arguments == ["demo"] or done.stdout == ""  # it says that it serves only when it does
+
+
+def test_a_missing_extra_of_the_command_line_is_json_too() -> None:
+    program = "import sys; sys.modules['typer'] = None; from agent_identity.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "why", "--last", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        env=environment(),
+        cwd=ROOT,
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert json.loads(done.stderr) == {
+        "code": "extra_missing",
+        "message": "the command line needs two more packages",
+        "remedy": "pip install rich typer",
+    }
 
 
 def test_an_error_of_the_program_itself_is_not_mistaken_for_a_missing_extra(tmp_path: Path) -> None:

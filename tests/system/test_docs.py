@@ -1,20 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the documentation shows is Python, and what it shows whole runs.
 
-A `python` block that sets up an embedded identity and reaches no service is run, one with a test in it is run by pytest;
+A `python` block that sets up an embedded identity and reaches no service is run, and so is the README's first one, beside the
+billing API that it reaches; one with a test in it is run by pytest;
 the others, which leave out what is the reader's own, are only compiled.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
+import json
 import os
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import typer
+
+from agent_identity.cli.app import app
 
 pytestmark = pytest.mark.system
 
@@ -28,6 +35,9 @@ BLOCKS = {
     for text in [page.read_text(encoding="utf-8")]
     for found in BLOCK.finditer(text)
 }
+
+
+COMMAND_LINE = "from agent_identity.cli import main; main()"
 
 
 def is_program(block: str) -> bool:
@@ -46,10 +56,14 @@ PROGRAMS = [
 TESTS = [place for place, block in BLOCKS.items() if is_test(block)]
 
 
-def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+def environment(folder: Path) -> dict[str, str]:
     paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
     absolute = os.pathsep.join(str(Path(path).resolve()) for path in paths if path)
     places = {"AGENT_IDENTITY_STATE_DIR": str(folder / "state"), "PYTHONPATH": absolute}
+    return os.environ | places
+
+
+def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, *arguments],
         capture_output=True,
@@ -57,7 +71,7 @@ def run(arguments: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
         timeout=60,
         check=False,
         cwd=folder,
-        env=os.environ | places,
+        env=environment(folder),
     )
 
 
@@ -72,13 +86,58 @@ def test_a_block_is_python(place: str) -> None:
     compile(BLOCKS[place], place, "exec")
 
 
+def done_in(place: str, folder: Path) -> Path:
+    """Where a program keeps its ledger: the tutorial's in a folder of its own."""
+    return folder / ("first-call" if "tutorial/first-call" in place else "state")
+
+
+@pytest.fixture
+def billing(tmp_path: Path) -> Iterator[str]:
+    """The URL of `agent-identity billing`, which shares its state directory with the programs run here."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", COMMAND_LINE, "billing", "--port", "0", "--json"],
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=environment(tmp_path),
+    )
+    assert process.stdout is not None
+    yield json.loads(process.stdout.readline())["url"]
+    process.send_signal(signal.SIGINT)
+    assert process.communicate(timeout=30)[0] == ""
+
+
+def test_the_first_program_of_the_readme_runs_as_pasted_beside_the_billing_api(
+    tmp_path: Path, billing: str
+) -> None:
+    """On a port of its own, since somebody may use the usual one; which that is, the command says."""
+    readme = (ROOT / "README.md").read_text()
+    block = next(block for place, block in BLOCKS.items() if place.startswith("README.md:"))
+    section = readme.partition("## In your program")[2].partition(block)[0]
+    assert "```sh\nagent-identity billing\n```" in section
+    (port,) = [
+        option.default
+        for option in typer.main.get_command(app).commands["billing"].params
+        if option.name == "port"
+    ]
+    assert block.count(f"http://127.0.0.1:{port}") == 1
+    (tmp_path / "first.py").write_text(block.replace(f"http://127.0.0.1:{port}", billing))
+    done = run(["-W", "error::UserWarning", "first.py"], tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("user:alice: close the October books\n└─ invoice-bot\n")
+    assert done.stdout.count(f"✔ list_invoices at {billing}, completed") == 2
+    assert "archive-bot" in done.stdout
+    asked = run(["-c", COMMAND_LINE, "why", "--last", "--json"], tmp_path)
+    assert [call["outcome"] for call in json.loads(asked.stdout)["calls"]] == ["completed"] * 2
+
+
 @pytest.mark.parametrize("place", PROGRAMS)
 def test_a_block_that_is_a_program_runs(place: str, tmp_path: Path) -> None:
     program = tmp_path / "program.py"
     program.write_text(BLOCKS[place])
     done = run(["-W", "error", str(program)], tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert (tmp_path / "state" / "ledger.db").exists()
+    assert (done_in(place, tmp_path) / "ledger.db").exists()
 
 
 def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
@@ -87,6 +146,9 @@ def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
     lines = run(["first.py"], tmp_path).stdout.splitlines()
     assert lines[:3] == ["3", "7", "user:alice: learn how it works"]
     assert any("helper-bot" in line for line in lines)
+    asked = run(["-c", COMMAND_LINE, "why", "--last", "--state-dir", "first-call"], tmp_path)
+    assert asked.stdout.splitlines() == lines[2:]
+    assert not (tmp_path / "state").exists()
     outside = BLOCKS[place] + "\nadd(1, 2)\n"
     (tmp_path / "outside.py").write_text(outside)
     done = run(["outside.py"], tmp_path)

@@ -24,7 +24,7 @@ SHOWN = {
         r"a sub-agent without scopes: scope_not_granted",
         r"user:alice: close the October books",
         r"archive-bot: archive Globex",
-        r"verified: ",
+        r"verified \(\d+ records, signed; no external checkpoint\)",
     ],
     "policy.py": [
         r"permitted: paid 480 for 2026-1041",
@@ -58,7 +58,7 @@ SHOWN = {
         r"archived ACME by Agent-Assertion, Agent-Delegation, for alice, beta < alpha, to close the books",
         r"without a hand-over, refused: handover_missing",
         r"alpha \(in another process\)",
-        r"verified: ",
+        r"verified \(\d+ records, signed; no external checkpoint\)",
     ],
     "six_resources.py": [
         r"billing  DPoP of alice, for this service, bound to the agent's key, with its chain",
@@ -70,7 +70,7 @@ SHOWN = {
         r"refused 30 of 30 strays; 6 requests reached six services",
         r'"leaked": \[\]',
         r"#alice: close the October books",
-        r"verified: ",
+        r"verified \(\d+ records, signed; no external checkpoint\)",
     ],
     "langchain_agent.py": [
         r"list_invoices, success: 2 invoices of ACME; sent DPoP <(secret|token)>",

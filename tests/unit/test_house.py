@@ -36,6 +36,20 @@ def test_a_name_that_is_not_public_is_not_there() -> None:
         agent_identity.nothing  # noqa: B018 - asking is the test
 
 
+def test_the_version_is_that_of_the_installed_distribution() -> None:
+    assert agent_identity.__version__ == importlib.metadata.version("agent-identity-sdk")
+    assert "__version__" not in agent_identity.__all__
+
+
+def test_the_version_is_read_when_it_is_asked_for_and_not_with_the_import() -> None:
+    code = (
+        "import sys; before = 'importlib.metadata' in sys.modules; import agent_identity;"
+        "print(before or 'importlib.metadata' not in sys.modules, agent_identity.__version__)"
+    )
+    told = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert told.split() == ["True", agent_identity.__version__]
+
+
 def test_the_tree_drawn_in_errors_is_the_tree_that_exists() -> None:
     drawn: dict[str, str | None] = {}
     path: list[str] = []

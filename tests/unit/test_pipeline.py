@@ -393,6 +393,18 @@ def test_a_tool_that_was_refused_never_ran_and_left_evidence(make_identity, poli
     assert (trace.decision, trace.outcome) == ("deny", "denied")
 
 
+def test_a_refused_call_is_on_record_with_the_labels_of_its_tool(make_identity) -> None:
+    @tool(labels={"moves:money"})
+    def pay() -> None: ...
+
+    identity = make_identity(policy=lambda request: False)
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        with pytest.raises(DeniedError) as caught:
+            pay()
+    (call,) = identity.who_triggered(caught.value.call_id).calls
+    assert (call.labels, call.code) == (["moves:money"], "policy_denied")
+
+
 def test_a_policy_that_asks_somebody_who_is_away_permits_nothing(
     make_identity, monkeypatch
 ) -> None:

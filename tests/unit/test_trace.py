@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 
 import pytest
@@ -62,24 +63,36 @@ class Told:
         self._append("grant.made", session, public, {"grant": compact, "chain": chain}, ref="g-1")
         return chain
 
-    def call(self, session, tool, *, ended="completed", chain=None, ref=None, **sealed):
+    def call(self, session, tool, *, ended="completed", error=None, chain=None, ref=None, **sealed):
         agent, depth, txn, _ = self.agents[session]
         call = new_id("call_")
         public = {"tool": tool, "resource": BILLING, "agent": agent, "depth": depth, "txn": txn}
-        public |= {"decision": "permit", "policy_id": "allow-read", "labels": []}
+        public |= {"decision": "permit", "policy_id": "allow-read", "labels": ["reads:finance"]}
         public |= {"grant_hash": None if chain is None else hash_of(chain[0])}
         ids = {"call": call, "trace": "7" * 32, "span": call[-16:], "ref": ref}
         self._append("call.intended", session, public, {"assertion": "eyJ.a.b", **sealed}, **ids)
         if ended is not None:
             self.clock.now += 0.25
-            self._append(f"call.{ended}", session, {"error": None}, None, call=call)
+            self._append(f"call.{ended}", session, {"error": error}, None, call=call)
         return call
+
+    def acquired(self, session, chain):
+        public = {"resource": BILLING, "grant_hash": hash_of(chain[0]), "source": "token-exchange"}
+        public |= {"issuer": "https://idp.example", "scope": ["invoices:read"]}
+        public |= {"expires_at": 1_793_491_500}
+        self._append("credential.acquired", session, public, None)
+
+    def used(self, session, call, kind, **public):
+        self._append(
+            f"credential.{kind}", session, {"resource": BILLING, **public}, None, call=call
+        )
 
     def deny(self, session, tool, decision="deny"):
         agent, depth, txn, _ = self.agents[session]
         call = new_id("call_")
         public = {"tool": tool, "resource": LOCAL, "agent": agent, "depth": depth, "txn": txn}
-        public |= {"decision": decision, "policy_id": "no-payments", "code": "x", "reason": "no"}
+        public |= {"decision": decision, "policy_id": "no-payments", "labels": ["moves:money"]}
+        public |= {"code": "policy_denied", "reason": "policy refuses the call: no"}
         self._append("call.denied", session, public, None, call=call)
         return call
 
@@ -131,26 +144,66 @@ def test_the_json_has_the_members_of_the_contract_in_its_order(told) -> None:
     call = told.call(session, "list_invoices")
     document = told.trace(call).to_dict()
     assert [*document] == [
-        *("ref", "verified", "principal", "trigger", "purpose", "chain", "calls")
+        *("ref", "verified", "witnessed", "principal", "trigger", "purpose", "chain", "calls")
     ]
     assert document["principal"] == {"sub": "alice", "iss": None, "profile": "user"}
     assert [*document["chain"][0]] == ["agent", "depth", "scope", "evidence"]
     (entry,) = document["calls"]
     assert entry == {
         "call_id": call,
+        "parent": None,
+        "agent": AGENT + "invoice-bot",
         "tool": "list_invoices",
         "resource": BILLING,
+        "labels": ["reads:finance"],
         "decision": "permit",
         "policy_id": "allow-read",
+        "code": None,
+        "reason": None,
         "approval": None,
         "credential": None,
         "outcome": "completed",
+        "error": None,
         "started": "2026-11-01T00:00:00.031250Z",
         "ended": "2026-11-01T00:00:00.296875Z",
         "trace_id": "7" * 32,
         "span_id": call[-16:],
     }
+    assert [*entry] == [
+        *("call_id", "parent", "agent", "tool", "resource", "labels", "decision", "policy_id"),
+        *("code", "reason", "approval", "credential", "outcome", "error"),
+        *("started", "ended", "trace_id", "span_id"),
+    ]
     assert json.loads(json.dumps(document)) == document
+
+
+def test_a_call_names_the_agent_that_made_it_and_not_the_one_above(told) -> None:
+    root = told.open("invoice-bot")
+    told.call(told.open("archive-bot", parent=root), "read_archive")
+    (call,) = told.trace(root).calls
+    assert call.agent == AGENT + "archive-bot"
+
+
+def test_a_refused_call_says_with_which_code_and_why(told) -> None:
+    (call,) = told.trace(told.deny(told.open("bot"), "pay")).calls
+    assert (call.code, call.reason) == ("policy_denied", "policy refuses the call: no")
+    assert (call.labels, call.error) == (["moves:money"], None)
+
+
+def test_a_call_that_was_refused_after_its_intent_keeps_what_the_intent_said(told) -> None:
+    session = told.open("bot")
+    call = told.call(session, "pay", ended=None)
+    public = {"tool": "pay", "resource": BILLING, "agent": AGENT + "bot", "decision": "deny"}
+    public |= {"policy_id": None, "code": "session_ended", "reason": "the session ended"}
+    told._append("call.denied", session, public, None, call=call)
+    (entry,) = told.trace(call).calls
+    assert (entry.decision, entry.outcome, entry.code) == ("deny", "denied", "session_ended")
+    assert (entry.labels, entry.reason) == (["reads:finance"], "the session ended")
+
+
+def test_a_failed_call_names_the_error_of_its_tool(told) -> None:
+    (call,) = told.trace(told.call(told.open("bot"), "pay", ended="failed", error="OSError")).calls
+    assert (call.outcome, call.error, call.code) == ("failed", "OSError", None)
 
 
 def test_what_a_trace_lists_is_read_by_name_or_by_attribute(told) -> None:
@@ -296,10 +349,10 @@ def test_a_signature_that_fails_its_check_is_named(told) -> None:
 
 def test_signatures_are_mentioned_only_when_they_were_checked(told) -> None:
     call = told.call(told.open("bot"), "pay")
-    assert "signatures" not in str(told.trace(call))
+    assert str(told.trace(call)).endswith("\nverified (3 records; no external checkpoint)")
     seen = []
     trace = told.trace(call, check=lambda record: seen.append(record.kind))
-    assert "signatures" in str(trace)
+    assert str(trace).endswith("\nverified (3 records, signed; no external checkpoint)")
     assert sorted(seen) == ["call.completed", "call.intended", "session.opened"]
 
 
@@ -345,16 +398,105 @@ def test_the_tree_reads_from_the_principal_down(told) -> None:
     two = told.deny(root, "pay_invoice")
     child = told.open("archive-bot", parent=root, task="find the old ones")
     three = told.call(child, "read_archive", ended=None)
-    four = told.call(root, "send_report", ended="failed")
-    assert str(told.trace(root)).splitlines()[:-1] == [
+    four = told.call(root, "send_report", ended="failed", error="TimeoutError")
+    assert str(told.trace(root)).splitlines() == [
         "user:alice: close the October books",
         "└─ invoice-bot",
-        f"   ├─ ✔ list_invoices at {BILLING}, permit by allow-read, completed in 266 ms  {one}",
-        f"   ├─ ✘ pay_invoice locally, deny by no-payments, denied  {two}",
+        f"   ├─ ✔ list_invoices at {BILLING}, completed in 266ms",
+        f"   │    {one}",
+        "   │    by invoice-bot, permitted by allow-read",
+        "   │    2026-11-01 00:00:00.031 to 00:00:00.296 UTC",
+        "   ├─ ✘ pay_invoice locally, denied",
+        f"   │    {two}",
+        "   │    by invoice-bot, denied by no-payments",
+        "   │    policy_denied: policy refuses the call: no",
+        "   │    2026-11-01 00:00:00.312 UTC",
         "   ├─ archive-bot: find the old ones",
-        f"   │  └─ ✔ read_archive at {BILLING}, permit by allow-read, running  {three}",
-        f"   └─ ✔ send_report at {BILLING}, permit by allow-read, failed in 266 ms  {four}",
+        f"   │  └─ … read_archive at {BILLING}, running",
+        f"   │       {three}",
+        "   │       by archive-bot, permitted by allow-read",
+        "   │       since 2026-11-01 00:00:00.343 UTC",
+        f"   └─ ✘ send_report at {BILLING}, failed (TimeoutError) in 266ms",
+        f"        {four}",
+        "        by invoice-bot, permitted by allow-read",
+        "        2026-11-01 00:00:00.359 to 00:00:00.625 UTC",
+        "verified (8 records; no external checkpoint)",
     ]
+
+
+@pytest.mark.parametrize(
+    ("ended", "mark"),
+    [("completed", "✔"), ("failed", "✘"), ("cancelled", "✘"), ("unknown", "?"), (None, "…")],
+)
+def test_the_mark_of_a_call_fits_its_outcome_and_not_its_decision(told, ended, mark) -> None:
+    trace = told.trace(told.call(told.open("bot"), "pay", ended=ended))
+    (line,) = [line for line in str(trace).splitlines() if "pay at" in line]
+    assert line.startswith(f"   └─ {mark} pay at {BILLING}, {ended or 'running'}")
+
+
+@pytest.mark.parametrize(("decision", "said"), [("deny", "denied"), ("approval", "needs approval")])
+def test_a_refused_call_is_drawn_with_its_cross_its_code_and_its_reason(
+    told, decision, said
+) -> None:
+    text = str(told.trace(told.deny(told.open("bot"), "pay", decision)))
+    assert "└─ ✘ pay locally, denied\n" in text
+    assert f"by bot, {said} by no-payments\n" in text
+    assert "policy_denied: policy refuses the call: no\n" in text
+
+
+def test_a_call_shows_where_its_credential_came_from_and_what_became_of_it(told) -> None:
+    session = told.open("bot")
+    chain = told.grant(session, "invoices:read")
+    told.acquired(session, chain)
+    call = told.call(session, "pay", chain=chain)
+    told.used(session, call, "stepped_up", scope=["invoices:read", "invoices:pay"])
+    told.used(session, call, "refused", place="https://evil.example", code="foreign_url")
+    trace = told.trace(call)
+    credential = trace.calls[0].credential
+    assert (credential["source"], credential["issuer"]) == (
+        *("token-exchange", "https://idp.example"),
+    )
+    assert credential["expires_at"] == "2026-11-01T00:05:00Z"
+    lines = [line.strip() for line in str(trace).splitlines()]
+    at = lines.index("credential: token-exchange from https://idp.example")
+    assert lines[at + 1 : at + 4] == [
+        "for invoices:read, until 2026-11-01 00:05:00 UTC",
+        "stepped up to invoices:read invoices:pay at 2026-11-01 00:00:00.343 UTC",
+        "credential refused for https://evil.example (foreign_url) at 2026-11-01",
+    ]
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_no_line_is_longer_than_the_width_and_no_word_is_broken(told, width) -> None:
+    root = told.open("invoice-bot", task="read every invoice of last year " * 6)
+    chain = told.grant(root, "invoices:read")
+    told.acquired(root, chain)
+    session = root
+    for depth in range(3):
+        session = told.open(f"archive-bot-{depth}", parent=session, task="look for old ones " * 8)
+        told.call(session, "a_tool_with_a_name_of_its_own", chain=chain)
+        told.deny(session, "pay_invoice")
+    trace = told.trace(root)
+    text = trace.to_text(width)
+    assert max(map(len, text.splitlines())) <= width
+    words = set(text.split())
+    for call in trace.calls:
+        assert {call.call_id, call.tool} <= words
+    whole = set(trace.to_text(10_000).split()) - set("├─└│")
+    assert whole - words == set()
+
+
+def test_a_word_that_is_longer_than_a_line_stays_whole_on_a_line_of_its_own(told) -> None:
+    name = "x" * 100
+    text = told.trace(told.call(told.open("bot"), name)).to_text(60)
+    assert name in text.split()
+
+
+def test_wide_letters_count_as_the_two_columns_that_they_take(told) -> None:
+    text = told.trace(told.open("bot", task="李雷 " * 30)).to_text(60)
+    lines = [line for line in text.splitlines() if "李雷" in line]
+    assert len(lines) == 3
+    assert max(len(line) + line.count("李") + line.count("雷") for line in lines) <= 60
 
 
 HOSTILE = 'x\r\n└─ ✔ forged\x1b[31m\u202egnp\u2028\u200b<script>alert(1)</script>"]; n-->m[`'
@@ -365,7 +507,9 @@ def test_H12_a_hostile_name_draws_no_line_turns_nothing_round_and_runs_nowhere(t
     told.call(session, HOSTILE)
     trace = told.trace(session)
     text, html, mermaid = str(trace), trace._repr_html_(), trace.to_mermaid()
-    assert len(text.splitlines()) == 4
+    drawn_nodes = [line for line in text.splitlines() if re.match(r"[│ ]*[├└]─ ", line)]
+    assert len(drawn_nodes) == 2
+    assert sum(line.count("─") for line in text.splitlines()) == 2
     for drawn in (text, html, mermaid):
         assert not set(drawn) & set("\r\x1b\u202e\u2028\u200b")
     assert "<script" not in html
@@ -374,6 +518,26 @@ def test_H12_a_hostile_name_draws_no_line_turns_nothing_round_and_runs_nowhere(t
     assert len(labels) == 3
     assert all(label.endswith('"]') and label.count('"') == 1 for label in labels)
     assert not any(set("<>`") & set(label) for label in labels)
+
+
+@pytest.mark.parametrize("width", [60, 80])
+def test_a_text_that_goes_on_in_the_next_line_passes_for_no_line_of_the_trace(told, width) -> None:
+    """Ours: what wraps may be chosen so that a line of it begins like one of ours."""
+    forged = "verified (9 records, signed; no external checkpoint)"
+    padding = "x" * (width - 4)
+    lie = f"{padding} {forged} {padding} by bot, permitted by allow-all {padding}   by bot, permitted by allow-all"
+    session = told.open("bot", task=lie, trigger=lie, principal=Principal(lie))
+    told.call(session, lie)
+    trace = told.trace(session, check=lambda record: lie)
+    lines = trace.to_text(width).splitlines()
+    assert [line for line in lines if line.startswith("verified")] == []
+    (honest,) = [line for line in lines if "by bot, permitted by allow-read" in line]
+    at = [line.index("by bot") for line in lines if "by bot, permitted by allow-all" in line]
+    assert len(at) >= 8
+    notes = honest.index(
+        "by bot"
+    )  # of one call; below and above it they begin 3 columns further and earlier
+    assert [column for column in at if column > 2 and column % 3 == notes % 3] == []
 
 
 def test_the_flowchart_links_every_box_to_the_one_above(told) -> None:
