@@ -253,7 +253,7 @@ class Call:
         session.life.check(self._now)
         parts.gate.check()
         parts.revocations.check_fresh()
-        self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
+        self.arguments, self._canonical = canonical.bound(self._given, tool.opaque, tool.name)
         self._scopes = session.needed(tool.resource, tool.scopes)
         check_call(session.limits, parts.resources, tool.name, tool.resource, self._canonical)
         if parts.policy_now is None:
