@@ -28,10 +28,10 @@ import re
 import sys
 import types
 import uuid
-from collections import OrderedDict, defaultdict, namedtuple
+from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, Generic, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import orjson
 import rfc8785
@@ -165,7 +165,7 @@ def _dump(form: object) -> bytes:
         raise _unwritable(form) from None
 
 
-def _unwritable(form: object) -> _UndigestibleError:
+def _unwritable(form: Any) -> _UndigestibleError:
     """Why `orjson` writes no form: it holds an integer that is too large, or text that UTF-8 can't hold."""
     if _holds_large_integer(form):
         return _UndigestibleError("holds an integer beyond ±(2^53 - 1)", "pass `str(x)`")
@@ -175,7 +175,7 @@ def _unwritable(form: object) -> _UndigestibleError:
     )
 
 
-def _holds_large_integer(form: object) -> bool:
+def _holds_large_integer(form: JSON) -> bool:
     if isinstance(form, dict):
         return any(map(_holds_large_integer, form.values()))
     if isinstance(form, list):
@@ -183,14 +183,14 @@ def _holds_large_integer(form: object) -> bool:
     return isinstance(form, int) and abs(form) > MAX_INTEGER
 
 
-def _pair(value: Any, depth: int) -> _Pair:
+def _pair(value: object, depth: int) -> _Pair:
     """A value's copy and form; `depth` counts the objects and lists around it, and itself where it is one."""
     kind = type(value)
     if kind in _ATOMS:
         return value, value
     if scalar := _SCALARS.get(kind):
         return value, scalar(value)
-    if kind is bytearray:
+    if kind is bytearray and isinstance(value, bytearray):
         return _bytearray(value)
     if depth > MAX_DEPTH:
         raise _UndigestibleError(f"is nested deeper than {MAX_DEPTH}, or in a cycle", _AS_TEXT)
@@ -260,15 +260,16 @@ def _tuple(value: tuple[object, ...], depth: int) -> tuple[tuple[object, ...], l
     return tuple(copied for copied, _ in pairs), [form for _, form in pairs]
 
 
-def _is_namedtuple(kind: type) -> bool:
-    """Whether a class is what `namedtuple` and `typing.NamedTuple` make, and is read as a tuple is.
+def _is_namedtuple(value: object) -> TypeGuard[tuple[object, ...]]:
+    """Whether its class is what `namedtuple` and `typing.NamedTuple` make, and is read as a tuple is.
 
-    A class derived from one isn't. The bases are compared first, so that `_fields` are those that Python's own function gave.
+    A class derived from such a class isn't. The bases are compared first, so that `_fields` are those that Python's own function gave.
     """
+    kind = type(value)
     if type(kind) is not type or kind.__bases__ not in ((tuple,), (tuple, Generic)):
         return False
-    own = vars(kind)
-    fields = own.get("_fields")
+    own: Mapping[str, Any] = vars(kind)
+    fields: tuple[str, ...] = own.get("_fields", ())
     return (
         type(fields) is tuple
         and own.get("__slots__") == ()
@@ -277,13 +278,19 @@ def _is_namedtuple(kind: type) -> bool:
     )
 
 
-_FIELD: Final = type(vars(namedtuple("_Sample", "field"))["field"])  # noqa: PYI024 - what makes the classes is the point
+class _Sample(NamedTuple):
+    field: int
+
+
+_field: object = vars(_Sample)["field"]
+_FIELD: Final = type(_field)
 _READING: Final = {"__contains__", "__getattribute__", "__getitem__", "__iter__", "__len__"}
 
 
 def _namedtuple(value: tuple[object, ...], depth: int) -> _Pair:
+    kind: type[tuple[object, ...]] = type(value)
     items, form = _tuple(value, depth)
-    return tuple.__new__(type(value), items), form
+    return tuple.__new__(kind, items), form  # pyright: ignore[reportUnknownMemberType]
 
 
 def _set(value: set[object] | frozenset[object], depth: int) -> _Pair:
@@ -305,21 +312,28 @@ def _order(pair: _Pair) -> tuple[int, float, str, bytes]:
     return 2, 0, "", _dump(form)
 
 
-def _declared(value: Any, depth: int) -> _Pair:
+def _declared(value: object, depth: int) -> _Pair:
     """What a class of the user's says of itself: an Enum member, a dataclass instance, a pydantic model."""
-    kind = type(value)  # not `isinstance`, which believes what an object says of its class
-    if issubclass(kind, enum.Enum):
+    if _is(value, enum.Enum):
         return value, _pair(value.value, depth)[1]
-    if _is_namedtuple(kind):
+    if _is_namedtuple(value):
         return _namedtuple(value, depth)
-    if dataclasses.is_dataclass(kind):
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value, [field.name for field in dataclasses.fields(value)], depth)
     if "pydantic" in sys.modules:
         from pydantic import BaseModel  # noqa: PLC0415 - loaded already, or nothing is a model
 
-        if issubclass(kind, BaseModel):
+        if _is(value, BaseModel):
             return _model(value, depth)
     raise _without_form(value)
+
+
+T = TypeVar("T")
+
+
+def _is(value: object, kind: type[T]) -> TypeGuard[T]:
+    """`isinstance`, which believes what an object says of its class, without that."""
+    return issubclass(type(value), kind)
 
 
 def _without_form(value: object) -> _UndigestibleError:

@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a newcomer writes first and meets an error for: it names the value and the rule, and says what to write instead."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import pytest
+
+from agent_identity import AgentIdentity, ConfigurationError, tool
+from agent_identity.adapters import Tool, tool_of
+
+
+def refused(made, code: str) -> ConfigurationError:
+    with pytest.raises(ConfigurationError) as caught:
+        made()
+    assert caught.value.code == code
+    assert caught.value.remedy
+    return caught.value
+
+
+# -- what is decorated -------------------------------------------------------------------------------------------------
+
+
+@tool
+def bare(a: int, b: str = "x") -> tuple[int, str]:
+    return a, b
+
+
+@tool
+async def abare(a: int) -> int:
+    return a
+
+
+@tool
+def bare_steps(n: int):
+    yield from range(n)
+
+
+@tool
+async def abare_steps(n: int):
+    for i in range(n):
+        yield i
+
+
+class Box:
+    @tool
+    def open(self, key: str) -> str:
+        return key
+
+    @classmethod
+    @tool
+    def make(cls, name: str) -> str:
+        return name
+
+
+async def test_tool_without_parentheses_makes_a_tool_of_each_kind(bot: AgentIdentity) -> None:
+    assert inspect.iscoroutinefunction(abare)
+    assert inspect.isgeneratorfunction(bare_steps)
+    assert inspect.isasyncgenfunction(abare_steps)
+    assert (tool_of(bare).name, tool_of(bare).resource) == (
+        "bare",
+        tool_of(tool()(len_of)).resource,
+    )
+    async with bot.on_behalf_of("user:alice", purpose="try") as session:
+        assert bare(1) == (1, "x")
+        assert await abare(2) == 2
+        assert list(bare_steps(2)) == [0, 1]
+        assert [i async for i in abare_steps(2)] == [0, 1]
+        assert (Box().open("k"), Box.make("n")) == ("k", "n")
+    made = [record.kind for record in session.records()].count("call.completed")
+    assert made == 6
+
+
+def len_of(text: str) -> int:
+    return len(text)
+
+
+def framework(module: str, *names: str) -> object:
+    """An object of a class as a framework has it, the last name first."""
+    kind: type = object
+    for name in names:
+        kind = type(name, (kind,), {"__module__": module})
+    mine = type("Mine", (kind,), {"__module__": __name__})
+    return mine()
+
+
+class Callable:
+    def __call__(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("given", "what", "remedy"),
+    [
+        (Box, "the class Box", "a method of the class"),
+        (len, "the builtin len", "write a function that calls it"),
+        (
+            functools.partial(len_of, "a"),
+            "functools.partial",
+            "make the partial object of the tool",
+        ),
+        (functools.partialmethod(len_of), "functools.partialmethod", "partial method of the tool"),
+        (functools.cache(len_of), "_lru_cache_wrapper", "write a function that calls it"),
+        (classmethod(len_of), "builtins.classmethod", "@classmethod above @tool"),
+        (staticmethod(len_of), "builtins.staticmethod", "@staticmethod above @tool"),
+        (property(len_of), "builtins.property", "@property above @tool"),
+        (Callable(), "test_misuse.Callable", "write a function that calls it"),
+        ("search", "builtins.str", "tool(name=…)"),
+        (None, "builtins.NoneType", "write a function"),
+        (
+            framework("langchain_core.tools.base", "BaseTool"),
+            "Mine",
+            "agent_identity_langchain.protect",
+        ),
+        (framework("pydantic_ai.tools", "Tool"), "Mine", "Tool(function)"),
+        (framework("agents.tool", "FunctionTool"), "Mine", "below @function_tool"),
+        (framework("crewai.tools.base_tool", "BaseTool"), "Mine", "_run"),
+        (framework("mcp.types", "Tool"), "Mine", "call_tool"),
+        (framework("mcp.server.fastmcp.tools.base", "Tool"), "Mine", "register it at the server"),
+        (framework("mcp_types", "Tool"), "Mine", "call_tool"),
+        (framework("agents", "Helper"), "Mine", "write a function"),
+    ],
+    ids=range(19),
+)
+@pytest.mark.parametrize("decorate", [tool, tool()], ids=["bare", "called"])
+def test_what_is_no_function_is_refused_with_what_to_write_for_its_kind(
+    decorate, given, what, remedy
+) -> None:
+    error = refused(lambda: decorate(given), "tool_malformed")
+    assert what in str(error)
+    assert remedy in error.remedy
+
+
+def test_what_is_refused_is_not_printed() -> None:
+    error = refused(lambda: tool(functools.partial(len_of, "canary")), "tool_malformed")
+    assert "canary" not in f"{error} {error.remedy}"
+
+
+def test_more_than_one_positional_argument_is_refused() -> None:
+    error = refused(lambda: tool("https://billing.example", ["read"]), "tool_malformed")
+    assert "resource=" in error.remedy
+
+
+def test_a_tool_is_no_tool_once_more() -> None:
+    assert "is a tool already" in str(refused(lambda: tool(bare), "tool_malformed"))
+
+
+# -- how it is called --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("call", "says"),
+    [
+        (bare, "bare(): missing a required argument: 'a' (its parameters: a, b)"),
+        (lambda: bare(1, a=2), "bare(): multiple values for argument 'a'"),
+        (lambda: bare(1, 2, 3), "bare(): too many positional arguments (its parameters: a, b)"),
+        (lambda: bare(1, c=2), "bare(): got an unexpected keyword argument 'c'"),
+        (lambda: Box().open(), "open(): missing a required argument: 'key'"),
+        (lambda: Box.open(key="k"), "open() is a method, and was called without its object"),
+    ],
+    ids=range(6),
+)
+def test_a_call_with_wrong_arguments_names_function_and_parameter(bot, call, says) -> None:
+    with bot.on_behalf_of("user:alice", purpose="try") as session:
+        with pytest.raises(TypeError) as caught:
+            call()
+        assert says in str(caught.value)
+        assert [record.kind for record in session.records()] == ["session.opened"]
+
+
+# -- what is said of it ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("names", [["nope"], ["a", "nope"], ["self"]])
+def test_opaque_names_parameters_of_the_function(names) -> None:
+    error = refused(lambda: tool(opaque=names)(lambda a, b: None), "tool_malformed")
+    assert f"no parameter '{names[-1]}'" in str(error)
+    assert "a, b" in error.remedy
+
+
+def test_opaque_may_name_what_collects_arguments() -> None:
+    assert tool_of(tool(opaque=["rest"])(lambda **rest: None)).opaque == {"rest"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["", " a", "a ", "a\n", "a#b", "a\u200bb", "\u202ea", "a\0", "\ud800", "x" * 201, 5, b"a"],
+)
+def test_a_name_is_one_printable_line_without_a_hash(name) -> None:
+    for made in (lambda: tool(name=name)(len_of), lambda: Tool(name)):
+        error = refused(made, "tool_malformed")
+        assert ascii(name)[:80] in str(error)
+        assert str(error).isprintable()
+        assert "without #" in error.remedy
+
+
+def test_a_function_with_a_name_that_no_tool_may_have_is_refused() -> None:
+    def odd() -> None: ...
+
+    odd.__name__ = "billing#pay"
+    assert "'billing#pay'" in str(refused(lambda: tool(odd), "tool_malformed"))
+
+
+def test_a_name_may_have_spaces_inside_and_be_of_any_script() -> None:
+    assert tool_of(tool(name="Rechnungen pr\u00fcfen")(len_of)).name == "Rechnungen pr\u00fcfen"
+
+
+@pytest.mark.parametrize(
+    "label", ["", "reads:finance ", "a b", "a#b", "a\u200b", "a\n", "\ud800", "x" * 201]
+)
+def test_a_label_is_printable_and_has_no_space_and_no_hash(label) -> None:
+    """A policy compares labels letter by letter: one that only looks like another would never be found."""
+    error = refused(lambda: tool(labels=["fine", label]), "tool_malformed")
+    assert ascii(label)[:80] in str(error)
+    assert "reads:finance" in error.remedy
+
+
+@pytest.mark.parametrize("name", ["labels", "opaque"])
+@pytest.mark.parametrize("given", ["risk:high", 5, None, [5], [None], b"ab", [["a"]]], ids=repr)
+def test_labels_and_opaque_are_lists_of_texts(name, given) -> None:
+    error = refused(lambda: tool(**{name: given}), "tool_malformed")
+    assert name in str(error)
+    assert error.remedy.startswith(f"write {name}=")
