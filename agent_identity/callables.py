@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
-__all__ = ["answers_at_once", "check_function", "takes_one_argument"]
+__all__ = ["answers_at_once", "check_function", "is_async", "takes_one_argument"]
 
 
 def check_function(given: object) -> None:
@@ -72,20 +72,31 @@ _FRAMEWORKS: Final[Mapping[str, str]] = {
 """What to write for a framework's tool, by the package that its class comes from: no framework is imported to tell."""
 
 
+def is_async(function: object) -> bool:
+    """Whether a call of it gives a coroutine or an async generator: `async def`, also behind `__call__` or a partial object."""
+    return _is_any(function, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
 def answers_at_once(function: object) -> bool:
     """Whether a call of it gives the answer: not a coroutine, nor a generator that somebody would have to run."""
-    while isinstance(function, functools.partial):
-        function = function.func
-    called = inspect.getattr_static(type(function), "__call__", None)
-    return not any(
-        is_late(each)
-        for each in (function, called)
-        for is_late in (
-            inspect.iscoroutinefunction,
-            inspect.isasyncgenfunction,
-            inspect.isgeneratorfunction,
-        )
-    )
+    return not is_async(function) and not _is_any(function, inspect.isgeneratorfunction)
+
+
+def _is_any(function: object, *tests: Callable[[object], bool]) -> bool:
+    for _ in range(_DEEPEST):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif any(test(function) for test in tests):
+            return True
+        elif inspect.isroutine(function):
+            return False
+        else:  # an object is called by its class
+            function = inspect.getattr_static(type(function), "__call__", None)
+    return False
+
+
+_DEEPEST: Final = 32
+"""Partial objects and objects with `__call__` within one another; no end of them is followed."""
 
 
 def takes_one_argument(function: object) -> bool:

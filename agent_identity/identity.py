@@ -112,6 +112,7 @@ class AgentIdentity:
         from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx stays out of the import
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
+        decider = as_policy(policy)
         self.name = name
         self.ledger = ledger
         self._authority = authority
@@ -124,7 +125,6 @@ class AgentIdentity:
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
         self._assembled = self._put_together(held, resources or {})
-        decider = as_policy(policy)
         self._is_operator = authority is not None or operator is not None
         self._kept_here: Store | None = None
         if revocations is None and authority is not None:
@@ -189,6 +189,7 @@ class AgentIdentity:
             ConfigurationError: the state directory can't be used, or isn't private; or one of those was asked for.
         """
         _check_supported(approver, shared)
+        decider = as_policy(policy)  # before a folder, a key or a file is made
         from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
 
         directory = state_directory(state_dir)
@@ -196,7 +197,7 @@ class AgentIdentity:
             name,
             authority=Authority(directory / "authority", clock=clock),
             ledger=_ledger(ledger or "sqlite:", directory, clock),
-            policy=policy,
+            policy=decider,
             resources=resources,
             on_interaction=on_interaction,
             clock=clock,
@@ -227,6 +228,7 @@ class AgentIdentity:
         from agent_identity.config import References, read_configuration  # noqa: PLC0415 - pydantic, likewise
 
         _check_supported(approver, shared)
+        decider = None if policy is None else as_policy(policy)
         configuration = read_configuration(path, needs_policy=policy is None)
         directory = state_directory()
         table = configuration.agent
@@ -259,7 +261,7 @@ class AgentIdentity:
                 clock,
                 configuration.ledger.durability,
             ),
-            policy=policy,
+            policy=decider,
             on_interaction=on_interaction,
             clock=clock,
         )

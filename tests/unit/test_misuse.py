@@ -5,11 +5,13 @@ from __future__ import annotations
 
 import functools
 import inspect
+from unittest import mock
 
 import pytest
 
-from agent_identity import AgentIdentity, ConfigurationError, tool
+from agent_identity import AgentIdentity, ConfigurationError, Decision, DeniedError, tool
 from agent_identity.adapters import Tool, tool_of
+from agent_identity.policy import GrantsOnly, as_policy
 
 
 def refused(made, code: str) -> ConfigurationError:
@@ -222,3 +224,115 @@ def test_labels_and_opaque_are_lists_of_texts(name, given) -> None:
     error = refused(lambda: tool(**{name: given}), "tool_malformed")
     assert name in str(error)
     assert error.remedy.startswith(f"write {name}=")
+
+
+# -- policies ----------------------------------------------------------------------------------------------------------
+
+
+async def later(request: object) -> bool:
+    return True
+
+
+async def later_steps(request: object):
+    yield True
+
+
+def steps(request: object):
+    yield True
+
+
+class Later:
+    async def __call__(self, request: object) -> bool:
+        return True
+
+
+class LaterDecide:
+    async def decide(self, request: object) -> Decision:
+        return Decision.permit()
+
+
+class Behind:
+    """Called by its class's `__call__`, which is an object that is async itself."""
+
+    __call__ = Later()
+
+
+class Plain:
+    def decide_plainly(self, request: object) -> bool:
+        return True
+
+
+LATE = {
+    "function": later,
+    "generator": later_steps,
+    "plain-generator": steps,
+    "lambda-partial": functools.partial(functools.partial(later)),
+    "object": Later(),
+    "partial-of-object": functools.partial(Later()),
+    "method": Later().__call__,
+    "behind": Behind(),
+    "decide": LaterDecide(),
+    "mock": mock.AsyncMock(),
+}
+
+
+@pytest.mark.parametrize("policy", LATE.values(), ids=LATE)
+def test_a_policy_that_answers_later_is_refused_when_it_is_given(policy, tmp_path) -> None:
+    state = tmp_path / "state"
+    for made in (
+        lambda: as_policy(policy),
+        lambda: AgentIdentity.embedded("bot", policy=policy, state_dir=state),
+        lambda: AgentIdentity.from_config(tmp_path / "none.toml", policy=policy),
+        lambda: AgentIdentity("bot", policy=policy, ledger=None),
+    ):
+        error = refused(made, "policy_unusable")
+        assert "async" in str(error)
+        assert "def" in error.remedy
+    assert not state.exists()
+
+
+@pytest.mark.parametrize(
+    ("policy", "what", "remedy"),
+    [
+        (GrantsOnly, "GrantsOnly is a class", "GrantsOnly(…)"),
+        (Decision, "Decision is a class", "Decision(…)"),
+        (True, "a bool decides nothing", "a function that takes the request"),
+        ("grants-only", "a str decides nothing", "a function that takes the request"),
+        (lambda: True, "can't be called with the request alone", "one parameter"),
+        (lambda one, two: True, "can't be called with the request alone", "one parameter"),
+        (lambda *, request: True, "can't be called with the request alone", "one parameter"),
+    ],
+    ids=range(7),
+)
+def test_what_can_decide_nothing_is_refused_when_it_is_given(policy, what, remedy) -> None:
+    error = refused(lambda: as_policy(policy), "policy_unusable")
+    assert what in str(error)
+    assert remedy in error.remedy
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        lambda request: True,
+        lambda request, more=1: True,
+        lambda *any_: True,
+        functools.partial(lambda extra, request: True, 1),
+        mock.Mock(return_value=True, spec=["__call__"]),
+        Plain().decide_plainly,
+    ],
+    ids=range(6),
+)
+def test_what_takes_the_request_and_answers_at_once_is_a_policy(policy) -> None:
+    assert as_policy(policy)
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_policy_that_turns_out_to_be_async_denies_and_leaves_no_coroutine_behind(
+    make_identity,
+) -> None:
+    identity = make_identity(policy=lambda request: later(request.action))
+    with identity.on_behalf_of("user:alice", purpose="try"), pytest.raises(DeniedError) as caught:
+        bare(1)
+    assert caught.value.code == "policy_undecided"
+    assert "answered a coroutine" in str(caught.value)
+    assert "return a Decision" in caught.value.remedy
