@@ -405,6 +405,7 @@ class AgentIdentity:
     def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
         """A principal of the embedded authority's own directory."""
         if not isinstance(subject, str | Principal):
+            _subject(subject)
             raise ConfigurationError(
                 "no_issuer_trusted",
                 "no issuer is configured whose tokens about principals could be verified",
@@ -732,10 +733,17 @@ def _subject(given: object) -> str | SubjectTokens | TokenSource:
         return given
     if isinstance(given, TokenSource) and callable(given.token):
         return given
+    if given is None:
+        raise ConfigurationError(
+            "subject_malformed",
+            "on_behalf_of was given None, which names nobody to act for",
+            remedy="give the token of the person who asked; where nobody asked, use autonomous(trigger=…)",
+        )
     raise ConfigurationError(
         "subject_malformed",
-        f"{type(given).__name__} is no principal's token",
-        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type)",
+        f"a {type(given).__qualname__} is no principal and no principal's token",
+        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type); "
+        'with the embedded authority a name, for instance "user:alice"',
     )
 
 

@@ -9,9 +9,21 @@ from unittest import mock
 
 import pytest
 
-from agent_identity import AgentIdentity, ConfigurationError, Decision, DeniedError, tool
+from agent_identity import (
+    AgentIdentity,
+    ConfigurationError,
+    Decision,
+    DeniedError,
+    InvalidAssertionError,
+    current_credential,
+    tool,
+)
 from agent_identity.adapters import Tool, tool_of
 from agent_identity.policy import GrantsOnly, as_policy
+from agent_identity.verify import problem
+
+BILLING = "https://billing.example"
+MAIL = "https://mail.example"
 
 
 def refused(made, code: str) -> ConfigurationError:
@@ -224,6 +236,121 @@ def test_labels_and_opaque_are_lists_of_texts(name, given) -> None:
     error = refused(lambda: tool(**{name: given}), "tool_malformed")
     assert name in str(error)
     assert error.remedy.startswith(f"write {name}=")
+
+
+# -- resources, scopes, principals -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("given", "says", "remedy"),
+    [
+        ("billing", "'billing'", "for instance https://billing.example"),
+        ("billing.example", "it has no scheme", "for instance https://billing.example"),
+        ("https://Billing.example/a", "in lower case", "write https://billing.example/a"),
+        ("https://billing.example:443", "default port", "write https://billing.example"),
+        ("https://billing.example/#x", "it has a fragment", "leave out the #"),
+        ("https://billing.example/a b", "isn't an http or https URL", "an absolute URI"),
+        ("urn:a\u200bb", "can't be seen", "leave them out"),
+        ("https://alice:canary@billing.example", "without userinfo", "an absolute URI"),
+        ("https://a:x/canary@b.example", "without userinfo", "an absolute URI"),
+        ("HTTPS://billing.example/?key=canary", "in lower case", "write https://billing.example/"),
+        (b"https://billing.example", "a bytes is no resource", "an absolute URI"),
+        (5, "a int is no resource", "an absolute URI"),
+    ],
+    ids=range(12),
+)
+def test_a_resource_that_is_no_uri_is_named_with_the_rule_and_no_secret(
+    given, says, remedy
+) -> None:
+    error = refused(lambda: tool(resource=given), "resource_malformed")
+    assert says in str(error)
+    assert remedy in error.remedy
+    assert "canary" not in f"{error} {error.remedy}"
+    assert str(error).isascii()
+
+
+@pytest.mark.parametrize("scope", ["read write", 'a"b', "", "a\\b", "l\u00e9", 5])
+def test_a_scope_that_is_no_token_is_named(scope) -> None:
+    error = refused(lambda: tool(scopes=["fine", scope]), "scope_malformed")
+    assert ascii(scope) in str(error)
+    assert "without spaces" in error.remedy
+
+
+def test_on_behalf_of_nobody_says_what_to_give(bot: AgentIdentity) -> None:
+    error = refused(lambda: bot.on_behalf_of(None, purpose="p"), "subject_malformed")
+    assert "None" in str(error)
+    assert "autonomous(trigger=" in error.remedy
+
+
+@pytest.mark.parametrize("given", [5, b"user:alice", object(), ["user:alice"]], ids=range(4))
+def test_on_behalf_of_what_is_nobody_names_its_class(bot: AgentIdentity, given) -> None:
+    error = refused(lambda: bot.on_behalf_of(given, purpose="p"), "subject_malformed")
+    assert f"a {type(given).__name__} is no principal" in str(error)
+    assert "user:alice" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("wider", "code", "names"),
+    [
+        ({"scopes": ["read", "pay", "erase"]}, "scope_widened", "erase, pay"),
+        ({"resources": [BILLING, MAIL]}, "audience_widened", MAIL),
+    ],
+)
+def test_a_delegation_that_is_too_wide_names_what_is(bot, wider, code, names) -> None:
+    limits = {"scopes": ["read"], "resources": [BILLING]}
+    with bot.on_behalf_of("user:alice", purpose="p", **limits) as session:
+        with pytest.raises(DeniedError) as caught:
+            session.delegate("helper", **wider)
+    assert caught.value.code == code
+    assert f"can't pass on {names}, which it lacks" in str(caught.value)
+    assert "delegate(" in caught.value.remedy
+
+
+def test_resources_of_an_embedded_identity_describe_and_allow_nothing(make_identity) -> None:
+    """DESIGN: for any resource that `resources` doesn't describe the embedded authority mints a token."""
+    identity = make_identity(resources={BILLING: ["read"]})
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        assert session.credential(MAIL, ["send"]).scopes == {"send"}
+        with pytest.raises(DeniedError) as caught:
+            session.credential(BILLING, ["pay"])
+        assert caught.value.code == "scope_not_configured"
+    with identity.on_behalf_of("user:alice", purpose="p", resources=[BILLING]) as session:
+        with pytest.raises(DeniedError) as caught:
+            session.credential(MAIL, ["send"])
+        assert caught.value.code == "resource_not_granted"
+
+
+@pytest.mark.parametrize(
+    ("resource", "audience"), [(BILLING, f"{BILLING}/"), (f"{BILLING}/", BILLING)]
+)
+def test_a_verifier_whose_audience_differs_by_a_slash_says_so(
+    bot, caplog, resource, audience
+) -> None:
+    verifier = bot.verifier(audience)
+    url = f"{BILLING}/invoices"
+
+    @tool(resource=resource, scopes=["read"])
+    def sends() -> dict[str, str]:
+        return current_credential().headers("GET", url)
+
+    with bot.on_behalf_of("user:alice", purpose="p"):
+        headers = sends()
+    with pytest.raises(InvalidAssertionError) as caught:
+        verifier.verify_request("GET", url, headers, scopes=["read"])
+    assert caught.value.code == "audience_mismatch"
+    assert f"is for '{resource}', this verifier's audience is '{audience}'" in str(caught.value)
+    assert "slash at the end" in caught.value.remedy
+    problem(caught.value)
+    assert "slash at the end" in caplog.text
+
+
+def test_a_verifier_for_another_resource_names_both(bot) -> None:
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        headers = session.credential(MAIL).headers("GET", MAIL)
+    with pytest.raises(InvalidAssertionError) as caught:
+        bot.verifier(BILLING).verify_request("GET", MAIL, headers, scopes=())
+    assert f"is for '{MAIL}', this verifier's audience is '{BILLING}'" in str(caught.value)
+    assert "letter by letter" in caught.value.remedy
 
 
 # -- policies ----------------------------------------------------------------------------------------------------------
