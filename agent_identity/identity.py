@@ -73,6 +73,20 @@ __all__ = ["AgentIdentity"]
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | None"
 
 _PROFILES: Final = ("user:", "service:", "trigger:")
+_MADE_WITH: Final = (
+    *("approver", "authority", "clock", "configuration", "key", "ledger", "name", "on_interaction"),
+    *("operator", "owner", "policy", "resources", "revocations", "shared", "signer", "state_dir"),
+)
+_OPENED_WITH: Final = (
+    *("authorization_details", "budget", "expires_in", "max_depth", "purpose"),
+    *("scopes", "task", "trigger"),
+)
+_SETTLED: Final = {
+    "public_jwk": "pass key= when the identity is made",
+    **{name: f"pass {name}= when the identity is made" for name in _MADE_WITH},
+    **{name: f"pass {name}= when a session is opened, on_behalf_of(…)" for name in _OPENED_WITH},
+}
+"""What looks as if it could be set at an identity, and where it is given instead."""
 
 
 class AgentIdentity:
@@ -113,8 +127,8 @@ class AgentIdentity:
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
         decider = as_policy(policy)
-        self.name = name
-        self.ledger = ledger
+        self._name = name
+        self._ledger = ledger
         self._authority = authority
         self._configuration = configuration
         uri = configuration.agent.id if configuration and configuration.agent.id else name
@@ -269,6 +283,16 @@ class AgentIdentity:
         return identity
 
     @property
+    def name(self) -> str:
+        """What the agent was named when its identity was made."""
+        return self._name
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where everything is recorded."""
+        return self._ledger
+
+    @property
     def authority(self) -> Authority:
         """The authority of this process.
 
@@ -313,6 +337,7 @@ class AgentIdentity:
 
         Raises:
             ConfigurationError: an argument can't be used.
+            DeniedError: `identity_closed`.
         """
         _check_budget(budget)
         options = (
@@ -358,6 +383,7 @@ class AgentIdentity:
 
         Raises:
             ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
+            DeniedError: `identity_closed`.
         """
         _check_budget(budget)
         checked_phrase(
@@ -382,7 +408,9 @@ class AgentIdentity:
         Raises:
             ConfigurationError: that is no verified call.
             InvalidAssertionError: it hands nothing over, or to another key (`handover_key`), or its time is over.
+            DeniedError: `identity_closed`.
         """
+        self._parts.gate.check_open()
         jkt, now = self._agent.key.thumbprint, self._clock()
         handover = taken_over(call, jkt=jkt, now=now)
         leaf, root = handover.grants[0], handover.grants[-1]
@@ -446,6 +474,7 @@ class AgentIdentity:
         trigger: str | None,
         verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> Session:
+        self._parts.gate.check_open()
         checked_phrase("purpose", purpose)
         checked_task(task)
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
@@ -488,6 +517,7 @@ class AgentIdentity:
             ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
             DeniedError: `operator_required`, it isn't the agent's own, and this process holds no operator's key.
         """
+        self._parts.gate.check_open()
         text = ref.id if isinstance(ref, Session) else str(ref)
         self._check_operator(text)
         return self._parts.revocations.revoke(text, reason=reason, by=self._agent.uri)
@@ -503,6 +533,7 @@ class AgentIdentity:
             ConfigurationError: `reference_malformed`; `not_revoked`.
             DeniedError: `operator_required`, this process holds no operator's key.
         """
+        self._parts.gate.check_open()
         if not self._is_operator:
             raise _operator_required("reinstating")
         return self._parts.revocations.reinstate(str(ref), reason=reason, by=self._agent.uri)
@@ -588,7 +619,10 @@ class AgentIdentity:
         return {"keys": [*keys]}
 
     def close(self) -> None:
-        """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
+        """Flush and release what the identity holds.
+
+        Calls, credentials and sessions are refused from here on (`identity_closed`), also those of sessions that are still open.
+        """
         self._parts.revocations.stop()
         self._parts.gate.close()
         self._parts.world.close()
@@ -625,6 +659,20 @@ class AgentIdentity:
         frames: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what was settled when the identity was made: its sessions share it, and would not see another value.
+
+        Raises:
+            ConfigurationError: `attribute_settled`.
+        """
+        if name in _SETTLED:
+            raise ConfigurationError(
+                "attribute_settled",
+                f"{name} of an identity can't be set after it was made",
+                remedy=_SETTLED[name],
+            )
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("an AgentIdentity can't be pickled or copied")

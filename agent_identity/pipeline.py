@@ -499,6 +499,8 @@ class Call:
         gate = self.session.parts.gate
         if self._is_intended:
             gate.lost(self.call_id, self._unknown())
+        elif gate.is_closed:
+            return  # the refusal says that the identity was closed, and its ledger is closed with it
         gate.shut()
         _log.warning(
             "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",

@@ -463,3 +463,101 @@ def test_a_policy_that_turns_out_to_be_async_denies_and_leaves_no_coroutine_behi
     assert caught.value.code == "policy_undecided"
     assert "answered a coroutine" in str(caught.value)
     assert "return a Decision" in caught.value.remedy
+
+
+# -- identities --------------------------------------------------------------------------------------------------------
+
+
+def test_after_close_nothing_begins_and_the_code_says_why(make_identity, caplog) -> None:
+    identity = make_identity()
+    session = identity.on_behalf_of("user:alice", purpose="p")
+    entered = identity.on_behalf_of("user:alice", purpose="p")
+    handed = identity.autonomous(trigger="cron:nightly", purpose="p")
+    with entered:
+        credential = entered.credential(BILLING)
+        client = entered.http(BILLING)
+        identity.close()
+        caplog.clear()
+        for made in (
+            lambda: bare(1),
+            lambda: next(bare_steps(1)),
+            lambda: entered.credential(BILLING),
+            lambda: credential.headers("GET", BILLING),
+            credential.reveal,
+            lambda: client.get("/"),
+            lambda: entered.delegate("helper"),
+            session.__enter__,
+            handed.__enter__,
+            lambda: identity.on_behalf_of("user:alice", purpose="p"),
+            lambda: identity.autonomous(trigger="cron:nightly", purpose="p"),
+            lambda: identity.accept(None),
+            lambda: identity.revoke("user:alice", reason="p"),
+            lambda: identity.reinstate("user:alice"),
+        ):
+            with pytest.raises(DeniedError) as caught:
+                made()
+            assert caught.value.code == "identity_closed"
+            assert "close it after its last session" in caught.value.remedy
+        assert "unknown" not in caplog.text
+
+
+async def test_after_close_nothing_begins_in_async_code_either(make_identity) -> None:
+    identity = make_identity()
+    waiting = identity.on_behalf_of("user:alice", purpose="p")
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        client = session.ahttp(BILLING)
+        await identity.aclose()
+        for made in (
+            lambda: abare(1),
+            lambda: anext(abare_steps(1)),
+            lambda: session.acredential(BILLING),
+            lambda: client.get("/"),
+            lambda: session.adelegate("helper"),
+            waiting.__aenter__,
+            lambda: identity.arevoke("user:alice", reason="p"),
+        ):
+            with pytest.raises(DeniedError) as caught:
+                await made()
+            assert caught.value.code == "identity_closed"
+
+
+def test_a_tool_that_closes_its_identity_signs_nothing_more(make_identity) -> None:
+    identity = make_identity()
+
+    @tool(resource=BILLING, scopes=["read"])
+    def closes() -> None:
+        credential = current_credential()
+        identity.close()
+        credential.headers("GET", BILLING)
+
+    with identity.on_behalf_of("user:alice", purpose="p"), pytest.raises(DeniedError) as caught:
+        closes()
+    assert caught.value.code == "identity_closed"
+
+
+def test_closing_twice_is_closing_once(make_identity) -> None:
+    identity = make_identity()
+    identity.close()
+    identity.close()
+
+
+@pytest.mark.parametrize("name", ["policy", "approver", "ledger", "name", "resources", "authority"])
+def test_what_an_identity_is_made_with_cannot_be_set_afterwards(bot: AgentIdentity, name) -> None:
+    error = refused(lambda: setattr(bot, name, None), "attribute_settled")
+    assert f"{name} of an identity" in str(error)
+    assert f"pass {name}= when the identity is made" in error.remedy
+    assert bot.name
+    assert bot.ledger is not None
+
+
+@pytest.mark.parametrize("name", ["purpose", "budget", "scopes"])
+def test_what_a_session_is_opened_with_cannot_be_set_at_the_identity(bot, name) -> None:
+    error = refused(lambda: setattr(bot, name, None), "attribute_settled")
+    assert f"pass {name}= when a session is opened" in error.remedy
+
+
+@pytest.mark.parametrize("name", ["scopes", "resources", "budget", "policy", "expires_in"])
+def test_what_would_not_limit_a_session_cannot_be_set_at_it(bot: AgentIdentity, name) -> None:
+    session = bot.on_behalf_of("user:alice", purpose="p")
+    error = refused(lambda: setattr(session, name, ()), "attribute_settled")
+    assert f"pass {name}=" in error.remedy
