@@ -144,6 +144,7 @@ class Session:
             else None
         )
         self.cache_keys: set[bytes] = self.life.cache_keys
+        self.warned: set[str] = set()
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -524,6 +525,8 @@ class Session:
     def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """A credential outside any tool: decided by policy and recorded, but with no call to assert.
 
+        Our own `Verifier` refuses its requests (`assertion_missing`) unless it allows `unasserted`.
+
         Raises:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
@@ -541,7 +544,11 @@ class Session:
         return outside.renewed(self, reached, renewal, call)
 
     def http(self, resource: str | None = None) -> httpx.Client:
-        """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
+        """An httpx client that signs every request and can't leave its resource; default: the running tool's.
+
+        Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
+        own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
+        """
         return outside.client(self, self._place(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:

@@ -58,7 +58,7 @@ _REQUIRED: Final = _Kind(
     "credentials_required",
     401,
     "Credentials are required",
-    "Send Agent-Delegation and Agent-Assertion, signed for this very request.",
+    "Send Agent-Delegation and Agent-Assertion, signed for this very request; a request outside a tool has no Agent-Assertion.",
 )
 _REFUSED: Final = _Kind(
     "refused",
