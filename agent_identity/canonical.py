@@ -6,11 +6,13 @@ traversal, so that what is digested is what the tool receives. The forms are tho
 
 - str, bool, None, int and float are JSON's own; 1 and 1.0 are one number, and so are 0 and -0.0 (RFC 8785 §3.2.2.3);
 - date, time and datetime are written as RFC 3339 does, without an offset where they have none;
-- Decimal, UUID and paths are their `str`, bytes are base64url, an Enum member is its value;
-- dataclasses and pydantic models are objects of their fields, tuples are lists;
+- Decimal, UUID and paths are their `str`, bytes and bytearrays are base64url;
+- an Enum member is its value, also where its class derives from str or int as well;
+- dataclasses, pydantic models, OrderedDict and defaultdict are objects, tuples and named tuples are lists;
 - sets are lists: numbers in their order, then text by code point, then the rest by its RFC 8785 bytes.
 
-Nothing else has a form, and types are compared exactly: a subclass could answer differently each time it is read.
+Nothing else has a form, and types are compared exactly: a subclass can answer differently each time it is read. A copy has the
+type of what was given; a defaultdict keeps its `default_factory`.
 """
 
 from __future__ import annotations
@@ -24,9 +26,12 @@ import math
 import pathlib
 import re
 import sys
+import types
 import uuid
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Mapping
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, Generic, NamedTuple, TypeAlias, TypeGuard, TypeVar
 
 import orjson
 import rfc8785
@@ -35,7 +40,7 @@ from agent_identity.errors import DeniedError
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection, Mapping
+    from collections.abc import Callable
 
     from pydantic import BaseModel
 
@@ -54,15 +59,20 @@ _Pair: TypeAlias = tuple[object, object]
 
 
 class _UndigestibleError(Exception):
-    """A value has no canonical form. The text goes on from the name of the argument."""
+    """A value has no canonical form. The text goes on from the name of the argument; `advice` is what to pass instead."""
+
+    def __init__(self, reason: str, advice: str) -> None:
+        super().__init__(reason)
+        self.advice = advice
 
 
 def bound(
-    arguments: Mapping[str, object], opaque: frozenset[str]
+    arguments: Mapping[str, object], opaque: frozenset[str], tool: str = ""
 ) -> tuple[dict[str, object], bytes]:
     """The arguments that the tool is to get, deeply copied, and their RFC 8785 bytes for `digest`.
 
-    Arguments named in `opaque` are passed through uncopied and stand in the bytes as `{"opaque": true}`.
+    Arguments named in `opaque` are passed through uncopied and stand in the bytes as `{"opaque": true}`. `tool` is the name that
+    a refusal gives.
 
     Raises:
         DeniedError: `undigestible_argument`, naming the argument that has no canonical form.
@@ -71,19 +81,19 @@ def bound(
     forms: dict[str, object] = {}
     for name, value in copied.items():
         if type(name) is not str:
-            raise _denied(name, "has a name that is no string")
+            raise _denied(name, tool, _UndigestibleError("has a name that is no string", _NAMES))
         if name in opaque:
             forms[name] = {"opaque": True}
         elif type(value) not in _ATOMS:
             try:
                 copied[name], forms[name] = _pair(value, 2)
             except _UndigestibleError as reason:
-                raise _denied(name, str(reason)) from None
+                raise _denied(name, tool, reason) from None
     form = {**copied, **forms} if forms else copied
     try:
         return copied, _dump(form)
     except _UndigestibleError as reason:
-        raise _denied(_culprit(form), str(reason)) from None
+        raise _denied(_culprit(form), tool, reason) from None
 
 
 def args_digest(arguments: Mapping[str, object]) -> str:
@@ -109,16 +119,24 @@ def encode(value: JSON) -> bytes:
     try:
         return _dump(_pair(value, 1)[1])
     except _UndigestibleError as reason:
-        raise DeniedError("undigestible_argument", f"a value {reason}", remedy=_REMEDY) from None
+        raise DeniedError(
+            "undigestible_argument", f"a value {reason}", remedy=reason.advice
+        ) from None
 
 
-_REMEDY: Final = "pass it as a string or list it in `opaque`"
+_AS_TEXT: Final = "pass it as a string"
+_NAMES: Final = "give every name as a plain string, `str(name)`"
 
 
-def _denied(name: object, reason: str) -> DeniedError:
+def _denied(name: object, tool: str, reason: _UndigestibleError) -> DeniedError:
     # `ascii`: a name can come from a model, with control characters or lone surrogates in it
+    argument = f"argument {ascii(name)[:80]}"
+    if tool:
+        argument += f" of {ascii(tool)[1:-1][:80]}"
     return DeniedError(
-        "undigestible_argument", f"argument {ascii(name)[:80]} {reason}", remedy=_REMEDY
+        "undigestible_argument",
+        f"{argument} {reason}",
+        remedy=f"{reason.advice} or list it in `opaque`",
     )
 
 
@@ -144,9 +162,25 @@ def _dump(form: object) -> bytes:
             return data
         return rfc8785.dumps(orjson.loads(data))
     except orjson.JSONEncodeError:
-        raise _UndigestibleError(
-            "holds an integer beyond ±(2^53 - 1) or text with a lone surrogate"
-        ) from None
+        raise _unwritable(form) from None
+
+
+def _unwritable(form: Any) -> _UndigestibleError:
+    """Why `orjson` writes no form: it holds an integer that is too large, or text that UTF-8 can't hold."""
+    if _holds_large_integer(form):
+        return _UndigestibleError("holds an integer beyond ±(2^53 - 1)", "pass `str(x)`")
+    return _UndigestibleError(
+        "holds text with a lone surrogate",
+        'pass text that UTF-8 can hold, `x.encode(errors="replace").decode()`,',
+    )
+
+
+def _holds_large_integer(form: JSON) -> bool:
+    if isinstance(form, dict):
+        return any(map(_holds_large_integer, form.values()))
+    if isinstance(form, list):
+        return any(map(_holds_large_integer, form))
+    return isinstance(form, int) and abs(form) > MAX_INTEGER
 
 
 def _pair(value: object, depth: int) -> _Pair:
@@ -156,8 +190,10 @@ def _pair(value: object, depth: int) -> _Pair:
         return value, value
     if scalar := _SCALARS.get(kind):
         return value, scalar(value)
+    if kind is bytearray and isinstance(value, bytearray):
+        return _bytearray(value)
     if depth > MAX_DEPTH:
-        raise _UndigestibleError(f"is nested deeper than {MAX_DEPTH}, or in a cycle")
+        raise _UndigestibleError(f"is nested deeper than {MAX_DEPTH}, or in a cycle", _AS_TEXT)
     if container := _CONTAINERS.get(kind):
         return container(value, depth)
     return _declared(value, depth)
@@ -165,25 +201,45 @@ def _pair(value: object, depth: int) -> _Pair:
 
 def _number(value: float) -> object:
     if not math.isfinite(value):
-        raise _UndigestibleError("holds a NaN or an infinity")
+        raise _UndigestibleError("holds a NaN or an infinity", "pass None or a string")
     if not value.is_integer() or abs(value) >= _EXPONENT_FROM:
         return orjson.Fragment(rfc8785.dumps(value))
     if abs(value) > MAX_INTEGER:
-        raise _UndigestibleError("holds a float that would be an integer beyond ±(2^53 - 1)")
+        raise _UndigestibleError(
+            "holds a float that would be an integer beyond ±(2^53 - 1)", "pass `str(x)`"
+        )
     return int(value)
 
 
-def _dict(value: dict[object, object], depth: int) -> _Pair:
+def _dict(
+    value: dict[object, object], depth: int
+) -> tuple[dict[object, object], dict[object, object]]:
     copied = value.copy()
     forms: dict[object, object] = {}
     for name, item in copied.items():
         if type(name) is not str:
-            raise _UndigestibleError("holds an object with a name that is no string")
+            raise _UndigestibleError("holds an object with a name that is no string", _NAMES)
         if type(item) not in _ATOMS:
             copied[name], form = _pair(item, depth + 1)
             if form is not copied[name]:
                 forms[name] = form
     return copied, {**copied, **forms} if forms else copied
+
+
+def _own_dict(
+    value: OrderedDict[object, object] | defaultdict[object, object], depth: int
+) -> _Pair:
+    copied = (
+        value.copy()
+    )  # read once: what another thread adds meanwhile is in neither copy nor form
+    members, form = _dict(dict(copied), depth)
+    copied.update(members)
+    return copied, form
+
+
+def _bytearray(value: bytearray) -> _Pair:
+    copied = value.copy()
+    return copied, b64url(bytes(copied))
 
 
 def _list(value: list[object], depth: int) -> _Pair:
@@ -199,16 +255,51 @@ def _list(value: list[object], depth: int) -> _Pair:
     ] if forms else copied
 
 
-def _tuple(value: tuple[object, ...], depth: int) -> _Pair:
+def _tuple(value: tuple[object, ...], depth: int) -> tuple[tuple[object, ...], list[object]]:
     pairs = [_pair(item, depth + 1) for item in value]
     return tuple(copied for copied, _ in pairs), [form for _, form in pairs]
+
+
+def _is_namedtuple(value: object) -> TypeGuard[tuple[object, ...]]:
+    """Whether its class is what `namedtuple` and `typing.NamedTuple` make, and is read as a tuple is.
+
+    A class derived from such a class isn't. The bases are compared first, so that `_fields` are those that Python's own function gave.
+    """
+    kind = type(value)
+    if type(kind) is not type or kind.__bases__ not in ((tuple,), (tuple, Generic)):
+        return False
+    own: Mapping[str, Any] = vars(kind)
+    fields: tuple[str, ...] = own.get("_fields", ())
+    return (
+        type(fields) is tuple
+        and own.get("__slots__") == ()
+        and not _READING & own.keys()
+        and all(type(own.get(name)) is _FIELD for name in fields)
+    )
+
+
+class _Sample(NamedTuple):
+    field: int
+
+
+_field: object = vars(_Sample)["field"]
+_FIELD: Final = type(_field)
+_READING: Final = {"__contains__", "__getattribute__", "__getitem__", "__iter__", "__len__"}
+
+
+def _namedtuple(value: tuple[object, ...], depth: int) -> _Pair:
+    kind: type[tuple[object, ...]] = type(value)
+    items, form = _tuple(value, depth)
+    return tuple.__new__(kind, items), form  # pyright: ignore[reportUnknownMemberType]
 
 
 def _set(value: set[object] | frozenset[object], depth: int) -> _Pair:
     pairs = [_pair(item, depth + 1) for item in [*value]]
     forms = [form for _, form in sorted(pairs, key=_order)]
     if len({_dump(form) for form in forms}) < len(forms):
-        raise _UndigestibleError("holds a set with two members that are written alike")
+        raise _UndigestibleError(
+            "holds a set with two members that are written alike", "pass `list(x)`"
+        )
     return type(value)(copied for copied, _ in pairs), forms
 
 
@@ -223,16 +314,77 @@ def _order(pair: _Pair) -> tuple[int, float, str, bytes]:
 
 def _declared(value: object, depth: int) -> _Pair:
     """What a class of the user's says of itself: an Enum member, a dataclass instance, a pydantic model."""
-    if isinstance(value, enum.Enum):
+    if _is(value, enum.Enum):
         return value, _pair(value.value, depth)[1]
+    if _is_namedtuple(value):
+        return _namedtuple(value, depth)
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value, [field.name for field in dataclasses.fields(value)], depth)
     if "pydantic" in sys.modules:
         from pydantic import BaseModel  # noqa: PLC0415 - loaded already, or nothing is a model
 
-        if isinstance(value, BaseModel):
+        if _is(value, BaseModel):
             return _model(value, depth)
-    raise _UndigestibleError(f"holds a {type(value).__qualname__}, which has no canonical form")
+    raise _without_form(value)
+
+
+T = TypeVar("T")
+
+
+def _is(value: object, kind: type[T]) -> TypeGuard[T]:
+    """`isinstance`, which believes what an object says of its class, without that."""
+    return issubclass(type(value), kind)
+
+
+def _without_form(value: object) -> _UndigestibleError:
+    kind = type(value)
+    base = next((each for each in _PLAIN if issubclass(kind, each)), None)
+    if base is None:
+        reason = "which has no canonical form"
+    else:
+        reason = f"a class derived from {base.__name__}, which can answer differently each time it is read"
+    return _UndigestibleError(f"holds a {kind.__qualname__}, {reason}", _advice(kind, base))
+
+
+def _advice(kind: type, base: type | None) -> str:
+    """What to pass in place of an object of a class without a form; `base` is the plain class that it derives from."""
+    if kind is not memoryview and hasattr(kind, "tolist"):
+        return "pass `x.tolist()`"  # scalars and arrays of NumPy, tensors, series, array.array
+    if base is not None:
+        return f"pass `{_PLAIN[base]}`"
+    for other, instead in _INSTEAD:
+        if issubclass(kind, other):
+            return instead
+    return _AS_TEXT
+
+
+_PLAIN: Final[Mapping[type, str]] = {
+    str: "str(x)",
+    int: "int(x)",
+    float: "float(x)",
+    bytes: "bytes(x)",
+    bytearray: "bytes(x)",
+    dict: "dict(x)",
+    list: "list(x)",
+    tuple: "tuple(x)",
+    set: "set(x)",
+    frozenset: "frozenset(x)",
+    dt.datetime: "x.isoformat()",
+    dt.date: "x.isoformat()",
+    dt.time: "x.isoformat()",
+    decimal.Decimal: "str(x)",
+    uuid.UUID: "str(x)",
+    pathlib.PurePath: "str(x)",
+}
+"""The classes that have a form, and how an object of a class that derives from one is made plain."""
+
+_INSTEAD: Final[tuple[tuple[type, str], ...]] = (
+    (dt.timedelta, "pass `x.total_seconds()`"),
+    (memoryview, "pass `bytes(x)`"),
+    (Mapping, "pass `dict(x)`"),
+    (types.GeneratorType, "pass `list(x)`"),
+    (Collection, "pass `list(x)`"),
+)
 
 
 def _dataclass(value: object, names: list[str], depth: int) -> _Pair:
@@ -278,7 +430,10 @@ def _hidden(value: object, names: Collection[str]) -> bool:
 
 
 def _more_than_fields(kind: type) -> _UndigestibleError:
-    return _UndigestibleError(f"holds a {kind.__qualname__} that isn't just its fields")
+    return _UndigestibleError(
+        f"holds a {kind.__qualname__} that isn't just its fields",
+        "pass a dict of what the tool needs of it",
+    )
 
 
 _ATOMS: Final = frozenset({str, int, bool, type(None)})
@@ -301,4 +456,6 @@ _CONTAINERS: Final[Mapping[type, Callable[[Any, int], _Pair]]] = {
     tuple: _tuple,
     set: _set,
     frozenset: _set,
+    OrderedDict: _own_dict,
+    defaultdict: _own_dict,
 }

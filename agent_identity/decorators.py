@@ -10,8 +10,9 @@ from __future__ import annotations
 import functools
 import inspect
 import types
-from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
+from agent_identity.callables import check_function
 from agent_identity.current import open_session
 from agent_identity.described import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
@@ -28,6 +29,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
+@overload
+def tool(function: Callable[P, R], /) -> Callable[P, R]: ...
+
+
+@overload
 def tool(
     *,
     resource: str | None = None,
@@ -35,37 +41,76 @@ def tool(
     name: str | None = None,
     labels: Iterable[str] = (),
     opaque: Iterable[str] = (),
-) -> Callable[[Callable[P, R]], Callable[P, R]]:
+) -> Callable[[Callable[P, R]], Callable[P, R]]: ...
+
+
+def tool(
+    *functions: Any,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    name: str | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> Any:
     """Make a function a tool: each call of it is permitted, credentialed, asserted and recorded, or doesn't happen.
 
     `resource` is the URI that it reaches (None = nothing outside this process), `scopes` what it needs there (None = what the
     resource is configured with), `labels` what it does (`"reads:finance"`), `opaque` arguments that have no canonical form.
+    `@tool` alone is `@tool()`.
+
+    The function gets a copy of its arguments, as deep as they go and of the same types, which nobody else holds. `opaque`
+    arguments are passed through as they are.
+
+    Raises:
+        ConfigurationError: what is decorated is no function, or an argument can't be used.
 
     The decorated function raises:
+        TypeError: it can't be called with these arguments. It did not run.
         NoSessionError: it was called outside every session.
         DeniedError: policy, or the session's limits, refused it. It did not run.
         CredentialError: its credential could not be had. It did not run.
         LedgerError: its intent could not be recorded. It did not run.
     """
-    described = Tool(name or "", resource=resource, scopes=scopes, labels=labels, opaque=opaque)
+    described = Tool(
+        "tool" if name is None else name,
+        resource=resource,
+        scopes=scopes,
+        labels=labels,
+        opaque=opaque,
+    )
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        if not inspect.isfunction(function) and not inspect.ismethod(function):
+        check_function(function)
+        if tool_of(function) is not None:
             raise ConfigurationError(
                 "tool_malformed",
-                "a tool is a function or a method",
-                remedy="write @classmethod or @staticmethod above @tool, not below it",
+                f"{function.__name__} is a tool already",
+                remedy="decorate it once; a second tool is a second function that calls the first",
             )
-        if tool_of(function) is not None:
-            raise ConfigurationError("tool_malformed", f"{function.__name__} is a tool already")
-        return wrap(function, described if name else described.named(function.__name__))
+        binder = Binder(function)
+        binder.check_parameters(described.opaque)
+        return _made(
+            function, described if name is not None else described.named(function.__name__), binder
+        )
 
-    return decorate
+    if not functions:
+        return decorate
+    if len(functions) == 1:
+        return decorate(functions[0])
+    raise ConfigurationError(
+        "tool_malformed",
+        "tool takes one function and nothing else without a keyword",
+        remedy="write tool(resource=…, scopes=…)",
+    )
 
 
 def wrap(function: Callable[P, R], described: Tool) -> Callable[P, R]:
     """Make a function the tool that `described` says it is; what `tool` does, for adapters."""
-    wrapped: Callable[P, R] = _wrap(function, described, Binder(function))
+    return _made(function, described, Binder(function))
+
+
+def _made(function: Callable[P, R], described: Tool, binder: Binder) -> Callable[P, R]:
+    wrapped: Callable[P, R] = _wrap(function, described, binder)
     wrapped.__dict__["__agent_identity_tool__"] = described
     return wrapped
 

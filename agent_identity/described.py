@@ -13,7 +13,7 @@ from agent_identity.errors import ConfigurationError
 from agent_identity.policy.request import Entity
 from agent_identity.provenance.spans import call_attributes
 from agent_identity.uris import checked_resource
-from agent_identity.values import LOCAL, can_be_signed, scope_set
+from agent_identity.values import LOCAL, is_listed, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -47,22 +47,14 @@ class Tool:
         opaque: Iterable[str] = (),
         pauses: tuple[type[BaseException], ...] = (),
     ) -> None:
-        if isinstance(labels, str) or isinstance(opaque, str):
-            raise ConfigurationError(
-                "tool_malformed", "labels and opaque are lists, not one string"
-            )
-        labels = frozenset(labels)
-        if not all(map(can_be_signed, (name, *labels))):
-            raise ConfigurationError(
-                "tool_malformed", "a tool's name and labels are text without lone surrogates"
-            )
+        _check_name(name)
         self.name = name
         self.name_json: str = orjson.dumps(name).decode()
         self.resource: str = LOCAL if resource is None else checked_resource(resource)
         self.scopes: frozenset[str] | None = None if scopes is None else scope_set(scopes)
-        self.labels: frozenset[str] = labels
+        self.labels: frozenset[str] = _labels(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
-        self.opaque: frozenset[str] = frozenset(opaque)
+        self.opaque: frozenset[str] = _texts("opaque", opaque, '["handle"]')
         self.span_name: str = f"execute_tool {name}"
         self.span_attributes: dict[str, str] = call_attributes(name)
         self._target: tuple[frozenset[str], Entity] | None = None
@@ -86,3 +78,61 @@ class Tool:
             known = (scopes, Entity("Tool", self.name, MappingProxyType(facts)))
             self._target = known
         return known[1]
+
+
+_LONGEST: Final = 200
+
+
+def _check_name(name: str) -> None:
+    """Hold a name to what people read and policy compares; `<server>#<name>` is how policy sees a server's tool.
+
+    Raises:
+        ConfigurationError: it can't be one.
+    """
+    if not _is_shown(name) or name != name.strip():
+        raise ConfigurationError(
+            "tool_malformed",
+            f"{_quoted(name)} can't be the name of a tool",
+            remedy=f"a name is one line of 1 to {_LONGEST} printable characters without #, and no space begins or ends it",
+        )
+
+
+def _labels(given: Iterable[str]) -> frozenset[str]:
+    labels = _texts("labels", given, '{"reads:finance"}')
+    for label in labels:
+        if not _is_shown(label) or " " in label:
+            raise ConfigurationError(
+                "tool_malformed",
+                f"{_quoted(label)} can't be a label",
+                remedy=f"a label is 1 to {_LONGEST} printable characters without spaces and #, for instance reads:finance",
+            )
+    return labels
+
+
+def _texts(name: str, given: Iterable[str], example: str) -> frozenset[str]:
+    texts = tuple(given) if is_listed(given) else (None,)
+    if not all(map(_is_text, texts)):
+        raise ConfigurationError(
+            "tool_malformed",
+            f"{name} is a list of texts, not one string or anything else",
+            remedy=f"write {name}={example}",
+        )
+    return frozenset(text for text in texts if text is not None)
+
+
+def _is_text(given: object) -> bool:
+    return isinstance(given, str)
+
+
+def _is_shown(text: object) -> bool:
+    return (
+        isinstance(text, str)
+        and 1 <= len(text) <= _LONGEST
+        and text.isprintable()
+        and "#" not in text
+    )
+
+
+def _quoted(given: object) -> str:
+    """A value in an error: ASCII, since it may hold what moves or hides the text beside it, and cut."""
+    return ascii(given)[:80]

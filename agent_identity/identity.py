@@ -73,6 +73,20 @@ __all__ = ["AgentIdentity"]
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | None"
 
 _PROFILES: Final = ("user:", "service:", "trigger:")
+_MADE_WITH: Final = (
+    *("approver", "authority", "clock", "configuration", "key", "ledger", "name", "on_interaction"),
+    *("operator", "owner", "policy", "resources", "revocations", "shared", "signer", "state_dir"),
+)
+_OPENED_WITH: Final = (
+    *("authorization_details", "budget", "expires_in", "max_depth", "purpose"),
+    *("scopes", "task", "trigger"),
+)
+_SETTLED: Final = {
+    "public_jwk": "pass key= when the identity is made",
+    **{name: f"pass {name}= when the identity is made" for name in _MADE_WITH},
+    **{name: f"pass {name}= when a session is opened, on_behalf_of(…)" for name in _OPENED_WITH},
+}
+"""What looks as if it could be set at an identity, and where it is given instead."""
 
 
 class AgentIdentity:
@@ -112,8 +126,9 @@ class AgentIdentity:
         from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx stays out of the import
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
-        self.name = name
-        self.ledger = ledger
+        decider = as_policy(policy)
+        self._name = name
+        self._ledger = ledger
         self._authority = authority
         self._configuration = configuration
         uri = configuration.agent.id if configuration and configuration.agent.id else name
@@ -124,7 +139,6 @@ class AgentIdentity:
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
         self._assembled = self._put_together(held, resources or {})
-        decider = as_policy(policy)
         self._is_operator = authority is not None or operator is not None
         self._kept_here: Store | None = None
         if revocations is None and authority is not None:
@@ -189,6 +203,7 @@ class AgentIdentity:
             ConfigurationError: the state directory can't be used, or isn't private; or one of those was asked for.
         """
         _check_supported(approver, shared)
+        decider = as_policy(policy)  # before a folder, a key or a file is made
         from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
 
         directory = state_directory(state_dir)
@@ -196,7 +211,7 @@ class AgentIdentity:
             name,
             authority=Authority(directory / "authority", clock=clock),
             ledger=_ledger(ledger or "sqlite:", directory, clock),
-            policy=policy,
+            policy=decider,
             resources=resources,
             on_interaction=on_interaction,
             clock=clock,
@@ -229,6 +244,7 @@ class AgentIdentity:
         from agent_identity.config import References, read_configuration  # noqa: PLC0415 - pydantic, likewise
 
         _check_supported(approver, shared)
+        decider = None if policy is None else as_policy(policy)
         configuration = read_configuration(path, needs_policy=policy is None)
         directory = state_directory(state_dir)
         table = configuration.agent
@@ -261,12 +277,22 @@ class AgentIdentity:
                 clock,
                 configuration.ledger.durability,
             ),
-            policy=policy,
+            policy=decider,
             on_interaction=on_interaction,
             clock=clock,
         )
         identity._kept_here = kept  # closed with the identity
         return identity
+
+    @property
+    def name(self) -> str:
+        """What the agent was named when its identity was made."""
+        return self._name
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where everything is recorded."""
+        return self._ledger
 
     @property
     def authority(self) -> Authority:
@@ -313,6 +339,7 @@ class AgentIdentity:
 
         Raises:
             ConfigurationError: an argument can't be used.
+            DeniedError: `identity_closed`.
         """
         _check_budget(budget)
         options = (
@@ -358,6 +385,7 @@ class AgentIdentity:
 
         Raises:
             ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
+            DeniedError: `identity_closed`.
         """
         _check_budget(budget)
         checked_phrase(
@@ -382,7 +410,9 @@ class AgentIdentity:
         Raises:
             ConfigurationError: that is no verified call.
             InvalidAssertionError: it hands nothing over, or to another key (`handover_key`), or its time is over.
+            DeniedError: `identity_closed`.
         """
+        self._parts.gate.check_open()
         jkt, now = self._agent.key.thumbprint, self._clock()
         handover = taken_over(call, jkt=jkt, now=now)
         leaf, root = handover.grants[0], handover.grants[-1]
@@ -405,6 +435,7 @@ class AgentIdentity:
     def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
         """A principal of the embedded authority's own directory."""
         if not isinstance(subject, str | Principal):
+            _subject(subject)
             raise ConfigurationError(
                 "no_issuer_trusted",
                 "no issuer is configured whose tokens about principals could be verified",
@@ -445,6 +476,7 @@ class AgentIdentity:
         trigger: str | None,
         verify: Callable[[Session], Flow[Verified]] | None = None,
     ) -> Session:
+        self._parts.gate.check_open()
         checked_phrase("purpose", purpose)
         checked_task(task)
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
@@ -487,6 +519,7 @@ class AgentIdentity:
             ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
             DeniedError: `operator_required`, it isn't the agent's own, and this process holds no operator's key.
         """
+        self._parts.gate.check_open()
         text = ref.id if isinstance(ref, Session) else str(ref)
         self._check_operator(text)
         return self._parts.revocations.revoke(text, reason=reason, by=self._agent.uri)
@@ -502,6 +535,7 @@ class AgentIdentity:
             ConfigurationError: `reference_malformed`; `not_revoked`.
             DeniedError: `operator_required`, this process holds no operator's key.
         """
+        self._parts.gate.check_open()
         if not self._is_operator:
             raise _operator_required("reinstating")
         return self._parts.revocations.reinstate(str(ref), reason=reason, by=self._agent.uri)
@@ -587,7 +621,10 @@ class AgentIdentity:
         return {"keys": [*keys]}
 
     def close(self) -> None:
-        """Flush and release what the identity holds. Calls of sessions that are still open are refused from here on."""
+        """Flush and release what the identity holds.
+
+        Calls, credentials and sessions are refused from here on (`identity_closed`), also those of sessions that are still open.
+        """
         self._parts.revocations.stop()
         self._parts.gate.close()
         self._parts.world.close()
@@ -624,6 +661,20 @@ class AgentIdentity:
         frames: TracebackType | None,
     ) -> None:
         await self.aclose()
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what was settled when the identity was made: its sessions share it, and would not see another value.
+
+        Raises:
+            ConfigurationError: `attribute_settled`.
+        """
+        if name in _SETTLED:
+            raise ConfigurationError(
+                "attribute_settled",
+                f"{name} of an identity can't be set after it was made",
+                remedy=_SETTLED[name],
+            )
+        super().__setattr__(name, value)
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("an AgentIdentity can't be pickled or copied")
@@ -732,10 +783,17 @@ def _subject(given: object) -> str | SubjectTokens | TokenSource:
         return given
     if isinstance(given, TokenSource) and callable(given.token):
         return given
+    if given is None:
+        raise ConfigurationError(
+            "subject_malformed",
+            "on_behalf_of was given None, which names nobody to act for",
+            remedy="give the token of the person who asked; where nobody asked, use autonomous(trigger=…)",
+        )
     raise ConfigurationError(
         "subject_malformed",
-        f"{type(given).__name__} is no principal's token",
-        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type)",
+        f"a {type(given).__qualname__} is no principal and no principal's token",
+        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type); "
+        'with the embedded authority a name, for instance "user:alice"',
     )
 
 

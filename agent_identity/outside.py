@@ -69,8 +69,8 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
     """
     parts = session.parts
     now = parts.clock()
-    session.check(now)
     parts.gate.check()
+    session.check(now)
     checked_resource(resource)
     asked_for = None if scopes is None else scope_set(scopes)
     wanted = yield from _permitted(session, resource, asked_for, now)

@@ -35,16 +35,17 @@ __all__ = ["Gate", "Parts", "Resource", "Resources"]
 
 
 class Gate:
-    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins.
+    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins. Closed with its identity.
 
     It knows the calls that run, so that one whose outcome was lost gets `call.unknown` as soon as the ledger can be written.
     """
 
-    __slots__ = ("_is_shut", "_ledger", "_lost", "_running")
+    __slots__ = ("_is_shut", "_ledger", "_lost", "_running", "is_closed")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._is_shut = False
+        self.is_closed = False
         self._running: dict[str, weakref.ReferenceType[Call]] = {}
         self._lost: dict[str, Draft] = {}
 
@@ -55,12 +56,30 @@ class Gate:
         """Pass, or try the ledger once more.
 
         Raises:
+            DeniedError: `identity_closed`.
             LedgerError: it still can't be written.
         """
         if self._is_shut:
-            self._ledger.probe()
-            self._write_lost()
-            self._is_shut = False
+            self.check_open()
+            self._reopen()
+
+    def check_open(self) -> None:
+        """Pass until the identity is closed.
+
+        Raises:
+            DeniedError: `identity_closed`.
+        """
+        if self.is_closed:
+            raise DeniedError(
+                "identity_closed",
+                "the identity was closed with close(), and nothing happens by it any more",
+                remedy="close it after its last session, or make another AgentIdentity",
+            )
+
+    def _reopen(self) -> None:
+        self._ledger.probe()
+        self._write_lost()
+        self._is_shut = False
 
     def began(self, call: Call) -> None:
         """A call's intent is on record, and its body runs."""
@@ -93,11 +112,14 @@ class Gate:
             self._ledger.append(unknown_draft(intent.pseudonym, intent.session_id, call_id))
 
     def close(self) -> None:
-        """Record what can still be recorded of calls whose outcome was lost."""
-        self.sweep()
-        if self._lost:
-            with contextlib.suppress(LedgerError):
-                self.check()
+        """Let nothing begin any more, and record what can still be recorded of calls whose outcome was lost."""
+        was_closed, self.is_closed = self.is_closed, True
+        if not was_closed:
+            self.sweep()
+            if self._lost:
+                with contextlib.suppress(LedgerError):
+                    self._reopen()
+        self._is_shut = True
 
     def start_over(self) -> None:
         """In a forked child: the parent reports how its own calls end."""

@@ -265,7 +265,7 @@ class Call:
         session.life.check(self._now)
         parts.gate.check()
         parts.revocations.check_fresh()
-        self.arguments, self._canonical = canonical.bound(self._given, tool.opaque)
+        self.arguments, self._canonical = canonical.bound(self._given, tool.opaque, tool.name)
         self._scopes = session.needed(tool.resource, tool.scopes)
         check_call(session.limits, parts.resources, tool.name, tool.resource, self._canonical)
         if parts.policy_now is None:
@@ -512,6 +512,8 @@ class Call:
         gate = self.session.parts.gate
         if self._is_intended:
             gate.lost(self.call_id, self._unknown())
+        elif gate.is_closed:
+            return  # the refusal says that the identity was closed, and its ledger is closed with it
         gate.shut()
         _log.warning(
             "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",

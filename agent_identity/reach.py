@@ -162,6 +162,7 @@ class Reach:
 
     def _check_use(self, session: Session, call: Call | None) -> None:
         now = session.parts.clock()
+        session.parts.gate.check_open()
         session.check(now)
         session.proof.check(now)
         if call is not None:

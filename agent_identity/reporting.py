@@ -54,6 +54,19 @@ class Reporting:
         """The async twin of `refused`."""
         await self._awrite(self._draft(error, place))
 
+    def unasserted(self) -> None:
+        """Log that the resource refused a request that asserts no call; once for each resource of a session."""
+        warned = self._session.warned
+        if self._resource in warned:
+            return
+        warned.add(self._resource)
+        _log.warning(
+            "%s answered 401 to a request of session.http() or session.credential(…) outside a tool, which asserts no call;"
+            " what to do: make the request inside a tool that has this resource, or let the service allow requests"
+            ' without assertion, Verifier(…, allow={"unasserted"})',
+            self._resource,
+        )
+
     async def _awrite(self, draft: Draft) -> None:
         try:
             await self._session.parts.ledger.aappend(draft)

@@ -63,6 +63,16 @@ R = TypeVar("R")
 SHORTEST: Final = 2
 """Seconds that a session lasts at least: grants end on whole seconds, and one that ends within a second serves nobody."""
 
+_SETTLED: Final = {
+    "policy": "pass policy= when the identity is made",
+    "approver": "pass approver= when the identity is made",
+    **{
+        name: f"pass {name}= to on_behalf_of(…), or open a narrower session with delegate(…)"
+        for name in ("authorization_details", "budget", "expires_in", "resources", "scopes")
+    },
+}
+"""What looks as if it could be set at a session, and where it is given instead."""
+
 _log: Final = logging.getLogger("agent_identity")
 
 
@@ -134,6 +144,7 @@ class Session:
             else None
         )
         self.cache_keys: set[bytes] = self.life.cache_keys
+        self.warned: set[str] = set()
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -465,6 +476,7 @@ class Session:
         expires_in: float | None,
     ) -> Session:
         uri = agent_uri(agent)
+        self.parts.gate.check_open()
         self.check(self.parts.clock())
         if self.depth >= self.max_depth:
             raise DeniedError(
@@ -513,6 +525,8 @@ class Session:
     def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """A credential outside any tool: decided by policy and recorded, but with no call to assert.
 
+        Our own `Verifier` refuses its requests (`assertion_missing`) unless it allows `unasserted`.
+
         Raises:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
@@ -530,7 +544,11 @@ class Session:
         return outside.renewed(self, reached, renewal, call)
 
     def http(self, resource: str | None = None) -> httpx.Client:
-        """An httpx client that signs every request and can't leave its resource; default: the running tool's."""
+        """An httpx client that signs every request and can't leave its resource; default: the running tool's.
+
+        Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
+        own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
+        """
         return outside.client(self, self._place(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
@@ -640,6 +658,20 @@ class Session:
         """Inside a tool, the id of the running call."""
         call = self.running
         return None if call is None else call.call_id
+
+    def __setattr__(self, name: str, value: object) -> None:
+        """Refuse what looks as if it limited the session, and would change nothing.
+
+        Raises:
+            ConfigurationError: `attribute_settled`.
+        """
+        if name in _SETTLED:
+            raise ConfigurationError(
+                "attribute_settled",
+                f"{name} of a session can't be set after it was opened",
+                remedy=_SETTLED[name],
+            )
+        object.__setattr__(self, name, value)
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         # A copy would go on acting after the original has ended.

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Mapping
 
 __all__ = ["Binder"]
 
@@ -43,6 +43,23 @@ class Binder:
             p.name: p.default for p in parameters if p.default is not inspect.Parameter.empty
         }
 
+    def check_parameters(self, names: Iterable[str]) -> None:
+        """Pass for names of parameters.
+
+        Raises:
+            ConfigurationError: one of them is none.
+        """
+        unknown = sorted(frozenset(names) - self._all)
+        if unknown:
+            raise ConfigurationError(
+                "tool_malformed",
+                f"{self._name} has no parameter {ascii(unknown[0])[:80]}, which opaque names",
+                remedy=f"name some of its parameters: {self._listed()}",
+            )
+
+    def _listed(self) -> str:
+        return ", ".join(self._signature.parameters) or "it has none"
+
     def owner(self, args: tuple[object, ...]) -> tuple[object, ...]:
         """`self` or `cls`, which go to the function as they are and are no arguments of the call."""
         return args[:1] if self._owner else ()
@@ -51,7 +68,7 @@ class Binder:
         """The named arguments of a call.
 
         Raises:
-            TypeError: the function can't be called like this; Python's own words.
+            TypeError: the function can't be called like this; it names function and parameter, as Python does.
         """
         if self._owner:
             self._check_owner(args)
@@ -73,10 +90,13 @@ class Binder:
         """An argument that only looks like an owner would be kept from policy and digest.
 
         Raises:
+            TypeError: there is none.
             ConfigurationError: a function with a first parameter `self` or `cls` that is no method.
         """
-        holder = args[0] if args and isinstance(args[0], type) else type(args[0]) if args else None
-        if holder is not None and not hasattr(holder, self._name):
+        if not args:
+            raise TypeError(f"{self._name}() is a method, and was called without its object")
+        holder = args[0] if isinstance(args[0], type) else type(args[0])
+        if not hasattr(holder, self._name):
             raise ConfigurationError(
                 "tool_malformed",
                 f"{self._name} has a first parameter named self or cls, and isn't called as a method",
@@ -86,7 +106,10 @@ class Binder:
     def _bind_slowly(
         self, args: tuple[object, ...], kwargs: Mapping[str, object]
     ) -> dict[str, object]:
-        bound = self._signature.bind(*args, **kwargs)
+        try:
+            bound = self._signature.bind(*args, **kwargs)
+        except TypeError as error:
+            raise TypeError(f"{self._name}(): {error} (its parameters: {self._listed()})") from None
         bound.apply_defaults()
         return dict(bound.arguments)
 

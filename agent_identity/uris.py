@@ -117,7 +117,11 @@ def checked_resource(resource: object) -> str:
         ConfigurationError: it has another spelling, or is no absolute URI.
     """
     if not isinstance(resource, str):
-        raise ConfigurationError("resource_malformed", "a resource is the text of a URI")
+        raise ConfigurationError(
+            "resource_malformed",
+            f"a {type(resource).__qualname__} is no resource",
+            remedy=_ABSOLUTE,
+        )
     spelled = True
     if resource.lower().startswith(("http:", "https:")):
         try:
@@ -126,11 +130,34 @@ def checked_resource(resource: object) -> str:
             place = "another"
         spelled = resource == place or resource.startswith((f"{place}/", f"{place}?"))
     if not spelled or ":" not in resource or "#" in resource or not resource.isprintable():
-        raise ConfigurationError(
-            "resource_malformed",
-            "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port",
-        )
+        raise _malformed(resource)
     return resource
+
+
+_ABSOLUTE: Final = "write an absolute URI, for instance https://billing.example"
+
+
+def _malformed(resource: str) -> ConfigurationError:
+    """Which part of the one spelling a resource hasn't, and what to write; what stands before `@` or after `?` is not shown."""
+    shown = resource.partition("?")[0]
+    if "@" in shown:
+        shown = f"…@{shown.rpartition('@')[2]}"
+    match = _URL.fullmatch(resource)
+    why, remedy = "it isn't an http or https URL in plain ASCII without userinfo", _ABSOLUTE
+    if ":" not in resource:
+        why = "it has no scheme"
+    elif "#" in resource:
+        why, remedy = "it has a fragment", "leave out the # and what follows"
+    elif not resource.isprintable():
+        why, remedy = "it has characters that can't be seen", "leave them out"
+    elif match is not None and _is_place(match):
+        why = "its scheme and host are to be in lower case, without the default port"
+        remedy = f"write {_origin(match)}{match[4] or ''}"
+    return ConfigurationError(
+        "resource_malformed",
+        f"{ascii(shown)[:120]} can't be a resource, which is an absolute URI: {why}",
+        remedy=remedy,
+    )
 
 
 def resource_set(resources: Iterable[str]) -> frozenset[str]:
@@ -140,7 +167,11 @@ def resource_set(resources: Iterable[str]) -> frozenset[str]:
         ConfigurationError: a single string in place of a list, or a resource in another spelling.
     """
     if not is_listed(resources):
-        raise ConfigurationError("resource_malformed", "resources are a list, not one string")
+        raise ConfigurationError(
+            "resource_malformed",
+            "resources are a list, not one string or anything else",
+            remedy='write resources=["https://billing.example"]',
+        )
     return frozenset(checked_resource(resource) for resource in resources)
 
 

@@ -374,10 +374,17 @@ def scope_set(scopes: Iterable[str]) -> frozenset[str]:
         ConfigurationError: anything but a list of texts, or a token with foreign characters.
     """
     if not is_listed(scopes):
-        raise ConfigurationError("scope_malformed", "scopes are a list of tokens, not one string")
-    tokens = tuple(scopes)
-    if not all(_is_text(token, _SCOPE_TOKEN) for token in tokens):
         raise ConfigurationError(
-            "scope_malformed", "a scope holds characters that RFC 6749 §3.3 doesn't allow"
+            "scope_malformed",
+            "scopes are a list of tokens, not one string or anything else",
+            remedy='write scopes=["invoices:read"]',
         )
+    tokens = tuple(scopes)
+    for token in tokens:
+        if not _is_text(token, _SCOPE_TOKEN):
+            raise ConfigurationError(
+                "scope_malformed",
+                f"{ascii(token)[:80]} holds characters that a scope can't have (RFC 6749 §3.3)",
+                remedy="a scope is printable ASCII without spaces, quotation marks and backslashes; write each as a text of its own",
+            )
     return frozenset(tokens)

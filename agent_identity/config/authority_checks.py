@@ -7,7 +7,7 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.certificates import is_subject
-from agent_identity.config.problems import Fault
+from agent_identity.config.problems import RESOURCE_RULE, SCOPE_RULE, Fault
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import checked_resource
 from agent_identity.values import agent_uri, scope_set
@@ -173,11 +173,11 @@ def _terms(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Faul
             checked_resource(uri)
         except ConfigurationError as error:
             remedy = "write each resource as its server spells it"
-            yield Fault(error.code, (*path, "resources"), str(error), remedy)
+            yield Fault(error.code, (*path, "resources"), RESOURCE_RULE, remedy)
     try:
         scope_set(client.scopes)
-    except ConfigurationError as error:
-        yield Fault("value_malformed", (*path, "scopes"), str(error), "write one scope a text")
+    except ConfigurationError:
+        yield Fault("value_malformed", (*path, "scopes"), SCOPE_RULE, "write one scope a text")
 
 
 def _agent(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.config.authority_checks import check_authority
 from agent_identity.config.inference import uses_platform
 from agent_identity.config.model import OAUTH_SOURCES, Kind, values_of
-from agent_identity.config.problems import Fault, nearest
+from agent_identity.config.problems import RESOURCE_RULE, SCOPE_RULE, Fault, nearest
 from agent_identity.config.references import is_in_vault, is_reference, named, transit_key
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.uris import checked_resource, is_safe_link, origin
@@ -373,14 +373,14 @@ def _resource_uri(uri: str, path: tuple[str, ...]) -> Iterator[Fault]:
     try:
         checked_resource(uri)
     except ConfigurationError as error:
-        yield Fault(error.code, path, str(error), "write the resource as its server spells it")
+        yield Fault(error.code, path, RESOURCE_RULE, "write the resource as its server spells it")
 
 
 def _scopes(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
     try:
         scope_set(table.scopes or ())
-    except ConfigurationError as error:
-        yield Fault("value_malformed", (*path, "scopes"), str(error), "write one scope a text")
+    except ConfigurationError:
+        yield Fault("value_malformed", (*path, "scopes"), SCOPE_RULE, "write one scope a text")
 
 
 def _source(table: ResourceTable, path: tuple[str, ...], *, has_issuers: bool) -> Iterator[Fault]:

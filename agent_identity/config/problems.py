@@ -17,7 +17,20 @@ from agent_identity.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["Fault", "InvalidConfigurationError", "Problem", "key_text", "nearest", "telling"]
+__all__ = [
+    "RESOURCE_RULE",
+    "SCOPE_RULE",
+    "Fault",
+    "InvalidConfigurationError",
+    "Problem",
+    "key_text",
+    "nearest",
+    "telling",
+]
+
+RESOURCE_RULE: Final = "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port"
+SCOPE_RULE: Final = "a scope holds characters that RFC 6749 §3.3 doesn't allow"
+"""What the errors of code say with the value, said without it."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO: Final = re.compile(r"//[^/]*@")

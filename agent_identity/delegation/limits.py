@@ -81,15 +81,25 @@ class Limits:
         scopes = self.scopes if scopes is None else scopes
         resources = self.resources if resources is None else resources
         if self.scopes is not None and not (scopes is not None and scopes <= self.scopes):
-            raise DeniedError("scope_widened", f"{self.agent} can't pass on a scope that it lacks")
+            raise DeniedError(
+                "scope_widened",
+                f"{self.agent} can't pass on {_listed(scopes, self.scopes)}, which it lacks in this session",
+                remedy=f"leave the scope out of delegate(…), or grant it to {self.agent} when its session is opened",
+            )
         if self.resources is not None and not (
             resources is not None and resources <= self.resources
         ):
             raise DeniedError(
-                "audience_widened", f"{self.agent} can't pass on a resource that it lacks"
+                "audience_widened",
+                f"{self.agent} can't pass on {_listed(resources, self.resources)}, which it lacks in this session",
+                remedy=f"leave the resource out of delegate(…), or grant it to {self.agent} when its session is opened",
             )
         if self.details is not None and not self.details.covers(details):
             raise DeniedError(
                 "details_widened", f"{self.agent} can't pass on more than its own details allow"
             )
         return Limits(agent, scopes, resources, details)
+
+
+def _listed(asked: frozenset[str] | None, allowed: frozenset[str]) -> str:
+    return ", ".join(sorted((asked or frozenset[str]()) - allowed))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Challenge", "challenges_of", "wanted_by"]
+__all__ = ["Challenge", "challenges_of", "names_error", "wanted_by"]
 
 _LIMIT: Final = 8_000
 _TOKEN: Final = r"[!#$%&'*+.^_`|~0-9A-Za-z-]++"  # noqa: S105 - RFC 9110's own word
@@ -25,6 +25,11 @@ class Challenge(NamedTuple):
 
     scheme: str
     parameters: Mapping[str, str]
+
+
+def names_error(header: str) -> bool:
+    """Whether a challenge says what was wrong with the credentials that came; one that asks for credentials doesn't."""
+    return any("error" in challenge.parameters for challenge in challenges_of(header))
 
 
 def challenges_of(header: str) -> list[Challenge]:

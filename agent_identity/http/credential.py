@@ -19,7 +19,7 @@ from agent_identity.credentials.transaction import HEADER as TXN_TOKEN
 from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
-from agent_identity.http.challenges import wanted_by
+from agent_identity.http.challenges import names_error, wanted_by
 from agent_identity.http.seams import client_context
 from agent_identity.http.sending import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
@@ -76,11 +76,16 @@ class Renewer(Protocol):
 
 
 class Reporter(Protocol):
-    """Puts on record that a credential wasn't used at another place, in both colours; `place` is that place's origin."""
+    """Puts on record that a credential wasn't used at another place, in both colours; `place` is that place's origin.
+
+    `unasserted` logs that its resource refused a request that asserts no call.
+    """
 
     def refused(self, error: DeniedError, place: str, /) -> None: ...
 
     async def arefused(self, error: DeniedError, place: str, /) -> None: ...
+
+    def unasserted(self) -> None: ...
 
 
 class Credential(httpx.Auth):
@@ -243,11 +248,17 @@ class Credential(httpx.Auth):
         found = _joined(headers)
         self._nonces.learn(url or self.resource, found.get("dpop-nonce"))
         challenge = found.get("www-authenticate", "")
-        return (
-            status == 401  # noqa: PLR2004 - a status of HTTP
-            and "dpop-nonce" in found
-            and "use_dpop_nonce" in challenge
-        )
+        if status != 401:  # noqa: PLR2004 - a status of HTTP
+            return False
+        if self._shows_chain_alone and not names_error(challenge):
+            self._reporter.unasserted()
+        return "dpop-nonce" in found and "use_dpop_nonce" in challenge
+
+    @property
+    def _shows_chain_alone(self) -> bool:
+        """Whether its requests carry the delegation and assert no call, as those of a session outside a tool do."""
+        _, delegation, statement = self._ready
+        return delegation is not None and (statement is None or self._facts is None)
 
     def renewal(self, method: str, status: int, headers: Mapping[str, str]) -> Renewal | None:
         """What a refusal asks for, None where a new credential wouldn't help, or the request may not be sent twice."""

@@ -3,8 +3,10 @@
 
 from __future__ import annotations
 
+import types
 from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
 
+from agent_identity.callables import answers_at_once, is_async, takes_one_argument
 from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
@@ -78,9 +80,13 @@ class CallablePolicy:
             return Decision.permit(policy_id=self._id)
         if answer is False:
             return Decision.deny("refused", policy_id=self._id)
+        kind = type(answer).__qualname__
+        if isinstance(answer, types.CoroutineType | types.GeneratorType):
+            answer.close()  # nobody is going to run it
         raise DeniedError(
             "policy_undecided",
-            f"the policy {self._id} answered neither a Decision nor a bool",
+            f"the policy {self._id} answered a {kind}, neither a Decision nor a bool",
+            remedy="return a Decision, or a literal True or False",
             policy_id=self._id,
         )
 
@@ -92,19 +98,57 @@ class CallablePolicy:
 def as_policy(policy: PolicyLike | None) -> Policy:
     """Take a policy object, a callable, or None for `GrantsOnly`.
 
+    What could never decide is refused here, where it is given, and not at the first call.
+
     Raises:
-        ConfigurationError: it is neither.
+        ConfigurationError: it is neither, it is a class, it answers later than it is asked, or doesn't take the request.
     """
     if policy is None:
         return GrantsOnly()
+    if isinstance(policy, type):
+        raise _unusable(
+            f"{policy.__qualname__} is a class", f"give an object of it, {policy.__qualname__}(…)"
+        )
     if isinstance(policy, Policy):
+        _check_flow(policy)
         return policy
-    if callable(policy):
-        return CallablePolicy(policy)
-    raise ConfigurationError(
-        "policy_unusable",
-        "a policy is an object with `decide`, or a callable that takes the request",
-    )
+    if not callable(policy):
+        raise _unusable(
+            f"a {type(policy).__qualname__} decides nothing",
+            "give a function that takes the request and returns a Decision or a bool",
+        )
+    if not answers_at_once(policy):
+        raise _unusable(
+            f"{_name(policy)} is async or a generator, and answers no call of it with a decision",
+            "write it as a plain function, `def` with `return`; what has to wait is an object whose `decide` is a flow",
+        )
+    if not takes_one_argument(policy):
+        raise _unusable(
+            f"{_name(policy)} can't be called with the request alone",
+            "write it with one parameter, the request",
+        )
+    return CallablePolicy(policy)
+
+
+def _check_flow(policy: Policy) -> None:
+    """Pass for an object whose `decide` may be a flow.
+
+    Raises:
+        ConfigurationError: it is async, which no flow is.
+    """
+    if is_async(policy.decide):
+        raise _unusable(
+            f"{type(policy).__qualname__}.decide is async",
+            "write it with `def`: a flow asks by `yield from`, or returns a Decision without a `yield` that is reached",
+        )
+
+
+def _unusable(why: str, remedy: str) -> ConfigurationError:
+    return ConfigurationError("policy_unusable", f"policy=: {why}", remedy=remedy)
+
+
+def _name(function: object) -> str:
+    return getattr(function, "__qualname__", type(function).__qualname__)
 
 
 def immediate(policy: Policy) -> Callable[[Request], Decision] | None:

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Fixtures for tests of agents: an identity with an authority of its own, its ledger, and the spans that it makes.
+"""Fixtures for tests of agents: an identity with an authority of its own, a session of it, its ledger, its spans.
+
+A test suite gives its own policy by a fixture `agent_policy` of its own, which replaces the one here. These names are longer than
+the others because `policy` and `session` are fixtures of many suites already.
 
 The report of a failed `assert_no_leak` shows no secret: neither the values of variables (`--showlocals`, arguments), nor what
 was printed, as far as the secret stands there whole.
@@ -17,9 +20,11 @@ if TYPE_CHECKING:
 
     from agent_identity.authority import Authority
     from agent_identity.identity import AgentIdentity
+    from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
+    from agent_identity.session import Session
 
-__all__ = ["identity", "issuer", "ledger", "spans"]
+__all__ = ["agent_policy", "agent_session", "identity", "issuer", "ledger", "spans"]
 
 
 @pytest.hookimpl(wrapper=True)
@@ -70,12 +75,27 @@ def ledger(tmp_path: Path) -> Iterator[Ledger]:
 
 
 @pytest.fixture
-def identity(issuer: Authority, ledger: Ledger) -> Iterator[AgentIdentity]:
+def agent_policy() -> PolicyLike | None:
+    """The policy of `identity`: None, which permits what the grants cover. Define your own in a conftest.py, module or class."""
+    return None
+
+
+@pytest.fixture
+def identity(
+    issuer: Authority, ledger: Ledger, agent_policy: PolicyLike | None
+) -> Iterator[AgentIdentity]:
     """An agent named `test-agent` whose calls go the whole way: real grants, tokens, assertions and records."""
     from agent_identity.identity import AgentIdentity  # noqa: PLC0415 - see `issuer`
 
-    with AgentIdentity("test-agent", authority=issuer, ledger=ledger) as made:
+    with AgentIdentity("test-agent", authority=issuer, ledger=ledger, policy=agent_policy) as made:
         yield made
+
+
+@pytest.fixture
+def agent_session(identity: AgentIdentity) -> Iterator[Session]:
+    """A session of `identity` for `user:alice` that is open during the test, so that tools can be called."""
+    with identity.on_behalf_of("user:alice", purpose="test") as session:
+        yield session
 
 
 @pytest.fixture

@@ -194,7 +194,12 @@ class Judge:
         if assertion is not None:
             check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
         elif "unasserted" not in self._allow:
-            raise InvalidAssertionError("assertion_missing", "the request asserts no call")
+            raise InvalidAssertionError(
+                "assertion_missing",
+                "the request asserts no call",
+                remedy="have the caller send it inside a tool, since requests of session.http() and session.credential(…) outside one "
+                'assert no call; or allow={"unasserted"}, which lets them pass with a token that is bound to the chain\'s key',
+            )
         statements.check_details_unseen(
             leaf,
             self._audience,

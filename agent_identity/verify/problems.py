@@ -58,7 +58,7 @@ _REQUIRED: Final = _Kind(
     "credentials_required",
     401,
     "Credentials are required",
-    "Send Agent-Delegation and Agent-Assertion, signed for this very request.",
+    "Send Agent-Delegation and Agent-Assertion, signed for this very request; a request outside a tool has no Agent-Assertion.",
 )
 _REFUSED: Final = _Kind(
     "refused",
@@ -130,13 +130,20 @@ _BY_CODE: Final = {
 
 
 def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = ()) -> Problem:
-    """What to answer to a request that a `Verifier` refused; it is logged under the answer's `instance`.
+    """What to answer to a request that a `Verifier` refused; code and remedy are logged under the answer's `instance`.
 
     `scopes` are those that `verify_request` was asked for: whoever lacks some is told them.
     """
     kind = _kind_of(error)
     instance = f"urn:uuid:{uuid.uuid4()}"
-    _log.warning("a request was answered with %s (%s): %s", kind.name, error.code, instance)
+    # Not the message, which may quote what a caller sent.
+    _log.warning(
+        "a request was answered with %s (%s): %s%s",
+        kind.name,
+        error.code,
+        instance,
+        f"; what to do: {error.remedy}" if error.remedy else "",
+    )
     needed = " ".join(sorted(scope_set(scopes))) if kind is _SCOPE else ""
     said = {
         "type": _TYPE + kind.name,

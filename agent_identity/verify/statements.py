@@ -17,7 +17,7 @@ from agent_identity.verify.request import is_same
 from agent_identity.verify.verified import Handover
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from agent_identity.delegation.grant import Grant
     from agent_identity.keys import JWK
@@ -42,7 +42,7 @@ _RESENT: Final = re.compile(r"(.+)\.r[1-9][0-9]*", re.ASCII)
 def check_audience(grants: Sequence[Grant], audience: str) -> None:
     """The chain reaches this service, byte for byte."""
     if audience == LOCAL or audience not in grants[0].aud:
-        raise InvalidAssertionError("audience_mismatch", "the chain is for another resource")
+        raise _elsewhere("the chain", grants[0].aud - {LOCAL}, audience)
 
 
 def check_assertion(
@@ -52,7 +52,7 @@ def check_assertion(
     if assertion.use is not None or assertion.aud == LOCAL:
         raise InvalidAssertionError("not_for_sending", "an assertion for a ledger was sent")
     if assertion.aud != audience:
-        raise InvalidAssertionError("audience_mismatch", "the assertion is for another resource")
+        raise _elsewhere("the assertion", {assertion.aud}, audience)
     said = (assertion.iss, assertion.sub, assertion.txn)
     if said != (leaf.agent, leaf.sub, leaf.txn):
         raise InvalidAssertionError("leaf_mismatch", "the assertion isn't the leaf agent's")
@@ -69,6 +69,19 @@ def check_assertion(
         )
     holder = _holder(assertion.parsed.head, leaf.jkt)
     holder.prepared(assertion.parsed).check(error=InvalidAssertionError)
+
+
+def _elsewhere(what: str, named: Collection[str], audience: str) -> InvalidAssertionError:
+    """It is for other resources than this verifier's audience; a URI counts letter by letter, with or without a slash at its end."""
+    near = [uri for uri in named if uri.rstrip("/") == audience.rstrip("/")]
+    shown = ascii(min(near or named, default="no resource"))[:120]
+    return InvalidAssertionError(
+        "audience_mismatch",
+        f"{what} is for {shown}, this verifier's audience is {ascii(audience)[:120]}",
+        remedy="the two differ by the slash at the end, which counts: spell audience= as the resource is spelled"
+        if near
+        else "give the verifier the audience= that callers name as resource, letter by letter",
+    )
 
 
 @lru_cache(256)

@@ -899,11 +899,20 @@ def test_what_shows_no_principal_is_an_error_of_the_caller(
     assert caught.value.code == code
 
 
-@pytest.mark.parametrize("subject", [None, 7, b"x", object()])
-def test_an_embedded_authority_knows_names_alone(configured: Configured, subject: object) -> None:
+@pytest.mark.parametrize(
+    ("subject", "code"),
+    [
+        (SubjectTokens(access_token="a.b.c"), "no_issuer_trusted"),
+        *((given, "subject_malformed") for given in (None, 7, b"x", object())),
+    ],
+    ids=range(5),
+)
+def test_an_embedded_authority_knows_names_alone(
+    configured: Configured, subject: object, code: str
+) -> None:
     with pytest.raises(ConfigurationError) as caught:
         configured("").on_behalf_of(subject, purpose="p")
-    assert caught.value.code == "no_issuer_trusted"
+    assert caught.value.code == code
 
 
 @pytest.mark.parametrize(

@@ -65,7 +65,32 @@ async def async_iterator() -> AsyncIterator[str]:
 def variadic(*args: int, **rest: str) -> None: ...
 
 
+@tool
+def bare(customer: str, limit: int = 10) -> list[str]:
+    return [customer] * limit
+
+
+@tool
+async def abare(customer: str, *, limit: int) -> dict[str, int]:
+    return {customer: limit}
+
+
+@tool
+def bare_generator(start: int) -> Generator[int, str, bytes]:
+    sent = yield start
+    return sent.encode()
+
+
 class Books:
+    @tool
+    def bare(self, customer: str) -> int:
+        return len(customer)
+
+    @staticmethod
+    @tool
+    def bare_static(customer: str) -> bytes:
+        return customer.encode()
+
     @tool()
     def method(self, customer: str) -> int:
         return len(customer)
@@ -94,6 +119,11 @@ def calls(books: Books) -> None:
     assert_type(async_generator(1), AsyncGenerator[int, str])
     assert_type(async_iterator(), AsyncIterator[str])
     assert_type(variadic(1, 2, a="x"), None)
+    assert_type(bare("ACME", limit=3), list[str])
+    assert_type(asyncio.run(abare("ACME", limit=3)), dict[str, int])
+    assert_type(bare_generator(1), Generator[int, str, bytes])
+    assert_type(books.bare("ACME"), int)
+    assert_type(Books.bare_static("ACME"), bytes)
     assert_type(books.method("ACME"), int)
     assert_type(Books.of_class("ACME"), str)
     assert_type(Books.static("ACME"), bytes)
@@ -116,8 +146,10 @@ def mistakes() -> None:
     plain(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
     plain()  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     plain("ACME", limits=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    bare(1)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    bare("ACME", limits=3)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
     coroutine("ACME")  # type: ignore[call-arg, unused-coroutine]  # pyright: ignore[reportCallIssue, reportUnusedCoroutine]
-    tool(BILLING)  # type: ignore[call-arg]  # pyright: ignore[reportCallIssue]
+    tool(BILLING)  # type: ignore[call-overload]  # pyright: ignore[reportArgumentType]
 
 
 # -- identities and sessions -------------------------------------------------------------------------------------------

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 from __future__ import annotations
 
+import array
 import dataclasses
 import datetime as dt
 import enum
@@ -8,13 +9,15 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import unicodedata
 import uuid
-from collections import OrderedDict, UserDict
+from collections import OrderedDict, UserDict, defaultdict, deque, namedtuple
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from types import MappingProxyType
+from typing import Generic, NamedTuple, TypeVar
 
 import pydantic
 import pytest
@@ -163,6 +166,24 @@ class Frozen:
     inner: Point
 
 
+Pair = namedtuple("Pair", "index count")  # noqa: PYI024 - the untyped kind is the case
+
+T = TypeVar("T")
+
+
+class Line(NamedTuple):
+    sku: str
+    tags: list[str] = []
+
+    def __add__(self, other: object) -> object:
+        return other
+
+
+class Both(NamedTuple, Generic[T]):
+    left: T
+    right: T
+
+
 class Order(pydantic.BaseModel):
     model_config = pydantic.ConfigDict(extra="allow")
     id: int
@@ -188,6 +209,13 @@ class Order(pydantic.BaseModel):
         (PureWindowsPath("a/b"), "a\\b"),
         (b"\xff\xfe\xfd", "__79"),
         (b"", ""),
+        (bytearray(b"\xff\xfe\xfd"), "__79"),
+        (OrderedDict(b=[1], a=dt.date(2026, 1, 2)), {"a": "2026-01-02", "b": [1]}),
+        (defaultdict(list, a=[1.5]), {"a": [1.5]}),
+        (Pair(1, (2,)), [1, [2]]),
+        (Line("a", ["b"]), ["a", ["b"]]),
+        (Both(1, [2.5]), [1, [2.5]]),
+        ({"deep": [bytearray(b""), OrderedDict()]}, {"deep": ["", {}]}),
         (Colour.RED, "red"),
         (Colour.PAIR, ["a", 1]),
         (Level.HIGH, 3),
@@ -238,43 +266,151 @@ class Later(dt.datetime):
     pass
 
 
+class Whole(int):
+    pass
+
+
+class Real(float):
+    pass
+
+
+class Longer(Line):
+    __slots__ = ()
+
+
+class Shifting(NamedTuple):
+    a: int
+
+    def __getitem__(self, index):
+        return "other"
+
+
+class Posing(tuple):
+    __slots__ = ()
+    _fields = ("a",)
+    a = property(lambda self: "other")
+
+
+class Grid:
+    def tolist(self):
+        return [[1]]
+
+
+class Posed:
+    """Says of itself that it is a member of an Enum."""
+
+    value = "x"
+    __class__ = property(lambda self: Colour)
+
+
 @pytest.mark.parametrize(
-    ("value", "reason"),
+    ("value", "reason", "advice"),
     [
-        (2**53, "integer beyond"),
-        (-(2**53), "integer beyond"),
-        pytest.param(10**5000, "integer beyond", id="5001 digits"),
-        (float(2**53), "float that would be an integer"),
-        (-1e20, "float that would be an integer"),
-        (math.nan, "NaN"),
-        (math.inf, "NaN or an infinity"),
-        ("\ud800", "lone surrogate"),
-        ({"\udfff": 1}, "lone surrogate"),
-        (Path("\udc80"), "lone surrogate"),
-        ({1: "a"}, "name that is no string"),
-        ({Text("a"): 1}, "name that is no string"),
-        ({"1", Decimal(1)}, "written alike"),
-        ({(1,), frozenset({1})}, "written alike"),
-        (Text("a"), "a Text,"),
-        (Many(), "a Many,"),
-        (OrderedDict(), "a OrderedDict,"),
-        (Later(2026, 1, 1, tzinfo=dt.UTC), "a Later,"),
-        (bytearray(b"a"), "a bytearray,"),
-        (memoryview(b"a"), "a memoryview,"),
-        (range(3), "a range,"),
-        (object(), "a object,"),
-        (Point, "a type,"),
-        (len, "a builtin_function_or_method,"),
-        (1j, "a complex,"),
-        (Shelf("a"), "isn't just its fields"),
-        ([[{"deep": 2**53}]], "integer beyond"),
-        (Point(1, [object()]), "a object,"),
+        (2**53, "integer beyond", "pass `str(x)`"),
+        (-(2**53), "integer beyond", "pass `str(x)`"),
+        pytest.param(10**5000, "integer beyond", "pass `str(x)`", id="5001 digits"),
+        (float(2**53), "float that would be an integer", "pass `str(x)`"),
+        (-1e20, "float that would be an integer", "pass `str(x)`"),
+        (math.nan, "NaN", "pass None or a string"),
+        (math.inf, "NaN or an infinity", "pass None or a string"),
+        ("\ud800", "holds text with a lone surrogate", "UTF-8"),
+        ({"\udfff": 1}, "lone surrogate", "UTF-8"),
+        (Path("\udc80"), "lone surrogate", "UTF-8"),
+        ({1: "a"}, "name that is no string", "`str(name)`"),
+        ({Text("a"): 1}, "name that is no string", "`str(name)`"),
+        ({"1", Decimal(1)}, "written alike", "pass `list(x)`"),
+        ({(1,), frozenset({1})}, "written alike", "pass `list(x)`"),
+        (Text("a"), "a Text, a class derived from str", "pass `str(x)`"),
+        (Whole(1), "a Whole, a class derived from int", "pass `int(x)`"),
+        (Real(1), "a Real, a class derived from float", "pass `float(x)`"),
+        (Many(), "a Many, a class derived from list", "pass `list(x)`"),
+        (Later(2026, 1, 1, tzinfo=dt.UTC), "a Later, a class derived", "pass `x.isoformat()`"),
+        (Longer("a"), "a Longer, a class derived from tuple", "pass `tuple(x)`"),
+        (Shifting(1), "a Shifting, a class derived from tuple", "pass `tuple(x)`"),
+        (Posing((1,)), "a Posing, a class derived from tuple", "pass `tuple(x)`"),
+        (Grid(), "a Grid,", "pass `x.tolist()`"),
+        (array.array("d", [1]), "a array,", "pass `x.tolist()`"),
+        (dt.timedelta(1), "a timedelta,", "pass `x.total_seconds()`"),
+        (memoryview(b"a"), "a memoryview,", "pass `bytes(x)`"),
+        (MappingProxyType({}), "a mappingproxy,", "pass `dict(x)`"),
+        (UserDict(), "a UserDict,", "pass `dict(x)`"),
+        (deque([1]), "a deque,", "pass `list(x)`"),
+        (range(3), "a range,", "pass `list(x)`"),
+        ((_ for _ in ()), "a generator,", "pass `list(x)`"),
+        (object(), "a object,", "pass it as a string"),
+        (Posed(), "a Posed,", "pass it as a string"),
+        (Point, "a type,", "pass it as a string"),
+        (len, "a builtin_function_or_method,", "pass it as a string"),
+        (1j, "a complex,", "pass it as a string"),
+        (Shelf("a"), "isn't just its fields", "pass a dict"),
+        ([[{"deep": 2**53}]], "integer beyond", "pass `str(x)`"),
+        (Point(1, [object()]), "a object,", "pass it as a string"),
     ],
+    ids=lambda each: each if type(each) is str else type(each).__name__,
 )
-def test_what_has_no_canonical_form_is_refused_by_the_name_of_its_argument(value, reason):
+def test_what_has_no_canonical_form_is_refused_by_its_argument_with_what_to_pass_instead(
+    value, reason, advice
+):
     refusal = refusal_of(value)
     assert reason in str(refusal)
-    assert refusal.remedy == "pass it as a string or list it in `opaque`"
+    assert advice in refusal.remedy
+    assert refusal.remedy.endswith("or list it in `opaque`")
+
+
+def test_a_refusal_names_the_tool():
+    with pytest.raises(DeniedError, match="argument 'it' of list_invoices holds a object"):
+        bound({"it": object()}, NOTHING, "list_invoices")
+    with pytest.raises(DeniedError, match="argument 'n' of pay holds an integer beyond"):
+        bound({"it": 1, "n": 2**53}, NOTHING, "pay")
+
+
+def test_a_scalar_of_a_library_that_derives_from_float_is_unwrapped_by_its_own_method():
+    """NumPy's float64 derives from float, and `tolist` makes a float of it."""
+
+    class float64(float):  # noqa: N801 - NumPy's spelling
+        def tolist(self):
+            return float(self)
+
+    assert "pass `x.tolist()`" in refusal_of(float64(1.5)).remedy
+    assert form_of(float64(1.5).tolist()) == 1.5
+
+
+def test_copies_of_containers_keep_their_type_and_share_nothing():
+    order, lists = OrderedDict(b=[1], a=[2]), defaultdict(list, a=[1])
+    line, raw = Line("a", ["b"]), bytearray(b"abc")
+    copied, data = bound({"order": order, "lists": lists, "line": line, "raw": raw}, NOTHING)
+    order["b"].append(9)
+    order["c"] = []
+    lists["a"].append(9)
+    line.tags.append("mallory")
+    raw[:] = b"xyz"
+    assert [*copied["order"].items()] == [("b", [1]), ("a", [2])]
+    assert copied["lists"] == {"a": [1]}
+    assert copied["lists"].default_factory is list
+    assert copied["line"] == Line("a", ["b"])
+    assert type(copied["line"]) is Line
+    assert copied["raw"] == bytearray(b"abc")
+    assert bound(copied, NOTHING)[1] == data
+
+
+def test_what_another_thread_adds_to_a_defaultdict_meanwhile_is_in_neither_copy_nor_digest():
+    stop = threading.Event()
+    shared: defaultdict[str, list[int]] = defaultdict(list, a=[1])
+
+    def change() -> None:
+        while not stop.is_set():
+            shared["late"] = [2]
+            shared.pop("late", None)
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        for _ in range(50):
+            copied, data = bound({"it": shared}, NOTHING)
+            assert json.loads(data)["it"] == copied["it"]
+    finally:
+        stop.set()
+        thread.join()
 
 
 @dataclasses.dataclass(frozen=True)
