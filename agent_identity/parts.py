@@ -45,7 +45,7 @@ class Gate:
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._is_shut = False
-        self.is_closed = False
+        self.is_closed: bool = False
         self._running: dict[str, weakref.ReferenceType[Call]] = {}
         self._lost: dict[str, Draft] = {}
 
@@ -113,8 +113,8 @@ class Gate:
 
     def close(self) -> None:
         """Let nothing begin any more, and record what can still be recorded of calls whose outcome was lost."""
-        was_closed, self.is_closed = self.is_closed, True
-        if not was_closed:
+        if not self.is_closed:
+            self.is_closed = True
             self.sweep()
             if self._lost:
                 with contextlib.suppress(LedgerError):

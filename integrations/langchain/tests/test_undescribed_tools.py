@@ -428,7 +428,6 @@ def test_the_rule_for_all_other_tools_gives_no_credential_and_hides_no_argument(
         ({"list_invoices": {"resources": BILLING}}, ["'list_invoices'", "'resources'"]),
         ({"pay": {"pauses": (ValueError,)}}, ["'pay'", "'pauses'"]),
         ({"pay": None}, ["'pay'"]),
-        ({"pay": {"labels": 5}}, ["'pay'"]),
         ({"pay": {"hosted": "no"}}, ["'pay'", "'hosted'"]),
         ({"pay": {"hosted": True, "labels": {"moves:money"}}}, ["'pay'", "'hosted'"]),
         ({"*": {"hosted": True}}, ["'*'", "'hosted'"]),
@@ -445,11 +444,21 @@ def test_a_rule_that_cannot_be_read_is_an_error_that_names_it(
     assert all(part in str(raised.value) for part in said)
 
 
-def test_a_value_that_cannot_be_is_an_error_that_notes_the_rule(identity: AgentIdentity) -> None:
+@pytest.mark.parametrize(
+    ("name", "rule", "code"),
+    [
+        ("pay", {"resource": "HTTPS://billing.example"}, "resource_malformed"),
+        ("pay", {"labels": 5}, "tool_malformed"),
+        ("pay ", {}, "tool_malformed"),
+    ],
+)
+def test_a_value_that_cannot_be_is_an_error_that_notes_the_rule(
+    identity: AgentIdentity, name: str, rule: dict[str, Any], code: str
+) -> None:
     with pytest.raises(ConfigurationError) as raised:
-        IdentityMiddleware(identity, rules={"pay": {"resource": "HTTPS://billing.example"}})
-    assert raised.value.code == "resource_malformed"
-    assert "in the rule 'pay'" in raised.value.__notes__
+        IdentityMiddleware(identity, rules={name: rule})
+    assert raised.value.code == code
+    assert f"in the rule {name!r}" in raised.value.__notes__
 
 
 def test_a_wrong_key_is_answered_with_the_keys_that_there_are(identity: AgentIdentity) -> None:
@@ -469,7 +478,7 @@ def test_a_rule_is_what_it_was_when_it_was_written(identity: AgentIdentity) -> N
         assert intents(session) == {"look": (LOCAL, ["once"])}
 
 
-@pytest.mark.parametrize("typo", ["drop_tabel", "Drop_table", "drop_table "])
+@pytest.mark.parametrize("typo", ["drop_tabel", "Drop_table", "drop-table"])
 def test_a_rule_that_names_no_tool_stops_the_run_before_a_tool_runs(
     identity: AgentIdentity, typo: str
 ) -> None:
