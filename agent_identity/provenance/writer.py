@@ -59,8 +59,9 @@ CREATE TABLE records (
 """
 _INSERT: Final = """
 INSERT INTO records (writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash)
-VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+VALUES ({}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
+"""With the number of the writer in its place, which is the same for all that it writes."""
 
 
 class Waiting:
@@ -95,6 +96,7 @@ class Writer:
         self._process = 0
         self._chain = Chain()
         self._number: int | None = None
+        self._statement = ""
         self._born_after = 0
         self._lease_until = 0.0
         self._sure = False
@@ -237,6 +239,7 @@ class Writer:
         except BaseException:
             roll_back(connection)
             raise
+        self._statement = _INSERT.format(number)
         self._number, self._lease_until = number, lease_until
 
     def _find_end(self, connection: sqlite3.Connection) -> None:
@@ -252,17 +255,19 @@ class Writer:
             row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
             if draft.kind not in OUTCOMES:  # the next call is refused soon enough
                 self._check_place()
-            values = (self._number, *row[1:])
+            values = row[1:]
             self._sure = False
             try:
-                self._execute(_INSERT, values)  # a statement by itself is a write transaction
+                self._execute(
+                    self._statement, values
+                )  # a statement by itself is a write transaction
             except sqlite3.OperationalError as error:
                 if not is_busy(error):
                     raise
                 if not patient:
                     self._sure = True
                     return False
-                patiently(lambda: self._execute(_INSERT, values))
+                patiently(lambda: self._execute(self._statement, values))
         except sqlite3.Error as error:
             raise self._abandon(error) from error
         except BaseException:
@@ -321,7 +326,7 @@ class Writer:
         except LedgerError as error:
             waiting.error = error
             return
-        self._execute(_INSERT, (self._number, *row[1:]))
+        self._execute(self._statement, row[1:])
         self._chain.advance(row)
 
     def _check_place(self) -> None:
