@@ -57,7 +57,7 @@ def warm() -> None:
     settings.register_profile(
         "mutation", derandomize=True, database=None, phases=phases, deadline=None
     )
-    settings.load_profile("mutation")
+    os.environ["HYPOTHESIS_PROFILE"] = "mutation"  # which the tests load
     _draw_rsa_keys()
     assert "agent_identity" not in sys.modules
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import os
 import signal
 import sys
 from collections.abc import Callable, Iterator
@@ -28,8 +29,7 @@ BILLING = "https://billing.example"
 
 # No test depends on speed: a busy machine may take a second over an example.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-if settings.get_current_profile_name() == "default":
-    settings.load_profile("steady")
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
 
 
 class FakeClock:
