@@ -78,7 +78,7 @@ def is_async(function: object) -> bool:
 
 
 def answers_at_once(function: object) -> bool:
-    """Whether a call of it gives the answer: not a coroutine, nor a generator that somebody would have to run."""
+    """Whether calling it returns the answer itself, and no coroutine or generator."""
     return not is_async(function) and not _is_any(function, inspect.isgeneratorfunction)
 
 

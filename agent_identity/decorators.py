@@ -58,7 +58,7 @@ def tool(
     resource is configured with), `labels` what it does (`"reads:finance"`), `opaque` arguments that have no canonical form.
     `@tool` alone is `@tool()`.
 
-    The function gets a copy of its arguments, as deep as they go and of the same types, which nobody else holds. `opaque`
+    The function gets a deep copy of its arguments, of the same types. `opaque`
     arguments are passed through as they are.
 
     Raises:

@@ -659,26 +659,37 @@ class Session:
         call = self.running
         return None if call is None else call.call_id
 
-    def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what looks as if it limited the session, and would change nothing.
-
-        Raises:
-            ConfigurationError: `attribute_settled`.
-        """
-        if name in _SETTLED:
-            raise ConfigurationError(
-                "attribute_settled",
-                f"{name} of a session can't be set after it was opened",
-                remedy=_SETTLED[name],
-            )
-        object.__setattr__(self, name, value)
-
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         # A copy would go on acting after the original has ended.
         raise TypeError("a Session can't be pickled or copied")
 
     def __repr__(self) -> str:
         return f"<Session {self.id} of {self.agent.uri}, {self.life.state}>"
+
+
+class _Settled:
+    """A name that a session doesn't have. Setting it would look as if it limited the session, and change nothing.
+
+    A descriptor, because `__setattr__` would run for each attribute of each session.
+    """
+
+    def __init__(self, name: str, remedy: str) -> None:
+        self._name = name
+        self._remedy = remedy
+
+    def __get__(self, session: Session | None, kind: type[Session]) -> NoReturn:
+        raise AttributeError(f"{kind.__name__!r} object has no attribute {self._name!r}")
+
+    def __set__(self, session: Session, value: object) -> None:
+        raise ConfigurationError(
+            "attribute_settled",
+            f"{self._name} of a session can't be set after it was opened",
+            remedy=self._remedy,
+        )
+
+
+for _name, _remedy in _SETTLED.items():
+    setattr(Session, _name, _Settled(_name, _remedy))
 
 
 def _actor(grant: Grant) -> dict[str, JSON]:

@@ -128,7 +128,7 @@ def _spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
 
 
 def _tokens(text: str) -> Iterator[tuple[int, int]]:
-    """Where signed tokens stand, whoever made them: the first part has 8 characters or more after its `eyJ`."""
+    """Where signed tokens stand in a text. The first part of one has 8 or more characters after its `eyJ`."""
     last = 0
     for first in _THREE_PARTS.finditer(text):
         start = text.find("eyJ", max(first.start(), last), max(first.end() - _PART, 0))

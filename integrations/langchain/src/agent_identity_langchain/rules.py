@@ -33,7 +33,7 @@ class Rule(TypedDict):
 
 
 class Rules:
-    """The rules of one agent, a copy that nobody else holds.
+    """The rules of one agent, copied when they are given.
 
     Raises:
         ConfigurationError: a rule can't be read; the message names it.
