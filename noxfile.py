@@ -100,7 +100,8 @@ def soak(session: nox.Session) -> None:
     tests = ["tests/system/test_soak.py"]
     if share == "full":
         tests.append("tests/drivers/test_interrupted_calls.py")
-    session.run("pytest", *tests, "-s", "-p", "no:cacheprovider", *session.posargs)
+    unlimited = ("-o", "faulthandler_timeout=0")  # one of these tests takes long in full
+    session.run("pytest", *tests, "-s", *unlimited, "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

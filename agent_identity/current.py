@@ -144,6 +144,11 @@ def open_session() -> tuple[Session, Current]:
     Raises:
         NoSessionError: see `current_session`.
     """
+    named = _CURRENT.get()
+    if named is not None and not _by_generator:  # most calls end here
+        session = named.session()
+        if session is not None and session.life.is_open:
+            return session, named
     found = current()
     if found is None:
         raise NoSessionError(

@@ -17,7 +17,6 @@ tests/drivers/test_flow.py and tests/drivers/test_http.py hold the tests of thes
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from contextlib import closing
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Generic, NamedTuple, Protocol, TypeAlias, TypeVar
 
@@ -341,7 +340,7 @@ def run(flow: Flow[T], world: Callable[[Ask], Answer]) -> T:
     An `AgentIdentityError` of the world is thrown into the flow, so that it can fall back with a plain `except`;
     anything else ends the flow and passes through.
     """
-    with closing(flow):
+    try:
         step = advance(flow, None)
         while not isinstance(step, Done):
             try:
@@ -350,11 +349,13 @@ def run(flow: Flow[T], world: Callable[[Ask], Answer]) -> T:
                 answer = error
             step = advance(flow, answer)
         return step.value
+    finally:
+        flow.close()
 
 
 async def arun(flow: Flow[T], world: Callable[[Ask], Awaitable[Answer]]) -> T:
     """Drive a flow in async code; the same as `run` with one `await`."""
-    with closing(flow):
+    try:
         step = advance(flow, None)
         while not isinstance(step, Done):
             try:
@@ -363,3 +364,5 @@ async def arun(flow: Flow[T], world: Callable[[Ask], Awaitable[Answer]]) -> T:
                 answer = error
             step = advance(flow, answer)
         return step.value
+    finally:
+        flow.close()

@@ -54,7 +54,7 @@ def owning_generator(frame: FrameType | None) -> FrameType | None:
             back = outermost.f_back
             if back is None or not _lends(back):
                 return frame
-        elif is_task_end(frame):
+        elif flags & _AWAITABLE and is_task_end(frame):
             return None if _is_task(frame) else frame
         frame = back
     return None

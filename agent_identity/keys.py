@@ -78,15 +78,15 @@ class SigningKey:
         self.alg: str
         self._private = private
         self._sign: Callable[[bytes], bytes]
-        if isinstance(private, ed25519.Ed25519PrivateKey):
-            self.alg = "Ed25519"
-            self._sign = private.sign
-        elif isinstance(private, rsa.RSAPrivateKey):
-            self.alg = "RS256"
-            self._sign = _rs256(private)
-        else:
+        if isinstance(private, ec.EllipticCurvePrivateKey):
             self.alg = "ES256"
             self._sign = _es256(private)
+        elif isinstance(private, ed25519.Ed25519PrivateKey):
+            self.alg = "Ed25519"
+            self._sign = private.sign
+        else:
+            self.alg = "RS256"
+            self._sign = _rs256(private)
         self.public_jwk: dict[str, str] = _jwk_of(private.public_key())
         self.thumbprint: str = thumbprint(self.public_jwk)
 
@@ -163,16 +163,16 @@ def _rs256(private: rsa.RSAPrivateKey) -> Callable[[bytes], bytes]:
 def _jwk_of(
     public: ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey | rsa.RSAPublicKey,
 ) -> dict[str, str]:
+    if isinstance(public, ec.EllipticCurvePublicKey):
+        # SEC 1 §2.3.3: 4, x and y, each coordinate in 32 bytes
+        point = public.public_bytes(
+            serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
+        )
+        return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
     if isinstance(public, ed25519.Ed25519PublicKey):
         return {"kty": "OKP", "crv": "Ed25519", "x": b64url(public.public_bytes_raw())}
-    if isinstance(public, rsa.RSAPublicKey):
-        modulus = public.public_numbers()
-        return {"kty": "RSA", "n": _uint(modulus.n), "e": _uint(modulus.e)}
-    # SEC 1 §2.3.3: 4, x and y, each coordinate in 32 bytes
-    point = public.public_bytes(
-        serialization.Encoding.X962, serialization.PublicFormat.UncompressedPoint
-    )
-    return {"kty": "EC", "crv": "P-256", "x": b64url(point[1:33]), "y": b64url(point[33:])}
+    modulus = public.public_numbers()
+    return {"kty": "RSA", "n": _uint(modulus.n), "e": _uint(modulus.e)}
 
 
 def _uint(number: int) -> str:

@@ -130,7 +130,7 @@ class Call:
         self._is_intended = False
         self._failure: str | None = None
         self._current: Current | None = None
-        self._span_token: spans.Attachment = None
+        self._span_token: spans.Attachment | None = None
 
     @property
     def args_hash(self) -> str:
@@ -396,7 +396,8 @@ class Call:
                 deactivate(entry)
         finally:
             span_token, self._span_token = self._span_token, None
-            self._span.detach(span_token)
+            if span_token is not None:
+                self._span.detach(span_token)
 
     def check_resumption(self) -> None:
         """Whether a generator's body may go on: not once its session, or the proof of its principal, has ended.

@@ -8,7 +8,6 @@ import hmac
 import os
 import re
 from collections.abc import Iterable
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
@@ -235,7 +234,7 @@ class Prompt:
 
 def b64url(data: bytes) -> str:
     """Base64url without padding (RFC 7515 §2)."""
-    return b64url_bytes(data).decode("ascii")
+    return binascii.b2a_base64(data, newline=False).translate(_TO_URL, b"=").decode("ascii")
 
 
 def b64url_bytes(data: bytes) -> bytes:
@@ -251,11 +250,12 @@ def unb64url(text: str) -> bytes:
     """
     given = text.encode("ascii", "replace")
     left_over = len(given) % 4
-    data = None
-    with suppress(ValueError):
+    try:
         data = binascii.a2b_base64(
             given.translate(_FROM_URL) + _PADDING[left_over], strict_mode=True
         )
+    except ValueError:
+        data = None
     if data is None or (left_over and given[-1] not in _LAST[left_over]):
         raise VerificationError("malformed_base64", "not base64url without padding")
     return data

@@ -7,6 +7,7 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from agent_identity import jose
@@ -31,6 +32,7 @@ _INVOICES = {
     "Globex": [{"number": "2026-1102", "total": "9900.00"}],
 }
 _BODY_LIMIT = 64 * 1024
+_KEPT = 100
 _SCOPES = {"GET": ("invoices:read",), "POST": ("journal:write",)}
 
 
@@ -75,7 +77,7 @@ def described(call: VerifiedCall) -> tuple[str, str]:
 
 
 class BillingApi:
-    """An ASGI app. `seen` is what it verified of each request that it let in, `refused` the codes of the others.
+    """An ASGI app. `seen` is what it verified of the last requests that it let in, `refused` the codes of the last others.
 
     `tell` is told of each.
     """
@@ -86,8 +88,8 @@ class BillingApi:
         self._verifier = verifier
         self._url = url
         self._tell = tell
-        self.seen: list[VerifiedCall] = []
-        self.refused: list[str] = []
+        self.seen: deque[VerifiedCall] = deque(maxlen=_KEPT)
+        self.refused: deque[str] = deque(maxlen=_KEPT)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
         body = await _body(receive)

@@ -163,6 +163,7 @@ class Revocations:
         self._purged = 64
         self._needs_watch = False
         self._store = store
+        self._is_shared = store.is_shared
         self._ledger = ledger
         self._clock = clock
         self._monotonic = monotonic
@@ -191,7 +192,7 @@ class Revocations:
                     self._running.pop(session_id, None)
             self._purged = max(64, 2 * len(self._running))
         self._running[session.id] = weakref.ref(session)
-        if self._store.is_shared:
+        if self._is_shared:
             self._watch.start()
         self.check_fresh()
         if self._revoked:
@@ -217,7 +218,7 @@ class Revocations:
         Raises:
             DeniedError: `revocations_stale`.
         """
-        if not self._store.is_shared:
+        if not self._is_shared:
             return
         if self._needs_watch:  # in a forked child: the parent's thread isn't there
             self._needs_watch = False

@@ -40,7 +40,7 @@ GRANT_HASH: Final = "agent_identity.grant.hash"
 RESOURCE: Final = "agent_identity.resource"
 
 
-Attachment: TypeAlias = "Token[otel_context.Context] | None"
+Attachment: TypeAlias = "Token[otel_context.Context]"
 
 
 class CallSpan:
@@ -58,15 +58,15 @@ class CallSpan:
         """Whether anybody would see attributes."""
         return self._span is not None
 
-    def attach(self) -> Attachment:
+    def attach(self) -> Attachment | None:
         """Make it the current span, for as long as the tool's body runs."""
         if self._span is None:
             return None
         return otel_context.attach(otel.set_span_in_context(self._span))
 
     def detach(self, token: Attachment) -> None:
-        if token is not None:
-            otel_context.detach(token)
+        """Make the span current that was so before; `token` is what `attach` gave."""
+        otel_context.detach(token)
 
     def end(self, attributes: Mapping[str, str | int], error: str | None) -> None:
         """Close it; `error` is an error's code or class name. Whatever an exporter does, the call goes on."""

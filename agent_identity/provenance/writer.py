@@ -64,6 +64,10 @@ VALUES ({}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """With the number of the writer in its place, which is the same for all that it writes."""
 
 
+_PLACE_SECONDS: Final = 0.05
+"""How long a ledger file that was replaced may go unnoticed; one that was deleted or moved is noticed at the next intent."""
+
+
 class Waiting:
     """A draft whose commit somebody waits for."""
 
@@ -107,6 +111,7 @@ class Writer:
             self._execute = connection.execute
             status = path.stat()
             self._file = (status.st_dev, status.st_ino)
+            self._place_checked_at = float("-inf")
 
     def append(self, draft: Draft, seal: Seal | None) -> None:
         """Commit a draft, waiting for whoever else writes.
@@ -252,8 +257,12 @@ class Writer:
         try:
             if not (self._sure and self._connection is self._database.current):
                 self._prepare(self._database.connection())
-            row = self._chain.next(draft, int(self._clock() * 1_000_000), seal)
-            if draft.kind not in OUTCOMES:  # the next call is refused soon enough
+            now = self._clock()
+            row = self._chain.next(draft, int(now * 1_000_000), seal)
+            if draft.kind not in OUTCOMES and (  # the next call is refused soon enough
+                not os.access(self._place, os.F_OK)
+                or not 0 <= now - self._place_checked_at < _PLACE_SECONDS
+            ):
                 self._check_place()
             values = row[1:]
             self._sure = False
@@ -336,7 +345,7 @@ class Writer:
             LedgerError: `ledger_moved`.
         """
         try:
-            found = os.stat(self._place)  # noqa: PTH116 - on the path of every commit
+            found = os.stat(self._place)  # noqa: PTH116 - on the path of commits
             is_same = (found.st_dev, found.st_ino) == self._file
         except OSError:
             is_same = False
@@ -347,6 +356,7 @@ class Writer:
                 f"{self._place} was deleted, moved or replaced while this process writes to it",
                 remedy="put the file back, or restart the process to begin a new one",
             )
+        self._place_checked_at = self._clock()
 
     def _abandon(self, error: sqlite3.Error) -> LedgerError:
         """Undo a commit that failed, and say so."""
