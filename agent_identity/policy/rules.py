@@ -71,7 +71,8 @@ class CallablePolicy:
                 raise
             raise DeniedError(
                 "policy_failed",
-                f"the policy {self._id} raised {type(error).__name__}",
+                f"the policy function {self._id!r} raised {type(error).__name__}",
+                remedy="repair the policy; the exception above this one says where",
                 policy_id=self._id,
             ) from error
         if isinstance(answer, Decision):
@@ -85,7 +86,7 @@ class CallablePolicy:
             answer.close()  # nobody is going to run it
         raise DeniedError(
             "policy_undecided",
-            f"the policy {self._id} answered a {kind}, neither a Decision nor a bool",
+            f"the policy function {self._id!r} answered a {kind}, neither a Decision nor a bool",
             remedy="return a Decision, or a literal True or False",
             policy_id=self._id,
         )
