@@ -20,7 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent_identity.current import current_credential, current_session
+    from agent_identity.runtime.current import current_credential, current_session
     from agent_identity.decorators import tool
     from agent_identity.environment import on_behalf_of
     from agent_identity.errors import (
@@ -81,8 +81,8 @@ _HOMES = {
     "Principal": "values",
     "Session": "session",
     "Trace": "provenance.trace",
-    "current_credential": "current",
-    "current_session": "current",
+    "current_credential": "runtime.current",
+    "current_session": "runtime.current",
     "on_behalf_of": "environment",
     "tool": "decorators",
 }

@@ -9,7 +9,7 @@ import inspect
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
-from agent_identity.current import Current, activated
+from agent_identity.runtime.current import Current, activated
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:

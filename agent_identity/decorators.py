@@ -13,8 +13,8 @@ import types
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from agent_identity.callables import check_function
-from agent_identity.current import open_session
-from agent_identity.described import Tool
+from agent_identity.runtime.current import open_session
+from agent_identity.tools import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
 from agent_identity.signature import Binder

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping
 
     from agent_identity.delegation.limits import Limits
-    from agent_identity.parts import Resources
+    from agent_identity.runtime.parts import Resources
     from agent_identity.values import JSON
 
 __all__ = ["check_call", "check_credential", "granted"]

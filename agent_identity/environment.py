@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
     from pathlib import Path
 
-    from agent_identity.credentials.subjects import SubjectTokens, TokenSource
+    from agent_identity.credentials.principal_tokens import SubjectTokens, TokenSource
     from agent_identity.session import Session
     from agent_identity.values import JSON, Principal
 

@@ -15,7 +15,7 @@ from agent_identity.authority.store import open_store
 from agent_identity.config import state_directory
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.subject import DirectorySubject
-from agent_identity.credentials.subjects import (
+from agent_identity.credentials.principal_tokens import (
     SubjectTokens,
     TokenSource,
     tokens_of,
@@ -26,10 +26,10 @@ from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.handover import taken_over
-from agent_identity.keys import SigningKey, private_directory
+from agent_identity.runtime.handover import taken_over
+from agent_identity.keys.signing import SigningKey, private_directory
 from agent_identity.lifecycle import Revocations, read_reference
-from agent_identity.parts import Gate, Parts
+from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
@@ -56,12 +56,12 @@ if TYPE_CHECKING:
     from agent_identity.authority import Authority
     from agent_identity.authority.store import Store
     from agent_identity.config import Configuration
-    from agent_identity.credentials.registration import Registered
+    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.credentials.source import Verified
     from agent_identity.flow import Flow
     from agent_identity.http.transport import Transport
     from agent_identity.lifecycle import Revocation, RevocationStore
-    from agent_identity.parts import Resource
+    from agent_identity.runtime.parts import Resource
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.signers import Signer
@@ -562,7 +562,7 @@ class AgentIdentity:
             LedgerError: `unknown_reference`.
         """
         reference = ref.id if isinstance(ref, Session) else ref
-        from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - for those who ask
+        from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - for those who ask
 
         unknown = self._parts.gate.unknown
         return trace_of(self.ledger, reference, check=SignatureCheck(self.ledger), unknown=unknown)

@@ -10,7 +10,7 @@ import contextlib
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.oauth import Issued
+from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.source import Renewal
 from agent_identity.detailed import check_credential
 from agent_identity.errors import AgentIdentityError, DeniedError
@@ -19,8 +19,8 @@ from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import CREDENTIAL_DECIDED, CREDENTIAL_STEPPED_UP
-from agent_identity.reach import reach
-from agent_identity.reporting import Reporting, refused_draft
+from agent_identity.runtime.acquire import reach
+from agent_identity.runtime.reports import Reporting, refused_draft
 from agent_identity.uris import checked_resource
 from agent_identity.values import scope_set
 
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential
     from agent_identity.pipeline import Call
-    from agent_identity.reach import Reach
+    from agent_identity.runtime.acquire import Reach
     from agent_identity.session import Session
     from agent_identity.values import Decision
 

@@ -29,7 +29,7 @@ import weakref
 from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, Final, TypeVar
 
-from agent_identity.spellings import is_clean, scrub, scrub_bytes, small_numbers_are_clean
+from agent_identity.redaction import is_clean, scrub, scrub_bytes, small_numbers_are_clean
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:

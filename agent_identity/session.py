@@ -15,20 +15,20 @@ from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self
 from agent_identity import outside
 from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
-from agent_identity.current import current, enter, leave
+from agent_identity.runtime.current import current, enter, leave
 from agent_identity.delegation.details import details_from
 from agent_identity.errors import ConfigurationError, DeniedError, LedgerError, NoSessionError
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.giving_back import given_back
-from agent_identity.handover import checked_key, handed_over, inject
-from agent_identity.life import SKEW, Life, way_out
+from agent_identity.runtime.closing import given_back
+from agent_identity.runtime.handover import checked_key, handed_over, inject
+from agent_identity.runtime.lifetime import SKEW, Life, way_out
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import accepted_history, new_history
 from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
-from agent_identity.reach import grant_made
+from agent_identity.runtime.acquire import grant_made
 from agent_identity.uris import resource_set
 from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new_id, scope_set
 
@@ -38,22 +38,22 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.oauth import Issued
+    from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
-    from agent_identity.current import Entered
+    from agent_identity.runtime.current import Entered
     from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
-    from agent_identity.described import Tool
+    from agent_identity.tools import Tool
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.lifecycle import Reference
-    from agent_identity.parts import Parts, Resource
+    from agent_identity.runtime.parts import Parts, Resource
     from agent_identity.policy.history import History
     from agent_identity.provenance.records import Record
-    from agent_identity.reach import Reach
+    from agent_identity.runtime.acquire import Reach
     from agent_identity.values import JSON
-    from agent_identity.verify.verified import Handover
+    from agent_identity.verify.result import Handover
 
 __all__ = ["Session"]
 

@@ -19,14 +19,14 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import pure
 from agent_identity.jose.public_keys import ALGORITHMS
-from agent_identity.keys import published
+from agent_identity.keys.signing import published
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.flow import Flow
-    from agent_identity.keys import JWK, SigningKey
+    from agent_identity.keys.signing import JWK, SigningKey
     from agent_identity.values import JSON
 
 __all__ = ["MemorySigner", "Signer", "probed", "public_keys_of", "signed"]

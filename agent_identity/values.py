@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
 from agent_identity.errors import ConfigurationError, VerificationError
-from agent_identity.spellings import keep, remember, scrub
+from agent_identity.redaction import keep, remember, scrub
 
 __all__ = [
     "JSON",

@@ -23,7 +23,7 @@ import httpx
 from agent_identity import AgentIdentity, DeniedError, current_credential, tool
 from agent_identity.credentials import SubjectTokens
 from agent_identity.jose import loads_object, unverified
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import FakeIssuer, FakeWeb
 
 if TYPE_CHECKING:

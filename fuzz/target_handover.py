@@ -16,7 +16,7 @@ from target_chain import GOOD, ISSUER, JWKS, KEYS, NOW
 with runner.instrumented():
     from agent_identity.delegation.carriers import split_chain
     from agent_identity.errors import AgentIdentityError, InvalidAssertionError
-    from agent_identity.handover import taken_over
+    from agent_identity.runtime.handover import taken_over
     from agent_identity.values import b64url
     from agent_identity.verify import (
         TrustAnchor,

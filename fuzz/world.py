@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url, unb64url
 
 PUBLISHED: dict[str, Any] = json.loads(

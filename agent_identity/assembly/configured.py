@@ -11,11 +11,11 @@ from agent_identity.assembly.issuers import issuers_of, trusted_of
 from agent_identity.assembly.secrets import Secrets
 from agent_identity.assembly.sources import details_of, resources_of
 from agent_identity.config.references import is_in_vault
-from agent_identity.credentials.hop0 import IssuedGrants, SignedGrants
-from agent_identity.credentials.vault import Vault
+from agent_identity.credentials.root_grants import IssuedGrants, SignedGrants
+from agent_identity.credentials.vault.secrets import Vault
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
-from agent_identity.parts import Resource, Resources
+from agent_identity.runtime.parts import Resource, Resources
 from agent_identity.signers import MemorySigner
 from agent_identity.values import scope_set
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
     from agent_identity.config.model import AgentTable, VaultTable
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.registration import Registered
+    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.flow import Flow
     from agent_identity.signers import Signer
     from agent_identity.values import Secret

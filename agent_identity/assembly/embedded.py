@@ -6,19 +6,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.assembly import Assembled
-from agent_identity.credentials.chain_alone import ChainAlone
-from agent_identity.credentials.hop0 import IssuedGrants
-from agent_identity.credentials.issuer import Issuer
-from agent_identity.credentials.registration import InstanceRegistration
-from agent_identity.credentials.token_exchange import TokenExchange
-from agent_identity.credentials.token_types import JWT
-from agent_identity.parts import Resource, Resources
+from agent_identity.credentials.sources.chain_alone import ChainAlone
+from agent_identity.credentials.root_grants import IssuedGrants
+from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.registration import InstanceRegistration
+from agent_identity.credentials.sources.token_exchange import TokenExchange
+from agent_identity.credentials.oauth.token_types import JWT
+from agent_identity.runtime.parts import Resource, Resources
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.registration import Registered
+    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
     from agent_identity.values import Secret

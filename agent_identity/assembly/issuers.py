@@ -7,7 +7,7 @@ import warnings
 from typing import TYPE_CHECKING
 
 from agent_identity.assembly.secrets import workload_certificate
-from agent_identity.credentials.client import (
+from agent_identity.credentials.oauth.client import (
     Client,
     KnownClient,
     NoProof,
@@ -18,14 +18,14 @@ from agent_identity.credentials.client import (
     SpiffeJwt,
     TlsCertificate,
 )
-from agent_identity.credentials.issuer import Issuer
-from agent_identity.credentials.registration import (
+from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.registration import (
     DocumentedClient,
     InstanceRegistration,
     metadata_document,
 )
-from agent_identity.credentials.subjects import ALGORITHMS, Trusted
-from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
+from agent_identity.credentials.principal_tokens import ALGORITHMS, Trusted
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 
@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.client import Authentication
-    from agent_identity.credentials.issuer import Clients
-    from agent_identity.credentials.registration import Registered
+    from agent_identity.credentials.oauth.client import Authentication
+    from agent_identity.credentials.oauth.issuer import Clients
+    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.flow import Flow
-    from agent_identity.keys import SigningKey
+    from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Certificate, Secret
 
 __all__ = ["client_document", "issuers_of", "trusted_of"]

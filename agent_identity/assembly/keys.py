@@ -10,7 +10,7 @@ from typing import IO, TYPE_CHECKING, Final
 
 from agent_identity.config.references import References, is_in_vault
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys import SigningKey, private_directory, write_private
+from agent_identity.keys.signing import SigningKey, private_directory, write_private
 from agent_identity.signers import MemorySigner
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.config.references import transit_key
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.transit import TransitSigner
+from agent_identity.credentials.vault.transit import TransitSigner
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Shared, certificate_svid, keep, read, shared
-from agent_identity.keys import SigningKey, read_certificate
+from agent_identity.keys.signing import SigningKey, read_certificate
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.credentials.vault import Vault
+    from agent_identity.credentials.vault.secrets import Vault
     from agent_identity.flow import Flow
     from agent_identity.signers import Signer
     from agent_identity.values import Certificate, Secret

@@ -6,27 +6,27 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.authorization_code import AuthorizationCode
-from agent_identity.credentials.chain_alone import ChainAlone
-from agent_identity.credentials.ciba import Ciba
-from agent_identity.credentials.client_credentials import ClientCredentials
-from agent_identity.credentials.cross_domain import CrossDomain
-from agent_identity.credentials.device import DeviceAuthorization
-from agent_identity.credentials.jwt_bearer import JwtBearer
-from agent_identity.credentials.legacy import ApiKey, Basic, ClientCertificate, Static
-from agent_identity.credentials.platform import (
+from agent_identity.credentials.sources.authorization_code import AuthorizationCode
+from agent_identity.credentials.sources.chain_alone import ChainAlone
+from agent_identity.credentials.sources.ciba import Ciba
+from agent_identity.credentials.sources.client_credentials import ClientCredentials
+from agent_identity.credentials.sources.cross_domain import CrossDomain
+from agent_identity.credentials.sources.device import DeviceAuthorization
+from agent_identity.credentials.sources.jwt_bearer import JwtBearer
+from agent_identity.credentials.sources.legacy import ApiKey, Basic, ClientCertificate, Static
+from agent_identity.credentials.sources.platform import (
     SpiffeJwtSource,
     SpiffeX509Source,
     WorkloadTokenSource,
 )
-from agent_identity.credentials.refresh_token import RefreshToken, RefreshTokens
-from agent_identity.credentials.signing_in import SignIn
-from agent_identity.credentials.token_exchange import TokenExchange
-from agent_identity.credentials.transaction import TransactionTokens
+from agent_identity.credentials.sources.refresh_token import RefreshToken, RefreshTokens
+from agent_identity.credentials.sources.signing_in import SignIn
+from agent_identity.credentials.sources.token_exchange import TokenExchange
+from agent_identity.credentials.sources.transaction import TransactionTokens
 from agent_identity.credentials.workload import Provider, provider
 from agent_identity.delegation.details import pinned
 from agent_identity.errors import CredentialUnavailableError
-from agent_identity.parts import Resource
+from agent_identity.runtime.parts import Resource
 from agent_identity.values import TOOL_DETAILS, scope_set
 
 if TYPE_CHECKING:
@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from agent_identity.assembly.secrets import Secrets
     from agent_identity.config import Configuration
     from agent_identity.config.model import ResourceTable
-    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.source import Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
-    from agent_identity.keys import SigningKey
+    from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
 __all__ = ["details_of", "resources_of", "workload_token"]

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from agent_identity.authority.answers import OAuthError, refused
-from agent_identity.authority.asked import BODY_LIMIT
+from agent_identity.authority.requests import BODY_LIMIT
 from agent_identity.errors import VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback

@@ -23,7 +23,7 @@ from agent_identity.authority.shown import Shown
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
-    from agent_identity.authority.asked import Asked, Form
+    from agent_identity.authority.requests import Asked, Form
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.flow import Flow
     from agent_identity.verify.replay import Replay

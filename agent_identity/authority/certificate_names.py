@@ -6,10 +6,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent_identity.certificates import read_subject
+from agent_identity.keys.certificates import read_subject
 
 if TYPE_CHECKING:
-    from agent_identity.certificates import ShownCertificate
+    from agent_identity.keys.certificates import ShownCertificate
 
 __all__ = ["CertificateName", "SanDns", "SanUri", "SubjectDn"]
 

@@ -15,7 +15,7 @@ from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
     from agent_identity.authority.client_proofs import ClientProof
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
 __all__ = [

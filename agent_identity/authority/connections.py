@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from agent_identity.certificates import subject_of
+from agent_identity.keys.certificates import subject_of
 
 if TYPE_CHECKING:
     import asyncio

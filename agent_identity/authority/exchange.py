@@ -35,7 +35,7 @@ from agent_identity.values import new_id
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_identity.authority.asked import Asked, Form
+    from agent_identity.authority.requests import Asked, Form
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.keyring import Keyring
     from agent_identity.authority.store import Store

@@ -15,13 +15,13 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.state import read_private, settled
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys import SigningKey, private_directory
+from agent_identity.keys.signing import SigningKey, private_directory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
 
 __all__ = ["GRACE", "Keyring", "open_keyring"]
 

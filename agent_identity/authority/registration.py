@@ -19,16 +19,16 @@ from agent_identity.authority.clients import GRANT_TYPES, ClientRecord, json_key
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.jose.public_keys import refuse_private
-from agent_identity.keys import thumbprint
+from agent_identity.keys.signing import thumbprint
 from agent_identity.values import JSON, is_agent, is_line, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent_identity.authority.asked import Asked
+    from agent_identity.authority.requests import Asked
     from agent_identity.authority.clients import Terms
     from agent_identity.flow import HttpResponse
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import Secret
 
 __all__ = ["register"]

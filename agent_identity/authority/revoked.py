@@ -14,7 +14,7 @@ from agent_identity.flow import HttpResponse
 from agent_identity.verify.revocations import LIST_LIMIT, REVOCATIONS_TYPE, revocation_claims
 
 if TYPE_CHECKING:
-    from agent_identity.authority.asked import Asked
+    from agent_identity.authority.requests import Asked
     from agent_identity.authority.keyring import Keyring
     from agent_identity.authority.store import Store
 

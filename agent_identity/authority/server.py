@@ -15,16 +15,16 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asgi import AsgiApp
-from agent_identity.authority.asked import read_request
+from agent_identity.authority.requests import read_request
 from agent_identity.authority.authentication import Authenticator
 from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.exchange import Exchange
-from agent_identity.authority.inspection import Inspection
+from agent_identity.authority.revocation import Inspection
 from agent_identity.authority.keyring import open_keyring
 from agent_identity.authority.organisation import Clients, alone
 from agent_identity.authority.principals import Principals
-from agent_identity.authority.proofs import Proofs
+from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.rates import Rates
 from agent_identity.authority.registration import register
 from agent_identity.authority.revoked import RevocationList
@@ -40,7 +40,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.forks import StillLock
-from agent_identity.keys import private_directory
+from agent_identity.keys.signing import private_directory
 from agent_identity.values import Secret, new_id
 from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay
@@ -49,7 +49,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from agent_identity.authority.asked import Asked
+    from agent_identity.authority.requests import Asked
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.organisation import Organisation
     from agent_identity.authority.store import Store

@@ -10,7 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from agent_identity import jose
-from agent_identity.certificates import ShownCertificate, read_shown
+from agent_identity.keys.certificates import ShownCertificate, read_shown
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys import write_private
+from agent_identity.keys.signing import write_private
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator

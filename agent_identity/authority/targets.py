@@ -11,7 +11,7 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent_identity.authority.asked import Form
+    from agent_identity.authority.requests import Form
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.values import JSON
 

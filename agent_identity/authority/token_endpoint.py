@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from agent_identity.authority.answers import OAuthError, answer
-from agent_identity.authority.asked import read_form
+from agent_identity.authority.requests import read_form
 from agent_identity.authority.authentication import SKEW
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
 from agent_identity.authority.exchange import GRANT
@@ -21,11 +21,11 @@ from agent_identity.authority.tokens import LIFETIME, TokenDraft
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-    from agent_identity.authority.asked import Asked, Form
+    from agent_identity.authority.requests import Asked, Form
     from agent_identity.authority.authentication import Authenticator
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.exchange import Exchange
-    from agent_identity.authority.proofs import Proofs
+    from agent_identity.authority.dpop import Proofs
     from agent_identity.authority.rates import Rates
     from agent_identity.authority.store import Store
     from agent_identity.authority.subjects import Subjects

@@ -203,7 +203,7 @@ def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
 @_reported
 def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Close the October books for Alice, over real HTTP, in a few seconds: no account, no network."""
-    from agent_identity.cli.demo import run_demo  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.demo.story import run_demo  # noqa: PLC0415 - loads what the command needs
 
     raise typer.Exit(run_demo(state_dir, as_json=as_json))
 
@@ -219,7 +219,7 @@ def billing(
 
     It trusts the authority in the state directory, which `AgentIdentity.embedded` uses too. Stops with Ctrl-C.
     """
-    from agent_identity.cli.billing import serve_billing  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.demo.billing import serve_billing  # noqa: PLC0415 - loads what the command needs
 
     serve_billing(state_directory(state_dir), port, as_json=as_json)
 
@@ -242,7 +242,7 @@ def why(
     from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.why import newest_session, whole_reference  # noqa: PLC0415 - see above
     from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
-    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - see above
+    from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - see above
 
     if (ref is None) != last:
         raise ConfigurationError("reference_missing", "why takes either REF or --last")
@@ -286,7 +286,7 @@ def init(
 @_reported
 def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0 nothing failed, 1 something did, 2 unreadable."""
-    from agent_identity.cli.doctor import examine  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.doctor.command import examine  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - see above
 
     directory = state_directory(state_dir)
@@ -338,7 +338,7 @@ def exec_(
 ) -> None:
     """Run a program with a just-in-time token in its environment; the token is taken back when it has ended."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.running import run_with_token  # noqa: PLC0415 - see above
+    from agent_identity.cli.exec import run_with_token  # noqa: PLC0415 - see above
 
     wish = _wish(resource, scope, subject_token)
     path = needed_configuration(config)
@@ -352,7 +352,7 @@ def config_schema(
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the JSON Schema of agent-identity.toml, for editors."""
-    from agent_identity.cli.showing import show_schema  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.config import show_schema  # noqa: PLC0415 - loads what the command needs
 
     show_schema()
 
@@ -362,7 +362,7 @@ def config_schema(
 def config_show(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Print what the configuration means in full: what it says, what was inferred and why, and the defaults."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.showing import show_configuration  # noqa: PLC0415 - see above
+    from agent_identity.cli.config import show_configuration  # noqa: PLC0415 - see above
 
     directory = state_directory(state_dir)
     show_configuration(needed_configuration(config), directory, as_json=as_json)
@@ -378,7 +378,7 @@ def config_client_document(
 ) -> None:
     """Print the metadata document to publish at a client_id that is an https URL (CIMD)."""
     from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.showing import show_client_document  # noqa: PLC0415 - see above
+    from agent_identity.cli.config import show_client_document  # noqa: PLC0415 - see above
 
     show_client_document(needed_configuration(config), issuer)
 
@@ -388,7 +388,7 @@ def config_client_document(
 def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Recompute every hash, link and signature. Exit 0 sound, 1 unsound, 2 unreadable."""
     from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.verify.records import SignatureCheck  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - loads what the command needs
 
     with opened_ledger(state_dir, config) as ledger:
         report = ledger.verify(SignatureCheck(ledger))
@@ -466,7 +466,7 @@ def authority_serve(
     Stops with Ctrl-C.
     """
     from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.serve import serve_authority  # noqa: PLC0415 - see above
+    from agent_identity.cli.authority.serve import serve_authority  # noqa: PLC0415 - see above
 
     serve_authority(state_directory(state_dir), port, named_configuration(config), as_json=as_json)
 

@@ -7,17 +7,17 @@ from typing import TYPE_CHECKING
 
 from agent_identity.cli.findings import OK, WARNING, Finding, failed_by
 from agent_identity.config.model import OAUTH_SOURCES
-from agent_identity.credentials.protected_resource import discover_resource
+from agent_identity.credentials.oauth.protected_resource import discover_resource
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import run
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent_identity.cli.checked_here import Looked
+    from agent_identity.cli.doctor.local import Looked
     from agent_identity.config import Configuration
     from agent_identity.config.model import ResourceTable
-    from agent_identity.credentials.protected_resource import ProtectedResource
+    from agent_identity.credentials.oauth.protected_resource import ProtectedResource
 
 __all__ = ["check_resource", "resources_with_issuers"]
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
 from agent_identity.config import configuration_file, state_directory
-from agent_identity.config.places import CONFIG, STATE_DIR
+from agent_identity.config.environment import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError, LedgerError
 
 if TYPE_CHECKING:

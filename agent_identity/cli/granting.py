@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.config.references import References, is_reference
-from agent_identity.credentials.subjects import SubjectTokens
+from agent_identity.credentials.principal_tokens import SubjectTokens
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:

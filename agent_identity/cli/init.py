@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.cli.templates import CLIENT_KEY, KINDS
-from agent_identity.config.places import CONFIG, STATE_DIR
+from agent_identity.config.environment import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link
 from agent_identity.values import agent_uri

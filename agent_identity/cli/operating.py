@@ -13,7 +13,7 @@ from agent_identity.authority import Authority
 from agent_identity.cli.finding import named_configuration
 from agent_identity.config import state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
-from agent_identity.keys import private_directory
+from agent_identity.keys.signing import private_directory
 from agent_identity.lifecycle import Revocations
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import REINSTATED, REVOKED

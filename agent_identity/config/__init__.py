@@ -16,7 +16,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.config.places import configuration_file, state_directory, workload_api
+from agent_identity.config.environment import configuration_file, state_directory, workload_api
 
 if TYPE_CHECKING:
     from agent_identity.config.model import Configuration

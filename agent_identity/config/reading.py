@@ -24,7 +24,7 @@ from agent_identity.config.anchoring import anchored
 from agent_identity.config.checks import check, check_policy
 from agent_identity.config.inference import infer
 from agent_identity.config.lines import Lines
-from agent_identity.config.places import CONFIG, configuration_file
+from agent_identity.config.environment import CONFIG, configuration_file
 from agent_identity.config.problems import (
     Fault,
     InvalidConfigurationError,

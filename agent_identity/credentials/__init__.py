@@ -20,7 +20,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent_identity.credentials.subjects import SubjectTokens, TokenSource
+    from agent_identity.credentials.principal_tokens import SubjectTokens, TokenSource
 
 __all__ = ["SubjectTokens", "TokenSource"]
 
@@ -28,4 +28,4 @@ __all__ = ["SubjectTokens", "TokenSource"]
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.subjects"), name)
+    return getattr(import_module(f"{__name__}.principal_tokens"), name)

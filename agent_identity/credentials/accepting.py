@@ -6,15 +6,15 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.answers import json_object, read_jwt
-from agent_identity.credentials.checks import check_shown, issued_from, seen_through
+from agent_identity.credentials.oauth.responses import json_object, read_jwt
+from agent_identity.credentials.sources.checks import check_shown, issued_from, seen_through
 from agent_identity.errors import CredentialError
 
 if TYPE_CHECKING:
-    from agent_identity.credentials.answers import Answer, Fields
-    from agent_identity.credentials.checks import Expected
-    from agent_identity.credentials.issuer import Issuer
-    from agent_identity.credentials.oauth import Form, Issued
+    from agent_identity.credentials.oauth.responses import Answer, Fields
+    from agent_identity.credentials.sources.checks import Expected
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Form, Issued
     from agent_identity.flow import Flow
 
 __all__ = ["accepted"]

@@ -5,8 +5,8 @@ from __future__ import annotations
 
 import threading
 
-from agent_identity.credentials.proofs import ProofKey
-from agent_identity.keys import SigningKey
+from agent_identity.credentials.oauth.dpop import ProofKey
+from agent_identity.keys.signing import SigningKey
 
 __all__ = ["Agent"]
 

@@ -13,16 +13,16 @@ import orjson
 
 from agent_identity import jose
 from agent_identity.credentials.source import SubjectToken
-from agent_identity.credentials.token_types import JWT
+from agent_identity.credentials.oauth.token_types import JWT
 from agent_identity.values import Secret, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Collection
 
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.issuer import Issuer
+    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.flow import Flow
-    from agent_identity.keys import SigningKey
+    from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Principal
 
 __all__ = ["SUBJECT_TYPE", "DirectorySubject", "subject_assertion"]

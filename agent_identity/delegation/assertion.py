@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_identity.delegation.grant import Grant
-    from agent_identity.keys import SigningKey
+    from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
 __all__ = [

@@ -25,7 +25,7 @@ from agent_identity.delegation.grant import (
     signing_input_hash,
 )
 from agent_identity.errors import ConfigurationError, InvalidAssertionError
-from agent_identity.keys import JWK, thumbprint
+from agent_identity.keys.signing import JWK, thumbprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

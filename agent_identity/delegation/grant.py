@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from agent_identity.delegation.details import Details
-    from agent_identity.keys import SigningKey
+    from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
 __all__ = [

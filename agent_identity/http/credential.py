@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn, Protocol
 import httpx
 
 from agent_identity.credentials.source import Renewal, StepUp
-from agent_identity.credentials.transaction import HEADER as TXN_TOKEN
+from agent_identity.credentials.sources.transaction import HEADER as TXN_TOKEN
 from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from agent_identity.credentials.oauth import Issued
-    from agent_identity.credentials.proofs import Nonces, ProofKey
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
     from agent_identity.delegation.assertion import CallFacts, Statement
     from agent_identity.http.challenges import Challenge
     from agent_identity.http.sending import Signing

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agent_identity.flow import Answer, Ask, Callback
-    from agent_identity.spellings import Revealing
+    from agent_identity.redaction import Revealing
     from agent_identity.values import Certificate, Prompt, Secret
 
 __all__ = ["Secrets", "Surroundings", "Svids"]

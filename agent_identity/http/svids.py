@@ -18,7 +18,7 @@ from agent_identity.credentials.workload.svids import (
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.forks import start_over_in_child
 from agent_identity.interrupts import is_interrupt
-from agent_identity.keys import certificate_of
+from agent_identity.keys.signing import certificate_of
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:

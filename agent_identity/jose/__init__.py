@@ -26,7 +26,7 @@ from agent_identity.values import b64url, unb64url
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
 __all__ = [

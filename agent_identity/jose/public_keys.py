@@ -23,7 +23,7 @@ from agent_identity.values import unb64url
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
 __all__ = [

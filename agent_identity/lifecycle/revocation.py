@@ -31,7 +31,7 @@ from agent_identity.flow import Draft
 from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, read_reference
 from agent_identity.provenance.records import REINSTATED, REVOKED
-from agent_identity.provenance.upkeep import Upkeep
+from agent_identity.provenance.sqlite.upkeep import Upkeep
 from agent_identity.registries import Registry
 from agent_identity.values import Principal, checked_phrase
 

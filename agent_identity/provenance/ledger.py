@@ -10,7 +10,7 @@ from urllib.parse import unquote
 
 from agent_identity.errors import ConfigurationError
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity.provenance.sqlite import SqliteLedger
+from agent_identity.provenance.sqlite.ledger import SqliteLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
     from agent_identity.provenance.records import Record
-    from agent_identity.provenance.subjects import Subjects
+    from agent_identity.provenance.pseudonyms import Subjects
     from agent_identity.values import Principal
 
 __all__ = ["Ledger", "open_ledger"]

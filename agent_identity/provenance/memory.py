@@ -25,8 +25,8 @@ from agent_identity.provenance.records import (
     subject_of,
     without_round,
 )
-from agent_identity.provenance.subjects import MemoryShelf, Subjects
-from agent_identity.sealing import KEY_BYTES
+from agent_identity.provenance.pseudonyms import MemoryShelf, Subjects
+from agent_identity.keys.sealing import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -15,7 +15,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 
 from agent_identity import jose
 from agent_identity.errors import AgentIdentityError
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
 from agent_identity.testing.web import FakeWeb, Received, Said
 from agent_identity.values import b64url, new_id
 from agent_identity.verify.dpop import verify_proof

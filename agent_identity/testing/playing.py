@@ -5,8 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from agent_identity.credentials.client import KnownClient
-from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.oauth.client import KnownClient
+from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.flow import (
     Append,
     HttpRequest,
@@ -24,8 +24,8 @@ from agent_identity.flow import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent_identity.credentials.client import Client
-    from agent_identity.credentials.metadata import Endpoints
+    from agent_identity.credentials.oauth.client import Client
+    from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.errors import AgentIdentityError
     from agent_identity.flow import Answer, Ask, Callback, Flow, HttpResponse
     from agent_identity.values import Certificate, Prompt, Secret

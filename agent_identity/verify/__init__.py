@@ -5,7 +5,7 @@ from agent_identity.verify.anchors import TrustAnchor
 from agent_identity.verify.problems import Problem, RefusedError, problem
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
 from agent_identity.verify.revocations import RevocationCheck, Revocations, UnsafeNoRevocations
-from agent_identity.verify.verified import Actor, AssertedCall, Handover, VerifiedCall
+from agent_identity.verify.result import Actor, AssertedCall, Handover, VerifiedCall
 from agent_identity.verify.verifier import Verifier
 
 __all__ = [

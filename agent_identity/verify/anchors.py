@@ -15,7 +15,7 @@ from agent_identity.verify.revocations import RevocationCheck, keys_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
     from agent_identity.verify.discovery import Found
 

@@ -31,12 +31,12 @@ from agent_identity.verify.received import (
     replaying,
     url_of,
 )
-from agent_identity.verify.required import CALL, REFUSALS, Refusals, require, verified_call
+from agent_identity.verify.require import CALL, REFUSALS, Refusals, require, verified_call
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from agent_identity.verify.verified import VerifiedCall
+    from agent_identity.verify.result import VerifiedCall
     from agent_identity.verify.verifier import Verifier
 
 __all__ = ["CALL", "RefusedError", "VerifyMiddleware", "require", "verified_call"]

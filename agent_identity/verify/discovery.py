@@ -12,9 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity import jose
-from agent_identity.credentials.answers import asked, failure_of
+from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.issuer import STALE, Issuer
+from agent_identity.credentials.oauth.issuer import STALE, Issuer
 from agent_identity.errors import (
     ConfigurationError,
     CredentialError,
@@ -28,10 +28,10 @@ from agent_identity.verify.revocations import LIST_LIMIT, Revocations
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from agent_identity.credentials.client import Client
+    from agent_identity.credentials.oauth.client import Client
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.world import World
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
 
 __all__ = ["Discovery", "Found"]
 

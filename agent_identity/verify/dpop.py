@@ -15,7 +15,7 @@ from typing import Final
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
-from agent_identity.keys import JWK, thumbprint
+from agent_identity.keys.signing import JWK, thumbprint
 from agent_identity.uris import htu_of
 from agent_identity.values import b64url
 

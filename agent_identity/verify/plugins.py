@@ -19,7 +19,7 @@ from agent_identity.verify.revocations import keys_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
     from agent_identity.verify.replay import Replay, ReplayKey
     from agent_identity.verify.revocations import RevocationCheck

@@ -26,7 +26,7 @@ from agent_identity.forks import start_over_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from agent_identity.keys import JWK
+    from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
 __all__ = [

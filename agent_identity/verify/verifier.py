@@ -26,7 +26,7 @@ from agent_identity.uris import htu_of
 from agent_identity.values import scope_set
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
-from agent_identity.verify.judging import Examined, Judge, Seen
+from agent_identity.verify.judge import Examined, Judge, Seen
 from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay, Replay
 from agent_identity.verify.request import is_text, read_request
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from agent_identity.verify.anchors import TrustAnchor
     from agent_identity.verify.discovery import Found
     from agent_identity.verify.request import Headers
-    from agent_identity.verify.verified import VerifiedCall
+    from agent_identity.verify.result import VerifiedCall
 
 __all__ = ["Verifier"]
 

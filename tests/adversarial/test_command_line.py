@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import FakeIssuer
 
 COMMAND = [sys.executable, "-c", "from agent_identity.cli import main; main()"]

@@ -20,7 +20,7 @@ from agent_identity import (
     CredentialUnavailableError,
     TransportError,
 )
-from agent_identity.keys import SigningKey, thumbprint
+from agent_identity.keys.signing import SigningKey, thumbprint
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak, hostile
 
 RESOURCE = "https://billing.example"

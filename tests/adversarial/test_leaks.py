@@ -50,10 +50,10 @@ from agent_identity import (
     tool,
 )
 from agent_identity.authority import Authority
-from agent_identity.credentials.answers import Answer, Fields
+from agent_identity.credentials.oauth.responses import Answer, Fields
 from agent_identity.flow import Draft, HttpRequest, HttpResponse
 from agent_identity.http.transport import Transport
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.testing import assert_no_leak, traces_of

@@ -25,7 +25,7 @@ from agent_identity import jose
 from agent_identity.canonical import args_digest
 from agent_identity.errors import AgentIdentityError, DeniedError, VerificationError
 from agent_identity.jose import public_keys, strict
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url, unb64url
 
 ALGORITHMS = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "RS256", "PS256"})

@@ -14,7 +14,7 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.platform import (
+from agent_identity.credentials.sources.platform import (
     SpiffeJwtSource,
     SpiffeX509Source,
     WorkloadTokenSource,
@@ -39,7 +39,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import HttpRequest, HttpResponse, Read
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import assert_no_leak, play
 from agent_identity.values import Certificate, Principal, Secret
 

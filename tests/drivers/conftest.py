@@ -16,7 +16,7 @@ import pytest
 from agent_identity import AgentIdentity, Session, VerificationError
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
-from agent_identity.credentials.proofs import ProofKey
+from agent_identity.credentials.oauth.dpop import ProofKey
 from agent_identity.delegation.grant import hash_of
 from agent_identity.jose import loads_object, unverified
 from agent_identity.uris import htu_of

@@ -15,12 +15,12 @@ import pytest
 from agent_identity import AgentIdentity, RevokedError
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
-from agent_identity.cli.serve import listening, serving
+from agent_identity.cli.authority.serve import listening, serving
 from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.http.world import World
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import b64url, unb64url
 from agent_identity.verify import (

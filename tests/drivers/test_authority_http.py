@@ -18,20 +18,20 @@ import pytest
 import uvicorn
 
 from agent_identity.authority import Authority
-from agent_identity.credentials import token_exchange
+from agent_identity.credentials.sources import token_exchange
 from agent_identity.credentials.agent import Agent as Instance
-from agent_identity.credentials.hop0 import IssuedGrants, RootWanted
-from agent_identity.credentials.metadata import discover
-from agent_identity.credentials.proofs import ProofKey
-from agent_identity.credentials.registration import register
+from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
+from agent_identity.credentials.oauth.metadata import discover
+from agent_identity.credentials.oauth.dpop import ProofKey
+from agent_identity.credentials.oauth.registration import register
 from agent_identity.credentials.source import Wanted
 from agent_identity.credentials.subject import DirectorySubject
-from agent_identity.credentials.token_exchange import TokenExchange
+from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Shared, run
 from agent_identity.http.transport import Transport
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import KnownIssuer
 from agent_identity.values import Principal
 

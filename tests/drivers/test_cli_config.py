@@ -27,12 +27,12 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from agent_identity.cli import checked_there
+from agent_identity.cli.doctor import remote
 from agent_identity.cli.app import app
 from agent_identity.cli.templates import KINDS
 from agent_identity.config import configuration_schema, read_configuration
 from agent_identity.jose import loads_object, unverified
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import FakeIssuer, FakeWeb, hostile
 from agent_identity.testing.web import Received, Said
@@ -546,7 +546,7 @@ def test_doctor_asks_whether_the_vault_is_open(written: Written) -> None:
 def test_doctor_looks_for_the_workload_api(
     written: Written, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(checked_there.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setattr(remote.importlib.util, "find_spec", lambda name: object())
     path = written(f'[spiffe]\nsocket = "unix:{tmp_path}/api.sock"\n')
     done = run("doctor", "--json", "--config", path)
     assert ("spiffe", "failed") in checks(done)

@@ -33,10 +33,10 @@ from agent_identity import (
 from agent_identity.assembly.doors import svids_of
 from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
-from agent_identity.credentials.token_types import ACCESS_TOKEN, ID_TOKEN
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN
 from agent_identity.flow import Flow, run
 from agent_identity.jose import header, loads_object, unverified
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.signers import MemorySigner
 from agent_identity.testing import FakeIssuer, FakeWeb, play
 from agent_identity.testing.web import Said

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent_identity import AgentIdentity, errors
-from agent_identity.cli.organisation import organisations_authority
+from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.config import read_configuration
 
 ROOT = Path(__file__).parents[2]

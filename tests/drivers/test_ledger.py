@@ -23,7 +23,7 @@ import pytest
 from agent_identity import tool
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
-from agent_identity.provenance import storage
+from agent_identity.provenance.sqlite import storage
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.provenance.trace import trace_of

@@ -27,10 +27,10 @@ from agent_identity import (
     tool,
 )
 from agent_identity.cli.app import app
-from agent_identity.cli.organisation import organisations_authority
+from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.config import read_configuration
 from agent_identity.jose import loads_object, unverified
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
 from agent_identity.testing import FakeIssuer, FakeWeb
 from agent_identity.testing.web import Received, Said
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier

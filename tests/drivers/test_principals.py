@@ -26,12 +26,12 @@ from agent_identity import (
     tool,
 )
 from agent_identity.credentials import SubjectTokens
-from agent_identity.credentials.issuer import Issuer
-from agent_identity.credentials.subjects import Trusted, verified_subject
-from agent_identity.credentials.token_types import ACCESS_TOKEN
+from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.principal_tokens import Trusted, verified_subject
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
 from agent_identity.flow import run
 from agent_identity.jose import loads_object, unverified
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak
 from agent_identity.testing.web import Received, Said
 from agent_identity.values import b64url, scrub

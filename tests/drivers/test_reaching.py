@@ -27,7 +27,7 @@ from agent_identity.http import seams
 from agent_identity.http.addresses import is_public
 from agent_identity.http.seams import client_context
 from agent_identity.http.transport import Transport
-from agent_identity.keys import certificate_of, read_certificate
+from agent_identity.keys.signing import certificate_of, read_certificate
 from agent_identity.values import Certificate, Secret
 
 Exchange = Callable[[Transport, HttpRequest], HttpResponse]

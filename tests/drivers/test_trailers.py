@@ -21,7 +21,7 @@ import uvicorn
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
 from agent_identity.http import httpx2_auth, requests_auth
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.verify import MemoryReplay
 from agent_identity.verify.asgi import VerifyMiddleware, verified_call
 

@@ -10,7 +10,7 @@ import pytest
 from agent_identity.delegation.assertion import CallFacts, Statement, read_assertion
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import InvalidAssertionError
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url
 
 HEADER = {"typ": "agent-assertion+jwt", "alg": "ES256", "jwk": {"kty": "EC"}}

@@ -10,7 +10,7 @@ from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from agent_identity.authority.certificate_names import SanDns, SanUri, SubjectDn
-from agent_identity.certificates import (
+from agent_identity.keys.certificates import (
     is_subject,
     read_authorities,
     read_shown,

@@ -18,7 +18,7 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.delegation.details import TOOL_DETAILS, Details, details_from
 from agent_identity.delegation.grant import Grant, mint_child, mint_root, read_grant
 from agent_identity.errors import ConfigurationError, InvalidAssertionError, VerificationError
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import LOCAL, b64url
 
 NOW = 1_795_518_000

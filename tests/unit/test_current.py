@@ -22,7 +22,7 @@ from agent_identity import (
     current_session,
     tool,
 )
-from agent_identity import current as currents
+from agent_identity.runtime import current as currents
 
 BILLING = "https://billing.example"
 

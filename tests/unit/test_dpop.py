@@ -16,7 +16,7 @@ from joserfc import jws
 from joserfc.errors import SecurityWarning
 
 from agent_identity.errors import InvalidAssertionError, VerificationError
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url
 from agent_identity.verify.dpop import verify_proof
 

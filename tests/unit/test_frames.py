@@ -10,7 +10,7 @@ from collections.abc import AsyncGenerator, Awaitable, Generator
 from types import FrameType
 from typing import Any
 
-from agent_identity.frames import is_task_end, owning_generator, progress
+from agent_identity.runtime.frames import is_task_end, owning_generator, progress
 
 
 def here() -> FrameType:

@@ -11,15 +11,15 @@ from urllib.parse import parse_qs
 import pytest
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.client import Client, PrivateKeyJwt
-from agent_identity.credentials.hop0 import GRANT, IssuedGrants, RootWanted
-from agent_identity.credentials.metadata import Endpoints
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.root_grants import GRANT, IssuedGrants, RootWanted
+from agent_identity.credentials.oauth.metadata import Endpoints
 from agent_identity.credentials.source import SubjectToken
-from agent_identity.credentials.token_types import JWT
+from agent_identity.credentials.oauth.token_types import JWT
 from agent_identity.delegation.grant import Grant, mint_child, mint_root
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Ask, HttpResponse, pure
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
 from agent_identity.testing import KnownIssuer, assert_no_leak, play
 from agent_identity.values import Principal, Secret
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from agent_identity import jose
 from agent_identity.errors import InvalidAssertionError, InvalidSubjectError, VerificationError
 from agent_identity.jose import public_keys, strict
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url, unb64url
 
 TYP = "agent-grant+jwt"

@@ -25,7 +25,7 @@ from agent_identity.provenance.records import (
     read_record,
     without_round,
 )
-from agent_identity.sealing import Sealer
+from agent_identity.keys.sealing import Sealer
 
 KEY = Sealer(bytes(32))
 ASCII_KEYS = st.text(st.characters(max_codepoint=0x7E, min_codepoint=0x20), max_size=8)

@@ -35,7 +35,9 @@ import httpx
 import pydantic
 import pytest
 
-from agent_identity import scrubbing, spellings
+from agent_identity import scrubbing
+
+from agent_identity import redaction
 from agent_identity.adapters import scrubbed, scrubs
 from agent_identity.testing import assert_no_leak
 from agent_identity.values import Secret, scrub
@@ -158,18 +160,18 @@ def test_many_secrets_are_found_as_few_are() -> None:
 
 
 def test_a_secret_that_nobody_holds_any_more_is_forgotten() -> None:
-    before = len(spellings._known._held)
+    before = len(redaction._known._held)
     held = [Secret(f"short-lived-{n}") for n in range(400)]
     assert scrub("short-lived-7 ") == "<secret> "
     held.clear()
     assert scrub("short-lived-7 ") == "short-lived-7 "
-    assert len(spellings._known._held) <= before
-    assert not spellings._known._dead
+    assert len(redaction._known._held) <= before
+    assert not redaction._known._dead
 
 
 def test_what_is_searched_for_has_no_readable_form_and_is_not_pickled() -> None:
     scrub("have all of them indexed")
-    for found in (spellings._known, *spellings._known._held.values()):
+    for found in (redaction._known, *redaction._known._held.values()):
         assert_no_leak([KEY, TOKEN], found)
         with pytest.raises(TypeError):
             pickle.dumps(found)
@@ -180,7 +182,7 @@ def test_a_forked_child_searches_for_what_its_parent_held_whoever_had_the_lock()
     acquired, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with spellings._known._lock:
+        with redaction._known._lock:
             acquired.set()
             done.wait()
 
@@ -572,7 +574,7 @@ def test_numbers_are_looked_at_only_while_a_secret_can_stand_in_one(
             super().__init__(value)
 
     monkeypatch.setattr(scrubbing, "_Node", Counted)
-    monkeypatch.setattr(spellings, "_known", spellings._Known())
+    monkeypatch.setattr(spellings, "_known", redaction._Known())
     key, numbers = Secret("sk-live/none of digits"), [*range(300), *(n / 7 for n in range(300))]
     assert scrubbed(numbers) is numbers
     assert looked_at == [numbers]

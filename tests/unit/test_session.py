@@ -27,8 +27,8 @@ from agent_identity import (
     on_behalf_of,
     tool,
 )
-from agent_identity.keys import SigningKey
-from agent_identity.life import Life
+from agent_identity.keys.signing import SigningKey
+from agent_identity.runtime.lifetime import Life
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"

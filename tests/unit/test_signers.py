@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.hop0 import RootWanted, SignedGrants
+from agent_identity.credentials.root_grants import RootWanted, SignedGrants
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import mint_root, root_signing_input
 from agent_identity.errors import (
@@ -26,7 +26,7 @@ from agent_identity.errors import (
 from agent_identity.flow import HttpRequest, HttpResponse, http, pure, run
 from agent_identity.jose import unverified
 from agent_identity.jose.public_keys import is_signed
-from agent_identity.keys import SigningKey, public_key_of, public_signing_jwk, published, thumbprint
+from agent_identity.keys.signing import SigningKey, public_key_of, public_signing_jwk, published, thumbprint
 from agent_identity.signers import MemorySigner, Signer, public_keys_of
 from agent_identity.testing import play
 from agent_identity.values import Principal, b64url, unb64url

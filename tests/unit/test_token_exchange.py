@@ -13,14 +13,14 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.answers import Fields, read_answer
-from agent_identity.credentials.client import Client, PrivateKeyJwt
-from agent_identity.credentials.metadata import Endpoints
-from agent_identity.credentials.oauth import Issued
-from agent_identity.credentials.proofs import Nonces
+from agent_identity.credentials.oauth.responses import Fields, read_answer
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.metadata import Endpoints
+from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.source import SubjectToken, Wanted
-from agent_identity.credentials.token_exchange import TokenExchange
-from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.sources.token_exchange import TokenExchange
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
 from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import (
@@ -29,7 +29,7 @@ from agent_identity.errors import (
     TransportError,
 )
 from agent_identity.flow import Ask, HttpRequest, HttpResponse, pure
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import KnownIssuer, assert_no_leak, play
 from agent_identity.values import Principal, Secret
 

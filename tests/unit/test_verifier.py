@@ -18,7 +18,7 @@ import pytest
 
 from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.authority import Authority
-from agent_identity.credentials.proofs import ProofKey
+from agent_identity.credentials.oauth.dpop import ProofKey
 from agent_identity.delegation.grant import hash_of, mint_root
 from agent_identity.errors import (
     AgentIdentityError,
@@ -28,7 +28,7 @@ from agent_identity.errors import (
     RevokedError,
     VerificationError,
 )
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.records import CALL_INTENDED
 from agent_identity.session import Session
 from agent_identity.values import b64url, unb64url

@@ -21,7 +21,7 @@ from agent_identity.errors import (
     RevokedError,
     VerificationError,
 )
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.pipeline import Call
 from agent_identity.values import LOCAL, b64url, unb64url
 from agent_identity.verify import MemoryReplay, TrustAnchor, UnsafeNoRevocations, Verifier

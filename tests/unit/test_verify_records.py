@@ -11,10 +11,10 @@ import pytest
 
 from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.delegation.grant import mint_root
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE, Record
 from agent_identity.values import b64url, unb64url
-from agent_identity.verify.records import SignatureCheck
+from agent_identity.provenance.signatures import SignatureCheck
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"

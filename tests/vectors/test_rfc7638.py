@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from agent_identity.keys import thumbprint
+from agent_identity.keys.signing import thumbprint
 
 
 def test_the_thumbprint_of_3_1_counts_required_members_alone():

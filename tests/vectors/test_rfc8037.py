@@ -8,7 +8,7 @@ from cryptography.hazmat.primitives.asymmetric import ed25519
 
 from agent_identity import jose
 from agent_identity.errors import VerificationError
-from agent_identity.keys import SigningKey, thumbprint
+from agent_identity.keys.signing import SigningKey, thumbprint
 from agent_identity.values import b64url, unb64url
 
 D = "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A"

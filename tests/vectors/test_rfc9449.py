@@ -6,7 +6,7 @@ from __future__ import annotations
 import hashlib
 
 from agent_identity import jose
-from agent_identity.keys import thumbprint
+from agent_identity.keys.signing import thumbprint
 from agent_identity.values import b64url
 
 PROOF = (

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote
 
-from agent_identity.credentials.answers import asked, failure_of, json_object
+from agent_identity.credentials.oauth.responses import asked, failure_of, json_object
 from agent_identity.credentials.workload.places import machine_says, token_in_named_file
 from agent_identity.credentials.workload.tokens import accepted, malformed, quoted
 from agent_identity.errors import CredentialRejectedError

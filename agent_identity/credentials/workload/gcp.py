@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.answers import asked, failure_of
+from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.credentials.workload.places import machine_says
 from agent_identity.credentials.workload.tokens import accepted, malformed, quoted, trimmed
 from agent_identity.errors import CredentialRejectedError

@@ -6,7 +6,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.answers import asked, failure_of, json_object
+from agent_identity.credentials.oauth.responses import asked, failure_of, json_object
 from agent_identity.credentials.workload.places import refuse_inside
 from agent_identity.credentials.workload.tokens import accepted, malformed, quoted, trimmed
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError, DeniedError

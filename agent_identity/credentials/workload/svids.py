@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.answers import read_jwt
+from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.spiffe_id import SpiffeId
 from agent_identity.errors import ConfigurationError, CredentialRejectedError, VerificationError
 

@@ -12,15 +12,15 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final, Protocol
 from urllib.parse import quote
 
-from agent_identity.credentials.answers import read_jwt
-from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.oauth.responses import read_jwt
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent_identity.credentials.answers import Fields
+    from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
 
 __all__ = [

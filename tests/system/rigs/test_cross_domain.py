@@ -7,7 +7,7 @@ import jwt
 import pytest
 
 from agent_identity import AgentIdentity
-from agent_identity.credentials.subjects import SubjectTokens
+from agent_identity.credentials.principal_tokens import SubjectTokens
 from agent_identity.errors import CredentialRejectedError
 
 from .authorization_server import AGENT, AuthorizationServer, proof_of

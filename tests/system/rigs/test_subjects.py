@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent_identity import AgentIdentity, Session, current_credential, tool
-from agent_identity.credentials.subjects import SubjectTokens
+from agent_identity.credentials.principal_tokens import SubjectTokens
 from agent_identity.errors import CredentialRejectedError, DeniedError, InvalidSubjectError
 
 from .authorization_server import AGENT, AuthorizationServer

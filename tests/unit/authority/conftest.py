@@ -15,7 +15,7 @@ import pytest
 
 from agent_identity.authority import Authority, ClientRecord, Terms
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -20,7 +20,7 @@ from agent_identity.authority.organisation import alone
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Flow
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
 
 ANCHOR = "https://agents.acme.example"
 IDP = "https://idp.acme.example"

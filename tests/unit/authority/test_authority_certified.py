@@ -18,9 +18,9 @@ from agent_identity.authority import Authority, Organisation, configured_client
 from agent_identity.authority.certificate_names import SanDns, SanUri
 from agent_identity.authority.client_proofs import Certified, OwnAssertion
 from agent_identity.authority.organisation import alone
-from agent_identity.certificates import ShownCertificate
+from agent_identity.keys.certificates import ShownCertificate
 from agent_identity.flow import HttpRequest, pure
-from agent_identity.keys import SigningKey, public_signing_jwk
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
 
 ANCHOR = "https://agents.acme.example"
 BOT = "spiffe://acme.example/bot"
@@ -228,7 +228,7 @@ async def test_a_header_that_tells_of_a_certificate_is_nobodys_proof(desk: Desk,
 
 
 def test_what_was_shown_is_in_no_readable_form(desk: Desk) -> None:
-    from agent_identity.authority.asked import read_request
+    from agent_identity.authority.requests import read_request
     from agent_identity.authority.shown import Shown
 
     request = HttpRequest("POST", f"{ANCHOR}/token", {}, b"")

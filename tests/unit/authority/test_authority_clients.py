@@ -11,7 +11,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 
 from agent_identity.flow import HttpRequest
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 
 BILLING = "https://billing.example/api"
 BOT = "urn:agent-identity:agent:invoice-bot"

@@ -10,7 +10,7 @@ from joserfc import jws
 
 from agent_identity.authority import Terms
 from agent_identity.delegation.chain import Anchor, verify_chain
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 
 BILLING = "https://billing.example/api"
 MAIL = "https://mail.example"

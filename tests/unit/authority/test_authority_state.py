@@ -21,7 +21,7 @@ from agent_identity.authority.state import one_at_a_time
 from agent_identity.authority.store import open_store
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 
 BILLING = "https://billing.example/api"
 CLIENT_CREDENTIALS = {"grant_type": "client_credentials", "resource": BILLING}

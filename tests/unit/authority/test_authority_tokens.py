@@ -12,7 +12,7 @@ import pytest
 from agent_identity.authority import Terms
 from agent_identity.delegation.grant import signing_input_hash
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.verify import Revocations
 
 BILLING = "https://billing.example/api"

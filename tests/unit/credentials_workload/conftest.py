@@ -11,7 +11,7 @@ import pytest
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.source import Wanted
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.values import Certificate, Principal, Secret
 
 NOW = 1_795_518_000.0

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.legacy import ApiKey, Basic, ClientCertificate, Static
+from agent_identity.credentials.sources.legacy import ApiKey, Basic, ClientCertificate, Static
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,

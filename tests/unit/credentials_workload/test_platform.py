@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.platform import (
+from agent_identity.credentials.sources.platform import (
     SpiffeJwtSource,
     SpiffeX509Source,
     WorkloadTokenSource,

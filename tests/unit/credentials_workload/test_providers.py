@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
 from agent_identity.credentials.workload import (
     AWS,
     GCP,

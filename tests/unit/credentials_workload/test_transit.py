@@ -15,9 +15,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_dss_signature
 
 from agent_identity.config.references import TransitKey, transit_key
-from agent_identity.credentials.hop0 import RootWanted, SignedGrants
-from agent_identity.credentials.transit import TransitSigner
-from agent_identity.credentials.vault import Vault
+from agent_identity.credentials.root_grants import RootWanted, SignedGrants
+from agent_identity.credentials.vault.transit import TransitSigner
+from agent_identity.credentials.vault.secrets import Vault
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.errors import (
     AgentIdentityError,
@@ -27,7 +27,7 @@ from agent_identity.errors import (
     TransportError,
 )
 from agent_identity.flow import HttpRequest, HttpResponse, Pause, Shared, pure, run
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.signers import probed
 from agent_identity.testing import assert_no_leak, play
 from agent_identity.values import Principal, Secret, b64url

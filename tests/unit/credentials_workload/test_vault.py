@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.vault import Reference, Vault, parse_reference
+from agent_identity.credentials.vault.secrets import Reference, Vault, parse_reference
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,

@@ -11,13 +11,13 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.client import Client, PrivateKeyJwt
-from agent_identity.credentials.metadata import Endpoints
-from agent_identity.credentials.retries import Breaker
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.metadata import Endpoints
+from agent_identity.credentials.oauth.retries import Breaker
 from agent_identity.credentials.source import SubjectToken, Wanted
-from agent_identity.credentials.token_types import ACCESS_TOKEN
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
 from agent_identity.flow import HttpRequest, HttpResponse, pure
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import KnownIssuer
 from agent_identity.values import Certificate, Principal, Secret
 

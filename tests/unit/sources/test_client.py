@@ -10,7 +10,7 @@ from urllib.parse import unquote_plus
 import pytest
 
 from agent_identity import jose
-from agent_identity.credentials.client import (
+from agent_identity.credentials.oauth.client import (
     NoProof,
     PrivateKeyJwt,
     SecretBasic,
@@ -18,7 +18,7 @@ from agent_identity.credentials.client import (
     SpiffeJwt,
     TlsCertificate,
 )
-from agent_identity.credentials.client_credentials import ClientCredentials
+from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import HttpRequest, pure
 from agent_identity.testing import play

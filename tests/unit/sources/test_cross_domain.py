@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.client import Client, PrivateKeyJwt
-from agent_identity.credentials.cross_domain import CrossDomain
-from agent_identity.credentials.token_types import (
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.sources.cross_domain import CrossDomain
+from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
     ID_TOKEN,

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.client import Client, KnownClient, NoProof
-from agent_identity.credentials.issuer import Issuer
+from agent_identity.credentials.oauth.client import Client, KnownClient, NoProof
+from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Done, HttpResponse, Shared, advance
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import play
 
 IDP = "https://idp.example"

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.metadata import Endpoints, discover, read_keys
+from agent_identity.credentials.oauth.metadata import Endpoints, discover, read_keys
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
 )
 from agent_identity.flow import HttpResponse
-from agent_identity.keys import SigningKey
+from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import play
 
 IDP = "https://idp.example"

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.refresh_token import RefreshToken, RefreshTokens
+from agent_identity.credentials.sources.refresh_token import RefreshToken, RefreshTokens
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Keep
 from agent_identity.testing import play

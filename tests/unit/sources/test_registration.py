@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.client import Client, NoProof, PrivateKeyJwt
-from agent_identity.credentials.registration import (
+from agent_identity.credentials.oauth.client import Client, NoProof, PrivateKeyJwt
+from agent_identity.credentials.oauth.registration import (
     InstanceRegistration,
     Registered,
     metadata_document,

@@ -8,11 +8,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from agent_identity.credentials.authorization_code import AuthorizationCode
-from agent_identity.credentials.ciba import Ciba
-from agent_identity.credentials.device import DeviceAuthorization
-from agent_identity.credentials.refresh_token import RefreshTokens
-from agent_identity.credentials.signing_in import SignIn
+from agent_identity.credentials.sources.authorization_code import AuthorizationCode
+from agent_identity.credentials.sources.ciba import Ciba
+from agent_identity.credentials.sources.device import DeviceAuthorization
+from agent_identity.credentials.sources.refresh_token import RefreshTokens
+from agent_identity.credentials.sources.signing_in import SignIn
 from agent_identity.credentials.source import StepUp
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.flow import Callback, Shared

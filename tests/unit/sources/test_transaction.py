@@ -8,14 +8,14 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.token_types import (
+from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_TOKEN,
     JWT,
     TOKEN_EXCHANGE,
     TXN_TOKEN,
 )
-from agent_identity.credentials.transaction import HEADER, TransactionToken, TransactionTokens
+from agent_identity.credentials.sources.transaction import HEADER, TransactionToken, TransactionTokens
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpResponse
 from agent_identity.testing import play

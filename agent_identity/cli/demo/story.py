@@ -1,0 +1,211 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The main job on real input: an agent closes the October books for Alice, over real HTTP on loopback.
+
+Everything in it is what users get: an embedded identity, decorated tools, a session, a sub-agent, a policy that refuses, a
+service that verifies what reaches it, and the ledger that answers who triggered it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shlex
+import shutil
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import httpx
+from rich.console import Console
+
+from agent_identity.cli.demo.billing import BillingApi, described
+from agent_identity.cli.authority.serve import listening, serving
+from agent_identity.config import state_directory
+from agent_identity.runtime.current import current_credential
+from agent_identity.decorators import tool
+from agent_identity.errors import DeniedError
+from agent_identity.identity import AgentIdentity
+from agent_identity.provenance.tree import wrapped
+from agent_identity.values import Decision
+
+if TYPE_CHECKING:
+    from agent_identity.policy import Request
+    from agent_identity.provenance.trace import Trace
+    from agent_identity.session import Session
+
+__all__ = ["run_demo"]
+
+PURPOSE = "close the October books"
+
+
+def no_payments(request: Request) -> Decision:
+    """The demo's policy: an agent that closes books pays nobody."""
+    if "moves:money" in request.resource.properties["labels"]:
+        return Decision.deny("closing the books doesn't include paying", policy_id="no-payments")
+    return Decision.permit(policy_id="books")
+
+
+class Books:
+    """The agent's tools, for one billing API."""
+
+    def __init__(self, billing: str) -> None:
+        @tool(resource=billing, scopes=["invoices:read"], labels={"reads:finance"})
+        def list_invoices(customer: str) -> list[dict[str, Any]]:
+            answer = httpx.get(
+                f"{billing}/invoices", params={"customer": customer}, auth=current_credential()
+            )
+            found: list[dict[str, Any]] = answer.raise_for_status().json()
+            return found
+
+        @tool(resource=billing, scopes=["journal:write"], labels={"writes:finance"})
+        async def book_total(customer: str, total: str) -> dict[str, Any]:
+            async with httpx.AsyncClient(auth=current_credential()) as client:
+                entry = {"customer": customer, "total": total}
+                answer = await client.post(f"{billing}/journal", json=entry)
+            booked: dict[str, Any] = answer.raise_for_status().json()
+            return booked
+
+        @tool(resource=billing, scopes=["payments:write"], labels={"moves:money"})
+        def pay_invoice(number: str) -> None:
+            httpx.post(f"{billing}/payments", json={"number": number}, auth=current_credential())
+
+        @tool(labels={"computes"})
+        def add_up(totals: list[str]) -> str:
+            return f"{sum(float(total) for total in totals):.2f}"
+
+        self.list_invoices = list_invoices
+        self.book_total = book_total
+        self.pay_invoice = pay_invoice
+        self.add_up = add_up
+
+
+class Story:
+    """Tells what happens while it happens, for people or, in the end, for programs.
+
+    A line breaks between words, and goes on below its own first word.
+    """
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self.calls: list[dict[str, str]] = []
+
+    @property
+    def width(self) -> int:
+        return self._console.width
+
+    def say(self, text: str, style: str | None = None, *, indent: int = 0) -> None:
+        for line in wrapped(text, self.width - indent):
+            self._console.print(f"{' ' * indent}{line}".rstrip(), style=style)
+
+    def done(self, what: str, result: str, *, indent: int = 2) -> None:
+        self.calls.append({"call": what, "outcome": "permitted"})
+        self.say(f"✔ {what}", "green", indent=indent)
+        self.say(result, "dim", indent=indent + 2)
+
+    def refused(self, what: str, error: DeniedError, *, indent: int = 2) -> None:
+        self.calls.append({"call": what, "outcome": "denied", "code": error.code})
+        self.say(f"✘ {what}", "red", indent=indent)
+        self.say(f"{error.code}: {error}", "red", indent=indent + 2)
+
+    def show(self, text: str) -> None:
+        """Print what is in lines of the right width already."""
+        self._console.print(text)
+
+    def command(self, *words: str) -> None:
+        """Show a command that can be pasted, its last two words on a second line where one is too short for all."""
+        quoted = [shlex.quote(word) for word in words]
+        line = f"  {' '.join(quoted)}"
+        if len(line) > self.width:
+            line = f"  {' '.join(quoted[:-2])} \\\n      {' '.join(quoted[-2:])}"
+        self._console.print(line, style="bold")
+
+
+async def close_books(session: Session, books: Books, story: Story) -> None:
+    """The story itself: sync and async calls mixed, one refusal, one sub-agent."""
+    invoices = await asyncio.to_thread(books.list_invoices, "ACME")
+    story.done('list_invoices("ACME")', f"{len(invoices)} invoices over HTTP")
+    total = books.add_up([invoice["total"] for invoice in invoices])
+    story.done("add_up([…])", f"{total}, a local tool")
+    await asyncio.gather(books.book_total("ACME", total), books.book_total("Initech", "0.00"))
+    story.done("book_total(…) twice at once", "booked over HTTP, async")
+    try:
+        books.pay_invoice("2026-1041")
+    except DeniedError as error:
+        story.refused('pay_invoice("2026-1041")', error)
+    story.say("↳ delegates to archive-bot: invoices:read alone, for a minute", "cyan", indent=2)
+    async with session.delegate(
+        "archive-bot", task="archive Globex", scopes=["invoices:read"], expires_in=60
+    ):
+        found = await asyncio.to_thread(books.list_invoices, "Globex")
+        story.done('list_invoices("Globex")', f"{len(found)} invoice, as archive-bot", indent=4)
+        try:
+            await books.book_total("Globex", "9900.00")
+        except DeniedError as error:
+            story.refused('book_total("Globex", …)', error, indent=4)
+
+
+def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
+    """Run the story, and tell it; 0 when everything came out as it should.
+
+    It keeps keys and ledger apart from those of the user's own agents, unless `state_dir` says where.
+    """
+    started = time.perf_counter()
+    story = Story(
+        Console(quiet=as_json, soft_wrap=True, markup=False, emoji=False, highlight=False)
+    )
+    server = listening()
+    billing = f"http://127.0.0.1:{server.getsockname()[1]}"
+    directory = state_directory() / "demo" if state_dir is None else state_directory(state_dir)
+    with AgentIdentity.embedded("invoice-bot", state_dir=directory, policy=no_payments) as identity:
+        api = BillingApi(identity.verifier(audience=billing), billing)
+        story.say(f"invoice-bot acts for user:alice to {PURPOSE}", "bold")
+        story.say(f"at {billing}", indent=2)
+        with serving(api, server):
+            session = asyncio.run(_in_session(identity, Books(billing), story))
+        trace = identity.who_triggered(session)
+        report = identity.ledger.verify()
+        sound = _told(story, api, trace, report.ok, directory)
+        story.say(f"{time.perf_counter() - started:.1f} s", "dim")
+        if as_json:
+            document = {
+                "state_dir": str(directory),
+                "calls": story.calls,
+                "trace": trace.to_dict(),
+                "ledger_ok": report.ok,
+            }
+            sys.stdout.write(json.dumps(document, indent=2) + "\n")
+    return 0 if sound else 1
+
+
+async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Session:
+    async with identity.on_behalf_of("user:alice", purpose=PURPOSE) as session:
+        await close_books(session, books, story)
+    return session
+
+
+def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: Path) -> bool:  # noqa: FBT001 - one caller
+    story.say("")
+    story.say("What the billing API verified, request by request", "bold")
+    for call in api.seen:
+        what, call_id = described(call)
+        story.say(what, indent=2)
+        story.say(call_id, "dim", indent=4)
+    story.say("")
+    story.say("Who triggered this?", "bold")
+    story.show(trace.to_text(story.width))
+    denied = [entry for entry in trace.calls if entry["decision"] == "deny"]
+    story.say("")
+    story.say("Ask for one call alone, or for all of it")
+    for entry in denied[:1]:
+        story.command(_program(), "why", str(entry["call_id"]), "--state-dir", str(directory))
+    story.command(_program(), "why", "--last", "--state-dir", str(directory))
+    story.say("every link of the ledger holds" if sound else "the ledger is unsound")
+    return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the story's own figures
+
+
+def _program() -> str:
+    """The command line by a name that works in the shell that started it."""
+    found = shutil.which("agent-identity")
+    is_this = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
+    return "agent-identity" if is_this else sys.argv[0]

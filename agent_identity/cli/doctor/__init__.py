@@ -1,0 +1,2 @@
+# SPDX-License-Identifier: Apache-2.0
+"""`agent-identity doctor`: check an installation and its configuration."""

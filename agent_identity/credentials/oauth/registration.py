@@ -1,0 +1,228 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How an agent instance becomes a client of its authority: dynamic registration with an initial token (RFC 7591 §3)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.credentials.oauth.responses import Fields, failure_of
+from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    TransportError,
+    VerificationError,
+)
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, http, shared
+from agent_identity.keys.signing import public_signing_jwk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.metadata import Endpoints
+    from agent_identity.keys.signing import SigningKey
+    from agent_identity.values import JSON, Secret
+
+__all__ = [
+    "DocumentedClient",
+    "InstanceRegistration",
+    "Registered",
+    "metadata_document",
+    "register",
+]
+
+_CREATED: Final = 201
+_LIFE: Final = 12 * 3600.0
+_REDIRECT: Final = "http://127.0.0.1/callback"
+"""The port is whatever is free when somebody signs in (RFC 8252 §7.3)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Registered:
+    """An instance that the authority knows, as its client."""
+
+    client: Client
+    issued_at: float
+    expires_at: float
+
+
+def register(
+    endpoints: Endpoints,
+    *,
+    name: str,
+    agent: str,
+    owner: str | None,
+    key: SigningKey,
+    initial_token: Secret | None,
+    clock: Callable[[], float],
+    grant_types: Sequence[str] = (),
+) -> Flow[Registered]:
+    """Register an agent instance under the public half of its key; `grant_types` are those that it will use.
+
+    Raises:
+        CredentialRejectedError: the authority registers nobody, or not with this token.
+        CredentialUnavailableError: it could not be reached.
+    """
+    if endpoints.registration is None:
+        raise CredentialRejectedError(
+            "registration_unsupported",
+            f"{endpoints.issuer} registers no clients",
+            remedy="configure a client_id for it",
+        )
+    document: dict[str, JSON] = {
+        "client_name": name,
+        "agent_id": agent,
+        "jwks": {"keys": [public_signing_jwk(key)]},
+        "token_endpoint_auth_method": "private_key_jwt",
+    }
+    if owner:
+        document["owner"] = owner
+    if grant_types:
+        document |= _uses(grant_types)
+    request = HttpRequest(
+        "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
+    )
+    try:
+        response = yield from http(request)
+    except TransportError as error:
+        raise CredentialUnavailableError(
+            "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
+        ) from error
+    if response.status != _CREATED:
+        raise failure_of(response, endpoints.issuer, "a registration", clock())
+    client_id = _client_id(response)
+    if client_id is None:
+        raise CredentialRejectedError(
+            "malformed_answer", f"{endpoints.issuer} registered without a client_id"
+        )
+    now = clock()
+    client = Client(client_id, PrivateKeyJwt(key))
+    return Registered(client, issued_at=now, expires_at=now + _LIFE)
+
+
+def metadata_document(
+    client_id: str,
+    *,
+    name: str,
+    method: str,
+    key: SigningKey | None,
+    grant_types: Sequence[str],
+    kid: str | None = None,
+) -> dict[str, JSON]:
+    """What a client publishes at its `client_id`, for issuers that read it there (draft-ietf-oauth-client-id-metadata-document).
+
+    `method` is how it proves itself, `key` the one it signs with, `kid` what that is called, by default its thumbprint.
+    """
+    document: dict[str, JSON] = {
+        "client_id": client_id,
+        "client_name": name,
+        "token_endpoint_auth_method": method,
+        **_uses(grant_types),
+    }
+    if key is not None:
+        jwk = public_signing_jwk(key)
+        document["jwks"] = {"keys": [jwk if kid is None else jwk | {"kid": kid}]}
+    return document
+
+
+class DocumentedClient:
+    """A client that an issuer knows by the document at its `client_id`."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        """The client.
+
+        Raises:
+            CredentialRejectedError: `metadata_document_unsupported`, the issuer says that it reads none.
+        """
+        endpoints = yield from issuer.endpoints()
+        if endpoints.takes_metadata_documents is False:
+            raise CredentialRejectedError(
+                "metadata_document_unsupported",
+                f"{issuer.url} doesn't read a client's metadata document",
+                remedy="register the client there, and set its client_id and registration",
+            )
+        return self._client
+
+
+def _uses(grant_types: Sequence[str]) -> dict[str, JSON]:
+    """What the client will do, all of it said: what is left out means a web application that signs people in (RFC 7591 §2)."""
+    signs_in = "authorization_code" in grant_types
+    return {
+        "application_type": "native",
+        "grant_types": [*grant_types],
+        "redirect_uris": [_REDIRECT] if signs_in else [],
+        "response_types": ["code"] if signs_in else [],
+    }
+
+
+def _headers(initial_token: Secret | None) -> dict[str, str]:
+    authorization = (
+        {} if initial_token is None else {"Authorization": f"Bearer {initial_token.reveal()}"}
+    )
+    return {
+        "Accept": "application/json",
+        "Content-Type": "application/json",
+        **authorization,
+    }
+
+
+def _client_id(response: HttpResponse) -> str | None:
+    try:
+        return Fields(jose.loads_object(response.body)).text("client_id")
+    except VerificationError:
+        return None
+
+
+class InstanceRegistration:
+    """The client that this process is to an issuer which registers agent instances: under the agent's own key.
+
+    `initial_token` is asked for when the instance registers, `recorded` puts the registration on record.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        agent: Agent,
+        *,
+        owner: str | None,
+        initial_token: Callable[[], Flow[Secret]] | None,
+        recorded: Callable[[Registered], Flow[None]],
+        grant_types: Sequence[str] = (),
+    ) -> None:
+        self._name = name
+        self._agent = agent
+        self._owner = owner
+        self._initial_token = initial_token
+        self._recorded = recorded
+        self._grant_types = grant_types
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        key = digest_of(("registration", issuer.id, self._agent.key.thumbprint))
+        found = yield from shared(Shared(key, lambda: self._register(issuer)))
+        return found.client
+
+    def _register(self, issuer: Issuer) -> Flow[Registered]:
+        endpoints = yield from issuer.endpoints()
+        token = None if self._initial_token is None else (yield from self._initial_token())
+        found = yield from register(
+            endpoints,
+            name=self._name,
+            agent=self._agent.uri,
+            owner=self._owner,
+            key=self._agent.key,
+            initial_token=token,
+            clock=issuer.clock,
+            grant_types=self._grant_types,
+        )
+        yield from self._recorded(found)
+        return found

@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Authorization code: a person signs in at the issuer in a browser and comes back to a loopback address.
+
+PKCE with S256 alone (RFC 7636), pushed where the issuer takes that (RFC 9126), the issuer named in the response where it says
+that it does (RFC 9207), the state bound to this one flow.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import os
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+from urllib.parse import urlencode
+
+from agent_identity.credentials.oauth.responses import json_object, known_error
+from agent_identity.credentials.oauth.token_types import AUTHORIZATION_CODE
+from agent_identity.errors import CredentialRejectedError
+from agent_identity.flow import visit
+from agent_identity.uris import is_safe_link
+from agent_identity.values import Prompt, Secret, b64url
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    from agent_identity.credentials.oauth.responses import Answer
+    from agent_identity.credentials.oauth.metadata import Endpoints
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.sources.signing_in import SignIn
+    from agent_identity.credentials.source import Described, Wanted
+    from agent_identity.flow import Callback, Flow
+
+__all__ = ["AuthorizationCode", "challenge_of"]
+
+_CREATED: Final = frozenset({200, 201})
+_PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")
+"""What an authorization endpoint is written in: nothing that means anything to a shell, and no fragment (RFC 6749 §3.1)."""
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorizationCode:
+    """Sign-in in a browser. `random` gives bytes; a test owns it."""
+
+    sign_in: SignIn
+    random: Callable[[int], bytes] = os.urandom
+
+    @property
+    def patience(self) -> float:
+        return self.sign_in.patience
+
+    @property
+    def described(self) -> Described:
+        return self.sign_in.described("authorization-code")
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Have the person sign in, unless a refresh token is held.
+
+        Raises:
+            CredentialRejectedError: the issuer offers no S256, refused, or what came back is not the answer to this request.
+            CredentialUnavailableError: nobody came back in time, or the issuer can't be reached.
+        """
+        return self.sign_in.fetch(wanted, self._ask)
+
+    def _ask(self, wanted: Wanted) -> Flow[Answer]:
+        issuer = self.sign_in.issuer
+        endpoints = yield from issuer.endpoints()
+        if "S256" not in (endpoints.challenge_methods or ()):
+            raise CredentialRejectedError(
+                "pkce_unsupported",
+                f"{issuer.url} doesn't offer PKCE with S256",
+                remedy="ask its operator for S256, or use another source for this resource",
+            )
+        place = endpoints.at("authorization")
+        if not (_PLAIN.fullmatch(place) and is_safe_link(place)):
+            raise CredentialRejectedError(
+                "endpoint_unsafe",
+                f"{issuer.url} names an authorization_endpoint that no person should be sent to",
+            )
+        verifier = Secret(b64url(self.random(48)))
+        state = Secret(b64url(self.random(24)))
+        callback = yield from visit(
+            lambda redirect_uri: self._prompt(wanted, endpoints, redirect_uri, verifier, state),
+            self.patience,
+            accepts=lambda members: _is_answer(members, state),
+        )
+        code = _code(callback, endpoints, state)
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", AUTHORIZATION_CODE),
+            ("code", code),
+            ("redirect_uri", callback.redirect_uri),
+            ("code_verifier", verifier),
+            ("resource", wanted.resource),
+        ]
+        return (
+            yield from issuer.token(
+                form, binding=self.sign_in.bound_to(wanted), one_use=True, may_refresh=True
+            )
+        )
+
+    def _prompt(
+        self,
+        wanted: Wanted,
+        endpoints: Endpoints,
+        redirect_uri: str,
+        verifier: Secret,
+        state: Secret,
+    ) -> Flow[Prompt]:
+        """What the person opens: the request itself, or the reference of a pushed one."""
+        issuer = self.sign_in.issuer
+        client = yield from issuer.client()
+        form: list[tuple[str, str | Secret]] = [
+            ("response_type", "code"),
+            ("redirect_uri", redirect_uri),
+            ("state", state),
+            ("code_challenge", challenge_of(verifier)),
+            ("code_challenge_method", "S256"),
+            *self.sign_in.form(wanted),
+        ]
+        if self.sign_in.binding == "dpop":
+            form.append(("dpop_jkt", wanted.proof_key.thumbprint))
+        query: list[tuple[str, str]] = [("client_id", client.client_id)]
+        if endpoints.pushed_authorization is not None:
+            pushed = [*query, *form]
+            query.append(("request_uri", (yield from self._pushed(pushed))))
+        elif endpoints.requires_pushed:
+            raise CredentialRejectedError(
+                "metadata_incomplete",
+                f"{issuer.url} wants pushed requests and names no place for them",
+            )
+        else:
+            query += [
+                (name, value.reveal() if isinstance(value, Secret) else value)
+                for name, value in form
+            ]
+        place = endpoints.at("authorization")
+        url = f"{place}{'&' if '?' in place else '?'}{urlencode(query)}"
+        end = issuer.clock() + self.patience
+        return Prompt("authorization-code", issuer.url, end, authorization_url=url)
+
+    def _pushed(self, form: Sequence[tuple[str, str | Secret]]) -> Flow[str]:
+        issuer = self.sign_in.issuer
+        response = yield from issuer.post(
+            "pushed_authorization", form, "a pushed request", accepted=_CREATED
+        )
+        reference = json_object(response, issuer.url).text("request_uri")
+        if reference is None:
+            raise CredentialRejectedError(
+                "malformed_answer", f"{issuer.url} took a pushed request without a request_uri"
+            )
+        return reference
+
+
+def challenge_of(verifier: Secret) -> str:
+    """The S256 challenge of a verifier (RFC 7636 §4.2)."""
+    return b64url(hashlib.sha256(verifier.reveal().encode("ascii")).digest())
+
+
+def _is_answer(members: Iterable[tuple[str, str]], state: Secret) -> bool:
+    """Whether what came back answers this request: it has the one `state` that nobody else knows."""
+    came_back = dict(members).get("state", "").encode("utf-8", "surrogatepass")
+    return hmac.compare_digest(came_back, state.reveal().encode())
+
+
+def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
+    """The code that came back, once it is the answer to this request, from this issuer (RFC 9207 §2.4).
+
+    Until both are known nothing of the response counts, its error neither.
+    """
+    members = dict(callback.members)
+    if len(members) != len(callback.members):
+        raise CredentialRejectedError(
+            "callback_repeated", "the sign-in came back with a name twice"
+        )
+    if not _is_answer(callback.members, state):
+        raise CredentialRejectedError(
+            "state_mismatch", "what came back is not the answer to this sign-in"
+        )
+    named = members.get("iss")
+    if named is None and endpoints.names_itself_in_response:
+        raise CredentialRejectedError(
+            "issuer_missing", f"{endpoints.issuer} names itself in responses, and this one doesn't"
+        )
+    if named is not None and named != endpoints.issuer:
+        raise CredentialRejectedError(
+            "issuer_mismatch", "the sign-in came back from another issuer"
+        )
+    if "error" in members:
+        code = known_error(members["error"])
+        raise CredentialRejectedError(code, f"{endpoints.issuer} refused the sign-in: {code}")
+    if not members.get("code"):
+        raise CredentialRejectedError("malformed_answer", "the sign-in came back without a code")
+    return Secret(members["code"])

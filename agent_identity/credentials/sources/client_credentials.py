@@ -1,0 +1,71 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Client credentials: the agent's software asks for itself, and nobody's token goes along (RFC 6749 §4.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.sources.checks import Expected
+from agent_identity.credentials.oauth.requests import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.sources.targets import details_text, target
+from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.flow import Flow
+    from agent_identity.values import JSON
+
+__all__ = ["ClientCredentials"]
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCredentials:
+    """A token for the client itself. Who the agent acts for shows in the chain beside it, not in the token."""
+
+    issuer: Issuer
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    details: Sequence[JSON] = ()
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "client-credentials",
+            self.issuer.url,
+            self.client_name,
+            f"{self.binding} {self.audience or ''}",
+            details_text(self.details),
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        asked_at = self.issuer.clock()
+        binding = Binding(self.binding, wanted.proof_key)
+        form = [
+            ("grant_type", CLIENT_CREDENTIALS),
+            *target(
+                wanted,
+                audience=self.audience,
+                details=self.details,
+                names_resource=self.issuer.resource_indicators,
+            ),
+        ]
+        answer = yield from self.issuer.token(form, binding=binding)
+        certificate = yield from self.issuer.certificate()
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
+        )
+        return (yield from accepted(self.issuer, answer, expected))

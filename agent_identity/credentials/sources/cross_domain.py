@@ -1,0 +1,195 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Two issuers, one after the other: the principal's own gives a grant for another domain's, which gives the token.
+
+The two legs of ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant-04) and of identity chaining
+(draft-ietf-oauth-identity-chaining-17) differ in the type of the grant in between and in what it has to say.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Literal
+
+from agent_identity import jose
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
+from agent_identity.credentials.sources.checks import Expected, check_issued_type, check_said_by
+from agent_identity.credentials.oauth.requests import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.sources.targets import details_text, target
+from agent_identity.credentials.oauth.token_types import (
+    ACCESS_TOKEN,
+    ID_JAG,
+    ID_TOKEN,
+    JWT,
+    JWT_BEARER,
+    REFRESH_TOKEN,
+    SAML2,
+    TOKEN_EXCHANGE,
+)
+from agent_identity.errors import CredentialRejectedError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.flow import Flow
+    from agent_identity.values import JSON, Secret
+
+__all__ = ["CrossDomain"]
+
+_SUBJECT_TYPES: Final = {
+    "id-jag": (ID_TOKEN, SAML2, REFRESH_TOKEN),
+    "identity-chaining": (ACCESS_TOKEN, JWT, ID_TOKEN),
+}
+_REQUESTED: Final = {"id-jag": ID_JAG, "identity-chaining": JWT}
+_TYP: Final = "oauth-id-jag+jwt"
+_N_A: Final = "n_a"
+
+
+@dataclass(frozen=True, slots=True)
+class CrossDomain:
+    """Get a grant for `issuer` from the principal's issuer `via`, and trade it there.
+
+    The grant is read before it is sent: it names the principal, where `via` is known to name them so, or goes nowhere. It is
+    never used twice or shown to anybody else.
+    """
+
+    kind: Literal["id-jag", "identity-chaining"]
+    issuer: Issuer
+    via: Issuer
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    details: Sequence[JSON] = ()
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            self.kind,
+            f"{self.via.url} {self.issuer.url}",
+            self.client_name,
+            f"{self.binding} {self.audience or ''}",
+            details_text(self.details),
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Both legs.
+
+        Raises:
+            CredentialRejectedError: either issuer refused, or what came in between is for something else.
+            CredentialUnavailableError: either could not be reached.
+        """
+        binding = Binding(self.binding, wanted.proof_key)
+        grant = yield from self._grant(wanted, binding)
+        asked_at = self.issuer.clock()
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", JWT_BEARER),
+            ("assertion", grant),
+            *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
+        ]
+        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
+        certificate = yield from self.issuer.certificate()
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
+        )
+        return (yield from accepted(self.issuer, answer, expected))
+
+    def _grant(self, wanted: Wanted, binding: Binding) -> Flow[Secret]:
+        if wanted.subject is None:
+            raise CredentialRejectedError(
+                "subject_token_missing",
+                f"{self.via.url} gives grants for a principal's token, and this session has none",
+                remedy="open the session with on_behalf_of(SubjectTokens(id_token=…))",
+            )
+        subject = yield from wanted.subject.token(self.via, _SUBJECT_TYPES[self.kind])
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", TOKEN_EXCHANGE),
+            ("requested_token_type", _REQUESTED[self.kind]),
+            ("subject_token", subject.token),
+            ("subject_token_type", subject.token_type),
+            *target(
+                wanted,
+                audience=self.issuer.url,
+                details=self.details,
+                names_resource=self.kind == "id-jag",
+            ),
+        ]
+        answer = yield from self.via.token(form, binding=binding)
+        check_issued_type(answer, _REQUESTED[self.kind], self.via.url)
+        if answer.token_type.lower() != _N_A:
+            raise CredentialRejectedError(
+                "wrong_token_type", f"{self.via.url} issued a grant as if it were a bearer token"
+            )
+        check_scopes(answer, wanted.scopes, self.via.url)
+        client = yield from self.issuer.client()
+        _check(
+            _read(answer.token, _TYP if self.kind == "id-jag" else None),
+            wanted,
+            self.issuer.url,
+            client_id=client.client_id if self.kind == "id-jag" else None,
+            binding=binding,
+            via=self.via,
+        )
+        return answer.token
+
+
+def _read(token: Secret, typ: str | None) -> Fields | None:
+    try:
+        parsed = jose.unverified(token.reveal())
+        if typ is not None and parsed.header.get("typ") != typ:
+            return None
+        return Fields(jose.loads_object(parsed.payload))
+    except VerificationError:
+        return None
+
+
+def _check(
+    claims: Fields | None,
+    wanted: Wanted,
+    audience: str,
+    *,
+    client_id: str | None,
+    binding: Binding,
+    via: Issuer,
+) -> None:
+    """Read what is about to be sent: a grant for anybody else is neither sent nor kept."""
+    if claims is None:
+        raise CredentialRejectedError("malformed_grant", f"{via.url} answered with no such grant")
+    check_said_by(claims, via, wanted)
+    check_scope_claim(claims, wanted.scopes, via.url)
+    if claims.get("aud") not in (audience, [audience]):
+        raise CredentialRejectedError(
+            "audience_mismatch", f"{via.url} issued a grant that isn't for {audience} alone"
+        )
+    if claims.has("resource") and claims.get("resource") not in (
+        wanted.resource,
+        [wanted.resource],
+    ):
+        raise CredentialRejectedError(
+            "audience_mismatch", f"{via.url} issued a grant for another resource"
+        )
+    if client_id is not None and claims.text("client_id") != client_id:
+        raise CredentialRejectedError(
+            "client_mismatch",
+            f"{via.url} issued a grant for another client than the one at {audience}",
+            remedy=f"tell {via.url} which client_id this agent has at {audience}",
+        )
+    key = binding.proof_key
+    if (
+        client_id is not None
+        and binding.kind == "dpop"
+        and key is not None
+        and claims.confirms("jkt") != key.thumbprint
+    ):
+        raise CredentialRejectedError(
+            "binding_missing", f"{via.url} issued a grant that isn't bound to the agent's key"
+        )

@@ -1,0 +1,136 @@
+# SPDX-License-Identifier: Apache-2.0
+"""JWT bearer: an assertion about the principal or the workload becomes an access token (RFC 7523 §2.1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.sources.checks import Expected
+from agent_identity.credentials.oauth.requests import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted, name_at
+from agent_identity.credentials.sources.targets import target
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
+from agent_identity.errors import ConfigurationError, CredentialRejectedError
+from agent_identity.values import Secret, new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Form
+    from agent_identity.credentials.workload.tokens import WorkloadToken
+    from agent_identity.flow import Flow
+    from agent_identity.keys.signing import SigningKey
+    from agent_identity.values import JSON
+
+__all__ = ["JwtBearer"]
+
+
+@dataclass(frozen=True, slots=True)
+class JwtBearer:
+    """Present a JWT for a token.
+
+    Where it comes from: `client` signs it with its own key, naming the principal as the issuer knows them; `subject` is the
+    principal's own token; `workload` the agent's token from its platform, a JWT. One that came from outside is presented once
+    and never again. `kid` is what the client's key is registered under, by default its thumbprint.
+    """
+
+    issuer: Issuer
+    assertion_from: Literal["client", "subject", "workload"] = "client"
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    key: Callable[[], Flow[SigningKey]] | None = field(default=None, repr=False)
+    kid: str | None = None
+    workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "jwt-bearer",
+            self.issuer.url,
+            self.client_name,
+            f"{self.binding} {self.assertion_from} {self.audience or ''}",
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        assertion = yield from self._assertion(wanted)
+        asked_at = self.issuer.clock()
+        binding = Binding(self.binding, wanted.proof_key)
+
+        def form() -> Form:
+            return [
+                ("grant_type", JWT_BEARER),
+                ("assertion", assertion()),
+                *target(
+                    wanted, audience=self.audience, names_resource=self.issuer.resource_indicators
+                ),
+            ]
+
+        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
+        certificate = yield from self.issuer.certificate()
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            certificate=certificate if self.binding == "mtls" else None,
+        )
+        return (yield from accepted(self.issuer, answer, expected))
+
+    def _assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
+        """What makes the assertion each time that the form is sent: one of our own is signed anew."""
+        if self.assertion_from == "subject":
+            if wanted.subject is None:
+                raise CredentialRejectedError(
+                    "subject_token_missing", "this session has no token of the principal to present"
+                )
+            found = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
+            return lambda: found.token
+        if self.assertion_from == "workload":
+            if self.workload is None:
+                raise ConfigurationError(
+                    "workload_missing", "no provider of workload tokens is configured"
+                )
+            given = yield from self.workload()
+            if given.token_type != JWT:
+                raise CredentialRejectedError(
+                    "assertion_opaque",
+                    f"the workload's token is no JWT, so {self.issuer.url} can't take it as an assertion",
+                    remedy="use a provider whose tokens are JWTs, or another source for this resource",
+                )
+            return lambda: given.token
+        return (yield from self._signed(wanted))
+
+    def _signed(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
+        if self.key is None:
+            raise ConfigurationError(
+                "client_key_missing",
+                f"{self.issuer.url} wants an assertion signed by the client, which has no key",
+                remedy="set client_key for this issuer",
+            )
+        sub = name_at(self.issuer, wanted)
+        key = yield from self.key()
+        client = yield from self.issuer.client()
+        return lambda: self._signed_by(key, client.client_id, sub)
+
+    def _signed_by(self, key: SigningKey, client_id: str, sub: str) -> Secret:
+        now = int(self.issuer.clock())
+        header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
+        claims: dict[str, JSON] = {
+            "iss": client_id,
+            "sub": sub,
+            "aud": self.issuer.url,
+            "iat": now,
+            "exp": now + 60,
+            "jti": new_id("jwt_"),
+        }
+        return Secret(key.compact(header, orjson.dumps(claims)))

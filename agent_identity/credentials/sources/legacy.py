@@ -1,0 +1,285 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Services that know no OAuth: an API key, a password, a token or a certificate that somebody put into a secret store.
+
+A secret is read anew at each fetch and serves for five minutes, so that a rotated one is soon in use. Nobody narrows it:
+whoever holds it may do all that it opens, which is why every other source is the better one.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.credentials.oauth.responses import ath_of, read_jwt
+from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.source import Described
+from agent_identity.errors import ConfigurationError, CredentialRejectedError
+from agent_identity.values import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from re import Pattern
+
+    from agent_identity.credentials.source import Wanted
+    from agent_identity.flow import Flow
+    from agent_identity.values import Certificate
+
+__all__ = ["ApiKey", "Basic", "ClientCertificate", "Static"]
+
+LIFE: Final = 300.0
+"""Seconds that a secret serves before it is read again."""
+
+_NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # a token (RFC 9110 §5.6.2)
+_VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")  # what a header's value may be
+_TOKEN: Final = re.compile(r"[!-~]{1,16384}")
+_TEXT: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,4096}")  # no control characters
+
+
+@dataclass(frozen=True, slots=True)
+class ApiKey:
+    """A key in a header, after `scheme`; with an empty scheme the key stands alone.
+
+    `secret` makes the flow that reads it, None where there is nothing. `reference` is where that looks, for messages and the
+    cache. `clock` gives Unix seconds.
+    """
+
+    secret: Callable[[], Flow[Secret | None]] = field(repr=False)
+    header: str = "Authorization"
+    scheme: str = "Bearer"
+    clock: Callable[[], float] = field(repr=False, kw_only=True)
+    reference: str = field(default="", kw_only=True)
+    patience: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.header):
+            raise ConfigurationError(
+                "header_malformed",
+                "the header of an API key has a name that no header can have",
+                remedy="write the bare name, for instance X-Api-Key",
+            )
+        if self.scheme and not _NAME.fullmatch(self.scheme):
+            raise ConfigurationError(
+                "scheme_malformed",
+                "the scheme of an API key is no single word",
+                remedy='write one word, for instance Bearer, or "" for none',
+            )
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "api-key", client=self.reference, details=f"{self.header.lower()} {self.scheme}"
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Read the key.
+
+        Raises:
+            ConfigurationError: `secret_missing` or `secret_unreadable`.
+        """
+        key = yield from _secret(self.secret, "API key", wanted, self.reference, _VALUE)
+        now = self.clock()
+        return Issued(
+            token=key,
+            token_type="api-key",  # noqa: S106 - a type
+            resource=wanted.resource,
+            issuer="api-key",
+            scopes=wanted.scopes,
+            issued_at=now,
+            expires_at=now + LIFE,
+            header=self.header,
+            scheme=self.scheme,
+            is_opaque=True,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Basic:
+    """A user name and a password, in UTF-8 (RFC 7617). Either may be read; the name may also be given as it is.
+
+    `reference` is where the password is looked for, for messages and the cache. `clock` gives Unix seconds.
+    """
+
+    username: str | Callable[[], Flow[Secret | None]] = field(repr=False)
+    password: Callable[[], Flow[Secret | None]] = field(repr=False)
+    clock: Callable[[], float] = field(repr=False, kw_only=True)
+    reference: str = field(default="", kw_only=True)
+    patience: float | None = field(default=None, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if (
+            isinstance(self.username, str) and self.username
+        ):  # an empty one is allowed (RFC 7617 §2)
+            _check_username(Secret(self.username))
+
+    @property
+    def described(self) -> Described:
+        name = self.username if isinstance(self.username, str) else ""
+        return Described("basic", client=f"{name} {self.reference}")
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Read the name and the password.
+
+        Raises:
+            ConfigurationError: `secret_missing`, `secret_unreadable` or `username_malformed`.
+        """
+        parts: tuple[Secret, ...] = ()
+        if isinstance(self.username, str):
+            name = Secret(self.username)
+        else:
+            name = yield from _secret(self.username, "user name", wanted, "", _TEXT)
+            _check_username(name)
+            parts = (name,)
+        password = yield from _secret(self.password, "password", wanted, self.reference, _TEXT)
+        now = self.clock()
+        return Issued(
+            token=_pair(name, password),
+            token_type="Basic",  # noqa: S106 - a type
+            resource=wanted.resource,
+            issuer="basic",
+            scopes=wanted.scopes,
+            issued_at=now,
+            expires_at=now + LIFE,
+            scheme="Basic",
+            is_opaque=True,
+            parts=(*parts, password),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Static:
+    """A bearer token that somebody got elsewhere; one that says when it ends is used until then at the most.
+
+    `reference` is where it is looked for, for messages and the cache. `clock` gives Unix seconds.
+    """
+
+    token: Callable[[], Flow[Secret | None]] = field(repr=False)
+    clock: Callable[[], float] = field(repr=False, kw_only=True)
+    reference: str = field(default="", kw_only=True)
+    patience: float | None = field(default=None, kw_only=True)
+
+    @property
+    def described(self) -> Described:
+        return Described("static", client=self.reference)
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Read the token.
+
+        Raises:
+            ConfigurationError: `secret_missing` or `secret_unreadable`.
+            CredentialRejectedError: `token_expired`, by its own word.
+        """
+        token = yield from _secret(self.token, "token", wanted, self.reference, _TOKEN)
+        now = self.clock()
+        claims = read_jwt(token)
+        end = None if claims is None else claims.number("exp")
+        if end is not None and end <= now:
+            raise CredentialRejectedError(
+                "token_expired",
+                f"the token for {wanted.resource} has expired",
+                remedy="put a new one in its place, and see that this machine's clock is right",
+            )
+        return Issued(
+            token=token,
+            token_type="Bearer",  # noqa: S106 - a type
+            resource=wanted.resource,
+            issuer="static",
+            scopes=wanted.scopes,
+            issued_at=now,
+            expires_at=now + LIFE if end is None else min(end, now + LIFE),
+            jti=None if claims is None else claims.text("jti"),
+            ath=ath_of(token),
+            scheme="Bearer",
+            is_opaque=True,  # whom it is for and what it opens is somebody else's word
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class ClientCertificate:
+    """A certificate that is shown in TLS, and is the whole credential.
+
+    `certificate` makes the flow that reads it, None where there is nothing. `clock` gives Unix seconds.
+    """
+
+    certificate: Callable[[], Flow[Certificate | None]] = field(repr=False)
+    clock: Callable[[], float] = field(repr=False, kw_only=True)
+    reference: str = field(default="", kw_only=True)
+    patience: float | None = field(default=None, kw_only=True)
+
+    @property
+    def described(self) -> Described:
+        return Described("client-certificate", client=self.reference)
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Read the certificate.
+
+        Raises:
+            ConfigurationError: `secret_missing`.
+            CredentialRejectedError: `certificate_expired`.
+        """
+        certificate = yield from self.certificate()
+        if certificate is None:
+            raise _missing("client certificate", wanted.resource, self.reference)
+        now = self.clock()
+        if certificate.expires_at <= now:
+            raise CredentialRejectedError(
+                "certificate_expired",
+                f"the client certificate for {wanted.resource} has expired",
+                remedy="put a new one in its place, and see that this machine's clock is right",
+            )
+        return Issued(
+            token=Secret(""),
+            token_type="certificate",  # noqa: S106 - a type
+            resource=wanted.resource,
+            issuer="client-certificate",
+            scopes=wanted.scopes,
+            issued_at=now,
+            expires_at=min(certificate.expires_at, now + LIFE),
+            header="",
+            certificate=certificate,
+            is_opaque=True,
+        )
+
+
+def _secret(
+    make: Callable[[], Flow[Secret | None]],
+    what: str,
+    wanted: Wanted,
+    reference: str,
+    allowed: Pattern[str],
+) -> Flow[Secret]:
+    found = yield from make()
+    if found is None:
+        raise _missing(what, wanted.resource, reference)
+    if allowed.fullmatch(found.reveal()) is None:
+        raise ConfigurationError(
+            "secret_unreadable",
+            f"the {what} for {wanted.resource} is empty or holds characters that it can't be sent with",
+            remedy=f"look at what {reference or 'its reference'} names: the secret and nothing else, no line break",
+        )
+    return found
+
+
+def _missing(what: str, resource: str, reference: str) -> ConfigurationError:
+    return ConfigurationError(
+        "secret_missing",
+        f"the {what} for {resource} isn't where its reference says",
+        remedy=f"put it there ({reference})"
+        if reference
+        else "put it there, or correct the reference",
+    )
+
+
+def _check_username(name: Secret) -> None:
+    if ":" in name.reveal() or _TEXT.fullmatch(name.reveal()) is None:
+        raise ConfigurationError(
+            "username_malformed",
+            "a user name for HTTP Basic holds a colon or a control character",
+            remedy="give the name alone; the password has a reference of its own",
+        )
+
+
+def _pair(name: Secret, password: Secret) -> Secret:
+    pair = f"{name.reveal()}:{password.reveal()}"
+    return Secret(base64.b64encode(pair.encode()).decode("ascii"))

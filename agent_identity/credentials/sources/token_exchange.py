@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Token exchange: the principal's token and the agent's own become a token that the resource accepts (RFC 8693)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal
+
+from agent_identity.credentials.accepting import accepted
+from agent_identity.credentials.oauth.responses import read_jwt
+from agent_identity.credentials.sources.checks import Expected, check_issued_type
+from agent_identity.credentials.oauth.requests import Binding, Issued
+from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.sources.targets import details_text, target
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
+from agent_identity.delegation.carriers import DELEGATION, join_chain
+from agent_identity.errors import CredentialRejectedError, DeniedError
+from agent_identity.values import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.source import SubjectToken
+    from agent_identity.credentials.workload.tokens import WorkloadToken
+    from agent_identity.flow import Flow
+    from agent_identity.values import JSON
+
+__all__ = ["TokenExchange", "check_may_act", "check_same_context"]
+
+
+@dataclass(frozen=True, slots=True)
+class TokenExchange:
+    """Trade the principal's token for one of the resource's (RFC 8693 §2.1), bound to the acting agent's key where asked.
+
+    `actor` is what goes as `actor_token`: the leaf of the chain for an issuer that understands grants (then all of the chain
+    goes along for it to check), the agent's `workload` token, or none. `names_principal` says that the issuer is the
+    principal's own, so that the answer has to name them. `subject_types` are the types that may be shown, the best first.
+    """
+
+    issuer: Issuer
+    binding: Literal["dpop", "mtls", "none"] = "dpop"
+    audience: str | None = None
+    actor: Literal["grant", "workload", "none"] = "none"
+    names_principal: bool = False
+    details: Sequence[JSON] = ()
+    subject_types: tuple[str, ...] = (ACCESS_TOKEN, JWT, ID_TOKEN)
+    workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
+    client_name: str = ""
+    patience: float | None = None
+
+    @property
+    def described(self) -> Described:
+        return Described(
+            "token-exchange",
+            self.issuer.url,
+            self.client_name,
+            f"{self.audience or ''} {self.binding} {self.actor}",
+            details_text(self.details),
+        )
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """Ask for a token of exactly the scopes wanted.
+
+        Raises:
+            DeniedError: `may_act`, the principal's token names another actor; nothing was sent.
+            CredentialRejectedError: the issuer refused, or its answer isn't what was asked for.
+            CredentialUnavailableError: it could not be reached.
+        """
+        if wanted.subject is None:
+            raise CredentialRejectedError(
+                "subject_token_missing",
+                "this session acts for nobody whose token it has, so there is nothing to exchange",
+                remedy="open it with on_behalf_of(token), or use client-credentials for this resource",
+            )
+        subject = yield from wanted.subject.token(self.issuer, self.subject_types)
+        client = yield from self.issuer.client()
+        check_may_act(subject, wanted.agent, client.client_id)
+        if self.actor == "grant":
+            check_same_context(subject, wanted)
+        asked_at = self.issuer.clock()
+        binding = Binding(self.binding, wanted.proof_key)
+        form, headers = yield from self._form(wanted, subject)
+        answer = yield from self.issuer.token(form, binding=binding, headers=headers)
+        check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
+        certificate = yield from self.issuer.certificate()
+        expected = Expected(
+            issuer=self.issuer.url,
+            resource=wanted.resource,
+            scopes=wanted.scopes,
+            binding=binding,
+            asked_at=asked_at,
+            audience=self.audience or wanted.resource,
+            sub=named_by(self.issuer, wanted) if self.names_principal else None,
+            actor=wanted.agent if self.actor == "grant" else None,
+            details=self.details,
+            certificate=certificate if self.binding == "mtls" else None,
+        )
+        return (yield from accepted(self.issuer, answer, expected))
+
+    def _form(
+        self, wanted: Wanted, subject: SubjectToken
+    ) -> Flow[tuple[list[tuple[str, str | Secret]], tuple[tuple[str, str], ...]]]:
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", TOKEN_EXCHANGE),
+            ("requested_token_type", ACCESS_TOKEN),
+            ("subject_token", subject.token),
+            ("subject_token_type", subject.token_type),
+            *target(
+                wanted,
+                audience=self.audience,
+                details=self.details,
+                names_resource=self.issuer.resource_indicators,
+            ),
+        ]
+        headers: tuple[tuple[str, str], ...] = ()
+        if self.actor == "grant":
+            form += [("actor_token", Secret(wanted.chain[0].compact)), ("actor_token_type", JWT)]
+            headers = ((DELEGATION, join_chain([grant.compact for grant in wanted.chain])),)
+        elif self.actor == "workload" and self.workload is not None:
+            given = yield from self.workload()
+            form += [("actor_token", given.token), ("actor_token_type", given.token_type)]
+        return form, headers
+
+
+def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
+    """Hold the principal's token and the chain to one session: an actor token of another would be spliced to it.
+
+    Raises:
+        DeniedError: `spliced`; nothing was sent.
+    """
+    leaf = wanted.chain[0]
+    claims = read_jwt(subject.token)
+    named = None
+    if claims is not None:
+        named = (claims.get("sub"), claims.get("txn") if claims.has("txn") else leaf.txn)
+    if (
+        (leaf.sub, leaf.txn) != (wanted.principal.sub, wanted.txn)
+        or leaf.agent != wanted.agent
+        or (named is not None and named != (leaf.sub, leaf.txn))
+    ):
+        raise DeniedError(
+            "spliced",
+            "the principal's token and the chain are of different sessions",
+            remedy="let each session ask with its own tokens",
+        )
+
+
+def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
+    """Hold ourselves to the `may_act` of a principal's token (RFC 8693 §4.4); a token without one leaves it to the issuer.
+
+    Raises:
+        DeniedError: `may_act`, it names somebody else.
+    """
+    claims = read_jwt(subject.token)
+    named = None if claims is None else claims.nested("may_act")
+    if claims is None or "may_act" not in claims.members:
+        return
+    if named is None or named.text("sub") not in (agent, client_id):
+        raise DeniedError(
+            "may_act",
+            f"the principal's token lets another actor act for them, not {agent}",
+            remedy="have the token issued with this agent, or its client, in may_act",
+        )

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Transaction tokens: what one call is about, as a trust domain's token service says it (draft-ietf-oauth-transaction-tokens-10).
+
+A transaction token rides beside the credential in `Txn-Token`, is no credential itself, and stays within its trust domain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+import orjson
+
+from agent_identity import jose
+from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
+from agent_identity.credentials.sources.checks import check_issued_type, check_said_by
+from agent_identity.credentials.oauth.requests import Binding
+from agent_identity.credentials.oauth.token_types import (
+    ACCESS_TOKEN,
+    ID_TOKEN,
+    JWT,
+    TOKEN_EXCHANGE,
+    TXN_TOKEN,
+)
+from agent_identity.errors import CredentialRejectedError, VerificationError
+
+if TYPE_CHECKING:
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.source import Wanted
+    from agent_identity.flow import Flow
+    from agent_identity.values import Secret
+
+__all__ = ["HEADER", "TransactionToken", "TransactionTokens"]
+
+HEADER: Final = "Txn-Token"
+_TYP: Final = "txntoken+jwt"
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionToken:
+    """One transaction token; `txn` is the service's own id of the transaction, an alias of ours."""
+
+    token: Secret
+    txn: str
+
+
+@dataclass(frozen=True, slots=True)
+class TransactionTokens:
+    """The transaction token service of one trust domain, `audience`."""
+
+    issuer: Issuer
+    audience: str
+
+    def fetch(self, wanted: Wanted, *, tool: str, trace_id: str) -> Flow[TransactionToken]:
+        """Ask for the token of one call; `request_details` and `request_context` say which.
+
+        Raises:
+            CredentialRejectedError: the service refused, or its answer isn't a transaction token of this domain.
+            CredentialUnavailableError: it could not be reached.
+        """
+        if wanted.subject is None:
+            raise CredentialRejectedError(
+                "subject_token_missing", "a transaction token needs the principal's token"
+            )
+        subject = yield from wanted.subject.token(self.issuer, (ACCESS_TOKEN, JWT, ID_TOKEN))
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", TOKEN_EXCHANGE),
+            ("requested_token_type", TXN_TOKEN),
+            ("audience", self.audience),
+            ("scope", " ".join(sorted(wanted.scopes))),
+            ("subject_token", subject.token),
+            ("subject_token_type", subject.token_type),
+            ("request_details", _text({"tool": tool, "purpose": wanted.purpose})),
+            ("request_context", _text({"trace_id": trace_id})),
+        ]
+        answer = yield from self.issuer.token(form, binding=Binding("none"))
+        check_issued_type(answer, TXN_TOKEN, self.issuer.url)
+        if answer.token_type.lower() != "n_a":
+            raise CredentialRejectedError(
+                "wrong_token_type", f"{self.issuer.url} issued a transaction token as a bearer"
+            )
+        check_scopes(answer, wanted.scopes, self.issuer.url)
+        claims = _claims(answer.token)
+        if claims is None or claims.get("aud") != self.audience or claims.text("txn") is None:
+            raise CredentialRejectedError(
+                "malformed_txn_token",
+                f"{self.issuer.url} answered with no transaction token of {self.audience}",
+            )
+        check_said_by(claims, self.issuer, wanted, tacit=True)
+        check_scope_claim(claims, wanted.scopes, self.issuer.url)
+        return TransactionToken(answer.token, claims.text("txn") or "")
+
+
+def _text(members: dict[str, str]) -> str:
+    return orjson.dumps(members).decode()
+
+
+def _claims(token: Secret) -> Fields | None:
+    try:
+        parsed = jose.unverified(token.reveal())
+        if parsed.header.get("typ") != _TYP:
+            return None
+        return Fields(jose.loads_object(parsed.payload))
+    except VerificationError:
+        return None

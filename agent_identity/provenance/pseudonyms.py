@@ -1,0 +1,281 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Whom records are about: a random pseudonym and a key for each subject, kept apart from the ledger.
+
+Whatever in a record names a person is sealed under that person's key, and so is the way from the pseudonym back to the
+person. Deleting the one row erases both, and every proof of the ledger holds.
+"""
+
+from __future__ import annotations
+
+import hmac
+import os
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+
+import orjson
+
+from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.keys.signing import write_private
+from agent_identity.provenance.sqlite.storage import Database, open_database, private_file
+from agent_identity.keys.sealing import KEY_BYTES, Sealer
+from agent_identity.values import Principal, new_id
+
+if TYPE_CHECKING:
+    import sqlite3
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["MemoryShelf", "Shelf", "SqliteShelf", "Subject", "Subjects", "master_key"]
+
+_V = TypeVar("_V")
+_SEALERS: Final = 8_192  # 2.5 KB each, one for each subject with a live session
+
+
+class Subject(NamedTuple):
+    """A subject as it is kept: found by `lookup`, a keyed digest; `key` and `principal` are sealed."""
+
+    pseudonym: str
+    lookup: bytes
+    key: bytes
+    principal: bytes
+
+
+class Shelf(Protocol):
+    """Where subjects are kept."""
+
+    def by_lookup(self, lookup: bytes, /) -> Subject | None: ...
+    def by_pseudonym(self, pseudonym: str, /) -> Subject | None: ...
+    def add(self, subject: Subject, /) -> Subject:
+        """Keep it unless its lookup is taken; give what is kept."""
+        ...
+
+    def remove(self, pseudonym: str, /) -> bool: ...
+    def close(self) -> None: ...
+
+
+class Subjects:
+    """Pseudonyms and keys by subject.
+
+    Keys are cached for sealing alone: whatever is read asks the shelf, so that an erasure by another process counts
+    at once.
+    """
+
+    def __init__(self, shelf: Shelf, master: bytes) -> None:
+        self._shelf = shelf
+        # Keys live in closures and ciphers, which have no readable form.
+        self._lookup: Callable[[Principal], bytes] = _looking_up(master)
+        self._wrap = Sealer(hmac.digest(master, b"wrap", "sha256"))
+        self._sealers: dict[str, Sealer] = {}
+
+    def pseudonym(self, principal: Principal) -> str:
+        """The pseudonym of `principal`, given one now if there is none."""
+        lookup = self._lookup(principal)
+        found = self._shelf.by_lookup(lookup)
+        if found is None:
+            found = self._shelf.add(self._new(principal, lookup))
+        return found.pseudonym
+
+    def find(self, principal: Principal) -> str | None:
+        """The pseudonym of `principal`, None when it has none."""
+        found = self._shelf.by_lookup(self._lookup(principal))
+        return None if found is None else found.pseudonym
+
+    def principal(self, pseudonym: str) -> Principal | None:
+        """Who a pseudonym stands for; None once erased."""
+        found = self._shelf.by_pseudonym(pseudonym)
+        if found is None:
+            return None
+        sealer = Sealer(self._unwrap(found))
+        profile, iss, sub = orjson.loads(sealer.unseal(found.principal, pseudonym.encode()))
+        return Principal(sub, iss=iss, profile=profile)
+
+    def sealer(self, pseudonym: str) -> Sealer:
+        """What seals for a subject.
+
+        Raises:
+            LedgerError: the subject was erased.
+        """
+        sealer = self._sealers.get(pseudonym)
+        if sealer is None:
+            found = self._shelf.by_pseudonym(pseudonym)
+            if found is None:
+                raise LedgerError(
+                    "subject_erased", f"{pseudonym} was erased; nothing can be kept for it"
+                )
+            sealer = Sealer(self._unwrap(found))
+            _keep(self._sealers, pseudonym, sealer, _SEALERS)
+        return sealer
+
+    def seal(self, pseudonym: str, plaintext: bytes, context: bytes) -> bytes:
+        """Encrypt for a subject, bound to `context`.
+
+        Raises:
+            LedgerError: the subject was erased.
+        """
+        return self.sealer(pseudonym).seal(plaintext, context)
+
+    def unseal(self, pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
+        """What was sealed for a subject; None once erased.
+
+        Raises:
+            VerificationError: it was sealed for another subject or context.
+        """
+        return self.reading()(pseudonym, sealed, context)
+
+    def reading(self) -> Callable[[str, bytes, bytes], bytes | None]:
+        """An `unseal` that asks for each subject's key once; use it for one answer, and throw it away."""
+        known: dict[str, Sealer | None] = {}
+
+        def unseal(pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
+            if pseudonym not in known:
+                found = self._shelf.by_pseudonym(pseudonym)
+                known[pseudonym] = None if found is None else Sealer(self._unwrap(found))
+            sealer = known[pseudonym]
+            return None if sealer is None else sealer.unseal(sealed, context)
+
+        return unseal
+
+    def erase(self, pseudonym: str) -> bool:
+        """Delete a subject's key and name for good; False when there was none."""
+        found = self._shelf.remove(pseudonym)
+        self._sealers.pop(pseudonym, None)
+        return found
+
+    def close(self) -> None:
+        """Forget the keys, and close the shelf."""
+        self._sealers.clear()
+        self._shelf.close()
+
+    def _new(self, principal: Principal, lookup: bytes) -> Subject:
+        pseudonym, key = new_id("psn_"), os.urandom(KEY_BYTES)
+        context = pseudonym.encode()
+        return Subject(
+            pseudonym=pseudonym,
+            lookup=lookup,
+            key=self._wrap.seal(key, context),
+            principal=Sealer(key).seal(_named(principal), context),
+        )
+
+    def _unwrap(self, subject: Subject) -> bytes:
+        return self._wrap.unseal(subject.key, subject.pseudonym.encode())
+
+
+def _looking_up(master: bytes) -> Callable[[Principal], bytes]:
+    key = hmac.digest(master, b"lookup", "sha256")
+    return lambda principal: hmac.digest(key, _named(principal), "sha256")
+
+
+def _named(principal: Principal) -> bytes:
+    """One spelling for each principal, which its readable form isn't."""
+    return orjson.dumps([principal.profile, principal.iss, principal.sub])
+
+
+def _keep(cache: dict[str, _V], pseudonym: str, value: _V, size: int) -> None:
+    """Cache a value; a full cache starts over, which needs no lock."""
+    if len(cache) >= size:
+        cache.clear()
+    cache[pseudonym] = value
+
+
+class MemoryShelf:
+    """Subjects of this process, gone with it. `before_removal` is called while a subject's key is still there."""
+
+    def __init__(self, *, before_removal: Callable[[], None] | None = None) -> None:
+        self._before_removal = before_removal
+        self._by_lookup: dict[bytes, Subject] = {}
+        self._by_pseudonym: dict[str, Subject] = {}
+
+    def by_lookup(self, lookup: bytes, /) -> Subject | None:
+        return self._by_lookup.get(lookup)
+
+    def by_pseudonym(self, pseudonym: str, /) -> Subject | None:
+        return self._by_pseudonym.get(pseudonym)
+
+    def add(self, subject: Subject, /) -> Subject:
+        kept = self._by_lookup.setdefault(
+            subject.lookup, subject
+        )  # atomic, so that no lock is needed
+        self._by_pseudonym[kept.pseudonym] = kept
+        return kept
+
+    def remove(self, pseudonym: str, /) -> bool:
+        if self._before_removal is not None:
+            self._before_removal()
+        subject = self._by_pseudonym.pop(pseudonym, None)
+        return subject is not None and self._by_lookup.pop(subject.lookup, None) is not None
+
+    def close(self) -> None:
+        """Nothing to release."""
+
+
+class SqliteShelf:
+    """Subjects in a file of their own, which backups of the ledger leave out."""
+
+    def __init__(self, path: Path, *, durability: str) -> None:
+        def connect() -> sqlite3.Connection:
+            connection = open_database(path, schema=_SCHEMA, version=1, durability=durability)
+            connection.execute("PRAGMA secure_delete = ON")  # an erased key leaves no bytes behind
+            return connection
+
+        self._database = Database(connect)
+        with self._database.lock, self._database.reading(f"{path} can't be opened"):
+            pass
+        self._failed = f"{path} can't be used"
+
+    def by_lookup(self, lookup: bytes, /) -> Subject | None:
+        return self._one("SELECT * FROM subjects WHERE lookup = ?", lookup)
+
+    def by_pseudonym(self, pseudonym: str, /) -> Subject | None:
+        return self._one("SELECT * FROM subjects WHERE pseudonym = ?", pseudonym)
+
+    def add(self, subject: Subject, /) -> Subject:
+        with self._database.lock, self._database.writing(self._failed) as connection:
+            connection.execute("INSERT OR IGNORE INTO subjects VALUES (?, ?, ?, ?)", subject)
+        return self.by_lookup(subject.lookup) or subject
+
+    def remove(self, pseudonym: str, /) -> bool:
+        with self._database.lock, self._database.writing(self._failed) as connection:
+            removed = connection.execute("DELETE FROM subjects WHERE pseudonym = ?", (pseudonym,))
+            found = removed.rowcount > 0
+        with self._database.lock, self._database.reading(self._failed) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        return found
+
+    def close(self) -> None:
+        self._database.close()
+
+    def _one(self, query: str, value: str | bytes) -> Subject | None:
+        with self._database.lock, self._database.reading(self._failed) as connection:
+            row = connection.execute(query, (value,)).fetchone()
+        return None if row is None else Subject._make(row)
+
+
+_SCHEMA: Final = """
+CREATE TABLE subjects (
+    pseudonym TEXT PRIMARY KEY, lookup BLOB NOT NULL UNIQUE, key BLOB NOT NULL, principal BLOB NOT NULL
+) WITHOUT ROWID
+"""
+
+
+def master_key(path: Path) -> bytes:
+    """The key beside a store of subjects, made when there is none; of two that make it at once, one wins.
+
+    Raises:
+        ConfigurationError: it can't be read or made, or isn't a key.
+    """
+    try:
+        if not path.exists():
+            fresh = path.with_name(new_id(f".{path.name}."))
+            write_private(fresh, os.urandom(KEY_BYTES))
+            try:
+                path.hardlink_to(fresh)
+            except FileExistsError:
+                pass
+            finally:
+                fresh.unlink()
+        private_file(path)
+        key = path.read_bytes()
+    except OSError as error:
+        raise ConfigurationError("state_unusable", f"{path} can't be read or made") from error
+    if len(key) != KEY_BYTES:
+        raise ConfigurationError("key_unusable", f"{path} doesn't hold a key of {KEY_BYTES} bytes")
+    return key

@@ -1,0 +1,400 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The writing side of a SQLite ledger: one connection, one chain, one lease for each process.
+
+W1  `append` returns after the commit. What is committed survives a killed process; with durability "power" it is
+    flushed to the disk too, one flush for all who wait at that moment.
+W2  The chain in memory counts only between a commit that worked and the next one that begins. Whatever interrupts a
+    commit makes the next append ask the file where the chain ends.
+W3  A process writes under a name of its own and holds a lease on it. Once that has expired or ended, its calls without
+    outcome read `unknown`.
+
+tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sqlite3
+from collections import deque
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import LedgerError
+from agent_identity.forks import acquire
+from agent_identity.provenance.chain import GENESIS, Chain
+from agent_identity.provenance.records import OUTCOMES
+from agent_identity.provenance.sqlite.storage import (
+    BUSY_SECONDS,
+    Database,
+    begin,
+    is_busy,
+    patiently,
+    roll_back,
+    storage_error,
+)
+
+if TYPE_CHECKING:
+    import threading
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from agent_identity.flow import Draft
+    from agent_identity.provenance.chain import Seal
+
+__all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Waiting", "Writer"]
+
+LEASE_SECONDS: Final = 30.0
+_RENEW_BELOW: Final = 20.0
+_UPKEEP_EVERY: Final = 512  # records
+
+RECORDS_SCHEMA: Final = """
+CREATE TABLE writers (
+    id INTEGER PRIMARY KEY, name TEXT NOT NULL UNIQUE, lease_until REAL NOT NULL
+);
+CREATE TABLE records (
+    id INTEGER PRIMARY KEY, writer INTEGER NOT NULL, seq INTEGER NOT NULL, kind TEXT NOT NULL,
+    session TEXT, call TEXT, trace TEXT, span TEXT, ref TEXT, alias TEXT,
+    body BLOB NOT NULL, sealed BLOB, hash BLOB NOT NULL
+)
+"""
+_INSERT: Final = """
+INSERT INTO records (writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash)
+VALUES ({}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+"""
+"""With the number of the writer in its place, which is the same for all that it writes."""
+
+
+_PLACE_SECONDS: Final = 0.05
+"""How long a ledger file that was replaced may go unnoticed; one that was deleted or moved is noticed at the next intent."""
+
+
+class Waiting:
+    """A draft whose commit somebody waits for."""
+
+    __slots__ = ("done", "draft", "error", "seal")
+
+    def __init__(self, draft: Draft, seal: Seal | None) -> None:
+        self.draft: Draft = draft
+        self.seal: Seal | None = seal
+        self.done: bool = False
+        self.error: LedgerError | None = None
+
+
+class Writer:
+    """Appends to one ledger file. `due` is called when there is upkeep to do."""
+
+    def __init__(
+        self,
+        path: Path,
+        connect: Callable[[], sqlite3.Connection],
+        *,
+        clock: Callable[[], float],
+        due: Callable[[], None],
+    ) -> None:
+        self.healthy: bool = True
+        self._database = Database(connect)
+        self._clock = clock
+        self._due = due
+        self._failed = f"{path} can't be written"
+        self._place = str(path.absolute())
+        self._process = 0
+        self._chain = Chain()
+        self._number: int | None = None
+        self._statement = ""
+        self._born_after = 0
+        self._lease_until = 0.0
+        self._sure = False
+        self._waiting: deque[Waiting] = deque()
+        self._closed = False
+        with self._database.lock, self._database.reading(self._failed) as connection:
+            self._connection = connection
+            self._execute = connection.execute
+            status = path.stat()
+            self._file = (status.st_dev, status.st_ino)
+            self._place_checked_at = float("-inf")
+
+    def append(self, draft: Draft, seal: Seal | None) -> None:
+        """Commit a draft, waiting for whoever else writes.
+
+        Raises:
+            LedgerError: it is not on record.
+        """
+        lock = self._database.lock
+        if lock.locked():
+            self._wait_for(lock)
+        with lock:
+            self._commit(draft, seal, patient=True)
+
+    def try_append(self, draft: Draft, seal: Seal | None) -> bool:
+        """Commit a draft at once, or don't when that would have to wait; the answer says which.
+
+        Raises:
+            LedgerError: it is not on record, and waiting wouldn't help.
+        """
+        if self._waiting:
+            return False  # what waits was there first
+        lock = self._database.lock
+        outcome: list[bool] = []
+        try:
+            acquire(lock, outcome, 0.0)
+            return outcome[0] and self._is_ready() and self._commit(draft, seal, patient=False)
+        finally:
+            if outcome and outcome[0]:
+                lock.release()
+
+    def enqueue(self, draft: Draft, seal: Seal | None) -> Waiting:
+        """Put a draft behind all that wait; `commit_enqueued` commits it. The order of these calls is that of the records."""
+        if self._process != os.getpid():
+            self._waiting = deque()  # who waited there, waits in the parent
+        own = Waiting(draft, seal)
+        self._waiting.append(own)
+        return own
+
+    def commit_enqueued(self, own: Waiting) -> None:
+        """Commit a draft together with all that wait at this moment: the thread that gets the lock commits for the others.
+
+        Raises:
+            LedgerError: it is not on record.
+        """
+        with self._database.lock:  # held for a bounded time, by the thread that commits
+            if not own.done:
+                self._commit_waiting(own)
+        # shared by all who waited, so each raises one of its own
+        if (error := own.error) is not None:
+            raise LedgerError(error.code, str(error), remedy=error.remedy) from error
+
+    def settle(self) -> None:
+        """Let what was enqueued until now be committed, or fail: those who enqueued it may have been cancelled."""
+        lock = self._database.lock
+        if self._process == os.getpid() and (self._waiting or lock.locked()):
+            with lock:
+                if self._waiting:
+                    self._commit_waiting(None)
+
+    def probe(self) -> None:
+        """Write the lease.
+
+        Raises:
+            LedgerError: the file can't be written at this time.
+        """
+        self.healthy = False
+        with self._database.lock, self._database.reading(self._failed) as connection:
+            self._prepare(connection)
+        self._set_lease(self._clock() + LEASE_SECONDS)
+        self.healthy = True
+
+    def renew(self) -> None:
+        """Hold the lease for another `LEASE_SECONDS`, if this process has one and a third of it is over."""
+        now = self._clock()
+        if self._lease_until - now < _RENEW_BELOW:
+            self._set_lease(now + LEASE_SECONDS)
+
+    def checkpoint(self) -> None:
+        """Move what is left in the -wal file, with nothing appended meanwhile, so that it starts over."""
+        with self._database.lock, self._database.reading(self._failed) as database:
+            database.execute("PRAGMA wal_checkpoint(PASSIVE)")
+
+    def is_own(self, writer: str) -> bool:
+        """Whether this process writes under that name, and still can."""
+        return writer == self._chain.writer and self._process == os.getpid() and not self._closed
+
+    def close(self) -> None:
+        """End the lease, so that what is open reads `unknown` at once, and close."""
+        with contextlib.suppress(LedgerError):
+            self._set_lease(0.0)
+        self._closed = True
+        self._database.close()
+
+    def _is_ready(self) -> bool:
+        """Whether a commit can begin without opening, registering or asking the file first."""
+        return self._sure and self._connection is self._database.current
+
+    def _prepare(self, connection: sqlite3.Connection) -> None:
+        """Make the connection, the name and the chain fit to commit, for whoever holds the lock."""
+        if self._process != os.getpid():
+            self._forget()
+        roll_back(connection)
+        self._check_place()
+        if self._number is None:
+            self._register(connection)
+        elif not self._sure:
+            self._find_end(connection)
+        self._connection = connection
+        self._execute = connection.cursor().execute
+        self._sure = True
+        self._due()
+
+    def _forget(self) -> None:
+        """Start as a writer that nobody has heard of: in a new process, and in a forked child."""
+        self._process = os.getpid()
+        self._chain = Chain()
+        self._number = None
+        self._sure = False
+        self._waiting = deque()
+
+    def _register(self, connection: sqlite3.Connection) -> None:
+        begin(connection)
+        try:
+            query = "SELECT coalesce(max(id), 0) FROM records"
+            (self._born_after,) = connection.execute(query).fetchone()
+            query = "INSERT INTO writers (name, lease_until) VALUES (?, ?)"
+            lease_until = self._clock() + LEASE_SECONDS
+            number = connection.execute(query, (self._chain.writer, lease_until)).lastrowid
+            connection.execute("COMMIT")
+        except BaseException:
+            roll_back(connection)
+            raise
+        self._statement = _INSERT.format(number)
+        self._number, self._lease_until = number, lease_until
+
+    def _find_end(self, connection: sqlite3.Connection) -> None:
+        query = "SELECT seq, hash FROM records WHERE id > ? AND writer = ? ORDER BY id DESC LIMIT 1"
+        row = connection.execute(query, (self._born_after, self._number)).fetchone()
+        self._chain.seq, self._chain.head = (0, GENESIS) if row is None else row
+
+    def _commit(self, draft: Draft, seal: Seal | None, *, patient: bool) -> bool:
+        """Commit one draft, for whoever holds the lock; False when that would have to wait and isn't `patient`."""
+        try:
+            if not (self._sure and self._connection is self._database.current):
+                self._prepare(self._database.connection())
+            now = self._clock()
+            row = self._chain.next(draft, int(now * 1_000_000), seal)
+            if draft.kind not in OUTCOMES and (  # the next call is refused soon enough
+                not os.access(self._place, os.F_OK)
+                or not 0 <= now - self._place_checked_at < _PLACE_SECONDS
+            ):
+                self._check_place()
+            values = row[1:]
+            self._sure = False
+            try:
+                self._execute(
+                    self._statement, values
+                )  # a statement by itself is a write transaction
+            except sqlite3.OperationalError as error:
+                if not is_busy(error):
+                    raise
+                if not patient:
+                    self._sure = True
+                    return False
+                patiently(lambda: self._execute(self._statement, values))
+        except sqlite3.Error as error:
+            raise self._abandon(error) from error
+        except BaseException:
+            self._undo()
+            raise
+        self._chain.advance(row)
+        self._sure = True
+        self.healthy = True
+        if row.seq % _UPKEEP_EVERY == 0:
+            self._due()
+        return True
+
+    def _commit_waiting(self, own: Waiting | None) -> None:
+        """Commit all that wait in one transaction, `own` among them; the caller holds the lock."""
+        batch: list[Waiting] = []
+        while self._waiting:
+            batch.append(self._waiting.popleft())
+        if own is not None and own not in batch:  # an interrupt lost the batch that it was in
+            batch.append(own)
+        failure: LedgerError | None = None
+        has_begun, is_decided = False, True
+        before = self._chain.seq
+        try:
+            if not self._is_ready():
+                self._prepare(self._database.connection())
+            self._sure = False
+            begin(self._connection)
+            has_begun = True
+            self._check_place()
+            for waiting in batch:
+                self._insert(waiting)
+            self._execute("COMMIT")
+            self._sure = True
+            self.healthy = True
+        except sqlite3.Error as error:
+            failure = self._abandon(error)
+        except LedgerError as error:
+            self._undo()
+            failure = error
+        except BaseException:
+            # Where nothing is committed, the other threads commit their own records.
+            is_decided = has_begun and not self._connection.in_transaction
+            self._undo()
+            raise
+        finally:
+            for waiting in batch if is_decided else ():
+                waiting.error = failure or waiting.error
+                waiting.done = True
+        if before // _UPKEEP_EVERY != self._chain.seq // _UPKEEP_EVERY:
+            self._due()
+
+    def _insert(self, waiting: Waiting) -> None:
+        """Write one of several; what can't be written as JSON fails alone."""
+        try:
+            row = self._chain.next(waiting.draft, int(self._clock() * 1_000_000), waiting.seal)
+        except LedgerError as error:
+            waiting.error = error
+            return
+        self._execute(self._statement, row[1:])
+        self._chain.advance(row)
+
+    def _check_place(self) -> None:
+        """What is written has to be the file that the path names.
+
+        Raises:
+            LedgerError: `ledger_moved`.
+        """
+        try:
+            found = os.stat(self._place)  # noqa: PTH116 - on the path of commits
+            is_same = (found.st_dev, found.st_ino) == self._file
+        except OSError:
+            is_same = False
+        if not is_same:
+            self.healthy = False
+            raise LedgerError(
+                "ledger_moved",
+                f"{self._place} was deleted, moved or replaced while this process writes to it",
+                remedy="put the file back, or restart the process to begin a new one",
+            )
+        self._place_checked_at = self._clock()
+
+    def _abandon(self, error: sqlite3.Error) -> LedgerError:
+        """Undo a commit that failed, and say so."""
+        self.healthy = False
+        self._undo()
+        return storage_error(error, self._failed)
+
+    def _undo(self) -> None:
+        """Roll back what was begun; a connection that can't even do that is given up."""
+        try:
+            if self._database.current is not None:
+                roll_back(self._database.current)
+        except sqlite3.Error:
+            self._database.drop()
+
+    def _wait_for(self, lock: threading.Lock) -> None:
+        """Wait until another thread has written, but not for one that hangs.
+
+        Raises:
+            LedgerError: `ledger_busy`.
+        """
+        outcome: list[bool] = []
+        try:
+            acquire(lock, outcome, BUSY_SECONDS)
+        finally:
+            if outcome and outcome[0]:
+                lock.release()
+        if not outcome[0]:
+            self.healthy = False
+            raise LedgerError(
+                "ledger_busy", f"{self._failed} (another thread writes for {BUSY_SECONDS} s)"
+            )
+
+    def _set_lease(self, until: float) -> None:
+        if self._number is None or self._process != os.getpid():
+            return
+        with self._database.lock, self._database.writing(self._failed) as connection:
+            connection.execute(
+                "UPDATE writers SET lease_until = ? WHERE id = ?", (until, self._number)
+            )
+        self._lease_until = until

@@ -1,0 +1,479 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How a session reaches a resource: a grant for every hop down to it, then the credential that its own hop earns.
+
+Grants are made when a resource is first reached, for that resource and the scopes of the call, root first; a parent's hop
+is made when a child first needs it. Everything is shared by who asks for the same, and recorded by whoever fetched it.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from agent_identity.credentials.cache import CacheKey, fresh_until
+from agent_identity.credentials.sources.checks import check_step_up
+from agent_identity.credentials.root_grants import RootWanted
+from agent_identity.credentials.source import Wanted
+from agent_identity.delegation.assertion import Statement
+from agent_identity.delegation.carriers import join_chain
+from agent_identity.delegation.grant import Grant, mint_child
+from agent_identity.detailed import granted
+from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.flow import Draft, Shared, append, arun, run, shared
+from agent_identity.runtime.closing import given_back
+from agent_identity.provenance.records import CREDENTIAL_ACQUIRED, GRANT_MADE
+from agent_identity.runtime.reports import Reporting
+from agent_identity.values import LOCAL, keep
+
+if TYPE_CHECKING:
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.oauth.dpop import ProofKey
+    from agent_identity.credentials.source import Renewal, Source, StepUp
+    from agent_identity.flow import Flow
+    from agent_identity.http.credential import Credential, Ready
+    from agent_identity.keys.signing import JWK
+    from agent_identity.runtime.parts import Resource
+    from agent_identity.pipeline import Call
+    from agent_identity.session import Session
+    from agent_identity.values import JSON
+    from agent_identity.verify.result import Handover
+
+__all__ = ["Reach", "chain_of", "grant_made", "reach"]
+
+
+class Reach:
+    """What a session needs to call one resource with certain scopes, until `fresh_until` (Unix seconds).
+
+    `place` is None for a local resource, which needs no credential. `is_per_call` says that something in it is good for one call.
+    """
+
+    __slots__ = (
+        *(
+            "chain",
+            "delegation",
+            "fresh_until",
+            "grant_hash",
+            "is_per_call",
+            "issued",
+            "key",
+            "leaf",
+        ),
+        *("_fresh_monotonic", "place", "proof_key", "resource", "scopes", "statement"),
+    )
+
+    def __init__(
+        self,
+        session: Session,
+        resource: str,
+        scopes: frozenset[str],
+        chain: tuple[Grant, ...],
+        place: Resource | None,
+        issued: Issued | None,
+        key: bytes | None,
+    ) -> None:
+        self.resource = resource
+        self.scopes = scopes
+        self.chain = chain
+        self.leaf: Grant = chain[0]
+        self.place = place
+        self.issued = issued
+        self.key = key
+        self.is_per_call: bool = place is not None and place.transaction is not None
+        self.grant_hash: str = self.leaf.hash()
+        self.delegation: str = join_chain(
+            [grant.compact for grant in chain], limit=session.parts.header_limit
+        )
+        self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
+        ends = [session.proof.until, *(fresh_until(grant) for grant in chain)]
+        if issued is not None:
+            ends.append(fresh_until(issued))
+        self.fresh_until: float = min(ends)
+        self._fresh_monotonic = time.monotonic() + self.fresh_until - session.parts.clock()
+        self.proof_key: ProofKey = session.agent.proof_key
+        if issued is not None:
+            keep(session.life.secrets, *issued.secrets)
+
+    def is_fresh(self, now: float) -> bool:
+        """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""
+        return now < self.fresh_until and time.monotonic() < self._fresh_monotonic
+
+    def for_call(self, session: Session, call: Call, trace_id: str) -> Flow[Reach]:
+        """The same for one call alone: with a transaction token that says what the call is about."""
+        place, issued = self.place, self.issued
+        if place is None or place.transaction is None or issued is None:
+            return self
+        wanted = _wanted(session, self.chain, place, self.scopes, None)
+        found = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
+        yield from append(
+            _acquired_draft(
+                session,
+                call.call_id,
+                found.txn,
+                {
+                    "resource": place.uri,
+                    "source": "transaction-token",
+                    "issuer": place.transaction.issuer.url,
+                    "token_type": "N_A",
+                },
+            )
+        )
+        with_token = replace(issued, txn_token=found.token)
+        return Reach(session, self.resource, self.scopes, self.chain, place, with_token, self.key)
+
+    def credential(self, session: Session, call: Call | None) -> Credential:
+        """The credential as a tool is handed it; with a call, it asserts that call on every request.
+
+        Raises:
+            ConfigurationError: what is reached is local and has no credential.
+        """
+        from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
+
+        parts = session.parts
+        return Credential(
+            self.ready(with_call=call is not None),
+            proof_key=self.proof_key,
+            nonces=parts.nonces,
+            facts=None if call is None else call.facts,
+            numbers=None if call is None else call.numbers,
+            check=lambda: self._check_use(session, call),
+            reporter=Reporting(session, self.resource, call),
+            renewer=Renewing(session, self, call),
+            context=parts.world.context,
+            clock=parts.clock,
+        )
+
+    def ready(self, *, with_call: bool) -> Ready:
+        """What a credential is made of.
+
+        Raises:
+            ConfigurationError: what is reached is local and has no credential.
+        """
+        from agent_identity.http.credential import Ready  # noqa: PLC0415 - httpx loads on first use
+
+        if self.issued is None or self.place is None:
+            raise ConfigurationError("no_resource", "a local tool has no credential")
+        shows = self.place.sends_assertion
+        return Ready(
+            self.issued,
+            self.delegation if shows else None,
+            self.statement if shows and with_call else None,
+        )
+
+    def _check_use(self, session: Session, call: Call | None) -> None:
+        now = session.parts.clock()
+        session.parts.gate.check_open()
+        session.check(now)
+        session.proof.check(now)
+        if call is not None:
+            call.check_running()
+        if session.agent.proof_key is not self.proof_key:
+            raise DeniedError(
+                "key_renewed", "the agent has another key in this process since it forked"
+            )
+
+
+class Renewing:
+    """Gets the credential of a session anew when its resource says that this one won't do."""
+
+    __slots__ = ("_call", "_reached", "_session")
+
+    def __init__(self, session: Session, reached: Reach, call: Call | None) -> None:
+        self._session = session
+        self._reached = reached
+        self._call = call
+
+    def renew(self, renewal: Renewal, /) -> Ready:
+        flow = self._session.renewed(self._reached, renewal, self._call)
+        self._reached = run(flow, self._session.parts.world.answer)
+        return self._reached.ready(with_call=self._call is not None)
+
+    async def arenew(self, renewal: Renewal, /) -> Ready:
+        flow = self._session.renewed(self._reached, renewal, self._call)
+        self._reached = await arun(flow, self._session.parts.world.aanswer)
+        return self._reached.ready(with_call=self._call is not None)
+
+
+def reach(
+    session: Session, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
+) -> Flow[Reach]:
+    """Get all that a call to `resource` needs; a local resource needs no credential.
+
+    Whoever is acted for is proven first: by the tokens that were verified, or by fresh ones where those have ended.
+
+    Raises:
+        DeniedError: nothing says how to get a credential for it.
+        InvalidSubjectError: the principal's fresh tokens are none, or somebody else's.
+        CredentialError: an issuer refused or could not be reached.
+        LedgerError: what was issued could not be recorded, so it isn't used.
+    """
+    yield from session.proof.anew()
+    place = None if resource == LOCAL else session.parts.resources.get(resource)
+    audiences = session.limits.resources or frozenset({resource} - {LOCAL})
+    chain = yield from chain_of(session, audiences, scopes)
+    if place is None:
+        return Reach(session, resource, scopes, chain, None, None, None)
+    source = place.source_for(is_handed=session.is_taken_over)
+    key = _key(session, place, source, chain[0].hash(), scopes, step_up)
+    start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
+    issued = yield from shared(Shared(key, start, source.patience))
+    return Reach(session, resource, scopes, chain, place, issued, key)
+
+
+def _key(
+    session: Session,
+    place: Resource,
+    source: Source,
+    chain: str,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
+) -> bytes:
+    described = source.described
+    sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
+    return _shared_key(
+        session,
+        CacheKey(
+            grant_type=described.kind,
+            issuer=described.issuer,
+            client=described.client,
+            principal=_owner(session),
+            chain=chain,
+            resource=place.uri,
+            audience=described.audience + sign_in,
+            scopes=scopes,
+            details=described.details,
+            binding_key=session.agent.key.thumbprint,
+            policy_epoch=session.parts.policy_epoch,
+        ),
+    )
+
+
+def _hop_key(session: Session, above: str, place: str, scopes: frozenset[str]) -> bytes:
+    return _shared_key(
+        session,
+        CacheKey(
+            grant_type="hop",
+            issuer=session.parts.anchor.name,
+            client=session.parts.agent.key.thumbprint,
+            principal=_owner(session),
+            chain=above,
+            resource=place,
+            audience="",
+            scopes=scopes,
+            details="",
+            binding_key=session.agent.key.thumbprint,
+            policy_epoch=session.parts.policy_epoch,
+        ),
+    )
+
+
+def _owner(session: Session) -> tuple[str, str, str]:
+    return str(session.principal), session.txn, session.id
+
+
+def _shared_key(session: Session, key: CacheKey) -> bytes:
+    digest = key.digest()
+    session.cache_keys.add(digest)  # dropped when the session ends: nobody else can ask by this key
+    return digest
+
+
+def chain_of(
+    session: Session, audiences: frozenset[str], scopes: frozenset[str]
+) -> Flow[tuple[Grant, ...]]:
+    """The grants down to a session, newest first, for some resources and scopes; each hop is made once and shared."""
+    if session.taken_over is not None:
+        return _taken_over(session, session.taken_over)
+    place = " ".join(sorted(audiences))
+    if session.parent is None:
+        key = _hop_key(session, "", place, scopes)
+        root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
+        return (root,)
+    above = yield from chain_of(session.parent, audiences, scopes)
+    key = _hop_key(session, above[0].hash(), place, scopes)
+    hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
+    return (hop, *above)
+
+
+def _taken_over(session: Session, handover: Handover) -> tuple[Grant, ...]:
+    """The grants that were handed over; they are for one key, and nobody here can make others."""
+    if session.agent.key.thumbprint != handover.grants[0].jkt:
+        raise DeniedError(
+            "key_renewed",
+            "what was handed over is for the key that the agent had before it forked",
+            remedy="have it handed over anew, or configure [agent] key",
+        )
+    return handover.grants
+
+
+def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
+    parts = session.parts
+    now = parts.clock()
+    session.check(now)
+    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proof.until - now)
+    if lifetime < 1:
+        raise DeniedError("session_expired", "the session ends within a second")
+    grant = yield from parts.anchor.grant(
+        RootWanted(
+            principal=session.principal,
+            subject=session.subject,
+            agent=session.agent.uri,
+            resources=audiences or frozenset({LOCAL}),
+            scopes=scopes,
+            details=granted(session.limits, parts.resources, audiences),
+            purpose=session.purpose,
+            task=session.task,
+            txn=session.txn,
+            max_depth=session.max_depth,
+            lifetime=lifetime,
+            evidence=session.evidence,
+            proof_key=session.agent.proof_key,
+        )
+    )
+    yield from grant_made(session, (grant,))
+    return grant
+
+
+def _child(
+    session: Session,
+    above: tuple[Grant, ...],
+    audiences: frozenset[str],
+    scopes: frozenset[str],
+) -> Flow[Grant]:
+    parent = session.parent
+    assert parent is not None  # noqa: S101 - `_chain` asks for a child's hop only below a parent
+    now = session.parts.clock()
+    grant = mint_child(
+        parent.agent.key,
+        above[0],
+        agent=session.agent.uri,
+        jkt=session.agent.key.thumbprint,
+        aud=audiences,
+        scopes=scopes,
+        details=granted(session.limits, session.parts.resources, audiences),
+        task=session.task,
+        now=int(now),
+        expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
+    )
+    yield from grant_made(session, (grant, *above))
+    return grant
+
+
+def _acquired(
+    session: Session,
+    chain: tuple[Grant, ...],
+    place: Resource,
+    source: Source,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
+) -> Flow[Issued]:
+    session.check(session.parts.clock())
+    issued = yield from source.fetch(_wanted(session, chain, place, scopes, step_up))
+    if not issued.opens_something:
+        return issued
+    if not session.take(place, issued):
+        yield from given_back(session, [(place.issuer, issued)])
+        session.check(session.parts.clock())
+        raise DeniedError("session_ended", "the session ended while a credential was acquired")
+    check_step_up(issued, step_up)
+    yield from append(
+        _acquired_draft(
+            session,
+            None,
+            issued.jti,
+            {
+                "resource": place.uri,
+                "grant_hash": chain[0].hash(),
+                "source": source.described.kind,
+                "issuer": issued.issuer,
+                "scope": [*sorted(issued.scopes)],
+                "token_type": issued.token_type,
+                "expires_at": int(issued.expires_at),
+                "bound": issued.is_bound,
+                "opaque": issued.is_opaque,
+            },
+            None if issued.details is None else {"authorization_details": issued.details},
+        )
+    )
+    return issued
+
+
+def _wanted(
+    session: Session,
+    chain: tuple[Grant, ...],
+    place: Resource,
+    scopes: frozenset[str],
+    step_up: StepUp | None,
+) -> Wanted:
+    return Wanted(
+        resource=place.uri,
+        scopes=scopes,
+        principal=session.principal,
+        subject=session.subject,
+        chain=chain,
+        agent=session.agent.uri,
+        proof_key=session.agent.proof_key,
+        txn=session.txn,
+        purpose=session.purpose,
+        step_up=step_up,
+    )
+
+
+def _acquired_draft(
+    session: Session,
+    call_id: str | None,
+    ref: str | None,
+    public: dict[str, JSON],
+    sealed: dict[str, JSON] | None = None,
+) -> Draft:
+    return Draft(
+        CREDENTIAL_ACQUIRED,
+        session.pseudonym,
+        session.id,
+        call_id,
+        None,
+        None,
+        ref,
+        public,
+        sealed,
+    )
+
+
+def grant_made(session: Session, chain: tuple[Grant, ...]) -> Flow[None]:
+    """Put a grant on record with its whole chain, and with the anchor's key as it was used: the anchor itself forgets it."""
+    root = chain[-1]
+    known = session.anchor_key
+    if known is None:
+        key = yield from session.parts.anchor.key(root.kid or "")
+    else:
+        key = _public(known)
+    yield from append(_grant_draft(session, chain, key))
+
+
+def _public(jwk: JWK) -> dict[str, JSON]:
+    """A public key as JSON; all of its members that matter are texts."""
+    return {name: value for name, value in jwk.items() if isinstance(value, str)}
+
+
+def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
+    grant, root = chain[0], chain[-1]
+    return Draft(
+        GRANT_MADE,
+        session.pseudonym,
+        session.id,
+        None,
+        None,
+        None,
+        grant.jti,
+        {
+            "agent": grant.agent,
+            "depth": grant.depth,
+            "scope": [*sorted(grant.scopes)],
+            "aud": [*sorted(grant.aud)],
+            "expires_at": grant.exp,
+            "grant_hash": grant.hash(),
+            "evidence": grant.evidence,
+            "anchor": root.iss,
+            "anchor_key": key,
+        },
+        {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
+    )

@@ -1,0 +1,120 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What happens to a session's tokens when it ends: they are taken back where their issuer does that (RFC 7009).
+
+What can't be taken back is put on record with its end. Nothing here keeps a session from ending: a token that is still good is
+a fact to be known, no reason to go on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import AgentIdentityError, CredentialUnavailableError, LedgerError
+from agent_identity.flow import Draft, append
+from agent_identity.provenance.records import CREDENTIAL_REVOKED
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.flow import Flow
+    from agent_identity.session import Session
+    from agent_identity.values import JSON
+
+__all__ = ["Taken", "given_back"]
+
+_log: Final = logging.getLogger("agent_identity")
+
+
+class Taken:
+    """What was acquired for one session, until it is given back. Thread-safe; once closed it takes nothing more."""
+
+    __slots__ = ("_held", "_is_closed", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[tuple[Issuer | None, Issued]] = []
+        self._is_closed = False
+
+    def add(self, issuer: Issuer | None, issued: Issued, now: float) -> bool:
+        """Remember what was acquired; False when the session has ended meanwhile, and it is to be given back at once."""
+        with self._lock:
+            if not self._is_closed:
+                self._held = [each for each in self._held if each[1].expires_at > now]
+                self._held.append((issuer, issued))
+            return not self._is_closed
+
+    def close(self) -> list[tuple[Issuer | None, Issued]]:
+        """All of it, to be given back."""
+        with self._lock:
+            held, self._held = self._held, []
+            self._is_closed = True
+            return held
+
+
+def given_back(session: Session, taken: Sequence[tuple[Issuer | None, Issued]]) -> Flow[None]:
+    """Give back what still serves, each on record: revoked, or alive until its end.
+
+    All of it together gets the time of one acquisition: whoever leaves a session isn't kept waiting by a slow issuer.
+    """
+    unreachable: set[str] = set()
+    ends = session.parts.clock() + session.parts.world.deadline
+    for issuer, issued in taken:
+        now = session.parts.clock()
+        if issued.expires_at <= now:
+            continue
+        why: str | None = "no_revocation"
+        if issuer is not None and issuer.url in unreachable:
+            why = "issuer_unreachable"
+        elif issuer is not None and now >= ends:
+            why = "deadline_exceeded"
+        elif issuer is not None:
+            why = yield from _refused(issuer, issued, unreachable)
+        try:
+            yield from append(_draft(session, issued, why))
+        except LedgerError as failure:
+            session.parts.gate.shut()
+            _log.warning(
+                "what became of a token of %s is not on record (%s)", session.id, failure.code
+            )
+
+
+def _refused(issuer: Issuer, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
+    """Ask the issuer to take a token back, once. None when it did, else why not."""
+    try:
+        endpoints = yield from issuer.endpoints()
+        if endpoints.revocation is None:
+            return "no_revocation"
+        form = [("token", issued.token)]
+        yield from issuer.post("revocation", form, "a revocation", attempts=1)
+    except CredentialUnavailableError as failure:
+        unreachable.add(issuer.url)
+        return failure.code
+    except AgentIdentityError as failure:
+        return failure.code
+    return None
+
+
+def _draft(session: Session, issued: Issued, why: str | None) -> Draft:
+    public: dict[str, JSON] = {
+        "resource": issued.resource,
+        "issuer": issued.issuer,
+        "revoked": why is None,
+        "code": why,
+        "expires_at": int(issued.expires_at),
+        "bound": issued.is_bound,
+    }
+    return Draft(
+        CREDENTIAL_REVOKED,
+        session.pseudonym,
+        session.id,
+        None,
+        None,
+        None,
+        issued.jti,
+        public,
+        None,
+    )

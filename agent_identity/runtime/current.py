@@ -1,0 +1,409 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which session is current, and which call of it is running.
+
+C1  A context variable says it. Context variables follow into tasks and `asyncio.to_thread`, not into executors and threads
+    (`session.bind` carries them).
+C2  A session that was entered inside a generator is current while that generator runs, and only then. A context variable can't
+    say that, so the stack decides first: the nearest generator on it that entered a session. The stack is read only while such
+    a session is open.
+C3  Tasks and threads have the context variable alone. They act as the session that it names while the generator that entered
+    the session runs. They are refused (`session_suspended`) where it waits at a `yield`, and where another session was open in the
+    same context, another generator's or the reader's, because then nothing says under which of them the task was started.
+C4  The code that entered a session falls back to the session around it. Only the same thread and task may do that.
+
+tests/unit/test_current.py has a test for each.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import inspect
+import threading
+import weakref
+from contextvars import ContextVar
+from typing import TYPE_CHECKING, Final, TypeAlias
+
+from agent_identity.errors import ConfigurationError, NoSessionError
+from agent_identity.runtime.frames import is_task_end, owning_generator, progress
+from agent_identity.values import LOCAL
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from types import FrameType
+
+    from agent_identity.http.credential import Credential
+    from agent_identity.pipeline import Call
+    from agent_identity.session import Session
+
+__all__ = [
+    "Current",
+    "Entered",
+    "activate",
+    "activated",
+    "current",
+    "current_credential",
+    "current_session",
+    "deactivate",
+    "enter",
+    "leave",
+    "open_session",
+]
+
+
+class Current:
+    """A session that is current, and the call of it that is running.
+
+    The session is held weakly: when the block or task that entered it is gone without leaving it, so is the session, and a
+    pool's next job finds none instead of a stranger's. `tool_call_id` is the model's id of the call that is about to be made.
+    `below` was current before, and `entries` is the list of a generator that this is in.
+    """
+
+    __slots__ = ("below", "call", "entries", "session", "tool_call_id")
+
+    def __init__(
+        self,
+        session: weakref.ReferenceType[Session],
+        call: Call | None,
+        tool_call_id: str | None = None,
+    ) -> None:
+        self.session: weakref.ReferenceType[Session] = session
+        self.call: Call | None = call
+        self.tool_call_id: str | None = tool_call_id
+        self.below: Current | None = None
+        self.entries: list[Current] | None = None
+
+
+class Entered(Current):
+    """A session whose block was entered here.
+
+    `generator` is the frame of the generator that entered it, None outside of generators and after the block was left. `is_mixed` says that another generator's session was open in this context at that time, and suspended.
+    """
+
+    __slots__ = ("generator", "is_mixed", "place")
+
+    def __init__(
+        self,
+        session: weakref.ReferenceType[Session],
+        generator: FrameType | None,
+        below: Current | None,
+    ) -> None:
+        super().__init__(session, None)
+        self.generator: FrameType | None = (
+            generator  # what is current inside of it is found by its frame
+        )
+        self.below = below
+        self.is_mixed: bool = False
+        self.place: _Place = _place()
+
+    @property
+    def is_left(self) -> bool:
+        """Whether its block was left, or nobody holds the session any more."""
+        session = self.session()
+        return session is None or session.life.is_left
+
+
+_CURRENT: Final[ContextVar[Current | None]] = ContextVar("agent_identity_current", default=None)
+_by_generator: Final[dict[int, list[Current]]] = {}
+"""What is current in each generator that entered a session which is still open, by the `id` of its frame; innermost last."""
+_SWEPT: Final = [64]
+"""How many generators there may be before those that were abandoned are looked for."""
+
+
+# -- what is current -------------------------------------------------------------------------------------------------
+
+
+def current() -> Current | None:
+    """What is current in the running code, None where no session was entered.
+
+    Raises:
+        NoSessionError: `session_suspended`, nothing says which session applies.
+    """
+    named = _CURRENT.get()
+    if not _by_generator:
+        if named is None:
+            return None
+        session = named.session()
+        if session is not None and not session.life.is_left:
+            return named
+    return _resolved(named)
+
+
+def current_session() -> Session:
+    """The session of the running code.
+
+    Raises:
+        NoSessionError: there is none, it has ended, or nothing says which one applies.
+    """
+    return open_session()[0]
+
+
+def open_session() -> tuple[Session, Current]:
+    """The session of the running code, and what else is current with it.
+
+    Raises:
+        NoSessionError: see `current_session`.
+    """
+    named = _CURRENT.get()
+    if named is not None and not _by_generator:  # most calls end here
+        session = named.session()
+        if session is not None and session.life.is_open:
+            return session, named
+    found = current()
+    if found is None:
+        raise NoSessionError(
+            "no_session",
+            "there is no session here",
+            remedy=(
+                "open one: `with identity.on_behalf_of(…, purpose=…):`; in a thread, use session.bind(fn); "
+                "a dependency with `yield` that opens the session must be `async def`"
+            ),
+        )
+    session = found.session()
+    if session is None or not session.life.is_open:
+        raise NoSessionError(
+            "session_ended",
+            "the session has ended",
+            remedy="keep the work inside its `with` block, or open another session",
+        )
+    return session, found
+
+
+def current_credential() -> Credential:
+    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
+
+    Raises:
+        NoSessionError: there is no session here.
+        ConfigurationError: no tool is running, or the running one has no resource.
+    """
+    session, found = open_session()
+    call = found.call
+    if call is None or call.tool.resource == LOCAL:
+        raise ConfigurationError(
+            "no_resource",
+            "there is no running tool with a resource",
+            remedy="give the tool a resource, or ask session.credential(resource)",
+        )
+    return call.reach.credential(session, call)
+
+
+def _resolved(named: Current | None) -> Current | None:
+    """Rules C2 to C4."""
+    found = _on_stack(inspect.currentframe()) if _by_generator else None
+    if found is not None:
+        return found
+    place = _place()
+    if isinstance(named, Entered) and named.is_left and _is_same(named.place, place):
+        around = _open_below(named)
+        if around is None:
+            return named
+        named = around
+        _CURRENT.set(named)  # so that tasks that are started here don't find what was left either
+    is_suspended = False
+    while isinstance(named, Entered) and named.generator is not None:
+        if not _is_same(named.place, place):
+            return _in_task(named, named.generator)
+        if (
+            progress(named.generator) == "running"
+        ):  # below a driver, where the walk of the stack ends
+            return named
+        is_suspended = True
+        named = _open_below(named.below)
+    if named is None and is_suspended:
+        raise _suspended()
+    return named
+
+
+def _in_task(entry: Entered, generator: FrameType) -> Entered:
+    """Rule C3: what the context says in a task or thread."""
+    if not entry.is_left and (entry.is_mixed or progress(generator) == "suspended"):
+        raise _suspended()
+    return entry
+
+
+def _on_stack(frame: FrameType | None) -> Current | None:
+    """What the nearest generator that entered a session has current, within the running task."""
+    while frame is not None:
+        entries = _by_generator.get(id(frame))
+        if entries is not None:
+            found = _innermost(entries, frame)
+            if found is not None:
+                return found
+        if is_task_end(frame):
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _innermost(entries: list[Current], frame: FrameType) -> Current | None:
+    """The last entry that is still open; those that an interrupt left behind are removed."""
+    first = entries[0] if entries else None
+    if not isinstance(first, Entered) or (first.generator is not frame and not first.is_left):
+        return None
+    while entries:
+        last = entries[-1]
+        if isinstance(last, Entered):
+            if not last.is_left:
+                return last
+        elif last.call is None or last.call.is_running:
+            return last
+        entries.pop()
+    _by_generator.pop(id(frame), None)
+    return None
+
+
+def _suspended() -> NoSessionError:
+    return NoSessionError(
+        "session_suspended",
+        "nothing says which session applies: the generator that entered one here waits at a `yield`, or several take turns",
+        remedy="use session.bind(fn) for threads and tasks, or pass the session explicitly",
+    )
+
+
+# -- making something current ----------------------------------------------------------------------------------------
+
+
+def activate(entry: Current) -> None:
+    """Make something current for code that runs below the caller, until `deactivate`."""
+    entry.below = _CURRENT.get()
+    if _by_generator:
+        entry.entries = _entries_of(inspect.currentframe())
+        if entry.entries is not None:
+            entry.entries.append(entry)
+    _CURRENT.set(entry)
+
+
+def deactivate(entry: Current) -> None:
+    """Make current again what was, in this context. May be called for an entry that was never made current."""
+    entries, entry.entries = entry.entries, None
+    if entries is not None:
+        _remove(entries, entry)
+    # Resumed in one context and suspended in another (a task that dies with its loop): what is left behind there belongs to
+    # a call that has ended.
+    if _CURRENT.get() is entry:
+        _CURRENT.set(entry.below)
+
+
+@contextlib.contextmanager
+def activated(entry: Current) -> Generator[None]:
+    """`activate` for the length of a block."""
+    try:
+        activate(entry)
+        yield
+    finally:
+        deactivate(entry)
+
+
+def enter(session: weakref.ReferenceType[Session]) -> Entered:
+    """Make a session current in the block that is being entered, whose frame is above the library's own."""
+    before = _CURRENT.get()
+    entry = Entered(session, owning_generator(inspect.currentframe()), _open_below(before))
+    if entry.generator is not None:
+        entry.is_mixed = _is_mixed(entry.below) or _is_around_others(entry)
+        if len(_by_generator) >= _SWEPT[0]:
+            _sweep()
+        _by_generator.setdefault(id(entry.generator), []).append(entry)
+    _CURRENT.set(entry)
+    return entry
+
+
+def leave(entry: Entered) -> None:
+    """The block was left, in whichever context."""
+    generator, entry.generator = entry.generator, None
+    if generator is not None:
+        entries = _by_generator.get(id(generator), [])
+        _remove(entries, entry)
+        if not entries:
+            _by_generator.pop(id(generator), None)
+    top = _CURRENT.get()
+    while top is not None and top.call is not None and not top.call.is_running:
+        top = top.below  # an interrupt kept that call from being deactivated
+    if top is entry:
+        _CURRENT.set(_open_below(entry.below))
+
+
+def _entries_of(frame: FrameType | None) -> list[Current] | None:
+    while frame is not None:
+        entries = _by_generator.get(id(frame))
+        if entries is not None and _innermost(entries, frame) is not None:
+            return entries
+        if is_task_end(frame):
+            return None
+        frame = frame.f_back
+    return None
+
+
+def _remove(entries: list[Current], entry: Current) -> None:
+    for index in range(len(entries) - 1, -1, -1):
+        if entries[index] is entry:
+            del entries[index]
+            return
+
+
+def _open_below(entry: Current | None) -> Current | None:
+    """The first entry whose block was not left. Those that were are unlinked, so that no chain grows."""
+    while isinstance(entry, Entered) and entry.is_left:
+        entry = entry.below
+    level = entry
+    while isinstance(level, Entered):
+        while isinstance(level.below, Entered) and level.below.is_left:
+            level.below = level.below.below
+        level = level.below
+    return entry
+
+
+def _is_mixed(below: Current | None) -> bool:
+    """Whether a generator that entered a session in this context waits, while another enters one."""
+    while isinstance(below, Entered):
+        if below.generator is not None and progress(below.generator) != "running":
+            return True
+        below = below.below
+    return False
+
+
+def _is_around_others(entry: Entered) -> bool:
+    """Whether the reader of the generator has a session of another transaction, under which it may start tasks itself."""
+    session = entry.session()
+    below = entry.below
+    around = None if below is None else below.session()
+    return around is not None and session is not None and around.txn != session.txn
+
+
+def _sweep() -> None:
+    """Forget generators that were abandoned without leaving their block."""
+    for key, entries in list(_by_generator.items()):
+        if all(isinstance(entry, Entered) and entry.is_left for entry in entries):
+            _by_generator.pop(key, None)
+    _SWEPT[0] = max(64, 2 * len(_by_generator))
+
+
+# -- where code runs -------------------------------------------------------------------------------------------------
+
+_Place: TypeAlias = "tuple[object, weakref.ReferenceType[asyncio.Task[object]] | None]"
+
+
+class _Thread(threading.local):
+    """One object for each thread: the `ident` of a thread is used again when the thread is gone."""
+
+    def __init__(self) -> None:
+        self.mark: object = object()
+
+
+_thread: Final = _Thread()
+
+
+def _place() -> _Place:
+    """The running thread and asyncio task."""
+    try:
+        task = asyncio.current_task()
+    except RuntimeError:
+        task = None
+    return _thread.mark, None if task is None else weakref.ref(task)
+
+
+def _is_same(one: _Place, other: _Place) -> bool:
+    if one[0] is not other[0]:
+        return False
+    if one[1] is None or other[1] is None:
+        return one[1] is other[1]
+    return one[1]() is other[1]()

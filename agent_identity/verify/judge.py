@@ -1,0 +1,268 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a call has to pass, in order: caps and reading, chain and assertion, the door it came to, token, scopes, revocations, replay.
+
+Nothing is remembered as used before all other rules have passed. What the head of a request decides is examined first, so that
+a server reads the body only of one that can pass. `delegation.chain` has the rules of a chain, `statements` those
+of an assertion, `request` and `token` those of what came along.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import orjson
+
+from agent_identity import canonical, jose
+from agent_identity.delegation.assertion import Assertion, read_assertion
+from agent_identity.delegation.chain import verify_chain
+from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.verify import rules
+from agent_identity.verify.plugins import is_first_use, used_before
+from agent_identity.verify.request import check_body, check_bound
+from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
+from agent_identity.verify.result import Handover, VerifiedCall, verified
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.values import JSON
+    from agent_identity.verify.anchors import Anchors
+    from agent_identity.verify.replay import Replay
+    from agent_identity.verify.request import HttpSeen
+
+__all__ = ["Examined", "Judge", "Seen"]
+
+
+class Seen(NamedTuple):
+    """What came to a door: a tool and its arguments, or an HTTP request, with all that was said about it."""
+
+    chain: Sequence[str]
+    assertion: str | None
+    handover: Sequence[str]
+    scopes: frozenset[str]
+    token: str | None = None
+    request: HttpSeen | None = None
+    tool: str = ""
+    arguments: bytes = b""
+
+    def anchored(self) -> Iterator[str]:
+        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
+        yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
+        token = self.token
+        if self.request is not None:
+            token = self.request.headers.get("authorization", "").partition(" ")[2]
+        if token:
+            yield token
+
+
+class Examined(NamedTuple):
+    """What passed all rules but two: whether the body is the one that was signed, and whether it was used before.
+
+    `ends` is when it stops passing (Unix seconds).
+    """
+
+    seen: Seen
+    grants: tuple[Grant, ...]
+    assertion: Assertion | None
+    shown: Shown
+    scopes: frozenset[str]
+    handover: Handover | None
+    ends: float
+
+    def __repr__(self) -> str:
+        return f"<Examined call of {self.grants[0].agent}>"
+
+
+class _Used(NamedTuple):
+    """What is good once; times are Unix seconds."""
+
+    kind: str
+    jti: str
+    issued_at: float
+    ends: float
+
+
+class Judge:
+    """The rules of one service: whom it believes and how far, who it is, what it relaxes, and what was used here before."""
+
+    def __init__(
+        self,
+        anchors: Anchors,
+        *,
+        audience: str,
+        evidence: str,
+        skew: float,
+        allow: frozenset[str],
+        replay: Replay,
+    ) -> None:
+        self._anchors = anchors
+        self._audience = audience
+        self._evidence = evidence
+        self._skew = skew
+        self._allow = allow
+        self._replay = replay
+        self._tokens = TokenRules(anchors, audience, skew, unlinked="unlinked_token" in allow)
+
+    def examine(self, seen: Seen, now: float) -> Examined:
+        """What came, if it passes every rule at `now` that the body doesn't decide; nothing is remembered yet.
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: the principal, the session, a grant or an agent was revoked.
+        """
+        assertion = None if seen.assertion is None else read_assertion(seen.assertion)
+        anchors = self._anchors.now()
+        grants = verify_chain(
+            seen.chain, anchors, now=now, skew=self._skew, evidence=self._evidence
+        )
+        leaf = grants[0]
+        if assertion is not None:
+            rules.check_assertion(assertion, leaf, self._audience, now=now, skew=self._skew)
+            rules.check_approval(assertion, grants)
+        rules.check_audience(grants, self._audience)
+        self._check_door(seen, assertion, leaf)
+        if not seen.scopes <= leaf.scopes:
+            raise InvalidAssertionError(
+                "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
+            )
+        shown = self._shown(seen, assertion, grants, now)
+        scopes = _scopes(leaf, shown)
+        if not seen.scopes <= scopes:
+            raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
+        handover = None
+        if seen.handover:
+            handover = rules.read_handover(
+                seen.handover,
+                grants,
+                anchors,
+                now=now,
+                skew=self._skew,
+                evidence=self._evidence,
+            )
+        ends = _end(grants[0], assertion, shown, self._skew)
+        examined = Examined(seen, grants, assertion, shown, scopes, handover, ends)
+        self._check_revocations(examined)
+        return examined
+
+    def check_again(self, examined: Examined, now: float) -> None:
+        """Hold what passed a while ago to what time alone changes.
+
+        Raises:
+            InvalidAssertionError: `expired`.
+            RevokedError: it was revoked meanwhile.
+        """
+        if now >= examined.ends:
+            raise InvalidAssertionError("expired", "it expired while its body was read")
+        self._check_revocations(examined)
+
+    def admit(self, examined: Examined, body: bytes | None) -> VerifiedCall:
+        """What was examined, if it came with this body, and for the first time.
+
+        Raises:
+            InvalidAssertionError: `body_mismatch`, `replayed` or `before_start`.
+            DeniedError: the replay store is full, or away.
+        """
+        assertion, grants = examined.assertion, examined.grants
+        if assertion is not None and examined.seen.request is not None:
+            check_body(assertion, body)
+        self._remember(assertion, grants[0], examined.shown)
+        return verified(
+            grants,
+            assertion,
+            scopes=examined.scopes,
+            token_verified=examined.shown.claims is not None,
+            handover=examined.handover,
+        )
+
+    def _check_revocations(self, examined: Examined) -> None:
+        grants, handover = examined.grants, examined.handover
+        chains = (grants,) if handover is None else (grants, handover.grants)
+        rules.check_revocations(self._anchors, chains)
+        if examined.shown.claims is not None:
+            rules.check_token_revocation(self._anchors, examined.shown.claims, grants)
+
+    def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
+        """Each door takes its own kind of assertion, and holds it to what is seen there."""
+        if seen.request is None:
+            if assertion is None:
+                raise InvalidAssertionError("assertion_missing", "the call is asserted by nobody")
+            rules.check_call_door(assertion)
+            rules.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
+            _check_details(leaf, self._audience, seen)
+            return
+        if assertion is not None:
+            check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
+        elif "unasserted" not in self._allow:
+            raise InvalidAssertionError(
+                "assertion_missing",
+                "the request asserts no call",
+                remedy="have the caller send it inside a tool, since requests of session.http() and session.credential(…) outside one "
+                'assert no call; or allow={"unasserted"}, which lets them pass with a token that is bound to the chain\'s key',
+            )
+        rules.check_details_unseen(
+            leaf,
+            self._audience,
+            None if assertion is None else assertion.tool,
+            unseen_arguments="unseen_arguments" in self._allow,
+        )
+
+    def _shown(
+        self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
+    ) -> Shown:
+        if seen.request is None:
+            ath = None if assertion is None else assertion.ath
+            return self._tokens.check_call(ath, grants, seen.token, now)
+        if assertion is None:
+            return self._tokens.check_unasserted(grants, seen.request, now)
+        return self._tokens.check(assertion.ath, grants, seen.request, now)
+
+    def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
+        """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
+        used: list[_Used] = []
+        if assertion is not None:
+            used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
+        if shown.proof is not None:
+            proof = shown.proof
+            used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
+        not_before = used_before(self._replay) if used else 0
+        for each in used:
+            if each.issued_at + self._skew < not_before:
+                raise InvalidAssertionError(
+                    "before_start",
+                    "the assertion is older than this verifier's memory of what was used",
+                )
+        for each in used:
+            key = (self._audience, leaf.jkt, each.kind, each.jti)
+            if not is_first_use(self._replay, key, each.ends + self._skew):
+                raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
+
+
+def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
+    if leaf.details is None:
+        return
+    arguments: dict[str, JSON] = orjson.loads(seen.arguments)
+    if not leaf.details.allows(seen.tool, audience, arguments):
+        raise InvalidAssertionError(
+            "details_exceeded", "the chain's details don't allow this tool with these arguments"
+        )
+
+
+def _end(leaf: Grant, assertion: Assertion | None, shown: Shown, skew: float) -> float:
+    """When the first of what passed ends, counted as its own rule counts."""
+    ends = [leaf.exp + skew]
+    if assertion is not None:
+        ends.append(assertion.exp + skew)
+    if shown.claims is not None:
+        ends.append(jose.numeric_date(shown.claims, "exp") + skew)
+    if shown.proof is not None:
+        ends.append(shown.proof.iat + PROOF_AGE)
+    return min(ends)
+
+
+def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
+    """What chain and verified token both carry."""
+    if shown.claims is None:
+        return leaf.scopes
+    granted = shown.claims.get("scope", "")
+    return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()
