@@ -20,9 +20,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from agent_identity.runtime.current import current_credential, current_session
     from agent_identity.decorators import tool
-    from agent_identity.environment import on_behalf_of
     from agent_identity.errors import (
         AgentIdentityError,
         ApprovalRequiredError,
@@ -40,8 +38,9 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from agent_identity.http.credential import Credential
-    from agent_identity.identity import AgentIdentity
+    from agent_identity.identity import AgentIdentity, on_behalf_of
     from agent_identity.provenance.trace import Trace
+    from agent_identity.runtime.current import current_credential, current_session
     from agent_identity.session import Session
     from agent_identity.values import Approval, Decision, Principal
 

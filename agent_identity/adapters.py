@@ -9,11 +9,11 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from agent_identity.runtime.current import Current, activated, current_session, open_session
 from agent_identity.decorators import tool_of, wrap
-from agent_identity.tools import Tool
 from agent_identity.pipeline import Call
+from agent_identity.runtime.current import Current, activated, current_session, open_session
 from agent_identity.scrubbing import scrubbed, scrubs
+from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
     from collections.abc import Generator

@@ -12,12 +12,10 @@ import inspect
 import types
 from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
-from agent_identity.callables import check_function
-from agent_identity.runtime.current import open_session
-from agent_identity.tools import Tool
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
-from agent_identity.signature import Binder
+from agent_identity.runtime.current import open_session
+from agent_identity.tools import Binder, Tool, check_function
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable

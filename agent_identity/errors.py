@@ -22,7 +22,13 @@ Programs branch on the class and on `.code`, never on the text.
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Self, TypeVar
+import functools
+import signal
+from types import CodeType, FunctionType, MethodType
+from typing import TYPE_CHECKING, Any, ClassVar, Self, TypeVar
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 __all__ = [
     "AgentIdentityError",
@@ -39,6 +45,7 @@ __all__ = [
     "RevokedError",
     "TransportError",
     "VerificationError",
+    "is_interrupt",
 ]
 
 
@@ -165,3 +172,43 @@ class TransportError(AgentIdentityError):
     """The network failed, or the peer answered outside the limits (deadline, size, redirect, encoding)."""
 
     retryable = True
+
+
+def is_interrupt(error: BaseException) -> bool:
+    """Whether an exception came out of a signal handler, or isn't an `Exception` at all.
+
+    An exception that another thread injects (`PyThreadState_SetAsyncExc`) can't be told from a failure.
+    """
+    if not isinstance(error, Exception):
+        return True
+    handlers = _handlers()
+    if not handlers:
+        return False
+    trace: TracebackType | None = error.__traceback__
+    while trace is not None:
+        if trace.tb_frame.f_code in handlers:
+            return True
+        trace = trace.tb_next
+    return False
+
+
+def _handlers() -> set[CodeType]:
+    """The code of every signal handler that is installed and written in Python."""
+    found: set[CodeType] = set()
+    for number in signal.valid_signals():
+        handler = signal.getsignal(number)
+        if callable(handler):
+            code = _code_of(handler)
+            if code is not None:
+                found.add(code)
+    return found
+
+
+def _code_of(handler: object) -> CodeType | None:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    if isinstance(handler, MethodType):
+        handler = handler.__func__
+    if not isinstance(handler, FunctionType):
+        handler = vars(type(handler)).get("__call__")
+    return handler.__code__ if isinstance(handler, FunctionType) else None

@@ -12,18 +12,44 @@ import importlib
 import os
 import sys
 import threading
-from typing import Final, Protocol
+import weakref
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from agent_identity.registries import Registry
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 __all__ = [
     "Forkable",
+    "Registry",
     "StartsOver",
     "StillLock",
     "acquire",
     "hold_still",
     "start_over_in_child",
 ]
+
+T = TypeVar("T")
+
+
+class Registry(Generic[T]):
+    """Objects that compare by identity, each for as long as it lives. Thread-safe."""
+
+    __slots__ = ("_references",)
+
+    def __init__(self) -> None:
+        self._references: set[weakref.ReferenceType[T]] = set()
+
+    def add(self, thing: T) -> None:
+        """Know an object from here on."""
+        self._references.add(weakref.ref(thing, self._references.discard))
+
+    def __iter__(self) -> Iterator[T]:
+        """Those that live, as they are now."""
+        for reference in self._references.copy():
+            thing = reference()
+            if thing is not None:
+                yield thing
+
 
 REST_SECONDS: Final = 5.0
 """How long a fork waits for each lock."""

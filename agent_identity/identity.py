@@ -4,18 +4,19 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
+import threading
 import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
-from agent_identity.assembly.doors import svids_of, transport_of
+from agent_identity.assembly.configured import DEEPEST, Settings, svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
-from agent_identity.assembly.settings import DEEPEST, Settings
 from agent_identity.authority.store import open_store
-from agent_identity.config import state_directory
+from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.subject import DirectorySubject
 from agent_identity.credentials.principal_tokens import (
+    DirectorySubject,
     SubjectTokens,
     TokenSource,
     tokens_of,
@@ -26,14 +27,14 @@ from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.runtime.handover import taken_over
 from agent_identity.keys.signing import SigningKey, private_directory
 from agent_identity.lifecycle import Revocations, read_reference
-from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
+from agent_identity.runtime.handover import taken_over
+from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.session import SHORTEST, Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
@@ -61,14 +62,14 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.http.transport import Transport
     from agent_identity.lifecycle import Revocation, RevocationStore
-    from agent_identity.runtime.parts import Resource
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
+    from agent_identity.runtime.parts import Resource
     from agent_identity.signers import Signer
     from agent_identity.values import JSON, Prompt
     from agent_identity.verify import VerifiedCall, Verifier
 
-__all__ = ["AgentIdentity"]
+__all__ = ["AgentIdentity", "on_behalf_of"]
 
 Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | None"
 
@@ -843,3 +844,54 @@ def _minted(uri: str, described: Described) -> Minted:
         scopes=None if scopes is None else scope_set(scopes),
         details=None if details is None else pinned(details, uri),
     )
+
+
+_identities: Final[dict[Path, AgentIdentity]] = {}
+_lock = threading.Lock()
+
+
+def on_behalf_of(
+    subject: str | Principal | SubjectTokens | TokenSource,
+    *,
+    purpose: str,
+    task: str | None = None,
+    scopes: Iterable[str] | None = None,
+    resources: Iterable[str] | None = None,
+    authorization_details: Iterable[Mapping[str, JSON]] | None = None,
+    expires_in: float | None = None,
+    max_depth: int = 3,
+    budget: object = None,
+) -> Session:
+    """A session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded one.
+
+    Raises:
+        ConfigurationError: nothing is configured, or what is can't be used.
+    """
+    path = configuration_file()
+    if path is None:
+        raise ConfigurationError(
+            "not_configured",
+            "AGENT_IDENTITY_CONFIG names no configuration",
+            remedy='use AgentIdentity.embedded("…").on_behalf_of(…), or set AGENT_IDENTITY_CONFIG',
+        )
+    return _identity(path).on_behalf_of(
+        subject,
+        purpose=purpose,
+        task=task,
+        scopes=scopes,
+        resources=resources,
+        authorization_details=authorization_details,
+        expires_in=expires_in,
+        max_depth=max_depth,
+        budget=budget,
+    )
+
+
+def _identity(path: Path) -> AgentIdentity:
+    """One identity a file, made when it is first needed and closed when the program ends."""
+    with _lock:
+        found = _identities.get(path)
+        if found is None:
+            found = _identities[path] = AgentIdentity.from_config(path)
+            atexit.register(found.close)
+        return found

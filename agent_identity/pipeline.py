@@ -25,9 +25,7 @@ import logging
 from typing import TYPE_CHECKING, Final, Literal, Self
 
 from agent_identity import canonical
-from agent_identity.runtime.current import Current, activate, deactivate
 from agent_identity.delegation.assertion import CallFacts
-from agent_identity.detailed import check_call
 from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
@@ -37,7 +35,6 @@ from agent_identity.errors import (
     LedgerError,
 )
 from agent_identity.flow import Draft, arun, run
-from agent_identity.runtime.parts import unknown_draft
 from agent_identity.policy.request import Facts, Request
 from agent_identity.policy.rules import asked, judged
 from agent_identity.provenance import spans
@@ -49,17 +46,19 @@ from agent_identity.provenance.records import (
     CALL_INTENDED,
 )
 from agent_identity.runtime.acquire import Reach, reach
+from agent_identity.runtime.current import Current, activate, deactivate
+from agent_identity.runtime.parts import check_call, unknown_draft
 from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from types import TracebackType
 
-    from agent_identity.tools import Tool
     from agent_identity.flow import Flow
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
     from agent_identity.session import Session
+    from agent_identity.tools import Tool
     from agent_identity.values import JSON
 
 __all__ = ["Call"]

@@ -12,23 +12,21 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self, TypeVar
 
-from agent_identity import outside
-from agent_identity.carrying import bound
 from agent_identity.credentials.agent import Agent
-from agent_identity.runtime.current import current, enter, leave
 from agent_identity.delegation.details import details_from
 from agent_identity.errors import ConfigurationError, DeniedError, LedgerError, NoSessionError
 from agent_identity.flow import Append, Draft, arun, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.runtime.closing import given_back
-from agent_identity.runtime.handover import checked_key, handed_over, inject
-from agent_identity.runtime.lifetime import SKEW, Life, way_out
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.pipeline import Call
 from agent_identity.policy.history import accepted_history, new_history
-from agent_identity.proof import Proof
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
+from agent_identity.runtime import acquire
 from agent_identity.runtime.acquire import grant_made
+from agent_identity.runtime.closing import given_back
+from agent_identity.runtime.current import bound, current, enter, leave
+from agent_identity.runtime.handover import checked_key, handed_over, inject
+from agent_identity.runtime.lifetime import SKEW, Life, Proof, way_out
 from agent_identity.uris import resource_set
 from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new_id, scope_set
 
@@ -40,20 +38,20 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.source import Renewal, Subject, Verified
-    from agent_identity.runtime.current import Entered
+    from agent_identity.delegation.chain import Handover
     from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
-    from agent_identity.tools import Tool
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
     from agent_identity.keys.signing import JWK
     from agent_identity.lifecycle import Reference
-    from agent_identity.runtime.parts import Parts, Resource
     from agent_identity.policy.history import History
     from agent_identity.provenance.records import Record
     from agent_identity.runtime.acquire import Reach
+    from agent_identity.runtime.current import Entered
+    from agent_identity.runtime.parts import Parts, Resource
+    from agent_identity.tools import Tool
     from agent_identity.values import JSON
-    from agent_identity.verify.result import Handover
 
 __all__ = ["Session"]
 
@@ -531,17 +529,17 @@ class Session:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
         """
-        with outside.traced(self, resource):
-            return run(outside.credential(self, resource, scopes), self.parts.world.answer)
+        with acquire.traced(self, resource):
+            return run(acquire.credential(self, resource, scopes), self.parts.world.answer)
 
     async def acredential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """The async twin of `credential`."""
-        with outside.traced(self, resource):
-            return await arun(outside.credential(self, resource, scopes), self.parts.world.aanswer)
+        with acquire.traced(self, resource):
+            return await arun(acquire.credential(self, resource, scopes), self.parts.world.aanswer)
 
     def renewed(self, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
         """The credential of a resource that refused the one it was shown; for credentials."""
-        return outside.renewed(self, reached, renewal, call)
+        return acquire.renewed(self, reached, renewal, call)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's.
@@ -549,11 +547,11 @@ class Session:
         Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
         own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
         """
-        return outside.client(self, self._place(resource))
+        return acquire.client(self, self._place(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
         """The async twin of `http`; to be made and used inside one event loop."""
-        return outside.aclient(self, self._place(resource))
+        return acquire.aclient(self, self._place(resource))
 
     def _place(self, resource: str | None) -> str:
         if resource is not None:

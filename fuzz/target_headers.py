@@ -18,7 +18,7 @@ with runner.instrumented():
     from agent_identity.errors import AgentIdentityError
     from agent_identity.http.challenges import challenges_of, wanted_by
     from agent_identity.uris import checked_resource, covers, htu_of, is_loopback, is_safe_link
-    from agent_identity.verify.received import headers_of, path_of, url_of
+    from agent_identity.verify.asgi import headers_of, path_of, url_of
     from agent_identity.verify.request import read_request
 
 import world

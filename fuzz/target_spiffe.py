@@ -9,7 +9,7 @@ import atheris
 import runner
 
 with runner.instrumented():
-    from agent_identity.credentials.spiffe_id import SpiffeId
+    from agent_identity.credentials.workload.spiffe import SpiffeId
     from agent_identity.errors import VerificationError
 
 DOMAIN = {*string.ascii_lowercase, *string.digits, *".-_"}

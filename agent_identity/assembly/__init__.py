@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, NamedTuple
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent_identity.credentials.root_grants import Anchor
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.principal_tokens import Trusted
+    from agent_identity.credentials.root_grants import Anchor
     from agent_identity.runtime.parts import Resources
 
 __all__ = ["Assembled"]

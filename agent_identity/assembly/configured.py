@@ -3,34 +3,49 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.assembly import Assembled
 from agent_identity.assembly.embedded import Minted
 from agent_identity.assembly.issuers import issuers_of, trusted_of
 from agent_identity.assembly.secrets import Secrets
 from agent_identity.assembly.sources import details_of, resources_of
+from agent_identity.config import workload_api
 from agent_identity.config.references import is_in_vault
 from agent_identity.credentials.root_grants import IssuedGrants, SignedGrants
 from agent_identity.credentials.vault.secrets import Vault
 from agent_identity.credentials.workload import provider
+from agent_identity.delegation.carriers import HEADER_LIMIT
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.runtime.parts import Resource, Resources
 from agent_identity.signers import MemorySigner
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent_identity.config import Configuration
     from agent_identity.config.model import AgentTable, VaultTable
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.flow import Flow
+    from agent_identity.http.surroundings import Svids
+    from agent_identity.http.transport import Handler, Transport
     from agent_identity.signers import Signer
     from agent_identity.values import Secret
 
-__all__ = ["configured", "described_by", "minted_by", "secrets_of", "vault_signer"]
+__all__ = [
+    "DEEPEST",
+    "Settings",
+    "configured",
+    "described_by",
+    "minted_by",
+    "secrets_of",
+    "svids_of",
+    "transport_of",
+    "vault_signer",
+]
 
 
 def configured(
@@ -132,3 +147,59 @@ def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
         kv_mount=table.kv_mount,
         namespace=table.namespace,
     )
+
+
+DEEPEST: Final = 7
+"""A chain has eight hops at most, the root's among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Times are seconds. `session_lifetime` and `max_depth` are the most that a session may ask for."""
+
+    session_lifetime: float = 3600.0
+    grant_lifetime: float = 900.0
+    max_depth: int = DEEPEST
+    deadline: float = 10.0
+    body_limit: int = 1024 * 1024
+    header_limit: int = HEADER_LIMIT
+    allow_private: frozenset[str] = frozenset()
+    authorities: str | None = None
+
+    @classmethod
+    def of(cls, configuration: Configuration | None) -> Self:
+        if configuration is None:
+            return cls()
+        return cls(
+            session_lifetime=configuration.session.lifetime,
+            grant_lifetime=configuration.session.grant_lifetime,
+            max_depth=configuration.session.max_depth,
+            deadline=configuration.http.deadline,
+            body_limit=configuration.http.body_limit,
+            header_limit=configuration.http.header_limit,
+            allow_private=frozenset(configuration.http.allow_private),
+            authorities=configuration.http.ca,
+        )
+
+
+def transport_of(settings: Settings, in_process: Mapping[str, Handler]) -> Transport:
+    """The HTTP door; `in_process` are servers of this process, by their origins."""
+    from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
+
+    return Transport(
+        in_process,
+        body_limit=settings.body_limit,
+        allow_private=settings.allow_private,
+        authorities=settings.authorities,
+    )
+
+
+def svids_of(configuration: Configuration | None) -> Svids | None:
+    """The Workload API, None where neither configuration nor environment say where it is."""
+    table = None if configuration is None else configuration.spiffe
+    socket = workload_api(None if table is None else table.socket)
+    if socket is None:
+        return None
+    from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
+
+    return WorkloadApi(socket, trust_domain=None if table is None else table.trust_domain)

@@ -6,12 +6,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.assembly import Assembled
-from agent_identity.credentials.sources.chain_alone import ChainAlone
-from agent_identity.credentials.root_grants import IssuedGrants
 from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.credentials.oauth.registration import InstanceRegistration
-from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.credentials.oauth.token_types import JWT
+from agent_identity.credentials.root_grants import IssuedGrants
+from agent_identity.credentials.sources.chain_alone import ChainAlone
+from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.runtime.parts import Resource, Resources
 
 if TYPE_CHECKING:

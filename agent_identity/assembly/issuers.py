@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from agent_identity.assembly.secrets import workload_certificate
 from agent_identity.credentials.oauth.client import (
     Client,
-    KnownClient,
     NoProof,
     PlatformJwt,
     PrivateKeyJwt,
@@ -18,14 +17,14 @@ from agent_identity.credentials.oauth.client import (
     SpiffeJwt,
     TlsCertificate,
 )
-from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
 from agent_identity.credentials.oauth.registration import (
     DocumentedClient,
     InstanceRegistration,
     metadata_document,
 )
-from agent_identity.credentials.principal_tokens import ALGORITHMS, Trusted
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
+from agent_identity.credentials.principal_tokens import ALGORITHMS, Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 

@@ -10,8 +10,8 @@ In front of an organisation's identity providers it has an `organisation`: clien
 
 from agent_identity.authority.clients import ClientRecord, Terms
 from agent_identity.authority.organisation import Organisation, configured_client
-from agent_identity.authority.principals import IdentityProvider
 from agent_identity.authority.server import Authority
+from agent_identity.authority.subjects import IdentityProvider
 
 __all__ = [
     "Authority",

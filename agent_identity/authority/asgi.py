@@ -14,12 +14,11 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from agent_identity.authority.answers import OAuthError, refused
-from agent_identity.authority.requests import BODY_LIMIT
+from agent_identity.authority.requests import BODY_LIMIT, OAuthError, refused
 from agent_identity.errors import VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
-from agent_identity.verify.received import check_placed
+from agent_identity.verify.asgi import check_placed
 
 if TYPE_CHECKING:
     from agent_identity.authority.endpoints import Endpoints

@@ -10,21 +10,21 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
 from agent_identity import jose
-from agent_identity.authority.answers import OAuthError
 from agent_identity.authority.client_proofs import (
     JWT_BEARER,
     JWT_SPIFFE,
     SKEW,
     TYPE,
     OneUse,
+    Shown,
     check_own_assertion,
 )
-from agent_identity.authority.shown import Shown
+from agent_identity.authority.requests import OAuthError
 from agent_identity.errors import VerificationError
 
 if TYPE_CHECKING:
-    from agent_identity.authority.requests import Asked, Form
     from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.requests import Asked, Form
     from agent_identity.flow import Flow
     from agent_identity.verify.replay import Replay
 

@@ -17,12 +17,11 @@ from agent_identity.delegation.claims import Claims
 from agent_identity.errors import CredentialRejectedError, VerificationError
 from agent_identity.flow import pure
 from agent_identity.jose.public_keys import ALGORITHMS
+from agent_identity.keys.certificates import ShownCertificate, read_shown, read_subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from agent_identity.authority.certificate_names import CertificateName
-    from agent_identity.authority.shown import Shown
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
@@ -30,13 +29,18 @@ __all__ = [
     "JWT_BEARER",
     "JWT_SPIFFE",
     "SKEW",
+    "CertificateName",
     "Certified",
     "ClientProof",
     "KeySource",
     "OneUse",
     "OwnAssertion",
     "PlatformToken",
+    "SanDns",
+    "SanUri",
+    "Shown",
     "SpiffeSvid",
+    "SubjectDn",
     "check_own_assertion",
     "signed_by",
 ]
@@ -228,3 +232,106 @@ def _check_alone(body: Mapping[str, JSON], issuer: str) -> None:
     """Platforms write even one audience as a list; a second one could show the token here too."""
     if body.get("aud") not in (issuer, [issuer]):
         raise VerificationError("audience_mismatch", "the token isn't for this authority alone")
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """An assertion, of its `client_assertion_type`, and the connection's certificate (PEM), as far as there are any."""
+
+    assertion: jose.Parsed | None = field(default=None, repr=False)
+    assertion_type: str | None = None
+    certificate: str | None = field(default=None, repr=False)
+
+    def claimed(self) -> str:
+        """Who an assertion says that made it. It is read before it is verified, only to learn who has to have made it."""
+        if self.assertion is None:
+            raise _no_assertion()
+        return Claims(jose.loads_object(self.assertion.payload), VerificationError).text("iss")
+
+    def asserted(self, assertion_type: str) -> jose.Parsed:
+        """The assertion of a client that proves itself by one of that type.
+
+        Raises:
+            VerificationError: there is none, or one of another type, or a certificate in its place.
+        """
+        if self.assertion is None and self.certificate is None:
+            raise _no_assertion()
+        if self.assertion is None or self.assertion_type != assertion_type:
+            raise _another_way()
+        return self.assertion
+
+    def certified(self) -> ShownCertificate:
+        """The certificate of a client that proves itself by one.
+
+        Raises:
+            VerificationError: there is none that clients have, or an assertion in its place.
+        """
+        if self.assertion is not None:
+            raise _another_way()
+        found = None if self.certificate is None else read_shown(self.certificate)
+        if found is None:
+            raise VerificationError(
+                "client_certificate_missing", "the connection has no client's certificate"
+            )
+        return found
+
+
+def _no_assertion() -> VerificationError:
+    return VerificationError("client_assertion_missing", "nothing proves the client")
+
+
+def _another_way() -> VerificationError:
+    return VerificationError("method_mismatch", "the client proves itself in another way")
+
+
+_SPIFFE: Final = "spiffe://"
+
+
+class CertificateName(Protocol):
+    """One name of a client."""
+
+    def is_in(self, certificate: ShownCertificate, /) -> bool:
+        """Whether a certificate has it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class SanUri:
+    """`tls_client_auth_san_uri`. A SPIFFE ID is the only URI of its certificate (X509-SVID §2)."""
+
+    uri: str
+
+    def is_in(self, certificate: ShownCertificate, /) -> bool:
+        if self.uri.startswith(_SPIFFE):
+            return certificate.uris == (self.uri,)
+        return self.uri in certificate.uris
+
+
+@dataclass(frozen=True, slots=True)
+class SanDns:
+    """`tls_client_auth_san_dns`, in any case. A `*` in a certificate is no name of a client."""
+
+    name: str
+
+    def is_in(self, certificate: ShownCertificate, /) -> bool:
+        # Other letters than those of ASCII have lower forms within it, and no place in such a name (RFC 5280 §4.2.1.6).
+        return self.name.lower() in {
+            each.lower() for each in certificate.dns_names if each.isascii()
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectDn:
+    """`tls_client_auth_subject_dn`: a name of RFC 4514, attribute by attribute in its order.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+
+    name: str
+
+    def __post_init__(self) -> None:
+        read_subject(self.name)
+
+    def is_in(self, certificate: ShownCertificate, /) -> bool:
+        return certificate.subject == read_subject(self.name)

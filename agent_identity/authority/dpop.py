@@ -7,14 +7,14 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority.answers import OAuthError, refused
+from agent_identity.authority.requests import OAuthError, refused
 from agent_identity.errors import VerificationError
 from agent_identity.values import b64url
 from agent_identity.verify.dpop import verify_proof
 
 if TYPE_CHECKING:
-    from agent_identity.authority.requests import Asked
     from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.requests import Asked
     from agent_identity.verify.dpop import Proof
     from agent_identity.verify.replay import Replay
 

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from agent_identity.authority.authentication import Drive, Table
     from agent_identity.authority.client_proofs import ClientProof
-    from agent_identity.authority.principals import IdentityProvider
+    from agent_identity.authority.subjects import IdentityProvider
     from agent_identity.flow import Ask, Flow
 
 __all__ = ["Clients", "Organisation", "alone", "configured_client"]

@@ -14,8 +14,8 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
-from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.clients import GRANT_TYPES, ClientRecord, json_key
+from agent_identity.authority.requests import OAuthError, answer
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.jose.public_keys import refuse_private
@@ -25,8 +25,8 @@ from agent_identity.values import JSON, is_agent, is_line, new_id
 if TYPE_CHECKING:
     from collections.abc import Collection
 
-    from agent_identity.authority.requests import Asked
     from agent_identity.authority.clients import Terms
+    from agent_identity.authority.requests import Asked
     from agent_identity.flow import HttpResponse
     from agent_identity.keys.signing import JWK
     from agent_identity.values import Secret

@@ -8,16 +8,29 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 from urllib.parse import parse_qsl
 
-from agent_identity.authority.answers import OAuthError
+import orjson
+
 from agent_identity.errors import ConfigurationError
+from agent_identity.flow import HttpResponse
 from agent_identity.values import is_line, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent_identity.errors import VerificationError
     from agent_identity.flow import HttpRequest
+    from agent_identity.values import JSON
 
-__all__ = ["BODY_LIMIT", "Asked", "Form", "read_form", "read_request"]
+__all__ = [
+    "BODY_LIMIT",
+    "Asked",
+    "Form",
+    "OAuthError",
+    "answer",
+    "read_form",
+    "read_request",
+    "refused",
+]
 
 BODY_LIMIT: Final = 128 * 1024
 """Bytes: three tokens of the largest size, and room for the rest of a form."""
@@ -123,3 +136,52 @@ def read_form(asked: Asked) -> Form:
         elif value:
             fields[name] = value
     return Form(fields, tuple(dict.fromkeys(resources)), "audience" in fields)
+
+
+_SECRET: Final = {
+    "content-type": "application/json",
+    "cache-control": "no-store",
+    "pragma": "no-cache",
+    "x-content-type-options": "nosniff",
+}
+_PUBLIC: Final = {**_SECRET, "cache-control": "public, max-age=300"}
+del _PUBLIC["pragma"]
+
+
+class OAuthError(Exception):
+    """The authority says no (RFC 6749 §5.2). `why` is a code of ours: it goes on the wire, what was sent never does."""
+
+    def __init__(
+        self,
+        error: str,
+        why: str,
+        *,
+        status: int = 400,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(f"{error}: {why}")
+        self.error = error
+        self.why = why
+        self.status = status
+        self.headers: Mapping[str, str] = headers or {}
+
+    def response(self) -> HttpResponse:
+        body: JSON = {"error": self.error, "error_description": self.why}
+        return HttpResponse(self.status, {**_SECRET, **self.headers}, orjson.dumps(body))
+
+
+def refused(error: str, cause: VerificationError, *, status: int = 400) -> OAuthError:
+    """An error of ours on the wire: its code, which is one of a fixed set, and nothing of its message."""
+    return OAuthError(error, cause.code, status=status)
+
+
+def answer(
+    body: Mapping[str, JSON],
+    *,
+    status: int = 200,
+    public: bool = False,
+    headers: Mapping[str, str] | None = None,
+) -> HttpResponse:
+    """A JSON answer; `public` is for what holds no token and may be cached."""
+    base = _PUBLIC if public else _SECRET
+    return HttpResponse(status, {**base, **(headers or {})}, orjson.dumps(body))

@@ -13,25 +13,20 @@ import time
 from collections import Counter
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority.answers import OAuthError, answer
 from agent_identity.authority.asgi import AsgiApp
-from agent_identity.authority.requests import read_request
 from agent_identity.authority.authentication import Authenticator
 from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
+from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
-from agent_identity.authority.exchange import Exchange
-from agent_identity.authority.revocation import Inspection
 from agent_identity.authority.keyring import open_keyring
 from agent_identity.authority.organisation import Clients, alone
-from agent_identity.authority.principals import Principals
-from agent_identity.authority.dpop import Proofs
-from agent_identity.authority.rates import Rates
 from agent_identity.authority.registration import register
-from agent_identity.authority.revoked import RevocationList
+from agent_identity.authority.requests import OAuthError, answer, read_request
+from agent_identity.authority.revocation import Inspection, RevocationList
 from agent_identity.authority.state import settled
 from agent_identity.authority.store import open_store
-from agent_identity.authority.subjects import Subjects
-from agent_identity.authority.token_endpoint import TokenEndpoint
+from agent_identity.authority.subjects import Principals, Subjects
+from agent_identity.authority.token_endpoint import Exchange, Rates, TokenEndpoint
 from agent_identity.authority.tokens import Tokens
 from agent_identity.errors import (
     ConfigurationError,
@@ -49,9 +44,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Collection
     from pathlib import Path
 
-    from agent_identity.authority.requests import Asked
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.organisation import Organisation
+    from agent_identity.authority.requests import Asked
     from agent_identity.authority.store import Store
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import JSON

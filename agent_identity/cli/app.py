@@ -31,7 +31,7 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.cli.granting import Wish
+    from agent_identity.cli.tokens import Wish
     from agent_identity.lifecycle import Revocation
 
 __all__ = ["app"]
@@ -194,7 +194,7 @@ def _columns() -> int:
 
 
 def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
-    from agent_identity.cli.granting import Wish  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.tokens import Wish  # noqa: PLC0415 - loads what the command needs
 
     return Wish(resource, scopes or [], subject)
 
@@ -241,8 +241,8 @@ def why(
     """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
     from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.why import newest_session, whole_reference  # noqa: PLC0415 - see above
-    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
     from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - see above
+    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
 
     if (ref is None) != last:
         raise ConfigurationError("reference_missing", "why takes either REF or --last")
@@ -337,8 +337,8 @@ def exec_(
     ] = False,
 ) -> None:
     """Run a program with a just-in-time token in its environment; the token is taken back when it has ended."""
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.exec import run_with_token  # noqa: PLC0415 - see above
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
 
     wish = _wish(resource, scope, subject_token)
     path = needed_configuration(config)
@@ -361,8 +361,8 @@ def config_schema(
 @_reported
 def config_show(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Print what the configuration means in full: what it says, what was inferred and why, and the defaults."""
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.config import show_configuration  # noqa: PLC0415 - see above
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
 
     directory = state_directory(state_dir)
     show_configuration(needed_configuration(config), directory, as_json=as_json)
@@ -377,8 +377,8 @@ def config_client_document(
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the metadata document to publish at a client_id that is an https URL (CIMD)."""
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.config import show_client_document  # noqa: PLC0415 - see above
+    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
 
     show_client_document(needed_configuration(config), issuer)
 
@@ -427,7 +427,7 @@ def revoke(
 
     Agents that share the state directory follow within a second. `reinstate` lets new work begin.
     """
-    from agent_identity.cli.operating import revoked  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority.serve import revoked  # noqa: PLC0415 - loads what the command needs
 
     _answer(revoked(ref, reason, state_dir, config), as_json=as_json)
 
@@ -444,7 +444,7 @@ def reinstate(
     as_json: Json = False,
 ) -> None:
     """Let what is issued from the next second on begin again; what was issued before stays ended."""
-    from agent_identity.cli.operating import reinstated  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority.serve import reinstated  # noqa: PLC0415 - loads what the command needs
 
     _answer(reinstated(ref, reason, state_dir, config), as_json=as_json)
 
@@ -465,8 +465,8 @@ def authority_serve(
 
     Stops with Ctrl-C.
     """
-    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.authority.serve import serve_authority  # noqa: PLC0415 - see above
+    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
 
     serve_authority(state_directory(state_dir), port, named_configuration(config), as_json=as_json)
 
@@ -475,7 +475,7 @@ def authority_serve(
 @_reported
 def authority_rotate(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Let a new key sign; the one before it is published for its grace. An authority that is being served does so at once."""
-    from agent_identity.cli.operating import rotated  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority.serve import rotated  # noqa: PLC0415 - loads what the command needs
 
     issuer, kid = rotated(state_directory(state_dir))
     if as_json:
@@ -492,7 +492,7 @@ def authority_jwks(
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the public keys by which first grants are checked, as a JWK set: of the configured signer, else of the authority."""
-    from agent_identity.cli.anchoring import anchor_keys  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority.serve import anchor_keys  # noqa: PLC0415 - loads what the command needs
     from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - see above
 
     path = named_configuration(config) if state_dir is None else config

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from agent_identity.assembly.configured import secrets_of
 from agent_identity.assembly.issuers import client_document
-from agent_identity.cli.looking import world_of
+from agent_identity.cli.finding import world_of
 from agent_identity.config import configuration_schema, read_configuration
 from agent_identity.config.model import Table
 from agent_identity.config.problems import key_text

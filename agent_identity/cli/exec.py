@@ -20,7 +20,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Final, Self
 
-from agent_identity.cli.granting import binding_of, check_may_act, is_bound, session_for
+from agent_identity.cli.tokens import binding_of, check_may_act, is_bound, session_for
 from agent_identity.config import read_configuration
 from agent_identity.errors import ConfigurationError
 from agent_identity.identity import AgentIdentity
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from agent_identity.cli.granting import Wish
+    from agent_identity.cli.tokens import Wish
 
 __all__ = ["VARIABLE", "run_with_token"]
 

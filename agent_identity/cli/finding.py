@@ -12,14 +12,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
 
+from agent_identity.assembly.configured import Settings, svids_of, transport_of
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.config.environment import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.http.surroundings import Surroundings
+from agent_identity.http.world import World
+from agent_identity.provenance.ledger import open_ledger
 
 if TYPE_CHECKING:
+    from agent_identity.config import Configuration
     from agent_identity.provenance.ledger import Ledger
 
-__all__ = ["NAME", "ledger_file", "named_configuration", "needed_configuration", "opened_ledger"]
+__all__ = [
+    "NAME",
+    "ledger_file",
+    "named_configuration",
+    "needed_configuration",
+    "opened_ledger",
+    "world_of",
+]
 
 NAME: Final = "agent-identity.toml"
 
@@ -96,3 +108,14 @@ def _check_there(file: Path | None) -> None:
             f"there is no ledger in {file.parent}",
             remedy="name the folder with --state-dir or the file with --config; the demo prints the folder of its own ledger",
         )
+
+
+def world_of(configuration: Configuration) -> World:
+    """What answers flows of these commands. Whoever made it closes it."""
+    settings = Settings.of(configuration)
+    return World(
+        lambda: transport_of(settings, {}),
+        open_ledger("memory:", state_dir=state_directory()),  # nothing is recorded: nothing is done
+        surroundings=Surroundings(svids=svids_of(configuration)),
+        deadline=settings.deadline,
+    )

@@ -12,11 +12,11 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from agent_identity.assembly.configured import secrets_of
-from agent_identity.keys.certificates import read_authorities
 from agent_identity.cli.authority.configured import world_of
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import run
 from agent_identity.http.seams import shows
+from agent_identity.keys.certificates import read_authorities
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -6,7 +6,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import LedgerError
-from agent_identity.provenance.tree import visible
+from agent_identity.provenance.trace import visible
 from agent_identity.values import can_be_signed
 
 if TYPE_CHECKING:

@@ -6,9 +6,9 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.keys.certificates import is_subject
 from agent_identity.config.problems import RESOURCE_RULE, SCOPE_RULE, Fault
 from agent_identity.errors import ConfigurationError
+from agent_identity.keys.certificates import is_subject
 from agent_identity.uris import checked_resource
 from agent_identity.values import agent_uri, scope_set
 

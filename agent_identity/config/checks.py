@@ -8,11 +8,11 @@ message says which key and what it may be, never what stands there.
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.config.authority_checks import check_authority
 from agent_identity.config.inference import uses_platform
-from agent_identity.config.model import OAUTH_SOURCES, Kind, values_of
+from agent_identity.config.model import OAUTH_SOURCES, Kind, SharedTable, values_of
 from agent_identity.config.problems import RESOURCE_RULE, SCOPE_RULE, Fault, nearest
 from agent_identity.config.references import is_in_vault, is_reference, named, transit_key
 from agent_identity.errors import AgentIdentityError, ConfigurationError
@@ -20,11 +20,11 @@ from agent_identity.uris import checked_resource, is_safe_link, origin
 from agent_identity.values import TOOL_DETAILS, agent_uri, checked_phrase, scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from agent_identity.config.model import Configuration, IssuerTable, ResourceTable
 
-__all__ = ["check", "check_policy"]
+__all__ = ["check", "check_policy", "unsupported"]
 
 _LEDGER: Final = re.compile(r"memory:|sqlite:|sqlite:///.*[^/].*|postgres(?:ql)?:.*", re.DOTALL)
 
@@ -605,3 +605,84 @@ def _missing(*path: str, remedy: str) -> Fault:
 
 def _unused(path: tuple[str, ...], why: str) -> Fault:
     return Fault("key_unused", path, f"has no use here: {why}", f"leave {path[-1]} out")
+
+
+EACH: Final = "*"
+"""In a path: whatever tables stand there."""
+
+
+class _Row(NamedTuple):
+    path: tuple[str, ...]
+    is_refused: Callable[[object], bool]
+    remedy: str
+    why: str = "this version can't do that yet"
+
+
+def _is_elsewhere(url: object) -> bool:
+    return url != "memory:"
+
+
+def _is_other_than_usual(seconds: object) -> bool:
+    return seconds != SharedTable().max_staleness
+
+
+def _is_in_vault(reference: object) -> bool:
+    return str(reference).startswith("vault:")
+
+
+def _is_postgresql(url: object) -> bool:
+    return str(url).startswith(("postgresql:", "postgres:"))
+
+
+_ROWS: Final = (
+    _Row(
+        ("policy", "engine"),
+        frozenset({"cedar", "authzen", "opa"}).__contains__,
+        'say engine = "grants-only", or pass from_config(policy=…) a callable',
+    ),
+    _Row(("policy", "observe"), bool, "leave policy.observe out"),
+    _Row(("approval",), bool, "pass from_config(approver=…) instead of [approval]"),
+    _Row(("shared", "url"), _is_elsewhere, 'say url = "memory:"'),
+    _Row(("shared", "max_staleness"), _is_other_than_usual, "leave shared.max_staleness out"),
+    _Row(("signals",), bool, "leave [signals] out"),
+    _Row(("session", "budget"), bool, "leave [session.budget] out"),
+    _Row(
+        ("ledger", "url"),
+        _is_postgresql,
+        "keep the ledger in sqlite:",
+    ),
+    _Row(
+        ("agent", "key"),
+        _is_in_vault,
+        "leave agent.key out, or name it by file:, env: or keyring:; what a vault can hold is agent.signer",
+        "the agent's key signs every call and every proof, so it has to be in memory",
+    ),
+    _Row(
+        ("issuers", EACH, "evidence"),
+        bool,
+        "leave evidence out; a service says in its TrustAnchor what an anchor's word is worth",
+    ),
+)
+
+
+def unsupported(configuration: Configuration) -> Iterator[Fault]:
+    """What is asked for and can't be done."""
+    for row in _ROWS:
+        for path, value in _values(configuration, row.path):
+            if row.is_refused(value):
+                yield Fault("not_supported", path, row.why, row.remedy)
+
+
+def _values(value: object, path: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], object]]:
+    if not path:
+        yield (), value
+        return
+    name, rest = path[0], path[1:]
+    names = _names_below(value) if name == EACH else {name: getattr(value, name, None)}
+    for key, below in names.items():
+        for where, last in _values(below, rest):
+            yield (key, *where), last
+
+
+def _names_below(tables: object) -> dict[str, object]:
+    return {str(key): table for key, table in tables.items()} if isinstance(tables, dict) else {}  # pyright: ignore[reportUnknownVariableType,reportUnknownArgumentType]

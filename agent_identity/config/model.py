@@ -7,27 +7,10 @@ that `checks` and `reading` find all of one kind without listing keys again.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Final, Literal, NamedTuple, TypeAlias
+from enum import Enum
+from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
-from pydantic import Field, JsonValue, PrivateAttr
-
-from agent_identity.config.authority_model import (
-    AuthorityClientTable,
-    AuthorityTable,
-    AuthorityTlsTable,
-)
-from agent_identity.config.tables import (
-    MAX_DEPTH,
-    Bytes,
-    IssuerName,
-    Kind,
-    Reference,
-    Seconds,
-    Table,
-    Text,
-    Texts,
-    Url,
-)
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, StringConstraints
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = [
     "CERTIFICATE_SOURCES",
     "LEGACY_SOURCES",
+    "MAX_DEPTH",
     "OAUTH_SOURCES",
     "AgentTable",
     "Algorithm",
@@ -44,28 +28,72 @@ __all__ = [
     "AuthorityTlsTable",
     "Binding",
     "BudgetTable",
+    "Bytes",
     "CliTable",
     "ClientAuth",
     "Configuration",
     "HttpTable",
     "Inferred",
+    "IssuerName",
     "IssuerTable",
     "Kind",
     "LedgerTable",
     "PolicyTable",
     "ProviderName",
+    "Reference",
     "Registration",
     "ResourceTable",
+    "Seconds",
     "SessionTable",
     "SharedTable",
     "SignalsTable",
     "SourceName",
     "SpiffeTable",
     "Table",
+    "Text",
+    "Texts",
     "TransactionTokenTable",
+    "Url",
     "VaultTable",
     "values_of",
 ]
+
+
+class Kind(Enum):
+    """What a text of the file stands for, beyond being text."""
+
+    REFERENCE = "the place of a secret"
+    ISSUER = "the name of a table of [issuers]"
+    URL = "an address that we connect to: https, or http on this machine"
+    ORIGIN = "the origin of such an address"
+    PATTERN = "files, by a path with * and ?"
+    PATH = "a file"
+    KEYS = "public keys, by an address or a file: reference"
+    LEDGER = "a ledger"
+
+
+Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
+Texts: TypeAlias = Annotated[tuple[Text, ...], Field(strict=False)]
+Reference: TypeAlias = Annotated[Text | None, Kind.REFERENCE]
+IssuerName: TypeAlias = Annotated[Text | None, Kind.ISSUER]
+Url: TypeAlias = Annotated[Text | None, Kind.URL]
+Seconds: TypeAlias = Annotated[float, Field(gt=0)]
+Bytes: TypeAlias = Annotated[int, Field(gt=0)]
+
+MAX_DEPTH: Final = 7
+
+
+class Table(BaseModel):
+    """One table: known keys alone, the types that TOML gives, and no value in an error."""
+
+    model_config: ClassVar[ConfigDict] = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        hide_input_in_errors=True,
+        allow_inf_nan=False,
+    )
+
 
 SourceName: TypeAlias = Literal[
     "token-exchange",
@@ -465,6 +493,104 @@ class CliTable(Table):
 
     autonomous: bool = Field(
         default=False, description="Whether `token` and `exec` may run for nobody in particular."
+    )
+
+
+ClientProofName: TypeAlias = Literal[
+    "private_key_jwt", "spiffe_jwt", "tls_client_auth", "workload_token"
+]
+
+
+class AuthorityClientTable(Table):
+    """One client of the authority: which agent it is, how it proves that, and what it gets for whom."""
+
+    agent: Text | None = Field(
+        default=None,
+        description="The agent (`act.sub`), a name or a URI, by default the table's name.",
+    )
+    auth: ClientProofName = Field(
+        default="private_key_jwt", description="How the client proves itself."
+    )
+    jwks: Annotated[Text | None, Kind.KEYS] = Field(
+        default=None,
+        description="The client's public keys, for `spiffe_jwt` the bundle of its trust domain, a URL or `file:PATH`.",
+    )
+    subject: Text | None = Field(
+        default=None,
+        description="The SPIFFE ID of `spiffe_jwt`, or the `sub` of the platform's token of `workload_token`.",
+    )
+    san_uri: Text | None = Field(
+        default=None,
+        description="The URI in the certificate of `tls_client_auth` that is the client, a SPIFFE ID for instance.",
+    )
+    san_dns: Text | None = Field(
+        default=None, description="The DNS name in that certificate that is the client."
+    )
+    subject_dn: Text | None = Field(
+        default=None,
+        description="The subject of that certificate, as in `CN=bot,O=Acme` (RFC 4514).",
+    )
+    issuer: IssuerName = Field(
+        default=None, description="The platform whose token `workload_token` is."
+    )
+    claims: dict[str, str] | None = Field(
+        default=None, description="Further claims that the platform's token has to have."
+    )
+    subject_issuers: Annotated[Texts | None, Kind.ISSUER] = Field(
+        default=None,
+        description='The issuers whose principals it brings, by default all with `trust = ["subjects"]`.',
+    )
+    subject_clients: Texts = Field(
+        default=(),
+        description="The clients (`azp`, `client_id`) to which a principal's token may have been given; by default it must name none.",
+    )
+    resources: Annotated[Texts, Field(min_length=1)] = Field(
+        description="The resources that its grants may reach."
+    )
+    scopes: Texts = Field(default=(), description="The most scopes of a grant, by default none.")
+    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
+        default=3, description="How often a grant may be delegated on, at most."
+    )
+
+
+class AuthorityTlsTable(Table):
+    """TLS at the authority's own port, for clients that prove themselves by a certificate (`tls_client_auth`)."""
+
+    certificate: Annotated[Text, Kind.REFERENCE] = Field(
+        description="The certificate chain (PEM) that the authority shows, leaf first."
+    )
+    key: Annotated[Text, Kind.REFERENCE] = Field(
+        description="The private key (PEM) of that certificate."
+    )
+    client_ca: Annotated[Text, Kind.REFERENCE] = Field(
+        description="The authorities (PEM) whose client certificates count; no other does."
+    )
+
+
+class AuthorityTable(Table):
+    """What `agent-identity authority serve` is to an organisation: the anchor in front of its identity providers."""
+
+    issuer: Url = Field(
+        default=None,
+        description="The URL at which it is reached, by default the one on loopback where it listens.",
+    )
+    audiences: Texts = Field(
+        default=(),
+        description="What a principal's token may be for, by default the authority's `issuer`.",
+    )
+    registration: bool = Field(
+        default=False,
+        description="Whether agents may register themselves too, for principals of the authority's own directory alone.",
+    )
+    rate: Annotated[int, Field(gt=0)] = Field(
+        default=600, description="The most requests of one client in a minute."
+    )
+    tls: AuthorityTlsTable | None = Field(
+        default=None,
+        description="TLS at its own port, for clients that prove themselves by a certificate.",
+    )
+    clients: dict[str, AuthorityClientTable] = Field(
+        default={}, description="Its clients, by their `client_id`."
     )
 
 

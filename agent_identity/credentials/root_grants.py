@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.responses import check_scopes
 from agent_identity.credentials.oauth.requests import Binding
-from agent_identity.credentials.sources.targets import details_text
+from agent_identity.credentials.oauth.responses import check_scopes
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
+from agent_identity.credentials.sources.targets import details_text
 from agent_identity.delegation.grant import (
     EVIDENCE,
     GRANT_TYPE,
@@ -29,9 +29,9 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.credentials.oauth.responses import Answer
-    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.dpop import ProofKey
+    from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.source import Subject
     from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow

@@ -15,9 +15,9 @@ from agent_identity.errors import CredentialRejectedError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
+    from agent_identity.credentials.oauth.dpop import ProofKey
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.oauth.dpop import ProofKey
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.values import Principal, Secret

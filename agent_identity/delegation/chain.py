@@ -30,7 +30,8 @@ from agent_identity.keys.signing import JWK, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-__all__ = ["ALGORITHMS", "EVIDENCE", "TRIGGER", "Anchor", "holder_key", "verify_chain"]
+
+__all__ = ["ALGORITHMS", "EVIDENCE", "TRIGGER", "Anchor", "Handover", "holder_key", "verify_chain"]
 
 ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
 TRIGGER: Final = "trigger"
@@ -297,3 +298,16 @@ def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
         signed.head, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError
     )
     return fitting.prepared(signed)
+
+
+class Handover(NamedTuple):
+    """A chain that was handed over with the call, newest first and verified like the call's own; its leaf is for the recipient.
+
+    `anchor_key` is the public key that its first grant was signed with.
+    """
+
+    grants: tuple[Grant, ...]
+    anchor_key: JWK
+
+    def __repr__(self) -> str:
+        return f"<Handover to {self.grants[0].agent}>"

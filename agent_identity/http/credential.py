@@ -37,8 +37,8 @@ if TYPE_CHECKING:
         Mapping,
     )
 
-    from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
+    from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.delegation.assertion import CallFacts, Statement
     from agent_identity.http.challenges import Challenge
     from agent_identity.http.sending import Signing

@@ -12,8 +12,8 @@ from agent_identity.errors import (
     ConfigurationError,
     CredentialRejectedError,
     CredentialUnavailableError,
+    is_interrupt,
 )
-from agent_identity.interrupts import is_interrupt
 from agent_identity.uris import is_safe_link
 
 if TYPE_CHECKING:

@@ -15,8 +15,12 @@ import time
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from agent_identity.errors import AgentIdentityError, CredentialUnavailableError, TransportError
-from agent_identity.interrupts import is_interrupt
+from agent_identity.errors import (
+    AgentIdentityError,
+    CredentialUnavailableError,
+    TransportError,
+    is_interrupt,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -10,14 +10,13 @@ import threading
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.credentials.workload.svids import (
+from agent_identity.credentials.workload.spiffe import (
     check_jwt_svid,
     check_trust_domain,
     check_x509_svid,
 )
-from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError, is_interrupt
 from agent_identity.forks import start_over_in_child
-from agent_identity.interrupts import is_interrupt
 from agent_identity.keys.signing import certificate_of
 from agent_identity.values import Secret
 

@@ -11,13 +11,12 @@ from typing import TYPE_CHECKING, Any, Final
 import httpcore
 import httpx
 
-from agent_identity.errors import AgentIdentityError, DeniedError, TransportError
+from agent_identity.errors import AgentIdentityError, DeniedError, TransportError, is_interrupt
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.http.addresses import addresses_of
 from agent_identity.http.deadline import deadline_at
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Handler, Pools
 from agent_identity.http.quiet import quiet
-from agent_identity.interrupts import is_interrupt
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
 

@@ -14,8 +14,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final, Protocol
 
-from agent_identity.credentials.cache import Cache
-from agent_identity.credentials.refusals import Refusals
+from agent_identity.credentials.cache import Cache, Refusals
 from agent_identity.errors import (
     AgentIdentityError,
     CredentialUnavailableError,

@@ -28,11 +28,10 @@ from agent_identity.errors import (
     RevokedError,
 )
 from agent_identity.flow import Draft
-from agent_identity.forks import start_over_in_child
+from agent_identity.forks import Registry, start_over_in_child
 from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, read_reference
 from agent_identity.provenance.records import REINSTATED, REVOKED
 from agent_identity.provenance.sqlite.upkeep import Upkeep
-from agent_identity.registries import Registry
 from agent_identity.values import Principal, checked_phrase
 
 if TYPE_CHECKING:

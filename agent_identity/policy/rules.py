@@ -3,17 +3,18 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 import types
-from typing import TYPE_CHECKING, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Final, Protocol, TypeAlias, runtime_checkable
 
-from agent_identity.callables import answers_at_once, is_async, takes_one_argument
 from agent_identity.errors import (
     AgentIdentityError,
     ApprovalRequiredError,
     ConfigurationError,
     DeniedError,
+    is_interrupt,
 )
-from agent_identity.interrupts import is_interrupt
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:
@@ -22,7 +23,18 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.policy.request import Request
 
-__all__ = ["GrantsOnly", "Policy", "PolicyLike", "as_policy", "asked", "immediate", "judged"]
+__all__ = [
+    "GrantsOnly",
+    "Policy",
+    "PolicyLike",
+    "answers_at_once",
+    "as_policy",
+    "asked",
+    "immediate",
+    "is_async",
+    "judged",
+    "takes_one_argument",
+]
 
 
 @runtime_checkable
@@ -202,3 +214,43 @@ def judged(decision: object) -> Decision:
     raise DeniedError(
         "policy_denied", f"policy refuses the call: {decision.reason}", policy_id=decision.policy_id
     )
+
+
+def is_async(function: object) -> bool:
+    """Whether a call of it gives a coroutine or an async generator: `async def`, also behind `__call__` or a partial object."""
+    return _is_any(function, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
+
+
+def answers_at_once(function: object) -> bool:
+    """Whether calling it returns the answer itself, and no coroutine or generator."""
+    return not is_async(function) and not _is_any(function, inspect.isgeneratorfunction)
+
+
+def takes_one_argument(function: object) -> bool:
+    """Whether it can be called with one argument, as far as its signature tells."""
+    if not callable(function):
+        return False
+    try:
+        inspect.signature(function).bind(None)
+    except TypeError:
+        return False
+    except ValueError:
+        return True  # a builtin that doesn't tell
+    return True
+
+
+def _is_any(function: object, *tests: Callable[[object], bool]) -> bool:
+    for _ in range(_DEEPEST):
+        if isinstance(function, functools.partial):
+            function = function.func
+        elif any(test(function) for test in tests):
+            return True
+        elif inspect.isroutine(function):
+            return False
+        else:  # an object is called by its class
+            function = inspect.getattr_static(type(function), "__call__", None)
+    return False
+
+
+_DEEPEST: Final = 32
+"""Partial objects and objects with `__call__` within one another; no end of them is followed."""

@@ -5,17 +5,31 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from agent_identity.provenance.records import CALL_DENIED, CREDENTIAL_REFUSED, rfc3339
+from agent_identity.delegation.grant import hash_of
+from agent_identity.errors import LedgerError
+from agent_identity.provenance.records import (
+    CALL_DENIED,
+    CALL_INTENDED,
+    CREDENTIAL_ACQUIRED,
+    CREDENTIAL_REFUSED,
+    CREDENTIAL_STEPPED_UP,
+    GRANT_MADE,
+    OUTCOMES,
+    SESSION_OPENED,
+    rfc3339,
+)
+from agent_identity.values import can_be_signed
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
+    from agent_identity.provenance.ledger import Ledger
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
 
-__all__ = ["Branch", "CallStory", "Entry", "Graph", "moment"]
+__all__ = ["Branch", "CallStory", "Entry", "Graph", "graph_of", "moment"]
 
 
 class Entry(dict[str, "JSON"]):
@@ -155,3 +169,267 @@ class Graph:
         """All calls in the order in which they began."""
         stories = [story for branch in self.root.walk() for story in branch.calls]
         return sorted(stories, key=lambda story: story.begun.at)
+
+
+_DEEPEST: Final = 64  # sessions above one another; records that were tampered with may form a ring
+
+
+def graph_of(ledger: Ledger, ref: str, unknown: frozenset[str] = frozenset()) -> Graph:
+    """Read what a reference names; the outcome of the calls in `unknown` was lost.
+
+    Raises:
+        LedgerError: nothing has that reference, or more than one transaction has.
+    """
+    return _Gathering(ledger, unknown).gather(ref)
+
+
+class _Gathering:
+    """Reads records for one answer, each once, and remembers which."""
+
+    def __init__(self, ledger: Ledger, unknown: frozenset[str]) -> None:
+        self._ledger = ledger
+        self._unknown = unknown
+        self._used: dict[tuple[str, int], Record] = {}
+        self._openings: dict[str, Record | None] = {}
+        self._live: dict[str, bool] = {}
+        self._credentials: dict[str, list[Record]] = {}
+        self._branches: dict[str, Branch] = {}
+
+    def gather(self, ref: str) -> Graph:
+        found = self._found(ref) if can_be_signed(ref) else []
+        call_ids = _named_calls(found)
+        sessions = _named_sessions(self._use(found), ref)
+        if not sessions:
+            raise LedgerError(
+                "unknown_reference",
+                "the ledger has no session or call with that reference",
+                remedy="give the id of a call, session, trace or span, a tool call's id, or a jti",
+            )
+        paths = [self._path(session) for session in sessions]
+        roots = {path[0] for path in paths}
+        if len(roots) > 1:
+            raise LedgerError(
+                "ambiguous_reference",
+                f"the reference names {len(roots)} transactions: {', '.join(sorted(roots))}",
+                remedy="ask for one of them, or for a call by its call_id",
+            )
+        for path in paths:
+            self._grow(path)
+        if call_ids:
+            for call_id in call_ids:
+                self._add_calls(self._use(self._ledger.find(call_id)))
+        else:
+            self._add_subtrees(sessions)
+        self._order()
+        chain = self._chain(_common(paths))
+        return Graph(
+            root=self._branches[paths[0][0]],
+            chain=chain,
+            one_call=len(call_ids) == 1,
+            used=list(self._used.values()),
+        )
+
+    def _found(self, ref: str) -> list[Record]:
+        found = self._ledger.frame(ref)  # of a session, this is the small part
+        return (
+            found if any(each.kind == SESSION_OPENED for each in found) else self._ledger.find(ref)
+        )
+
+    def _use(self, records: Iterable[Record]) -> list[Record]:
+        taken = list(records)
+        self._used.update({(record.writer, record.seq): record for record in taken})
+        return taken
+
+    def _opening(self, session_id: str) -> Record | None:
+        if session_id not in self._openings:
+            found = (
+                record
+                for record in self._ledger.frame(session_id)
+                if record.kind == SESSION_OPENED and record.session_id == session_id
+            )
+            opening = self._openings[session_id] = next(found, None)
+            self._use([] if opening is None else [opening])
+        return self._openings[session_id]
+
+    def _path(self, session_id: str) -> tuple[str, ...]:
+        """Sessions from the root down to this one, as far as this ledger knows them."""
+        path = [session_id]
+        while len(path) < _DEEPEST:
+            opening = self._opening(path[-1])
+            parent = None if opening is None else opening.body.get("parent")
+            if not isinstance(parent, str) or parent in path or self._opening(parent) is None:
+                break
+            path.append(parent)
+        return tuple(reversed(path))
+
+    def _grow(self, path: tuple[str, ...]) -> None:
+        above: Branch | None = None
+        for session_id in path:
+            branch = self._branches.get(session_id)
+            if branch is None:
+                branch = self._branches[session_id] = Branch(session_id, self._opening(session_id))
+                if above is not None:
+                    above.below.append(branch)
+            above = branch
+
+    def _add_subtrees(self, sessions: list[str]) -> None:
+        """Add what was done in some sessions, and in all that were delegated from them."""
+        for session_id in sessions:
+            opening = self._opening(session_id)
+            txn = None if opening is None else opening.body.get("txn")
+            for record in self._ledger.frame(txn) if isinstance(txn, str) else ():
+                if record.kind == SESSION_OPENED and record.session_id is not None:
+                    self._openings.setdefault(record.session_id, record)
+                    path = self._path(record.session_id)
+                    if session_id in path:
+                        self._use([record])
+                        self._grow(path)
+        wanted = {branch.session_id for id_ in sessions for branch in self._branches[id_].walk()}
+        for session_id in wanted:
+            self._add_calls(self._use(self._ledger.session_records(session_id)))
+
+    def _add_calls(self, records: list[Record]) -> None:
+        begun: dict[str, Record] = {}
+        ended: dict[str, Record] = {}
+        used: dict[str, list[Record]] = {}
+        for record in records:
+            if record.call_id is None:
+                continue
+            if record.kind == CALL_INTENDED:
+                begun[record.call_id] = record
+            elif record.kind in OUTCOMES:
+                ended[record.call_id] = record
+            elif record.kind in {CREDENTIAL_REFUSED, CREDENTIAL_STEPPED_UP}:
+                used.setdefault(record.call_id, []).append(record)
+        for call_id, record in {**ended, **begun}.items():
+            end = ended.get(call_id)
+            branch = self._branches.get(record.session_id or "")
+            if branch is not None and (record.kind in {CALL_INTENDED, CALL_DENIED}):
+                branch.calls.append(
+                    CallStory(
+                        record,
+                        end,
+                        self._outcome(record, end),
+                        self._acquired(record),
+                        used.get(call_id, []),
+                    )
+                )
+
+    def _acquired(self, begun: Record) -> Record | None:
+        """The record of the credential that a call began with: the last one of its session for the same grant."""
+        if begun.kind != CALL_INTENDED or begun.session_id is None:
+            return None
+        if begun.session_id not in self._credentials:
+            frame = self._ledger.frame(begun.session_id)
+            self._credentials[begun.session_id] = [
+                record
+                for record in frame
+                if record.kind == CREDENTIAL_ACQUIRED and record.call_id is None
+            ]
+        asked = (begun.body.get("resource"), begun.body.get("grant_hash"))
+        found = [
+            record
+            for record in self._credentials[begun.session_id]
+            if (record.body.get("resource"), record.body.get("grant_hash")) == asked
+            and record.at <= begun.at
+        ]
+        return self._use(found[-1:])[0] if found else None
+
+    def _outcome(self, begun: Record, ended: Record | None) -> str | None:
+        if ended is not None:
+            return OUTCOMES[ended.kind]
+        if begun.call_id in self._unknown:
+            return "unknown"
+        if begun.writer not in self._live:
+            self._live[begun.writer] = self._ledger.is_live(begun.writer)
+        return None if self._live[begun.writer] else "unknown"
+
+    def _order(self) -> None:
+        for branch in self._branches.values():
+            branch.calls.sort(key=lambda story: story.begun.at)
+
+    def _chain(self, path: tuple[str, ...]) -> list[Entry]:
+        grants = self._grants()
+        hops = self._handed(path)
+        for session_id in path:
+            opening = self._opening(session_id)
+            branch = self._branches[session_id]
+            body: Mapping[str, JSON] = {} if opening is None else opening.body
+            made = grants.get(session_id) or self._made_in(session_id)
+            scope = sorted({str(token) for grant in made for token in _listed(grant.body["scope"])})
+            evidence = [grant.body.get("evidence") for grant in made]
+            hops.append(
+                Entry(
+                    agent=branch.agent,
+                    depth=body.get("depth", len(hops)),
+                    scope=[*scope] if made else [*_listed(body.get("scopes"))],
+                    evidence=next((word for word in evidence if word is not None), None),
+                )
+            )
+        return hops
+
+    def _handed(self, path: tuple[str, ...]) -> list[Entry]:
+        """The agents of other processes that act above the first of these sessions, where it was handed over."""
+        opening = self._opening(path[0]) if path else None
+        above = _listed(None if opening is None else opening.body.get("above"))
+        return [
+            Entry(
+                agent=str(said.get("agent")),
+                depth=said.get("depth"),
+                scope=_listed(said.get("scope")),
+                evidence=said.get("evidence"),
+            )
+            for said in above
+            if isinstance(said, dict)
+        ]
+
+    def _grants(self) -> dict[str, list[Record]]:
+        """By session, the grants under which the calls were made: each call's own, and those above it."""
+        hashes = {
+            str(story.begun.body["grant_hash"])
+            for branch in self._branches.values()
+            for story in branch.calls
+            if story.begun.body.get("grant_hash") is not None
+        }
+        by_session: dict[str, list[Record]] = {}
+        seen: set[str] = set()
+        while hashes:
+            grant_hash = hashes.pop()
+            seen.add(grant_hash)
+            made = [grant for grant in self._ledger.frame(grant_hash) if grant.kind == GRANT_MADE]
+            for grant in self._use(made):
+                by_session.setdefault(grant.session_id or "", []).append(grant)
+                chain = _listed(None if grant.sealed is None else grant.sealed.get("chain"))
+                hashes |= {hash_of(str(compact)) for compact in chain} - seen
+        return by_session
+
+    def _made_in(self, session_id: str) -> list[Record]:
+        frame = self._ledger.frame(session_id)
+        return self._use(record for record in frame if record.kind == GRANT_MADE)
+
+
+def _named_calls(found: list[Record]) -> list[str]:
+    """The calls that a reference names; none when it names a session, a grant or a token."""
+    calls = [record.call_id for record in found if record.kind.startswith("call.")]
+    return list(dict.fromkeys(call_id for call_id in calls if call_id is not None))
+
+
+def _named_sessions(found: list[Record], ref: str) -> list[str]:
+    """The sessions that a reference names, or in which the calls that it names were made."""
+    sessions = list(dict.fromkeys(record.session_id for record in found if record.session_id))
+    return [ref] if ref in sessions else sessions
+
+
+def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+    """What all paths begin with."""
+    common = paths[0]
+    for path in paths[1:]:
+        same = 0
+        while same < min(len(common), len(path)) and common[same] == path[same]:
+            same += 1
+        common = common[:same]
+    return common
+
+
+def _listed(value: JSON) -> list[JSON]:
+    return value if isinstance(value, list) else []

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
-    from agent_identity.provenance.records import Record
     from agent_identity.provenance.pseudonyms import Subjects
+    from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
 
 __all__ = ["Ledger", "open_ledger"]

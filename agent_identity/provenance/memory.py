@@ -16,7 +16,9 @@ import orjson
 from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
 from agent_identity.forks import StillLock
+from agent_identity.keys.sealing import KEY_BYTES
 from agent_identity.provenance.chain import Chain, broken_among, verify_rows
+from agent_identity.provenance.pseudonyms import MemoryShelf, Subjects
 from agent_identity.provenance.records import (
     SESSION_OPENED,
     Row,
@@ -25,8 +27,6 @@ from agent_identity.provenance.records import (
     subject_of,
     without_round,
 )
-from agent_identity.provenance.pseudonyms import MemoryShelf, Subjects
-from agent_identity.keys.sealing import KEY_BYTES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

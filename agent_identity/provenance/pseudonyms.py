@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 import orjson
 
 from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.keys.sealing import KEY_BYTES, Sealer
 from agent_identity.keys.signing import write_private
 from agent_identity.provenance.sqlite.storage import Database, open_database, private_file
-from agent_identity.keys.sealing import KEY_BYTES, Sealer
 from agent_identity.values import Principal, new_id
 
 if TYPE_CHECKING:

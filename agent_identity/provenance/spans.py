@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from opentelemetry import context as otel_context
 from opentelemetry import trace as otel
 
-from agent_identity.interrupts import is_interrupt
+from agent_identity.errors import is_interrupt
 from agent_identity.values import new_id, scrub
 
 if TYPE_CHECKING:

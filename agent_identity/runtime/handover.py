@@ -17,7 +17,6 @@ from agent_identity.delegation.carriers import (
     join_chain,
 )
 from agent_identity.delegation.grant import mint_child
-from agent_identity.detailed import granted
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -28,17 +27,18 @@ from agent_identity.jose import public_keys
 from agent_identity.keys.signing import thumbprint
 from agent_identity.provenance import spans
 from agent_identity.runtime.acquire import chain_of, grant_made
+from agent_identity.runtime.parts import granted
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
     from collections.abc import MutableMapping
 
+    from agent_identity.delegation.chain import Handover
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import JWK
     from agent_identity.runtime.parts import Resources
     from agent_identity.session import Session
-    from agent_identity.verify.result import Handover
 
 __all__ = ["checked_key", "handed_over", "inject", "taken_over"]
 

@@ -7,6 +7,7 @@ What has to be ended with it hangs here too: tokens that were acquired for it, g
 from __future__ import annotations
 
 import functools
+import logging
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -26,10 +27,11 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.delegation.grant import Grant
-    from agent_identity.runtime.acquire import Reach
+    from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
+    from agent_identity.runtime.acquire import Reach
 
-__all__ = ["SKEW", "Life", "way_out"]
+__all__ = ["SKEW", "Life", "Proof", "way_out"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -298,3 +300,70 @@ def _not_open(life: Life) -> AgentIdentityError:
     return DeniedError(
         "session_ended", "the session has ended", remedy="keep the work inside its `with` block"
     )
+
+
+_SPARE: Final = 1.0
+"""Seconds before its end from which a proof serves for nothing new."""
+
+_log: Final = logging.getLogger("agent_identity")
+
+
+class Proof:
+    """Until when the principal is proven: `until` is Unix seconds, forever where it takes no token. `clock` gives those too."""
+
+    __slots__ = ("_clock", "_monotonic", "_renew", "_renews_at", "until")
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._renew: Callable[[], Flow[float]] | None = None
+        self.until: float = float("inf")
+        self._monotonic = float("inf")
+        self._renews_at = float("inf")
+
+    def given(self, until: float, renew: Callable[[], Flow[float]] | None) -> None:
+        """Tokens were verified; `renew` verifies fresh ones and says until when those prove it, None where none can be had."""
+        self._renew = renew
+        self._lasts(until)
+
+    def holds(self, now: float) -> bool:
+        """Whether it holds at `now` (Unix seconds), by the wall clock and by the monotonic one."""
+        return now < self.until and time.monotonic() < self._monotonic
+
+    def check(self, now: float) -> None:
+        """Pass while it holds at `now`.
+
+        Raises:
+            DeniedError: `principal_outdated`.
+        """
+        if not self.holds(now):
+            raise DeniedError(
+                "principal_outdated",
+                "the tokens that proved whom this session acts for have ended",
+                remedy="make another call, or get the credential anew: that verifies fresh ones first",
+            )
+
+    def anew(self) -> Flow[None]:
+        """Have fresh tokens verified, once shortly before the old ones end, and always after that.
+
+        Raises:
+            AgentIdentityError: none came, or they name somebody else; nothing is reached.
+        """
+        now = self._clock()
+        holds = self.holds(now + _SPARE)
+        if self._renew is None or (holds and now < self._renews_at):
+            return
+        self._renews_at = self.until
+        try:
+            until = yield from self._renew()
+        except AgentIdentityError as error:
+            if not holds:
+                raise
+            _log.warning("a principal isn't proven anew yet (%s)", error.code)
+            return
+        self._lasts(until)
+
+    def _lasts(self, until: float) -> None:
+        life = until - self._clock()
+        self.until = until
+        self._monotonic = time.monotonic() + life
+        self._renews_at = until - max(_SPARE, min(300.0, 0.2 * life))

@@ -5,8 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, TypeVar
 
-from agent_identity.credentials.oauth.client import KnownClient
-from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
 from agent_identity.flow import (
     Append,
     HttpRequest,

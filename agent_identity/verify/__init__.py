@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """What services and auditors check with: the `Verifier` and its parts. `verify.asgi` is its face for web frameworks."""
 
+from agent_identity.delegation.chain import Handover
 from agent_identity.verify.anchors import TrustAnchor
 from agent_identity.verify.problems import Problem, RefusedError, problem
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
+from agent_identity.verify.result import Actor, AssertedCall, VerifiedCall
 from agent_identity.verify.revocations import RevocationCheck, Revocations, UnsafeNoRevocations
-from agent_identity.verify.result import Actor, AssertedCall, Handover, VerifiedCall
 from agent_identity.verify.verifier import Verifier
 
 __all__ = [

@@ -12,9 +12,9 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.issuer import STALE, Issuer
+from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.errors import (
     ConfigurationError,
     CredentialError,

@@ -14,13 +14,13 @@ import orjson
 
 from agent_identity import canonical, jose
 from agent_identity.delegation.assertion import Assertion, read_assertion
-from agent_identity.delegation.chain import verify_chain
+from agent_identity.delegation.chain import Handover, verify_chain
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.verify import rules
 from agent_identity.verify.plugins import is_first_use, used_before
 from agent_identity.verify.request import check_body, check_bound
+from agent_identity.verify.result import VerifiedCall, verified
 from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
-from agent_identity.verify.result import Handover, VerifiedCall, verified
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

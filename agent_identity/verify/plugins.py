@@ -12,8 +12,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, TypeGuard
 
-from agent_identity.errors import DeniedError, VerificationError
-from agent_identity.interrupts import is_interrupt
+from agent_identity.errors import DeniedError, VerificationError, is_interrupt
 from agent_identity.verify.revocations import keys_in
 
 if TYPE_CHECKING:

@@ -12,12 +12,12 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.delegation.assertion import Assertion
+    from agent_identity.delegation.chain import Handover
     from agent_identity.delegation.details import Details
     from agent_identity.delegation.grant import Grant
-    from agent_identity.keys.signing import JWK
     from agent_identity.values import Approval
 
-__all__ = ["Actor", "AssertedCall", "Handover", "VerifiedCall", "verified"]
+__all__ = ["Actor", "AssertedCall", "VerifiedCall", "verified"]
 
 
 class Actor(NamedTuple):
@@ -38,19 +38,6 @@ class AssertedCall(NamedTuple):
     args_hash: str
     trace_id: str | None
     span_id: str | None
-
-
-class Handover(NamedTuple):
-    """A chain that was handed over with the call, newest first and verified like the call's own; its leaf is for the recipient.
-
-    `anchor_key` is the public key that its first grant was signed with.
-    """
-
-    grants: tuple[Grant, ...]
-    anchor_key: JWK
-
-    def __repr__(self) -> str:
-        return f"<Handover to {self.grants[0].agent}>"
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, LIFETIME, Assertion
-from agent_identity.delegation.chain import ALGORITHMS, Anchor, holder_key, verify_chain
+from agent_identity.delegation.chain import ALGORITHMS, Anchor, Handover, holder_key, verify_chain
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import InvalidAssertionError, RevokedError
 from agent_identity.values import LOCAL
 from agent_identity.verify.request import is_same
-from agent_identity.verify.result import Handover
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence

@@ -26,9 +26,9 @@ from agent_identity import (
 )
 from agent_identity.adapters import Tool
 from agent_identity.authority import Authority
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
 from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.sources.token_exchange import check_may_act, check_same_context
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
 from agent_identity.errors import AgentIdentityError, InvalidAssertionError, VerificationError
 from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.records import CALL_INTENDED

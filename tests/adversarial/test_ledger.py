@@ -22,9 +22,8 @@ import pytest
 import agent_identity
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
-from agent_identity.provenance.sqlite import storage
-from agent_identity.provenance.sqlite import writer
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.sqlite import storage, writer
 from agent_identity.provenance.trace import trace_of
 from agent_identity.values import Principal, new_id
 

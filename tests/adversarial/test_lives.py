@@ -16,8 +16,7 @@ import httpx
 import pytest
 
 from agent_identity import AgentIdentity, AgentIdentityError, current_credential, tool
-from agent_identity.credentials.cache import Cache, digest_of
-from agent_identity.credentials.refusals import Refusals
+from agent_identity.credentials.cache import Cache, Refusals, digest_of
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import HttpRequest, HttpResponse, Shared, http, run

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.oauth.metadata import discover, read_keys
 from agent_identity.credentials.oauth.registration import register
-from agent_identity.credentials.source import SubjectToken
 from agent_identity.credentials.oauth.token_types import JWT
+from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
+from agent_identity.credentials.source import SubjectToken
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpRequest, Pause, pure, run
 from agent_identity.http.transport import Transport

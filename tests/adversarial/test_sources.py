@@ -14,21 +14,21 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.oauth.client import Client, NoProof, PrivateKeyJwt
+from agent_identity.credentials.oauth.dpop import Nonces
+from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
+from agent_identity.credentials.oauth.metadata import Endpoints, discover
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_JAG
+from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.sources.authorization_code import AuthorizationCode
 from agent_identity.credentials.sources.ciba import Ciba
-from agent_identity.credentials.oauth.client import Client, KnownClient, NoProof, PrivateKeyJwt
 from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.credentials.sources.cross_domain import CrossDomain
 from agent_identity.credentials.sources.device import DeviceAuthorization
-from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.credentials.sources.jwt_bearer import JwtBearer
-from agent_identity.credentials.oauth.metadata import Endpoints, discover
-from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.sources.refresh_token import RefreshToken, RefreshTokens
 from agent_identity.credentials.sources.signing_in import SignIn
-from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.sources.token_exchange import TokenExchange
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_JAG
 from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.errors import (
     AgentIdentityError,

@@ -14,13 +14,12 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.source import Wanted
 from agent_identity.credentials.sources.platform import (
     SpiffeJwtSource,
     SpiffeX509Source,
     WorkloadTokenSource,
 )
-from agent_identity.credentials.source import Wanted
-from agent_identity.credentials.spiffe_id import SpiffeId
 from agent_identity.credentials.workload import (
     GCP,
     Azure,
@@ -31,6 +30,7 @@ from agent_identity.credentials.workload import (
     Spiffe,
     provider,
 )
+from agent_identity.credentials.workload.spiffe import SpiffeId
 from agent_identity.errors import (
     AgentIdentityError,
     ConfigurationError,

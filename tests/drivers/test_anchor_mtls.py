@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 
 from agent_identity import AgentIdentity, CredentialRejectedError, current_credential, tool
 from agent_identity.cli.app import app
-from agent_identity.cli.listener import _context, listener_context
 from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.cli.authority.serve import listening, server_of, serving
+from agent_identity.cli.listener import _context, listener_context
 from agent_identity.config import read_configuration
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys.signing import SigningKey, public_signing_jwk, read_certificate

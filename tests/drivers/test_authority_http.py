@@ -18,14 +18,14 @@ import pytest
 import uvicorn
 
 from agent_identity.authority import Authority
-from agent_identity.credentials.sources import token_exchange
 from agent_identity.credentials.agent import Agent as Instance
-from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
-from agent_identity.credentials.oauth.metadata import discover
 from agent_identity.credentials.oauth.dpop import ProofKey
+from agent_identity.credentials.oauth.metadata import discover
 from agent_identity.credentials.oauth.registration import register
+from agent_identity.credentials.principal_tokens import DirectorySubject
+from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import Wanted
-from agent_identity.credentials.subject import DirectorySubject
+from agent_identity.credentials.sources import token_exchange
 from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import CredentialRejectedError

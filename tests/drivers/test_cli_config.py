@@ -27,8 +27,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from typer.testing import CliRunner
 
-from agent_identity.cli.doctor import remote
 from agent_identity.cli.app import app
+from agent_identity.cli.doctor import remote
 from agent_identity.cli.templates import KINDS
 from agent_identity.config import configuration_schema, read_configuration
 from agent_identity.jose import loads_object, unverified
@@ -479,7 +479,7 @@ def test_doctor_counts_the_days_of_an_issuers_certificate(
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.load_cert_chain(tmp_path / "server.pem")
     trusting = ssl.create_default_context(cafile=tmp_path / "server.pem")
-    monkeypatch.setattr(checked_there, "tls", lambda _: trusting)
+    monkeypatch.setattr(remote, "tls", lambda _: trusting)
     server = socket.create_server(("127.0.0.1", 0))
 
     def serve() -> None:

@@ -30,7 +30,7 @@ from agent_identity import (
     current_credential,
     tool,
 )
-from agent_identity.assembly.doors import svids_of
+from agent_identity.assembly.configured import svids_of
 from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN

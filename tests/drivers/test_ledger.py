@@ -23,9 +23,9 @@ import pytest
 from agent_identity import tool
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
-from agent_identity.provenance.sqlite import storage
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
+from agent_identity.provenance.sqlite import storage
 from agent_identity.provenance.trace import trace_of
 from agent_identity.values import Principal, new_id
 

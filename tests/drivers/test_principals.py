@@ -27,8 +27,8 @@ from agent_identity import (
 )
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.oauth.issuer import Issuer
-from agent_identity.credentials.principal_tokens import Trusted, verified_subject
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
+from agent_identity.credentials.principal_tokens import Trusted, verified_subject
 from agent_identity.flow import run
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey

@@ -28,19 +28,19 @@ from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.cli.app import app
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.credentials.oauth.registration import InstanceRegistration
+from agent_identity.credentials.principal_tokens import DirectorySubject
+from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import Wanted
-from agent_identity.credentials.subject import DirectorySubject
 from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.flow import Flow, Shared, pure, run
 from agent_identity.http.transport import Transport
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.signatures import SignatureCheck
 from agent_identity.provenance.trace import trace_of
 from agent_identity.testing import KnownIssuer
 from agent_identity.values import Principal, Secret
-from agent_identity.provenance.signatures import SignatureCheck
 
 pytestmark = pytest.mark.system
 

@@ -19,8 +19,8 @@ import pytest
 
 from agent_identity import AgentIdentity, current_session, tool
 from agent_identity.provenance.ledger import open_ledger
-from agent_identity.provenance.trace import trace_of
 from agent_identity.provenance.signatures import SignatureCheck
+from agent_identity.provenance.trace import trace_of
 
 pytestmark = pytest.mark.system
 

@@ -9,7 +9,8 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID
 
-from agent_identity.authority.certificate_names import SanDns, SanUri, SubjectDn
+from agent_identity.authority.client_proofs import SanDns, SanUri, SubjectDn
+from agent_identity.errors import ConfigurationError
 from agent_identity.keys.certificates import (
     is_subject,
     read_authorities,
@@ -17,7 +18,6 @@ from agent_identity.keys.certificates import (
     read_subject,
     subject_of,
 )
-from agent_identity.errors import ConfigurationError
 
 BOT = "spiffe://acme.example/bot"
 

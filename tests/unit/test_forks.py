@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from agent_identity import AgentIdentity, RevokedError, current_session, tool
-from agent_identity.forks import StillLock
-from agent_identity.registries import Registry
+from agent_identity.forks import Registry, StillLock
 
 
 def in_child(work: object) -> int:

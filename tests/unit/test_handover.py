@@ -25,9 +25,9 @@ from agent_identity.authority import Authority
 from agent_identity.errors import AgentIdentityError, InvalidAssertionError
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey
-from agent_identity.runtime.lifetime import Life
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.provenance.records import GRANT_MADE, SESSION_CLOSED, SESSION_OPENED
+from agent_identity.runtime.lifetime import Life
 from agent_identity.values import LOCAL, b64url, unb64url
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, VerifiedCall, Verifier
 

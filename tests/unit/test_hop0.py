@@ -12,10 +12,10 @@ import pytest
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
-from agent_identity.credentials.root_grants import GRANT, IssuedGrants, RootWanted
 from agent_identity.credentials.oauth.metadata import Endpoints
-from agent_identity.credentials.source import SubjectToken
 from agent_identity.credentials.oauth.token_types import JWT
+from agent_identity.credentials.root_grants import GRANT, IssuedGrants, RootWanted
+from agent_identity.credentials.source import SubjectToken
 from agent_identity.delegation.grant import Grant, mint_child, mint_root
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Ask, HttpResponse, pure

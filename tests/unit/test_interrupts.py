@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from agent_identity import DeniedError, current_session, tool
-from agent_identity.interrupts import is_interrupt
+from agent_identity.errors import is_interrupt
 
 
 class SoftTimeLimitError(Exception):

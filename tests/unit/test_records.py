@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
+from agent_identity.keys.sealing import Sealer
 from agent_identity.provenance.chain import GENESIS, Chain, verify_rows
 from agent_identity.provenance.records import (
     CALL_INTENDED,
@@ -25,7 +26,6 @@ from agent_identity.provenance.records import (
     read_record,
     without_round,
 )
-from agent_identity.keys.sealing import Sealer
 
 KEY = Sealer(bytes(32))
 ASCII_KEYS = st.text(st.characters(max_codepoint=0x7E, min_codepoint=0x20), max_size=8)

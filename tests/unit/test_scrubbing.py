@@ -35,9 +35,7 @@ import httpx
 import pydantic
 import pytest
 
-from agent_identity import scrubbing
-
-from agent_identity import redaction
+from agent_identity import redaction, scrubbing
 from agent_identity.adapters import scrubbed, scrubs
 from agent_identity.testing import assert_no_leak
 from agent_identity.values import Secret, scrub
@@ -574,7 +572,7 @@ def test_numbers_are_looked_at_only_while_a_secret_can_stand_in_one(
             super().__init__(value)
 
     monkeypatch.setattr(scrubbing, "_Node", Counted)
-    monkeypatch.setattr(spellings, "_known", redaction._Known())
+    monkeypatch.setattr(redaction, "_known", redaction._Known())
     key, numbers = Secret("sk-live/none of digits"), [*range(300), *(n / 7 for n in range(300))]
     assert scrubbed(numbers) is numbers
     assert looked_at == [numbers]

@@ -26,7 +26,13 @@ from agent_identity.errors import (
 from agent_identity.flow import HttpRequest, HttpResponse, http, pure, run
 from agent_identity.jose import unverified
 from agent_identity.jose.public_keys import is_signed
-from agent_identity.keys.signing import SigningKey, public_key_of, public_signing_jwk, published, thumbprint
+from agent_identity.keys.signing import (
+    SigningKey,
+    public_key_of,
+    public_signing_jwk,
+    published,
+    thumbprint,
+)
 from agent_identity.signers import MemorySigner, Signer, public_keys_of
 from agent_identity.testing import play
 from agent_identity.values import Principal, b64url, unb64url

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from agent_identity.errors import ConfigurationError, LedgerError, VerificationError
+from agent_identity.keys.sealing import Sealer
 from agent_identity.provenance import pseudonyms as module
 from agent_identity.provenance.pseudonyms import MemoryShelf, SqliteShelf, Subjects, master_key
-from agent_identity.keys.sealing import Sealer
 from agent_identity.values import Principal
 
 ALICE = Principal("alice-canary", iss="https://idp.example")

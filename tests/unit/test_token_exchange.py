@@ -13,14 +13,14 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.oauth.responses import Fields, read_answer
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.oauth.metadata import Endpoints
 from agent_identity.credentials.oauth.requests import Issued
-from agent_identity.credentials.oauth.dpop import Nonces
+from agent_identity.credentials.oauth.responses import Fields, read_answer
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
 from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.sources.token_exchange import TokenExchange
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
 from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.delegation.grant import mint_root
 from agent_identity.errors import (

@@ -13,8 +13,8 @@ from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.delegation.grant import mint_root
 from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE, Record
-from agent_identity.values import b64url, unb64url
 from agent_identity.provenance.signatures import SignatureCheck
+from agent_identity.values import b64url, unb64url
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"

@@ -6,10 +6,8 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from agent_identity.assembly.configured import secrets_of
-from agent_identity.assembly.doors import transport_of
+from agent_identity.assembly.configured import Settings, secrets_of, transport_of
 from agent_identity.assembly.issuers import issuers_of
-from agent_identity.assembly.settings import Settings
 from agent_identity.authority import (
     Authority,
     ClientRecord,
@@ -17,16 +15,18 @@ from agent_identity.authority import (
     Organisation,
     configured_client,
 )
-from agent_identity.authority.certificate_names import SanDns, SanUri, SubjectDn
 from agent_identity.authority.client_proofs import (
     Certified,
     OwnAssertion,
     PlatformToken,
+    SanDns,
+    SanUri,
     SpiffeSvid,
+    SubjectDn,
 )
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.oauth.client import Client, KnownClient, NoProof
-from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.client import Client, NoProof
+from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
 from agent_identity.credentials.principal_tokens import ALGORITHMS
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import pure, run
@@ -38,8 +38,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from agent_identity.authority.certificate_names import CertificateName
-    from agent_identity.authority.client_proofs import ClientProof
+    from agent_identity.authority.client_proofs import CertificateName, ClientProof
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable
     from agent_identity.flow import Flow

@@ -4,13 +4,27 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
+import os
+import pwd
 import socket
 import threading
+import time
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_identity.assembly.configured import secrets_of, vault_signer
+from agent_identity.assembly.keys import first_signer, uses_authority
 from agent_identity.authority import Authority
-from agent_identity.errors import ConfigurationError
+from agent_identity.cli.finding import named_configuration, world_of
+from agent_identity.config import read_configuration, state_directory
+from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.flow import run
+from agent_identity.keys.signing import private_directory
+from agent_identity.lifecycle import Revocations
+from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.records import REINSTATED, REVOKED
+from agent_identity.signers import public_keys_of
 
 if TYPE_CHECKING:
     import ssl
@@ -21,9 +35,21 @@ if TYPE_CHECKING:
 
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityTable
+    from agent_identity.lifecycle import Revocation
+    from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON
 
-__all__ = ["listening", "serve_authority", "server_of", "serving"]
+__all__ = [
+    "anchor_keys",
+    "listening",
+    "operated",
+    "reinstated",
+    "revoked",
+    "rotated",
+    "serve_authority",
+    "server_of",
+    "serving",
+]
 
 _STOP: Final = 10.0
 """Seconds that requests under way get when the block ends."""
@@ -177,3 +203,157 @@ def _secure(config: uvicorn.Config, tls: ssl.SSLContext) -> None:
     config.http = TlsProtocol
     config.load()
     config.ssl = tls  # its own parameters name files, and know nothing of sessions
+
+
+@contextlib.contextmanager
+def operated(state_dir: Path) -> Generator[Authority]:
+    """The authority of a state directory, for as long as the block lasts.
+
+    Raises:
+        ConfigurationError: `no_authority`, none was ever served there.
+    """
+    folder = state_dir / "authority"
+    if not folder.is_dir():  # a slip in the folder's name must not look like a rotation
+        raise ConfigurationError(
+            "no_authority",
+            f"there is no authority in {state_dir}",
+            remedy="name the --state-dir that it is served with",
+        )
+    authority = Authority(folder)
+    try:
+        yield authority
+    finally:
+        authority.close()
+
+
+def rotated(state_dir: Path) -> tuple[str, str]:
+    """Let a new key of a state directory's authority sign; its issuer, and the `kid` of that key.
+
+    Raises:
+        ConfigurationError: see `operated`.
+    """
+    with operated(state_dir) as authority:
+        before = _kids(authority)
+        authority.rotate()
+        new = [kid for kid in _kids(authority) if kid not in before]
+        return authority.issuer, new[0]
+
+
+def _kids(authority: Authority) -> list[str]:
+    keys = authority.jwks()["keys"]
+    return (
+        [str(key["kid"]) for key in keys if isinstance(key, dict)] if isinstance(keys, list) else []
+    )
+
+
+def revoked(ref: str, reason: str, state_dir: Path | None, config: Path | None) -> Revocation:
+    """End what a reference names, in every process that shares the state directory.
+
+    Raises:
+        ConfigurationError: `no_state`; what `Revocations.revoke` raises.
+        DeniedError: `operator_required`.
+    """
+    with _revocations(state_dir, config) as (revocations, by):
+        return revocations.revoke(ref, reason=reason, by=by)
+
+
+def reinstated(
+    ref: str, reason: str | None, state_dir: Path | None, config: Path | None
+) -> Revocation:
+    """Let new work begin for a reference that was revoked.
+
+    Raises:
+        ConfigurationError: `no_state`; what `Revocations.reinstate` raises.
+        DeniedError: `operator_required`.
+    """
+    with _revocations(state_dir, config) as (revocations, by):
+        return revocations.reinstate(ref, reason=reason, by=by)
+
+
+@contextlib.contextmanager
+def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple[Revocations, str]]:
+    from agent_identity.assembly.keys import referenced_key, uses_authority  # noqa: PLC0415 - for those who have a file
+    from agent_identity.config import References, read_configuration  # noqa: PLC0415 - see above
+
+    directory = state_directory(state_dir)
+    url, durability = "sqlite:", "process"
+    path = named_configuration(config) if state_dir is None else config
+    if path is not None:
+        configuration = read_configuration(path, needs_policy=False)
+        key = configuration.operator.key
+        if key is not None:
+            referenced_key(References(), key, "operator.key")
+        elif not uses_authority(configuration):
+            raise DeniedError(
+                "operator_required",
+                "revoking and reinstating takes the operator's key",
+                remedy='configure [operator] key = "file:…"',
+            )
+        url, durability = configuration.ledger.url, configuration.ledger.durability
+    if not ((directory / "authority").is_dir() or (directory / "ledger.db").exists()):
+        # a slip in the folder's name must not look like a revocation
+        raise ConfigurationError(
+            "no_state",
+            f"no agent and no authority has used {directory}",
+            remedy="name the --state-dir of the agents, or the --config that they run with",
+        )
+    had_ledger = (directory / "ledger.db").exists() or url != "sqlite:"
+    authority = Authority(private_directory(directory / "authority"))
+    try:
+        with open_ledger(url, state_dir=directory, durability=durability) as ledger:
+            revocations = Revocations(
+                authority.store,
+                ledger,
+                has_sessions=had_ledger and not _is_of_operators(ledger),
+                own_issuer=authority.issuer,
+            )
+            yield revocations, f"os:{_user()}"
+    finally:
+        authority.close()
+
+
+def _is_of_operators(ledger: Ledger) -> bool:
+    """Whether a ledger has nothing but revocations: the agents of that authority run, and keep their records, elsewhere."""
+    kinds = {record.kind for record in itertools.islice(ledger.records(), 1000)}
+    return bool(kinds) and kinds <= {REVOKED, REINSTATED}
+
+
+def _user() -> str:
+    """The user that runs this process, whatever the environment says."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:  # as in a container that runs under any number
+        return f"uid:{os.getuid()}"
+
+
+def anchor_keys(path: Path | None, directory: Path) -> dict[str, JSON]:
+    """The JWK set of whatever signs first grants by a configuration, without one by the authority of a state directory.
+
+    Raises:
+        ConfigurationError: `anchor_keys`, an issuer elsewhere signs them and publishes its keys itself.
+        CredentialError: the signer refused, or could not be reached.
+    """
+    configuration = None if path is None else read_configuration(path, needs_policy=False)
+    if configuration is not None and not uses_authority(configuration):
+        return {"keys": [*_signers_keys(configuration, directory)]}
+    authority = Authority(directory / "authority")
+    try:
+        return authority.jwks()
+    finally:
+        authority.close()
+
+
+def _signers_keys(configuration: Configuration, directory: Path) -> list[dict[str, JSON]]:
+    secrets = secrets_of(configuration, time.time)
+    signer = first_signer(configuration, directory) or vault_signer(configuration, secrets)
+    if signer is None:
+        raise ConfigurationError(
+            "anchor_keys",
+            "an issuer signs first grants, and publishes its keys itself",
+            remedy="take them from where that issuer's metadata says",
+        )
+    world = world_of(configuration)
+    try:
+        return run(public_keys_of(signer), world.answer)
+    finally:
+        world.close()

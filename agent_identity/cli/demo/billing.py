@@ -14,7 +14,7 @@ from agent_identity import jose
 from agent_identity.cli.authority.serve import listening, server_of
 from agent_identity.errors import AgentIdentityError
 from agent_identity.identity import AgentIdentity
-from agent_identity.provenance.tree import visible
+from agent_identity.provenance.trace import visible
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -19,14 +19,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 from rich.console import Console
 
-from agent_identity.cli.demo.billing import BillingApi, described
 from agent_identity.cli.authority.serve import listening, serving
+from agent_identity.cli.demo.billing import BillingApi, described
 from agent_identity.config import state_directory
-from agent_identity.runtime.current import current_credential
 from agent_identity.decorators import tool
 from agent_identity.errors import DeniedError
 from agent_identity.identity import AgentIdentity
-from agent_identity.provenance.tree import wrapped
+from agent_identity.provenance.trace import wrapped
+from agent_identity.runtime.current import current_credential
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:

@@ -21,7 +21,10 @@ from rich.markup import escape
 from rich.progress import Progress
 
 from agent_identity.assembly.configured import secrets_of
+from agent_identity.cli.config import inferred_documents
 from agent_identity.cli.doctor.local import (
+    FAILED,
+    Finding,
     Looked,
     check_ledger,
     check_policy,
@@ -29,17 +32,16 @@ from agent_identity.cli.doctor.local import (
     check_state,
     secret_places,
 )
-from agent_identity.cli.checked_resources import check_resource, resources_with_issuers
 from agent_identity.cli.doctor.remote import (
     asked_issuers,
     check_issuer,
+    check_resource,
     check_spiffe,
     check_vault,
+    resources_with_issuers,
     wants_spiffe,
 )
-from agent_identity.cli.findings import FAILED, Finding
-from agent_identity.cli.looking import world_of
-from agent_identity.cli.config import inferred_documents
+from agent_identity.cli.finding import world_of
 from agent_identity.config import read_configuration
 from agent_identity.config.problems import InvalidConfigurationError
 

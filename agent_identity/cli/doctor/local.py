@@ -10,16 +10,15 @@ import glob
 import os
 import stat
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
-from agent_identity.keys.certificates import read_authorities
 from agent_identity.cli.finding import ledger_file
-from agent_identity.cli.findings import FAILED, OK, WARNING, Finding, failed_by, lasting
 from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import run
+from agent_identity.keys.certificates import read_authorities
 from agent_identity.keys.signing import SigningKey, read_certificate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.signers import probed
@@ -32,7 +31,20 @@ if TYPE_CHECKING:
     from agent_identity.http.world import World
     from agent_identity.values import Secret
 
-__all__ = ["Looked", "check_ledger", "check_policy", "check_secret", "check_state", "secret_places"]
+__all__ = [
+    "FAILED",
+    "OK",
+    "WARNING",
+    "Finding",
+    "Looked",
+    "check_ledger",
+    "check_policy",
+    "check_secret",
+    "check_state",
+    "failed_by",
+    "lasting",
+    "secret_places",
+]
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
@@ -234,3 +246,38 @@ def check_policy(configuration: Configuration) -> list[Finding]:
             for each in empty
         ]
     return [Finding(name, OK, f"{table.engine} decides")]
+
+
+OK: Final = "ok"
+WARNING: Final = "warning"
+FAILED: Final = "failed"
+
+_DAY: Final = 86_400.0
+_SOON: Final = 14.0
+
+
+class Finding(NamedTuple):
+    """`check` is what was looked at."""
+
+    check: str
+    status: Literal["ok", "warning", "failed"]
+    message: str
+    remedy: str | None = None
+
+
+def failed_by(check: str, error: AgentIdentityError) -> Finding:
+    """An error of the library as a finding; its message holds no secret."""
+    return Finding(check, FAILED, f"{error} ({error.code})", error.remedy)
+
+
+def lasting(check: str, what: str, ends: float, now: float) -> Finding:
+    """How long a certificate lasts; `ends` and `now` are Unix seconds."""
+    left = (ends - now) / _DAY
+    if left <= 0:
+        return Finding(check, FAILED, f"{what} has expired", "put a new one there")
+    message = (
+        f"{what}, {left:.0f} days left" if left >= 1 else f"{what}, {left * 24:.0f} hours left"
+    )
+    if left < _SOON:
+        return Finding(check, WARNING, message, "see that it is renewed in time")
+    return Finding(check, OK, message)

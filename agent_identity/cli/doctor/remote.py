@@ -16,9 +16,11 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from agent_identity.cli.findings import FAILED, OK, WARNING, Finding, failed_by, lasting
+from agent_identity.cli.doctor.local import FAILED, OK, WARNING, Finding, failed_by, lasting
 from agent_identity.config import workload_api
+from agent_identity.config.model import OAUTH_SOURCES
 from agent_identity.credentials.oauth.metadata import discover, read_keys
+from agent_identity.credentials.oauth.protected_resource import discover_resource
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
 from agent_identity.http.seams import tls
@@ -28,10 +30,19 @@ if TYPE_CHECKING:
 
     from agent_identity.cli.doctor.local import Looked
     from agent_identity.config import Configuration
-    from agent_identity.config.model import IssuerTable, VaultTable
+    from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
+    from agent_identity.credentials.oauth.protected_resource import ProtectedResource
     from agent_identity.flow import Answer, Ask
 
-__all__ = ["asked_issuers", "check_issuer", "check_spiffe", "check_vault", "wants_spiffe"]
+__all__ = [
+    "asked_issuers",
+    "check_issuer",
+    "check_resource",
+    "check_spiffe",
+    "check_vault",
+    "resources_with_issuers",
+    "wants_spiffe",
+]
 
 SKEW: Final = 30.0
 """Seconds that clocks may differ before it is worth a warning."""
@@ -246,3 +257,55 @@ def _connect(address: str, seconds: float) -> None:
     with socket.socket(socket.AF_UNIX) as client:
         client.settimeout(seconds)
         client.connect(parts.path)
+
+
+def resources_with_issuers(configuration: Configuration) -> Iterator[tuple[str, ResourceTable]]:
+    """The resources that take an issuer's tokens, and are reached over HTTP."""
+    for uri, table in configuration.resources.items():
+        if table.source in OAUTH_SOURCES and uri.startswith(("https://", "http://")):
+            yield uri, table
+
+
+def check_resource(uri: str, table: ResourceTable, looked: Looked) -> list[Finding]:
+    """Whether a resource names our issuer, and takes tokens that are bound as ours; most resources publish nothing."""
+    name = f"resource {uri}"
+    try:
+        found = run(discover_resource(uri, looked.clock), looked.world.answer)
+    except AgentIdentityError as error:
+        return [failed_by(name, error)._replace(status=WARNING)]
+    if found is None:
+        return [Finding(name, OK, "it publishes nothing of itself, so nothing speaks against it")]
+    differing = [*_differing(name, found, table, looked.configuration)]
+    return differing or [Finding(name, OK, "what it publishes of itself fits")]
+
+
+def _differing(
+    name: str, found: ProtectedResource, table: ResourceTable, configuration: Configuration
+) -> Iterator[Finding]:
+    issuer = configuration.issuers[table.issuer or ""].issuer
+    if found.issuers and issuer not in found.issuers:
+        yield Finding(
+            name,
+            WARNING,
+            f"it doesn't name {issuer} among the issuers whose tokens it takes",
+            "check resources.issuer, letter by letter; a trailing slash counts",
+        )
+    if found.wants_dpop and table.binding != "dpop":
+        yield Finding(
+            name, WARNING, "it takes none but DPoP-bound tokens", 'set binding = "dpop" for it'
+        )
+    if found.wants_certificate and table.binding != "mtls":
+        yield Finding(
+            name,
+            WARNING,
+            "it takes none but certificate-bound tokens",
+            'set binding = "mtls" for it',
+        )
+    unknown = set(table.scopes or ()) - (found.scopes or set(table.scopes or ()))
+    if unknown:
+        yield Finding(
+            name,
+            WARNING,
+            f"it doesn't know the scope {min(unknown)}",
+            "check resources.scopes against what it publishes",
+        )

@@ -22,7 +22,6 @@ from agent_identity.values import Secret, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
 __all__ = [
     "Authentication",
     "Client",
-    "KnownClient",
     "NoProof",
     "PlatformJwt",
     "PrivateKeyJwt",
@@ -208,14 +206,3 @@ class NoProof:
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:  # noqa: ARG002 - the protocol's
         yield from ()
         return Proven((("client_id", client_id),))
-
-
-class KnownClient:
-    """A client that was configured, and has nothing to register."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - it is the same for whoever asks
-        yield from ()
-        return self._client

@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from agent_identity.credentials.oauth.responses import failure_of
 from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.oauth.metadata import discover, read_keys
 from agent_identity.credentials.oauth.requests import UNBOUND, form_request, token_request
-from agent_identity.credentials.oauth.dpop import Nonces
+from agent_identity.credentials.oauth.responses import failure_of
 from agent_identity.credentials.oauth.retries import ATTEMPTS, Breaker, wait_for
 from agent_identity.errors import (
     AgentIdentityError,
@@ -22,19 +22,19 @@ from agent_identity.errors import (
     CredentialUnavailableError,
 )
 from agent_identity.flow import Expiring, Shared, shared
-from agent_identity.values import new_id
+from agent_identity.values import Secret, new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.oauth.client import Client
     from agent_identity.credentials.oauth.metadata import Endpoints, KeySet
     from agent_identity.credentials.oauth.requests import Binding, Form
+    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.flow import Flow, HttpResponse
-    from agent_identity.values import JSON, Certificate, Secret
+    from agent_identity.values import JSON, Certificate
 
-__all__ = ["STALE", "Clients", "Issuer"]
+__all__ = ["STALE", "Clients", "Issuer", "KnownClient"]
 
 E = TypeVar("E", bound=Expiring)
 T = TypeVar("T")
@@ -327,3 +327,14 @@ class Issuer:
                 return value
             yield from wait_for(failure, attempt)
             attempt += 1
+
+
+class KnownClient:
+    """A client that was configured, and has nothing to register."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - it is the same for whoever asks
+        yield from ()
+        return self._client

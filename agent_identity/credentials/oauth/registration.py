@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.responses import Fields, failure_of
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.responses import Fields, failure_of
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,

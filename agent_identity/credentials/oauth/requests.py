@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.oauth.client import Client
-    from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
+    from agent_identity.credentials.oauth.metadata import Endpoints
 
 __all__ = ["UNBOUND", "Binding", "Form", "Issued", "encode_form", "form_request", "token_request"]
 

@@ -25,11 +25,11 @@ from agent_identity.values import Prompt, Secret, b64url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
-    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.sources.signing_in import SignIn
+    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.source import Described, Wanted
+    from agent_identity.credentials.sources.signing_in import SignIn
     from agent_identity.flow import Callback, Flow
 
 __all__ = ["AuthorizationCode", "challenge_of"]

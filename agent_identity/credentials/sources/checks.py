@@ -12,28 +12,31 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 
+from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.oauth.responses import (
     ath_of,
     check_scope_claim,
     check_scopes,
+    json_object,
     looks_signed,
     read_jwt,
 )
-from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.source import named_by
-from agent_identity.errors import CredentialRejectedError
+from agent_identity.errors import CredentialError, CredentialRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.oauth.requests import Binding
+    from agent_identity.credentials.oauth.requests import Binding, Form
+    from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.credentials.source import StepUp, Wanted
+    from agent_identity.flow import Flow
     from agent_identity.values import JSON, Certificate
 
 __all__ = [
     "Expected",
+    "accepted",
     "check_details",
     "check_issued_type",
     "check_said_by",
@@ -324,3 +327,39 @@ def check_step_up(issued: Issued, step_up: StepUp | None) -> None:
             f"{issued.issuer} issued a token whose sign-in isn't what {issued.resource} asks for",
             remedy="have the principal sign in again, in the way that the resource asks for",
         )
+
+
+def accepted(issuer: Issuer, answer: Answer, expected: Expected) -> Flow[Issued]:
+    """The credential that an answer is. One that stays opaque, since nobody says what it holds, says so in `is_opaque`.
+
+    Raises:
+        CredentialRejectedError: it isn't what was asked for.
+    """
+    issued = issued_from(answer, expected)
+    claims = read_jwt(answer.token)
+    if issued.is_opaque:
+        claims = yield from _introspected(issuer, answer)
+        issued = issued if claims is None else seen_through(issued, claims, expected)
+    elif expected.shown_by == "kept" and expected.sub is not None and not _names(claims):
+        issued = replace(issued, is_opaque=True)
+    if expected.shown_by == "sign-in" and expected.sub is not None:
+        client = yield from issuer.client()
+        check_shown(answer, claims, expected, client.client_id)
+    return issued
+
+
+def _names(claims: Fields | None) -> bool:
+    return claims is not None and claims.has("sub")
+
+
+def _introspected(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
+    """What the issuer says of a token, None where it says nothing: not every client may ask, and the token is no worse for it."""
+    endpoints = yield from issuer.endpoints()
+    if endpoints.introspection is None:
+        return None
+    form: Form = [("token", answer.token), ("token_type_hint", "access_token")]
+    try:
+        response = yield from issuer.post("introspection", form, "about a token", attempts=1)
+        return json_object(response, issuer.url)
+    except CredentialError:
+        return None

@@ -6,12 +6,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.sources.checks import Expected
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted
-from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.targets import details_text, target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -11,12 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity import jose
-from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
-from agent_identity.credentials.sources.checks import Expected, check_issued_type, check_said_by
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted
-from agent_identity.credentials.sources.targets import details_text, target
+from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
@@ -27,6 +23,14 @@ from agent_identity.credentials.oauth.token_types import (
     SAML2,
     TOKEN_EXCHANGE,
 )
+from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.sources.checks import (
+    Expected,
+    accepted,
+    check_issued_type,
+    check_said_by,
+)
+from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, VerificationError
 
 if TYPE_CHECKING:

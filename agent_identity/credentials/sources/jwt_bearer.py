@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.sources.checks import Expected
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted, name_at
-from agent_identity.credentials.sources.targets import target
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
+from agent_identity.credentials.source import Described, Wanted, name_at
+from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret, new_id
 

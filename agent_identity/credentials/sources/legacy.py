@@ -12,8 +12,8 @@ import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.credentials.oauth.responses import ath_of, read_jwt
 from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.oauth.responses import ath_of, read_jwt
 from agent_identity.credentials.source import Described
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret

@@ -10,11 +10,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.credentials.oauth.responses import ath_of, read_jwt
 from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.oauth.responses import ath_of, read_jwt
 from agent_identity.credentials.source import Described
-from agent_identity.credentials.workload.spiffe import Spiffe
-from agent_identity.credentials.workload.svids import check_trust_domain, check_x509_svid
+from agent_identity.credentials.workload.spiffe import Spiffe, check_trust_domain, check_x509_svid
 from agent_identity.errors import (
     ConfigurationError,
     CredentialRejectedError,

@@ -15,9 +15,9 @@ from agent_identity.flow import pause
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Binding
+    from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 

@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
-from agent_identity.credentials.accepting import accepted
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.sources.checks import Expected
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.targets import target
 from agent_identity.credentials.oauth.token_types import REFRESH
+from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import AgentIdentityError, CredentialRejectedError
 from agent_identity.flow import Shared, keep, read, shared
 from agent_identity.values import new_id

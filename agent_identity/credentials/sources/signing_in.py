@@ -6,19 +6,18 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final, Literal
 
-from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.sources.checks import Expected
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.sources.refresh_token import RefreshTokens, refreshed
 from agent_identity.credentials.source import Described, named_by
+from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.refresh_token import RefreshTokens, refreshed
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, DeniedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret

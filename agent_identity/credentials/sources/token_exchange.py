@@ -6,13 +6,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.accepting import accepted
-from agent_identity.credentials.oauth.responses import read_jwt
-from agent_identity.credentials.sources.checks import Expected, check_issued_type
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.targets import details_text, target
+from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
+from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.sources.checks import Expected, accepted, check_issued_type
+from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.values import Secret

@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
-from agent_identity.credentials.sources.checks import check_issued_type, check_said_by
 from agent_identity.credentials.oauth.requests import Binding
+from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_TOKEN,
@@ -22,6 +21,7 @@ from agent_identity.credentials.oauth.token_types import (
     TOKEN_EXCHANGE,
     TXN_TOKEN,
 )
+from agent_identity.credentials.sources.checks import check_issued_type, check_said_by
 from agent_identity.errors import CredentialRejectedError, VerificationError
 
 if TYPE_CHECKING:

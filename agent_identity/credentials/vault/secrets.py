@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import orjson
 
-from agent_identity.credentials.oauth.responses import Fields, asked, failure_of, json_object
 from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.oauth.responses import Fields, asked, failure_of, json_object
 from agent_identity.credentials.oauth.retries import ATTEMPTS, wait_for
 from agent_identity.errors import (
     AgentIdentityError,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from agent_identity.credentials.workload.places import check_path, token_in_file
-from agent_identity.credentials.workload.svids import check_jwt_svid, check_trust_domain
+from agent_identity.credentials.workload.spiffe import check_jwt_svid, check_trust_domain
 from agent_identity.credentials.workload.tokens import accepted
 
 if TYPE_CHECKING:

@@ -16,15 +16,15 @@ from typing import TYPE_CHECKING, Final, Self
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.keys.signing import private_directory
 from agent_identity.provenance.chain import broken_among, verify_rows
-from agent_identity.provenance.sqlite.lookup import Lookup
+from agent_identity.provenance.pseudonyms import SqliteShelf, Subjects, master_key
 from agent_identity.provenance.records import (
     SESSION_OPENED,
     read_record,
     subject_of,
     without_round,
 )
+from agent_identity.provenance.sqlite.lookup import Lookup
 from agent_identity.provenance.sqlite.storage import open_database
-from agent_identity.provenance.pseudonyms import SqliteShelf, Subjects, master_key
 from agent_identity.provenance.sqlite.upkeep import Upkeep
 from agent_identity.provenance.sqlite.writer import RECORDS_SCHEMA, Writer
 

@@ -15,11 +15,10 @@ import pytest
 from cryptography import x509
 
 from agent_identity.authority import Authority, Organisation, configured_client
-from agent_identity.authority.certificate_names import SanDns, SanUri
-from agent_identity.authority.client_proofs import Certified, OwnAssertion
+from agent_identity.authority.client_proofs import Certified, OwnAssertion, SanDns, SanUri
 from agent_identity.authority.organisation import alone
-from agent_identity.keys.certificates import ShownCertificate
 from agent_identity.flow import HttpRequest, pure
+from agent_identity.keys.certificates import ShownCertificate
 from agent_identity.keys.signing import SigningKey, public_signing_jwk
 
 ANCHOR = "https://agents.acme.example"
@@ -228,8 +227,8 @@ async def test_a_header_that_tells_of_a_certificate_is_nobodys_proof(desk: Desk,
 
 
 def test_what_was_shown_is_in_no_readable_form(desk: Desk) -> None:
+    from agent_identity.authority.client_proofs import Shown
     from agent_identity.authority.requests import read_request
-    from agent_identity.authority.shown import Shown
 
     request = HttpRequest("POST", f"{ANCHOR}/token", {}, b"")
     assert "BEGIN" not in repr(read_request(request, desk.certificate))

@@ -12,9 +12,9 @@ from pathlib import Path
 import pytest
 
 from agent_identity import AgentIdentity
-from agent_identity.cli.granting import Wish, check_may_act
-from agent_identity.cli.listener import listener_context
 from agent_identity.cli.authority.configured import organisations_authority
+from agent_identity.cli.listener import listener_context
+from agent_identity.cli.tokens import Wish, check_may_act
 from agent_identity.config import read_configuration
 from agent_identity.config.model import Configuration, Table
 from agent_identity.config.problems import InvalidConfigurationError

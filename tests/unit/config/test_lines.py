@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent_identity.config.lines import Lines
+from agent_identity.config.problems import Lines
 
 TEXT = '''\
 # a comment with [brackets] and key = "value"

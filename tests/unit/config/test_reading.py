@@ -203,8 +203,8 @@ def test_a_relative_ledger_opens_where_the_configuration_lies(write, tmp_path) -
 def test_a_relative_ledger_lies_in_the_folder_whatever_its_name(tmp_path) -> None:
     from urllib.parse import unquote
 
-    from agent_identity.config.anchoring import anchored
     from agent_identity.config.model import LedgerTable
+    from agent_identity.config.reading import anchored
 
     url = anchored(LedgerTable(url="sqlite:///a%3Fb.db"), tmp_path / "50%41?").url
     assert unquote(url.removeprefix("sqlite:///")) == f"{tmp_path}/50%41?/a?b.db"
@@ -218,8 +218,8 @@ def test_an_absolute_ledger_stays_as_it_is(read, url) -> None:
 
 
 def test_policy_files_are_patterns_below_the_folder_whatever_its_name(tmp_path) -> None:
-    from agent_identity.config.anchoring import anchored
     from agent_identity.config.model import PolicyTable
+    from agent_identity.config.reading import anchored
 
     folder = tmp_path / "a[b]*"
     folder.mkdir()

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_identity.credentials.spiffe_id import SpiffeId
+from agent_identity.credentials.workload.spiffe import SpiffeId
 from agent_identity.errors import VerificationError
 
 LOWER = string.ascii_lowercase + string.digits + ".-_"

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, decode_ds
 
 from agent_identity.config.references import TransitKey, transit_key
 from agent_identity.credentials.root_grants import RootWanted, SignedGrants
-from agent_identity.credentials.vault.transit import TransitSigner
 from agent_identity.credentials.vault.secrets import Vault
+from agent_identity.credentials.vault.transit import TransitSigner
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.errors import (
     AgentIdentityError,

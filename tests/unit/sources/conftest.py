@@ -14,8 +14,8 @@ from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
 from agent_identity.credentials.oauth.metadata import Endpoints
 from agent_identity.credentials.oauth.retries import Breaker
-from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
+from agent_identity.credentials.source import SubjectToken, Wanted
 from agent_identity.flow import HttpRequest, HttpResponse, pure
 from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import KnownIssuer

@@ -9,11 +9,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from agent_identity.credentials.sources.authorization_code import AuthorizationCode, challenge_of
 from agent_identity.credentials.oauth.client import NoProof, SecretBasic
+from agent_identity.credentials.source import StepUp
+from agent_identity.credentials.sources.authorization_code import AuthorizationCode, challenge_of
 from agent_identity.credentials.sources.refresh_token import RefreshTokens
 from agent_identity.credentials.sources.signing_in import SignIn
-from agent_identity.credentials.source import StepUp
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Callback, pure
 from agent_identity.testing import play

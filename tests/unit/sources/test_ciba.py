@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent_identity.credentials.oauth.token_types import CIBA, ID_TOKEN
 from agent_identity.credentials.sources.ciba import Ciba
 from agent_identity.credentials.sources.signing_in import SignIn
-from agent_identity.credentials.oauth.token_types import CIBA, ID_TOKEN
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.credentials.source import StepUp
+from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import pure
 from agent_identity.testing import play

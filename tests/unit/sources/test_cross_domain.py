@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
-from agent_identity.credentials.sources.cross_domain import CrossDomain
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
@@ -22,6 +21,7 @@ from agent_identity.credentials.oauth.token_types import (
     SAML2,
     TOKEN_EXCHANGE,
 )
+from agent_identity.credentials.sources.cross_domain import CrossDomain
 from agent_identity.errors import CredentialRejectedError, TransportError
 from agent_identity.flow import HttpResponse
 from agent_identity.testing import KnownIssuer, play

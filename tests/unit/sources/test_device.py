@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from agent_identity.credentials.oauth.token_types import DEVICE_CODE
 from agent_identity.credentials.sources.device import DeviceAuthorization
 from agent_identity.credentials.sources.signing_in import SignIn
-from agent_identity.credentials.oauth.token_types import DEVICE_CODE
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpResponse, Pause, Show
 from agent_identity.testing import play

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.oauth.client import Client, KnownClient, NoProof
-from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.client import Client, NoProof
+from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Done, HttpResponse, Shared, advance
 from agent_identity.keys.signing import SigningKey

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from agent_identity import jose
-from agent_identity.credentials.sources.jwt_bearer import JwtBearer
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
+from agent_identity.credentials.sources.jwt_bearer import JwtBearer
 from agent_identity.credentials.workload.tokens import WorkloadToken
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import pure

@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.credentials.oauth.retries import Breaker, retry_after, wait_for
+from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,

@@ -8,12 +8,12 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
+from agent_identity.credentials.source import StepUp
 from agent_identity.credentials.sources.authorization_code import AuthorizationCode
 from agent_identity.credentials.sources.ciba import Ciba
 from agent_identity.credentials.sources.device import DeviceAuthorization
 from agent_identity.credentials.sources.refresh_token import RefreshTokens
 from agent_identity.credentials.sources.signing_in import SignIn
-from agent_identity.credentials.source import StepUp
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.flow import Callback, Shared
 from agent_identity.testing import play

@@ -15,7 +15,11 @@ from agent_identity.credentials.oauth.token_types import (
     TOKEN_EXCHANGE,
     TXN_TOKEN,
 )
-from agent_identity.credentials.sources.transaction import HEADER, TransactionToken, TransactionTokens
+from agent_identity.credentials.sources.transaction import (
+    HEADER,
+    TransactionToken,
+    TransactionTokens,
+)
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import HttpResponse
 from agent_identity.testing import play
