@@ -80,24 +80,15 @@ def pythons(session: nox.Session) -> None:
 
 
 @nox.session
-def system(session: nox.Session) -> None:
-    """Tests against real servers and processes; a skipped one is a failure."""
-    _install(session, "tests")
-    session.env["AGENT_IDENTITY_SOAK_SESSIONS"] = "10000"
-    ours = ("tests/system", "--ignore=tests/system/rigs", "-p", "no:cacheprovider")
-    session.run("pytest", *ours, *session.posargs)
-
-
-@nox.session
 def soak(session: nox.Session) -> None:
-    """The large counts in full: mixed calls, alarms, forks, revocations, interrupts at every place.
+    """The large counts in full: mixed calls, alarms, forks, revocations, sessions, interrupts at every place.
 
     `AGENT_IDENTITY_SOAK=tenth` runs a tenth of them, as CI does.
     """
     _install(session, "tests")
     share = os.environ.get("AGENT_IDENTITY_SOAK", "full")
     session.env["AGENT_IDENTITY_SOAK"] = share
-    tests = ["tests/system/test_soak.py"]
+    tests = ["tests/system/test_soak.py", "tests/system/test_scale.py"]
     if share == "full":
         tests.append("tests/drivers/test_interrupted_calls.py")
     unlimited = ("-o", "faulthandler_timeout=0")  # one of these tests takes long in full

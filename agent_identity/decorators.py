@@ -143,10 +143,11 @@ def _plain(function: Any, described: Tool, binder: Binder) -> Any:
         call = _begin(described, binder, args, kwargs)
         try:  # not `with`: an interrupt at the first instruction of `__exit__` would lose the outcome
             call.enter()
+            given, named = binder.unbind(call.arguments)
+            owner = binder.owner(args)
             try:
                 call.resume()
-                given, named = binder.unbind(call.arguments)
-                result = function(*binder.owner(args), *given, **named)
+                result = function(*owner, *given, **named)
                 if isinstance(result, _LATER):
                     raise _late_body(function, result)
             finally:
@@ -177,10 +178,11 @@ def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
         call = _begin(described, binder, args, kwargs)
         try:
             await call.aenter()
+            given, named = binder.unbind(call.arguments)
+            owner = binder.owner(args)
             try:
                 call.resume()
-                given, named = binder.unbind(call.arguments)
-                result = await function(*binder.owner(args), *given, **named)
+                result = await function(*owner, *given, **named)
             finally:
                 call.suspend()
             await call.aleave(None)

@@ -146,6 +146,7 @@ class AgentIdentity:
             revocations = authority.store
         elif revocations is None:
             revocations = self._kept_here = open_store(None)
+        gate = Gate(ledger)
         self._parts = Parts(
             agent=self._agent,
             anchor=self._assembled.anchor,
@@ -161,11 +162,12 @@ class AgentIdentity:
                 deadline=self._settings.deadline,
             ),
             ledger=ledger,
-            gate=Gate(ledger),
+            gate=gate,
             revocations=Revocations(
                 revocations,
                 ledger,
                 own_issuer=None if authority is None else authority.issuer,
+                wait_for_beginnings=gate.wait_for_beginnings,
                 clock=clock,
             ),
             own_issuer=None if authority is None else authority.issuer,

@@ -83,6 +83,7 @@ class Call:
             "_facts",
             "_failure",
             "_given",
+            "_has_begun",
             "_is_intended",
             "_now",
             "_numbers",
@@ -127,6 +128,7 @@ class Call:
         self._rounds: Iterator[int] | None = None
         self._state: Literal["new", "entering", "refused", "running", "ending", "ended"] = "new"
         self._is_intended = False
+        self._has_begun = False
         self._failure: str | None = None
         self._current: Current | None = None
         self._span_token: spans.Attachment | None = None
@@ -165,6 +167,11 @@ class Call:
         if self._rounds is None:
             self._rounds = itertools.count()
         return self._rounds
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether its intent is on record, and its body is about to run."""
+        return not self._has_begun and self._state in ("entering", "running")
 
     @property
     def is_running(self) -> bool:
@@ -251,9 +258,11 @@ class Call:
             AgentIdentityError: the session ended meanwhile; the body doesn't run, and the refusal is the outcome.
         """
         self._is_intended = True
-        session = self.session
-        session.life.check(session.parts.clock())
-        session.parts.gate.began(self)
+        parts = self.session.parts
+        parts.gate.began(
+            self
+        )  # before the check: a revocation waits for the calls that passed it, and finds them there
+        self.session.life.check(parts.clock())
         self._state = "running"
 
     def _ready(self) -> bool:
@@ -386,6 +395,7 @@ class Call:
         self._current = Current(self.session.reference, self)
         activate(self._current)
         self._span_token = self._span.attach()
+        self._has_begun = True
 
     def suspend(self) -> None:
         """Give the context back to the caller or the reader."""

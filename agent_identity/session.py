@@ -628,6 +628,7 @@ class Session:
         if not self._revoked():
             return
         self._close(f"revoked: {reason}")
+        self.parts.gate.wait_for_beginnings()
 
     def _revoked(self) -> bool:
         """Mark it; False when it had ended before, and there is nothing left to revoke."""
@@ -640,6 +641,7 @@ class Session:
         if not self._revoked():
             return
         await self._aclosed(f"revoked: {reason}")
+        await asyncio.to_thread(self.parts.gate.wait_for_beginnings)
 
     def start_over(self) -> None:
         """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""

@@ -46,8 +46,6 @@ LOOK_SECONDS: Final = 0.25
 """How often the store is looked at for what other processes revoked."""
 STALE_SECONDS: Final = 10.0
 """How old the last look may be."""
-_SETTLING_SECONDS: Final = 0.002
-"""How long a revocation waits before it is acknowledged, so that a call that had passed its last check has begun."""
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -145,6 +143,7 @@ class Revocations:
     """What is revoked, and the sessions of this identity that it ends. Thread-safe, fork-safe.
 
     `has_sessions` False says that sessions are recorded elsewhere, as beside an authority that serves agents of other machines.
+    `wait_for_beginnings` returns when the calls that had passed their last check before it was called have begun.
     """
 
     def __init__(
@@ -154,11 +153,13 @@ class Revocations:
         *,
         has_sessions: bool = True,
         own_issuer: str | None = None,
+        wait_for_beginnings: Callable[[], None] = lambda: None,
         clock: Callable[[], float] = time.time,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self._has_sessions = has_sessions
         self._own_issuer = own_issuer
+        self._wait_for_beginnings = wait_for_beginnings
         self._purged = 64
         self._needs_watch = False
         self._store = store
@@ -262,7 +263,8 @@ class Revocations:
         if ended:
             _close_later(ended, f"revoked: {reason}")
         is_new = self._record(REVOKED, reference, reason, by)
-        time.sleep(_SETTLING_SECONDS)
+        for each in self._same_place():
+            each._wait_for_beginnings()  # noqa: SLF001 - one of its own
         return Revocation(reference.text, reference.kind, True, reason, by, now, is_new, len(ended))
 
     def reinstate(self, ref: str, *, reason: str | None, by: str) -> Revocation:

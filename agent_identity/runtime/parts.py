@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import contextlib
+import time
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 import orjson
 
@@ -35,6 +36,13 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON, Decision
 
 __all__ = ["Gate", "Parts", "Resource", "Resources", "check_call", "check_credential", "granted"]
+
+
+_BEGINNING_SECONDS: Final = 1.0
+"""How long a revocation waits for calls that are about to begin: they need microseconds, and longer where every core is busy."""
+_LOOK_SECONDS: Final = 0.0005
+_FIRST_LINE_SECONDS: Final = 0.002
+"""The time between the last line of ours and the first line of a body, and some more."""
 
 
 class Gate:
@@ -85,8 +93,19 @@ class Gate:
         self._is_shut = False
 
     def began(self, call: Call) -> None:
-        """A call's intent is on record, and its body runs."""
+        """A call's intent is on record, and its body is about to run."""
         self._running[call.call_id] = weakref.ref(call)
+
+    def wait_for_beginnings(self) -> None:
+        """Wait until the calls that may have passed their last check have begun, so that none of them begins later."""
+        give_up = time.monotonic() + _BEGINNING_SECONDS
+        for reference in list(self._running.values()):
+            while (call := reference()) is not None and call.is_beginning:
+                del call
+                if time.monotonic() >= give_up:
+                    return
+                time.sleep(_LOOK_SECONDS)
+        time.sleep(_FIRST_LINE_SECONDS)
 
     def ended(self, call: Call) -> None:
         """A call's outcome is on record."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Sessions by the thousand, twenty calls each: one access token each, no crossing, and memory that stays flat.
 
-Ten thousand where `AGENT_IDENTITY_SOAK_SESSIONS` says so, as CI does.
+Ten thousand where `AGENT_IDENTITY_SOAK` is `full` (nox -s soak), a thousand where it is `tenth` (CI), else two hundred.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from agent_identity import AgentIdentity, current_credential, tool
 from agent_identity.jose import loads_object, unverified
 from agent_identity.testing import FakeIssuer
 
-SESSIONS = int(os.environ.get("AGENT_IDENTITY_SOAK_SESSIONS", "1000"))
+SHARE = {"full": 1, "tenth": 10}.get(os.environ.get("AGENT_IDENTITY_SOAK", ""), 50)
+SESSIONS = 10_000 // SHARE
 CALLS = 20
-PEOPLE = 500
+PEOPLE = min(500, SESSIONS // 4)
 """The ledger keeps the keys of the last eight thousand people at hand; here it is full before memory is looked at."""
 BILLING = "https://billing.example"
 

@@ -24,6 +24,7 @@ from agent_identity import (
 from agent_identity.authority import Authority
 from agent_identity.errors import AgentIdentityError
 from agent_identity.lifecycle import Reference, Revocations, read_reference
+from agent_identity.pipeline import Call
 from agent_identity.provenance.memory import MemoryLedger
 
 BILLING = "https://billing.example"
@@ -333,6 +334,39 @@ def test_nothing_starts_after_a_revocation_was_acknowledged(
         late.clear()
         bot.reinstate(ref)
         clock.now += 1
+
+
+@pytest.mark.parametrize("way", ["identity", "session"])
+def test_a_revocation_waits_for_a_call_that_had_passed_its_last_check(
+    make_identity, monkeypatch, way: str
+) -> None:
+    """Its thread may have lost the processor right there."""
+    bot = make_identity()
+    passed, events = threading.Event(), list[str]()
+    resume = Call.resume
+
+    def late(call: Call) -> None:
+        passed.set()
+        time.sleep(0.1)
+        resume(call)
+
+    monkeypatch.setattr(Call, "resume", late)
+
+    @tool()
+    def work() -> None:
+        events.append("began")
+
+    with bot.on_behalf_of("user:alice", purpose="p") as session:
+        agent = threading.Thread(target=session.bind(work))
+        agent.start()
+        passed.wait(20)
+        if way == "identity":
+            bot.revoke("user:alice", reason="stop")
+        else:
+            session.revoke("stop")
+        events.append("acknowledged")
+        agent.join(20)
+    assert events == ["began", "acknowledged"]
 
 
 def test_a_session_that_opens_while_its_principal_is_revoked_never_acts(make_identity) -> None:
