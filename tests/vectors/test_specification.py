@@ -28,8 +28,8 @@ SOURCE = [
         ROOT / "agent_identity" / "verify" / f"{name}.py"
         for name in (
             "verifier",
-            "judging",
-            "statements",
+            "judge",
+            "rules",
             "request",
             "token",
             "dpop",
