@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.identity import AgentIdentity, on_behalf_of
     from agent_identity.provenance.trace import Trace
-    from agent_identity.runtime.current import current_credential, current_session
-    from agent_identity.session import Session
+    from agent_identity.session import Session, current_credential, current_session
     from agent_identity.values import Approval, Decision, Principal
 
 __all__ = [
@@ -80,8 +79,8 @@ _HOMES = {
     "Principal": "values",
     "Session": "session",
     "Trace": "provenance.trace",
-    "current_credential": "runtime.current",
-    "current_session": "runtime.current",
+    "current_credential": "session",
+    "current_session": "session",
     "on_behalf_of": "identity",
     "tool": "decorators",
 }

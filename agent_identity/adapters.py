@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.pipeline import Call
-from agent_identity.runtime.current import Current, activated, current_session, open_session
+from agent_identity.runtime.current import Current, activated, open_session, running_call
 from agent_identity.scrubbing import scrubbed, scrubs
+from agent_identity.session import current_session
 from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ def within(session: Session | None, *, tool_call_id: str | None = None) -> Gener
     Raises:
         NoSessionError: neither is there.
     """
-    found = session or current_session()
-    with activated(Current(found.reference, found.running, tool_call_id)):
-        yield found
+    entered = session or current_session()
+    state = entered._state  # noqa: SLF001 - adapters are part of the library
+    with activated(Current(state.reference, running_call(state), tool_call_id)):
+        yield entered
 
 
 def refuse(name: str, error: AgentIdentityError) -> None:

@@ -35,6 +35,7 @@ from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.runtime.handover import taken_over
 from agent_identity.runtime.parts import Gate, Parts
+from agent_identity.runtime.state import SessionState
 from agent_identity.session import SHORTEST, Session
 from agent_identity.signers import MemorySigner
 from agent_identity.uris import checked_resource, origin, resource_set
@@ -351,9 +352,9 @@ class AgentIdentity:
         )
         if self._authority is not None:
             principal = self._principal(subject)
-            session = self._session(principal, *options, "issuer", None)
-            session.subject = self._directory_subject(session)
-            return session
+            state = self._state(principal, *options, "issuer", None)
+            state.subject = self._directory_subject(state)
+            return Session(state)
         if isinstance(subject, Principal) or (
             isinstance(subject, str) and subject.startswith(_PROFILES)
         ):
@@ -364,10 +365,10 @@ class AgentIdentity:
             )
         given = tokens_of(_subject(subject))
 
-        def verify(session: Session) -> Flow[Verified]:  # noqa: ARG001 - what sessions call
+        def verify() -> Flow[Verified]:
             return verified_subject(given, self._assembled.trusted, agent=self._agent.uri)
 
-        return self._session(None, *options, "issuer", None, verify)
+        return Session(self._state(None, *options, "issuer", None, verify))
 
     def autonomous(
         self,
@@ -399,10 +400,10 @@ class AgentIdentity:
             *(purpose, task, scopes, resources),
             *(authorization_details, expires_in, max_depth),
         )
-        session = self._session(principal, *options, "agent", trigger)
+        state = self._state(principal, *options, "agent", trigger)
         if self._authority is not None:
-            session.subject = self._directory_subject(session)
-        return session
+            state.subject = self._directory_subject(state)
+        return Session(state)
 
     def accept(self, call: VerifiedCall) -> Session:
         """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
@@ -420,7 +421,7 @@ class AgentIdentity:
         handover = taken_over(call, jkt=jkt, now=now)
         leaf, root = handover.grants[0], handover.grants[-1]
         named = self._agent if leaf.agent == self._agent.uri else Agent(leaf.agent, self._agent.key)
-        return Session(
+        state = SessionState(
             self._parts,
             Principal(leaf.sub, iss=leaf.sub_iss, profile=leaf.sub_profile),
             agent=named,
@@ -434,6 +435,7 @@ class AgentIdentity:
             trigger=leaf.sub if leaf.sub_profile == "trigger" else None,
             taken_over=handover,
         )
+        return Session(state)
 
     def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
         """A principal of the embedded authority's own directory."""
@@ -460,12 +462,12 @@ class AgentIdentity:
         # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
         return Principal(principal.sub, profile=principal.profile)
 
-    def _directory_subject(self, session: Session) -> DirectorySubject:
+    def _directory_subject(self, state: SessionState) -> DirectorySubject:
         return DirectorySubject(
-            session.principal, self._agent, txn=session.txn, expires_at=session.expires_at
+            state.principal, self._agent, txn=state.txn, expires_at=state.expires_at
         )
 
-    def _session(
+    def _state(
         self,
         principal: Principal | None,
         purpose: str,
@@ -477,8 +479,8 @@ class AgentIdentity:
         max_depth: int,
         evidence: str,
         trigger: str | None,
-        verify: Callable[[Session], Flow[Verified]] | None = None,
-    ) -> Session:
+        verify: Callable[[], Flow[Verified]] | None = None,
+    ) -> SessionState:
         self._parts.gate.check_open()
         checked_phrase("purpose", purpose)
         checked_task(task)
@@ -490,7 +492,7 @@ class AgentIdentity:
                 "expires_in",
                 f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
             )
-        return Session(
+        return SessionState(
             self._parts,
             principal,
             agent=self._agent,

@@ -45,7 +45,7 @@ from agent_identity.provenance.records import (
     CALL_FAILED,
     CALL_INTENDED,
 )
-from agent_identity.runtime.acquire import Reach, reach
+from agent_identity.runtime.acquire import credential_of, reach, reach_for_call
 from agent_identity.runtime.current import Current, activate, deactivate
 from agent_identity.runtime.parts import check_call, unknown_draft
 from agent_identity.values import Decision, new_id
@@ -55,9 +55,11 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_identity.flow import Flow
+    from agent_identity.http.credential import Credential
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
-    from agent_identity.session import Session
+    from agent_identity.runtime.reach import Reach
+    from agent_identity.runtime.state import SessionState
     from agent_identity.tools import Tool
     from agent_identity.values import JSON
 
@@ -105,7 +107,7 @@ class Call:
 
     def __init__(
         self,
-        session: Session,
+        session: SessionState,
         tool: Tool,
         arguments: Mapping[str, object],
         tool_call_id: str | None = None,
@@ -161,12 +163,34 @@ class Call:
             self._numbers = itertools.count(1)
         return self._numbers
 
-    @property
-    def rounds(self) -> Iterator[int]:
-        """Counts how often this call was asserted as a whole, in messages, from 0; each is used once."""
+    def credential(self) -> Credential:
+        """The credential of the running call, which asserts it on every request.
+
+        Raises:
+            ConfigurationError: its tool has no resource.
+        """
+        return credential_of(self.session, self.reach, self)
+
+    def asserted(self, *, with_token: bool) -> tuple[str, list[str]]:
+        """The assertion of this call as a whole, for a message or `_meta`, and the grants of its chain, newest first.
+
+        Each assertion is numbered from 0 and used once. `with_token` binds it to the resource's access token, where there is one.
+
+        Raises:
+            DeniedError: it has ended.
+        """
+        self.check_running()
         if self._rounds is None:
             self._rounds = itertools.count()
-        return self._rounds
+        reached = self.reach
+        issued = reached.issued if with_token else None
+        assertion = reached.statement.for_call(
+            self.facts,
+            int(self.session.parts.clock()),
+            resend=next(self._rounds),
+            ath=None if issued is None else issued.sent_ath,
+        )
+        return assertion, [grant.compact for grant in reached.chain]
 
     @property
     def is_beginning(self) -> bool:
@@ -294,7 +318,7 @@ class Call:
         reached = yield from reach(session, tool.resource, self._scopes)
         session.reaches[tool.resource, self._scopes] = reached
         if reached.is_per_call:
-            reached = yield from reached.for_call(session, self, self._span.trace_id)
+            reached = yield from reach_for_call(session, reached, self, self._span.trace_id)
         self._reach = reached
         self._now = parts.clock()
 

@@ -1,34 +1,27 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One on-behalf-of context: who is acted for, by which agent, within which limits, until when.
+"""A session: the verbs that users call, and what is current in the running code.
 
-`with` and `async with` are two thin shells around the same flows; how long it acts is its `Life`.
+`with` and `async with` are two thin shells around the same flows. What a session consists of is its `SessionState`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
-import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.delegation.details import details_from
-from agent_identity.errors import ConfigurationError, DeniedError, LedgerError, NoSessionError
-from agent_identity.flow import Append, Draft, arun, run
-from agent_identity.forks import start_over_in_child
-from agent_identity.lifecycle.revocation import revoked_error
+from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call
-from agent_identity.policy.history import accepted_history, new_history
-from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.runtime import acquire
-from agent_identity.runtime.acquire import grant_made
-from agent_identity.runtime.closing import given_back
-from agent_identity.runtime.current import bound, current, enter, leave
+from agent_identity.runtime.current import bound, enter, leave, open_session, running_call
 from agent_identity.runtime.handover import checked_key, handed_over, inject
-from agent_identity.runtime.lifetime import SKEW, Life, Proof, way_out
+from agent_identity.runtime.lifetime import Life, way_out
+from agent_identity.runtime.state import SessionState
 from agent_identity.uris import resource_set
-from agent_identity.values import LOCAL, Principal, agent_uri, checked_task, new_id, scope_set
+from agent_identity.values import LOCAL, agent_uri, checked_task, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -36,24 +29,14 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.source import Renewal, Subject, Verified
-    from agent_identity.delegation.chain import Handover
-    from agent_identity.delegation.grant import Grant
-    from agent_identity.delegation.limits import Limits
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential
-    from agent_identity.keys.signing import JWK
-    from agent_identity.lifecycle import Reference
-    from agent_identity.policy.history import History
     from agent_identity.provenance.records import Record
-    from agent_identity.runtime.acquire import Reach
-    from agent_identity.runtime.current import Entered
-    from agent_identity.runtime.parts import Parts, Resource
+    from agent_identity.runtime.current import Entered, RunningCall
     from agent_identity.tools import Tool
-    from agent_identity.values import JSON
+    from agent_identity.values import JSON, Principal
 
-__all__ = ["Session"]
+__all__ = ["SHORTEST", "Session", "current_credential", "current_session", "session_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -71,104 +54,43 @@ _SETTLED: Final = {
 }
 """What looks as if it could be set at a session, and where it is given instead."""
 
-_log: Final = logging.getLogger("agent_identity")
-
 
 class Session:
     """Work for one principal. Make it with `identity.on_behalf_of(…)`, then enter it with `with` or `async with`."""
 
-    def __init__(
-        self,
-        parts: Parts,
-        principal: Principal | None,
-        *,
-        agent: Agent,
-        parent: Session | None,
-        purpose: str,
-        task: str | None,
-        limits: Limits,
-        expires_at: float,
-        max_depth: int,
-        evidence: str,
-        trigger: str | None = None,
-        subject: Subject | None = None,
-        verify: Callable[[Session], Flow[Verified]] | None = None,
-        taken_over: Handover | None = None,
-    ) -> None:
-        self.parts = parts
-        self.id: str = new_id("ses_")
-        self._principal = principal
-        self.subject = subject
-        self._verify = verify
-        self.purpose = purpose
-        self.task = task
-        self.agent = agent
-        self.parent = parent
-        self.limits = limits
-        self.max_depth = max_depth
-        self.evidence: str = evidence
-        self.trigger = trigger
-        self.taken_over = taken_over
-        above_life = None if parent is None else parent.life
-        self.life: Life = Life(self.id, above_life, expires_at, parts.clock)
-        above = () if taken_over is None else taken_over.grants[1:]
-        root_txn = self.id if taken_over is None else taken_over.grants[0].txn
-        self.txn: str = root_txn if parent is None else parent.txn
-        self.depth: int = len(above) if parent is None else parent.depth + 1
-        self.chain: tuple[str, ...] = (
-            agent.uri,
-            *(parent.chain if parent else (grant.agent for grant in above)),
-        )
-        self.anchor_key: JWK | None = (
-            taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
-        )
-        self.history: History = (
-            parent.history
-            if parent is not None
-            else accepted_history(self.txn, taken_over.grants[0].jti)
-            if taken_over is not None
-            else new_history(self.txn)
-        )
-        self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
-        self.reference: weakref.ReferenceType[Session] = weakref.ref(self)
-        self._pseudonym: str | None = None if parent is None else parent.pseudonym
-        self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
+    def __init__(self, state: SessionState) -> None:
+        self._state = state
+        self._life: Life = state.life
         self._entered: Entered | None = None
-        self._issued_at: float | None = (
-            min(grant.iat for grant in taken_over.grants)
-            if taken_over
-            else parent.issued_at
-            if parent
-            else None
-        )
-        self.cache_keys: set[bytes] = self.life.cache_keys
-        self.warned: set[str] = set()
-        start_over_in_child(self)
-        self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
+        state.face = weakref.ref(self)
 
     # -- entering and leaving ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
-        self._begin()
+        state = self._state
+        state.begin()
         try:
-            if self._verify is not None:
-                self._take(run(self._verify(self), self.parts.world.answer))
-            self._pseudonym = self.parts.ledger.pseudonym(self.principal)
-            run(self._begun(), self.parts.world.answer)
-            self._entered = enter(self.reference)
+            if state.verify is not None:
+                state.set_verified(run(state.verify(), state.parts.world.answer))
+            state.set_pseudonym(state.parts.ledger.pseudonym(state.principal))
+            run(_opening(state), state.parts.world.answer)
+            self._entered = enter(state.reference)
         except BaseException:
             self._end()
             raise
         return self
 
     async def __aenter__(self) -> Self:
-        self._begin()
+        state = self._state
+        state.begin()
         try:
-            if self._verify is not None:
-                self._take(await arun(self._verify(self), self.parts.world.aanswer))
-            self._pseudonym = await asyncio.to_thread(self.parts.ledger.pseudonym, self.principal)
-            await arun(self._begun(), self.parts.world.aanswer)
-            self._entered = enter(self.reference)
+            if state.verify is not None:
+                state.set_verified(await arun(state.verify(), state.parts.world.aanswer))
+            state.set_pseudonym(
+                await asyncio.to_thread(state.parts.ledger.pseudonym, state.principal)
+            )
+            await arun(_opening(state), state.parts.world.aanswer)
+            self._entered = enter(state.reference)
         except BaseException:
             self._end()
             raise
@@ -182,7 +104,7 @@ class Session:
         frames: TracebackType | None,
     ) -> None:
         if self._end():
-            self._close("left" if error is None else "failed")
+            self._state.close("left" if error is None else "failed")
 
     @way_out
     async def __aexit__(
@@ -192,231 +114,83 @@ class Session:
         frames: TracebackType | None,
     ) -> None:
         if self._end():
-            await self._aclosed("left" if error is None else "failed")
-
-    def _begin(self) -> None:
-        if self.life.handed is not None:
-            raise ConfigurationError(
-                "session_handed_over",
-                "this session is for another process, and nothing in this one acts by it",
-                remedy="write it beside a call to that agent with inject(…), outside of any `with`",
-            )
-        self.parts.gate.check()
-        self.life.begin()
-
-    def _take(self, verified: Verified) -> None:
-        """The principal's token was verified: from here on it is known who they are, and until when."""
-        self._principal = verified.principal
-        self.subject = verified.subject
-        self.evidence = verified.evidence
-        self._issued_at = verified.issued_at
-        self.proof.given(verified.proven_until, verified.renew)
-        if verified.renew is None:
-            self.life.lasts_until(verified.proven_until)
+            await self._state.aclose("left" if error is None else "failed")
 
     def _end(self) -> bool:
-        """End it, and give the context back; False when a revocation had ended it, and recorded that, before."""
-        was_open = self.life.end()
-        self._let_go()
-        self.parts.revocations.close(self.id)
+        """End it, and give the context back; False where a revocation had ended it, and recorded that, before."""
+        was_open = self._state.end()
         entered, self._entered = self._entered, None
         if entered is not None:
             leave(entered)
         return was_open
 
-    def take(self, place: Resource, issued: Issued) -> bool:
-        """Remember what was acquired for this session: it is given back when the session ends. False when it has ended."""
-        return self.life.taken.add(place.issuer, issued, self.parts.clock())
+    # -- who, for whom, and until when -------------------------------------------------------------------------------
 
-    def _let_go(self) -> None:
-        """Nothing that was acquired for this session, or below it, serves anybody any more."""
-        for key in self.life.forget_cached():
-            self.parts.world.drop(key)
+    @property
+    def id(self) -> str:
+        """Its id, `ses_…`."""
+        return self._state.id
 
-    def _begun(self) -> Flow[None]:
-        if self._issued_at is None:
-            self._issued_at = self.parts.clock()
-        self.parts.revocations.open(self)
-        yield from self._opened()
-        if self.taken_over is not None and self.parent is None:
-            yield from grant_made(self, self.taken_over.grants)
-
-    def _opened(self) -> Flow[None]:
-        parent = self.parent
-        yield Append(
-            Draft(
-                SESSION_OPENED,
-                self.pseudonym,
-                self.id,
-                None,
-                None,
-                None,
-                None,
-                {
-                    "purpose": self.purpose,
-                    "task": self.task,
-                    "agent": self.agent.uri,
-                    "depth": self.depth,
-                    "parent": None if parent is None else parent.id,
-                    "txn": self.txn,
-                    "scopes": _listed(self.limits.scopes),
-                    "resources": _listed(self.limits.resources),
-                    "expires_at": int(self.expires_at),
-                    **self._told_of_hand_over(),
-                },
-                {
-                    "sub": self.principal.sub,
-                    "iss": self.principal.iss,
-                    "profile": self.principal.profile,
-                    "trigger": self.trigger,
-                },
-            )
-        )
-
-    def _told_of_hand_over(self) -> dict[str, JSON]:
-        """Who acts above, for a session that came from another process; whose key it is, for one that goes to one."""
-        if self.taken_over is not None:
-            above = reversed(self.taken_over.grants[1:])
-            return {"above": [_actor(grant) for grant in above]}
-        return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
-
-    def _close(self, reason: str) -> None:
-        """Give back what was acquired, and record the end."""
-        self.parts.gate.sweep()
-        run(self._closed(reason), self.parts.world.answer)
-
-    async def _aclosed(self, reason: str) -> None:
-        """Close it in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
-        context, world = contextvars.copy_context(), self.parts.world
-
-        def close() -> None:
-            with world.closing():
-                context.run(self._close, reason)
-
-        await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
-
-    def _closed(self, reason: str) -> Flow[None]:
-        yield from given_back(self, self.life.all_taken())
-        self._take_back()
-        draft = Draft(
-            SESSION_CLOSED,
-            self.pseudonym,
-            self.id,
-            None,
-            None,
-            None,
-            None,
-            {"reason": reason.encode(errors="backslashreplace").decode()},
-            None,
-        )
-        try:
-            yield Append(draft)
-        except LedgerError as failure:
-            self.parts.gate.shut()
-            _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
-
-    # -- limits ------------------------------------------------------------------------------------------------------
+    @property
+    def txn(self) -> str:
+        """The transaction's id: that of the session that the principal opened, the same for all below it."""
+        return self._state.txn
 
     @property
     def principal(self) -> Principal:
-        """Whoever is acted for; known once the session was entered, where it is a token that says so."""
-        if self._principal is None:
-            raise NoSessionError(
-                "session_not_entered",
-                "the principal's token is verified when the session is entered",
-            )
-        return self._principal
+        """The principal; where a token names them, they are known once the session was entered."""
+        return self._state.principal
 
     @property
-    def pseudonym(self) -> str:
-        """What spans and records call the principal."""
-        if self._pseudonym is None:
-            raise NoSessionError("session_not_entered", "the session has not been entered")
-        return self._pseudonym
+    def agent(self) -> str:
+        """The URI of the agent that acts."""
+        return self._state.agent.uri
 
     @property
-    def known_as(self) -> str | None:
-        """The pseudonym, None before the session was entered."""
-        return self._pseudonym
+    def chain(self) -> tuple[str, ...]:
+        """The URIs of the agents that act, this session's first, the principal's own agent last."""
+        return self._state.chain
 
     @property
-    def is_open(self) -> bool:
-        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
-        return self.life.is_open
+    def depth(self) -> int:
+        """How many delegations are above it."""
+        return self._state.depth
+
+    @property
+    def purpose(self) -> str:
+        """What all of it is for, as it was given to `on_behalf_of`."""
+        return self._state.purpose
+
+    @property
+    def task(self) -> str | None:
+        """What this agent is to do."""
+        return self._state.task
 
     @property
     def expires_at(self) -> float:
         """When it ends at the latest, in Unix seconds."""
-        return self.life.expires_at
+        return self._state.expires_at
 
     @property
-    def handed(self) -> tuple[Grant, ...] | None:
-        """The chain that was handed over to another process by it, newest first."""
-        return self.life.handed
+    def is_open(self) -> bool:
+        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
+        return self._life.is_open
 
     @property
-    def issued_at(self) -> float:
-        """When what it rests on was issued, in Unix seconds: the principal's token, the grants that were handed over, or itself."""
-        return self.parts.clock() if self._issued_at is None else self._issued_at
-
-    def names(self) -> frozenset[str]:
-        """What it may be revoked by: its principal, agent, session and transaction, and the grants that were handed over."""
-        grants = [] if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
-        if self.handed is not None:
-            grants.append(self.handed[0].jti)
-        principal = str(self.parts.own_principal(self.principal))
-        return frozenset({principal, self.agent.uri, self.id, self.txn, *grants})
-
-    def end_revoked(self, reference: Reference) -> bool:
-        """End it because of a revocation; False where it had ended."""
-        if self.life.state == "new":
-            return False
-        was_open = self.life.revoke(revoked_error(reference))
-        self._let_go()
-        self._take_back()
-        return was_open
-
-    def _take_back(self) -> None:
-        """Have the authority refuse what was handed over by this session and below it."""
-        if self.parts.take_back is not None:
-            for grant in self.life.hand_overs():
-                self.parts.take_back(grant.jti, grant.exp + SKEW)
-
-    def close_revoked(self, reason: str) -> None:
-        """Give back what it acquired, and record its end."""
-        with self.parts.world.closing():
-            self._close(reason)
+    def call_id(self) -> str | None:
+        """Inside a tool, the id of the running call."""
+        call = self._running
+        return None if call is None else call.call_id
 
     @property
-    def is_taken_over(self) -> bool:
-        """Whether it, or one above it, came from another process: its chain speaks for the principal, whose token stayed there."""
-        return self.anchor_key is not None
+    def _running(self) -> RunningCall | None:
+        return running_call(self._state)
 
-    def check(self, now: float) -> None:
-        """Pass while this session and every one above it may act; `now` is Unix seconds.
+    def records(self) -> list[Record]:
+        """What the ledger holds of this session, in order."""
+        return self._state.parts.ledger.session_records(self.id)
 
-        Raises:
-            NoSessionError: it was never entered.
-            DeniedError: it ended, or its time is up.
-        """
-        self.life.check(now)
-
-    def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
-        """The scopes that a call asks for, held to what the session and the configuration allow.
-
-        Raises:
-            DeniedError: it is more than that, so no request is made.
-        """
-        known = self._needed.get((resource, scopes))
-        if known is not None:
-            return known
-        configured = self.parts.resources.scopes(resource)
-        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
-        self.limits.check(resource, asked_for, configured)
-        self._needed[resource, scopes] = asked_for
-        return asked_for
-
-    # -- what users do with it ---------------------------------------------------------------------------------------
+    # -- verbs -------------------------------------------------------------------------------------------------------
 
     def delegate(
         self,
@@ -444,8 +218,8 @@ class Session:
         """
         child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
         if key is not None:
-            run(child._hand_over(checked_key(key)), self.parts.world.answer)  # noqa: SLF001 - one of its own
-        return child
+            run(_hand_over(child, checked_key(key)), child.parts.world.answer)
+        return Session(child)
 
     async def adelegate(
         self,
@@ -461,8 +235,8 @@ class Session:
         """The async twin of `delegate`, which waits only where a hand-over is signed."""
         child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
         if key is not None:
-            await arun(child._hand_over(checked_key(key)), self.parts.world.aanswer)  # noqa: SLF001 - see `delegate`
-        return child
+            await arun(_hand_over(child, checked_key(key)), child.parts.world.aanswer)
+        return Session(child)
 
     def _child(
         self,
@@ -472,43 +246,44 @@ class Session:
         resources: Iterable[str] | None,
         authorization_details: Iterable[Mapping[str, JSON]] | None,
         expires_in: float | None,
-    ) -> Session:
+    ) -> SessionState:
+        state = self._state
         uri = agent_uri(agent)
-        self.parts.gate.check_open()
-        self.check(self.parts.clock())
-        if self.depth >= self.max_depth:
+        state.parts.gate.check_open()
+        state.check(state.parts.clock())
+        if state.depth >= state.max_depth:
             raise DeniedError(
-                "depth_exceeded", f"this chain may be {self.max_depth} delegations deep, and is"
+                "depth_exceeded", f"this chain may be {state.max_depth} delegations deep, and is"
             )
-        if uri in self.chain:
+        if uri in state.chain:
             raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
-        limits = self.limits.narrowed(
+        limits = state.limits.narrowed(
             uri,
             None if scopes is None else scope_set(scopes),
             None if resources is None else resource_set(resources),
             None if authorization_details is None else details_from(authorization_details),
         )
-        end = self.expires_at
+        end = state.expires_at
         if expires_in is not None:
             if not _is_lifetime(expires_in):
                 raise ConfigurationError(
                     "expires_in",
                     f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
                 )
-            end = min(end, self.parts.clock() + expires_in)
-        return Session(
-            self.parts,
-            self.principal,
+            end = min(end, state.parts.clock() + expires_in)
+        return SessionState(
+            state.parts,
+            state.principal,
             agent=Agent(uri),
-            parent=self,
-            purpose=self.purpose,
+            parent=state,
+            purpose=state.purpose,
             task=checked_task(task),
             limits=limits,
             expires_at=end,
-            max_depth=self.max_depth,
-            evidence=self.evidence,
-            trigger=self.trigger,
-            subject=self.subject,
+            max_depth=state.max_depth,
+            evidence=state.evidence,
+            trigger=state.trigger,
+            subject=state.subject,
         )
 
     def call(
@@ -518,7 +293,7 @@ class Session:
 
         `tool_call_id` is the model's own id of the call, where a framework has one.
         """
-        return Call(self, tool, arguments, tool_call_id)
+        return Call(self._state, tool, arguments, tool_call_id)
 
     def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """A credential outside any tool: decided by policy and recorded, but with no call to assert.
@@ -529,17 +304,11 @@ class Session:
             DeniedError: policy or the session's limits refuse it.
             CredentialError: the issuer refused or could not be reached.
         """
-        with acquire.traced(self, resource):
-            return run(acquire.credential(self, resource, scopes), self.parts.world.answer)
+        return acquire.acquire(self._state, resource, scopes)
 
     async def acredential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """The async twin of `credential`."""
-        with acquire.traced(self, resource):
-            return await arun(acquire.credential(self, resource, scopes), self.parts.world.aanswer)
-
-    def renewed(self, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
-        """The credential of a resource that refused the one it was shown; for credentials."""
-        return acquire.renewed(self, reached, renewal, call)
+        return await acquire.aacquire(self._state, resource, scopes)
 
     def http(self, resource: str | None = None) -> httpx.Client:
         """An httpx client that signs every request and can't leave its resource; default: the running tool's.
@@ -547,16 +316,16 @@ class Session:
         Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
         own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
         """
-        return acquire.client(self, self._place(resource))
+        return acquire.client(self._state, self._place(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
         """The async twin of `http`; to be made and used inside one event loop."""
-        return acquire.aclient(self, self._place(resource))
+        return acquire.aclient(self._state, self._place(resource))
 
     def _place(self, resource: str | None) -> str:
         if resource is not None:
             return resource
-        call = self.running
+        call = self._running
         if call is None or call.tool.resource == LOCAL:
             raise ConfigurationError(
                 "no_resource",
@@ -564,32 +333,6 @@ class Session:
                 remedy="name the resource",
             )
         return call.tool.resource
-
-    @property
-    def running(self) -> Call | None:
-        """The call of this session that the current code is part of."""
-        try:
-            found = current()
-        except NoSessionError:
-            return None
-        if found is None or found.session() is not self:
-            return None
-        return found.call
-
-    def _hand_over(self, jkt: str) -> Flow[None]:
-        self._pseudonym = self.pseudonym
-        handed = yield from handed_over(self, jkt)
-        self.life.handed = handed
-        self.history.hand_over(handed[0].jti)
-        self.life.lasts_until(handed[0].exp)
-        self.parts.revocations.open(self)
-        yield from self._opened()
-        try:
-            self.life.hand_over(self)
-        except DeniedError:  # it ended while this was signed, and knew nothing of it yet
-            self._end()
-            yield from self._closed("left")
-            raise
 
     def inject(
         self,
@@ -607,7 +350,7 @@ class Session:
             ConfigurationError: there is nothing to write, or not into such a carrier.
             DeniedError: it has ended.
         """
-        inject(self, carrier, form)
+        inject(self._state, carrier, form)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Carry this session into a thread or an executor: `executor.submit(session.bind(fn), …)`.
@@ -617,7 +360,7 @@ class Session:
         Raises:
             ConfigurationError: a generator function, whose body runs wherever it is iterated.
         """
-        return bound(self, function)
+        return bound(self._state, function)
 
     def revoke(self, reason: str) -> None:
         """End this session and everything below it, now; `reason` goes into the record.
@@ -625,46 +368,80 @@ class Session:
         Raises:
             NoSessionError: it was never entered.
         """
-        if not self._revoked():
+        if not self._state.revoke():
             return
-        self._close(f"revoked: {reason}")
-        self.parts.gate.wait_for_beginnings()
-
-    def _revoked(self) -> bool:
-        """Mark it; False when it had ended before, and there is nothing left to revoke."""
-        was_open = self.life.revoke()
-        self._let_go()
-        return was_open
+        self._state.close(f"revoked: {reason}")
+        self._state.parts.gate.wait_for_beginnings()
 
     async def arevoke(self, reason: str) -> None:
         """The async twin of `revoke`."""
-        if not self._revoked():
+        if not self._state.revoke():
             return
-        await self._aclosed(f"revoked: {reason}")
-        await asyncio.to_thread(self.parts.gate.wait_for_beginnings)
-
-    def start_over(self) -> None:
-        """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
-        self.life.start_over()
-        self.history.renew_lock()
-        self.agent.renew()
-
-    def records(self) -> list[Record]:
-        """What the ledger holds of this session, in order."""
-        return self.parts.ledger.session_records(self.id)
-
-    @property
-    def call_id(self) -> str | None:
-        """Inside a tool, the id of the running call."""
-        call = self.running
-        return None if call is None else call.call_id
+        await self._state.aclose(f"revoked: {reason}")
+        await asyncio.to_thread(self._state.parts.gate.wait_for_beginnings)
 
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         # A copy would go on acting after the original has ended.
         raise TypeError("a Session can't be pickled or copied")
 
     def __repr__(self) -> str:
-        return f"<Session {self.id} of {self.agent.uri}, {self.life.state}>"
+        return f"<Session {self.id} of {self.agent}, {self._life.state}>"
+
+
+def current_session() -> Session:
+    """The session of the running code.
+
+    Raises:
+        NoSessionError: there is none, it has ended, or nothing says which one applies.
+    """
+    return session_of(open_session()[0])
+
+
+def session_of(state: SessionState) -> Session:
+    """The `Session` that users hold of a state."""
+    face = None if state.face is None else state.face()
+    return face if isinstance(face, Session) else Session(state)
+
+
+def current_credential() -> Credential:
+    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
+
+    Raises:
+        NoSessionError: there is no session here.
+        ConfigurationError: no tool is running, or the running one has no resource.
+    """
+    call = open_session()[1].call
+    if call is None or call.tool.resource == LOCAL:
+        raise ConfigurationError(
+            "no_resource",
+            "there is no running tool with a resource",
+            remedy="give the tool a resource, or ask session.credential(resource)",
+        )
+    return call.credential()
+
+
+def _opening(state: SessionState) -> Flow[None]:
+    state.register()
+    yield from state.record_opening()
+    if state.taken_over is not None and state.parent is None:
+        yield from acquire.grant_made(state, state.taken_over.grants)
+
+
+def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
+    """Sign the grant for another process; from then on the child acts there alone."""
+    child.set_pseudonym(child.pseudonym)
+    handed = yield from handed_over(child, jkt)
+    child.life.handed = handed
+    child.history.hand_over(handed[0].jti)
+    child.life.lasts_until(handed[0].exp)
+    child.register()
+    yield from child.record_opening()
+    try:
+        child.life.hand_over(child)
+    except DeniedError:  # it ended while this was signed, and knew nothing of it yet
+        child.end()
+        yield from child.closing("left")
+        raise
 
 
 class _Settled:
@@ -692,19 +469,5 @@ for _name, _remedy in _SETTLED.items():
     setattr(Session, _name, _Settled(_name, _remedy))
 
 
-def _actor(grant: Grant) -> dict[str, JSON]:
-    """What a record says of an agent that acts above, in another process."""
-    return {
-        "agent": grant.agent,
-        "depth": grant.depth,
-        "scope": [*sorted(grant.scopes)],
-        "evidence": grant.evidence,
-    }
-
-
 def _is_lifetime(given: object) -> bool:
     return isinstance(given, int | float) and not isinstance(given, bool) and given >= SHORTEST
-
-
-def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
-    return None if limit is None else [*sorted(limit)]

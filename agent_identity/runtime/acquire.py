@@ -8,20 +8,17 @@ is made when a child first needs it. Everything is shared by who asks for the sa
 from __future__ import annotations
 
 import contextlib
-import time
 from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.cache import CacheKey, fresh_until
+from agent_identity.credentials.cache import CacheKey
 from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.root_grants import RootWanted
 from agent_identity.credentials.source import Renewal, Wanted
 from agent_identity.credentials.sources.checks import check_step_up
-from agent_identity.delegation.assertion import Statement
-from agent_identity.delegation.carriers import join_chain
 from agent_identity.delegation.grant import Grant, mint_child
-from agent_identity.errors import AgentIdentityError, ConfigurationError, DeniedError
+from agent_identity.errors import AgentIdentityError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.policy.request import Entity, Facts, Request
 from agent_identity.policy.rules import asked
@@ -32,8 +29,10 @@ from agent_identity.provenance.records import (
     CREDENTIAL_STEPPED_UP,
     GRANT_MADE,
 )
-from agent_identity.runtime.closing import given_back
+from agent_identity.runtime.closing import give_back
+from agent_identity.runtime.current import running_call
 from agent_identity.runtime.parts import check_credential, granted
+from agent_identity.runtime.reach import Reach
 from agent_identity.runtime.reports import Reporting, refused_draft
 from agent_identity.uris import checked_resource
 from agent_identity.values import LOCAL, keep, scope_set
@@ -43,159 +42,135 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.oauth.dpop import ProofKey
     from agent_identity.credentials.source import Source, StepUp
     from agent_identity.delegation.chain import Handover
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential, Ready
     from agent_identity.keys.signing import JWK
-    from agent_identity.pipeline import Call
+    from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Resource
-    from agent_identity.session import Session
+    from agent_identity.runtime.state import SessionState
     from agent_identity.values import JSON, Decision
 
 __all__ = [
-    "Reach",
+    "aacquire",
     "aclient",
+    "acquire",
     "chain_of",
     "client",
-    "credential",
+    "credential_of",
     "grant_made",
     "reach",
-    "renewed",
-    "traced",
+    "reach_for_call",
 ]
 
 
-class Reach:
-    """What a session needs to call one resource with certain scopes, until `fresh_until` (Unix seconds).
+def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
+    """A credential outside any tool: decided by policy and recorded.
 
-    `place` is None for a local resource, which needs no credential. `is_per_call` says that something in it is good for one call.
+    Raises:
+        DeniedError: policy or the session's limits refuse it.
+        CredentialError: the issuer refused or could not be reached.
     """
+    with traced(session, resource):
+        return run(_credential(session, resource, scopes), session.parts.world.answer)
 
-    __slots__ = (
-        *(
-            "chain",
-            "delegation",
-            "fresh_until",
-            "grant_hash",
-            "is_per_call",
-            "issued",
-            "key",
-            "leaf",
-        ),
-        *("_fresh_monotonic", "place", "proof_key", "resource", "scopes", "statement"),
+
+async def aacquire(
+    session: SessionState, resource: str, scopes: Iterable[str] | None
+) -> Credential:
+    """The async twin of `acquire`."""
+    with traced(session, resource):
+        return await arun(_credential(session, resource, scopes), session.parts.world.aanswer)
+
+
+def credential_of(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
+    """The credential as a tool is handed it; with a call, it asserts that call on every request.
+
+    Raises:
+        ConfigurationError: what is reached is local and has no credential.
+    """
+    from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
+
+    parts = session.parts
+    return Credential(
+        reached.ready(with_call=call is not None),
+        proof_key=reached.proof_key,
+        nonces=parts.nonces,
+        facts=None if call is None else call.facts,
+        numbers=None if call is None else call.numbers,
+        check=lambda: _check_use(session, reached, call),
+        reporter=Reporting(session, reached.resource, call),
+        renewer=Renewing(session, reached, call),
+        context=parts.world.context,
+        clock=parts.clock,
     )
 
-    def __init__(
-        self,
-        session: Session,
-        resource: str,
-        scopes: frozenset[str],
-        chain: tuple[Grant, ...],
-        place: Resource | None,
-        issued: Issued | None,
-        key: bytes | None,
-    ) -> None:
-        self.resource = resource
-        self.scopes = scopes
-        self.chain = chain
-        self.leaf: Grant = chain[0]
-        self.place = place
-        self.issued = issued
-        self.key = key
-        self.is_per_call: bool = place is not None and place.transaction is not None
-        self.grant_hash: str = self.leaf.hash()
-        self.delegation: str = join_chain(
-            [grant.compact for grant in chain], limit=session.parts.header_limit
-        )
-        self.statement: Statement = Statement(session.agent.key, self.leaf, resource)
-        ends = [session.proof.until, *(fresh_until(grant) for grant in chain)]
-        if issued is not None:
-            ends.append(fresh_until(issued))
-        self.fresh_until: float = min(ends)
-        self._fresh_monotonic = time.monotonic() + self.fresh_until - session.parts.clock()
-        self.proof_key: ProofKey = session.agent.proof_key
-        if issued is not None:
-            keep(session.life.secrets, *issued.secrets)
 
-    def is_fresh(self, now: float) -> bool:
-        """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""
-        return now < self.fresh_until and time.monotonic() < self._fresh_monotonic
-
-    def for_call(self, session: Session, call: Call, trace_id: str) -> Flow[Reach]:
-        """The same for one call alone: with a transaction token that says what the call is about."""
-        place, issued = self.place, self.issued
-        if place is None or place.transaction is None or issued is None:
-            return self
-        wanted = _wanted(session, self.chain, place, self.scopes, None)
-        found = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
-        yield from append(
-            _acquired_draft(
-                session,
-                call.call_id,
-                found.txn,
-                {
-                    "resource": place.uri,
-                    "source": "transaction-token",
-                    "issuer": place.transaction.issuer.url,
-                    "token_type": "N_A",
-                },
-            )
-        )
-        with_token = replace(issued, txn_token=found.token)
-        return Reach(session, self.resource, self.scopes, self.chain, place, with_token, self.key)
-
-    def credential(self, session: Session, call: Call | None) -> Credential:
-        """The credential as a tool is handed it; with a call, it asserts that call on every request.
-
-        Raises:
-            ConfigurationError: what is reached is local and has no credential.
-        """
-        from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
-
-        parts = session.parts
-        return Credential(
-            self.ready(with_call=call is not None),
-            proof_key=self.proof_key,
-            nonces=parts.nonces,
-            facts=None if call is None else call.facts,
-            numbers=None if call is None else call.numbers,
-            check=lambda: self._check_use(session, call),
-            reporter=Reporting(session, self.resource, call),
-            renewer=Renewing(session, self, call),
-            context=parts.world.context,
-            clock=parts.clock,
+def _check_use(session: SessionState, reached: Reach, call: RunningCall | None) -> None:
+    now = session.parts.clock()
+    session.parts.gate.check_open()
+    session.check(now)
+    session.proof.check(now)
+    if call is not None:
+        call.check_running()
+    if session.agent.proof_key is not reached.proof_key:
+        raise DeniedError(
+            "key_renewed", "the agent has another key in this process since it forked"
         )
 
-    def ready(self, *, with_call: bool) -> Ready:
-        """What a credential is made of.
 
-        Raises:
-            ConfigurationError: what is reached is local and has no credential.
-        """
-        from agent_identity.http.credential import Ready  # noqa: PLC0415 - httpx loads on first use
-
-        if self.issued is None or self.place is None:
-            raise ConfigurationError("no_resource", "a local tool has no credential")
-        shows = self.place.sends_assertion
-        return Ready(
-            self.issued,
-            self.delegation if shows else None,
-            self.statement if shows and with_call else None,
+def reach_for_call(
+    session: SessionState, reached: Reach, call: RunningCall, trace_id: str
+) -> Flow[Reach]:
+    """The same for one call alone: with a transaction token that says what the call is about."""
+    place, issued = reached.place, reached.issued
+    if place is None or place.transaction is None or issued is None:
+        return reached
+    wanted = _wanted(session, reached.chain, place, reached.scopes, None)
+    token = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
+    yield from append(
+        _acquired_draft(
+            session,
+            call.call_id,
+            token.txn,
+            {
+                "resource": place.uri,
+                "source": "transaction-token",
+                "issuer": place.transaction.issuer.url,
+                "token_type": "N_A",
+            },
         )
+    )
+    with_token = replace(issued, txn_token=token.token)
+    return _reach_of(
+        session, reached.resource, reached.scopes, reached.chain, place, with_token, reached.key
+    )
 
-    def _check_use(self, session: Session, call: Call | None) -> None:
-        now = session.parts.clock()
-        session.parts.gate.check_open()
-        session.check(now)
-        session.proof.check(now)
-        if call is not None:
-            call.check_running()
-        if session.agent.proof_key is not self.proof_key:
-            raise DeniedError(
-                "key_renewed", "the agent has another key in this process since it forked"
-            )
+
+def _reach_of(
+    session: SessionState,
+    resource: str,
+    scopes: frozenset[str],
+    chain: tuple[Grant, ...],
+    place: Resource | None,
+    issued: Issued | None,
+    key: bytes | None,
+) -> Reach:
+    if issued is not None:
+        keep(session.life.secrets, *issued.secrets)
+    return Reach(
+        session.agent,
+        resource,
+        scopes,
+        chain,
+        place,
+        issued,
+        key,
+        proven_until=session.proof.until,
+        now=session.parts.clock(),
+        header_limit=session.parts.header_limit,
+    )
 
 
 class Renewing:
@@ -203,24 +178,24 @@ class Renewing:
 
     __slots__ = ("_call", "_reached", "_session")
 
-    def __init__(self, session: Session, reached: Reach, call: Call | None) -> None:
+    def __init__(self, session: SessionState, reached: Reach, call: RunningCall | None) -> None:
         self._session = session
         self._reached = reached
         self._call = call
 
     def renew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal, self._call)
+        flow = renewed(self._session, self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
         return self._reached.ready(with_call=self._call is not None)
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
-        flow = self._session.renewed(self._reached, renewal, self._call)
+        flow = renewed(self._session, self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
         return self._reached.ready(with_call=self._call is not None)
 
 
 def reach(
-    session: Session, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
+    session: SessionState, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
 ) -> Flow[Reach]:
     """Get all that a call to `resource` needs; a local resource needs no credential.
 
@@ -237,16 +212,16 @@ def reach(
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
     chain = yield from chain_of(session, audiences, scopes)
     if place is None:
-        return Reach(session, resource, scopes, chain, None, None, None)
+        return _reach_of(session, resource, scopes, chain, None, None, None)
     source = place.source_for(is_handed=session.is_taken_over)
     key = _key(session, place, source, chain[0].hash(), scopes, step_up)
     start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
     issued = yield from shared(Shared(key, start, source.patience))
-    return Reach(session, resource, scopes, chain, place, issued, key)
+    return _reach_of(session, resource, scopes, chain, place, issued, key)
 
 
 def _key(
-    session: Session,
+    session: SessionState,
     place: Resource,
     source: Source,
     chain: str,
@@ -273,7 +248,7 @@ def _key(
     )
 
 
-def _hop_key(session: Session, above: str, place: str, scopes: frozenset[str]) -> bytes:
+def _hop_key(session: SessionState, above: str, place: str, scopes: frozenset[str]) -> bytes:
     return _shared_key(
         session,
         CacheKey(
@@ -292,18 +267,18 @@ def _hop_key(session: Session, above: str, place: str, scopes: frozenset[str]) -
     )
 
 
-def _owner(session: Session) -> tuple[str, str, str]:
+def _owner(session: SessionState) -> tuple[str, str, str]:
     return str(session.principal), session.txn, session.id
 
 
-def _shared_key(session: Session, key: CacheKey) -> bytes:
+def _shared_key(session: SessionState, key: CacheKey) -> bytes:
     digest = key.digest()
     session.cache_keys.add(digest)  # dropped when the session ends: nobody else can ask by this key
     return digest
 
 
 def chain_of(
-    session: Session, audiences: frozenset[str], scopes: frozenset[str]
+    session: SessionState, audiences: frozenset[str], scopes: frozenset[str]
 ) -> Flow[tuple[Grant, ...]]:
     """The grants down to a session, newest first, for some resources and scopes; each hop is made once and shared."""
     if session.taken_over is not None:
@@ -319,7 +294,7 @@ def chain_of(
     return (hop, *above)
 
 
-def _taken_over(session: Session, handover: Handover) -> tuple[Grant, ...]:
+def _taken_over(session: SessionState, handover: Handover) -> tuple[Grant, ...]:
     """The grants that were handed over; they are for one key, and nobody here can make others."""
     if session.agent.key.thumbprint != handover.grants[0].jkt:
         raise DeniedError(
@@ -330,7 +305,7 @@ def _taken_over(session: Session, handover: Handover) -> tuple[Grant, ...]:
     return handover.grants
 
 
-def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
+def _root(session: SessionState, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
     parts = session.parts
     now = parts.clock()
     session.check(now)
@@ -359,7 +334,7 @@ def _root(session: Session, audiences: frozenset[str], scopes: frozenset[str]) -
 
 
 def _child(
-    session: Session,
+    session: SessionState,
     above: tuple[Grant, ...],
     audiences: frozenset[str],
     scopes: frozenset[str],
@@ -384,7 +359,7 @@ def _child(
 
 
 def _acquired(
-    session: Session,
+    session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
     source: Source,
@@ -396,7 +371,7 @@ def _acquired(
     if not issued.opens_something:
         return issued
     if not session.take(place, issued):
-        yield from given_back(session, [(place.issuer, issued)])
+        yield from give_back(session.parts, session.id, session.pseudonym, [(place.issuer, issued)])
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
     check_step_up(issued, step_up)
@@ -423,7 +398,7 @@ def _acquired(
 
 
 def _wanted(
-    session: Session,
+    session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
     scopes: frozenset[str],
@@ -444,7 +419,7 @@ def _wanted(
 
 
 def _acquired_draft(
-    session: Session,
+    session: SessionState,
     call_id: str | None,
     ref: str | None,
     public: dict[str, JSON],
@@ -463,7 +438,7 @@ def _acquired_draft(
     )
 
 
-def grant_made(session: Session, chain: tuple[Grant, ...]) -> Flow[None]:
+def grant_made(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
     """Put a grant on record with its whole chain, and with the anchor's key as it was used: the anchor itself forgets it."""
     root = chain[-1]
     known = session.anchor_key
@@ -479,7 +454,7 @@ def _public(jwk: JWK) -> dict[str, JSON]:
     return {name: value for name, value in jwk.items() if isinstance(value, str)}
 
 
-def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
+def _grant_draft(session: SessionState, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
     grant, root = chain[0], chain[-1]
     return Draft(
         GRANT_MADE,
@@ -505,7 +480,7 @@ def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON
 
 
 @contextlib.contextmanager
-def traced(session: Session, resource: str) -> Generator[None]:
+def traced(session: SessionState, resource: str) -> Generator[None]:
     """The span of one acquisition; it belongs to who drives the flow, not to the flow."""
     span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
@@ -525,7 +500,9 @@ def traced(session: Session, resource: str) -> Generator[None]:
         span.end(attributes, error)
 
 
-def credential(session: Session, resource: str, scopes: Iterable[str] | None) -> Flow[Credential]:
+def _credential(
+    session: SessionState, resource: str, scopes: Iterable[str] | None
+) -> Flow[Credential]:
     """Decide on it, put the decision on record, get it.
 
     Raises:
@@ -541,10 +518,12 @@ def credential(session: Session, resource: str, scopes: Iterable[str] | None) ->
     wanted = yield from _permitted(session, resource, asked_for, now)
     ready = yield from reach(session, resource, wanted)
     session.check(parts.clock())
-    return ready.credential(session, None)
+    return credential_of(session, ready, None)
 
 
-def renewed(session: Session, reached: Reach, renewal: Renewal, call: Call | None) -> Flow[Reach]:
+def renewed(
+    session: SessionState, reached: Reach, renewal: Renewal, call: RunningCall | None
+) -> Flow[Reach]:
     """The credential anew, since its resource refused this one; `call` is the one that uses it, None outside of any.
 
     More scopes are decided on like any other credential. What its resource wants of it, a step-up, is on record, and so is
@@ -580,7 +559,7 @@ def renewed(session: Session, reached: Reach, renewal: Renewal, call: Call | Non
 
 
 def _stepped_up(
-    session: Session,
+    session: SessionState,
     resource: str,
     scopes: frozenset[str],
     renewal: Renewal,
@@ -605,7 +584,7 @@ def _stepped_up(
     )
 
 
-def _forget(session: Session, reached: Reach) -> None:
+def _forget(session: SessionState, reached: Reach) -> None:
     """Let go of a credential that was refused, unless another has taken its place: many may hold the same one."""
     if reached.key is None or reached.issued is None:
         return
@@ -617,7 +596,7 @@ def _forget(session: Session, reached: Reach) -> None:
 
 
 def _permitted(
-    session: Session,
+    session: SessionState,
     resource: str,
     scopes: frozenset[str] | None,
     now: float,
@@ -645,7 +624,7 @@ def _permitted(
 
 
 def _check_cap(
-    session: Session, resource: str, wanted: frozenset[str], own: frozenset[str]
+    session: SessionState, resource: str, wanted: frozenset[str], own: frozenset[str]
 ) -> None:
     """Hold a resource's wish for more scopes to the tool's own, where neither configuration nor session say what is allowed."""
     is_limited = session.limits.scopes is not None
@@ -658,7 +637,9 @@ def _check_cap(
     )
 
 
-def _decided(session: Session, resource: str, wanted: frozenset[str], now: float) -> Flow[Decision]:
+def _decided(
+    session: SessionState, resource: str, wanted: frozenset[str], now: float
+) -> Flow[Decision]:
     facts = Facts(
         "credential",
         Entity(
@@ -682,7 +663,7 @@ def _decided(session: Session, resource: str, wanted: frozenset[str], now: float
 
 
 def _draft(
-    session: Session,
+    session: SessionState,
     resource: str,
     wanted: frozenset[str],
     decision: Decision | None,
@@ -711,37 +692,37 @@ def _draft(
     )
 
 
-def client(session: Session, resource: str) -> httpx.Client:
+def client(session: SessionState, resource: str) -> httpx.Client:
     """A client that can't leave `resource`."""
     from agent_identity.http.credential import confined_client  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.network()
-    reporter = Reporting(session, resource, session.running)
+    reporter = Reporting(session, resource, running_call(session))
     return confined_client(_late(session, resource), resource, transport, reporter)
 
 
-def aclient(session: Session, resource: str) -> httpx.AsyncClient:
+def aclient(session: SessionState, resource: str) -> httpx.AsyncClient:
     """The async twin of `client`."""
     from agent_identity.http.credential import confined_aclient  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.anetwork()
-    reporter = Reporting(session, resource, session.running)
+    reporter = Reporting(session, resource, running_call(session))
     return confined_aclient(_late(session, resource), resource, transport, reporter)
 
 
-def _late(session: Session, resource: str) -> LateCredential:
+def _late(session: SessionState, resource: str) -> LateCredential:
     from agent_identity.http.credential import LateCredential  # noqa: PLC0415 - httpx loads on first use
 
     def of_running_call() -> Credential | None:
-        call = session.running
+        call = running_call(session)
         if call is None or call.tool.resource != resource:
             return None
-        return call.reach.credential(session, call)
+        return call.credential()
 
     def find() -> Credential:
-        return of_running_call() or session.credential(resource)
+        return of_running_call() or acquire(session, resource, None)
 
     async def afind() -> Credential:
-        return of_running_call() or await session.acredential(resource)
+        return of_running_call() or await aacquire(session, resource, None)
 
     return LateCredential(find, afind)

@@ -8,7 +8,6 @@ a fact to be known, no reason to go on.
 from __future__ import annotations
 
 import logging
-import threading
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import AgentIdentityError, CredentialUnavailableError, LedgerError
@@ -21,49 +20,28 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.flow import Flow
-    from agent_identity.session import Session
+    from agent_identity.runtime.parts import Parts
     from agent_identity.values import JSON
 
-__all__ = ["Taken", "given_back"]
+__all__ = ["give_back"]
 
 _log: Final = logging.getLogger("agent_identity")
 
 
-class Taken:
-    """What was acquired for one session, until it is given back. Thread-safe; once closed it takes nothing more."""
-
-    __slots__ = ("_held", "_is_closed", "_lock")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._held: list[tuple[Issuer | None, Issued]] = []
-        self._is_closed = False
-
-    def add(self, issuer: Issuer | None, issued: Issued, now: float) -> bool:
-        """Remember what was acquired; False when the session has ended meanwhile, and it is to be given back at once."""
-        with self._lock:
-            if not self._is_closed:
-                self._held = [each for each in self._held if each[1].expires_at > now]
-                self._held.append((issuer, issued))
-            return not self._is_closed
-
-    def close(self) -> list[tuple[Issuer | None, Issued]]:
-        """All of it, to be given back."""
-        with self._lock:
-            held, self._held = self._held, []
-            self._is_closed = True
-            return held
-
-
-def given_back(session: Session, taken: Sequence[tuple[Issuer | None, Issued]]) -> Flow[None]:
+def give_back(
+    parts: Parts,
+    session_id: str,
+    pseudonym: str,
+    taken: Sequence[tuple[Issuer | None, Issued]],
+) -> Flow[None]:
     """Give back what still serves, each on record: revoked, or alive until its end.
 
     All of it together gets the time of one acquisition: whoever leaves a session isn't kept waiting by a slow issuer.
     """
     unreachable: set[str] = set()
-    ends = session.parts.clock() + session.parts.world.deadline
+    ends = parts.clock() + parts.world.deadline
     for issuer, issued in taken:
-        now = session.parts.clock()
+        now = parts.clock()
         if issued.expires_at <= now:
             continue
         why: str | None = "no_revocation"
@@ -74,11 +52,11 @@ def given_back(session: Session, taken: Sequence[tuple[Issuer | None, Issued]]) 
         elif issuer is not None:
             why = yield from _refused(issuer, issued, unreachable)
         try:
-            yield from append(_draft(session, issued, why))
+            yield from append(_draft(session_id, pseudonym, issued, why))
         except LedgerError as failure:
-            session.parts.gate.shut()
+            parts.gate.shut()
             _log.warning(
-                "what became of a token of %s is not on record (%s)", session.id, failure.code
+                "what became of a token of %s is not on record (%s)", session_id, failure.code
             )
 
 
@@ -98,7 +76,7 @@ def _refused(issuer: Issuer, issued: Issued, unreachable: set[str]) -> Flow[str 
     return None
 
 
-def _draft(session: Session, issued: Issued, why: str | None) -> Draft:
+def _draft(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> Draft:
     public: dict[str, JSON] = {
         "resource": issued.resource,
         "issuer": issued.issuer,
@@ -109,8 +87,8 @@ def _draft(session: Session, issued: Issued, why: str | None) -> Draft:
     }
     return Draft(
         CREDENTIAL_REVOKED,
-        session.pseudonym,
-        session.id,
+        pseudonym,
+        session_id,
         None,
         None,
         None,

@@ -25,34 +25,67 @@ import threading
 import weakref
 from contextvars import ContextVar
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Final, ParamSpec, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Final, ParamSpec, Protocol, TypeAlias, TypeVar
 
 from agent_identity.errors import ConfigurationError, NoSessionError
 from agent_identity.runtime.frames import is_task_end, owning_generator, progress
-from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator
+    from collections.abc import Callable, Generator, Iterator
     from types import FrameType
 
+    from agent_identity.delegation.assertion import CallFacts
     from agent_identity.http.credential import Credential
-    from agent_identity.pipeline import Call
-    from agent_identity.session import Session
+    from agent_identity.runtime.state import SessionState
+    from agent_identity.tools import Tool
 
 __all__ = [
     "Current",
     "Entered",
+    "RunningCall",
     "activate",
     "activated",
     "bound",
     "current",
-    "current_credential",
-    "current_session",
     "deactivate",
     "enter",
     "leave",
     "open_session",
+    "running_call",
 ]
+
+
+class RunningCall(Protocol):
+    """A call whose tool runs, as the modules below the pipeline see it."""
+
+    @property
+    def tool(self) -> Tool: ...
+
+    @property
+    def call_id(self) -> str: ...
+
+    @property
+    def facts(self) -> CallFacts:
+        """What every assertion of this call says."""
+        ...
+
+    @property
+    def numbers(self) -> Iterator[int]:
+        """Counts the HTTP requests of this call, from 1."""
+        ...
+
+    @property
+    def is_running(self) -> bool: ...
+
+    def check_running(self) -> None:
+        """Raises `DeniedError` when it has ended."""
+        ...
+
+    def credential(self) -> Credential: ...
+
+    def asserted(self, *, with_token: bool) -> tuple[str, list[str]]:
+        """Its assertion as a whole, and the grants of its chain; with the token's hash where the token goes along."""
+        ...
 
 
 class Current:
@@ -67,12 +100,12 @@ class Current:
 
     def __init__(
         self,
-        session: weakref.ReferenceType[Session],
-        call: Call | None,
+        session: weakref.ReferenceType[SessionState],
+        call: RunningCall | None,
         tool_call_id: str | None = None,
     ) -> None:
-        self.session: weakref.ReferenceType[Session] = session
-        self.call: Call | None = call
+        self.session: weakref.ReferenceType[SessionState] = session
+        self.call: RunningCall | None = call
         self.tool_call_id: str | None = tool_call_id
         self.below: Current | None = None
         self.entries: list[Current] | None = None
@@ -88,7 +121,7 @@ class Entered(Current):
 
     def __init__(
         self,
-        session: weakref.ReferenceType[Session],
+        session: weakref.ReferenceType[SessionState],
         generator: FrameType | None,
         below: Current | None,
     ) -> None:
@@ -133,20 +166,11 @@ def current() -> Current | None:
     return _resolved(named)
 
 
-def current_session() -> Session:
-    """The session of the running code.
-
-    Raises:
-        NoSessionError: there is none, it has ended, or nothing says which one applies.
-    """
-    return open_session()[0]
-
-
-def open_session() -> tuple[Session, Current]:
+def open_session() -> tuple[SessionState, Current]:
     """The session of the running code, and what else is current with it.
 
     Raises:
-        NoSessionError: see `current_session`.
+        NoSessionError: there is none, it has ended, or nothing says which one applies.
     """
     named = _CURRENT.get()
     if named is not None and not _by_generator:  # most calls end here
@@ -173,22 +197,15 @@ def open_session() -> tuple[Session, Current]:
     return session, found
 
 
-def current_credential() -> Credential:
-    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
-
-    Raises:
-        NoSessionError: there is no session here.
-        ConfigurationError: no tool is running, or the running one has no resource.
-    """
-    session, found = open_session()
-    call = found.call
-    if call is None or call.tool.resource == LOCAL:
-        raise ConfigurationError(
-            "no_resource",
-            "there is no running tool with a resource",
-            remedy="give the tool a resource, or ask session.credential(resource)",
-        )
-    return call.reach.credential(session, call)
+def running_call(session: SessionState) -> RunningCall | None:
+    """The call of a session that the running code is part of."""
+    try:
+        entry = current()
+    except NoSessionError:
+        return None
+    if entry is None or entry.session() is not session:
+        return None
+    return entry.call
 
 
 def _resolved(named: Current | None) -> Current | None:
@@ -298,7 +315,7 @@ def activated(entry: Current) -> Generator[None]:
         deactivate(entry)
 
 
-def enter(session: weakref.ReferenceType[Session]) -> Entered:
+def enter(session: weakref.ReferenceType[SessionState]) -> Entered:
     """Make a session current in the block that is being entered, whose frame is above the library's own."""
     before = _CURRENT.get()
     entry = Entered(session, owning_generator(inspect.currentframe()), _open_below(before))
@@ -417,7 +434,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def bound(session: Session, function: Callable[P, R]) -> Callable[P, R]:
+def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
     """The function, run in a copy of this context with `session` current; sync and async functions alike.
 
     Raises:
@@ -429,7 +446,7 @@ def bound(session: Session, function: Callable[P, R]) -> Callable[P, R]:
             "a generator's body runs where it is iterated, so it can't be bound",
             remedy="bind the function that iterates it",
         )
-    running = session.running
+    running = running_call(session)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)

@@ -27,6 +27,7 @@ from agent_identity.jose import public_keys
 from agent_identity.keys.signing import thumbprint
 from agent_identity.provenance import spans
 from agent_identity.runtime.acquire import chain_of, grant_made
+from agent_identity.runtime.current import running_call
 from agent_identity.runtime.parts import granted
 from agent_identity.values import LOCAL
 
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import JWK
     from agent_identity.runtime.parts import Resources
-    from agent_identity.session import Session
+    from agent_identity.runtime.state import SessionState
 
 __all__ = ["checked_key", "handed_over", "inject", "taken_over"]
 
@@ -66,7 +67,7 @@ def checked_key(key: JWK) -> str:
     )
 
 
-def handed_over(child: Session, jkt: str) -> Flow[tuple[Grant, ...]]:
+def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
     """Sign the hop below a session for a key elsewhere, and put it on record; gives the chain, newest first.
 
     Raises:
@@ -104,7 +105,7 @@ def handed_over(child: Session, jkt: str) -> Flow[tuple[Grant, ...]]:
     return chain
 
 
-def _reach(child: Session) -> tuple[frozenset[str], frozenset[str]]:
+def _reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
     """What is handed over; it is signed at once, so that it has to be said, and held to the configuration here."""
     resources = (child.limits.resources or frozenset[str]()) - {LOCAL}
     if not resources:
@@ -140,7 +141,7 @@ def _configured(resources: Resources, wanted: frozenset[str]) -> frozenset[str] 
 
 
 def inject(
-    session: Session,
+    session: SessionState,
     carrier: MutableMapping[str, object],
     form: Literal["headers", "meta", "message"] | None,
 ) -> None:
@@ -168,9 +169,9 @@ def inject(
 
 
 def _inject_call(
-    session: Session, carrier: MutableMapping[str, object], *, as_meta: bool, with_token: bool
+    session: SessionState, carrier: MutableMapping[str, object], *, as_meta: bool, with_token: bool
 ) -> None:
-    call = session.running
+    call = running_call(session)
     if call is None:
         raise ConfigurationError(
             "no_call",
@@ -183,17 +184,7 @@ def _inject_call(
             "an assertion in headers is one of one request, whose method and URL it names",
             remedy='use current_credential().headers(…), inject(carrier, form="meta") for MCP, or form="message"',
         )
-    call.check_running()
-    reached = call.reach
-    issued = reached.issued if with_token else None
-    assertion = reached.statement.for_call(
-        call.facts,
-        int(session.parts.clock()),
-        resend=next(call.rounds),
-        ath=None if issued is None else issued.sent_ath,
-    )
-    carrier[f"{META}assertion"] = assertion
-    carrier[f"{META}delegation"] = [grant.compact for grant in reached.chain]
+    carrier[f"{META}assertion"], carrier[f"{META}delegation"] = call.asserted(with_token=with_token)
 
 
 def _is_meta(carrier: MutableMapping[str, object]) -> bool:

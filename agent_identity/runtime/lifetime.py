@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import threading
 import time
 import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, TypeVar
@@ -19,7 +20,6 @@ from agent_identity.errors import (
     NoSessionError,
     RevokedError,
 )
-from agent_identity.runtime.closing import Taken
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
-    from agent_identity.runtime.acquire import Reach
 
 __all__ = ["SKEW", "Life", "Proof", "way_out"]
 
@@ -37,6 +36,32 @@ F = TypeVar("F", bound="Callable[..., Any]")
 
 SKEW: Final = 60
 """Seconds by which a verifier may believe a grant for longer than it lasts."""
+
+
+class Taken:
+    """What was acquired for one session, until it is given back. Thread-safe; once closed it takes nothing more."""
+
+    __slots__ = ("_held", "_is_closed", "_lock")
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._held: list[tuple[Issuer | None, Issued]] = []
+        self._is_closed = False
+
+    def add(self, issuer: Issuer | None, issued: Issued, now: float) -> bool:
+        """Remember what was acquired; False when the session has ended meanwhile, and it is to be given back at once."""
+        with self._lock:
+            if not self._is_closed:
+                self._held = [each for each in self._held if each[1].expires_at > now]
+                self._held.append((issuer, issued))
+            return not self._is_closed
+
+    def close(self) -> list[tuple[Issuer | None, Issued]]:
+        """All of it, to be given back."""
+        with self._lock:
+            held, self._held = self._held, []
+            self._is_closed = True
+            return held
 
 
 class Life:
@@ -53,8 +78,8 @@ class Life:
         self.expires_at: float = expires_at
         self.handed: tuple[Grant, ...] | None = None
         self.taken: Taken = Taken()
-        self.reaches: dict[tuple[str, frozenset[str]], Reach] = {}
-        """What was acquired, by resource and scopes."""
+        self.reaches: dict[tuple[str, frozenset[str]], Any] = {}
+        """What was acquired, a `Reach` by resource and scopes."""
         self.cache_keys: set[bytes] = set()
         """The keys under which it is cached; they are this session's alone."""
         self.secrets: dict[int, Revealing] = {}
@@ -261,7 +286,7 @@ class Life:
 
 
 def way_out(function: F) -> F:
-    """Make `__exit__` or `__aexit__` of an object with a `life` give each `with` statement a handle of its own (`Life.follow`)."""
+    """Make `__exit__` or `__aexit__` of an object with a `_life` give each `with` statement a handle of its own (`Life.follow`)."""
     return _WayOut(function)  # type: ignore[return-value]  # as a method it is called like the function
 
 
@@ -275,8 +300,9 @@ class _WayOut:
         if owner is None:
             return self._function
         handle = functools.partial(self._function, owner)
-        if owner.life.state == "new":
-            owner.life.follow(handle)
+        life: Life = owner._life  # noqa: SLF001 - of the class whose method this is
+        if life.state == "new":
+            life.follow(handle)
         return handle
 
 

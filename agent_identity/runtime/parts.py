@@ -7,7 +7,7 @@ import contextlib
 import time
 import weakref
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 import orjson
 
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.limits import Limits
     from agent_identity.http.world import World
     from agent_identity.lifecycle import Revocations
-    from agent_identity.pipeline import Call
     from agent_identity.policy import Policy, Request
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON, Decision
@@ -45,6 +44,18 @@ _FIRST_LINE_SECONDS: Final = 0.002
 """The time between the last line of ours and the first line of a body, and some more."""
 
 
+class Beginning(Protocol):
+    """A call, as the gate sees it."""
+
+    @property
+    def call_id(self) -> str: ...
+
+    @property
+    def is_beginning(self) -> bool:
+        """Whether its intent is on record, and its body is about to run."""
+        ...
+
+
 class Gate:
     """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins. Closed with its identity.
 
@@ -57,7 +68,7 @@ class Gate:
         self._ledger = ledger
         self._is_shut = False
         self.is_closed: bool = False
-        self._running: dict[str, weakref.ReferenceType[Call]] = {}
+        self._running: dict[str, weakref.ReferenceType[Beginning]] = {}
         self._lost: dict[str, Draft] = {}
 
     def shut(self) -> None:
@@ -92,7 +103,7 @@ class Gate:
         self._write_lost()
         self._is_shut = False
 
-    def began(self, call: Call) -> None:
+    def began(self, call: Beginning) -> None:
         """A call's intent is on record, and its body is about to run."""
         self._running[call.call_id] = weakref.ref(call)
 
@@ -107,7 +118,7 @@ class Gate:
                 time.sleep(_LOOK_SECONDS)
         time.sleep(_FIRST_LINE_SECONDS)
 
-    def ended(self, call: Call) -> None:
+    def ended(self, call: Beginning) -> None:
         """A call's outcome is on record."""
         self._running.pop(call.call_id, None)
 

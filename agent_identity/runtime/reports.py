@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Coroutine, Generator
 
     from agent_identity.errors import AgentIdentityError, DeniedError
-    from agent_identity.pipeline import Call
-    from agent_identity.session import Session
+    from agent_identity.runtime.current import RunningCall
+    from agent_identity.runtime.state import SessionState
 
 __all__ = ["Reporting", "refused_draft"]
 
@@ -34,7 +34,7 @@ class Reporting:
 
     __slots__ = ("_call", "_resource", "_session")
 
-    def __init__(self, session: Session, resource: str, call: Call | None) -> None:
+    def __init__(self, session: SessionState, resource: str, call: RunningCall | None) -> None:
         self._session = session
         self._resource = resource
         self._call = call
@@ -90,7 +90,7 @@ class Reporting:
 
 
 def refused_draft(
-    session: Session, resource: str, error: AgentIdentityError, place: str, call_id: str | None
+    session: SessionState, resource: str, error: AgentIdentityError, place: str, call_id: str | None
 ) -> Draft:
     """What goes on record of a use of a credential that was refused; `place` is where it would have gone."""
     return Draft(

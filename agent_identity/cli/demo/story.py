@@ -26,7 +26,7 @@ from agent_identity.decorators import tool
 from agent_identity.errors import DeniedError
 from agent_identity.identity import AgentIdentity
 from agent_identity.provenance.trace import wrapped
-from agent_identity.runtime.current import current_credential
+from agent_identity.session import current_credential
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:

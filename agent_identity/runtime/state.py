@@ -1,0 +1,390 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The state of one session: who acts, for whom, within which limits, and how it opens and closes.
+
+Everything inside the library works on a `SessionState`. What users hold is a `Session`, which has the verbs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import weakref
+from typing import TYPE_CHECKING, Any, Final
+
+from agent_identity.errors import ConfigurationError, LedgerError, NoSessionError
+from agent_identity.flow import Append, Draft, run
+from agent_identity.forks import start_over_in_child
+from agent_identity.lifecycle.revocation import revoked_error
+from agent_identity.policy.history import accepted_history, new_history
+from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
+from agent_identity.runtime.closing import give_back
+from agent_identity.runtime.lifetime import SKEW, Life, Proof
+from agent_identity.values import new_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.source import Subject, Verified
+    from agent_identity.delegation.chain import Handover
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.delegation.limits import Limits
+    from agent_identity.flow import Flow
+    from agent_identity.keys.signing import JWK
+    from agent_identity.lifecycle import Reference
+    from agent_identity.policy.history import History
+    from agent_identity.runtime.parts import Parts, Resource
+    from agent_identity.runtime.reach import Reach
+    from agent_identity.values import JSON, Principal
+
+__all__ = ["SessionState"]
+
+_log: Final = logging.getLogger("agent_identity")
+
+
+class SessionState:
+    """What a session is, without the verbs that users call.
+
+    `parent` is the session above, None for one that a principal opened or another process handed over (`taken_over`). `verify`
+    makes the flow that verifies the principal's token when the session is entered; without it, `principal` is known.
+    """
+
+    def __init__(
+        self,
+        parts: Parts,
+        principal: Principal | None,
+        *,
+        agent: Agent,
+        parent: SessionState | None,
+        purpose: str,
+        task: str | None,
+        limits: Limits,
+        expires_at: float,
+        max_depth: int,
+        evidence: str,
+        trigger: str | None = None,
+        subject: Subject | None = None,
+        verify: Callable[[], Flow[Verified]] | None = None,
+        taken_over: Handover | None = None,
+    ) -> None:
+        self.parts = parts
+        self.id: str = new_id("ses_")
+        self._principal = principal
+        self.subject = subject
+        self.verify = verify
+        self.purpose = purpose
+        self.task = task
+        self.agent = agent
+        self.parent = parent
+        self.limits = limits
+        self.max_depth = max_depth
+        self.evidence: str = evidence
+        self.trigger = trigger
+        self.taken_over = taken_over
+        above_life = None if parent is None else parent.life
+        self.life: Life = Life(self.id, above_life, expires_at, parts.clock)
+        above = () if taken_over is None else taken_over.grants[1:]
+        root_txn = self.id if taken_over is None else taken_over.grants[0].txn
+        self.txn: str = root_txn if parent is None else parent.txn
+        self.depth: int = len(above) if parent is None else parent.depth + 1
+        self.chain: tuple[str, ...] = (
+            agent.uri,
+            *(parent.chain if parent else (grant.agent for grant in above)),
+        )
+        self.anchor_key: JWK | None = (
+            taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
+        )
+        self.history: History = (
+            parent.history
+            if parent is not None
+            else accepted_history(self.txn, taken_over.grants[0].jti)
+            if taken_over is not None
+            else new_history(self.txn)
+        )
+        self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
+        self.reference: weakref.ReferenceType[SessionState] = weakref.ref(self)
+        self.face: weakref.ReferenceType[Any] | None = None
+        """The `Session` that users hold."""
+        self._pseudonym: str | None = None if parent is None else parent.pseudonym
+        self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
+        self._issued_at: float | None = (
+            min(grant.iat for grant in taken_over.grants)
+            if taken_over
+            else parent.issued_at
+            if parent
+            else None
+        )
+        self.cache_keys: set[bytes] = self.life.cache_keys
+        self.warned: set[str] = set()
+        start_over_in_child(self)
+        self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
+
+    # -- who, for whom, and until when -------------------------------------------------------------------------------
+
+    @property
+    def principal(self) -> Principal:
+        """The principal; where a token names them, they are known once the session was entered.
+
+        Raises:
+            NoSessionError: their token wasn't verified yet.
+        """
+        if self._principal is None:
+            raise NoSessionError(
+                "session_not_entered",
+                "the principal's token is verified when the session is entered",
+            )
+        return self._principal
+
+    @property
+    def pseudonym(self) -> str:
+        """What spans and records call the principal.
+
+        Raises:
+            NoSessionError: the session has not been entered.
+        """
+        if self._pseudonym is None:
+            raise NoSessionError("session_not_entered", "the session has not been entered")
+        return self._pseudonym
+
+    @property
+    def known_as(self) -> str | None:
+        """The pseudonym, None before the session was entered."""
+        return self._pseudonym
+
+    @property
+    def expires_at(self) -> float:
+        """When it ends at the latest, in Unix seconds."""
+        return self.life.expires_at
+
+    @property
+    def handed(self) -> tuple[Grant, ...] | None:
+        """The chain that it handed over to another process, newest grant first."""
+        return self.life.handed
+
+    @property
+    def issued_at(self) -> float:
+        """When its evidence was issued, in Unix seconds: the principal's token, the grants that were handed over, or itself."""
+        return self.parts.clock() if self._issued_at is None else self._issued_at
+
+    @property
+    def is_taken_over(self) -> bool:
+        """Whether it, or a session above it, came from another process: the principal's token stayed there."""
+        return self.anchor_key is not None
+
+    def names(self) -> frozenset[str]:
+        """What it may be revoked by: principal, agent, session and transaction ids, and the grants that were handed over."""
+        grants = [] if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
+        if self.handed is not None:
+            grants.append(self.handed[0].jti)
+        principal = str(self.parts.own_principal(self.principal))
+        return frozenset({principal, self.agent.uri, self.id, self.txn, *grants})
+
+    def check(self, now: float) -> None:
+        """Pass while this session and every one above it may act; `now` is Unix seconds.
+
+        Raises:
+            NoSessionError: it was never entered.
+            DeniedError: it ended, or its time is up.
+        """
+        self.life.check(now)
+
+    def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
+        """The scopes that a call asks for, held to what the session and the configuration allow.
+
+        Raises:
+            DeniedError: it is more than that, so no request is made.
+        """
+        known = self._needed.get((resource, scopes))
+        if known is not None:
+            return known
+        configured = self.parts.resources.scopes(resource)
+        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
+        self.limits.check(resource, asked_for, configured)
+        self._needed[resource, scopes] = asked_for
+        return asked_for
+
+    # -- opening -----------------------------------------------------------------------------------------------------
+
+    def begin(self) -> None:
+        """Open its life.
+
+        Raises:
+            ConfigurationError: it was handed over, or entered before.
+            DeniedError: the identity was closed, or the session above has ended.
+            LedgerError: the ledger still can't be written.
+        """
+        if self.life.handed is not None:
+            raise ConfigurationError(
+                "session_handed_over",
+                "this session is for another process, and nothing in this one acts by it",
+                remedy="write it beside a call to that agent with inject(…), outside of any `with`",
+            )
+        self.parts.gate.check()
+        self.life.begin()
+
+    def set_verified(self, verified: Verified) -> None:
+        """Take the principal from their verified token, and the time until which it proves them."""
+        self._principal = verified.principal
+        self.subject = verified.subject
+        self.evidence = verified.evidence
+        self._issued_at = verified.issued_at
+        self.proof.given(verified.proven_until, verified.renew)
+        if verified.renew is None:
+            self.life.lasts_until(verified.proven_until)
+
+    def set_pseudonym(self, pseudonym: str) -> None:
+        self._pseudonym = pseudonym
+
+    def register(self) -> None:
+        """Have revocations end it from here on.
+
+        Raises:
+            RevokedError: something that it rests on is revoked.
+            DeniedError: `revocations_stale`.
+        """
+        if self._issued_at is None:
+            self._issued_at = self.parts.clock()
+        self.parts.revocations.open(self)
+
+    def record_opening(self) -> Flow[None]:
+        parent = self.parent
+        yield Append(
+            Draft(
+                SESSION_OPENED,
+                self.pseudonym,
+                self.id,
+                None,
+                None,
+                None,
+                None,
+                {
+                    "purpose": self.purpose,
+                    "task": self.task,
+                    "agent": self.agent.uri,
+                    "depth": self.depth,
+                    "parent": None if parent is None else parent.id,
+                    "txn": self.txn,
+                    "scopes": _listed(self.limits.scopes),
+                    "resources": _listed(self.limits.resources),
+                    "expires_at": int(self.expires_at),
+                    **self._handover_members(),
+                },
+                {
+                    "sub": self.principal.sub,
+                    "iss": self.principal.iss,
+                    "profile": self.principal.profile,
+                    "trigger": self.trigger,
+                },
+            )
+        )
+
+    def _handover_members(self) -> dict[str, JSON]:
+        """The agents above, for a session that came from another process; the recipient's key, for one that goes to one."""
+        if self.taken_over is not None:
+            above = reversed(self.taken_over.grants[1:])
+            return {"above": [_actor(grant) for grant in above]}
+        return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
+
+    # -- closing -----------------------------------------------------------------------------------------------------
+
+    def take(self, place: Resource, issued: Issued) -> bool:
+        """Remember what was acquired for it, to be given back when it ends. False when it has ended."""
+        return self.life.taken.add(place.issuer, issued, self.parts.clock())
+
+    def end(self) -> bool:
+        """End it; False where a revocation had ended it, and recorded that, before."""
+        was_open = self.life.end()
+        self._drop_credentials()
+        self.parts.revocations.close(self.id)
+        return was_open
+
+    def revoke(self) -> bool:
+        """End it before its time; False where it had ended before.
+
+        Raises:
+            NoSessionError: it was never entered.
+        """
+        was_open = self.life.revoke()
+        self._drop_credentials()
+        return was_open
+
+    def end_revoked(self, reference: Reference) -> bool:
+        """End it because of a revocation; False where it had ended."""
+        if self.life.state == "new":
+            return False
+        was_open = self.life.revoke(revoked_error(reference))
+        self._drop_credentials()
+        self._revoke_hand_overs()
+        return was_open
+
+    def close(self, reason: str) -> None:
+        """Give back what it acquired, and record its end."""
+        self.parts.gate.sweep()
+        run(self.closing(reason), self.parts.world.answer)
+
+    async def aclose(self, reason: str) -> None:
+        """`close` in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
+        context = contextvars.copy_context()
+        closing = asyncio.get_running_loop().run_in_executor(
+            None, context.run, self.close_revoked, reason
+        )
+        await asyncio.shield(closing)
+
+    def close_revoked(self, reason: str) -> None:
+        """`close` beside the program's own work: the identity's clients stay open until it is done."""
+        with self.parts.world.closing():
+            self.close(reason)
+
+    def closing(self, reason: str) -> Flow[None]:
+        """Give back what it acquired, and record its end."""
+        yield from give_back(self.parts, self.id, self.pseudonym, self.life.all_taken())
+        self._revoke_hand_overs()
+        draft = Draft(
+            SESSION_CLOSED,
+            self.pseudonym,
+            self.id,
+            None,
+            None,
+            None,
+            None,
+            {"reason": reason.encode(errors="backslashreplace").decode()},
+            None,
+        )
+        try:
+            yield Append(draft)
+        except LedgerError as failure:
+            self.parts.gate.shut()
+            _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
+
+    def _drop_credentials(self) -> None:
+        """Nothing that was acquired for it, or below it, serves any more."""
+        for key in self.life.forget_cached():
+            self.parts.world.drop(key)
+
+    def _revoke_hand_overs(self) -> None:
+        """Have the authority refuse what was handed over by it and below it."""
+        if self.parts.take_back is not None:
+            for grant in self.life.hand_overs():
+                self.parts.take_back(grant.jti, grant.exp + SKEW)
+
+    def start_over(self) -> None:
+        """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
+        self.life.start_over()
+        self.history.renew_lock()
+        self.agent.renew()
+
+
+def _actor(grant: Grant) -> dict[str, JSON]:
+    """What a record says of an agent that acts above, in another process."""
+    return {
+        "agent": grant.agent,
+        "depth": grant.depth,
+        "scope": [*sorted(grant.scopes)],
+        "evidence": grant.evidence,
+    }
+
+
+def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
+    return None if limit is None else [*sorted(limit)]
