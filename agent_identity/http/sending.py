@@ -28,7 +28,6 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-    from agent_identity.http.credential import Credential
 
 __all__ = ["Sending", "Signing", "check_sendable", "sign_into"]
 
@@ -87,6 +86,20 @@ R = TypeVar("R", bound=_Request)
 A = TypeVar("A", bound=_Answer)
 
 
+class SigningCredential(Protocol):
+    """What signs requests and knows its resource: a `Credential`."""
+
+    def stay(self, url: str, *, left: bool = False) -> None: ...
+
+    async def astay(self, url: str, *, left: bool = False) -> None: ...
+
+    def signing(self, method: str, url: str, body: bytes | None) -> Signing: ...
+
+    def renew(self, renewal: Renewal) -> None: ...
+
+    async def arenew(self, renewal: Renewal) -> None: ...
+
+
 class Sending(Generic[R, A]):
     """Signs one request and holds it to its resource until its answer is there.
 
@@ -95,7 +108,7 @@ class Sending(Generic[R, A]):
 
     def __init__(
         self,
-        credential: Credential,
+        credential: SigningCredential,
         request: R,
         body: bytes | None,
         prepare: Callable[[R], None] = lambda _: None,

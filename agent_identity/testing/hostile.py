@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import json
 import time
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent_identity.testing.web import Received
+    from agent_identity.testing.web import Received, Script
 
 __all__ = [
-    "Script",
     "answers",
     "drips",
     "echoes",
@@ -25,7 +24,6 @@ __all__ = [
     "wants_nonces",
 ]
 
-Script: TypeAlias = "Callable[[Received, Callable[[bytes], None]], None]"
 
 _JSON = "application/json"
 

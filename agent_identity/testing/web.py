@@ -5,15 +5,14 @@ from __future__ import annotations
 
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from types import TracebackType
 
-    from agent_identity.testing.hostile import Script
 
-__all__ = ["FakeWeb", "Received", "Said"]
+__all__ = ["FakeWeb", "Received", "Said", "Script"]
 
 
 class Received(NamedTuple):
@@ -34,6 +33,9 @@ class Said(NamedTuple):
     status: int
     headers: dict[str, str]
     body: bytes
+
+
+Script: TypeAlias = "Callable[[Received, Callable[[bytes], None]], None]"
 
 
 class FakeWeb:

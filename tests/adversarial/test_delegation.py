@@ -69,7 +69,7 @@ def request_of(identity: AgentIdentity) -> Request:
 
 def request_in(session: Any) -> Request:
     with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
-        credential = call.reach.credential(session, call)
+        credential = call.credential()
         return "POST", URL, credential.headers("POST", URL, b"{}"), b"{}"
 
 
@@ -143,7 +143,7 @@ def test_A09_an_assertion_names_one_audience_as_text(bot: AgentIdentity, aud: An
     ):
         chain = [grant.compact for grant in call.reach.chain]
         good = claims_of(call.reach.statement.for_call(call.facts, int(call._now)))
-        key = session.agent.key
+        key = session._state.agent.key
     said = {name: value for name, value in (good | {"aud": aud}).items() if value is not None}
     header = {"typ": "agent-assertion+jwt", "alg": key.alg, "jwk": key.public_jwk}
     compact = key.compact(b64url(json.dumps(header).encode()), json.dumps(said).encode())
@@ -218,8 +218,8 @@ def wanted(bot: AgentIdentity, name: str, **changes: Any) -> Wanted:
             "principal": Principal(name),
             "subject": None,
             "chain": chain,
-            "agent": session.agent.uri,
-            "proof_key": session.agent.proof_key,
+            "agent": session.agent,
+            "proof_key": session._state.agent.proof_key,
             "txn": session.txn,
             "purpose": "p",
         }

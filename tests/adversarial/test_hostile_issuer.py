@@ -22,6 +22,7 @@ from agent_identity import (
 )
 from agent_identity.keys.signing import SigningKey, thumbprint
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak, hostile
+from agent_identity.testing.web import Script
 
 RESOURCE = "https://billing.example"
 SECRET = "canary-client-secret-0123456789"
@@ -165,7 +166,7 @@ def test_an_absurd_life_is_cut_to_the_tokens_own(
         assert session.credential(RESOURCE).expires_at <= time.time() + 301
 
 
-SCRIPTS: dict[str, tuple[Callable[[], hostile.Script], type[AgentIdentityError], str]] = {
+SCRIPTS: dict[str, tuple[Callable[[], Script], type[AgentIdentityError], str]] = {
     "html": (
         lambda: hostile.answers(200, b"<html>", content_type="text/html"),
         CredentialRejectedError,
@@ -313,7 +314,7 @@ def test_E14_a_resource_that_asks_for_more_gets_one_step_up_within_what_is_allow
     )
     path.chmod(0o600)
 
-    def wants(scope: str) -> hostile.Script:
+    def wants(scope: str) -> Script:
         challenge = f'DPoP error="insufficient_scope", scope="{scope}"'
         return hostile.answers(403, {}, {"WWW-Authenticate": challenge})
 

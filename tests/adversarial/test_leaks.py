@@ -558,7 +558,7 @@ def test_H03_no_failure_of_the_ledger_shows_a_secret(make_identity, kind, error)
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         with pytest.raises(type(error)) as caught:
             read()
-        key = session.agent.key
+        key = session._state.agent.key
     assert len(authority.secrets) > 2
     assert_no_leak(authority.secrets | private_parts(key), *shown([caught.value]))
 
@@ -737,7 +737,7 @@ def copied(run: Run, name: str, way: str) -> None:
         things = {
             "Secret": current_credential()._ready.issued.token,
             "Credential": current_credential(),
-            "SigningKey": session.agent.key,
+            "SigningKey": session._state.agent.key,
             "Issued": current_credential()._ready.issued,
             "Client": next(found for found in ours() if type(found).__name__ == "Client"),
             "Agent": session.agent,

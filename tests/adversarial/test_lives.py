@@ -309,7 +309,7 @@ def test_C20_what_a_caller_does_to_its_own_lists_and_headers_changes_nothing(
         again = session.credential(BILLING, ["read"])
         assert again.scopes == {"read"}
         assert again.headers("GET", BILLING)["Authorization"] != "Bearer mine"
-        assert session.limits.scopes == {"read"}
+        assert session._state.limits.scopes == {"read"}
     assert idp.issued == 1
 
 

@@ -141,13 +141,13 @@ class Caller:
     ) -> dict[str, str]:
         """The headers of one request; `target` is path and query."""
         with self.session.call(Tool(tool, resource=self.url, scopes=scopes), {}) as call:
-            credential = call.reach.credential(self.session, call)
+            credential = call.credential()
             return credential.headers(method, self.url + target, body)
 
     def signed_anyhow(self, method: str, target: str) -> dict[str, str]:
         """The same for a target that no credential signs, by the agent's own key."""
         sent = self.headers(method, "/")
-        url, key = self.url + target, self.session.agent.key
+        url, key = self.url + target, self.session._state.agent.key
         token = sent["Authorization"].partition(" ")[2]
         claims = loads_object(unverified(sent["Agent-Assertion"]).payload) | {"htu": htu_of(url)}
         header = {"typ": "agent-assertion+jwt", "alg": key.alg, "jwk": key.public_jwk}

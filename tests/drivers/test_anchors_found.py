@@ -84,7 +84,7 @@ Call = tuple[str, list[str]]
 
 def call_in(session: Any) -> Call:
     with session.call(Tool("book", resource=FLIGHTS, scopes=["book"]), {}) as call:
-        clock = session.parts.clock
+        clock = session._state.parts.clock
         assertion = call.reach.statement.for_call(call.facts, int(clock()))
         return assertion, [grant.compact for grant in call.reach.chain]
 

@@ -128,7 +128,7 @@ def test_a_one_issuer_file_exchanges_the_principals_token_for_one_bound_to_the_a
         assert read() == 200
         sent = web.received[-1].headers
         got = claims(sent["authorization"].removeprefix("DPoP "))
-        assert got["cnf"] == {"jkt": session.agent.key.thumbprint}
+        assert got["cnf"] == {"jkt": session._state.agent.key.thumbprint}
         assert (got["sub"], got["aud"], got["scope"]) == ("alice", web.url, "invoices:read")
         assert "agent-assertion" in sent
         assert "agent-delegation" in sent
@@ -385,7 +385,7 @@ def test_what_a_session_was_handed_is_scrubbed_while_it_lasts_whoever_holds_it_s
                 session.credential(f"{web.url}/{path}")
             for cached in list(identity._parts.world.cache._entries):
                 identity._parts.world.drop(cached)
-            session.reaches.clear()
+            session._state.reaches.clear()
         gc.collect()
         for secret in (*old, *new, b64encode(f"the-bot:{old[1]}".encode()).decode()):
             assert scrub(f"it was {secret}.") == "it was <secret>."

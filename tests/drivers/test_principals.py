@@ -365,9 +365,9 @@ def test_a_session_with_a_refresh_token_goes_on_by_fresh_tokens_that_were_verifi
         assert (second["sub"], second["evidence"]) == ("alice", "issuer")
         assert clock.now < second["exp"] <= clock.now + 300
         assert [form["grant_type"] for form in idp.asked] == ["refresh_token"]
-        assert session.proof.until > clock.now
+        assert session._state.proof.until > clock.now
         with session.delegate("sub") as below:
-            assert below.proof.until == session.proof.until
+            assert below.proof.until == session._state.proof.until
 
 
 async def test_in_async_code_it_is_the_same(
@@ -406,7 +406,7 @@ def test_shortly_before_the_end_fresh_tokens_are_asked_for_once_and_missed_by_no
         local()
         clock.now += 39 - 1
         for _ in range(3):
-            session.reaches.clear()
+            session._state.reaches.clear()
             local()
         assert len(idp.asked) == 1
 
@@ -444,7 +444,7 @@ def test_an_id_token_that_still_lasts_proves_nobody_beyond_the_access_token_besi
             with pytest.raises(CredentialRejectedError) as caught:
                 local()
             assert caught.value.code == "invalid_grant"
-            assert session.proof.until < clock.now
+            assert session._state.proof.until < clock.now
 
 
 def test_what_another_session_renewed_serves_this_one_without_a_refresh_of_its_own(
@@ -524,7 +524,7 @@ def test_an_outage_of_the_issuer_is_none_while_the_principal_is_proven(
         clock.now += 38
         local()
         clock.now += 5
-        session.reaches.clear()
+        session._state.reaches.clear()
         with pytest.raises(CredentialUnavailableError):
             local()
 
@@ -590,7 +590,7 @@ def test_an_id_token_stays_while_it_lasts_where_a_refresh_brings_none(
             clock.now += 400
             assert exchanged(second) == "alice"
         assert given.id_token is None
-        session.reaches.clear()
+        session._state.reaches.clear()
         assert exchanged(session) == "alice"
 
 

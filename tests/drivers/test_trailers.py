@@ -297,7 +297,7 @@ def test_our_own_client_streams_to_a_service_behind_either_parser(
         ) as call,
     ):
         url = f"{service.caller.url}/pay"
-        credential = call.reach.credential(service.caller.session, call)
+        credential = call.credential()
         if client == "httpx":
             with httpx.Client(trust_env=False) as sync:
                 status = sync.post(url, content=pieces(), auth=credential).status_code

@@ -331,12 +331,12 @@ def test_an_ended_session_leaves_nothing_acquired_behind(bot) -> None:
 
 def test_a_delegate_has_another_key_in_a_forked_child(bot) -> None:
     with bot.on_behalf_of("user:alice", purpose="p") as session, session.delegate("sub") as child:
-        before = (child.agent.key.thumbprint, session.agent.key.thumbprint)
+        before = (child._state.agent.key.thumbprint, session._state.agent.key.thumbprint)
         credential = child.credential(BILLING)
         read_end, write_end = os.pipe()
         pid = os.fork()
         if pid == 0:
-            after = (child.agent.key.thumbprint, session.agent.key.thumbprint)
+            after = (child._state.agent.key.thumbprint, session._state.agent.key.thumbprint)
             try:
                 credential.headers("GET", BILLING)
                 signed = "signed"

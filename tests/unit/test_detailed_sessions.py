@@ -45,7 +45,7 @@ def _nothing_ran() -> None:
 
 def leaf_details(session: Any, tool_: str) -> Details | None:
     """What the grant says under which a tool was called last."""
-    reached = [each for (resource, _), each in session.reaches.items() if resource == tool_]
+    reached = [each for (resource, _), each in session._state.reaches.items() if resource == tool_]
     return reached[-1].leaf.details
 
 
@@ -144,7 +144,7 @@ def test_an_object_that_names_no_resource_is_about_each_that_its_grant_is_for(
         with session.delegate("a") as child:
             pay(10)
             assert denied(lambda: pay(501)) == "details_not_granted"
-            chain = child.reaches[BILLING, frozenset({"pay"})].chain
+            chain = child._state.reaches[BILLING, frozenset({"pay"})].chain
     assert ran == [100, 10]
     assert [grant.details.claim for grant in chain if grant.details] == [
         (least | {"resources": [BILLING]}, least | {"resources": [LOCAL]})

@@ -332,7 +332,9 @@ def test_B01_a_hand_over_has_no_more_scopes_than_its_resources_are_configured_wi
 
     def handed(session: Any, scopes: list[str], *resources: str) -> set[str]:
         return (
-            session.delegate("beta", key=key, scopes=scopes, resources=resources).handed[0].scopes
+            session.delegate("beta", key=key, scopes=scopes, resources=resources)
+            ._state.handed[0]
+            .scopes
         )
 
     with bot.on_behalf_of("user:alice", purpose="p") as session:
@@ -583,7 +585,8 @@ def test_a_session_holds_no_hand_over_that_has_ended(two: Two) -> None:
         def held() -> int:
             gc.collect()
             return sum(
-                isinstance(each, Life) and each.above is session.life for each in gc.get_objects()
+                isinstance(each, Life) and each.above is session._state.life
+                for each in gc.get_objects()
             )
 
         for _ in range(5):
@@ -703,7 +706,7 @@ def test_revoking_a_hand_over_by_any_reference_takes_it_back(two: Two, named_by:
         request = two.ask(child)
         reference = {
             "session": child.id,
-            "grant": child.handed[0].jti,
+            "grant": child._state.handed[0].jti,
             "agent": "agent:beta",
             "parent": session.id,
             "principal": "user:alice",
@@ -744,9 +747,9 @@ def test_a_revoked_principal_ends_what_was_accepted_in_this_process(
 
 def test_a_fork_splits_a_history(bot: AgentIdentity) -> None:
     with bot.on_behalf_of("user:alice", purpose="p") as session:
-        assert session.history.past.whole
+        assert session._state.history.past.whole
         child = os.fork()
         if child == 0:
-            os._exit(1 if session.history.past.whole else 0)
+            os._exit(1 if session._state.history.past.whole else 0)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
-        assert not session.history.past.whole
+        assert not session._state.history.past.whole

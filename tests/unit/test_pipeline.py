@@ -202,7 +202,9 @@ def _levels(identity, depth, stack):
     return levels
 
 
-@pytest.mark.parametrize("ends", [lambda session: session.revoke("stop"), lambda s: s.life.end()])
+@pytest.mark.parametrize(
+    "ends", [lambda session: session.revoke("stop"), lambda s: s._state.life.end()]
+)
 @pytest.mark.parametrize("depth", [0, 1, 2])
 @pytest.mark.parametrize(
     ("given", "while_"),
@@ -274,11 +276,11 @@ def test_what_sub_agents_cached_is_dropped_when_a_session_above_ends(make_identi
         levels = _levels(identity, 2, stack)
         read()
         cache = identity._parts.world.cache
-        keys = {key for level in levels for key in level.cache_keys}
+        keys = {key for level in levels for key in level._state.cache_keys}
         assert [key for key in keys if cache.get(key)]
         levels[0].revoke("stop")
         assert not [key for key in keys if cache.get(key)]
-        assert not any(level.reaches for level in levels)
+        assert not any(level._state.reaches for level in levels)
 
 
 # -- P6: the span comes last ---------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def granted(session: Any) -> str:
         (lambda session, child: "user:alice", "principal_revoked"),
         (lambda session, child: session.id, "session_revoked"),
         (lambda session, child: "agent:invoice-bot", "agent_revoked"),
-        (lambda session, child: session.agent.uri, "agent_revoked"),
+        (lambda session, child: session.agent, "agent_revoked"),
         (lambda session, child: granted(session), "grant_revoked"),
         (lambda session, child: "*", "everything_revoked"),
     ],

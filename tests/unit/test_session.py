@@ -544,8 +544,8 @@ def test_what_is_no_part_of_this_version_is_said_and_not_ignored(bot, tmp_path) 
 def test_a_resource_may_be_described_as_a_table(make_identity) -> None:
     identity = make_identity(resources={BILLING: {"scopes": ["invoices:read"]}, MAIL: {}})
     with identity.on_behalf_of("user:alice", purpose="p") as session:
-        assert session.needed(BILLING, None) == {"invoices:read"}
-        assert session.needed(MAIL, frozenset({"anything"})) == {"anything"}
+        assert session._state.needed(BILLING, None) == {"invoices:read"}
+        assert session._state.needed(MAIL, frozenset({"anything"})) == {"anything"}
         with pytest.raises(DeniedError):
             write()
     with pytest.raises(ConfigurationError) as caught:

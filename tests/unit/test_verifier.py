@@ -123,7 +123,7 @@ class Rig:
         from agent_identity.adapters import Tool
 
         with self.session.call(Tool("sign", resource=BILLING, scopes=scopes), {}) as call:
-            credential = call.reach.credential(self.session, call)
+            credential = call.credential()
             return [
                 Sent(method, url, credential.headers(method, url, body), body) for _ in range(count)
             ]
@@ -162,7 +162,7 @@ class Rig:
         **claims: Any,
     ) -> Sent:
         """The same request with other claims in its assertion, signed by the agent itself; None leaves one out."""
-        key = key or self.session.agent.key
+        key = key or self.session._state.agent.key
         jwk = {"typ": "agent-assertion+jwt", "alg": key.alg, "jwk": key.public_jwk}
         compact = resigned(sent.headers["Agent-Assertion"], key, jwk | (header or {}), claims)
         return sent.but(Agent_Assertion=compact)
@@ -177,7 +177,7 @@ class Rig:
         url: str | None = None,
     ) -> Sent:
         """The same request with another token, to which assertion and proof agree."""
-        proof = ProofKey(proof_key or self.session.agent.key).proof(
+        proof = ProofKey(proof_key or self.session._state.agent.key).proof(
             sent.method, url or sent.url, self.clock(), ath=hash_of(token)
         )
         asserting = self.asserting(sent, ath=hash_of(token))
@@ -252,7 +252,7 @@ def test_B25_only_the_first_agent_is_vouched_for_by_an_anchor(rig: Rig) -> None:
         ("sub", False),
         ("invoice-bot", True),
     ]
-    assert call.chain[0].instance == child.agent.key.thumbprint
+    assert call.chain[0].instance == child._state.agent.key.thumbprint
 
 
 @pytest.mark.parametrize("method", ["POST", "DELETE", "get"])
@@ -444,7 +444,7 @@ def test_B23_a_service_that_names_itself_in_a_replayed_assertion_has_no_grant(ri
 
 def test_B23_nobody_but_the_leaf_asserts_below_its_chain(rig: Rig) -> None:
     assert rig.refused(rig.asserting(rig.request(), key=OTHER)) == "key_mismatch"
-    stolen = {"jwk": rig.session.agent.key.public_jwk}
+    stolen = {"jwk": rig.session._state.agent.key.public_jwk}
     forged = rig.asserting(rig.request(), key=OTHER, header=stolen)
     assert rig.refused(forged) == "bad_signature"
 
@@ -639,7 +639,7 @@ def test_B10_assertion_and_proof_are_remembered_per_audience_and_leaf_until_they
     sent = rig.request()
     rig.accepted(sent, replay=replay)
     now = int(rig.clock())
-    key = (BILLING, rig.session.agent.key.thumbprint)
+    key = (BILLING, rig.session._state.agent.key.thumbprint)
     assertion = claims_of(sent.headers["Agent-Assertion"])
     proof = claims_of(sent.headers["DPoP"])
     assert replay.remembered == [
@@ -857,7 +857,7 @@ def test_B06_a_triggered_run_is_taken_only_where_evidence_agent_is_enough(rig: R
         assert rig.refused(sent) == "evidence_too_low"
         call = rig.accepted(sent, evidence="agent")
     assert (call.principal.sub, call.principal.profile) == ("cron:nightly", "trigger")
-    assert (call.principal.iss, call.evidence) == (session.agent.uri, "agent")
+    assert (call.principal.iss, call.evidence) == (session.agent, "agent")
 
 
 def test_a_chain_of_another_anchor_is_refused(rig: Rig) -> None:
@@ -1071,7 +1071,7 @@ def test_B15_a_child_made_after_its_parent_was_revoked_is_revoked_too(rig: Rig) 
     rig.clock.now += 5
     with rig.session.delegate("sub") as child:
         sent = Rig(rig.identity, child, rig.clock).request()
-        revoked = replace(rig.anchor, revocations=Revoked(child.agent.uri, at=at))
+        revoked = replace(rig.anchor, revocations=Revoked(child.agent, at=at))
         assert rig.refused(sent, trust=[revoked], error=RevokedError) == "revoked"
 
 

@@ -579,9 +579,9 @@ def test_a_secret_that_was_replaced_is_scrubbed_while_the_session_lasts(
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         Run(identity, leak, resource=MAIL).go()
         monkeypatch.setenv("PASSWORD", "another-password")
-        session.reaches.clear()
-        for cached in list(session.parts.world.cache._entries):
-            session.parts.world.drop(cached)
+        session._state.reaches.clear()
+        for cached in list(session._state.parts.world.cache._entries):
+            session._state.parts.world.drop(cached)
         run = Run(identity, leak, resource=MAIL).go()
         assert_nothing_shows(run, told)
     assert PASSWORD in told
