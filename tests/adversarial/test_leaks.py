@@ -190,7 +190,7 @@ class Run:
 
     def _looked(self) -> None:
         self.authority.secrets.add(current_credential().reveal())
-        self.keys.append(current_session().agent.key)
+        self.keys.append(current_session()._state.agent.key)
 
     @property
     def secrets(self) -> set[str]:
@@ -581,7 +581,7 @@ def test_H03_a_credential_that_cannot_sign_shows_no_secret(make_identity, method
     @tool(resource=SERVICE)
     def sign() -> None:
         authority.secrets.add(current_credential().reveal())
-        authority.secrets.update(private_parts(current_session().agent.key))
+        authority.secrets.update(private_parts(current_session()._state.agent.key))
         current_credential().headers(method, url, body)
 
     with identity.on_behalf_of("user:alice", purpose="p"):
@@ -594,7 +594,7 @@ def reader(authority: Spy) -> Callable[[], SigningKey]:
     @tool(resource=SERVICE)
     def read() -> SigningKey:
         authority.secrets.add(current_credential().reveal())
-        return current_session().agent.key
+        return current_session()._state.agent.key
 
     return read
 
@@ -740,7 +740,7 @@ def copied(run: Run, name: str, way: str) -> None:
             "SigningKey": session._state.agent.key,
             "Issued": current_credential()._ready.issued,
             "Client": next(found for found in ours() if type(found).__name__ == "Client"),
-            "Agent": session.agent,
+            "Agent": session._state.agent,
             "Session": session,
             "AgentIdentity": run.identity,
         }

@@ -17,7 +17,7 @@ import pytest
 
 from agent_identity import AgentIdentity, AgentIdentityError, DeniedError
 from agent_identity.credentials.oauth.requests import Issued
-from agent_identity.runtime.closing import Taken
+from agent_identity.runtime.lifetime import Taken
 from agent_identity.testing import FakeIssuer
 from agent_identity.values import Secret
 

@@ -367,7 +367,7 @@ def test_a_session_with_a_refresh_token_goes_on_by_fresh_tokens_that_were_verifi
         assert [form["grant_type"] for form in idp.asked] == ["refresh_token"]
         assert session._state.proof.until > clock.now
         with session.delegate("sub") as below:
-            assert below.proof.until == session._state.proof.until
+            assert below._state.proof.until == session._state.proof.until
 
 
 async def test_in_async_code_it_is_the_same(

@@ -160,7 +160,7 @@ def test_one_principal_has_one_spelling(bot) -> None:
         bot.on_behalf_of("user:alice", purpose="p") as two,
     ):
         assert one.principal == two.principal
-        assert one.pseudonym == two.pseudonym
+        assert one._state.pseudonym == two._state.pseudonym
 
 
 def test_one_string_is_no_list_wherever_a_list_is_meant(bot) -> None:

@@ -115,7 +115,7 @@ def test_the_recipient_acts_for_the_same_principal_one_hop_deeper(two: Two) -> N
                 "archive ACME",
             )
             assert [uri.rpartition(":")[2] for uri in taken.chain] == ["beta", "alpha"]
-            assert (taken.depth, taken.evidence) == (1, "issuer")
+            assert (taken.depth, taken._state.evidence) == (1, "issuer")
             assert taken.id != session.id
             method, url, headers, body = archive("ACME")
         assert "Authorization" not in headers

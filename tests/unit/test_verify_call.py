@@ -55,7 +55,7 @@ class Sent:
 
     def __init__(self, call: Call, chain: list[str], assertion: str, token: str | None) -> None:
         self.call, self.chain, self.assertion, self.token = call, chain, assertion, token
-        self.key = call.session._state.agent.key
+        self.key = call.session.agent.key
 
     def asserting(
         self, *, key: SigningKey | None = None, header: dict[str, Any] | None = None, **claims: Any

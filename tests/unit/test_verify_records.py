@@ -38,7 +38,7 @@ class Books:
         with bot.on_behalf_of("user:alice", purpose="p") as session, session.delegate("sub") as sub:
             read()
             listed()
-            self.key = sub.agent.key
+            self.key = sub._state.agent.key
             self.records = [*session.records(), *sub.records()]
         self._ledger = bot.ledger
 
