@@ -736,18 +736,11 @@ class AgentIdentity:
         yield from append(
             Draft(
                 AGENT_REGISTERED,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
                 {
                     "agent": self._agent.uri,
                     "instance": self._agent.key.thumbprint,
                     "owner": self._owner,
                 },
-                None,
             )
         )
 

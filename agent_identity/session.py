@@ -246,12 +246,6 @@ class Session:
         yield Append(
             Draft(
                 SESSION_OPENED,
-                self.pseudonym,
-                self.id,
-                None,
-                None,
-                None,
-                None,
                 {
                     "purpose": self.purpose,
                     "task": self.task,
@@ -270,6 +264,8 @@ class Session:
                     "profile": self.principal.profile,
                     "trigger": self.trigger,
                 },
+                pseudonym=self.pseudonym,
+                session_id=self.id,
             )
         )
 
@@ -300,14 +296,9 @@ class Session:
         self._take_back()
         draft = Draft(
             SESSION_CLOSED,
-            self.pseudonym,
-            self.id,
-            None,
-            None,
-            None,
-            None,
             {"reason": reason.encode(errors="backslashreplace").decode()},
-            None,
+            pseudonym=self.pseudonym,
+            session_id=self.id,
         )
         try:
             yield Append(draft)

@@ -342,12 +342,6 @@ class Revocations:
         self._ledger.append(
             Draft(
                 kind,
-                pseudonym,
-                reference.text if reference.kind == "session" else None,
-                None,
-                None,
-                None,
-                reference.text if reference.kind in ("grant", "token") else None,
                 {
                     "kind": reference.kind,
                     "ref": None if principal is not None else reference.text,
@@ -355,6 +349,9 @@ class Revocations:
                     "by": by,
                 },
                 None if principal is None else {"ref": reference.text},
+                pseudonym=pseudonym,
+                session_id=reference.text if reference.kind == "session" else None,
+                ref=reference.text if reference.kind in ("grant", "token") else None,
             )
         )
         return is_new

@@ -452,14 +452,12 @@ def _acquired_draft(
 ) -> Draft:
     return Draft(
         CREDENTIAL_ACQUIRED,
-        session.pseudonym,
-        session.id,
-        call_id,
-        None,
-        None,
-        ref,
         public,
         sealed,
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        call_id=call_id,
+        ref=ref,
     )
 
 
@@ -483,12 +481,6 @@ def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON
     grant, root = chain[0], chain[-1]
     return Draft(
         GRANT_MADE,
-        session.pseudonym,
-        session.id,
-        None,
-        None,
-        None,
-        grant.jti,
         {
             "agent": grant.agent,
             "depth": grant.depth,
@@ -501,6 +493,9 @@ def _grant_draft(session: Session, chain: tuple[Grant, ...], key: dict[str, JSON
             "anchor_key": key,
         },
         {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        ref=grant.jti,
     )
 
 
@@ -589,19 +584,15 @@ def _stepped_up(
     sign_in = renewal.step_up
     return Draft(
         CREDENTIAL_STEPPED_UP,
-        session.known_as,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
         {
             "resource": resource,
             "scope": [*sorted(scopes)],
             "acr_values": None if sign_in is None else [*sign_in.acr_values],
             "max_age": None if sign_in is None else sign_in.max_age,
         },
-        None,
+        pseudonym=session.known_as,
+        session_id=session.id,
+        call_id=call_id,
     )
 
 
@@ -692,12 +683,6 @@ def _draft(
     policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
     return Draft(
         CREDENTIAL_DECIDED,
-        session.pseudonym,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
         {
             "resource": resource,
             "scope": [*sorted(wanted)],
@@ -707,7 +692,9 @@ def _draft(
             "policy_id": policy_id,
             "code": None if error is None else error.code,
         },
-        None,
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        call_id=call_id,
     )
 
 

@@ -109,12 +109,8 @@ def _draft(session: Session, issued: Issued, why: str | None) -> Draft:
     }
     return Draft(
         CREDENTIAL_REVOKED,
-        session.pseudonym,
-        session.id,
-        None,
-        None,
-        None,
-        issued.jti,
         public,
-        None,
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        ref=issued.jti,
     )
