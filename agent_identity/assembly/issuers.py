@@ -24,9 +24,10 @@ from agent_identity.credentials.oauth.registration import (
     metadata_document,
 )
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
-from agent_identity.credentials.principal_tokens import ALGORITHMS, Trusted
+from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.keys.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

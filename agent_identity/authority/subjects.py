@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
-from agent_identity.authority.authentication import ALGORITHMS
 from agent_identity.authority.client_proofs import SKEW, signed_by
 from agent_identity.authority.requests import OAuthError, refused
 from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.values import Principal
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from agent_identity.errors import VerificationError
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.values import unb64url
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 __all__ = [
-    "ALGORITHMS",
     "Check",
     "Checker",
     "candidates",
@@ -40,21 +40,6 @@ __all__ = [
     "is_signed",
     "refuse_private",
 ]
-
-ALGORITHMS: Final[dict[str, tuple[str, str | None]]] = {
-    "ES256": ("EC", "P-256"),
-    "ES384": ("EC", "P-384"),
-    "ES512": ("EC", "P-521"),
-    "Ed25519": ("OKP", "Ed25519"),
-    "EdDSA": ("OKP", "Ed25519"),
-    "RS256": ("RSA", None),
-    "RS384": ("RSA", None),
-    "RS512": ("RSA", None),
-    "PS256": ("RSA", None),
-    "PS384": ("RSA", None),
-    "PS512": ("RSA", None),
-}
-"""The `alg` values that exist here, each with the `kty` and `crv` of its keys."""
 
 _MAX_TRIES: Final = 4
 _KEPT: Final = 1024
@@ -100,7 +85,7 @@ def checker(alg: str, jwk: JWK) -> Checker:
         VerificationError: see `is_signed`.
     """
     refuse_private(jwk)
-    kty = ALGORITHMS[alg][0]
+    kty = KEY_TYPES[alg][0]
     return _LOADERS[kty](alg, *[_member(jwk, name) for name in _MEMBERS[kty]])
 
 
@@ -122,7 +107,7 @@ def refuse_private(jwk: JWK) -> None:
 def _fits(jwk: JWK, alg: str) -> bool:
     operations = jwk.get("key_ops", ["verify"])
     return (
-        (jwk.get("kty"), jwk.get("crv")) == ALGORITHMS[alg]
+        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES[alg]
         and jwk.get("alg", alg) == alg
         and jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)

@@ -20,6 +20,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from agent_identity.errors import ConfigurationError
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
 
 if TYPE_CHECKING:
@@ -57,11 +58,9 @@ _REQUIRED_MEMBERS: Final = {
     "RSA": ("e", "kty", "n"),
 }
 _ALGORITHMS: Final[Mapping[tuple[object, object], str]] = {
-    ("EC", "P-256"): "ES256",
-    ("EC", "P-384"): "ES384",
-    ("OKP", "Ed25519"): "Ed25519",
-    ("RSA", None): "RS256",
+    kind: alg for alg, kind in reversed(KEY_TYPES.items())
 }
+"""The first algorithm of each kind of key."""
 
 
 class SigningKey:
@@ -288,7 +287,7 @@ def published(jwk: JWK) -> dict[str, JSON]:
     """The same for a public key of somebody else's; only the members that make it up are taken from it.
 
     Raises:
-        ConfigurationError: it is no key that signs here: P-256, P-384, Ed25519 or RSA.
+        ConfigurationError: it is no key that signs here: P-256, P-384, P-521, Ed25519 or RSA.
     """
     alg = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv")))
     if alg is None:

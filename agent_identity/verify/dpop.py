@@ -15,13 +15,13 @@ from typing import Final
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.keys.signing import JWK, thumbprint
 from agent_identity.uris import htu_of
 from agent_identity.values import b64url
 
-__all__ = ["ALGORITHMS", "Proof", "verify_proof"]
+__all__ = ["Proof", "verify_proof"]
 
-ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 _TYPE: Final = "dpop+jwt"
 _HEADER_LIMIT: Final = 1024
 

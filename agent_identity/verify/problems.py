@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 
 from agent_identity.errors import DeniedError, InvalidAssertionError, RevokedError
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.values import scope_set
-from agent_identity.verify.dpop import ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

@@ -27,10 +27,10 @@ from agent_identity.authority.client_proofs import (
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.client import Client, NoProof
 from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
-from agent_identity.credentials.principal_tokens import ALGORITHMS
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import pure, run
 from agent_identity.http.world import World
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import agent_uri
 
