@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, Final, Protocol, TypeVar
 
-from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.cache import Cooldown, digest_of
 from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.oauth.metadata import discover, read_keys
 from agent_identity.credentials.oauth.requests import UNBOUND, form_request, token_request
@@ -55,13 +55,13 @@ class Clients(Protocol):
 
 
 class _Look:
-    """One reading of an issuer's keys for a key that isn't there, from its beginning (Unix seconds) until it is over."""
+    """One reading of an issuer's keys for a key that isn't there, from its beginning (Unix seconds) until it has ended."""
 
-    __slots__ = ("began", "is_over")
+    __slots__ = ("cooldown", "has_ended")
 
     def __init__(self, began: float) -> None:
-        self.began = began
-        self.is_over = False
+        self.cooldown = Cooldown(_KEY_PAUSE, began)
+        self.has_ended = False
 
 
 class Issuer:
@@ -104,7 +104,7 @@ class Issuer:
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
         self._keys_refused: CredentialRejectedError | None = None
-        self._read_at = float("-inf")
+        self._reading = Cooldown(_KEY_PAUSE)
         self._look = _Look(float("-inf"))
 
     def start_over(self) -> None:
@@ -156,49 +156,46 @@ class Issuer:
 
     def may_look(self, now: float) -> bool:
         """Whether an unknown key is looked for: the pause after the last look is over, or that look isn't."""
-        return not self._look.is_over or not 0 <= now - self._look.began < _KEY_PAUSE
+        return not self._look.has_ended or self._look.cooldown.is_over(now)
 
     def _current(self) -> Flow[tuple[KeySet, bool]]:
         """The keys, and whether they were read for this very call."""
         known = self._keys
         if known is not None:
             now = self.clock()
-            stale = now < known.expires_at + STALE and not self._is_over(self._read_at)
+            stale = now < known.expires_at + STALE and not self._reading.is_over(now)
             if known.issued_at <= now < known.expires_at or stale:
                 return known, False
-        elif self._keys_refused is not None and not self._is_over(self._read_at):
+        elif self._keys_refused is not None and not self._reading.is_over(self.clock()):
             raise self._keys_refused.again()
         return (yield from self._newer(known, self._read_keys)), True
 
     def _looked_at_again(self, keys: KeySet, *, at_once: bool) -> Flow[KeySet]:
         """The keys as a new look finds them; callers that come while a look is under way share it."""
         look = self._look
-        if at_once or self._is_over(look.began):
-            look = self._look = _Look(self.clock())
-        elif look.is_over:
+        now = self.clock()
+        if at_once or look.cooldown.is_over(now):
+            look = self._look = _Look(now)
+        elif look.has_ended:
             return self._keys or keys  # the look may have ended since the caller read them
         return (yield from self._newer(keys, lambda: self._read_for(look)))
 
     def _read_for(self, look: _Look) -> Flow[KeySet]:
         """Read the keys once for a look. A caller that joins after a look has failed doesn't start another."""
-        if look.is_over:
+        if look.has_ended:
             raise CredentialUnavailableError(
                 "issuer_unavailable", f"the keys of {self.url} were asked for a moment ago"
             )
         try:
             self._keys = yield from self._read_keys()
         except AgentIdentityError:
-            look.is_over = True  # an interrupted look goes on with the next caller
+            look.has_ended = True  # an interrupted look goes on with the next caller
             raise
-        look.is_over = True  # after the keys are in place: callers that find it over use them
+        look.has_ended = True  # after the keys are in place: callers that see the end use them
         return self._keys
 
-    def _is_over(self, began: float) -> bool:
-        """Whether the pause after a reading, or a look for an unknown key, is over."""
-        return not 0 <= self.clock() - began < _KEY_PAUSE
-
     def _newer(self, known: KeySet | None, start: Callable[[], Flow[KeySet]]) -> Flow[KeySet]:
-        self._read_at = self.clock()
+        self._reading.start(self.clock())
         key = digest_of(("keys", self.id, "" if known is None else repr(known.issued_at)))
         try:
             self._keys = yield from self._or_stale(Shared(key, start), known)
