@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity import jose
 from agent_identity.credentials.cache import Cooldown, digest_of
-from agent_identity.credentials.oauth.issuer import STALE, Issuer
+from agent_identity.credentials.oauth.issuer_keys import STALE, IssuerKeys
 from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.errors import (
     ConfigurationError,
@@ -28,7 +28,6 @@ from agent_identity.verify.revocations import LIST_LIMIT, Revocations
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from agent_identity.credentials.oauth.client import Client
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.world import World
     from agent_identity.keys.signing import JWK
@@ -49,7 +48,7 @@ class Found:
     """
 
     def __init__(self, issuer: str, clock: Callable[[], float], *, lists: bool) -> None:
-        self._issuer = Issuer(issuer, clients=_Nobody(), clock=clock)
+        self._issuer = IssuerKeys(issuer, clock=clock)
         self._clock = clock
         self._lists = lists
         self._failed = Cooldown(_REST)
@@ -228,13 +227,6 @@ class Discovery:
         world, self._world = self._world, None
         if world is not None:
             await world.aclose()
-
-
-class _Nobody:
-    """A verifier is no client of any issuer."""
-
-    def client(self, issuer: Issuer, /) -> Flow[Client]:
-        raise ConfigurationError("no_client", f"a verifier is no client of {issuer.url}")
 
 
 class _NoLedger:
