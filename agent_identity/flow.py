@@ -114,19 +114,19 @@ class HttpResponse:
 class Draft(NamedTuple):
     """What is to be recorded: `public` in clear, `sealed` encrypted under the key of the subject `pseudonym`.
 
-    The five references are what the record can be found by later; None where it has no such thing.
+    The record can be found later by its five references; None is a reference that it lacks.
     `ref` is a further one: the `jti` of a grant or token, or the model's tool call id.
     """
 
     kind: str
-    pseudonym: str | None
-    session_id: str | None
-    call_id: str | None
-    trace_id: str | None
-    span_id: str | None
-    ref: str | None
     public: dict[str, JSON]
-    sealed: dict[str, JSON] | None
+    sealed: dict[str, JSON] | None = None
+    pseudonym: str | None = None
+    session_id: str | None = None
+    call_id: str | None = None
+    trace_id: str | None = None
+    span_id: str | None = None
+    ref: str | None = None
 
 
 class Expiring(Protocol):

@@ -27,7 +27,8 @@ from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.keys.signing import SigningKey, private_directory
+from agent_identity.keys.private_files import private_directory
+from agent_identity.keys.signing import SigningKey
 from agent_identity.lifecycle import Revocations, read_reference
 from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
@@ -740,18 +741,11 @@ class AgentIdentity:
         yield from append(
             Draft(
                 AGENT_REGISTERED,
-                None,
-                None,
-                None,
-                None,
-                None,
-                None,
                 {
                     "agent": self._agent.uri,
                     "instance": self._agent.key.thumbprint,
                     "owner": self._owner,
                 },
-                None,
             )
         )
 

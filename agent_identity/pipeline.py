@@ -394,12 +394,6 @@ class Call:
         session, tool, span = self.session, self.tool, self._span
         return Draft(
             kind,
-            session.known_as,
-            session.id,
-            self.call_id,
-            span.trace_id,
-            span.span_id,
-            self._tool_call_id,
             {
                 "tool": tool.name,
                 "resource": tool.resource,
@@ -410,6 +404,12 @@ class Call:
                 "policy_id": policy_id,
             },
             sealed,
+            pseudonym=session.known_as,
+            session_id=session.id,
+            call_id=self.call_id,
+            trace_id=span.trace_id,
+            span_id=span.span_id,
+            ref=self._tool_call_id,
         )
 
     # -- the body ----------------------------------------------------------------------------------------------------
@@ -531,14 +531,10 @@ class Call:
         session = self.session
         return Draft(
             kind,
-            session.known_as,
-            session.id,
-            self.call_id,
-            None,
-            None,
-            None,
             {"error": what},
-            None,
+            pseudonym=session.known_as,
+            session_id=session.id,
+            call_id=self.call_id,
         )
 
     def _unrecorded(self, failure: LedgerError) -> None:

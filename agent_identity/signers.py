@@ -18,7 +18,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import pure
-from agent_identity.jose.public_keys import ALGORITHMS
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.keys.signing import published
 from agent_identity.values import b64url
 

@@ -47,6 +47,9 @@ KEYS = [key_of(number) for number in range(11)]
 P384 = ec.derive_private_key(
     int.from_bytes(hashlib.sha384(b"fuzz").digest(), "big"), ec.SECP384R1()
 )
+P521 = ec.derive_private_key(
+    int.from_bytes(hashlib.sha512(b"fuzz").digest(), "big"), ec.SECP521R1()
+)
 RSA = rsa.generate_private_key(65537, 2048)
 
 
@@ -54,34 +57,36 @@ def _number(value: int, size: int) -> str:
     return b64url(value.to_bytes(size, "big"))
 
 
-_POINT = P384.public_key().public_numbers()
+def _ec_jwk(crv: str, key: ec.EllipticCurvePrivateKey, size: int) -> dict[str, str]:
+    point = key.public_key().public_numbers()
+    return {"kty": "EC", "crv": crv, "x": _number(point.x, size), "y": _number(point.y, size)}
+
+
 _RSA_JWK = {"kty": "RSA", "n": _number(RSA.public_key().public_numbers().n, 256), "e": "AQAB"}
 JWKS: dict[str, dict[str, str]] = {
     "ES256": KEYS[0].public_jwk,
-    "ES384": {
-        "kty": "EC",
-        "crv": "P-384",
-        "x": _number(_POINT.x, 48),
-        "y": _number(_POINT.y, 48),
-    },
+    "ES384": _ec_jwk("P-384", P384, 48),
+    "ES512": _ec_jwk("P-521", P521, 66),
     "Ed25519": KEYS[2].public_jwk,
     "EdDSA": KEYS[2].public_jwk,
-    "RS256": _RSA_JWK,
-    "PS256": _RSA_JWK,
+    **dict.fromkeys(("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"), _RSA_JWK),
 }
+_HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 
 
 def signature_of(alg: str, data: bytes) -> bytes:
     """A signature with the key that `JWKS` has for it."""
-    if alg == "ES384":
-        r, s = decode_dss_signature(P384.sign(data, ec.ECDSA(hashes.SHA384())))
-        return r.to_bytes(48, "big") + s.to_bytes(48, "big")
-    if alg == "RS256":
-        return RSA.sign(data, padding.PKCS1v15(), hashes.SHA256())
-    if alg == "PS256":
-        pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
-        return RSA.sign(data, pss, hashes.SHA256())
-    return KEYS[0 if alg == "ES256" else 2].sign(data)
+    if alg in {"ES256", "Ed25519", "EdDSA"}:
+        return KEYS[0 if alg == "ES256" else 2].sign(data)
+    digest = _HASHES[alg[2:]]
+    if alg.startswith("ES"):
+        key, size = (P384, 48) if alg == "ES384" else (P521, 66)
+        r, s = decode_dss_signature(key.sign(data, ec.ECDSA(digest)))
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    if alg.startswith("RS"):
+        return RSA.sign(data, padding.PKCS1v15(), digest)
+    pss = padding.PSS(mgf=padding.MGF1(digest), salt_length=digest.digest_size)
+    return RSA.sign(data, pss, digest)
 
 
 # What details are put together from: values that are nearly one another, or only look alike.

@@ -24,9 +24,10 @@ from agent_identity.credentials.oauth.registration import (
     metadata_document,
 )
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
-from agent_identity.credentials.principal_tokens import ALGORITHMS, Trusted
+from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.keys.algorithms import ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -110,7 +111,7 @@ def _clients(
     owner: str | None,
     grant_types: tuple[str, ...],
     recorded: Callable[[Registered], Flow[None]],
-) -> Clients:
+) -> Clients | None:
     if table.registration == "dynamic":
         token = table.registration_token
         return InstanceRegistration(
@@ -124,7 +125,7 @@ def _clients(
             grant_types=grant_types,
         )
     if table.client_id is None:
-        return _NoClient(label)
+        return None
     client = Client(table.client_id, _authentication(label, table, secrets))
     return DocumentedClient(client) if table.registration == "cimd" else KnownClient(client)
 
@@ -151,25 +152,6 @@ def client_document(
         key=key,
         kid=table.client_key_id,
         grant_types=_grant_types(configuration).get(label, ()),
-    )
-
-
-class _NoClient:
-    """We are nobody's client there: its keys may be read, and nothing can be asked for."""
-
-    def __init__(self, label: str) -> None:
-        self._label = label
-
-    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - the protocol's
-        yield from ()
-        raise _no_client(self._label)
-
-
-def _no_client(label: str) -> ConfigurationError:
-    return ConfigurationError(
-        "client_missing",
-        f"the configuration doesn't say which client we are at the issuer {label}",
-        remedy=f"set client_id in [issuers.{label}], and how the client proves itself",
     )
 
 

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-import fcntl
-import os
-import stat
-from typing import IO, TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent_identity.config.references import References, is_in_vault
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys.signing import SigningKey, private_directory, write_private
+from agent_identity.keys.private_files import (
+    one_at_a_time,
+    private_directory,
+    read_secret,
+    write_private,
+)
+from agent_identity.keys.signing import SigningKey
 from agent_identity.signers import MemorySigner
 
 if TYPE_CHECKING:
@@ -19,8 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
 
 __all__ = ["first_signer", "referenced_key", "state_key", "uses_authority"]
-
-_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 
 
 def uses_authority(configuration: Configuration) -> bool:
@@ -70,38 +71,13 @@ def state_key(directory: Path, name: str) -> SigningKey:
     """
     path = private_directory(directory) / f"{name}.pem"
     try:
-        with _lock(directory / f"{name}.lock"):
+        with one_at_a_time(directory / f"{name}.lock"):
             if not path.exists():
                 write_private(path, SigningKey.generate().to_pem())
-            return SigningKey.from_pem(_private(path))
+            return SigningKey.from_pem(read_secret(path))
     except OSError as error:
         raise ConfigurationError(
             "state_unusable",
             f"the key {path} can't be kept or read",
             remedy="look at what stands in its place, or choose another state directory",
         ) from error
-
-
-def _lock(path: Path) -> IO[bytes]:
-    """An open file that is locked until it is closed, and open to nobody else."""
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    lock = os.fdopen(descriptor, "r+b")
-    try:
-        os.fchmod(descriptor, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
-    except BaseException:
-        lock.close()
-        raise
-    return lock
-
-
-def _private(path: Path) -> bytes:
-    with path.open("rb") as file:
-        status = os.fstat(file.fileno())
-        if status.st_uid != os.getuid() or status.st_mode & _OTHERS:
-            raise ConfigurationError(
-                "state_not_private",
-                f"others than its owner can open {path}, or it belongs to somebody else",
-                remedy=f"if nobody has used it, chmod 600 {path}; else take it away, and a new key is made",
-            )
-        return file.read()

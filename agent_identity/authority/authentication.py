@@ -7,7 +7,7 @@ secret to steal and no client without proof; an attempt at either is refused lik
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agent_identity import jose
 from agent_identity.authority.client_proofs import (
@@ -21,6 +21,7 @@ from agent_identity.authority.client_proofs import (
 )
 from agent_identity.authority.requests import OAuthError
 from agent_identity.errors import VerificationError
+from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 
 if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
@@ -28,11 +29,9 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.verify.replay import Replay
 
-__all__ = ["ALGORITHMS", "SKEW", "Authenticator", "Drive", "Table"]
+__all__ = ["SKEW", "Authenticator", "Drive", "Table"]
 
 T = TypeVar("T")
-
-ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 
 
 class Drive(Protocol):
@@ -83,7 +82,7 @@ class Authenticator:
     def _proven(self, client: ClientRecord, shown: Shown, now: float) -> OneUse | None:
         if client.configured is None:
             parsed = shown.asserted(JWT_BEARER)
-            _, payload = jose.verify(parsed, client.keys, algorithms=ALGORITHMS, typ=TYPE)
+            _, payload = jose.verify(parsed, client.keys, algorithms=PROOF_ALGORITHMS, typ=TYPE)
             body = jose.loads_object(payload)
             return check_own_assertion(body, client.client_id, self._issuer, now)
         proof = client.configured.proof

@@ -16,7 +16,7 @@ from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import CredentialRejectedError, VerificationError
 from agent_identity.flow import pure
-from agent_identity.jose.public_keys import ALGORITHMS
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.keys.certificates import ShownCertificate, read_shown, read_subject
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ class PlatformToken:
     platform: str
     claims: Mapping[str, str]
     keys: KeySource = field(repr=False)
-    algorithms: Collection[str] = frozenset(ALGORITHMS)
+    algorithms: Collection[str] = ALGORITHMS
     method: str = "workload_token"
 
     def check(
@@ -201,7 +201,7 @@ def signed_by(
     parsed: jose.Parsed,
     *,
     typs: Collection[str | None],
-    algorithms: Collection[str] = frozenset(ALGORITHMS),
+    algorithms: Collection[str] = ALGORITHMS,
 ) -> Flow[dict[str, JSON]]:
     """The claims of a token, once a key of `keys` has verified it; `typs` are the header types that it may have.
 

@@ -7,10 +7,9 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority import authentication
 from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 from agent_identity.uris import is_loopback, origin
-from agent_identity.verify import dpop
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -43,7 +42,7 @@ class Endpoints:
         """The metadata document: what clients may ask for, how they prove themselves, and whether they may register."""
         methods: list[JSON] = [*sorted(auth_methods)]
         types: list[JSON] = [*grant_types]
-        algorithms: list[JSON] = [*sorted(authentication.ALGORITHMS)]
+        algorithms: list[JSON] = [*sorted(PROOF_ALGORITHMS)]
         document: dict[str, JSON] = {
             "issuer": self.issuer,
             "token_endpoint": self.token,
@@ -59,7 +58,7 @@ class Endpoints:
             "introspection_endpoint_auth_signing_alg_values_supported": algorithms,
             "revocation_endpoint_auth_methods_supported": methods,
             "revocation_endpoint_auth_signing_alg_values_supported": algorithms,
-            "dpop_signing_alg_values_supported": [*sorted(dpop.ALGORITHMS)],
+            "dpop_signing_alg_values_supported": algorithms,
         }
         if registers:
             document["registration_endpoint"] = self.registration

@@ -13,9 +13,9 @@ from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority.state import read_private, settled
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys.signing import SigningKey, private_directory
+from agent_identity.keys.private_files import private_directory, read_private, settled
+from agent_identity.keys.signing import SigningKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable

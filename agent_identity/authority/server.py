@@ -23,7 +23,6 @@ from agent_identity.authority.organisation import Clients, alone
 from agent_identity.authority.registration import register
 from agent_identity.authority.requests import OAuthError, answer, read_request
 from agent_identity.authority.revocation import Inspection, RevocationList
-from agent_identity.authority.state import settled
 from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Principals, Subjects
 from agent_identity.authority.token_endpoint import Exchange, Rates, TokenEndpoint
@@ -35,7 +34,7 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.forks import StillLock
-from agent_identity.keys.signing import private_directory
+from agent_identity.keys.private_files import private_directory, settled
 from agent_identity.values import Secret, new_id
 from agent_identity.verify.plugins import ticking
 from agent_identity.verify.replay import MemoryReplay

@@ -16,9 +16,9 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.clients import dump_client, load_client
-from agent_identity.authority.state import one_at_a_time, settle
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 from agent_identity.forks import StillLock
+from agent_identity.keys.private_files import one_at_a_time, settle
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator

@@ -23,12 +23,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
-from agent_identity.authority.authentication import ALGORITHMS
 from agent_identity.authority.client_proofs import SKEW, signed_by
 from agent_identity.authority.requests import OAuthError, refused
 from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 from agent_identity.values import Principal
 
 if TYPE_CHECKING:
@@ -152,7 +152,7 @@ class Subjects:
     def _assertion(self, token: str, client: ClientRecord, now: float) -> Subject:
         if not client.terms.directory:
             raise VerificationError("no_directory", "the client speaks for nobody")
-        _, payload = jose.verify(token, client.keys, algorithms=ALGORITHMS, typ=SUBJECT_TYPE)
+        _, payload = jose.verify(token, client.keys, algorithms=PROOF_ALGORITHMS, typ=SUBJECT_TYPE)
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         claims.only(_CLAIMS)

@@ -28,8 +28,6 @@ ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
 LIFETIME: Final = 300
 """Seconds an access token lives, at most."""
 
-ALGORITHMS: Final = frozenset({"ES256"})
-
 
 @dataclass(frozen=True, slots=True)
 class TokenDraft:
@@ -146,7 +144,7 @@ class Tokens:
         typ = parsed.header.get("typ")
         if typ not in {ACCESS_TOKEN_TYPE, GRANT_TYPE}:
             raise VerificationError("wrong_typ", "no token of this authority's")
-        _, payload = jose.verify(parsed, self._keyring.jwks, algorithms=ALGORITHMS, typ=str(typ))
+        _, payload = jose.verify(parsed, self._keyring.jwks, algorithms={"ES256"}, typ=str(typ))
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         if claims.text("iss") != self.issuer:

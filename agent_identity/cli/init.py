@@ -4,8 +4,6 @@
 from __future__ import annotations
 
 import json
-import os
-import secrets
 import shlex
 import sys
 from typing import TYPE_CHECKING, Final
@@ -13,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.cli.templates import CLIENT_KEY, KINDS
 from agent_identity.config.environment import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError
+from agent_identity.keys.private_files import create_private, write_private
 from agent_identity.uris import is_safe_link
 from agent_identity.values import agent_uri
 
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 __all__ = ["ISSUER", "chosen_kind", "text_of", "write_configuration"]
 
 ISSUER: Final = "https://idp.example"
-_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
 def chosen_kind(kind: str | None) -> str:
@@ -134,18 +132,8 @@ def _next_steps(path: Path, template: Template, state_dir: Path | None) -> list[
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
-    """Whole or not at all: a new name is taken exclusively, an old one is replaced."""
-    target = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp") if force else path
     try:
-        descriptor = os.open(target, _NEW, 0o600)
-        try:
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(text)
-            if target != path:
-                target.replace(path)
-        except BaseException:
-            target.unlink(missing_ok=True)
-            raise
+        (write_private if force else create_private)(path, text.encode())
     except FileExistsError:
         raise ConfigurationError(
             "config_exists",

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTupl
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, StringConstraints
 
+from agent_identity.keys.algorithms import Algorithm  # noqa: TC001 - pydantic reads it at run time
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -21,7 +23,6 @@ __all__ = [
     "MAX_DEPTH",
     "OAUTH_SOURCES",
     "AgentTable",
-    "Algorithm",
     "ApprovalTable",
     "AuthorityClientTable",
     "AuthorityTable",
@@ -127,7 +128,6 @@ ClientAuth: TypeAlias = Literal[
     "none",
 ]
 Registration: TypeAlias = Literal["configured", "cimd", "dynamic"]
-Algorithm: TypeAlias = Literal["ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"]
 TokenType: TypeAlias = Literal[
     "access_token",
     "id_token",

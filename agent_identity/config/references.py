@@ -15,12 +15,12 @@ from __future__ import annotations
 import errno
 import os
 import re
-import secrets
 import stat
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 
 from agent_identity.errors import ConfigurationError
+from agent_identity.keys.private_files import write_private
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
@@ -51,7 +51,6 @@ _TRANSIT: Final = re.compile(rf"vault:({_SEGMENT}(?:/{_SEGMENT})*)/({_SEGMENT})"
 _FOREIGN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
 _READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_WRITING: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_NOFOLLOW", 0)
 
 
 class Vault(Protocol):
@@ -279,7 +278,8 @@ def _keep_file(place: Named, secret: Secret | None) -> None:
         if secret is None:
             path.unlink(missing_ok=True)
         else:
-            _replace(path, secret)
+            # reading takes one line end off
+            write_private(path, f"{secret.reveal()}\n".encode())
         _sync_folder(path.parent)
     except OSError as error:
         raise ConfigurationError(
@@ -287,20 +287,6 @@ def _keep_file(place: Named, secret: Secret | None) -> None:
             f"{place} can't be written",
             remedy="make its folder, and let this user write there",
         ) from error
-
-
-def _replace(path: Path, secret: Secret) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, _WRITING, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(f"{secret.reveal()}\n".encode())  # reading takes one line end off
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
 
 
 def _sync_folder(folder: Path) -> None:

@@ -26,7 +26,30 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Expiring
 
-__all__ = ["Cache", "CacheKey", "Entry", "Refusals", "fresh_until"]
+__all__ = ["Cache", "CacheKey", "Cooldown", "Entry", "Refusals", "digest_of", "fresh_until"]
+
+
+class Cooldown:
+    """Seconds after `start` in which something isn't asked for again. A clock that is set back ends them."""
+
+    __slots__ = ("seconds", "started")
+
+    def __init__(self, seconds: float, started: float = float("-inf")) -> None:
+        self.seconds = seconds
+        self.started = started
+
+    def start(self, now: float) -> None:
+        self.started = now
+
+    def is_over(self, now: float) -> bool:
+        return not 0 <= now - self.started < self.seconds
+
+    def claim(self, now: float) -> bool:
+        """Whether the caller is the one that asks: it is over, and starts again for all others."""
+        if self.is_over(now):
+            self.started = now
+            return True
+        return False
 
 
 class CacheKey(NamedTuple):
@@ -108,7 +131,7 @@ class Cache:
 
     def __init__(self, size: int = 20_000) -> None:
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
-        self._paused: dict[bytes, float] = {}
+        self._paused: dict[bytes, Cooldown] = {}
         self._lock = threading.Lock()
         self._size = size
 
@@ -144,10 +167,9 @@ class Cache:
     def claim_renewal(self, key: bytes, monotonic: float) -> bool:
         """Whether the caller is to renew an answer early: one does, and nobody for thirty seconds after one that failed."""
         with self._lock:
-            if key not in self._entries or self._paused.get(key, 0.0) > monotonic:
+            if key not in self._entries:
                 return False
-            self._paused[key] = monotonic + _RETRY_PAUSE
-            return True
+            return self._paused.setdefault(key, Cooldown(_RETRY_PAUSE)).claim(monotonic)
 
     def start_over(self) -> None:
         """In a forked child: the lock may be held by a thread that isn't there, and the answers are the parent's."""

@@ -33,6 +33,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Shared, shared
 from agent_identity.forks import start_over_in_child
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.values import Principal, Secret, keep, new_id
 
 if TYPE_CHECKING:
@@ -46,7 +47,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 __all__ = [
-    "ALGORITHMS",
     "SUBJECT_TYPE",
     "DirectorySubject",
     "SubjectTokens",
@@ -69,7 +69,6 @@ _ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
 _TYPS: Final = frozenset({None, "JWT"}) | _ACCESS_TYPS
 _PARTS: Final = (3, 5)
 """Of a signed token and of an encrypted one."""
-ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 
 
 class SubjectTokens:

@@ -22,7 +22,7 @@ from agent_identity.delegation.grant import (
     root_signing_input,
 )
 from agent_identity.errors import ConfigurationError, CredentialRejectedError, VerificationError
-from agent_identity.jose.public_keys import ALGORITHMS
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.signers import public_keys_of, signed
 from agent_identity.values import LOCAL
 

@@ -25,15 +25,15 @@ from agent_identity.delegation.grant import (
     signing_input_hash,
 )
 from agent_identity.errors import ConfigurationError, InvalidAssertionError
+from agent_identity.keys.algorithms import DELEGATION_ALGORITHMS
 from agent_identity.keys.signing import JWK, thumbprint
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 
-__all__ = ["ALGORITHMS", "EVIDENCE", "TRIGGER", "Anchor", "Handover", "holder_key", "verify_chain"]
+__all__ = ["EVIDENCE", "TRIGGER", "Anchor", "Handover", "holder_key", "verify_chain"]
 
-ALGORITHMS: Final = frozenset({"ES256", "Ed25519", "EdDSA"})
 TRIGGER: Final = "trigger"
 """The `sub_profile` of an unattended run, which an agent declares itself."""
 
@@ -295,7 +295,11 @@ def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
 
 def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
     fitting = jose.fitting(
-        signed.head, keys, algorithms=ALGORITHMS, typ=GRANT_TYPE, error=InvalidAssertionError
+        signed.head,
+        keys,
+        algorithms=DELEGATION_ALGORITHMS,
+        typ=GRANT_TYPE,
+        error=InvalidAssertionError,
     )
     return fitting.prepared(signed)
 

@@ -21,6 +21,7 @@ import orjson
 
 from agent_identity.errors import VerificationError
 from agent_identity.jose import public_keys, strict
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.values import b64url, unb64url
 
 if TYPE_CHECKING:
@@ -347,7 +348,7 @@ def _checked_alg(members: Mapping[str, JSON], algorithms: Collection[str], typ: 
         if name in _KINDS and type(value) is not _KINDS[name]:
             raise VerificationError("malformed_header", f"its {name} is of another type")
     alg = members.get("alg")
-    if not isinstance(alg, str) or alg not in algorithms or alg not in public_keys.ALGORITHMS:
+    if not isinstance(alg, str) or alg not in algorithms or alg not in ALGORITHMS:
         raise VerificationError("alg_not_allowed", "its signature algorithm isn't allowed here")
     return alg
 

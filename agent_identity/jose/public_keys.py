@@ -1,7 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which public keys may check a signature, and how each algorithm does it.
 
-Keys are JWK dicts from outside, and loading one is worth keeping: the last few are, by the members that make them up.
+Keys are JWK dicts from outside. Loading one is slow, so the last few are kept, by the members that make them up.
+ES256 and Ed25519, our own algorithms, are checked by cryptography directly; PyJWT checks those of foreign issuers. It gets
+a key that was judged here and the bytes, and is imported when the first such signature comes.
 """
 
 from __future__ import annotations
@@ -9,25 +11,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from functools import lru_cache, partial
+from functools import cache, lru_cache, partial
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec, ed25519, padding, rsa
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import Prehashed, encode_dss_signature
 
 from agent_identity.errors import VerificationError
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.values import unb64url
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from jwt.algorithms import Algorithm
+
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
 __all__ = [
-    "ALGORITHMS",
     "Check",
     "Checker",
     "candidates",
@@ -36,16 +40,6 @@ __all__ = [
     "is_signed",
     "refuse_private",
 ]
-
-ALGORITHMS: Final[dict[str, tuple[str, str | None]]] = {
-    "ES256": ("EC", "P-256"),
-    "ES384": ("EC", "P-384"),
-    "Ed25519": ("OKP", "Ed25519"),
-    "EdDSA": ("OKP", "Ed25519"),
-    "RS256": ("RSA", None),
-    "PS256": ("RSA", None),
-}
-"""The `alg` values that exist here, each with the `kty` and `crv` of its keys."""
 
 _MAX_TRIES: Final = 4
 _KEPT: Final = 1024
@@ -91,7 +85,7 @@ def checker(alg: str, jwk: JWK) -> Checker:
         VerificationError: see `is_signed`.
     """
     refuse_private(jwk)
-    kty = ALGORITHMS[alg][0]
+    kty = KEY_TYPES[alg][0]
     return _LOADERS[kty](alg, *[_member(jwk, name) for name in _MEMBERS[kty]])
 
 
@@ -113,7 +107,7 @@ def refuse_private(jwk: JWK) -> None:
 def _fits(jwk: JWK, alg: str) -> bool:
     operations = jwk.get("key_ops", ["verify"])
     return (
-        (jwk.get("kty"), jwk.get("crv")) == ALGORITHMS[alg]
+        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES[alg]
         and jwk.get("alg", alg) == alg
         and jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)
@@ -128,15 +122,16 @@ def _member(jwk: JWK, name: str) -> str:
     return value
 
 
-_CURVES: Final = {
-    "ES256": (ec.SECP256R1(), 32, hashlib.sha256, ec.ECDSA(Prehashed(hashes.SHA256()))),
-    "ES384": (ec.SECP384R1(), 48, hashlib.sha384, ec.ECDSA(Prehashed(hashes.SHA384()))),
+_CURVES: Final[Mapping[str, tuple[ec.EllipticCurve, int]]] = {
+    "ES256": (ec.SECP256R1(), 32),
+    "ES384": (ec.SECP384R1(), 48),
+    "ES512": (ec.SECP521R1(), 66),
 }
 
 
 @lru_cache(_KEPT)
 def _ecdsa(alg: str, x: str, y: str) -> Checker:
-    curve, size, digest, scheme = _CURVES[alg]
+    curve, size = _CURVES[alg]
     point = unb64url(x), unb64url(y)
     if not len(point[0]) == len(point[1]) == size:  # RFC 7518 §6.2.1.2
         raise VerificationError("key_malformed", "an EC key has coordinates of another length")
@@ -145,20 +140,42 @@ def _ecdsa(alg: str, x: str, y: str) -> Checker:
         key = ec.EllipticCurvePublicKey.from_encoded_point(curve, b"\x04" + b"".join(point))
     if key is None:
         raise VerificationError("key_malformed", "an EC key is no point of its curve")
+    return _es256(key) if alg == "ES256" else _by_pyjwt(alg, key, 2 * size)
+
+
+def _es256(key: ec.EllipticCurvePublicKey) -> Checker:
+    scheme = ec.ECDSA(Prehashed(hashes.SHA256()))
 
     def check_of(signature: bytes, signing_input: bytes) -> Check:
-        if len(signature) != 2 * size:
+        if len(signature) != 64:  # noqa: PLR2004 - r and s, each of 32 bytes
             return _refuse
-        r = int.from_bytes(signature[:size], "big")
-        s = int.from_bytes(signature[size:], "big")
+        r = int.from_bytes(signature[:32], "big")
+        s = int.from_bytes(signature[32:], "big")
         der = encode_dss_signature(r, s)  # r and s out of range are refused by the check
-        return partial(key.verify, der, digest(signing_input).digest(), scheme)
+        return partial(key.verify, der, hashlib.sha256(signing_input).digest(), scheme)
 
     return check_of
 
 
 def _refuse() -> NoReturn:
     raise InvalidSignature
+
+
+def _by_pyjwt(alg: str, key: ec.EllipticCurvePublicKey | rsa.RSAPublicKey, size: int) -> Checker:
+    def check(signature: bytes, signing_input: bytes) -> None:
+        # RFC 8017 §8.1.2: OpenSSL takes a PSS signature without its leading zeros
+        if len(signature) != size or not _algorithms()[alg].verify(signing_input, key, signature):
+            raise InvalidSignature
+
+    return partial(partial, check)
+
+
+@cache
+def _algorithms() -> dict[str, Algorithm]:
+    # not `jwt.get_algorithm_by_name`: anybody in the process can register another algorithm under a name there
+    from jwt.algorithms import get_default_algorithms  # noqa: PLC0415 - PyJWT loads on first use
+
+    return get_default_algorithms()
 
 
 @lru_cache(_KEPT)
@@ -188,16 +205,7 @@ def _rsa(alg: str, n: str, e: str) -> Checker:
     if not _is_strong(modulus, exponent):
         raise VerificationError("key_weak", "an RSA key is weak, or not of 2048 to 8192 bits")
     key = rsa.RSAPublicNumbers(exponent, modulus).public_key()
-    padding_, digest = _PADDINGS[alg], hashes.SHA256()
-    return lambda signature, signing_input: partial(
-        key.verify, signature, signing_input, padding_, digest
-    )
-
-
-_PADDINGS: Final[Mapping[str, padding.AsymmetricPadding]] = {
-    "RS256": padding.PKCS1v15(),
-    "PS256": padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32),  # RFC 7518 §3.5
-}
+    return _by_pyjwt(alg, key, len(octets[0]))
 
 
 def _is_strong(modulus: int, exponent: int) -> bool:

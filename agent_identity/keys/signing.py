@@ -8,9 +8,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
-import os
 import re
-import secrets
 from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final, NoReturn, TypeAlias
@@ -20,11 +18,11 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed448, ed25519, padding, rsa
 
 from agent_identity.errors import ConfigurationError
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.values import Certificate, Secret, b64url, b64url_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     from cryptography.hazmat.primitives.asymmetric.types import (
         CertificateIssuerPrivateKeyTypes,
@@ -38,13 +36,11 @@ __all__ = [
     "JWK",
     "SigningKey",
     "certificate_of",
-    "private_directory",
     "public_key_of",
     "public_signing_jwk",
     "published",
     "read_certificate",
     "thumbprint",
-    "write_private",
 ]
 
 JWK: TypeAlias = Mapping[str, object]
@@ -57,11 +53,9 @@ _REQUIRED_MEMBERS: Final = {
     "RSA": ("e", "kty", "n"),
 }
 _ALGORITHMS: Final[Mapping[tuple[object, object], str]] = {
-    ("EC", "P-256"): "ES256",
-    ("EC", "P-384"): "ES384",
-    ("OKP", "Ed25519"): "Ed25519",
-    ("RSA", None): "RS256",
+    kind: alg for alg, kind in reversed(KEY_TYPES.items())
 }
+"""The first algorithm of each kind of key."""
 
 
 class SigningKey:
@@ -288,7 +282,7 @@ def published(jwk: JWK) -> dict[str, JSON]:
     """The same for a public key of somebody else's; only the members that make it up are taken from it.
 
     Raises:
-        ConfigurationError: it is no key that signs here: P-256, P-384, Ed25519 or RSA.
+        ConfigurationError: it is no key that signs here: P-256, P-384, P-521, Ed25519 or RSA.
     """
     alg = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv")))
     if alg is None:
@@ -341,43 +335,3 @@ def _thumbprint(*members: tuple[str, str]) -> str:
     # Members are base64url or registered names, so that no character needs escaping.
     text = ",".join([f'"{name}":"{value}"' for name, value in members])
     return b64url(hashlib.sha256(f"{{{text}}}".encode()).digest())
-
-
-def private_directory(path: Path) -> Path:
-    """Make a folder that only its owner can enter (0700), or check that it is one.
-
-    Raises:
-        ConfigurationError: it is a link, somebody else's, or can't be closed to others.
-    """
-    try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        status = path.lstat()
-        if path.is_symlink() or status.st_uid != os.getuid():
-            raise ConfigurationError(
-                "state_not_private", f"{path} is a link or belongs to somebody else"
-            )
-        if status.st_mode & 0o077:
-            path.chmod(0o700)
-    except OSError as error:
-        raise ConfigurationError(
-            "state_unusable",
-            f"{path} can't be used as a state directory",
-            remedy="choose another state_dir",
-        ) from error
-    return path
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """Write a file that only its owner can read (0600), whole or not at all."""
-    # No name that comes again: what a killed process left would stand in the way of another with its number.
-    temporary = path.with_name(f"{path.name}.{secrets.token_hex(8)}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise

@@ -344,12 +344,6 @@ class Revocations:
         self._ledger.append(
             Draft(
                 kind,
-                pseudonym,
-                reference.text if reference.kind == "session" else None,
-                None,
-                None,
-                None,
-                reference.text if reference.kind in ("grant", "token") else None,
                 {
                     "kind": reference.kind,
                     "ref": None if principal is not None else reference.text,
@@ -357,6 +351,9 @@ class Revocations:
                     "by": by,
                 },
                 None if principal is None else {"ref": reference.text},
+                pseudonym=pseudonym,
+                session_id=reference.text if reference.kind == "session" else None,
+                ref=reference.text if reference.kind in ("grant", "token") else None,
             )
         )
         return is_new

@@ -72,7 +72,7 @@ class Chain:
         Raises:
             LedgerError: the draft has no canonical form.
         """
-        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
+        kind, public, secret, pseudonym, session, call, trace, span, ref = draft
         seq = self.seq + 1
         sealed: bytes | None = None
         digest: str | None = None

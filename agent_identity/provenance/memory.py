@@ -82,7 +82,7 @@ class MemoryLedger(StillLock):
     def append(self, draft: Draft, /) -> None:
         if self._closed:
             self.probe()
-        kind, pseudonym, session, call, trace, span, ref, public, secret = draft
+        kind, public, secret, pseudonym, session, call, trace, span, ref = draft
         # copied, since orjson's own bytes hold on to the larger buffer that they were written into
         body = b"%b" % encoded(kind, public)
         sealed = None
@@ -173,7 +173,7 @@ class MemoryLedger(StillLock):
                 )
                 public = orjson.loads(body)
                 secret = None if sealed is None else orjson.loads(sealed)
-                draft = Draft(kind, pseudonym, session, call, trace, span, ref, public, secret)
+                draft = Draft(kind, public, secret, pseudonym, session, call, trace, span, ref)
                 row = self._chain.next(draft, at, self._seal_for(draft))
                 self._starts.setdefault(row.writer, len(self._rows))
                 for ref in {ref for ref in row.references if ref is not None}:

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 import orjson
 
 from agent_identity.errors import ConfigurationError, LedgerError
+from agent_identity.keys.private_files import private_file, settle
 from agent_identity.keys.sealing import KEY_BYTES, Sealer
-from agent_identity.keys.signing import write_private
-from agent_identity.provenance.sqlite.storage import Database, open_database, private_file
+from agent_identity.provenance.sqlite.storage import Database, open_database
 from agent_identity.values import Principal, new_id
 
 if TYPE_CHECKING:
@@ -263,15 +263,7 @@ def master_key(path: Path) -> bytes:
         ConfigurationError: it can't be read or made, or isn't a key.
     """
     try:
-        if not path.exists():
-            fresh = path.with_name(new_id(f".{path.name}."))
-            write_private(fresh, os.urandom(KEY_BYTES))
-            try:
-                path.hardlink_to(fresh)
-            except FileExistsError:
-                pass
-            finally:
-                fresh.unlink()
+        settle(path, lambda: os.urandom(KEY_BYTES))
         private_file(path)
         key = path.read_bytes()
     except OSError as error:

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, Assertion, read_assertion
-from agent_identity.delegation.chain import ALGORITHMS, TRIGGER, Anchor, holder_key, verify_chain
+from agent_identity.delegation.chain import TRIGGER, Anchor, holder_key, verify_chain
 from agent_identity.delegation.grant import read_grant
 from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.keys.algorithms import DELEGATION_ALGORITHMS
 from agent_identity.provenance.records import CALL_INTENDED, GRANT_MADE
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ class SignatureCheck:
         jose.verify(
             assertion.compact,
             (holder_key(assertion.jwk, leaf.jkt),),
-            algorithms=ALGORITHMS,
+            algorithms=DELEGATION_ALGORITHMS,
             typ=ASSERTION_TYPE,
             max_header=1024,
             error=InvalidAssertionError,

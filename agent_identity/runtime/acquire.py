@@ -427,14 +427,12 @@ def _acquired_draft(
 ) -> Draft:
     return Draft(
         CREDENTIAL_ACQUIRED,
-        session.pseudonym,
-        session.id,
-        call_id,
-        None,
-        None,
-        ref,
         public,
         sealed,
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        call_id=call_id,
+        ref=ref,
     )
 
 
@@ -458,12 +456,6 @@ def _grant_draft(session: SessionState, chain: tuple[Grant, ...], key: dict[str,
     grant, root = chain[0], chain[-1]
     return Draft(
         GRANT_MADE,
-        session.pseudonym,
-        session.id,
-        None,
-        None,
-        None,
-        grant.jti,
         {
             "agent": grant.agent,
             "depth": grant.depth,
@@ -476,6 +468,9 @@ def _grant_draft(session: SessionState, chain: tuple[Grant, ...], key: dict[str,
             "anchor_key": key,
         },
         {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        ref=grant.jti,
     )
 
 
@@ -568,19 +563,15 @@ def _stepped_up(
     sign_in = renewal.step_up
     return Draft(
         CREDENTIAL_STEPPED_UP,
-        session.known_as,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
         {
             "resource": resource,
             "scope": [*sorted(scopes)],
             "acr_values": None if sign_in is None else [*sign_in.acr_values],
             "max_age": None if sign_in is None else sign_in.max_age,
         },
-        None,
+        pseudonym=session.known_as,
+        session_id=session.id,
+        call_id=call_id,
     )
 
 
@@ -673,12 +664,6 @@ def _draft(
     policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
     return Draft(
         CREDENTIAL_DECIDED,
-        session.pseudonym,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
         {
             "resource": resource,
             "scope": [*sorted(wanted)],
@@ -688,7 +673,9 @@ def _draft(
             "policy_id": policy_id,
             "code": None if error is None else error.code,
         },
-        None,
+        pseudonym=session.pseudonym,
+        session_id=session.id,
+        call_id=call_id,
     )
 
 

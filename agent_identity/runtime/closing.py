@@ -87,12 +87,8 @@ def _draft(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> 
     }
     return Draft(
         CREDENTIAL_REVOKED,
-        pseudonym,
-        session_id,
-        None,
-        None,
-        None,
-        issued.jti,
         public,
-        None,
+        pseudonym=pseudonym,
+        session_id=session_id,
+        ref=issued.jti,
     )

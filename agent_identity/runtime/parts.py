@@ -177,7 +177,11 @@ class Gate:
 def unknown_draft(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
     """The outcome of a call of which nobody knows how it ended."""
     return Draft(
-        CALL_UNKNOWN, pseudonym, session_id, call_id, None, None, None, {"error": None}, None
+        CALL_UNKNOWN,
+        {"error": None},
+        pseudonym=pseudonym,
+        session_id=session_id,
+        call_id=call_id,
     )
 
 

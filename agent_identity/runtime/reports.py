@@ -95,14 +95,10 @@ def refused_draft(
     """What goes on record of a use of a credential that was refused; `place` is where it would have gone."""
     return Draft(
         CREDENTIAL_REFUSED,
-        session.known_as,
-        session.id,
-        call_id,
-        None,
-        None,
-        None,
         {"resource": resource, "place": place, "code": error.code},
-        None,
+        pseudonym=session.known_as,
+        session_id=session.id,
+        call_id=call_id,
     )
 
 

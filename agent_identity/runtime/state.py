@@ -253,12 +253,6 @@ class SessionState:
         yield Append(
             Draft(
                 SESSION_OPENED,
-                self.pseudonym,
-                self.id,
-                None,
-                None,
-                None,
-                None,
                 {
                     "purpose": self.purpose,
                     "task": self.task,
@@ -277,6 +271,8 @@ class SessionState:
                     "profile": self.principal.profile,
                     "trigger": self.trigger,
                 },
+                pseudonym=self.pseudonym,
+                session_id=self.id,
             )
         )
 
@@ -343,14 +339,9 @@ class SessionState:
         self._revoke_hand_overs()
         draft = Draft(
             SESSION_CLOSED,
-            self.pseudonym,
-            self.id,
-            None,
-            None,
-            None,
-            None,
             {"reason": reason.encode(errors="backslashreplace").decode()},
-            None,
+            pseudonym=self.pseudonym,
+            session_id=self.id,
         )
         try:
             yield Append(draft)

@@ -12,8 +12,8 @@ import threading
 from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from agent_identity import jose
-from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth.issuer import STALE, Issuer
+from agent_identity.credentials.cache import Cooldown, digest_of
+from agent_identity.credentials.oauth.issuer_keys import STALE, IssuerKeys
 from agent_identity.credentials.oauth.responses import asked, failure_of
 from agent_identity.errors import (
     ConfigurationError,
@@ -28,7 +28,6 @@ from agent_identity.verify.revocations import LIST_LIMIT, Revocations
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Sequence
 
-    from agent_identity.credentials.oauth.client import Client
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.world import World
     from agent_identity.keys.signing import JWK
@@ -49,12 +48,12 @@ class Found:
     """
 
     def __init__(self, issuer: str, clock: Callable[[], float], *, lists: bool) -> None:
-        self._issuer = Issuer(issuer, clients=_Nobody(), clock=clock)
+        self._issuer = IssuerKeys(issuer, clock=clock)
         self._clock = clock
         self._lists = lists
-        self._failed = float("-inf")
+        self._failed = Cooldown(_REST)
         self._failure: CredentialError | VerificationError | None = None
-        self._listed = float("-inf")
+        self._listed = Cooldown(REFRESH)
         self._sought: str | None = None
         self._revocations = Revocations(issuer, self.keys, clock=clock)
 
@@ -79,7 +78,7 @@ class Found:
         known = self._issuer.known_keys
         if known is None or not known.issued_at <= now < known.expires_at:
             return True
-        return not self._is_listed(self._listed, now)
+        return self._lists and self._listed.is_over(now)
 
     def may_look_again(self, now: float) -> bool:
         """Whether a key that wasn't there is worth another look, or is being looked for."""
@@ -97,24 +96,25 @@ class Found:
             if self._failure is not None and self._failure.code == "unknown_key":
                 self._failure = None  # the list may be signed with that key
         failure = self._failure
-        if failure is not None and 0 <= now - self._failed < _REST:
+        if failure is not None and not self._failed.is_over(now):
             raise failure.again()
         try:
             yield from self._read(now)
         except (CredentialError, VerificationError) as error:
-            self._failed, self._failure = now, error.again()
+            self._failed.start(now)
+            self._failure = error.again()
             raise
         self._failure = None
 
     def _read(self, now: float) -> Flow[None]:
         yield from self._issuer.keys()
-        last = self._listed  # read once: threads that saw the same one ask together
-        if self._is_listed(last, now):
+        last = self._listed.started  # read once: threads that saw the same one ask together
+        if not self._lists or not self._listed.is_over(now):
             return
         key = digest_of(("revocations", self._issuer.id, repr(last)))
         found = yield from shared(Shared(key, lambda: self._read_list(now)))
         yield from self._take(found.compact)
-        self._listed = now
+        self._listed.start(now)
 
     def _take(self, compact: str) -> Flow[None]:
         """Take a list; after a rotation it may be the first thing that is signed with the new key."""
@@ -132,9 +132,6 @@ class Found:
         is_first, self._sought = kid != self._sought, kid
         yield from self._issuer.key(kid, at_once=is_first)
         self._revocations.update(compact)
-
-    def _is_listed(self, last: float, now: float) -> bool:
-        return not self._lists or 0 <= now - last < REFRESH
 
     def _read_list(self, now: float) -> Flow[_Published]:
         endpoints = yield from self._issuer.endpoints()
@@ -230,13 +227,6 @@ class Discovery:
         world, self._world = self._world, None
         if world is not None:
             await world.aclose()
-
-
-class _Nobody:
-    """A verifier is no client of any issuer."""
-
-    def client(self, issuer: Issuer, /) -> Flow[Client]:
-        raise ConfigurationError("no_client", f"a verifier is no client of {issuer.url}")
 
 
 class _NoLedger:

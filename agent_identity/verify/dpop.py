@@ -15,13 +15,13 @@ from typing import Final
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
+from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 from agent_identity.keys.signing import JWK, thumbprint
 from agent_identity.uris import htu_of
 from agent_identity.values import b64url
 
-__all__ = ["ALGORITHMS", "Proof", "verify_proof"]
+__all__ = ["Proof", "verify_proof"]
 
-ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 _TYPE: Final = "dpop+jwt"
 _HEADER_LIMIT: Final = 1024
 
@@ -66,7 +66,7 @@ def verify_proof(
     jkt = _thumbprint(jwk, error)
     # The key is the header's own, so that a `kid` beside it can only mean that one.
     key = {**jwk, "kid": parsed.header.get("kid")}
-    _, payload = jose.verify(parsed, (key,), algorithms=ALGORITHMS, typ=_TYPE, error=error)
+    _, payload = jose.verify(parsed, (key,), algorithms=PROOF_ALGORITHMS, typ=_TYPE, error=error)
     body = jose.loads_object(payload, error=error)
     claims = Claims(body, error)
     if claims.text("htm") != method:

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 import orjson
 
 from agent_identity.errors import DeniedError, InvalidAssertionError, RevokedError
+from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 from agent_identity.values import scope_set
-from agent_identity.verify.dpop import ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -27,7 +27,7 @@ __all__ = ["Problem", "RefusedError", "problem"]
 _log: Final = logging.getLogger("agent_identity")
 
 _TYPE: Final = "urn:agent-identity:problem:"
-_ALGORITHMS: Final = f'algs="{" ".join(sorted(ALGORITHMS))}"'
+_ALGORITHMS: Final = f'algs="{" ".join(sorted(PROOF_ALGORITHMS))}"'
 
 
 class Problem(NamedTuple):

@@ -18,10 +18,10 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 import orjson
 
 from agent_identity import jose
-from agent_identity.delegation.chain import ALGORITHMS
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 from agent_identity.forks import start_over_in_child
+from agent_identity.keys.algorithms import DELEGATION_ALGORITHMS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
@@ -147,7 +147,9 @@ class Revocations:
     def _read(self, compact: str) -> _List:
         keys = self._keys()
         token = jose.unverified(compact, max_token=LIST_LIMIT)
-        _, payload = jose.verify(token, keys, algorithms=ALGORITHMS, typ=REVOCATIONS_TYPE)
+        _, payload = jose.verify(
+            token, keys, algorithms=DELEGATION_ALGORITHMS, typ=REVOCATIONS_TYPE
+        )
         header = Claims(token.header, VerificationError)
         header.only(_HEADER)
         header.text("kid")

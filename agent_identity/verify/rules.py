@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.delegation.assertion import ASSERTION_TYPE, LIFETIME, Assertion
-from agent_identity.delegation.chain import ALGORITHMS, Anchor, Handover, holder_key, verify_chain
+from agent_identity.delegation.chain import Anchor, Handover, holder_key, verify_chain
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import InvalidAssertionError, RevokedError
+from agent_identity.keys.algorithms import DELEGATION_ALGORITHMS
 from agent_identity.values import LOCAL
 from agent_identity.verify.request import is_same
 
@@ -89,7 +90,7 @@ def _holder(head: str, jkt: str) -> jose.Fitting:
     return jose.fitting(
         head,
         (holder_key(Claims(jose.read_header(head)).mapping("jwk"), jkt),),
-        algorithms=ALGORITHMS,
+        algorithms=DELEGATION_ALGORITHMS,
         typ=ASSERTION_TYPE,
         error=InvalidAssertionError,
     )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from agent_identity import jose
 from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import InvalidAssertionError, VerificationError
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.verify.dpop import Proof, verify_proof
 from agent_identity.verify.request import is_same
 
@@ -29,7 +30,6 @@ __all__ = ["PROOF_AGE", "Shown", "TokenRules"]
 PROOF_AGE: Final = 300.0
 """Seconds that a proof is good for."""
 
-_ALGORITHMS: Final = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "PS256", "RS256"})
 _LONGEST_LIFE: Final = 24 * 3600
 
 
@@ -133,7 +133,7 @@ class TokenRules(NamedTuple):
         anchor = self.anchors.find(issuer)
         if anchor is None:
             return None
-        _, payload = jose.verify(token, anchor.keys, algorithms=_ALGORITHMS, typ="at+jwt")
+        _, payload = jose.verify(token, anchor.keys, algorithms=ALGORITHMS, typ="at+jwt")
         claims = jose.loads_object(payload)
         jose.check_lifetime(claims, now=now, skew=self.skew, max_lifetime=_LONGEST_LIFE)
         if claims.get("aud") not in (self.audience, [self.audience]):

@@ -36,18 +36,26 @@ def intent(who=None, *, number=0, call=None, session=SESSION, ref=None, **sealed
     public = {"tool": "pay", "resource": "https://bank.example", "decision": "permit"}
     public |= {"number": number, "agent": "urn:agent-identity:agent:bot"}
     call = call or new_id("call_")
-    return Draft("call.intended", who, session, call, None, None, ref, public, sealed or None)
+    return Draft(
+        "call.intended",
+        public,
+        sealed or None,
+        pseudonym=who,
+        session_id=session,
+        call_id=call,
+        ref=ref,
+    )
 
 
 def completed(call, number=0):
-    return Draft("call.completed", None, SESSION, call, None, None, None, {"number": number}, None)
+    return Draft("call.completed", {"number": number}, session_id=SESSION, call_id=call)
 
 
 def opened(who):
     public = {"purpose": "close the books", "task": None, "agent": "urn:agent-identity:agent:bot"}
     public |= {"depth": 0, "parent": None, "txn": SESSION, "scopes": None, "resources": None}
     sealed = {"sub": ALICE.sub, "iss": ALICE.iss, "profile": "user", "trigger": None}
-    return Draft("session.opened", who, SESSION, None, None, None, None, public, sealed)
+    return Draft("session.opened", public, sealed, pseudonym=who, session_id=SESSION)
 
 
 @pytest.fixture

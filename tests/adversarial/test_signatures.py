@@ -25,10 +25,16 @@ from agent_identity import jose
 from agent_identity.canonical import args_digest
 from agent_identity.errors import AgentIdentityError, DeniedError, VerificationError
 from agent_identity.jose import public_keys, strict
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.keys.signing import SigningKey
 from agent_identity.values import b64url, unb64url
 
-ALGORITHMS = frozenset({"ES256", "ES384", "Ed25519", "EdDSA", "RS256", "PS256"})
+ALGORITHMS = frozenset(
+    {
+        *("ES256", "ES384", "ES512", "Ed25519", "EdDSA"),
+        *("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+    }
+)
 KINDS = (
     "agent-grant+jwt",
     "agent-assertion+jwt",
@@ -44,6 +50,7 @@ N = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551  # the or
 P256 = SigningKey.generate()
 ED25519 = SigningKey.generate("Ed25519")
 P384_KEY = ec.generate_private_key(ec.SECP384R1())
+P521_KEY = ec.generate_private_key(ec.SECP521R1())
 RSA_KEY = rsa.generate_private_key(65537, 2048)
 
 
@@ -55,20 +62,23 @@ def rsa_jwk(modulus, exponent=65537):
     return {"kty": "RSA", "n": number(modulus), "e": number(exponent)}
 
 
-P384_NUMBERS = P384_KEY.public_key().public_numbers()
+def ec_jwk(crv, key, size):
+    numbers = key.public_key().public_numbers()
+    return {"kty": "EC", "crv": crv, "x": number(numbers.x, size), "y": number(numbers.y, size)}
+
+
 JWKS = {
     "ES256": P256.public_jwk,
-    "ES384": {
-        "kty": "EC",
-        "crv": "P-384",
-        "x": number(P384_NUMBERS.x, 48),
-        "y": number(P384_NUMBERS.y, 48),
-    },
+    "ES384": ec_jwk("P-384", P384_KEY, 48),
+    "ES512": ec_jwk("P-521", P521_KEY, 66),
     "Ed25519": ED25519.public_jwk,
     "EdDSA": ED25519.public_jwk,
-    "RS256": rsa_jwk(RSA_KEY.public_key().public_numbers().n),
-    "PS256": rsa_jwk(RSA_KEY.public_key().public_numbers().n),
+    **dict.fromkeys(
+        ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
+        rsa_jwk(RSA_KEY.public_key().public_numbers().n),
+    ),
 }
+HASHES = {"256": hashes.SHA256(), "384": hashes.SHA384(), "512": hashes.SHA512()}
 
 
 def signature_of(alg, data):
@@ -76,13 +86,15 @@ def signature_of(alg, data):
         return ED25519.sign(data)
     if alg == "ES256":
         return P256.sign(data)
-    if alg == "ES384":
-        r, s = decode_dss_signature(P384_KEY.sign(data, ec.ECDSA(hashes.SHA384())))
-        return r.to_bytes(48, "big") + s.to_bytes(48, "big")
-    if alg == "RS256":
-        return RSA_KEY.sign(data, padding.PKCS1v15(), hashes.SHA256())
-    pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=32)
-    return RSA_KEY.sign(data, pss, hashes.SHA256())
+    digest = HASHES[alg[2:]]
+    if alg.startswith("ES"):
+        key, size = (P384_KEY, 48) if alg == "ES384" else (P521_KEY, 66)
+        r, s = decode_dss_signature(key.sign(data, ec.ECDSA(digest)))
+        return r.to_bytes(size, "big") + s.to_bytes(size, "big")
+    if alg.startswith("RS"):
+        return RSA_KEY.sign(data, padding.PKCS1v15(), digest)
+    pss = padding.PSS(mgf=padding.MGF1(digest), salt_length=digest.digest_size)
+    return RSA_KEY.sign(data, pss, digest)
 
 
 def signed(header, payload=b'{"sub":"canary"}', alg="ES256"):
@@ -159,7 +171,7 @@ def test_A01_a_token_without_alg_is_refused():
 
 
 def public_forms():
-    for private in (P256._private, RSA_KEY):
+    for private in (P256._private, RSA_KEY, P384_KEY, P521_KEY):
         public = private.public_key()
         pem, der, ssh = (
             public.public_bytes(encoding, form)
@@ -171,6 +183,45 @@ def public_forms():
         )
         yield from (pem, der, ssh, b" \n" + pem, pem.strip())
     yield from (json.dumps(jwk).encode() for jwk in (JWKS["ES256"], JWKS["RS256"]))
+
+
+@pytest.mark.parametrize("alg", sorted(ALGORITHMS))
+def test_A03_a_signature_of_another_algorithm_or_key_is_refused(alg):
+    """A signature is made under each other algorithm, also where the key fits both: RSA's six share one key here."""
+    head = signed({}, alg=alg).rpartition(".")[0]
+    others = [other for other in sorted(ALGORITHMS) if {alg, other} != {"EdDSA", "Ed25519"}]
+    for other in set(others) - {alg}:
+        forged = f"{head}.{b64url(signature_of(other, head.encode()))}"
+        assert refused(verify, forged, [JWKS[alg]]) == "bad_signature"
+    kind = JWKS[alg]["kty"]
+    stranger = joserfc_key(kind, JWKS[alg].get("crv", 2048)).as_dict(private=False)
+    assert refused(verify, signed({}, alg=alg), [stranger]) == "bad_signature"
+
+
+@pytest.mark.filterwarnings("ignore:EdDSA is deprecated")
+@pytest.mark.parametrize("alg", sorted(ALGORITHMS))
+def test_a_token_that_another_library_signed_is_accepted(alg):
+    key = joserfc_key(JWKS[alg]["kty"], JWKS[alg].get("crv", 2048))
+    token = jws.serialize_compact({"alg": alg, "typ": GRANT}, b"{}", key, algorithms=[alg])
+    _, payload = verify(token, [key.as_dict(private=False)], typ=GRANT)
+    assert payload == b"{}"
+
+
+def test_what_the_process_registers_with_pyjwt_changes_no_check():
+    class Anything(jwt.algorithms.RSAAlgorithm):
+        def verify(self, *_):
+            return True
+
+    token = signed({}, alg="RS384")
+    jwt.unregister_algorithm("RS384")
+    try:
+        jwt.register_algorithm("RS384", Anything(Anything.SHA384))
+        public_keys._algorithms.cache_clear()
+        assert refused(verify, token[:-8] + "AAAAAAAA", [JWKS["RS384"]]) == "bad_signature"
+        verify(token, [JWKS["RS384"]])
+    finally:
+        jwt.unregister_algorithm("RS384")
+        jwt.register_algorithm("RS384", jwt.algorithms.RSAAlgorithm(hashes.SHA384))
 
 
 @pytest.mark.parametrize("alg", ["HS256", "HS384", "HS512"])
@@ -189,6 +240,9 @@ def test_A02_a_public_key_is_no_shared_secret(alg):
         ("ES256", "ES384"),
         ("RS256", "PS256"),
         ("PS256", "RS256"),
+        ("RS384", "RS256"),
+        ("PS512", "PS384"),
+        ("ES512", "ES384"),
         ("EdDSA", "Ed25519"),
         ("Ed25519", "EdDSA"),
         ("ES256", None),
@@ -204,7 +258,7 @@ def test_A03_a_key_is_used_with_the_algorithm_that_it_names(alg, says):
 def test_A03_an_algorithm_is_used_with_its_kind_of_key():
     for alg in sorted(ALGORITHMS):
         for other in sorted(ALGORITHMS):
-            if public_keys.ALGORITHMS[alg] != public_keys.ALGORITHMS[other]:
+            if KEY_TYPES[alg] != KEY_TYPES[other]:
                 assert refused(verify, signed({}, alg=alg), [JWKS[other]]) == "key_mismatch"
 
 
@@ -638,12 +692,25 @@ def test_A23_a_high_s_is_accepted_as_rfc_7518_has_no_rule_against_it():
     verify(f"{head}.{b64url(r + (N - s).to_bytes(32, 'big'))}")
 
 
-def test_A23_a_pss_salt_has_the_length_of_the_hash():
-    head, _, _ = signed({}, alg="PS256").rpartition(".")
-    for length in (0, 20, 48):
-        pss = padding.PSS(mgf=padding.MGF1(hashes.SHA256()), salt_length=length)
-        forged = RSA_KEY.sign(head.encode(), pss, hashes.SHA256())
-        assert refused(verify, f"{head}.{b64url(forged)}", [JWKS["PS256"]]) == "bad_signature"
+@pytest.mark.parametrize("alg", ["PS256", "PS384", "PS512"])
+def test_A23_a_pss_salt_has_the_length_of_the_hash(alg):
+    head, _, _ = signed({}, alg=alg).rpartition(".")
+    digest = HASHES[alg[2:]]
+    for length in {0, 20, 32, 48, 64} - {digest.digest_size}:
+        pss = padding.PSS(mgf=padding.MGF1(digest), salt_length=length)
+        forged = RSA_KEY.sign(head.encode(), pss, digest)
+        assert refused(verify, f"{head}.{b64url(forged)}", [JWKS[alg]]) == "bad_signature"
+
+
+@pytest.mark.parametrize("alg", ["RS256", "PS256", "PS384", "PS512"])
+def test_A23_an_rsa_signature_keeps_its_leading_zeros(alg):
+    for count in range(20_000):
+        signing_input = f"{b64url(orjson.dumps({'alg': alg, 'n': count}))}.{b64url(b'{}')}"
+        raw = signature_of(alg, signing_input.encode())
+        if raw[0] == 0:
+            break
+    verify(f"{signing_input}.{b64url(raw)}", [JWKS[alg]])
+    assert refused(verify, f"{signing_input}.{b64url(raw[1:])}", [JWKS[alg]]) == "bad_signature"
 
 
 def test_A23_an_ed25519_key_is_read_with_either_sign():
@@ -710,7 +777,7 @@ def test_A23_an_ed25519_key_of_small_order_is_refused():
 
 def test_A23_a_weak_rsa_key_is_refused():
     modulus = RSA_KEY.public_key().public_numbers().n
-    token = signed({}, alg="RS256")
+    tokens = [signed({}, alg=alg) for alg in ("RS256", "RS384", "RS512", "PS384", "PS512")]
     primes = [p for p in range(3, 168, 2) if all(p % q for q in range(3, p, 2))]
     product = math.prod(primes)
     roca = product * (2**2047 // product + 5) + pow(65537, 99, product)
@@ -727,7 +794,8 @@ def test_A23_a_weak_rsa_key_is_refused():
             for exponent in (1, 2, 3, 17, 65535, 65536, 65538, 2**256 + 1)
         ),
     ):
-        assert refused(verify, token, [weak]) == "key_weak"
+        for token in tokens:
+            assert refused(verify, token, [weak]) == "key_weak"
 
 
 @pytest.mark.parametrize(
@@ -749,6 +817,9 @@ def test_A23_a_weak_rsa_key_is_refused():
         ),
         ("Ed25519", {"x": b64url(b"\x02" * 31)}),
         ("Ed25519", {"x": b64url(b"\x02" * 33)}),
+        ("ES384", {"x": JWKS["ES512"]["x"], "y": JWKS["ES512"]["y"]}),
+        ("ES512", {"x": b64url(bytes(66)), "y": b64url(bytes(66))}),
+        ("ES512", {"x": b64url(unb64url(JWKS["ES512"]["x"])[1:])}),
         ("RS256", {"n": b64url(b"\0" + unb64url(JWKS["RS256"]["n"]))}),
         ("RS256", {"e": "AAEAAQ"}),
         ("RS256", {"e": ""}),
@@ -827,6 +898,10 @@ def by_pyjwt(token, alg):
         reader.register_algorithm("Ed25519", jwt.algorithms.OKPAlgorithm())
     key = jwt.PyJWK.from_dict(JWKS[alg], algorithm="EdDSA" if alg == "Ed25519" else alg).key
     return reader.decode(token, key, algorithms=[alg])
+
+
+def joserfc_key(kind, crv_or_size):
+    return {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}[kind].generate_key(crv_or_size)
 
 
 def by_joserfc(token, alg):

@@ -14,9 +14,9 @@ import pytest
 
 from agent_identity import jose
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.oauth.client import Client, NoProof, PrivateKeyJwt
+from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
 from agent_identity.credentials.oauth.dpop import Nonces
-from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
+from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
 from agent_identity.credentials.oauth.metadata import Endpoints, discover
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_JAG
 from agent_identity.credentials.source import SubjectToken, Wanted
@@ -736,9 +736,8 @@ class Clocked:
         self.monotonic = 1000.0
         self.answer: Any = answer_of(keys=[*keys])
         self.looks: list[float] = []
-        self.issuer = Issuer(
+        self.issuer = IssuerKeys(
             IDP,
-            clients=KnownClient(Client("client-1", NoProof())),
             clock=lambda: self.now,
             jwks=f"{IDP}/jwks",
             monotonic=lambda: self.monotonic,

@@ -134,7 +134,7 @@ def test_a_flow_is_used_once() -> None:
 
 
 def test_a_record_is_an_ask_like_any_other(drive: Driver) -> None:
-    draft = Draft("kind", None, None, None, None, None, None, {}, None)
+    draft = Draft("kind", {})
     asked: list[Ask] = []
     assert drive(append(draft), asked.append) is None
     assert asked == [Append(draft)]

@@ -66,7 +66,14 @@ def open_sqlite(tmp_path, clock):
 
 
 def draft(kind="call.completed", *, call=None, session=SESSION, sealed=None, who=None, **public):
-    return Draft(kind, who, session, call or new_id("call_"), None, None, None, public, sealed)
+    return Draft(
+        kind,
+        public,
+        sealed,
+        pseudonym=who,
+        session_id=session,
+        call_id=call or new_id("call_"),
+    )
 
 
 def numbers(ledger) -> list:
@@ -103,10 +110,20 @@ async def test_async_appends_are_records_like_any_other(ledger) -> None:
 def test_a_record_is_found_by_everything_that_it_carries(ledger) -> None:
     call, trace, span = new_id("call_"), "7" * 32, "8" * 16
     ledger.append(draft())
-    ledger.append(Draft("call.intended", None, SESSION, call, trace, span, "toolu_1", {}, None))
-    ledger.append(Draft("call.completed", None, SESSION, call, None, None, None, {}, None))
-    ledger.append(Draft("grant.made", None, SESSION, None, None, None, "grant_1", {}, None))
-    ledger.append(Draft("credential.acquired", None, SESSION, None, None, None, "at-jti", {}, None))
+    ledger.append(
+        Draft(
+            "call.intended",
+            {},
+            session_id=SESSION,
+            call_id=call,
+            trace_id=trace,
+            span_id=span,
+            ref="toolu_1",
+        )
+    )
+    ledger.append(Draft("call.completed", {}, session_id=SESSION, call_id=call))
+    ledger.append(Draft("grant.made", {}, session_id=SESSION, ref="grant_1"))
+    ledger.append(Draft("credential.acquired", {}, session_id=SESSION, ref="at-jti"))
 
     def kinds(ref):
         return [record.kind for record in ledger.find(ref)]
@@ -871,7 +888,7 @@ def test_references_that_begin_alike_are_found_in_the_index_and_in_what_is_not_i
     who = ledger.pseudonym(ALICE)
     calls = sorted(f"call_{number:032x}" for number in range(many))
     for call in calls:
-        ledger.append(Draft("call.completed", who, SESSION, call, None, None, None, {}, None))
+        ledger.append(Draft("call.completed", {}, pseudonym=who, session_id=SESSION, call_id=call))
     assert ledger.references("call_", limit=5) == calls[:5]
     assert ledger.references(calls[-1][:-1], limit=500) == [
         call for call in calls if call.startswith(calls[-1][:-1])
@@ -887,5 +904,5 @@ def test_sessions_come_newest_first_with_nothing_else_between_them(ledger) -> No
     opened = [f"ses_{number:032x}" for number in range(3)]
     for session in opened:
         for kind in ("session.opened", "session.closed"):
-            ledger.append(Draft(kind, who, session, None, None, None, None, {}, None))
+            ledger.append(Draft(kind, {}, pseudonym=who, session_id=session))
     assert [record.session_id for record in ledger.sessions()] == opened[::-1]

@@ -641,7 +641,7 @@ def test_an_access_token_is_one_whatever_is_configured(configured: Configured, i
 
 
 def test_may_act_is_heard_before_a_session_opens(idp: People, clock: Clock) -> None:
-    issuer = Issuer(idp.url, clients=None, clock=clock, jwks=f"{idp.url}/jwks")  # type: ignore[arg-type]
+    issuer = Issuer(idp.url, clients=None, clock=clock, jwks=f"{idp.url}/jwks")
     trusted = {idp.url: Trusted(issuer, "invoice-bot", client_id="client-1")}
 
     def opened(agent: str | None, may_act: Any) -> str:

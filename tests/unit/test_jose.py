@@ -6,6 +6,8 @@ import copy
 import datetime as dt
 import json
 import math
+import subprocess
+import sys
 
 import orjson
 import pytest
@@ -295,6 +297,29 @@ def test_keys_are_kept_but_not_without_bound():
     after = public_keys._ecdsa.cache_info()
     assert after.misses - before.misses <= 1
     assert after.hits - before.hits >= 4
+
+
+def test_pyjwt_is_imported_when_the_first_foreign_signature_comes():
+    code = """
+import sys
+from joserfc import jws
+from joserfc.jwk import RSAKey
+from agent_identity import jose
+from agent_identity.credentials.oauth.metadata import named_keys
+from agent_identity.credentials.oauth.responses import Fields
+from agent_identity.keys.signing import SigningKey
+
+ours = SigningKey.generate()
+jose.verify(ours.compact(jose.header("ES256", typ="t"), b"{}"), [ours.public_jwk], algorithms={"ES256"})
+foreign = RSAKey.generate_key(2048, {"kid": "k"})
+keys = named_keys(Fields({"keys": [foreign.as_dict(private=False)]}))
+before = "jwt" in sys.modules
+token = jws.serialize_compact({"alg": "RS256", "kid": "k"}, b"{}", foreign)
+jose.verify(token, list(keys.values()), algorithms={"RS256"})
+print(before, "jwt" in sys.modules)
+"""
+    found = subprocess.check_output([sys.executable, "-c", code], text=True)
+    assert found.split() == ["False", "True"]
 
 
 def test_two_algorithms_of_one_rsa_key_are_not_mixed_up():

@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPri
 from cryptography.x509.oid import NameOID
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys.signing import SigningKey, read_certificate, write_private
+from agent_identity.keys.private_files import write_private
+from agent_identity.keys.signing import SigningKey, read_certificate
 from agent_identity.testing import assert_no_leak
 
 COMMENT = "Schlüssel des Agenten\n".encode()

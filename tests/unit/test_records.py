@@ -47,7 +47,17 @@ BODIES = st.dictionaries(
 
 
 def draft(kind: str = CALL_INTENDED, *, sealed: dict | None = None, **public: object) -> Draft:
-    return Draft(kind, "psn_1", "ses_1", "call_1", "t" * 32, "s" * 16, "tool-1", public, sealed)
+    return Draft(
+        kind,
+        public,
+        sealed,
+        pseudonym="psn_1",
+        session_id="ses_1",
+        call_id="call_1",
+        trace_id="t" * 32,
+        span_id="s" * 16,
+        ref="tool-1",
+    )
 
 
 def unseal(pseudonym: str, sealed: bytes, context: bytes) -> bytes:

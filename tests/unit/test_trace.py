@@ -98,7 +98,19 @@ class Told:
 
     def _append(self, kind, session, public, sealed, *, call=None, trace=None, span=None, ref=None):
         who = self.agents[session][3]
-        self.ledger.append(Draft(kind, who, session, call, trace, span, ref, public, sealed))
+        self.ledger.append(
+            Draft(
+                kind,
+                public,
+                sealed,
+                pseudonym=who,
+                session_id=session,
+                call_id=call,
+                trace_id=trace,
+                span_id=span,
+                ref=ref,
+            )
+        )
 
     def trace(self, ref, **options) -> Trace:
         return trace_of(self.ledger, ref, **options)
@@ -385,7 +397,7 @@ def test_sessions_that_form_a_ring_end_the_search(told) -> None:
     who = told.agents[session][3]
     for one, other in (("ses_x", "ses_y"), ("ses_y", "ses_x")):
         public = {"agent": AGENT + "bot", "depth": 0, "parent": other, "txn": "ses_x"}
-        told.ledger.append(Draft("session.opened", who, one, None, None, None, None, public, None))
+        told.ledger.append(Draft("session.opened", public, pseudonym=who, session_id=one))
     assert len(told.trace("ses_x").chain) == 2
 
 

@@ -27,15 +27,15 @@ from joserfc.jwk import JWKRegistry
 LOCAL = "urn:agent-identity:local"
 EVIDENCE = ["asserted", "agent", "issuer"]
 OURS = {"ES256", "Ed25519", "EdDSA"}
-TOKENS = OURS | {"ES384", "RS256", "PS256"}
 KEY_KINDS = {
     "ES256": ("EC", "P-256"),
     "ES384": ("EC", "P-384"),
+    "ES512": ("EC", "P-521"),
     "Ed25519": ("OKP", "Ed25519"),
     "EdDSA": ("OKP", "Ed25519"),
-    "RS256": ("RSA", None),
-    "PS256": ("RSA", None),
+    **dict.fromkeys(["RS256", "RS384", "RS512", "PS256", "PS384", "PS512"], ("RSA", None)),
 }
+TOKENS = KEY_KINDS.keys()
 MEMBERS = {"EC": ["crv", "kty", "x", "y"], "OKP": ["crv", "kty", "x"], "RSA": ["e", "kty", "n"]}
 
 

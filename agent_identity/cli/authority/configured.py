@@ -25,12 +25,11 @@ from agent_identity.authority.client_proofs import (
     SubjectDn,
 )
 from agent_identity.credentials.agent import Agent
-from agent_identity.credentials.oauth.client import Client, NoProof
-from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
-from agent_identity.credentials.principal_tokens import ALGORITHMS
+from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import pure, run
 from agent_identity.http.world import World
+from agent_identity.keys.algorithms import ALGORITHMS
 from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import agent_uri
 
@@ -103,7 +102,7 @@ def world_of(configuration: Configuration, clock: Callable[[], float]) -> World:
 
 
 def _providers(
-    configuration: Configuration, issuers: Mapping[str, Issuer]
+    configuration: Configuration, issuers: Mapping[str, IssuerKeys]
 ) -> dict[str, IdentityProvider]:
     return {
         table.issuer: IdentityProvider(issuers[name], frozenset(table.algorithms or ALGORITHMS))
@@ -115,7 +114,7 @@ def _providers(
 def _clients(
     table: AuthorityTable,
     configuration: Configuration,
-    issuers: Mapping[str, Issuer],
+    issuers: Mapping[str, IssuerKeys],
     clock: Callable[[], float],
 ) -> dict[str, ClientRecord]:
     trusted = [name for name, one in configuration.issuers.items() if "subjects" in one.trust]
@@ -140,7 +139,7 @@ def _proof(
     name: str,
     said: AuthorityClientTable,
     configuration: Configuration,
-    issuers: Mapping[str, Issuer],
+    issuers: Mapping[str, IssuerKeys],
     clock: Callable[[], float],
 ) -> ClientProof:
     if said.auth == "workload_token" and said.issuer is not None:
@@ -171,7 +170,6 @@ def _certificate_name(said: AuthorityClientTable) -> CertificateName | None:
 
 def _published(
     whose: str, jwks: str | None, clock: Callable[[], float], *, use: str = "sig"
-) -> Issuer:
+) -> IssuerKeys:
     """Keys in one place, read again when they are five minutes old or one is missed."""
-    nobody = KnownClient(Client(whose, NoProof()))
-    return Issuer(whose, clients=nobody, clock=clock, jwks=jwks, key_use=use)
+    return IssuerKeys(whose, clock=clock, jwks=jwks, key_use=use)

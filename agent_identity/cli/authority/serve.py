@@ -20,7 +20,7 @@ from agent_identity.cli.finding import named_configuration, world_of
 from agent_identity.config import read_configuration, state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import run
-from agent_identity.keys.signing import private_directory
+from agent_identity.keys.private_files import private_directory
 from agent_identity.lifecycle import Revocations
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import REINSTATED, REVOKED

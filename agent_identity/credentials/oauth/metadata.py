@@ -13,7 +13,8 @@ from agent_identity import jose
 from agent_identity.credentials.oauth.responses import Fields, asked, failure_of, json_object
 from agent_identity.errors import CredentialRejectedError, DeniedError, VerificationError
 from agent_identity.flow import Flow, HttpRequest, read
-from agent_identity.jose.public_keys import ALGORITHMS, candidates, is_signed
+from agent_identity.jose.public_keys import candidates, checker
+from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.uris import origin
 
 if TYPE_CHECKING:
@@ -278,8 +279,8 @@ def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]]
 
 def _is_usable(key: dict[str, JSON]) -> bool:
     """Whether a key can check any signature: a public one that is made for signatures, and not weak."""
-    for alg in ALGORITHMS:
+    for alg in KEY_TYPES:
         with suppress(VerificationError):
-            is_signed(b"", b"", alg, *candidates([key], alg, None))
+            checker(alg, *candidates([key], alg, None))
             return True
     return False

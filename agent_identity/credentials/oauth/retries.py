@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.credentials.cache import Cooldown
 from agent_identity.errors import CredentialUnavailableError, TransportError
 from agent_identity.flow import pause
 
@@ -37,7 +38,7 @@ class Breaker:
     The trial is taken by time and not by a flag, so that one who gives up on the way keeps nobody out for longer.
     """
 
-    __slots__ = ("_failures", "_lock", "_monotonic", "_opens_at")
+    __slots__ = ("_failures", "_lock", "_monotonic", "_open")
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -46,7 +47,7 @@ class Breaker:
     def forget(self) -> None:
         self._lock = threading.Lock()
         self._failures = 0
-        self._opens_at = 0.0
+        self._open = Cooldown(_OPEN)
 
     def check(self, issuer: str) -> None:
         """Pass, or refuse without asking.
@@ -56,12 +57,9 @@ class Breaker:
         """
         with self._lock:
             now = self._monotonic()
-            left = self._opens_at - now
-            if self._failures < _FAILURES:
+            if self._failures < _FAILURES or self._open.claim(now):
                 return
-            if left <= 0:
-                self._opens_at = now + _OPEN
-                return
+            left = self._open.started + _OPEN - now
         raise CredentialUnavailableError(
             "issuer_unavailable",
             f"{issuer} failed {_FAILURES} times in a row and isn't asked for now",
@@ -71,7 +69,7 @@ class Breaker:
     def failed(self) -> None:
         with self._lock:
             self._failures += 1
-            self._opens_at = self._monotonic() + _OPEN
+            self._open.start(self._monotonic())
 
     def answered(self) -> None:
         """It answered, even if it said no: it is there."""

@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.errors import ConfigurationError, LedgerError
-from agent_identity.keys.signing import private_directory
+from agent_identity.keys.private_files import private_directory
 from agent_identity.provenance.chain import broken_among, verify_rows
 from agent_identity.provenance.pseudonyms import SqliteShelf, Subjects, master_key
 from agent_identity.provenance.records import (

@@ -14,14 +14,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sqlite3
-import stat
 import time
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.forks import StillLock
+from agent_identity.keys.private_files import private_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -34,7 +33,6 @@ __all__ = [
     "is_busy",
     "open_database",
     "patiently",
-    "private_file",
     "roll_back",
     "storage_error",
 ]
@@ -49,30 +47,6 @@ _CODES: Final = {
     sqlite3.SQLITE_CORRUPT: "ledger_unreadable",
     sqlite3.SQLITE_NOTADB: "ledger_unreadable",
 }
-
-
-def private_file(path: Path) -> None:
-    """Make a file that only its owner can read and write (0600), or see to it that it is one.
-
-    An existing file isn't opened: closing it would drop the locks that SQLite holds on it in this process.
-
-    Raises:
-        ConfigurationError: it is a link, no plain file, or somebody else's.
-    """
-    try:
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-        os.close(os.open(path, flags, 0o600))
-    except FileExistsError:
-        status = path.lstat()
-        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
-            raise ConfigurationError(
-                "state_not_private", f"{path} is no plain file, or belongs to somebody else"
-            ) from None
-        if status.st_mode & 0o077:
-            path.chmod(0o600)
-            _log.warning("%s was open to others; it is now its owner's alone", path)
-    except OSError as error:
-        raise ConfigurationError("state_unusable", f"{path} can't be made") from error
 
 
 def open_database(

@@ -17,10 +17,10 @@ import pytest
 
 from agent_identity.authority import Authority, ClientRecord, Terms
 from agent_identity.authority.clients import dump_client, load_client
-from agent_identity.authority.state import one_at_a_time
 from agent_identity.authority.store import open_store
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest
+from agent_identity.keys.private_files import one_at_a_time
 from agent_identity.keys.signing import SigningKey
 
 BILLING = "https://billing.example/api"

@@ -819,8 +819,7 @@ def test_what_follows_from_nothing_written_is_not_complained_of(refuse) -> None:
 
 
 def test_the_algorithms_are_those_that_tokens_are_verified_with() -> None:
-    from agent_identity.config.model import Algorithm
-    from agent_identity.credentials.principal_tokens import ALGORITHMS
+    from agent_identity.keys.algorithms import ALGORITHMS, Algorithm
 
     assert set(typing.get_args(Algorithm)) == ALGORITHMS
 

@@ -7,9 +7,13 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.oauth.client import Client, NoProof
-from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
-from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
+from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
+from agent_identity.errors import (
+    ConfigurationError,
+    CredentialRejectedError,
+    CredentialUnavailableError,
+)
 from agent_identity.flow import Done, HttpResponse, Shared, advance
 from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import play
@@ -18,10 +22,9 @@ IDP = "https://idp.example"
 AWAY = [HttpResponse(503)] * 3
 
 
-def issuer(rig: Any, **parts: Any) -> Issuer:
-    return Issuer(
+def issuer(rig: Any, **parts: Any) -> IssuerKeys:
+    return IssuerKeys(
         IDP,
-        clients=KnownClient(Client("client-1", NoProof())),
         clock=rig.clock,
         monotonic=lambda: rig.monotonic,
         **parts,
@@ -128,7 +131,7 @@ def test_keys_of_a_clock_that_went_back_are_read_again(rig) -> None:
 
 
 def test_a_forked_child_knows_no_nonce_and_counts_no_failure_of_its_parents(rig) -> None:
-    known = issuer(rig)
+    known = Issuer(IDP, clients=None, clock=rig.clock, monotonic=lambda: rig.monotonic)
     known.nonces.learn(f"{IDP}/token", "n-1")
     for _ in range(5):
         known.breaker.failed()
@@ -208,3 +211,11 @@ def test_a_look_that_was_abandoned_leaves_the_next_caller_to_look(rig) -> None:
     fetch.close()
     first.close()
     assert play(known.key("new"), keys(rig, "new"))["kid"] == "new"
+
+
+def test_an_issuer_without_a_client_gives_its_keys_and_is_asked_for_nothing_else(rig) -> None:
+    known = Issuer(IDP, clients=None, clock=rig.clock, jwks=f"{IDP}/keys")
+    assert play(known.key("k-1"), keys(rig, "k-1"))["kid"] == "k-1"
+    with pytest.raises(ConfigurationError, match=IDP) as caught:
+        play(known.token([]), metadata(rig))
+    assert caught.value.code == "client_missing"

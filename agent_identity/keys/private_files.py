@@ -1,0 +1,192 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Files and folders that only their owner can open: made, replaced, read and locked.
+
+No other module gives a file the mode 0600. A name that is a link is refused when a file is made, read or locked.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import stat
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Final
+
+from agent_identity.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator
+    from pathlib import Path
+
+__all__ = [
+    "create_private",
+    "one_at_a_time",
+    "private_directory",
+    "private_file",
+    "read_private",
+    "read_secret",
+    "settle",
+    "settled",
+    "write_private",
+]
+
+_log: Final = logging.getLogger("agent_identity")
+
+_NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)
+_NEW: Final = os.O_WRONLY | os.O_CREAT | os.O_EXCL | _NO_LINK
+_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+_LARGEST: Final = 64 * 1024
+
+
+def private_directory(path: Path) -> Path:
+    """Make a folder that only its owner can enter (0700), or check that it is one.
+
+    Raises:
+        ConfigurationError: it is a link, somebody else's, or can't be closed to others.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        status = path.lstat()
+        if path.is_symlink() or status.st_uid != os.getuid():
+            raise ConfigurationError(
+                "state_not_private", f"{path} is a link or belongs to somebody else"
+            )
+        if status.st_mode & _OTHERS:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigurationError(
+            "state_unusable",
+            f"{path} can't be used as a state directory",
+            remedy="choose another state_dir",
+        ) from error
+    return path
+
+
+def private_file(path: Path) -> None:
+    """Make an empty file, or check that a file is private, and close it to others.
+
+    An existing file isn't opened: closing it would drop the locks that SQLite holds on it in this process.
+
+    Raises:
+        ConfigurationError: it is a link, no plain file, or somebody else's.
+    """
+    try:
+        create_private(path, b"")
+    except FileExistsError:
+        status = path.lstat()
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
+            raise ConfigurationError(
+                "state_not_private", f"{path} is no plain file, or belongs to somebody else"
+            ) from None
+        if status.st_mode & _OTHERS:
+            path.chmod(0o600)
+            _log.warning("%s was open to others; it is now its owner's alone", path)
+    except OSError as error:
+        raise ConfigurationError("state_unusable", f"{path} can't be made") from error
+
+
+def create_private(path: Path, data: bytes) -> None:
+    """Write a new file; when writing fails, there is none.
+
+    Raises:
+        FileExistsError: there is a file or a link of that name.
+    """
+    descriptor = os.open(path, _NEW, 0o600)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except BaseException:
+        path.unlink(missing_ok=True)
+        raise
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Write a file or replace it, whole or not at all."""
+    temporary = _beside(path)
+    create_private(temporary, data)
+    try:
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def settle(path: Path, make: Callable[[], bytes]) -> None:
+    """Make a file whole unless there is one. Of several processes that make it at once, the first one's file counts."""
+    if path.exists():
+        return
+    ours = _beside(path)
+    create_private(ours, make())
+    try:
+        os.link(ours, path)
+    except FileExistsError:
+        pass  # another process was faster
+    finally:
+        ours.unlink()
+
+
+def settled(path: Path, make: Callable[[], bytes]) -> bytes:
+    """The content of a file after `settle`."""
+    settle(path, make)
+    return read_private(path)
+
+
+def _beside(path: Path) -> Path:
+    # A fresh name each time: a file that a killed process left would stand in the way of the same name.
+    return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+
+
+def read_private(path: Path) -> bytes:
+    """Read a small file of ours.
+
+    Raises:
+        FileNotFoundError: there is none.
+        ConfigurationError: it can't be read, is a link, or is larger than any that we write.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
+        with os.fdopen(descriptor, "rb") as file:
+            data = file.read(_LARGEST + 1)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ConfigurationError(
+            "state_unusable", f"{path} can't be read", remedy="check who owns the state directory"
+        ) from error
+    if len(data) > _LARGEST:
+        raise ConfigurationError("state_unusable", f"{path} is none of the authority's files")
+    return data
+
+
+def read_secret(path: Path) -> bytes:
+    """Read a file that is refused, not repaired, where others could have read it before.
+
+    Raises:
+        ConfigurationError: `state_not_private`, others can open it, or it belongs to somebody else.
+    """
+    with path.open("rb") as file:
+        status = os.fstat(file.fileno())
+        if status.st_uid != os.getuid() or status.st_mode & _OTHERS:
+            raise ConfigurationError(
+                "state_not_private",
+                f"others than its owner can open {path}, or it belongs to somebody else",
+                remedy=f"if nobody has used it, chmod 600 {path}; else take it away, and a new key is made",
+            )
+        return file.read()
+
+
+@contextmanager
+def one_at_a_time(path: Path) -> Generator[None, None, None]:
+    """Let one process, and one thread of it, into the block at a time; `path` is the lock's own file."""
+    import fcntl  # noqa: PLC0415 - Windows has none
+
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)
+    try:
+        os.fchmod(descriptor, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
