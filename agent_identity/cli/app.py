@@ -269,10 +269,10 @@ def init(
     as_json: Json = False,
 ) -> None:
     """Write a commented agent-identity.toml for one kind of issuer."""
-    from agent_identity.cli.init import chosen_kind, write_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.init import choose_kind, write_configuration  # noqa: PLC0415 - loads what the command needs
 
     write_configuration(
-        chosen_kind(kind),
+        choose_kind(kind),
         output,
         name=name,
         issuer=issuer,
