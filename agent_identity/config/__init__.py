@@ -19,10 +19,9 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_identity.config.environment import configuration_file, state_directory, workload_api
 
 if TYPE_CHECKING:
-    from agent_identity.config.model import Configuration
+    from agent_identity.config.model import Configuration, configuration_schema
     from agent_identity.config.reading import read_configuration
     from agent_identity.config.references import References
-    from agent_identity.config.schema import configuration_schema
 
 __all__ = [
     "Configuration",
@@ -37,7 +36,7 @@ __all__ = [
 _HOMES: Final = {
     "Configuration": "model",
     "References": "references",
-    "configuration_schema": "schema",
+    "configuration_schema": "model",
     "read_configuration": "reading",
 }
 

@@ -19,20 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
-    "RESOURCE_RULE",
-    "SCOPE_RULE",
     "Fault",
     "InvalidConfigurationError",
     "Lines",
     "Problem",
+    "conflict",
     "key_text",
+    "malformed",
+    "missing",
     "nearest",
     "telling",
+    "unused",
 ]
-
-RESOURCE_RULE: Final = "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port"
-SCOPE_RULE: Final = "a scope holds characters that RFC 6749 §3.3 doesn't allow"
-"""What the errors of code say with the value, said without it."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO: Final = re.compile(r"//[^/]*@")
@@ -48,6 +46,26 @@ class Fault(NamedTuple):
     message: str
     remedy: str | None = None
     meant: tuple[str, ...] | None = None
+
+
+def missing(path: tuple[str, ...], remedy: str) -> Fault:
+    """A key that something needs."""
+    return Fault("value_missing", path, "missing", remedy)
+
+
+def malformed(path: tuple[str, ...], message: str, remedy: str | None = None) -> Fault:
+    """A value that can't be used; `message` says what it must be."""
+    return Fault("value_malformed", path, message, remedy)
+
+
+def conflict(path: tuple[str, ...], message: str, remedy: str) -> Fault:
+    """A key that contradicts another one."""
+    return Fault("value_conflict", path, message, remedy)
+
+
+def unused(path: tuple[str, ...], why: str) -> Fault:
+    """A key that nothing would read."""
+    return Fault("key_unused", path, f"has no effect: {why}", f"remove {path[-1]}")
 
 
 class Problem(NamedTuple):
