@@ -18,7 +18,7 @@ PLAIN_BEGIN = re.compile(r"\s*BEGIN(?:\s+(?:DEFERRED|TRANSACTION))*\s*(?:;.*)?",
 CONSTANT_TIME = frozenset({"token", "secret", "nonce", "ath", "password"})
 PUBLIC = frozenset({"chain[0] != actor_token"})  # the caller sent both
 TAKEN = re.compile(r"\b(?:monotonic|perf_counter|time)\(\) - |\b(?:elapsed|took)\b")
-DEMO = "agent_identity/cli/demo.py"
+DEMO = "agent_identity/cli/demo/story.py"
 Finding = tuple[int, str]
 
 
