@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From `agent-identity.toml` to checked values: where the file is, what it may say, what it leaves to be inferred.
+"""From `agent-identity.toml` to checked values.
 
-    places      where things are kept, by what the environment says
-    model       every table and key
-    inference   what a short file means in full
-    checks      what can't be, all of it at once, and `unsupported` what this version can't do yet
-    reading     all of that in order: the file in, a `Configuration` or one error out
-    references  `env:`, `file:` and `keyring:`, the places of secrets that the file only names
+    environment       where the file and the state directory are
+    model             every table and key, and the JSON Schema
+    inference         the values of missing keys that follow from others
+    checks            contradictions, secrets in the file, what this version doesn't support
+    resource_checks   `[resources]`: the keys that each source needs and takes
+    authority_checks  `[authority]`
+    problems          faults and their lines
+    reading           all of that in order: reads the file and returns a `Configuration`, or raises one error
+    references        reads `env:`, `file:` and `keyring:` references to secrets
 
-Nothing here is loaded before it is asked for: most programs never read a file.
+Each module is loaded on first use, because most programs never read a file.
 """
 
 from __future__ import annotations

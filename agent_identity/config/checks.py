@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.config.authority_checks import ISSUERS_URL, check_authority
 from agent_identity.config.model import Kind, PolicyTable, SharedTable, values_of
 from agent_identity.config.problems import Fault, conflict, malformed, missing, nearest, unused
-from agent_identity.config.references import is_in_vault, is_reference, named, transit_key
+from agent_identity.config.references import is_in_vault, is_reference, parse_reference, transit_key
 from agent_identity.config.resource_checks import check_resources
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.uris import is_safe_link, origin
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from agent_identity.config.model import AgentTable, Configuration, IssuerTable
 
-__all__ = ["check", "check_policy", "unsupported"]
+__all__ = ["check", "check_policy", "check_supported"]
 
 
 def check(configuration: Configuration) -> Iterator[Fault]:
@@ -247,7 +247,7 @@ def _references(configuration: Configuration) -> Iterator[Fault]:
 
 def _place(text: str, path: tuple[str, ...], *, has_vault: bool) -> Iterator[Fault]:
     try:
-        place = named(text)
+        place = parse_reference(text)
         if path == ("agent", "signer") and is_in_vault(text):
             transit_key(text)
     except ConfigurationError as error:
@@ -312,7 +312,7 @@ def _ledger(configuration: Configuration) -> Iterator[Fault]:
         yield malformed(("ledger", "url"), what)
 
 
-def unsupported(configuration: Configuration) -> Iterator[Fault]:
+def check_supported(configuration: Configuration) -> Iterator[Fault]:
     """What the configuration asks for and this version can't do."""
     policy, shared = configuration.policy or PolicyTable(), configuration.shared
     is_elsewhere = configuration.ledger.url.startswith(("postgresql:", "postgres:"))
@@ -343,8 +343,8 @@ def unsupported(configuration: Configuration) -> Iterator[Fault]:
             for name, table in configuration.issuers.items()
         ),
     ]
-    for is_asked_for, path, remedy in rows:
-        if is_asked_for:
+    for is_requested, path, remedy in rows:
+        if is_requested:
             yield Fault("not_supported", path, "this version doesn't support that yet", remedy)
     if is_in_vault(configuration.agent.key or ""):
         yield Fault(
