@@ -165,7 +165,7 @@ def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
             session = asyncio.run(_in_session(identity, Books(billing), story))
         trace = identity.who_triggered(session)
         report = identity.ledger.verify()
-        is_as_expected = _print_results(story, api, trace, report.ok, directory)
+        is_as_expected = _print_results(story, api, trace, directory, sound=report.ok)
         story.say(f"{time.perf_counter() - started:.1f} s", "dim")
         if as_json:
             document = {
@@ -185,8 +185,8 @@ async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Se
 
 
 def _print_results(
-    story: Story, api: BillingApi, trace: Trace, sound: bool, directory: Path
-) -> bool:  # noqa: FBT001 - one caller
+    story: Story, api: BillingApi, trace: Trace, directory: Path, *, sound: bool
+) -> bool:
     story.say("")
     story.say("What the billing API verified, request by request", "bold")
     for call in api.seen:
