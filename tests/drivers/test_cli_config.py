@@ -661,7 +661,7 @@ def test_a_subject_token_of_a_vault_is_refused_by_name(
     given = "vault:agents/alice#token"
     done = run("token", "--resource", BILLING, "--subject-token", given, "--config", path)
     assert (done.exit_code, done.stdout) == (2, "")
-    assert "--subject-token isn't read from a vault" in done.stderr
+    assert "--subject-token can't be read from a vault" in done.stderr
 
 
 class KeptKey(FakeWeb):
