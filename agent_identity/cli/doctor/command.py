@@ -25,7 +25,7 @@ from agent_identity.cli.config import inferred_documents
 from agent_identity.cli.doctor.local import (
     FAILED,
     Finding,
-    Looked,
+    Setup,
     check_ledger,
     check_policy,
     check_secret,
@@ -91,22 +91,22 @@ def examine(path: Path, directory: Path, *, as_json: bool) -> int:
 
 def _findings(configuration: Configuration, directory: Path) -> list[Finding]:
     world = world_of(configuration)
-    looked = Looked(configuration, secrets_of(configuration, time.time), world, time.time)
+    setup = Setup(configuration, secrets_of(configuration, time.time), world, time.time)
     checks: list[Callable[[], list[Finding]]] = [
-        partial(check_secret, key, reference, looked)
+        partial(check_secret, key, reference, setup)
         for key, reference in secret_places(configuration)
     ]
     asked = configuration.asked_issuers
     checks += [
-        partial(check_issuer, label, table, looked, is_asked=label in asked)
+        partial(check_issuer, label, table, setup, is_asked=label in asked)
         for label, table in configuration.issuers.items()
     ]
     checks += [
-        partial(check_resource, uri, table, looked)
+        partial(check_resource, uri, table, setup)
         for uri, table in resources_with_issuers(configuration)
     ]
     if configuration.vault is not None:
-        checks.append(partial(check_vault, configuration.vault, looked))
+        checks.append(partial(check_vault, configuration.vault, setup))
     if wants_spiffe(configuration):
         checks.append(partial(check_spiffe, configuration))
     # In this order: opening a ledger makes its folder private, which check_state should warn of before.

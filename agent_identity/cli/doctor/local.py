@@ -34,24 +34,67 @@ if TYPE_CHECKING:
 __all__ = [
     "FAILED",
     "Finding",
-    "Looked",
+    "Setup",
+    "check_expiry",
     "check_ledger",
     "check_policy",
     "check_secret",
     "check_state",
-    "failed_by",
     "failure",
-    "lasting",
+    "failure_of",
     "ok",
     "secret_places",
     "warning",
 ]
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+FAILED: Final = "failed"
+
+_DAY: Final = 86_400.0
+_SOON: Final = 14.0
 
 
-class Looked(NamedTuple):
-    """What checks need."""
+class Finding(NamedTuple):
+    """The result of one check; `check` names it."""
+
+    check: str
+    status: Literal["ok", "warning", "failed"]
+    message: str
+    remedy: str | None = None
+
+
+def ok(check: str, message: str) -> Finding:
+    return Finding(check, "ok", message)
+
+
+def warning(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check, "warning", message, remedy)
+
+
+def failure(check: str, message: str, remedy: str | None) -> Finding:
+    return Finding(check, FAILED, message, remedy)
+
+
+def failure_of(check: str, error: AgentIdentityError) -> Finding:
+    """An error of the library as a finding; its message contains no secret."""
+    return failure(check, f"{error} ({error.code})", error.remedy)
+
+
+def check_expiry(check: str, what: str, ends: float, now: float) -> Finding:
+    """Whether a certificate is valid, and for how long; `ends` and `now` are Unix seconds."""
+    left = (ends - now) / _DAY
+    if left <= 0:
+        return failure(check, f"{what}, but has expired", "replace it")
+    message = (
+        f"{what}, {left:.0f} days left" if left >= 1 else f"{what}, {left * 24:.0f} hours left"
+    )
+    if left < _SOON:
+        return warning(check, message, "renew it in time")
+    return ok(check, message)
+
+
+class Setup(NamedTuple):
+    """A configuration, and what checks of it need."""
 
     configuration: Configuration
     secrets: Secrets
@@ -67,45 +110,45 @@ def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], s
     return list(values_of(configuration, Kind.REFERENCE))
 
 
-def check_secret(path: tuple[str, ...], reference: str, looked: Looked) -> list[Finding]:
+def check_secret(path: tuple[str, ...], reference: str, setup: Setup) -> list[Finding]:
     """Whether a secret can be read and used; a key that stays in a vault must sign there."""
     name = key_text(path)
     try:
         if path == ("agent", "signer") and is_in_vault(reference):
-            return [_check_vault_key(name, reference, looked)]
-        secret = run(looked.secrets.read(reference), looked.world.answer)
+            return [_check_vault_key(name, reference, setup)]
+        secret = run(setup.secrets.read(reference), setup.world.answer)
         if secret is None and path[-1] == "refresh_token":
             return [ok(name, "no token is stored yet; the first sign-in stores one")]
         if secret is None or not secret.reveal():
             what = "there is nothing" if secret is None else "there is an empty file or entry"
-            return [failure(name, f"{what} at {reference}", _remedy(path, looked))]
-        return [_check_use(path, reference, secret, looked), *_check_mode(name, reference)]
+            return [failure(name, f"{what} at {reference}", _remedy(path, setup))]
+        return [_check_use(path, reference, secret, setup), *_check_mode(name, reference)]
     except AgentIdentityError as error:
-        return [failed_by(name, error)]
+        return [failure_of(name, error)]
 
 
-def _check_vault_key(name: str, reference: str, looked: Looked) -> Finding:
-    key = run(probed(looked.secrets.signer(reference)), looked.world.answer)
+def _check_vault_key(name: str, reference: str, setup: Setup) -> Finding:
+    key = run(probed(setup.secrets.signer(reference)), setup.world.answer)
     return ok(name, f"{reference} signs with {key['alg']}, kid {key['kid']}")
 
 
-def _remedy(path: tuple[str, ...], looked: Looked) -> str:
-    if _is_signing_key(path, looked.configuration):
+def _remedy(path: tuple[str, ...], setup: Setup) -> str:
+    if _is_signing_key(path, setup.configuration):
         return "create a key there (PEM): openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
     return "put the secret there, or change the reference"
 
 
-def _check_use(path: tuple[str, ...], reference: str, secret: Secret, looked: Looked) -> Finding:
+def _check_use(path: tuple[str, ...], reference: str, secret: Secret, setup: Setup) -> Finding:
     name = key_text(path)
-    pair = _key_of_certificate(path, looked.configuration)
+    pair = _key_of_certificate(path, setup.configuration)
     if pair is not None:
-        return _check_certificate(name, secret, reference if pair == "" else pair, looked)
+        return _check_certificate(name, secret, reference if pair == "" else pair, setup)
     if path == ("authority", "tls", "client_ca"):
         ends = read_authorities(secret.reveal()).expires_at
-        return lasting(
-            name, "the certificate authority that expires first can be read", ends, looked.clock()
+        return check_expiry(
+            name, "the certificate authority that expires first can be read", ends, setup.clock()
         )
-    if _is_signing_key(path, looked.configuration):
+    if _is_signing_key(path, setup.configuration):
         key = SigningKey.from_pem(secret.reveal().encode())
         return ok(name, f"{reference} has a private key for {key.alg}")
     return ok(name, f"{reference} can be read")
@@ -140,12 +183,12 @@ def _is_signing_key(path: tuple[str, ...], configuration: Configuration) -> bool
             return False
 
 
-def _check_certificate(name: str, chain: Secret, key: str, looked: Looked) -> Finding:
-    private = run(looked.secrets.read(key), looked.world.answer)
+def _check_certificate(name: str, chain: Secret, key: str, setup: Setup) -> Finding:
+    private = run(setup.secrets.read(key), setup.world.answer)
     if private is None:
         return failure(name, f"there is no key at {key}", "put the certificate's key there (PEM)")
     certificate = read_certificate(chain.reveal().encode(), private.reveal().encode())
-    return lasting(name, "the certificate fits its key", certificate.expires_at, looked.clock())
+    return check_expiry(name, "the certificate fits its key", certificate.expires_at, setup.clock())
 
 
 def _check_mode(name: str, reference: str) -> Iterator[Finding]:
@@ -161,25 +204,15 @@ def _check_mode(name: str, reference: str) -> Iterator[Finding]:
 
 def check_state(directory: Path) -> list[Finding]:
     """Whether the state directory is private. Nothing is created or changed."""
-    name = "state directory"
+    name, elsewhere = "state directory", "choose another AGENT_IDENTITY_STATE_DIR"
     try:
         status = directory.lstat()
     except FileNotFoundError:
         return [_check_parent(name, directory)]
     except OSError:
-        return [
-            failure(
-                name, f"{directory} can't be accessed", "choose another AGENT_IDENTITY_STATE_DIR"
-            )
-        ]
+        return [failure(name, f"{directory} can't be accessed", elsewhere)]
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        return [
-            failure(
-                name,
-                f"{directory} is not a folder of this user",
-                "choose another AGENT_IDENTITY_STATE_DIR",
-            )
-        ]
+        return [failure(name, f"{directory} is not a folder of this user", elsewhere)]
     if not os.access(directory, os.W_OK | os.X_OK):
         return [failure(name, f"{directory} can't be written", f"chmod 700 {directory}")]
     if status.st_mode & _OPEN_TO_OTHERS:
@@ -191,11 +224,8 @@ def _check_parent(name: str, path: Path) -> Finding:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if os.access(above, os.W_OK | os.X_OK):
         return ok(name, f"{path} will be created at first use")
-    return failure(
-        name,
-        f"{path} doesn't exist, and this user can't create it",
-        "create it, or choose another place",
-    )
+    what = f"{path} doesn't exist, and this user can't create it"
+    return failure(name, what, "create it, or choose another place")
 
 
 def check_ledger(configuration: Configuration, directory: Path) -> list[Finding]:
@@ -211,7 +241,7 @@ def check_ledger(configuration: Configuration, directory: Path) -> list[Finding]
         with open_ledger(table.url, state_dir=directory, durability=table.durability) as ledger:
             ledger.probe()
     except AgentIdentityError as error:
-        return [failed_by(name, error)]
+        return [failure_of(name, error)]
     return [ok(name, f"{file or table.url} opens and can be written")]
 
 
@@ -222,66 +252,9 @@ def check_policy(configuration: Configuration) -> list[Finding]:
     """Whether a policy is configured, and its files exist."""
     table, name = configuration.policy, "policy"
     if table is None:
-        return [
-            warning(
-                name,
-                "no policy is configured: programs must pass one, and token and exec don't work",
-                'add [policy] engine = "grants-only", or policy files',
-            )
-        ]
+        what = "no policy is configured: programs must pass one, and token and exec don't work"
+        return [warning(name, what, 'add [policy] engine = "grants-only", or policy files')]
     empty = [pattern for pattern in table.files if not glob.glob(pattern, recursive=True)]  # noqa: PTH207 - a whole pattern, absolute
-    if empty:
-        return [
-            failure(
-                name,
-                f"there is no policy file at {each}",
-                "put policies there, or change policy.files",
-            )
-            for each in empty
-        ]
-    return [ok(name, f"{table.engine} decides")]
-
-
-FAILED: Final = "failed"
-
-_DAY: Final = 86_400.0
-_SOON: Final = 14.0
-
-
-class Finding(NamedTuple):
-    """The result of one check; `check` names it."""
-
-    check: str
-    status: Literal["ok", "warning", "failed"]
-    message: str
-    remedy: str | None = None
-
-
-def ok(check: str, message: str) -> Finding:
-    return Finding(check, "ok", message)
-
-
-def warning(check: str, message: str, remedy: str) -> Finding:
-    return Finding(check, "warning", message, remedy)
-
-
-def failure(check: str, message: str, remedy: str | None) -> Finding:
-    return Finding(check, FAILED, message, remedy)
-
-
-def failed_by(check: str, error: AgentIdentityError) -> Finding:
-    """An error of the library as a finding; its message contains no secret."""
-    return failure(check, f"{error} ({error.code})", error.remedy)
-
-
-def lasting(check: str, what: str, ends: float, now: float) -> Finding:
-    """Whether a certificate is valid, and for how long; `ends` and `now` are Unix seconds."""
-    left = (ends - now) / _DAY
-    if left <= 0:
-        return failure(check, f"{what}, but has expired", "replace it")
-    message = (
-        f"{what}, {left:.0f} days left" if left >= 1 else f"{what}, {left * 24:.0f} hours left"
-    )
-    if left < _SOON:
-        return warning(check, message, "renew it in time")
-    return ok(check, message)
+    remedy = "put policies there, or change policy.files"
+    missing = [failure(name, f"there is no policy file at {each}", remedy) for each in empty]
+    return missing or [ok(name, f"{table.engine} decides")]

@@ -19,9 +19,9 @@ from urllib.parse import urlsplit
 from agent_identity.cli.doctor.local import (
     FAILED,
     Finding,
-    failed_by,
+    check_expiry,
     failure,
-    lasting,
+    failure_of,
     ok,
     warning,
 )
@@ -36,7 +36,7 @@ from agent_identity.http.seams import tls
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent_identity.cli.doctor.local import Looked
+    from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
     from agent_identity.credentials.oauth.protected_resource import ProtectedResource
@@ -62,38 +62,36 @@ _SEALED: Final = 503
 # -- issuers ----------------------------------------------------------------------------------------------------------
 
 
-def check_issuer(
-    label: str, table: IssuerTable, looked: Looked, *, is_asked: bool
-) -> list[Finding]:
+def check_issuer(label: str, table: IssuerTable, setup: Setup, *, is_asked: bool) -> list[Finding]:
     """Whether an issuer answers under the configured name and has keys, and whether the clocks agree."""
     name = f"issuer {label}"
-    findings = _check_tls(name, table.issuer, looked)
+    findings = _check_tls(name, table.issuer, setup)
     if any(finding.status == FAILED for finding in findings):
         return findings
-    timed = _TimedWorld(looked)
+    timed = _TimedWorld(setup)
     place = table.jwks
     try:
         endpoints = run(
-            discover(table.issuer, looked.clock, frozenset(table.endpoint_origins)), timed.answer
+            discover(table.issuer, setup.clock, frozenset(table.endpoint_origins)), timed.answer
         )
         findings.append(ok(name, f"{table.issuer} answers under this name"))
         place = place or endpoints.jwks
     except AgentIdentityError as error:
-        error_finding = failed_by(name, error)
+        error_finding = failure_of(name, error)
         if is_asked or place is None:
             return [*findings, error_finding, *timed.check_clock(name)]
         findings.append(error_finding._replace(status="warning"))
-    findings.append(_check_keys(name, table, place, looked))
+    findings.append(_check_keys(name, table, place, setup))
     return [*findings, *timed.check_clock(name)]
 
 
-def _check_keys(name: str, table: IssuerTable, place: str | None, looked: Looked) -> Finding:
+def _check_keys(name: str, table: IssuerTable, place: str | None, setup: Setup) -> Finding:
     if place is None and not table.trust:
         return ok(name, "it publishes no keys, and none are needed")
     try:
-        keys = run(read_keys(table.issuer, place, looked.clock), looked.world.answer).keys
+        keys = run(read_keys(table.issuer, place, setup.clock), setup.world.answer).keys
     except AgentIdentityError as error:
-        return failed_by(name, error)
+        return failure_of(name, error)
     if not keys:
         return warning(name, "none of its keys can be used", "check its jwks_uri")
     return ok(name, f"{len(keys)} of its keys can be used")
@@ -102,8 +100,8 @@ def _check_keys(name: str, table: IssuerTable, place: str | None, looked: Looked
 class _TimedWorld:
     """Answers flows, and compares this machine's clock with the `Date` of each response."""
 
-    def __init__(self, looked: Looked) -> None:
-        self._looked = looked
+    def __init__(self, setup: Setup) -> None:
+        self._looked = setup
         self._skew: float | None = None
 
     def answer(self, ask: Ask) -> Answer:
@@ -140,7 +138,7 @@ def _date(text: str) -> float | None:
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
-def _check_tls(name: str, url: str, looked: Looked) -> list[Finding]:
+def _check_tls(name: str, url: str, setup: Setup) -> list[Finding]:
     """Whether a TLS connection works; nothing for plain http on loopback."""
     parts = urlsplit(url)
     host = parts.hostname or ""
@@ -149,9 +147,9 @@ def _check_tls(name: str, url: str, looked: Looked) -> list[Finding]:
     try:
         with (
             socket.create_connection(
-                (host, parts.port or 443), looked.configuration.http.deadline
+                (host, parts.port or 443), setup.configuration.http.deadline
             ) as plain,
-            tls(looked.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
+            tls(setup.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
         ):
             shown = secured.getpeercert() or {}
             version = secured.version() or "TLS"
@@ -159,7 +157,7 @@ def _check_tls(name: str, url: str, looked: Looked) -> list[Finding]:
         return [failure(name, f"{host}: {_reason(error)}", _remedy(error))]
     ends = ssl.cert_time_to_seconds(str(shown.get("notAfter", "")))
     what = f"{version.replace('TLSv', 'TLS ')}, the certificate of {host} is trusted"
-    return [lasting(name, what, ends, looked.clock())]
+    return [check_expiry(name, what, ends, setup.clock())]
 
 
 def _reason(error: Exception) -> str:
@@ -184,22 +182,22 @@ def _remedy(error: Exception) -> str:
     return "check the URL, and the network between this machine and the server"
 
 
-def check_vault(table: VaultTable, looked: Looked) -> list[Finding]:
+def check_vault(table: VaultTable, setup: Setup) -> list[Finding]:
     """Whether a vault answers and is unsealed; its secrets are checked with the other references."""
     name = "vault"
-    findings = _check_tls(name, table.address, looked)
+    findings = _check_tls(name, table.address, setup)
     if any(finding.status == FAILED for finding in findings):
         return findings
     request = HttpRequest("GET", f"{table.address.rstrip('/')}/v1/sys/health")
-    deadline = time.monotonic() + looked.configuration.http.deadline
+    deadline = time.monotonic() + setup.configuration.http.deadline
     try:
-        status = looked.world.transport.exchange(request, deadline).status
+        status = setup.world.transport.exchange(request, deadline).status
     except AgentIdentityError as error:
         remedy = (
             error.remedy
             or "check vault.address, and the network between this machine and the vault"
         )
-        return [*findings, failed_by(name, error)._replace(remedy=remedy)]
+        return [*findings, failure_of(name, error)._replace(remedy=remedy)]
     if status in _REPLIES:
         return [*findings, ok(name, f"{table.address} answers and is unsealed")]
     what = {_SEALED: "is sealed", _NOT_STARTED: "is not initialised"}
@@ -260,16 +258,16 @@ def resources_with_issuers(configuration: Configuration) -> Iterator[tuple[str, 
             yield uri, table
 
 
-def check_resource(uri: str, table: ResourceTable, looked: Looked) -> list[Finding]:
+def check_resource(uri: str, table: ResourceTable, setup: Setup) -> list[Finding]:
     """Whether a resource's metadata fits its table; most resources publish no metadata."""
     name = f"resource {uri}"
     try:
-        metadata = run(discover_resource(uri, looked.clock), looked.world.answer)
+        metadata = run(discover_resource(uri, setup.clock), setup.world.answer)
     except AgentIdentityError as error:
-        return [failed_by(name, error)._replace(status="warning")]
+        return [failure_of(name, error)._replace(status="warning")]
     if metadata is None:
         return [ok(name, "it publishes no metadata to compare with")]
-    differences = [*_differences(name, metadata, table, looked.configuration)]
+    differences = [*_differences(name, metadata, table, setup.configuration)]
     return differences or [ok(name, "its metadata fits the configuration")]
 
 
