@@ -1059,8 +1059,8 @@ def test_doctor_says_where_a_resource_publishes_something_else_of_itself(
     checks = json.loads(done.stdout)["checks"]
     told = [check["message"] for check in checks if check["check"] == f"resource {web.url}"]
     assert told == [
-        f"it doesn't name {issuer.url} among the issuers whose tokens it takes",
-        "it takes none but DPoP-bound tokens",
+        f"it doesn't name {issuer.url} among the issuers whose tokens it accepts",
+        "it accepts only DPoP-bound tokens",
         "it doesn't know the scope write",
     ]
     assert done.exit_code == 0
