@@ -82,7 +82,7 @@ _HOMES = {
     "Trace": "provenance.trace",
     "current_credential": "runtime.current",
     "current_session": "runtime.current",
-    "on_behalf_of": "environment",
+    "on_behalf_of": "identity",
     "tool": "decorators",
 }
 
