@@ -10,7 +10,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command line, or say which packages it needs."""
+    """Run the command line, or print which packages are missing."""
     try:
         from agent_identity.cli.app import app  # noqa: PLC0415 - an extra may be missing
 

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The commands, and how a failure of the library becomes an exit code.
+"""The commands, and the exit codes of errors.
 
-Exit codes: 0 done, 1 the answer is no (an unsound ledger, an unknown reference, a refused credential), 2 it could not be asked.
-With --json an error is one JSON document on standard error, and standard output holds one or nothing.
-`exec` passes on the code of the program that it runs. Each command's work is in a module of its own, loaded when it is run.
+Exit codes: 0 success, 1 refused (an unsound ledger, an unknown reference, a refused credential), 2 error.
+With --json an error is one JSON document on standard error, and standard output is one JSON document or empty.
+`exec` returns the exit code of the program that it runs. Each command loads its own module when it is run.
 """
 
 from __future__ import annotations
@@ -40,11 +40,11 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 _USAGE_ERROR: Final = typer.BadParameter.__mro__[1]
-"""What every mistake on a command line is; Typer gives it no public name."""
+"""The base class of all usage errors, which Typer doesn't export."""
 
 
 class _Commands(TyperGroup):
-    """The commands; a mistake on the command line is JSON too where that was asked for."""
+    """The commands; with --json a usage error is JSON too."""
 
     def main(
         self,
@@ -74,7 +74,7 @@ class _Commands(TyperGroup):
         except Exception as error:
             if not (is_json and isinstance(error, _USAGE_ERROR)):
                 raise
-            _print_error("usage", _message(error), "ask the command for its --help")
+            _print_error("usage", _message(error), "run the command with --help")
             raise SystemExit(UNREADABLE) from None
         if is_json:
             raise SystemExit(answer if isinstance(answer, int) else 0)
@@ -82,7 +82,7 @@ class _Commands(TyperGroup):
 
 
 def _message(error: Exception) -> str:
-    """What is wrong with a command line, in Typer's words."""
+    """Typer's message of a usage error."""
     words = getattr(error, "format_message", error.__str__)
     return str(words())
 
@@ -93,12 +93,12 @@ app: typer.Typer = typer.Typer(
     pretty_exceptions_enable=False,
     help="Credentials, delegation and provenance for every tool call of an AI agent.",
 )
-ledger_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Look after the ledger.")
+ledger_app: typer.Typer = typer.Typer(no_args_is_help=True, help="Check the ledger.")
 authority_app: typer.Typer = typer.Typer(no_args_is_help=True, help="The embedded authority.")
 app.add_typer(ledger_app, name="ledger")
 app.add_typer(authority_app, name="authority")
 config_app: typer.Typer = typer.Typer(
-    no_args_is_help=True, help="What agent-identity.toml may say, and what it means."
+    no_args_is_help=True, help="Show the schema and the effective values of agent-identity.toml."
 )
 app.add_typer(config_app, name="config")
 
@@ -118,7 +118,7 @@ def agent(
         ),
     ] = False,
 ) -> None:
-    """What all commands have in common."""
+    """Options of all commands."""
 
 
 StateDir = Annotated[
@@ -129,29 +129,29 @@ StateDir = Annotated[
 ]
 NoStateDir = Annotated[
     Path | None,
-    typer.Option(
-        "--state-dir", help="Taken by every command; this one reads and writes nothing there."
-    ),
+    typer.Option("--state-dir", help="Ignored: this command uses no state directory."),
 ]
 Config = Annotated[
     Path | None,
     typer.Option(
         "--config",
-        help="The configuration; default: AGENT_IDENTITY_CONFIG. One in the working directory is not used by itself.",
+        help="The configuration; default: AGENT_IDENTITY_CONFIG. A file in the working directory is not used by itself.",
     ),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 Resource = Annotated[str, typer.Option("--resource", help="The resource's URI, as configured.")]
 Scopes = Annotated[
     list[str] | None,
-    typer.Option("--scope", help="A scope to ask for, once for each; default: those configured."),
+    typer.Option(
+        "--scope", help="A scope to request; repeat it for more; default: the configured scopes."
+    ),
 ]
 SubjectToken = Annotated[
     str | None,
     typer.Option(
         "--subject-token",
         metavar="REF",
-        help="Where the principal's token is: env:NAME, file:PATH or keyring:NAME. Without it: autonomous.",
+        help="Reference to the principal's token: env:NAME, file:PATH or keyring:NAME. Without it: autonomous.",
     ),
 ]
 
@@ -159,8 +159,8 @@ UNSOUND = 1
 UNREADABLE = 2
 
 
-def _reported(command: Callable[P, R]) -> Callable[P, R]:
-    """Print an error of the library with its remedy, and leave with 1 for a no, with 2 for what couldn't be asked."""
+def _report_errors(command: Callable[P, R]) -> Callable[P, R]:
+    """Print an error of the library with its remedy, and exit with 1 if something was refused, otherwise with 2."""
 
     @functools.wraps(command)
     def run(*args: P.args, **kwargs: P.kwargs) -> R:
@@ -189,27 +189,27 @@ def _is_no(error: AgentIdentityError) -> bool:
 
 
 def _columns() -> int:
-    """How wide the terminal is; without one, as in a file, 80."""
+    """The width of the terminal, 80 without one."""
     return shutil.get_terminal_size().columns
 
 
 def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
-    from agent_identity.cli.tokens import Wish  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.tokens import Wish
 
     return Wish(resource, scopes or [], subject)
 
 
 @app.command()
-@_reported
+@_report_errors
 def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
     """Close the October books for Alice, over real HTTP, in a few seconds: no account, no network."""
-    from agent_identity.cli.demo.story import run_demo  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.demo.story import run_demo
 
     raise typer.Exit(run_demo(state_dir, as_json=as_json))
 
 
 @app.command()
-@_reported
+@_report_errors
 def billing(
     state_dir: StateDir = None,
     port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8600,
@@ -217,15 +217,15 @@ def billing(
 ) -> None:
     """Serve the demo's billing API on loopback, for a first program of your own; it verifies every request.
 
-    It trusts the authority in the state directory, which `AgentIdentity.embedded` uses too. Stops with Ctrl-C.
+    It trusts the authority in the state directory, which `AgentIdentity.embedded` uses too. Stop it with Ctrl-C.
     """
-    from agent_identity.cli.demo.billing import serve_billing  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.demo.billing import serve_billing
 
     serve_billing(state_directory(state_dir), port, as_json=as_json)
 
 
 @app.command()
-@_reported
+@_report_errors
 def why(
     ref: Annotated[
         str | None,
@@ -238,11 +238,11 @@ def why(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Who triggered this: for whom, through which agents, allowed by which rule, and how it ended."""
-    from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.why import newest_session, whole_reference  # noqa: PLC0415 - see above
-    from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - see above
-    from agent_identity.provenance.trace import trace_of  # noqa: PLC0415 - see above
+    """Show who triggered a call: for whom, through which agents, by which rule, and how it ended."""
+    from agent_identity.cli.finding import opened_ledger
+    from agent_identity.cli.why import newest_session, whole_reference
+    from agent_identity.provenance.signatures import SignatureCheck
+    from agent_identity.provenance.trace import trace_of
 
     if (ref is None) != last:
         raise ConfigurationError("reference_missing", "why takes either REF or --last")
@@ -253,7 +253,7 @@ def why(
 
 
 @app.command()
-@_reported
+@_report_errors
 def init(
     kind: Annotated[
         str | None,
@@ -264,15 +264,15 @@ def init(
     output: Annotated[Path, typer.Option(help="The file to write.")] = Path("agent-identity.toml"),
     name: Annotated[str, typer.Option(help="The agent's name.")] = "my-agent",
     issuer: Annotated[str | None, typer.Option(help="The issuer's URL.")] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace a file that is there.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Replace an existing file.")] = False,
     state_dir: StateDir = None,
     as_json: Json = False,
 ) -> None:
     """Write a commented agent-identity.toml for one kind of issuer."""
-    from agent_identity.cli.init import chosen_kind, write_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.init import choose_kind, write_configuration
 
     write_configuration(
-        chosen_kind(kind),
+        choose_kind(kind),
         output,
         name=name,
         issuer=issuer,
@@ -283,18 +283,18 @@ def init(
 
 
 @app.command()
-@_reported
+@_report_errors
 def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0 nothing failed, 1 something did, 2 unreadable."""
-    from agent_identity.cli.doctor.command import examine  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - see above
+    """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0: no check failed, 1: a check failed, 2: unreadable."""
+    from agent_identity.cli.doctor.command import examine
+    from agent_identity.cli.finding import needed_configuration
 
     directory = state_directory(state_dir)
     raise typer.Exit(examine(needed_configuration(config), directory, as_json=as_json))
 
 
 @app.command()
-@_reported
+@_report_errors
 def token(
     resource: Resource,
     scope: Scopes = None,
@@ -305,9 +305,9 @@ def token(
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Print a credential for one resource; a bound one as the headers of one request."""
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.tokens import Aim, print_token  # noqa: PLC0415 - see above
+    """Print a credential for one resource; a bound credential as the headers of one request."""
+    from agent_identity.cli.finding import needed_configuration
+    from agent_identity.cli.tokens import Aim, print_token
 
     if (method is None) != (url is None):
         raise ConfigurationError("request_incomplete", "--method and --url belong together")
@@ -317,7 +317,7 @@ def token(
 
 
 @app.command("exec")
-@_reported
+@_report_errors
 def exec_(
     command: Annotated[list[str], typer.Argument(help="The program and its arguments, after --.")],
     resource: Resource,
@@ -336,9 +336,9 @@ def exec_(
         ),
     ] = False,
 ) -> None:
-    """Run a program with a just-in-time token in its environment; the token is taken back when it has ended."""
-    from agent_identity.cli.exec import run_with_token  # noqa: PLC0415 - see above
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    """Run a program with a just-in-time token in its environment; the token is revoked when the program has ended."""
+    from agent_identity.cli.exec import run_with_token
+    from agent_identity.cli.finding import needed_configuration
 
     wish = _wish(resource, scope, subject_token)
     path = needed_configuration(config)
@@ -346,30 +346,30 @@ def exec_(
 
 
 @config_app.command("schema")
-@_reported
+@_report_errors
 def config_schema(
     state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the JSON Schema of agent-identity.toml, for editors."""
-    from agent_identity.cli.config import show_schema  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.config import show_schema
 
     show_schema()
 
 
 @config_app.command("show")
-@_reported
+@_report_errors
 def config_show(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Print what the configuration means in full: what it says, what was inferred and why, and the defaults."""
-    from agent_identity.cli.config import show_configuration  # noqa: PLC0415 - see above
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    """Print the effective configuration: its values, what was inferred and why, and the defaults."""
+    from agent_identity.cli.config import show_configuration
+    from agent_identity.cli.finding import needed_configuration
 
     directory = state_directory(state_dir)
     show_configuration(needed_configuration(config), directory, as_json=as_json)
 
 
 @config_app.command("client-document")
-@_reported
+@_report_errors
 def config_client_document(
     issuer: Annotated[str, typer.Argument(help=r"Name of the table of \[issuers].")],
     state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
@@ -377,26 +377,28 @@ def config_client_document(
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
     """Print the metadata document to publish at a client_id that is an https URL (CIMD)."""
-    from agent_identity.cli.config import show_client_document  # noqa: PLC0415 - see above
-    from agent_identity.cli.finding import needed_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.config import show_client_document
+    from agent_identity.cli.finding import needed_configuration
 
     show_client_document(needed_configuration(config), issuer)
 
 
 @ledger_app.command("verify")
-@_reported
+@_report_errors
 def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
-    """Recompute every hash, link and signature. Exit 0 sound, 1 unsound, 2 unreadable."""
-    from agent_identity.cli.finding import opened_ledger  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - loads what the command needs
+    """Recompute every hash, link and signature. Exit 0: sound, 1: unsound, 2: unreadable."""
+    from agent_identity.cli.finding import opened_ledger
+    from agent_identity.provenance.signatures import SignatureCheck
 
     with opened_ledger(state_dir, config) as ledger:
         report = ledger.verify(SignatureCheck(ledger))
     if as_json:
         typer.echo(json.dumps(report.to_dict(), indent=2))
     elif report.ok:
-        typer.echo(f"sound: {report.records} records of {report.writers} writers, every link holds")
-        typer.echo("a tail that was cut off shows only against a checkpoint kept elsewhere")
+        typer.echo(
+            f"sound: {report.records} records of {report.writers} writers, every link is intact"
+        )
+        typer.echo("records cut off at the end can be detected only with an external checkpoint")
     else:
         bad = report.first_bad
         typer.secho(f"unsound: {bad}", fg=typer.colors.RED)
@@ -413,40 +415,40 @@ Ended = Annotated[
 
 
 @app.command("revoke")
-@_reported
+@_report_errors
 def revoke(
     ref: Ended,
     reason: Annotated[
-        str, typer.Option(help="Why, in one line; it goes into the record.")
+        str, typer.Option(help="The reason, in one line; it is recorded.")
     ] = "revoked by an operator",
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """End a principal, session, grant, agent or everything, and all below it, for good.
+    """Revoke a principal, session, grant, agent or everything, with all that was delegated, for good.
 
-    Agents that share the state directory follow within a second. `reinstate` lets new work begin.
+    Agents that share the state directory notice it within a second. `reinstate` allows new work.
     """
-    from agent_identity.cli.authority.serve import revoked  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority import serve
 
-    _answer(revoked(ref, reason, state_dir, config), as_json=as_json)
+    _answer(serve.revoke(ref, reason, state_dir, config), as_json=as_json)
 
 
 @app.command("reinstate")
-@_reported
+@_report_errors
 def reinstate(
     ref: Ended,
     reason: Annotated[
-        str | None, typer.Option(help="Why, in one line; it goes into the record.")
+        str | None, typer.Option(help="The reason, in one line; it is recorded.")
     ] = None,
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,
 ) -> None:
-    """Let what is issued from the next second on begin again; what was issued before stays ended."""
-    from agent_identity.cli.authority.serve import reinstated  # noqa: PLC0415 - loads what the command needs
+    """Allow what is issued from the next second on; what was issued before stays revoked."""
+    from agent_identity.cli.authority import serve
 
-    _answer(reinstated(ref, reason, state_dir, config), as_json=as_json)
+    _answer(serve.reinstate(ref, reason, state_dir, config), as_json=as_json)
 
 
 def _answer(revocation: Revocation, *, as_json: bool) -> None:
@@ -454,7 +456,7 @@ def _answer(revocation: Revocation, *, as_json: bool) -> None:
 
 
 @authority_app.command("serve")
-@_reported
+@_report_errors
 def authority_serve(
     state_dir: StateDir = None,
     port: Annotated[int, typer.Option(help="Port on the loopback interface; 0 picks one.")] = 8700,
@@ -463,21 +465,21 @@ def authority_serve(
 ) -> None:
     r"""Serve the authority on loopback: for agents in other processes, or with \[authority] as an organisation's anchor.
 
-    Stops with Ctrl-C.
+    Stop it with Ctrl-C.
     """
-    from agent_identity.cli.authority.serve import serve_authority  # noqa: PLC0415 - see above
-    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.cli.authority.serve import serve_authority
+    from agent_identity.cli.finding import named_configuration
 
     serve_authority(state_directory(state_dir), port, named_configuration(config), as_json=as_json)
 
 
 @authority_app.command("rotate")
-@_reported
+@_report_errors
 def authority_rotate(state_dir: StateDir = None, as_json: Json = False) -> None:
-    """Let a new key sign; the one before it is published for its grace. An authority that is being served does so at once."""
-    from agent_identity.cli.authority.serve import rotated  # noqa: PLC0415 - loads what the command needs
+    """Rotate the signing key; the old key stays published for a while. A running authority uses the new key at once."""
+    from agent_identity.cli.authority.serve import rotate_key
 
-    issuer, kid = rotated(state_directory(state_dir))
+    issuer, kid = rotate_key(state_directory(state_dir))
     if as_json:
         typer.echo(json.dumps({"issuer": issuer, "kid": kid}, indent=2))
     else:
@@ -485,15 +487,15 @@ def authority_rotate(state_dir: StateDir = None, as_json: Json = False) -> None:
 
 
 @authority_app.command("jwks")
-@_reported
+@_report_errors
 def authority_jwks(
     state_dir: StateDir = None,
     config: Config = None,
     as_json: Json = False,  # noqa: ARG001 - it prints JSON anyway
 ) -> None:
-    """Print the public keys by which first grants are checked, as a JWK set: of the configured signer, else of the authority."""
-    from agent_identity.cli.authority.serve import anchor_keys  # noqa: PLC0415 - loads what the command needs
-    from agent_identity.cli.finding import named_configuration  # noqa: PLC0415 - see above
+    """Print the public keys of first grants as a JWK set: of the configured signer, otherwise of the authority."""
+    from agent_identity.cli.authority.serve import anchor_keys
+    from agent_identity.cli.finding import named_configuration
 
     path = named_configuration(config) if state_dir is None else config
     keys = anchor_keys(path, state_directory(state_dir))

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity config schema` and `config show`: what the file may say, and what one file means in full.
+"""`agent-identity config`: the JSON Schema, the effective configuration, and the document of a client.
 
-A configuration holds references alone, so nothing that is shown here is a secret.
+A configuration contains references only, so nothing here is a secret.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, TypeAlias
 
 from agent_identity.assembly.configured import secrets_of
@@ -45,10 +46,10 @@ def show_schema() -> None:
 
 
 def show_configuration(path: Path, directory: Path, *, as_json: bool) -> None:
-    """Print what a file means in full, and which of that it doesn't say itself.
+    """Print the effective configuration, and mark the values that the file doesn't contain.
 
     Raises:
-        ConfigurationError: it can't be read, or what is wrong with it.
+        ConfigurationError: the file can't be read, or is refused.
     """
     configuration = read_configuration(path, needs_policy=False)
     if as_json:
@@ -65,10 +66,10 @@ def show_configuration(path: Path, directory: Path, *, as_json: bool) -> None:
 
 
 def show_client_document(path: Path, label: str) -> None:
-    """Print what has to be published at a client's `client_id`.
+    """Print the document to publish at a client's `client_id`.
 
     Raises:
-        ConfigurationError: the file can't be read, no such client is in it, or its key can't be.
+        ConfigurationError: the file or the client's key can't be read, or there is no such client.
     """
     configuration = read_configuration(path, needs_policy=False)
     table = configuration.issuers.get(label)
@@ -80,24 +81,18 @@ def show_client_document(path: Path, label: str) -> None:
 
 
 def _key(configuration: Configuration, reference: str, what: str) -> SigningKey:
-    world = world_of(configuration)
-    try:
+    with closing(world_of(configuration)) as world:
         return run(secrets_of(configuration, time.time).key(reference, what)(), world.answer)
-    finally:
-        world.close()
 
 
 def inferred_documents(configuration: Configuration) -> list[dict[str, str]]:
-    """What was inferred, for programs."""
-    return [
-        {"key": found.key, "value": found.value, "reason": found.reason}
-        for found in configuration.inferred
-    ]
+    """The inferred values as JSON objects."""
+    return [each._asdict() for each in configuration.inferred]
 
 
 def effective_lines(configuration: Configuration) -> Iterator[str]:
-    """The configuration as TOML, each value that the file doesn't write marked with where it comes from."""
-    reasons = {found.key: f"inferred: {found.reason}" for found in configuration.inferred}
+    """The configuration as TOML; values that the file doesn't contain have a comment with their origin."""
+    reasons = {each.key: f"inferred: {each.reason}" for each in configuration.inferred}
     yield from _lines(configuration, (), reasons)
 
 

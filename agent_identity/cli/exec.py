@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity exec`: a program that finds a just-in-time credential in its environment, and nothing of it afterwards.
+"""`agent-identity exec`: run a program with a just-in-time token in its environment.
 
-    1. whatever can be refused is refused before anything is asked for
-    2. the session opens, the credential is got, the program runs with it in one variable more
-    3. signals go on to the program; when it has ended the session is left, which takes the token back
+    1. check everything that can be checked before any request is sent
+    2. open the session, get the credential, and run the program with the token in one environment variable
+    3. forward signals to the program; when it has ended, leave the session, which revokes the token
 
-The secret is in no command line. Signals before the program runs end this process through its `with` blocks.
+The token is in no command line. A signal before the program starts ends this process through its `with` blocks.
 """
 
 from __future__ import annotations
@@ -54,23 +54,23 @@ def run_with_token(
     *,
     as_json: bool,
 ) -> int:
-    """Run the program, and answer with its exit code: 128 and the signal's number where a signal ended it.
+    """Run the program and return its exit code, or 128 plus the signal that ended it.
 
-    With `as_json` the last line on standard error says what was run, and in which session.
+    With `as_json` the last line on standard error tells what was run, and in which session.
 
     Raises:
-        AgentIdentityError: it wasn't run.
+        AgentIdentityError: the program was not run.
     """
     configuration = read_configuration(config)
     if not _NAME.fullmatch(variable):
         raise ConfigurationError(
             "variable_malformed",
             "--env takes the name of a variable",
-            remedy=f"leave it out, and the program finds the token in {VARIABLE}",
+            remedy=f"without --env, the token is in {VARIABLE}",
         )
     check_may_act(wish, configuration)
     if binding_of(wish.resource, configuration) is not None:
-        raise _refused(wish.resource)
+        raise _bound_error(wish.resource)
     program = shutil.which(command[0])
     if program is None:
         return _not_run(_NotRunError(_NOT_FOUND, f"{command[0]}: no such program"), as_json=as_json)
@@ -82,7 +82,7 @@ def run_with_token(
     ):
         credential = session.credential(wish.resource, wish.wanted_scopes)
         if is_bound(credential):
-            raise _refused(wish.resource)
+            raise _bound_error(wish.resource)
         environment = {**os.environ, variable: credential.reveal()}
         try:
             code = signals.run([*command], program, environment)
@@ -101,7 +101,7 @@ def run_with_token(
 
 
 class _NotRunError(Exception):
-    """The program was not started; the arguments are the exit code and what is wrong."""
+    """The program was not started; the arguments are the exit code and the reason."""
 
     def __init__(self, code: int, what: str) -> None:
         super().__init__(code, what)
@@ -118,16 +118,16 @@ def _not_run(error: _NotRunError, *, as_json: bool) -> int:
     return error.code
 
 
-def _refused(resource: str) -> ConfigurationError:
+def _bound_error(resource: str) -> ConfigurationError:
     return ConfigurationError(
         "credential_bound",
-        f"the credential for {resource} is bound to a key of this process, and another program could not use it",
-        remedy='use `agent-identity token` with --method and --url, or say binding = "none" where the issuer allows that',
+        f"the credential for {resource} is bound to a key of this process, so another program can't use it",
+        remedy='use `agent-identity token` with --method and --url, or set binding = "none" if the issuer allows that',
     )
 
 
 class _Signals:
-    """Signals while a program runs: they are its affair, and this process goes on until it has ended."""
+    """Forwards signals to the program while it runs; this process goes on until the program has ended."""
 
     def __init__(self) -> None:
         self._child: subprocess.Popen[bytes] | None = None
@@ -139,19 +139,19 @@ class _Signals:
     def __enter__(self) -> Self:
         for name in _FORWARDED:
             number = getattr(signal, name, None)
-            # What is ignored, by nohup say, stays so for the program too.
+            # A signal that is ignored, for instance by nohup, stays ignored for the program too.
             if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
-                self._before[number] = signal.signal(number, self._came)  # type: ignore[assignment]  # None is a handler that C set; Python has none here
+                self._before[number] = signal.signal(number, self._receive)  # type: ignore[assignment]  # None is a handler that C set; Python has none here
         return self
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self._child is None and self._stopped_by is not None:
-            raise SystemExit(_BY_SIGNAL + self._stopped_by)  # whatever else went wrong meanwhile
+            raise SystemExit(_BY_SIGNAL + self._stopped_by)  # hides any other error
 
     def run(self, command: list[str], program: str, environment: dict[str, str]) -> int:
-        """Start the program and wait for its end; a signal that came before it starts nothing."""
+        """Run the program to its end; after a signal it isn't started any more."""
         self._is_starting = True
         if self._stopped_by is not None:
             raise SystemExit(_BY_SIGNAL + self._stopped_by)
@@ -166,18 +166,18 @@ class _Signals:
         code = self._child.wait()
         return _BY_SIGNAL - code if code < 0 else code
 
-    def _came(self, number: int, _: FrameType | None) -> None:
+    def _receive(self, number: int, _: FrameType | None) -> None:
         if self._is_starting:
             self._pending.append(number)
         elif self._child is None:
-            # Noted and no more: a token that is on its way would be lost, and nobody could take it back.
+            # Only noted: interrupting a token request would lose the token, and nothing could revoke it.
             self._stopped_by = self._stopped_by or number
         elif not (number in _FROM_KEYS and _has_terminal()):
-            self._child.send_signal(number)  # to one that has ended it does nothing
+            self._child.send_signal(number)  # does nothing when the program has ended
 
 
 def _has_terminal() -> bool:
-    """Whether this process is in the foreground of a terminal, whose keys reach the program by themselves."""
+    """Whether this process is in the foreground of a terminal, which sends signals of keys to the program itself."""
     try:
         terminal = os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY)
     except OSError:

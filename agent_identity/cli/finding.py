@@ -1,13 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which configuration and which ledger a command means.
+"""Which configuration and which ledger a command uses.
 
-A configuration is found where somebody named it: by `--config`, else by `AGENT_IDENTITY_CONFIG`. One that merely lies in the
-working directory is seen, so that an error can say so, and never opened: somebody else may have put it there.
+`--config` names the configuration, otherwise `AGENT_IDENTITY_CONFIG`. A file in the working directory is mentioned in an
+error, but never opened: somebody else may have put it there.
 """
 
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 from urllib.parse import unquote
@@ -19,8 +20,11 @@ from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.http.surroundings import Surroundings
 from agent_identity.http.world import World
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.provenance.memory import MemoryLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from agent_identity.config import Configuration
     from agent_identity.provenance.ledger import Ledger
 
@@ -37,44 +41,43 @@ NAME: Final = "agent-identity.toml"
 
 
 def named_configuration(option: Path | None) -> Path | None:
-    """The file that `--config` or the environment names, None where neither does.
+    """The file that `--config` or the environment names, or None.
 
     Raises:
-        ConfigurationError: `config_relative`, the environment names another file in every folder.
+        ConfigurationError: `config_relative`, the environment has a relative path.
     """
     return configuration_file() if option is None else option
 
 
 def needed_configuration(option: Path | None) -> Path:
-    """The same for commands that do nothing without one.
+    """The same for commands that need a configuration.
 
     Raises:
-        ConfigurationError: `not_configured`, nobody named one.
+        ConfigurationError: `not_configured`.
     """
-    found = named_configuration(option)
-    if found is not None:
-        return found
+    path = named_configuration(option)
+    if path is not None:
+        return path
     if os.path.lexists(NAME):
         raise ConfigurationError(
             "not_configured",
             f"no configuration is named, and ./{NAME} is not used: somebody else may have put it there",
-            remedy=f"if it is yours, say --config ./{NAME}, or export {CONFIG}={Path(NAME).absolute()}",
+            remedy=f"if it is yours, pass --config ./{NAME}, or export {CONFIG}={Path(NAME).absolute()}",
         )
     raise ConfigurationError(
         "not_configured",
         "no configuration is named",
-        remedy=f"say --config PATH, or set {CONFIG}; `agent-identity init` writes one",
+        remedy=f"pass --config PATH, or set {CONFIG}; `agent-identity init` writes a configuration",
     )
 
 
 def opened_ledger(state_dir: Path | None, config: Path | None) -> Ledger:
-    """The ledger of `--state-dir`, else of `--config`, else of either's variable, else of the default state folder.
+    """The ledger of `--state-dir`, else of `--config`, else of their variables, else of the default state directory.
 
     Raises:
-        LedgerError: `no_ledger`, there is none.
+        LedgerError: `no_ledger`.
     """
-    from agent_identity.config import read_configuration  # noqa: PLC0415 - pydantic, for those who have a file
-    from agent_identity.provenance.ledger import open_ledger  # noqa: PLC0415 - loads what the command needs
+    from agent_identity.config import read_configuration  # noqa: PLC0415 - loads pydantic, which most users don't need
 
     directory = state_directory(state_dir)
     url, durability = "sqlite:", "process"
@@ -88,7 +91,7 @@ def opened_ledger(state_dir: Path | None, config: Path | None) -> Ledger:
 
 
 def ledger_file(url: str, directory: Path) -> Path | None:
-    """The file of a ledger, None for one that lives in memory or elsewhere."""
+    """The file of a ledger, None for a ledger in memory or in a server."""
     if url == "sqlite:":
         return directory / "ledger.db"
     scheme, slashes, rest = url.partition(":///")
@@ -99,8 +102,8 @@ def _check_there(file: Path | None) -> None:
     if file is None:
         raise LedgerError(
             "no_ledger",
-            "the configured ledger is gone with the process that wrote it",
-            remedy='say url = "sqlite:" in [ledger]',
+            "the configured ledger was in the memory of the process that wrote it",
+            remedy='set url = "sqlite:" in [ledger]',
         )
     if not file.exists():
         raise LedgerError(
@@ -110,12 +113,13 @@ def _check_there(file: Path | None) -> None:
         )
 
 
-def world_of(configuration: Configuration) -> World:
-    """What answers flows of these commands. Whoever made it closes it."""
+def world_of(configuration: Configuration, clock: Callable[[], float] = time.time) -> World:
+    """The driver of a command's flows; the caller closes it."""
     settings = Settings.of(configuration)
     return World(
         lambda: transport_of(settings, {}),
-        open_ledger("memory:", state_dir=state_directory()),  # nothing is recorded: nothing is done
+        MemoryLedger(),  # these commands call no tool, so they record nothing
         surroundings=Surroundings(svids=svids_of(configuration)),
+        clock=clock,
         deadline=settings.deadline,
     )

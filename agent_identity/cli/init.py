@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity init`: a first `agent-identity.toml`, with comments, that nobody but its owner can read."""
+"""`agent-identity init`: write a first, commented `agent-identity.toml` that only its owner can read.
+
+The files are in `templates/`, one for each kind of issuer. Each is valid as it is; `init` puts in the agent's name and the issuer.
+"""
 
 from __future__ import annotations
 
 import json
 import shlex
 import sys
-from typing import TYPE_CHECKING, Final
+from importlib.resources import files
+from typing import TYPE_CHECKING, Final, NamedTuple
 
-from agent_identity.cli.templates import CLIENT_KEY, KINDS
 from agent_identity.config.environment import CONFIG, STATE_DIR
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys.private_files import create_private, write_private
@@ -18,40 +21,65 @@ from agent_identity.values import agent_uri
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from agent_identity.cli.templates import Template
+__all__ = ["KINDS", "choose_kind", "template_text", "write_configuration"]
 
-__all__ = ["ISSUER", "chosen_kind", "text_of", "write_configuration"]
+_NAME: Final = '"my-agent"'
+_ISSUER: Final = '"https://idp.example"'
+"""What a template has in place of the agent's name and of the issuer."""
 
-ISSUER: Final = "https://idp.example"
+_CLIENT_KEY: Final = "client.pem"
+_EC: Final = "-algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+_RSA: Final = "-algorithm RSA -pkeyopt rsa_keygen_bits:2048"
 
 
-def chosen_kind(kind: str | None) -> str:
-    """The kind that was said, else asked for where a person can answer.
+class Kind(NamedTuple):
+    """One kind of issuer; `key` is what `openssl genpkey` needs to make the client's key."""
+
+    summary: str
+    key: str | None = None
+
+
+KINDS: Final[dict[str, Kind]] = {
+    "embedded": Kind("an authority in this process, no account"),
+    "oidc": Kind("one standard issuer, token exchange with DPoP", _EC),
+    "keycloak": Kind("a Keycloak realm", _EC),
+    "okta": Kind("Okta with cross-app access (ID-JAG)", _EC),
+    "entra": Kind("Microsoft Entra ID"),
+    "auth0": Kind("an Auth0 tenant", _RSA),
+    "spiffe": Kind("a SPIFFE workload and an issuer that accepts its SVID"),
+    "github-actions": Kind("a job's own token, no stored secret"),
+    "kubernetes": Kind("a pod's own token, no stored secret"),
+}
+
+
+def template_text(kind: str) -> str:
+    """The template of a kind, with its placeholders."""
+    return (files("agent_identity.cli") / "templates" / f"{kind}.toml").read_text("utf-8")
+
+
+def choose_kind(kind: str | None) -> str:
+    """Check the kind, or ask for it on a terminal.
 
     Raises:
         ConfigurationError: `unknown_kind`, `kind_missing`.
     """
-    if kind is None:
-        if not (sys.stdin.isatty() and sys.stderr.isatty()):
-            raise ConfigurationError(
-                "kind_missing", "nobody said which kind of issuer", remedy=_SAY_ONE
-            )
-        return _asked_kind()
-    if kind not in KINDS:
-        raise ConfigurationError("unknown_kind", "there is no such kind", remedy=_SAY_ONE)
-    return kind
+    if kind in KINDS:
+        return kind
+    remedy = f"pass --kind with one of {', '.join(KINDS)}"
+    if kind is not None:
+        raise ConfigurationError("unknown_kind", "unknown kind of issuer", remedy=remedy)
+    if not (sys.stdin.isatty() and sys.stderr.isatty()):
+        raise ConfigurationError("kind_missing", "no kind of issuer is given", remedy=remedy)
+    return _ask_kind()
 
 
-_SAY_ONE: Final = f"say --kind and one of {', '.join(KINDS)}"
-
-
-def _asked_kind() -> str:
+def _ask_kind() -> str:
     from rich.console import Console  # noqa: PLC0415 - loads what the command needs
     from rich.prompt import Prompt  # noqa: PLC0415 - see above
 
     console = Console(stderr=True, highlight=False)
-    for name, template in KINDS.items():
-        console.print(f"  [bold]{name:<15}[/bold] {template.summary}")
+    for name, kind in KINDS.items():
+        console.print(f"  [bold]{name:<15}[/bold] {kind.summary}")
     return Prompt.ask(
         "Which kind of issuer",
         choices=[*KINDS],
@@ -61,36 +89,27 @@ def _asked_kind() -> str:
     )
 
 
-def text_of(kind: str, *, name: str, issuer: str | None) -> str:
-    """The file of a kind.
-
-    Raises:
-        ConfigurationError: the name or the issuer can't stand in it.
-    """
-    template = KINDS[kind]
+def _filled_template(kind: str, name: str, issuer: str | None) -> str:
+    text = template_text(kind)
     agent_uri(name)
     if issuer is not None:
-        _check_issuer(issuer, kind, template)
-    return template.text.replace("@NAME@", _toml(name)).replace("@ISSUER@", _toml(issuer or ISSUER))
+        _check_issuer(issuer, kind, text)
+        text = text.replace(_ISSUER, json.dumps(issuer))
+    # Both are printable ASCII, which JSON and TOML quote alike. No issuer contains the placeholder of the name.
+    return text.replace(_NAME, json.dumps(name))
 
 
-def _check_issuer(issuer: str, kind: str, template: Template) -> None:
-    if not template.has_issuer:
+def _check_issuer(issuer: str, kind: str, template: str) -> None:
+    if _ISSUER not in template:
         raise ConfigurationError(
-            "issuer_unused", f"{kind} has no issuer elsewhere", remedy="leave --issuer out"
+            "issuer_unused", f"{kind} has no external issuer", remedy="leave --issuer out"
         )
     if not is_safe_link(issuer) or "?" in issuer or "#" in issuer:
         raise ConfigurationError(
             "issuer_malformed",
             "--issuer takes an https URL without query and fragment",
-            remedy="write it letter by letter as the issuer's metadata has it",
+            remedy="copy the `issuer` of the issuer's metadata",
         )
-
-
-def _toml(text: str) -> str:
-    return json.dumps(
-        text
-    )  # both are printable ASCII by now, where JSON and TOML spell texts alike
 
 
 def write_configuration(
@@ -103,12 +122,12 @@ def write_configuration(
     state_dir: Path | None,
     as_json: bool,
 ) -> None:
-    """Write it, and say what comes next, with `state_dir` where keys and ledger are not to be kept in the default place.
+    """Write the file and print the next steps; `state_dir` is only for these.
 
     Raises:
-        ConfigurationError: there is a file already, or it can't be written.
+        ConfigurationError: the name or the issuer is malformed, or the file exists or can't be written.
     """
-    text = text_of(kind, name=name, issuer=issuer)
+    text = _filled_template(kind, name, issuer)
     path = output.absolute()
     _write(path, text, force=force)
     steps = _next_steps(path, KINDS[kind], state_dir)
@@ -116,33 +135,33 @@ def write_configuration(
         document = {"kind": kind, "path": str(path), "next": steps}
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
         return
-    sys.stdout.write(f"wrote {path}\n\nnext, once its addresses and names are yours:\n")
+    sys.stdout.write(f"wrote {path}\n\nnext, after you have put in your addresses and names:\n")
     sys.stdout.writelines(f"  {step}\n" for step in steps)
 
 
-def _next_steps(path: Path, template: Template, state_dir: Path | None) -> list[str]:
+def _next_steps(path: Path, kind: Kind, state_dir: Path | None) -> list[str]:
     steps = [f"export {CONFIG}={shlex.quote(str(path))}", "agent-identity doctor"]
     if state_dir is not None:
         steps.insert(1, f"export {STATE_DIR}={shlex.quote(str(state_dir.absolute()))}")
-    if template.key is not None:
-        key = shlex.quote(str(path.with_name(CLIENT_KEY)))
-        make = f"(umask 077; openssl genpkey {template.key} -out {key})"
-        steps.insert(0, make)
+    if kind.key is not None:
+        key = shlex.quote(str(path.with_name(_CLIENT_KEY)))
+        steps.insert(0, f"(umask 077; openssl genpkey {kind.key} -out {key})")
     return steps
 
 
 def _write(path: Path, text: str, *, force: bool) -> None:
+    """Create the file (0600), or replace it with `force`; a link is never followed."""
     try:
         (write_private if force else create_private)(path, text.encode())
     except FileExistsError:
         raise ConfigurationError(
             "config_exists",
-            f"{path} is there already",
-            remedy="choose another --output, or say --force",
+            f"{path} already exists",
+            remedy="choose another --output, or pass --force",
         ) from None
     except OSError as error:
         raise ConfigurationError(
             "config_unwritable",
             f"{path} can't be written",
-            remedy="make its folder, and let this user write there",
+            remedy="create its folder, and let this user write there",
         ) from error

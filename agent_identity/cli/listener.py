@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""TLS at the authority's port: the certificate that it shows, and the authorities whose client certificates count.
+"""TLS at the authority's port: its certificate, and the certificate authorities of its clients.
 
-A client is asked for a certificate and need not have one. Each connection begins anew, with a certificate that is verified.
+A client is asked for a certificate but need not have one. No TLS session is resumed, so each certificate is verified.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from contextlib import closing
 from typing import TYPE_CHECKING
 
 from agent_identity.assembly.configured import secrets_of
-from agent_identity.cli.authority.configured import world_of
+from agent_identity.cli.finding import world_of
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import run
 from agent_identity.http.seams import shows
@@ -30,10 +30,10 @@ __all__ = ["listener_context"]
 def listener_context(
     configuration: Configuration, clock: Callable[[], float] = time.time
 ) -> ssl.SSLContext | None:
-    """What `[authority.tls]` says, read from its places; None where there is no such table.
+    """The TLS context of `[authority.tls]`, None if there is no such table.
 
     Raises:
-        ConfigurationError: something isn't there, or can't be used.
+        ConfigurationError: a certificate or key is missing, or can't be used.
     """
     authority = configuration.authority
     if authority is None or authority.tls is None:
@@ -45,17 +45,17 @@ def listener_context(
     with closing(world_of(configuration, clock)) as world:
         certificate = run(pair(), world.answer)
         authorities = read_authorities(run(trusted(), world.answer).reveal()).pem
-    _context(certificate, authorities)  # what can't be used shows now, not with each connection
-    found = _EachAnew(ssl.PROTOCOL_TLS_SERVER)
-    found.make = lambda: _context(certificate, authorities)
-    return found
+    _context(certificate, authorities)  # fails now, and not with each connection
+    context = _ContextPerConnection(ssl.PROTOCOL_TLS_SERVER)
+    context.make = lambda: _context(certificate, authorities)
+    return context
 
 
-class _EachAnew(ssl.SSLContext):
+class _ContextPerConnection(ssl.SSLContext):
     """Gives each connection a context of its own.
 
-    OpenSSL keeps the sessions of TLS 1.2 in the context, where Python can't switch that off, and verifies no certificate when
-    one is taken up again. Making a context takes a fraction of what a handshake does.
+    OpenSSL keeps TLS 1.2 sessions in the context, which Python can't switch off, and verifies no certificate when a session is
+    resumed. Making a context takes a fraction of the time of a handshake.
     """
 
     make: Callable[[], ssl.SSLContext]
@@ -64,7 +64,7 @@ class _EachAnew(ssl.SSLContext):
         self,
         incoming: ssl.MemoryBIO,
         outgoing: ssl.MemoryBIO,
-        server_side: bool = False,  # noqa: FBT001, FBT002 - as it is there
+        server_side: bool = False,  # noqa: FBT001, FBT002 - the signature of the base class
         server_hostname: str | bytes | None = None,
         session: ssl.SSLSession | None = None,
     ) -> ssl.SSLObject:
@@ -72,13 +72,13 @@ class _EachAnew(ssl.SSLContext):
 
 
 def _context(certificate: Certificate, authorities: str) -> ssl.SSLContext:
-    # It trusts nobody yet, the system's authorities included.
+    # A new context trusts no certificate authority, not even those of the system.
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.options |= ssl.OP_NO_TICKET | ssl.OP_NO_RENEGOTIATION
     context.num_tickets = 0
     context.verify_mode = ssl.CERT_OPTIONAL
-    # Whoever is named counts, and not only with all that are above: an intermediate needs no root, which signs for others too.
+    # An intermediate authority can be trusted without its root, which also signs for others.
     context.verify_flags |= ssl.VerifyFlags.VERIFY_X509_PARTIAL_CHAIN
     if not (shows(context, certificate) and _trusts(context, authorities)):
         raise ConfigurationError(

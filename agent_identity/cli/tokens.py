@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity token`: a credential printed, for scripts and for a look at what an issuer gives.
+"""`agent-identity token`: print a credential, for scripts and for looking at what an issuer returns.
 
-The session is not left when all went well: leaving it would take back what was just printed. It is closed with the process,
-and the token lives to its own end.
+After success the session is not left: leaving it would revoke the printed token, which is valid until it expires.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ PURPOSE: Final = "a token for the command line"
 
 
 class Aim(NamedTuple):
-    """The one request that headers are made for."""
+    """The request that headers are made for."""
 
     method: str
     url: str
@@ -44,10 +43,10 @@ class Aim(NamedTuple):
 def print_token(
     config: Path, state_dir: Path | None, wish: Wish, aim: Aim | None, *, as_json: bool
 ) -> None:
-    """Get the credential and print it; `state_dir` None is the default one.
+    """Get the credential and print it; `state_dir` None is the default.
 
     Raises:
-        AgentIdentityError: there is none, or it is bound and nobody said to which request.
+        AgentIdentityError: there is no credential, or it is bound and `aim` is missing.
     """
     # In a context of its own, since the session is never left.
     contextvars.copy_context().run(_print_token, config, state_dir, wish, aim, as_json=as_json)
@@ -75,24 +74,24 @@ def _print_token(
 def _needs_aim(resource: str) -> ConfigurationError:
     return ConfigurationError(
         "credential_bound",
-        f"the credential for {resource} is bound to a key of this process, so the token alone opens nothing",
-        remedy="say --method and --url of the request, and get headers that sign it once",
+        f"the credential for {resource} is bound to a key of this process, so the token alone is useless",
+        remedy="pass --method and --url of the request to get headers for it",
     )
 
 
 def _document(credential: Credential, aim: Aim | None) -> dict[str, JSON]:
-    found: dict[str, JSON] = {
+    document: dict[str, JSON] = {
         "resource": credential.resource,
         "token_type": credential.token_type,
     }
     if aim is None:
-        found["access_token"] = credential.reveal()
+        document["access_token"] = credential.reveal()
     else:
-        found["headers"] = {**credential.headers(aim.method, aim.url)}
+        document["headers"] = {**credential.headers(aim.method, aim.url)}
     ends = datetime.fromtimestamp(int(credential.expires_at), UTC)
-    found["expires_at"] = ends.isoformat().replace("+00:00", "Z")
-    found["scopes"] = [*sorted(credential.scopes)]
-    return found
+    document["expires_at"] = ends.isoformat().replace("+00:00", "Z")
+    document["scopes"] = [*sorted(credential.scopes)]
+    return document
 
 
 def _text(document: dict[str, JSON]) -> str:
@@ -112,7 +111,7 @@ _SCHEMES: Final = ("env", "file", "keyring", "keyring+plaintext")
 
 
 class Wish(NamedTuple):
-    """What a command line asks for. `subject` is a reference, None for nobody; no scopes are those of the configuration."""
+    """What a command asks for. `subject` is a reference, or None; without scopes, those of the configuration."""
 
     resource: str
     scopes: Sequence[str]
@@ -124,26 +123,26 @@ class Wish(NamedTuple):
 
 
 def check_may_act(wish: Wish, configuration: Configuration) -> None:
-    """Hold a command without a subject to what the configuration allows, before anything is opened.
+    """Refuse a command without a subject unless the configuration allows it.
 
     Raises:
-        ConfigurationError: `autonomous_not_allowed`, or the subject is no reference.
+        ConfigurationError: `autonomous_not_allowed`, or the subject is not a reference.
     """
     if wish.subject is not None:
         _check_reference(wish.subject)
     elif not configuration.cli.autonomous:
         raise ConfigurationError(
             "autonomous_not_allowed",
-            "without --subject-token this would act for nobody, which the configuration doesn't allow",
-            remedy="name the principal's token with --subject-token, or add [cli] autonomous = true",
+            "the configuration doesn't allow to act without a principal",
+            remedy="pass the principal's token with --subject-token, or add [cli] autonomous = true",
         )
 
 
 def session_for(identity: AgentIdentity, wish: Wish, purpose: str) -> Session:
-    """The session in which a wish is granted.
+    """The session for a command's credential.
 
     Raises:
-        ConfigurationError: the reference names nothing, or no issuer here could verify a token.
+        ConfigurationError: there is no token at the reference, or no issuer is trusted for tokens of principals.
     """
     if wish.subject is None:
         return identity.autonomous(trigger=TRIGGER, purpose=purpose)
@@ -152,19 +151,19 @@ def session_for(identity: AgentIdentity, wish: Wish, purpose: str) -> Session:
 
 
 def _check_reference(reference: str) -> str:
-    """The scheme of a reference. What is none may be the token itself, so it isn't repeated."""
+    """The scheme of a reference. Anything else may be the token itself, so no error repeats it."""
     scheme = reference.partition(":")[0]
     if scheme == "vault":
         raise ConfigurationError(
             "not_supported",
-            "--subject-token isn't read from a vault",
-            remedy="put the principal's token where env:NAME, file:PATH or keyring:NAME says",
+            "--subject-token can't be read from a vault",
+            remedy="put the principal's token into env:NAME, file:PATH or keyring:NAME",
         )
     if not is_reference(reference) or scheme not in _SCHEMES:
         raise ConfigurationError(
             "subject_token_in_clear",
-            "--subject-token takes the place of the principal's token, never the token: others see command lines",
-            remedy="write env:NAME, file:PATH or keyring:NAME; if that was a token, revoke it",
+            "--subject-token takes a reference to the principal's token, never the token: other users see command lines",
+            remedy="pass env:NAME, file:PATH or keyring:NAME; if that was a token, revoke it",
         )
     return scheme
 
@@ -173,22 +172,22 @@ def _subject_token(reference: str) -> Secret:
     scheme = _check_reference(reference)
     if scheme == "file":
         reference = f"file:{Path(reference.removeprefix('file:')).absolute()}"
-    found = References().read(reference)
-    if found is None or not found.reveal():
+    token = References().read(reference)
+    if token is None or not token.reveal():
         raise ConfigurationError(
             "secret_missing",
-            f"there is no token where the {scheme}: reference of --subject-token says",
+            f"there is no token at the {scheme}: reference of --subject-token",
             remedy="put the principal's token there",
         )
-    return found
+    return token
 
 
 # -- bound or not -----------------------------------------------------------------------------------------------------
 
 
 def binding_of(resource: str, configuration: Configuration) -> str | None:
-    """What a resource's credential is going to be bound to, None where to nothing or where nobody knows it."""
-    from agent_identity.config.model import CERTIFICATE_SOURCES  # noqa: PLC0415 - pydantic is loaded by now
+    """What a resource's credential will be bound to, None if to nothing or if the resource is unknown."""
+    from agent_identity.config.model import CERTIFICATE_SOURCES  # noqa: PLC0415 - loads pydantic, which is loaded by now
 
     table = configuration.resources.get(resource)
     if table is None:
@@ -199,7 +198,7 @@ def binding_of(resource: str, configuration: Configuration) -> str | None:
 
 
 def is_bound(credential: Credential) -> bool:
-    """Whether a credential opens nothing without a key that stays in this process."""
+    """Whether a credential is useless without a key that stays in this process."""
     if credential.token_type == "DPoP":  # noqa: S105 - a type
         return True
     try:

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `agent-identity why` is asked about: an id, the beginning of one, or the newest session."""
+"""The argument of `agent-identity why`: an id, the beginning of an id, or the newest session."""
 
 from __future__ import annotations
 
@@ -18,31 +18,31 @@ _LISTED: Final = 5
 
 
 def whole_reference(ledger: Ledger, ref: str) -> str:
-    """The id that begins with `ref`; `ref` itself where it is an id, or where no id begins with it.
+    """The id that begins with `ref`; `ref` itself if it is an id, or if no id begins with it.
 
     Raises:
         LedgerError: `ambiguous_reference`, several ids begin with it.
     """
     if not ref or not can_be_signed(ref):
         return ref
-    found = ledger.references(ref, limit=_LISTED + 1)
-    if not found or ref in found:
+    ids = ledger.references(ref, limit=_LISTED + 1)
+    if not ids or ref in ids:
         return ref
-    if len(found) == 1:
-        return found[0]
-    more = ", …" if len(found) > _LISTED else ""
+    if len(ids) == 1:
+        return ids[0]
+    more = ", …" if len(ids) > _LISTED else ""
     raise LedgerError(
         "ambiguous_reference",
-        f"several ids begin with {visible(ref)}: {', '.join(map(visible, found[:_LISTED]))}{more}",
-        remedy="give more of the id",
+        f"several ids begin with {visible(ref)}: {', '.join(map(visible, ids[:_LISTED]))}{more}",
+        remedy="give more characters of the id",
     )
 
 
 def newest_session(ledger: Ledger) -> str:
-    """The session that was opened last and isn't part of another one.
+    """The session that was opened last and has no parent.
 
     Raises:
-        LedgerError: `unknown_reference`, there is none.
+        LedgerError: `unknown_reference`.
     """
     for opened in ledger.sessions():
         if opened.body.get("parent") is None and opened.session_id is not None:

@@ -1,14 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""From `agent-identity.toml` to checked values: where the file is, what it may say, what it leaves to be inferred.
+"""From `agent-identity.toml` to checked values.
 
-    places      where things are kept, by what the environment says
-    model       every table and key
-    inference   what a short file means in full
-    checks      what can't be, all of it at once, and `unsupported` what this version can't do yet
-    reading     all of that in order: the file in, a `Configuration` or one error out
-    references  `env:`, `file:` and `keyring:`, the places of secrets that the file only names
+    environment       where the file and the state directory are
+    model             every table and key, and the JSON Schema
+    inference         the values of missing keys that follow from others
+    checks            contradictions, secrets in the file, what this version doesn't support
+    resource_checks   `[resources]`: the keys that each source needs and takes
+    authority_checks  `[authority]`
+    problems          faults and their lines
+    reading           all of that in order: reads the file and returns a `Configuration`, or raises one error
+    references        reads `env:`, `file:` and `keyring:` references to secrets
 
-Nothing here is loaded before it is asked for: most programs never read a file.
+Each module is loaded on first use, because most programs never read a file.
 """
 
 from __future__ import annotations
@@ -19,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_identity.config.environment import configuration_file, state_directory, workload_api
 
 if TYPE_CHECKING:
-    from agent_identity.config.model import Configuration
+    from agent_identity.config.model import Configuration, configuration_schema
     from agent_identity.config.reading import read_configuration
     from agent_identity.config.references import References
-    from agent_identity.config.schema import configuration_schema
 
 __all__ = [
     "Configuration",
@@ -37,7 +39,7 @@ __all__ = [
 _HOMES: Final = {
     "Configuration": "model",
     "References": "references",
-    "configuration_schema": "schema",
+    "configuration_schema": "model",
     "read_configuration": "reading",
 }
 

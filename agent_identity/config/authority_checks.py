@@ -1,39 +1,39 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What can't be of an organisation's authority: clients that can't prove themselves, and principals of nobody."""
+"""Checks of `[authority]`: how its clients prove themselves, whose principals they bring, what they may ask for."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.config.problems import RESOURCE_RULE, SCOPE_RULE, Fault
+from agent_identity.config.problems import Fault, conflict, malformed, missing
+from agent_identity.config.resource_checks import (
+    Keys,
+    check_keys,
+    check_resource_uri,
+    check_scopes,
+)
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys.certificates import is_subject
-from agent_identity.uris import checked_resource
-from agent_identity.values import agent_uri, scope_set
+from agent_identity.values import agent_uri
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable, Configuration
 
-__all__ = ["check_authority"]
+__all__ = ["ISSUERS_URL", "check_authority"]
 
-_NEEDS: Final = {
-    "private_key_jwt": ("jwks",),
-    "spiffe_jwt": ("jwks", "subject"),
-    "tls_client_auth": (),
-    "workload_token": ("issuer",),
+_CERTIFICATE_NAMES: Final = ("san_uri", "san_dns", "subject_dn")
+_BY_AUTH: Final = {
+    "private_key_jwt": Keys("jwks"),
+    "spiffe_jwt": Keys("jwks subject"),
+    "tls_client_auth": Keys("", " ".join(_CERTIFICATE_NAMES)),
+    "workload_token": Keys("issuer", "subject claims"),
 }
-_NAMES: Final = ("san_uri", "san_dns", "subject_dn")
-"""By which name in its certificate a client is known."""
-
-_USES: Final = {
-    "private_key_jwt": frozenset({"jwks"}),
-    "spiffe_jwt": frozenset({"jwks", "subject"}),
-    "tls_client_auth": frozenset(_NAMES),
-    "workload_token": frozenset({"issuer", "subject", "claims"}),
-}
+ISSUERS_URL: Final = (
+    "is an issuer's URL: a token of the issuer and a statement of the agent would look alike"
+)
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
 _LABEL: Final = "[A-Za-z0-9_](?:[A-Za-z0-9_-]*[A-Za-z0-9_])?"
 _HOST: Final = re.compile(rf"{_LABEL}(?:\.{_LABEL})*")
@@ -41,111 +41,92 @@ _CHECKED_ANYWAY: Final = frozenset({"iss", "aud", "exp", "nbf", "iat"})
 
 
 def check_authority(configuration: Configuration) -> Iterator[Fault]:
-    """All that is wrong with `[authority]` and its clients."""
+    """All faults of `[authority]` and its clients."""
     table = configuration.authority
     if table is None:
         return
     trusted = {name for name, issuer in configuration.issuers.items() if "subjects" in issuer.trust}
-    if not table.clients:
-        yield _missing(("authority", "clients"), "add [authority.clients.NAME] for each agent")
-    yield from _itself(table, configuration, trusted)
+    yield from _authority(table, configuration, trusted)
     for name, client in table.clients.items():
         path = ("authority", "clients", name)
-        yield from _proof(client, path)
+        yield from check_keys(_BY_AUTH, client.auth, client, path)
         if client.auth == "tls_client_auth":
-            yield from _certified(client, path, has_tls=table.tls is not None)
+            yield from _certificate(client, path, has_tls=table.tls is not None)
+        elif client.auth == "workload_token":
+            yield from _platform_token(client, path)
+        elif client.auth == "spiffe_jwt" and client.subject and not _is_spiffe_id(client.subject):
+            yield malformed((*path, "subject"), "must be a SPIFFE ID with a path")
         yield from _principals(client, path, trusted, configuration)
-        yield from _terms(client, path)
-        yield from _agent(client, name, path, configuration)
+        for uri in client.resources:
+            yield from check_resource_uri(uri, (*path, "resources"))
+        yield from check_scopes(client.scopes, path)
+        yield from _agent(client, path, configuration)
 
 
-def _itself(
+def _authority(
     table: AuthorityTable, configuration: Configuration, trusted: set[str]
 ) -> Iterator[Fault]:
+    if not table.clients:
+        yield missing(("authority", "clients"), "add [authority.clients.NAME] for each agent")
     if table.tls is not None and (table.issuer or "").startswith("http://"):
-        yield Fault(
-            "value_conflict",
+        yield conflict(
             ("authority", "issuer"),
-            "is http, where [authority.tls] has the port speak TLS",
+            "is http, but [authority.tls] makes the port speak TLS",
             "write https://",
         )
     for name in trusted:
         if configuration.issuers[name].issuer == table.issuer:
-            yield Fault(
-                "value_conflict",
+            yield conflict(
                 ("issuers", name, "trust"),
-                "is this authority itself, whose tokens would make further first grants",
-                "trust the identity provider for subjects, and not the authority",
+                "is this authority, whose tokens must not lead to new first grants",
+                "trust the identity provider for subjects instead of the authority",
             )
 
 
-def _proof(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Fault]:
-    for key in _NEEDS[client.auth]:
-        if getattr(client, key) is None:
-            yield _missing((*path, key), f"{client.auth} needs {key}")
-    for key in ("jwks", "subject", "issuer", "claims", *_NAMES):
-        if getattr(client, key) is not None and key not in _USES[client.auth]:
-            why = f"has no use here: {client.auth} doesn't use it"
-            yield Fault("key_unused", (*path, key), why, f"leave {key} out")
-    is_spiffe = client.auth == "spiffe_jwt" and client.subject is not None
-    if is_spiffe and not _is_spiffe_id(client.subject or ""):
-        yield Fault("value_malformed", (*path, "subject"), "must be a SPIFFE ID with a path")
-    if client.auth != "workload_token":
-        return
+def _platform_token(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Fault]:
     if client.subject is None and not client.claims:
-        yield _missing((*path, "subject"), "say the subject or the claims of this very workload")
+        yield missing((*path, "subject"), "give the subject or the claims of this workload")
     if _CHECKED_ANYWAY & set(client.claims or ()):
-        yield Fault(
-            "value_conflict",
+        yield conflict(
             (*path, "claims"),
-            "issuer, audience and times are checked by themselves",
-            "leave iss, aud, exp, nbf and iat out",
+            "issuer, audience and times are always checked",
+            "remove iss, aud, exp, nbf and iat",
         )
 
 
-def _certified(
+def _certificate(
     client: AuthorityClientTable, path: tuple[str, ...], *, has_tls: bool
 ) -> Iterator[Fault]:
-    said = [key for key in _NAMES if getattr(client, key) is not None]
+    names = [key for key in _CERTIFICATE_NAMES if getattr(client, key) is not None]
     if not has_tls:
-        why = f"{path[2]} proves itself in TLS: add [authority.tls] with certificate, key and client_ca"
-        yield _missing(("authority", "tls"), why)
-    if not said:
-        remedy = "say which name of its certificate is the client: san_uri, san_dns or subject_dn"
-        yield _missing((*path, "san_uri"), remedy)
-    for key in said[1:]:
-        yield Fault(
-            "value_conflict",
-            (*path, key),
-            f"{said[0]} says already which certificate is the client's",
-            "leave one of them out",
-        )
-    yield from _names(client, path)
-
-
-def _names(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Fault]:
+        remedy = f"add [authority.tls] with certificate, key and client_ca: {path[2]} authenticates with TLS"
+        yield missing(("authority", "tls"), remedy)
+    if not names:
+        remedy = "give the name in the client's certificate: san_uri, san_dns or subject_dn"
+        yield missing((*path, "san_uri"), remedy)
+    for key in names[1:]:
+        why = f"{names[0]} identifies the client's certificate already"
+        yield conflict((*path, key), why, "keep one of them")
     uri = client.san_uri
     if uri is not None and not _is_uri(uri):
-        yield Fault("value_malformed", (*path, "san_uri"), "must be a URI, a SPIFFE ID with a path")
+        yield malformed((*path, "san_uri"), "must be a URI; a SPIFFE ID needs a path")
     if client.san_dns is not None and not _HOST.fullmatch(client.san_dns):
-        yield Fault("value_malformed", (*path, "san_dns"), "must be one DNS name, without *")
+        yield malformed((*path, "san_dns"), "must be one DNS name, without *")
     if client.subject_dn is not None and not is_subject(client.subject_dn):
-        yield Fault(
-            "value_malformed",
+        yield malformed(
             (*path, "subject_dn"),
-            "must be a subject's name",
-            "write it like CN=bot,O=Acme (RFC 4514), and what has no name there by its number",
+            "must be a distinguished name",
+            "write it like CN=bot,O=Acme (RFC 4514), and use the OID of an attribute without a name there",
         )
 
 
 def _is_uri(text: str) -> bool:
     is_spiffe = text.lower().startswith("spiffe:")
-    return _URI.fullmatch(text) is not None and (not is_spiffe or _is_spiffe_id(text))
+    return bool(_URI.fullmatch(text) and (not is_spiffe or _is_spiffe_id(text)))
 
 
 def _is_spiffe_id(text: str) -> bool:
-    domain, _, rest = text.removeprefix("spiffe://").partition("/")
-    return text.startswith("spiffe://") and bool(domain and rest)
+    return re.fullmatch(r"spiffe://[^/]+/.+", text, re.DOTALL) is not None
 
 
 def _principals(
@@ -155,49 +136,27 @@ def _principals(
     configuration: Configuration,
 ) -> Iterator[Fault]:
     if not trusted and client.subject_issuers is None:
-        yield _missing(
+        yield missing(
             (*path, "subject_issuers"),
-            'its principals are nobody\'s: add the identity provider with trust = ["subjects"]',
+            'no issuer is trusted for principals: add the identity provider with trust = ["subjects"]',
         )
     for name in client.subject_issuers or ():
         if name in configuration.issuers and name not in trusted:
-            yield _missing(
+            yield missing(
                 ("issuers", name, "trust"),
-                f'{path[2]} brings its principals, so say trust = ["subjects"]',
+                f'set trust = ["subjects"]: {path[2]} brings principals of this issuer',
             )
 
 
-def _terms(client: AuthorityClientTable, path: tuple[str, ...]) -> Iterator[Fault]:
-    for uri in client.resources:
-        try:
-            checked_resource(uri)
-        except ConfigurationError as error:
-            remedy = "write each resource as its server spells it"
-            yield Fault(error.code, (*path, "resources"), RESOURCE_RULE, remedy)
-    try:
-        scope_set(client.scopes)
-    except ConfigurationError:
-        yield Fault("value_malformed", (*path, "scopes"), SCOPE_RULE, "write one scope a text")
-
-
 def _agent(
-    client: AuthorityClientTable, name: str, path: tuple[str, ...], configuration: Configuration
+    client: AuthorityClientTable, path: tuple[str, ...], configuration: Configuration
 ) -> Iterator[Fault]:
     where = path if client.agent is None else (*path, "agent")
     try:
-        uri = agent_uri(client.agent or name)
+        uri = agent_uri(client.agent or path[2])
     except ConfigurationError as error:
-        yield Fault("value_malformed", where, str(error), "give the agent a name or a URI")
+        yield malformed(where, str(error), "give the agent a name or a URI")
         return
     issuers = {table.issuer for table in configuration.issuers.values()}
     if uri in issuers or (configuration.authority and uri == configuration.authority.issuer):
-        yield Fault(
-            "value_conflict",
-            where,
-            "is an issuer's URL, so that what the agent says of itself would read as that issuer's word",
-            "give the agent a URI of its own",
-        )
-
-
-def _missing(path: tuple[str, ...], remedy: str) -> Fault:
-    return Fault("value_missing", path, "missing", remedy)
+        yield conflict(where, ISSUERS_URL, "give the agent a URI of its own")

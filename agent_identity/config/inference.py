@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a short file means in full. Each rule fills one key that was left out and says why; none overrules what is written.
+"""What a short file means in full. Each rule fills one key that is missing and says why; no rule replaces a written value.
 
-A rule that would have to choose says nothing, and `checks` asks for the key.
+Where a rule would have to choose between several values, the key stays empty and `checks` asks for it.
 """
 
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from agent_identity.config.model import (
     LEGACY_SOURCES,
@@ -19,198 +19,123 @@ from agent_identity.config.model import (
     PolicyTable,
     ResourceTable,
     Table,
-    VaultTable,
 )
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable
 
-__all__ = ["infer", "uses_platform"]
+__all__ = ["OWN_MEANS", "infer", "uses_platform"]
 
 T = TypeVar("T", bound=Table)
 
 
-class _Rule(NamedTuple):
-    """The value of one key, where it was left out."""
+class _Rule(NamedTuple, Generic[T]):
+    """`key` has this value where it is missing and `applies` holds."""
 
     key: str
     value: str
     reason: str
+    applies: Callable[[T], bool]
 
 
 def infer(configuration: Configuration) -> Configuration:
-    """The same configuration with all that follows from it written out."""
-    found: list[Inferred] = []
+    """The same configuration with every inferred value written out."""
+    inferred: list[Inferred] = []
     issuers = {
-        name: _filled(table, ("issuers", name), _ISSUER_RULES, found)
+        name: _fill(table, ("issuers", name), _issuer_rules(table), inferred)
         for name, table in configuration.issuers.items()
     }
-    only = next(iter(issuers)) if len(issuers) == 1 else None
+    only = [] if len(issuers) != 1 else [_only_issuer(name) for name in issuers]
     resources = {
-        uri: _resource(table, ("resources", uri), only, found)
+        uri: _fill(table, ("resources", uri), (*only, *_RESOURCE_RULES), inferred)
         for uri, table in configuration.resources.items()
     }
-    policy = configuration.policy and _filled(configuration.policy, ("policy",), (_engine,), found)
+    policy = configuration.policy and _fill(
+        configuration.policy, ("policy",), _POLICY_RULES, inferred
+    )
     update: dict[str, object] = {"issuers": issuers, "resources": resources, "policy": policy}
-    if configuration.agent.signer is not None and configuration.vault is not None:
-        update["agent"] = _agent(configuration.agent, configuration.vault, found)
-    return configuration.model_copy(update=update).with_inferred(tuple(found))
+    if rules := _agent_rules(configuration):  # without any, [agent] stays unset
+        update["agent"] = _fill(configuration.agent, ("agent",), rules, inferred)
+    return configuration.model_copy(update=update).with_inferred(tuple(inferred))
 
 
-def _agent(table: AgentTable, vault: VaultTable, found: list[Inferred]) -> AgentTable:
-    def signer_id(table: AgentTable) -> _Rule | None:
-        if table.signer is None or not is_in_vault(table.signer):
-            return None
-        place = f"{vault.address}\n{vault.namespace or ''}\n{table.signer}"
-        name = b64url(hashlib.sha256(place.encode()).digest())
-        why = "it is made of the key's place, so that it stays when the key is rotated"
-        return _Rule("signer_id", f"urn:agent-identity:signer:{name}", why)
-
-    return _filled(table, ("agent",), (signer_id,), found)
-
-
-def _resource(
-    table: ResourceTable, path: tuple[str, ...], only: str | None, found: list[Inferred]
-) -> ResourceTable:
-    def issuer(table: ResourceTable) -> _Rule | None:
-        if only is None or not _wants_issuer(table):
-            return None
-        return _Rule("issuer", only, "it is the only issuer")
-
-    return _filled(table, path, (issuer, *_RESOURCE_RULES), found)
-
-
-def _filled(
-    table: T,
-    path: tuple[str, ...],
-    rules: Sequence[Callable[[T], _Rule | None]],
-    found: list[Inferred],
+def _fill(
+    table: T, path: tuple[str, ...], rules: Iterable[_Rule[T]], inferred: list[Inferred]
 ) -> T:
-    """The table after its rules, one after the other: a later one sees what an earlier one filled."""
+    """Apply the rules one after the other: a later one sees what an earlier one filled."""
     for rule in rules:
-        meant = rule(table)
-        if meant is None or getattr(table, meant.key) is not None:
-            continue
-        table = table.model_copy(update={meant.key: meant.value})
-        found.append(Inferred(key_text((*path, meant.key)), meant.value, meant.reason))
+        if getattr(table, rule.key) is None and rule.applies(table):
+            table = table.model_copy(update={rule.key: rule.value})
+            inferred.append(Inferred(key_text((*path, rule.key)), rule.value, rule.reason))
     return table
+
+
+def _always(_: Table) -> bool:
+    return True
+
+
+def _agent_rules(configuration: Configuration) -> list[_Rule[AgentTable]]:
+    signer, vault = configuration.agent.signer, configuration.vault
+    if signer is None or vault is None or not is_in_vault(signer):
+        return []
+    place = f"{vault.address}\n{vault.namespace or ''}\n{signer}"
+    name = b64url(hashlib.sha256(place.encode()).digest())
+    why = "it is a digest of the key's place, so it stays the same when the key is rotated"
+    return [_Rule("signer_id", f"urn:agent-identity:signer:{name}", why, _always)]
 
 
 # -- issuers ----------------------------------------------------------------------------------------------------------
 
 
-def _registration(table: IssuerTable) -> _Rule | None:
-    if table.client_id is None:
-        return None
-    if table.client_id.startswith("https://"):
-        return _Rule("registration", "cimd", "the client_id is an https URL")
-    return _Rule("registration", "configured", "there is a client_id")
+def _issuer_rules(table: IssuerTable) -> Iterable[_Rule[IssuerTable]]:
+    yield from _ISSUER_RULES
+    if table.client_id is not None and "subjects" in table.trust:
+        yield _Rule("audience", table.client_id, "it is the client_id", _always)
 
 
-def _client_auth(table: IssuerTable) -> _Rule | None:
-    if table.registration == "dynamic":
-        return None
-    if table.client_secret is not None:
-        if table.client_key is not None or table.client_certificate is not None:
-            return None
-        return _Rule("client_auth", "client_secret_basic", "there is a client_secret")
-    if table.client_certificate is not None:
-        return _Rule("client_auth", "tls_client_auth", "there is a client_certificate")
-    if table.client_key is not None:
-        return _Rule("client_auth", "private_key_jwt", "there is a client_key")
-    return None
+def _has_document(table: IssuerTable) -> bool:
+    return (table.client_id or "").startswith("https://")
 
 
-def _audience(table: IssuerTable) -> _Rule | None:
-    if "subjects" not in table.trust or table.client_id is None:
-        return None
-    return _Rule("audience", table.client_id, "it is the client_id")
+def _has_client_id(table: IssuerTable) -> bool:
+    return table.client_id is not None
 
 
-_ISSUER_RULES = (_registration, _client_auth, _audience)
+def _proves(key: str, *others: str) -> Callable[[IssuerTable], bool]:
+    """A client that is known to the issuer has this proof, and no other than those named."""
+    proofs = ("client_secret", "client_certificate", "client_key")
+
+    def applies(table: IssuerTable) -> bool:
+        given = {proof for proof in proofs if getattr(table, proof) is not None}
+        return table.registration != "dynamic" and key in given and given <= {key, *others}
+
+    return applies
+
+
+_has_secret = _proves("client_secret")
+_has_certificate = _proves("client_certificate", "client_key")
+_has_key = _proves("client_key")
+
+_ISSUER_RULES: Final[tuple[_Rule[IssuerTable], ...]] = (
+    _Rule("registration", "cimd", "the client_id is an https URL", _has_document),
+    _Rule("registration", "configured", "there is a client_id", _has_client_id),
+    _Rule("client_auth", "client_secret_basic", "there is a client_secret", _has_secret),
+    _Rule("client_auth", "tls_client_auth", "there is a client_certificate", _has_certificate),
+    _Rule("client_auth", "private_key_jwt", "there is a client_key", _has_key),
+)
 
 
 # -- resources --------------------------------------------------------------------------------------------------------
 
-_OWN_MEANS = ("secret", "username", "password", "token", "certificate", "key", "provider")
-"""Keys of sources that have no issuer."""
-
-
-def _wants_issuer(table: ResourceTable) -> bool:
-    if table.source is not None:
-        return table.source in OAUTH_SOURCES
-    return all(getattr(table, key) is None for key in _OWN_MEANS)
-
-
-def _source(table: ResourceTable) -> _Rule | None:
-    if table.issuer is None:
-        return None
-    return _Rule("source", "token-exchange", "there is an issuer")
-
-
-def _binding(table: ResourceTable) -> _Rule:
-    if table.source is None:
-        return _Rule("binding", "dpop", "the embedded authority binds its tokens")
-    if table.source in OAUTH_SOURCES:
-        return _Rule("binding", "dpop", f"{table.source} gets a token from an issuer")
-    return _Rule("binding", "none", f"{table.source} has nothing to bind")
-
-
-def _assertion(table: ResourceTable) -> _Rule:
-    if table.source in LEGACY_SOURCES:
-        return _Rule("assertion", "omit", f"what takes {table.source} is a stranger")
-    return _Rule("assertion", "send", "the resource can verify it")
-
-
-def _actor(table: ResourceTable) -> _Rule | None:
-    if table.source != "token-exchange":
-        return None
-    return _Rule("actor", "none", "not every issuer takes an actor")
-
-
-def _assertion_from(table: ResourceTable) -> _Rule | None:
-    if table.source != "jwt-bearer":
-        return None
-    return _Rule("assertion_from", "client", "the client signs for the principal")
-
-
-def _login_hint_from(table: ResourceTable) -> _Rule | None:
-    if table.source != "ciba":
-        return None
-    return _Rule("login_hint_from", "sub", "every principal has one")
-
-
-def _provider(table: ResourceTable) -> _Rule | None:
-    if not uses_platform(table):
-        return None
-    return _Rule("provider", "ambient", "whichever platform runs us says who we are")
-
-
-def _header(table: ResourceTable) -> _Rule | None:
-    if table.source != "api-key":
-        return None
-    return _Rule("header", "Authorization", "it is where keys go")
-
-
-def _scheme(table: ResourceTable) -> _Rule | None:
-    if table.header is None:
-        return None
-    if table.header.lower() == "authorization":
-        return _Rule("scheme", "Bearer", "Authorization has a scheme")
-    return _Rule("scheme", "", "a header of its own holds the key alone")
-
-
-_RESOURCE_RULES = (
-    *(_source, _binding, _assertion, _actor, _assertion_from, _login_hint_from),
-    *(_provider, _header, _scheme),
-)
+OWN_MEANS: Final = ("secret", "username", "password", "token", "certificate", "key", "provider")
+"""Keys that only sources without an issuer have, and that show what a table without `source` means."""
 
 
 def uses_platform(table: ResourceTable) -> bool:
-    """Whether a token of the platform is part of getting this credential."""
+    """Whether getting the credential takes a token of the platform."""
     return (
         table.source == "workload-token"
         or (table.source == "token-exchange" and table.actor == "workload")
@@ -218,10 +143,39 @@ def uses_platform(table: ResourceTable) -> bool:
     )
 
 
-# -- policy -----------------------------------------------------------------------------------------------------------
+def _only_issuer(name: str) -> _Rule[ResourceTable]:
+    def wants_issuer(table: ResourceTable) -> bool:
+        if table.source is not None:
+            return table.source in OAUTH_SOURCES
+        return all(getattr(table, key) is None for key in OWN_MEANS)
+
+    return _Rule("issuer", name, "it is the only issuer", wants_issuer)
 
 
-def _engine(table: PolicyTable) -> _Rule | None:
-    if not table.files:
-        return None
-    return _Rule("engine", "cedar", "there are policy files")
+def _is(*sources: str | None) -> Callable[[ResourceTable], bool]:
+    return lambda table: table.source in sources
+
+
+_RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
+    _Rule("source", "token-exchange", "there is an issuer", lambda table: table.issuer is not None),
+    _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
+    _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
+    _Rule("binding", "none", "the source has no token that can be bound", _always),
+    _Rule("assertion", "omit", "a legacy service doesn't verify it", _is(*LEGACY_SOURCES)),
+    _Rule("assertion", "send", "the resource can verify it", _always),
+    _Rule("actor", "none", "not every issuer accepts an actor", _is("token-exchange")),
+    _Rule("assertion_from", "client", "the client signs for the principal", _is("jwt-bearer")),
+    _Rule("login_hint_from", "sub", "every principal has one", _is("ciba")),
+    _Rule("provider", "ambient", "the platform is detected", uses_platform),
+    _Rule("header", "Authorization", "it is the usual header for keys", _is("api-key")),
+    _Rule(
+        "scheme",
+        "Bearer",
+        "Authorization needs a scheme",
+        lambda table: (table.header or "").lower() == "authorization",
+    ),
+    _Rule("scheme", "", "any other header holds the key alone", lambda table: bool(table.header)),
+)
+_POLICY_RULES: Final[tuple[_Rule[PolicyTable], ...]] = (
+    _Rule("engine", "cedar", "there are policy files", lambda table: bool(table.files)),
+)

@@ -1,21 +1,24 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Every table and key that `agent-identity.toml` may have, with one sentence each; the documentation is made of those.
+"""Every table and key of `agent-identity.toml`, with the sentence that documents it, and the JSON Schema of the file.
 
-pydantic checks shapes alone. What a text stands for (`Kind`: a reference, an issuer's name, a path) stands beside it, so
-that `checks` and `reading` find all of one kind without listing keys again.
+pydantic checks types only. `Kind` marks what a string stands for (a reference, the name of an issuer, a path), so that `checks`
+and `reading` find all strings of one kind without a list of keys.
 """
 
 from __future__ import annotations
 
 from enum import Enum
-from typing import TYPE_CHECKING, Annotated, ClassVar, Final, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Final, Literal, NamedTuple, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, PrivateAttr, StringConstraints
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 
 from agent_identity.keys.algorithms import Algorithm  # noqa: TC001 - pydantic reads it at run time
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from pydantic_core import core_schema
 
 __all__ = [
     "CERTIFICATE_SOURCES",
@@ -56,21 +59,22 @@ __all__ = [
     "TransactionTokenTable",
     "Url",
     "VaultTable",
+    "configuration_schema",
     "values_of",
 ]
 
 
 class Kind(Enum):
-    """What a text of the file stands for, beyond being text."""
+    """What a string of the file stands for."""
 
-    REFERENCE = "the place of a secret"
+    REFERENCE = "a reference to a secret"
     ISSUER = "the name of a table of [issuers]"
-    URL = "an address that we connect to: https, or http on this machine"
-    ORIGIN = "the origin of such an address"
-    PATTERN = "files, by a path with * and ?"
-    PATH = "a file"
-    KEYS = "public keys, by an address or a file: reference"
-    LEDGER = "a ledger"
+    URL = "a URL that we connect to: https, or http on loopback"
+    ORIGIN = "the origin of such a URL"
+    PATTERN = "a glob pattern of files"
+    PATH = "the path of a file"
+    KEYS = "a URL or file: reference of public keys"
+    LEDGER = "the URL of a ledger"
 
 
 Text: TypeAlias = Annotated[str, StringConstraints(min_length=1)]
@@ -85,7 +89,7 @@ MAX_DEPTH: Final = 7
 
 
 class Table(BaseModel):
-    """One table: known keys alone, the types that TOML gives, and no value in an error."""
+    """One table: no unknown keys, strict TOML types, and no values in errors."""
 
     model_config: ClassVar[ConfigDict] = ConfigDict(
         extra="forbid",
@@ -144,19 +148,19 @@ OAUTH_SOURCES: Final[frozenset[str]] = frozenset(
         *("authorization-code", "device", "ciba", "refresh-token"),
     }
 )
-"""What an issuer gives a token for."""
+"""Sources that get a token from an issuer."""
 
 LEGACY_SOURCES: Final[frozenset[str]] = frozenset(
     {"api-key", "basic", "static", "client-certificate"}
 )
-"""What a stranger understands, who gets no delegation data."""
+"""Sources for services that know nothing of delegation; they get no delegation data."""
 
 CERTIFICATE_SOURCES: Final[frozenset[str]] = frozenset({"spiffe-x509", "client-certificate"})
-"""What is shown in TLS and not in a header."""
+"""Sources whose credential is shown in TLS and not in a header."""
 
 
 class Inferred(NamedTuple):
-    """One value that the file leaves out, and why it is that."""
+    """One value that the file leaves out, and why it was chosen."""
 
     key: str
     value: str
@@ -170,35 +174,35 @@ class AgentTable(Table):
     id: Text | None = Field(
         default=None, description="The agent's URI, by default `urn:agent-identity:agent:<name>`."
     )
-    owner: Text | None = Field(default=None, description="Who answers for the agent.")
+    owner: Text | None = Field(default=None, description="Who is responsible for the agent.")
     grants: IssuerName = Field(
         default=None, description="The issuer that signs the first grant of each chain."
     )
     signer: Reference = Field(
         default=None,
-        description="What signs the first grant instead of an issuer: a private key (PEM), or `vault:MOUNT/NAME`, a key of transit that stays in the vault.",
+        description="What signs the first grant instead of an issuer: a private key (PEM), or `vault:MOUNT/NAME` for a transit key that stays in the vault.",
     )
     signer_id: Text | None = Field(
         default=None,
-        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`; for a key in a vault a digest of its place stands for the thumbprint.",
+        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`; for a key in a vault it ends in a digest of the key's place.",
     )
     key: Reference = Field(
         default=None,
-        description="The agent's private key (PEM), for replicas that share an address; by default each process makes its own.",
+        description="The agent's private key (PEM), for replicas behind one address; by default each process generates its own.",
     )
 
 
 class IssuerTable(Table):
-    """One issuer: who it is, what it is trusted for, and as which client we ask there."""
+    """One issuer: who it is, what it is trusted for, and the client that we are there."""
 
     issuer: Annotated[Text, Kind.URL] = Field(description="The issuer's identifier, an https URL.")
     trust: Annotated[tuple[Literal["subjects", "grants"], ...], Field(strict=False)] = Field(
         default=(),
-        description="What is believed of it: `subjects` its tokens about principals, `grants` its first grants; by default neither.",
+        description="What it is trusted for: `subjects` for tokens about principals, `grants` for first grants; by default neither.",
     )
     jwks: Annotated[Text | None, Kind.KEYS] = Field(
         default=None,
-        description="Where its public keys are, a URL or `file:PATH`; by default its metadata says so.",
+        description="Its public keys, a URL or `file:PATH`; by default the `jwks_uri` of its metadata.",
     )
     audience: Text | None = Field(
         default=None,
@@ -208,26 +212,27 @@ class IssuerTable(Table):
         default=None, description="The signature algorithms accepted from it."
     )
     evidence: Literal["key", "issuer", "asserted"] | None = Field(
-        default=None, description="The most evidence that its grants may give of a principal."
+        default=None,
+        description="The highest level of evidence of a principal that its grants may claim.",
     )
     token_type: TokenType | None = Field(
         default=None,
-        description="The type of the principals' tokens, where it is not to be read from the token.",
+        description="The type of the principals' tokens, if the tokens don't show it.",
     )
     subjects_of: Annotated[Texts, Kind.ISSUER] = Field(
         default=(), description="Issuers whose `sub` names the same people there."
     )
     client_id: Text | None = Field(
         default=None,
-        description="The client that we are there; an https URL is a metadata document.",
+        description="Our client id there; an https URL names a client metadata document.",
     )
     client_auth: ClientAuth | None = Field(
         default=None,
-        description="How the client proves itself, by default what its key, secret or certificate can.",
+        description="How the client authenticates, by default with the key, secret or certificate that it has.",
     )
     client_key: Reference = Field(
         default=None,
-        description="The client's private key (PEM), for an assertion or for its certificate.",
+        description="The client's private key (PEM), for assertions or for its certificate.",
     )
     client_key_id: Text | None = Field(
         default=None,
@@ -236,44 +241,44 @@ class IssuerTable(Table):
     client_secret: Reference = Field(default=None, description="The client's secret.")
     client_certificate: Reference = Field(
         default=None,
-        description="The client's certificate chain (PEM), with its key where `client_key` is not that.",
+        description="The client's certificate chain (PEM), followed by its key unless `client_key` is that key.",
     )
     client_assertion_audience: Literal["issuer", "token-endpoint"] = Field(
         default="issuer",
-        description="What a client assertion names as audience; `token-endpoint` is for old issuers and warns.",
+        description="The audience of a client assertion; `token-endpoint` is for old issuers and logs a warning.",
     )
     registration: Registration | None = Field(
         default=None,
-        description="How the issuer came to know the client: configured there, by a metadata document, or registered at start.",
+        description="How the issuer knows the client: `configured` there, by a metadata document (`cimd`), or registered at start (`dynamic`).",
     )
     registration_token: Reference = Field(
         default=None, description="The initial access token of dynamic registration."
     )
     resource_indicators: bool = Field(
         default=True,
-        description="Whether it is told the resource (RFC 8707); some issuers refuse requests that name one.",
+        description="Whether requests name the resource (RFC 8707); some issuers refuse those that do.",
     )
     endpoint_origins: Annotated[Texts, Kind.ORIGIN] = Field(
-        default=(), description="Further origins at which its endpoints may be."
+        default=(), description="Further origins that its endpoints may have."
     )
 
 
 class TransactionTokenTable(Table):
-    """The transaction token that goes along with a resource's requests."""
+    """The transaction token that is sent with a resource's requests."""
 
-    issuer: Annotated[Text, Kind.ISSUER] = Field(description="The issuer that is asked for it.")
-    audience: Text = Field(description="The trust domain in which it is good.")
+    issuer: Annotated[Text, Kind.ISSUER] = Field(description="The issuer of the transaction token.")
+    audience: Text = Field(description="The trust domain in which it is valid.")
 
 
 class ResourceTable(Table):
-    """How a credential for one resource is had, and what goes along with it."""
+    """How to get a credential for one resource, and what is sent with it."""
 
     source: SourceName | None = Field(
         default=None,
-        description="The way to the credential, by default token exchange where there is an issuer, else the embedded authority.",
+        description="How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority.",
     )
     issuer: IssuerName = Field(
-        default=None, description="The issuer that is asked, by default the only one."
+        default=None, description="The issuer of the token, by default the only one."
     )
     via: IssuerName = Field(
         default=None,
@@ -281,26 +286,26 @@ class ResourceTable(Table):
     )
     binding: Binding | None = Field(
         default=None,
-        description="What the token is bound to, by default `dpop` for tokens of an issuer, else `none`.",
+        description="What the token is bound to, by default `dpop` for tokens of an issuer, otherwise `none`.",
     )
-    scopes: Texts | None = Field(default=None, description="The most that may be asked for.")
+    scopes: Texts | None = Field(default=None, description="The scopes that may be requested.")
     assertion: Literal["send", "omit"] | None = Field(
         default=None,
-        description="Whether the chain and each call's assertion go along, by default `omit` for legacy sources.",
+        description="Whether the chain and each call's assertion are sent, by default `omit` for legacy sources.",
     )
     audience: Text | None = Field(
         default=None,
-        description="The audience to ask for, where the issuer knows the resource by another name.",
+        description="The audience to request, if the issuer knows the resource by another name.",
     )
     actor: Literal["grant", "workload", "none"] | None = Field(
-        default=None, description="What token exchange shows as the actor, by default `none`."
+        default=None, description="The actor token of token exchange, by default `none`."
     )
     authorization_details: Annotated[tuple[dict[str, JsonValue], ...], Field(strict=False)] = Field(
         default=(),
-        description="What is asked for in detail (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments.",
+        description="The authorization details to request (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments.",
     )
     transaction_token: TransactionTokenTable | None = Field(
-        default=None, description="The transaction token that goes along."
+        default=None, description="The transaction token that is sent too."
     )
     secret: Reference = Field(default=None, description="The key of `api-key`.")
     header: Text | None = Field(
@@ -308,7 +313,7 @@ class ResourceTable(Table):
     )
     scheme: str | None = Field(
         default=None,
-        description="What stands before the key of `api-key`, by default `Bearer` in `Authorization`, else nothing.",
+        description="The scheme before the key of `api-key`, by default `Bearer` in `Authorization`, otherwise none.",
     )
     username: Text | None = Field(default=None, description="The user of `basic`.")
     password: Reference = Field(default=None, description="The password of `basic`.")
@@ -318,24 +323,22 @@ class ResourceTable(Table):
     )
     key: Reference = Field(
         default=None,
-        description="The private key (PEM) of that certificate, where it is kept apart.",
+        description="The private key (PEM) of that certificate, if it is stored separately.",
     )
-    refresh_token: Reference = Field(
-        default=None, description="Where refresh tokens are kept beyond this process."
-    )
+    refresh_token: Reference = Field(default=None, description="Where refresh tokens are stored.")
     provider: ProviderName | None = Field(
         default=None,
-        description="The platform that says who we are, by default the one that is found.",
+        description="The platform whose token proves our identity, by default the one that is detected.",
     )
     path: Text | None = Field(
         default=None, description="The platform's token file, or for `gitlab` the variable's name."
     )
     token_host: Text | None = Field(
         default=None,
-        description="The host of `github` tokens, for an Enterprise Server.",
+        description="The host that issues `github` tokens, for an Enterprise Server.",
     )
     expect: dict[str, str] | None = Field(
-        default=None, description="Claims that the platform's token has to have."
+        default=None, description="Claims that the platform's token must have."
     )
     assertion_from: Literal["client", "subject", "workload"] | None = Field(
         default=None,
@@ -343,26 +346,28 @@ class ResourceTable(Table):
     )
     login_hint_from: Literal["sub", "id-token"] | None = Field(
         default=None,
-        description="What names the person to `ciba`, by default the principal's `sub`.",
+        description="How `ciba` names the person, by default by the principal's `sub`.",
     )
 
 
 class PolicyTable(Table):
-    """Who decides what is allowed."""
+    """What decides which calls are allowed."""
 
     engine: Literal["cedar", "authzen", "opa", "grants-only"] | None = Field(
         default=None,
-        description="What decides; `grants-only` lets pass whatever grants don't forbid.",
+        description="The policy engine; `grants-only` allows what the grants allow.",
     )
     files: Annotated[Texts, Kind.PATTERN] = Field(
-        default=(), description="The policies of `cedar`, as paths that may have `*`."
+        default=(), description="The policy files of `cedar`; paths may contain `*`."
     )
-    url: Url = Field(default=None, description="Where `authzen` or `opa` is asked.")
-    path: Text | None = Field(default=None, description="The rule that `opa` is asked for.")
-    mapping: Text | None = Field(default=None, description="The words in which `authzen` is asked.")
+    url: Url = Field(default=None, description="The URL of `authzen` or `opa`.")
+    path: Text | None = Field(default=None, description="The rule that `opa` evaluates.")
+    mapping: Text | None = Field(
+        default=None, description="The vocabulary of requests to `authzen`."
+    )
     observe: bool = Field(
         default=False,
-        description="Whether a denial of policy is recorded only, and the call let through.",
+        description="Whether a denial by policy is only recorded and the call goes on.",
     )
 
 
@@ -375,68 +380,72 @@ class LedgerTable(Table):
     )
     durability: Literal["process", "power"] = Field(
         default="process",
-        description="What a record survives: the end of the process, or of the power.",
+        description="What a record survives: a crash of the process, or a loss of power.",
     )
 
 
 class SharedTable(Table):
-    """What several processes know together."""
+    """State that several processes share."""
 
-    url: Text = Field(default="memory:", description="`memory:` is this process alone.")
+    url: Text = Field(default="memory:", description="The store; `memory:` is this process only.")
     max_staleness: Seconds = Field(
-        default=10.0, description="Seconds that knowledge of revocations may be old."
+        default=10.0, description="The age, in seconds, that known revocations may have."
     )
 
 
 class BudgetTable(Table):
-    """What one session may use up."""
+    """Limits of one session."""
 
     calls: Annotated[int, Field(gt=0)] | None = Field(default=None, description="The most calls.")
     cost: Annotated[float, Field(gt=0)] | None = Field(default=None, description="The most cost.")
-    rate: JsonValue = Field(default=None, description="The most calls in a time.")
+    rate: JsonValue = Field(default=None, description="The highest rate of calls.")
 
 
 class SessionTable(Table):
-    """How long and how deep sessions go."""
+    """Limits of all sessions."""
 
-    lifetime: Seconds = Field(default=3600.0, description="Seconds that a session lasts at most.")
+    lifetime: Seconds = Field(
+        default=3600.0, description="The longest life of a session, in seconds."
+    )
     grant_lifetime: Seconds = Field(
-        default=900.0, description="Seconds that a grant lasts at most."
+        default=900.0, description="The longest life of a grant, in seconds."
     )
     max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
-        default=3, description="How often a session may be delegated on."
+        default=3, description="How many times a session may be delegated on."
     )
-    budget: BudgetTable | None = Field(default=None, description="What one session may use up.")
+    budget: BudgetTable | None = Field(default=None, description="Limits of one session.")
 
 
 class ApprovalTable(Table):
-    """Who is asked when a call needs a person's yes."""
+    """Who approves calls that need a person's approval."""
 
-    channel: Text | None = Field(default=None, description="How approvers are asked.")
-    url: Url = Field(default=None, description="Where they are asked.")
-    roles: JsonValue = Field(default=None, description="Who has which role.")
+    channel: Text | None = Field(
+        default=None, description="The channel by which approvers are asked."
+    )
+    url: Url = Field(default=None, description="The URL of that channel.")
+    roles: JsonValue = Field(default=None, description="The approvers of each role.")
 
 
 class HttpTable(Table):
-    """Limits of what we send and take in."""
+    """Timeouts and limits of HTTP."""
 
     deadline: Seconds = Field(
         default=10.0,
-        description="Seconds that a credential may take, discovery and headers included.",
+        description="Seconds that getting a credential may take, discovery included.",
     )
     interaction_timeout: Seconds = Field(
-        default=300.0, description="Seconds that a person gets for what they must do."
+        default=300.0, description="Seconds that a person has to sign in or confirm."
     )
-    body_limit: Bytes = Field(default=1_048_576, description="The most bytes of an answer.")
+    body_limit: Bytes = Field(default=1_048_576, description="The largest response, in bytes.")
     header_limit: Bytes = Field(
-        default=8_000, description="The most bytes of one header that carries a chain."
+        default=8_000, description="The largest header with a delegation chain, in bytes."
     )
     ca: Annotated[Text | None, Kind.PATH] = Field(
         default=None,
-        description="A file of certificate authorities (PEM) that are trusted beside the public ones.",
+        description="A file of certificate authorities (PEM) that are trusted in addition to the public ones.",
     )
     allow_private: Texts = Field(
-        default=(), description="Hosts with private addresses that discovered URLs may lead to."
+        default=(), description="Hosts with private addresses that discovered URLs may name."
     )
 
 
@@ -444,47 +453,51 @@ class SpiffeTable(Table):
     """Where the SPIFFE Workload API is."""
 
     socket: Text | None = Field(
-        default=None, description="Its socket, by default what `SPIFFE_ENDPOINT_SOCKET` names."
+        default=None, description="Its socket, by default `SPIFFE_ENDPOINT_SOCKET`."
     )
     trust_domain: Text | None = Field(
-        default=None, description="The trust domain that our own SVIDs have to be of."
+        default=None, description="The trust domain that our own SVIDs must have."
     )
 
 
 class SignalsTable(Table):
     """A stream of security events that revoke (SSF, CAEP)."""
 
-    issuer: Annotated[Text, Kind.URL] = Field(description="Who transmits them.")
-    audience: Text = Field(description="Whom they are for.")
-    delivery: Literal["poll", "push"] = Field(default="poll", description="How they come.")
+    issuer: Annotated[Text, Kind.URL] = Field(description="The transmitter of the events.")
+    audience: Text = Field(description="The audience of the events.")
+    delivery: Literal["poll", "push"] = Field(
+        default="poll", description="How events are delivered."
+    )
 
 
 class VaultTable(Table):
-    """The Vault or OpenBao that `vault:PATH` references are read from."""
+    """The Vault or OpenBao server that `vault:PATH` references are read from."""
 
     address: Annotated[Text, Kind.URL] = Field(description="Its address, an https URL.")
     auth_mount: Text = Field(default="jwt", description="Where its JWT login is mounted.")
-    role: Text = Field(description="The role that we log in to.")
+    role: Text = Field(description="The role to log in with.")
     kv_mount: Text = Field(default="secret", description="Where its KV version 2 store is mounted.")
     audience: Text | None = Field(
         default=None, description="The audience of the token that we log in with."
     )
     provider: ProviderName | None = Field(
         default=None,
-        description="The platform whose token we log in with, by default the one that is found.",
+        description="The platform whose token we log in with, by default the one that is detected.",
     )
     path: Text | None = Field(
         default=None, description="The platform's token file, or for `gitlab` the variable's name."
     )
-    namespace: Text | None = Field(default=None, description="The namespace, where it has them.")
+    namespace: Text | None = Field(
+        default=None, description="The namespace, if the server has namespaces."
+    )
 
 
 class OperatorTable(Table):
-    """Who may revoke what isn't the agent's own, reinstate and erase."""
+    """Who may revoke other agents' sessions, reinstate and erase."""
 
     key: Reference = Field(
         default=None,
-        description="The operator's private key (PEM). Without it, and without an authority of its own, an agent revokes itself and what is below it.",
+        description="The operator's private key (PEM). Without it, and without an embedded authority, an agent can revoke only itself and what it delegated.",
     )
 
 
@@ -492,7 +505,7 @@ class CliTable(Table):
     """What the command line may do."""
 
     autonomous: bool = Field(
-        default=False, description="Whether `token` and `exec` may run for nobody in particular."
+        default=False, description="Whether `token` and `exec` may run without a principal."
     )
 
 
@@ -502,18 +515,18 @@ ClientProofName: TypeAlias = Literal[
 
 
 class AuthorityClientTable(Table):
-    """One client of the authority: which agent it is, how it proves that, and what it gets for whom."""
+    """One client of the authority: which agent it is, how it authenticates, and what it may get for whom."""
 
     agent: Text | None = Field(
         default=None,
         description="The agent (`act.sub`), a name or a URI, by default the table's name.",
     )
     auth: ClientProofName = Field(
-        default="private_key_jwt", description="How the client proves itself."
+        default="private_key_jwt", description="How the client authenticates."
     )
     jwks: Annotated[Text | None, Kind.KEYS] = Field(
         default=None,
-        description="The client's public keys, for `spiffe_jwt` the bundle of its trust domain, a URL or `file:PATH`.",
+        description="The client's public keys, or for `spiffe_jwt` the bundle of its trust domain; a URL or `file:PATH`.",
     )
     subject: Text | None = Field(
         default=None,
@@ -521,73 +534,73 @@ class AuthorityClientTable(Table):
     )
     san_uri: Text | None = Field(
         default=None,
-        description="The URI in the certificate of `tls_client_auth` that is the client, a SPIFFE ID for instance.",
+        description="The URI in the client's certificate for `tls_client_auth`, for instance a SPIFFE ID.",
     )
-    san_dns: Text | None = Field(
-        default=None, description="The DNS name in that certificate that is the client."
-    )
+    san_dns: Text | None = Field(default=None, description="The DNS name in that certificate.")
     subject_dn: Text | None = Field(
         default=None,
         description="The subject of that certificate, as in `CN=bot,O=Acme` (RFC 4514).",
     )
     issuer: IssuerName = Field(
-        default=None, description="The platform whose token `workload_token` is."
+        default=None, description="The issuer of the platform's token for `workload_token`."
     )
     claims: dict[str, str] | None = Field(
-        default=None, description="Further claims that the platform's token has to have."
+        default=None, description="Further claims that the platform's token must have."
     )
     subject_issuers: Annotated[Texts | None, Kind.ISSUER] = Field(
         default=None,
-        description='The issuers whose principals it brings, by default all with `trust = ["subjects"]`.',
+        description='The issuers whose principals the client may bring, by default all with `trust = ["subjects"]`.',
     )
     subject_clients: Texts = Field(
         default=(),
-        description="The clients (`azp`, `client_id`) to which a principal's token may have been given; by default it must name none.",
+        description="The clients (`azp`, `client_id`) that a principal's token may name; by default it must name none.",
     )
     resources: Annotated[Texts, Field(min_length=1)] = Field(
-        description="The resources that its grants may reach."
+        description="The resources that its grants may name."
     )
-    scopes: Texts = Field(default=(), description="The most scopes of a grant, by default none.")
+    scopes: Texts = Field(
+        default=(), description="The scopes that its grants may have, by default none."
+    )
     max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
-        default=3, description="How often a grant may be delegated on, at most."
+        default=3, description="How many times its grants may be delegated on."
     )
 
 
 class AuthorityTlsTable(Table):
-    """TLS at the authority's own port, for clients that prove themselves by a certificate (`tls_client_auth`)."""
+    """TLS at the authority's own port, for clients that authenticate with a certificate (`tls_client_auth`)."""
 
     certificate: Annotated[Text, Kind.REFERENCE] = Field(
-        description="The certificate chain (PEM) that the authority shows, leaf first."
+        description="The authority's certificate chain (PEM), leaf first."
     )
     key: Annotated[Text, Kind.REFERENCE] = Field(
         description="The private key (PEM) of that certificate."
     )
     client_ca: Annotated[Text, Kind.REFERENCE] = Field(
-        description="The authorities (PEM) whose client certificates count; no other does."
+        description="The certificate authorities (PEM) of client certificates; no others are trusted."
     )
 
 
 class AuthorityTable(Table):
-    """What `agent-identity authority serve` is to an organisation: the anchor in front of its identity providers."""
+    """`agent-identity authority serve` as an organisation's anchor, in front of its identity providers."""
 
     issuer: Url = Field(
         default=None,
-        description="The URL at which it is reached, by default the one on loopback where it listens.",
+        description="The URL of the authority, by default the one on loopback where it listens.",
     )
     audiences: Texts = Field(
         default=(),
-        description="What a principal's token may be for, by default the authority's `issuer`.",
+        description="The audiences that a principal's token may name, by default the authority's `issuer`.",
     )
     registration: bool = Field(
         default=False,
-        description="Whether agents may register themselves too, for principals of the authority's own directory alone.",
+        description="Whether agents may also register themselves; they act only for principals of the authority's own directory.",
     )
     rate: Annotated[int, Field(gt=0)] = Field(
-        default=600, description="The most requests of one client in a minute."
+        default=600, description="The highest number of requests of one client in a minute."
     )
     tls: AuthorityTlsTable | None = Field(
         default=None,
-        description="TLS at its own port, for clients that prove themselves by a certificate.",
+        description="TLS at its own port, for clients that authenticate with a certificate.",
     )
     clients: dict[str, AuthorityClientTable] = Field(
         default={}, description="Its clients, by their `client_id`."
@@ -595,25 +608,25 @@ class AuthorityTable(Table):
 
 
 class Configuration(Table):
-    """All of `agent-identity.toml`; `inferred` is what it left to be inferred."""
+    """The whole `agent-identity.toml`, and what was inferred from it."""
 
     agent: AgentTable = Field(default=AgentTable(), description="Who this agent is.")
     issuers: dict[str, IssuerTable] = Field(
-        default={}, description="Issuers, by the names that the rest of the file has for them."
+        default={}, description="The issuers, each by the name that the rest of the file uses."
     )
-    resources: dict[str, ResourceTable] = Field(default={}, description="Resources, by their URIs.")
-    policy: PolicyTable | None = Field(default=None, description="Who decides what is allowed.")
+    resources: dict[str, ResourceTable] = Field(default={}, description="The resources, by URI.")
+    policy: PolicyTable | None = Field(
+        default=None, description="What decides which calls are allowed."
+    )
     ledger: LedgerTable = Field(default=LedgerTable(), description="Where the record is kept.")
     shared: SharedTable = Field(
-        default=SharedTable(), description="What several processes know together."
+        default=SharedTable(), description="State that several processes share."
     )
-    session: SessionTable = Field(
-        default=SessionTable(), description="How long and how deep sessions go."
-    )
+    session: SessionTable = Field(default=SessionTable(), description="Limits of all sessions.")
     approval: ApprovalTable | None = Field(
-        default=None, description="Who is asked when a call needs a person's yes."
+        default=None, description="Who approves calls that need a person's approval."
     )
-    http: HttpTable = Field(default=HttpTable(), description="Limits of what we send and take in.")
+    http: HttpTable = Field(default=HttpTable(), description="Timeouts and limits of HTTP.")
     spiffe: SpiffeTable = Field(
         default=SpiffeTable(), description="Where the SPIFFE Workload API is."
     )
@@ -621,26 +634,36 @@ class Configuration(Table):
         default={}, description="Streams of security events that revoke."
     )
     vault: VaultTable | None = Field(
-        default=None, description="The Vault or OpenBao of `vault:` references."
+        default=None, description="The Vault or OpenBao server of `vault:` references."
     )
     authority: AuthorityTable | None = Field(
         default=None,
-        description="What `agent-identity authority serve` is to an organisation.",
+        description="`agent-identity authority serve` as an organisation's anchor.",
     )
     operator: OperatorTable = Field(
-        default=OperatorTable(), description="Who may revoke, reinstate and erase."
+        default=OperatorTable(),
+        description="Who may revoke other agents' sessions, reinstate and erase.",
     )
     cli: CliTable = Field(default=CliTable(), description="What the command line may do.")
 
     _inferred: tuple[Inferred, ...] = PrivateAttr(default=())
 
     @property
+    def asked_issuers(self) -> set[str]:
+        """The names of the issuers that are asked for tokens or grants; of the others only the keys are read."""
+        names = {self.agent.grants}
+        for table in self.resources.values():
+            names |= {table.issuer, table.via}
+            names |= {table.transaction_token.issuer} if table.transaction_token else set()
+        return {name for name in names if name is not None}
+
+    @property
     def inferred(self) -> tuple[Inferred, ...]:
-        """What the file left out, with reasons, in the order of its tables."""
+        """The inferred values with their reasons, in the order of the tables."""
         return self._inferred
 
     def with_inferred(self, inferred: tuple[Inferred, ...]) -> Configuration:
-        """The same, and what was inferred to get there."""
+        """A copy that knows what was inferred."""
         copy = self.model_copy()
         copy._inferred = inferred  # noqa: SLF001 - a copy of ourselves
         return copy
@@ -650,7 +673,7 @@ _Value: TypeAlias = "Table | tuple[object, ...] | dict[str, object] | str | floa
 
 
 def values_of(table: Table, kind: Kind) -> Iterator[tuple[tuple[str, ...], str]]:
-    """Every text of a kind in a table and the tables below, with its path."""
+    """Every string of a kind in a table and the tables below it, with its path."""
     for name, field in type(table).model_fields.items():
         value: _Value = getattr(table, name)
         if kind in field.metadata:
@@ -671,3 +694,29 @@ def _tables(name: str, value: _Value) -> Iterator[tuple[tuple[str, ...], Table]]
         for key, below in value.items():
             if isinstance(below, Table):
                 yield (name, key), below
+
+
+def configuration_schema() -> dict[str, Any]:
+    """The JSON Schema (2020-12) of the file, with a description of each key."""
+    return {
+        "$schema": _TomlSchema.schema_dialect,
+        **Configuration.model_json_schema(schema_generator=_TomlSchema),
+        "title": "agent-identity.toml",
+        "description": "Who an agent is, where it gets credentials, and what decides which calls are allowed.",
+    }
+
+
+class _TomlSchema(GenerateJsonSchema):
+    """TOML has no null, so no type and no default is one."""
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        return self.generate_inner(schema["schema"])
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        generated = super().default_schema(schema)
+        if generated.get("default") is None or isinstance(generated["default"], dict):
+            generated.pop("default", None)
+        return generated
+
+    def field_title_should_be_set(self, schema: object) -> bool:  # noqa: ARG002 - the key is the title
+        return False

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is wrong with a configuration: one problem a line, with its place and its way out, and never a value of the file.
+"""What is wrong with a configuration: one problem for each line, with its place and its remedy, and no value of the file.
 
-A check finds `Fault`s, which know the key alone; reading adds the line. Keys are shown, since they are what has to be
-corrected; a password that somebody wrote into a resource's URI is not.
+A check yields `Fault`s, which have the key only; `reading` adds the line. Messages show keys, since users must correct them, but
+not a password in a resource's URI.
 """
 
 from __future__ import annotations
@@ -19,20 +19,18 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
 __all__ = [
-    "RESOURCE_RULE",
-    "SCOPE_RULE",
     "Fault",
     "InvalidConfigurationError",
     "Lines",
     "Problem",
+    "conflict",
     "key_text",
+    "malformed",
+    "missing",
     "nearest",
-    "telling",
+    "unused",
+    "without_consequences",
 ]
-
-RESOURCE_RULE: Final = "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port"
-SCOPE_RULE: Final = "a scope holds characters that RFC 6749 §3.3 doesn't allow"
-"""What the errors of code say with the value, said without it."""
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO: Final = re.compile(r"//[^/]*@")
@@ -41,7 +39,7 @@ _LONGEST: Final = 200
 
 
 class Fault(NamedTuple):
-    """Something wrong at a key, before anybody looked for its line. `meant` is the key that an unknown one may stand for."""
+    """A problem at a key whose line isn't known yet. `meant` is the known key that a misspelt one may stand for."""
 
     code: str
     path: tuple[str, ...]
@@ -50,8 +48,28 @@ class Fault(NamedTuple):
     meant: tuple[str, ...] | None = None
 
 
+def missing(path: tuple[str, ...], remedy: str) -> Fault:
+    """A key that something needs."""
+    return Fault("value_missing", path, "missing", remedy)
+
+
+def malformed(path: tuple[str, ...], message: str, remedy: str | None = None) -> Fault:
+    """A value that can't be used; `message` says what it must be."""
+    return Fault("value_malformed", path, message, remedy)
+
+
+def conflict(path: tuple[str, ...], message: str, remedy: str) -> Fault:
+    """A key that contradicts another one."""
+    return Fault("value_conflict", path, message, remedy)
+
+
+def unused(path: tuple[str, ...], why: str) -> Fault:
+    """A key that nothing would read."""
+    return Fault("key_unused", path, f"has no effect: {why}", f"remove {path[-1]}")
+
+
 class Problem(NamedTuple):
-    """Something wrong at a place. `key` is dotted as TOML spells it, `line` counts from 1, None where it isn't known."""
+    """A problem at a place in the file. `key` is dotted as in TOML; `line` counts from 1 and is None if it isn't known."""
 
     code: str
     key: str
@@ -61,7 +79,7 @@ class Problem(NamedTuple):
 
 
 class InvalidConfigurationError(ConfigurationError):
-    """All that is wrong with one file; `code` is the first problem's."""
+    """All problems of one file; `code` is that of the first problem."""
 
     def __init__(self, file: str, problems: Sequence[Problem]) -> None:
         remedies = dict.fromkeys(problem.remedy for problem in problems if problem.remedy)
@@ -80,7 +98,7 @@ def _line(file: str, problem: Problem) -> str:
 
 
 def key_text(path: Iterable[str]) -> str:
-    """A key as TOML spells it, fit for a terminal."""
+    """A key as TOML spells it, safe for a terminal."""
     return ".".join(_part(part) for part in path)
 
 
@@ -93,28 +111,28 @@ def _part(part: str) -> str:
 
 
 def nearest(word: str, known: Iterable[str]) -> str | None:
-    """The known word that was most likely meant."""
+    """The known word that is most like this one."""
     return next(iter(get_close_matches(word, list(known), n=1)), None)
 
 
 _DECIDING: Final = frozenset(
     {"source", "engine", "client_auth", "registration", "trust", "provider", "auth"}
 )
-"""Keys by which it is judged what else a table needs and uses."""
+"""Keys on whose value it depends which other keys a table needs and uses."""
 
 _FOLLOWING: Final = frozenset({"value_missing", "value_conflict", "key_unused"})
 
 
-def telling(faults: Sequence[Fault]) -> list[Fault]:
-    """The faults, less those that only follow from another one: a misspelt key is neither missing nor the cause of more."""
+def without_consequences(faults: Sequence[Fault]) -> list[Fault]:
+    """The faults without those that follow from another one, for instance a missing key that is only misspelt."""
     unclear = {fault.path[:-1] for fault in faults if _makes_unclear(fault)}
     aside = [fault.path for fault in faults if fault.code in _PUT_ASIDE]
-    told: dict[tuple[str, ...], Fault] = {}
+    first: dict[tuple[str, ...], Fault] = {}
     for fault in faults:
         follows = fault.code in _FOLLOWING and fault.path[:-1] in unclear
         if not follows and not any(_is_below(fault.path, path) for path in aside):
-            told.setdefault(fault.path, fault)
-    return list(told.values())
+            first.setdefault(fault.path, fault)
+    return list(first.values())
 
 
 _PUT_ASIDE: Final = frozenset({"unknown_key", "value_malformed"})
@@ -150,7 +168,7 @@ _DEPTHS: Final = {"[": 1, "{": 1, "]": -1, "}": -1}
 
 
 class Lines:
-    """The lines of a text's keys. A key that can't be found has its table's line; None is a text without either."""
+    """The lines of a text's keys. A key without a line of its own has its table's line."""
 
     def __init__(self, text: str) -> None:
         self._lines: dict[tuple[str, ...], int] = {}
@@ -184,8 +202,8 @@ def _keys(text: str) -> Iterator[tuple[tuple[str, ...], int]]:
 
 
 def _after_blank(text: str, at: int) -> int:
-    found = _BLANK.match(text, at)
-    return at if found is None else found.end()
+    blank = _BLANK.match(text, at)
+    return at if blank is None else blank.end()
 
 
 def _after_value(text: str, at: int) -> int:
@@ -198,9 +216,9 @@ def _after_value(text: str, at: int) -> int:
 
 
 def _path(key: str) -> tuple[str, ...]:
-    found: _Nested = tomllib.loads(f"{key} = 0")
+    below: _Nested = tomllib.loads(f"{key} = 0")
     path: list[str] = []
-    while isinstance(found, dict):
-        name, found = next(iter(found.items()))
+    while isinstance(below, dict):
+        name, below = next(iter(below.items()))
         path.append(name)
     return tuple(path)

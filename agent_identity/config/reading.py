@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The file in, a `Configuration` or one error out.
+"""Read a configuration file: return a `Configuration`, or raise one error.
 
-    1. the file is found where somebody named it, never in the working directory by itself
-    2. nobody else may have written it
-    3. TOML, then shapes; what is misshapen is put aside, so that the rest is looked at too
-    4. relative paths become absolute, what was left out is inferred
-    5. everything is checked; all problems are one error, in the order of their lines
+    1. find the file that the caller or the environment names, never one in the working directory by itself
+    2. refuse a file that another user could have written
+    3. parse TOML, then check types; malformed values are set aside so that the rest is checked too
+    4. make relative paths absolute, and infer missing values
+    5. check everything; one error holds all problems in the order of their lines
 
-Values of the file never get into an error. Errors of the parsers carry them, so each is read where it is caught, and what
-is raised is raised outside, where Python attaches nothing.
+No error contains a value of the file. The parsers' errors do, so they are read where they are caught, and our errors are raised
+outside of the `except` block, where Python attaches no context.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from urllib.parse import quote, unquote
 
 from pydantic import BaseModel, ValidationError
 
-from agent_identity.config.checks import check, check_policy, unsupported
+from agent_identity.config.checks import check, check_policy, check_supported
 from agent_identity.config.environment import CONFIG, configuration_file
 from agent_identity.config.inference import infer
 from agent_identity.config.model import Configuration, Kind, ResourceTable, Table, VaultTable
@@ -36,7 +36,7 @@ from agent_identity.config.problems import (
     Problem,
     key_text,
     nearest,
-    telling,
+    without_consequences,
 )
 from agent_identity.errors import ConfigurationError
 
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["Toml", "anchored", "read_configuration", "shaped"]
+__all__ = ["Toml", "build_tables", "read_configuration", "with_absolute_paths"]
 
 _LIMIT: Final = 1024 * 1024
 _READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
@@ -56,33 +56,33 @@ _WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 def read_configuration(
     path: str | Path | None = None, *, needs_policy: bool = True
 ) -> Configuration:
-    """Read `agent-identity.toml`, with everything that it leaves out written out.
+    """Read `agent-identity.toml`, and fill in everything that is inferred.
 
-    Without a path it is the file that `AGENT_IDENTITY_CONFIG` names. `needs_policy=False` is for callers that bring a policy.
+    Without a path, the file is the one that `AGENT_IDENTITY_CONFIG` names. `needs_policy=False` is for callers that pass a policy.
 
     Raises:
-        InvalidConfigurationError: all that is wrong with it, in `.problems`.
+        InvalidConfigurationError: the file is wrong; all problems are in `.problems`.
         ConfigurationError: no file is named, or it can't be read or trusted.
     """
-    file = _named(path)
-    text = _decoded(_bytes_of(file))
+    file = _find_file(path)
+    text = _decode(_read_bytes(file))
     if text is None:
-        raise _malformed(file, None, "isn't UTF-8")
-    data = _parsed(text)
+        raise _not_toml(file, None, "isn't UTF-8")
+    data = _parse(text)
     if not isinstance(data, dict):
-        raise _malformed(file, data, "isn't TOML from here on")
-    configuration, faults = shaped(data)
+        raise _not_toml(file, data, "isn't TOML from here on")
+    configuration, faults = build_tables(data)
     if configuration is not None:
-        configuration = infer(anchored(configuration, file.absolute().parent))
+        configuration = infer(with_absolute_paths(configuration, file.absolute().parent))
         faults += check(configuration)
-        faults += unsupported(configuration)
+        faults += check_supported(configuration)
         faults += check_policy(configuration) if needs_policy else ()
     if configuration is None or faults:
-        raise InvalidConfigurationError(str(file), _located(telling(faults), text))
+        raise InvalidConfigurationError(str(file), _problems(without_consequences(faults), text))
     return configuration
 
 
-def _located(faults: Iterable[Fault], text: str) -> list[Problem]:
+def _problems(faults: Iterable[Fault], text: str) -> list[Problem]:
     lines = Lines(text)
     problems = [
         Problem(fault.code, key_text(fault.path), lines.of(fault.path), fault.message, fault.remedy)
@@ -94,18 +94,18 @@ def _located(faults: Iterable[Fault], text: str) -> list[Problem]:
 # -- the file ---------------------------------------------------------------------------------------------------------
 
 
-def _named(path: str | Path | None) -> Path:
-    found = configuration_file() if path is None else Path(path)
-    if found is None:
+def _find_file(path: str | Path | None) -> Path:
+    file = configuration_file() if path is None else Path(path)
+    if file is None:
         raise ConfigurationError(
             "not_configured",
-            f"no configuration is named, neither by the caller nor by {CONFIG}",
+            f"neither the caller nor {CONFIG} names a configuration",
             remedy=f"set {CONFIG} to the path of agent-identity.toml",
         )
-    return found
+    return file
 
 
-def _bytes_of(file: Path) -> bytes:
+def _read_bytes(file: Path) -> bytes:
     try:
         descriptor = os.open(file, _READING)
         with os.fdopen(descriptor, "rb") as opened:
@@ -113,7 +113,7 @@ def _bytes_of(file: Path) -> bytes:
             data = opened.read(_LIMIT + 1)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            "config_missing", f"{file} isn't there", remedy=f"look at --config and {CONFIG}"
+            "config_missing", f"{file} doesn't exist", remedy=f"check --config and {CONFIG}"
         ) from error
     except OSError as error:
         raise ConfigurationError("config_unreadable", f"{file} can't be read") from error
@@ -123,49 +123,49 @@ def _bytes_of(file: Path) -> bytes:
 
 
 def _check_safe(file: Path, status: os.stat_result) -> None:
-    """Whoever writes this file says where secrets go, so nobody else may (POSIX; elsewhere nothing shows it)."""
+    """Refuse a file that another user can write: it decides where secrets go. Only POSIX shows who can."""
     if not stat.S_ISREG(status.st_mode):
-        raise ConfigurationError("config_unreadable", f"{file} is no file")
+        raise ConfigurationError("config_unreadable", f"{file} is not a regular file")
     if os.name != "posix":
         return
     if status.st_mode & _WRITABLE_BY_OTHERS:
         raise ConfigurationError(
             "config_unsafe",
-            f"{file} may be written by its group or by everybody",
+            f"its group or all users can write {file}",
             remedy=f"chmod go-w {file}",
         )
     if status.st_uid not in {0, os.getuid()}:
         raise ConfigurationError(
             "config_unsafe",
             f"{file} belongs to another user",
-            remedy="make a copy that belongs to this user or to root",
+            remedy="create a copy that belongs to this user or to root",
         )
 
 
-def _decoded(data: bytes) -> str | None:
+def _decode(data: bytes) -> str | None:
     try:
         return data.decode("utf-8")
-    except UnicodeDecodeError:  # it carries all the bytes
+    except UnicodeDecodeError:  # the error contains all the bytes
         return None
 
 
 _AT_LINE: Final = re.compile(r"\(at line ([0-9]+), column [0-9]+\)\Z")
 
 
-def _parsed(text: str) -> Toml | int | None:
-    """The tables of a text, or the line from which on it can't be read (None where that isn't known)."""
+def _parse(text: str) -> Toml | int | None:
+    """The tables of a text, or the line of the first error (None if it isn't known)."""
     try:
         return tomllib.loads(text)
     except (ValueError, RecursionError) as error:
-        # Numbers beyond all bounds and lists beyond all depth are no TOMLDecodeError.
+        # Huge numbers and deeply nested lists raise other errors than TOMLDecodeError.
         at = _AT_LINE.search(str(error))
     if at is not None:
         return int(at[1])
     return text.count("\n") + 1
 
 
-def _malformed(file: Path, line: int | None, what: str) -> InvalidConfigurationError:
-    remedy = "mind the quotes and brackets there"
+def _not_toml(file: Path, line: int | None, what: str) -> InvalidConfigurationError:
+    remedy = "check the quotes and brackets there"
     return InvalidConfigurationError(
         str(file), [Problem("config_malformed", "", line, what, remedy)]
     )
@@ -175,17 +175,17 @@ Value: TypeAlias = "str | float | date | time | list[Value] | dict[str, Value]"
 Toml: TypeAlias = "dict[str, Value]"
 
 _ROUNDS: Final = 4
-"""Misshapen first, then what is missing because of that; more is no progress."""
+"""Malformed values first, then keys that are missing because of them; more rounds find nothing new."""
 
 _STANDS_IN: Final = "https://stand-in.invalid"
 
 
-def shaped(data: Toml) -> tuple[Configuration | None, list[Fault]]:
-    """The tables as models. What is misshapen is left out of them and listed; None if nothing can be made of the rest."""
+def build_tables(data: Toml) -> tuple[Configuration | None, list[Fault]]:
+    """The tables as models, without malformed values, and their faults; None if the rest can't be used."""
     rest = copy.deepcopy(data)
     faults: dict[tuple[str, ...], Fault] = {}
     for _ in range(_ROUNDS):
-        outcome = _validated(rest)
+        outcome = _validate(rest)
         if isinstance(outcome, Configuration):
             return outcome, list(faults.values())
         for detail in outcome:
@@ -195,7 +195,7 @@ def shaped(data: Toml) -> tuple[Configuration | None, list[Fault]]:
     return None, list(faults.values())
 
 
-def _validated(data: Toml) -> Configuration | list[ErrorDetails]:
+def _validate(data: Toml) -> Configuration | list[ErrorDetails]:
     try:
         return Configuration.model_validate(data)
     except ValidationError as error:
@@ -211,16 +211,16 @@ def _fault(detail: ErrorDetails, data: Toml) -> Fault:
             "unknown_key",
             path,
             "unknown key" + (f", did you mean {meant}?" if meant else ""),
-            "look the key up in docs/reference/configuration.md",
+            "see docs/reference/configuration.md for all keys",
             None if meant is None else (*table, meant),
         )
     if detail["type"] == "missing":
         return Fault("value_missing", path, "missing", f"give {path[-1]}")
-    return Fault("value_malformed", path, _expected(detail))
+    return Fault("value_malformed", path, _expectation(detail))
 
 
-def _expected(detail: ErrorDetails) -> str:
-    """What a value must be, in words of ours: pydantic's may quote."""
+def _expectation(detail: ErrorDetails) -> str:
+    """What a value must be, in our words: pydantic's may contain the value."""
     context = detail.get("ctx", {})
     match detail["type"]:
         case "literal_error":
@@ -255,7 +255,7 @@ def _alternatives(expected: str) -> str:
 
 
 def _path(location: Iterable[int | str], data: Toml) -> tuple[str, ...]:
-    """The keys of a location; pydantic adds places in lists, and kinds of values below a value."""
+    """The keys of a location; pydantic also adds list indexes, and names of types."""
     path: list[str] = []
     at: Value | None = data
     for step in location:
@@ -281,12 +281,12 @@ def _put_aside(data: Toml, path: tuple[str, ...], *, stands_in: bool) -> None:
 
 def _keys_at(path: Iterable[str]) -> list[str]:
     """The keys that a table may have."""
-    found: list[type[BaseModel]] = [Configuration]
+    models: list[type[BaseModel]] = [Configuration]
     for step in path:
-        fields = found[0].model_fields if found else {}
+        fields = models[0].model_fields if models else {}
         if step in fields:
-            found = list(_models(fields[step].annotation))
-    return list(found[0].model_fields) if found else []
+            models = list(_models(fields[step].annotation))
+    return list(models[0].model_fields) if models else []
 
 
 def _models(annotation: object) -> Iterator[type[BaseModel]]:
@@ -300,20 +300,20 @@ T = TypeVar("T", bound=Table)
 _Value: TypeAlias = "Table | tuple[str, ...] | dict[str, _Value] | str | float | None"
 
 _TOKEN_FILES: Final = frozenset({"file", "kubernetes"})
-"""Providers whose `path` is one; `gitlab` has a variable's name there."""
+"""Providers whose `path` is a file; that of `gitlab` is the name of a variable."""
 
 
-def anchored(table: T, base: Path) -> T:
-    """The same with every path in it, and in the tables below, made absolute."""
+def with_absolute_paths(table: T, base: Path) -> T:
+    """The table with all paths in it, and in the tables below it, made absolute."""
     update: dict[str, object] = {}
     for name, field in type(table).model_fields.items():
         value: _Value = getattr(table, name)
-        meant = _below(value, base)
+        absolute = _below(value, base)
         for kind in field.metadata:
-            if isinstance(kind, Kind) and kind in _WAYS:
-                meant = _each(_WAYS[kind], value, base)
-        if meant != value:
-            update[name] = meant
+            if isinstance(kind, Kind) and kind in _RESOLVERS:
+                absolute = _each(_RESOLVERS[kind], value, base)
+        if absolute != value:
+            update[name] = absolute
     if _has_token_file(table):
         update["path"] = _file_in(table.path or "", base)
     return table.model_copy(update=update)
@@ -329,17 +329,17 @@ def _has_token_file(table: Table) -> TypeGuard[ResourceTable | VaultTable]:
 
 def _below(value: _Value, base: Path) -> _Value:
     if isinstance(value, Table):
-        return anchored(value, base)
+        return with_absolute_paths(value, base)
     if isinstance(value, dict):
         return {key: _below(item, base) for key, item in value.items()}
     return value
 
 
-def _each(way: Callable[[str, Path], str], value: _Value, base: Path) -> _Value:
+def _each(resolve: Callable[[str, Path], str], value: _Value, base: Path) -> _Value:
     if isinstance(value, str):
-        return way(value, base)
+        return resolve(value, base)
     if isinstance(value, tuple):
-        return tuple(way(item, base) for item in value)
+        return tuple(resolve(item, base) for item in value)
     return value
 
 
@@ -364,7 +364,7 @@ def _ledger(text: str, base: Path) -> str:
     return f"sqlite:///{quote(str(base / unquote(path)))}"
 
 
-_WAYS: Final[Mapping[Kind, Callable[[str, Path], str]]] = {
+_RESOLVERS: Final[Mapping[Kind, Callable[[str, Path], str]]] = {
     Kind.REFERENCE: _file_reference,
     Kind.KEYS: _file_reference,
     Kind.PATTERN: _pattern,

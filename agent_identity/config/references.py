@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where secrets are: a reference names the place, and this reads it there, and puts there what has to be kept.
+"""Read and store secrets by their references.
 
-    env:NAME        a variable of this process; never written
+    env:NAME        an environment variable; never written
     file:PATH       an absolute path; one trailing line end is not part of the secret
-    keyring:NAME    the desktop's keyring, entry NAME of `agent-identity`; never one that keeps plain text
-    vault:PATH      Vault or OpenBao, where the file has a [vault] table; the key that signs first grants is vault:MOUNT/NAME
+    keyring:NAME    the entry NAME of `agent-identity` in the desktop's keyring, which must not store plain text
+    vault:PATH      Vault or OpenBao, with a [vault] table; the key that signs first grants is vault:MOUNT/NAME
 
-None is a place where nothing is. A place that is there and can't be read, or holds something else than text, is an error.
-An error names the place, never what was found there; a text that is no proper reference may be a secret, so it isn't named.
+Reading a place without a secret returns None. A place that can't be read, or has something else than text, is an error.
+An error names the place, never its content. A malformed reference may be a secret itself, so no error repeats it.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
     from types import ModuleType
 
 __all__ = [
-    "Named",
+    "Place",
     "References",
     "TransitKey",
     "Vault",
     "is_in_vault",
     "is_reference",
-    "named",
+    "parse_reference",
     "transit_key",
 ]
 
@@ -54,7 +54,7 @@ _READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CL
 
 
 class Vault(Protocol):
-    """Reads and keeps what `vault:` references name."""
+    """Reads and stores the secrets of `vault:` references."""
 
     def read(self, path: str, /) -> Secret | None: ...
 
@@ -62,7 +62,7 @@ class Vault(Protocol):
 
 
 class _Backend(Protocol):
-    """What is used of a keyring."""
+    """The methods of a keyring backend that we use."""
 
     def get_password(self, service: str, username: str, /) -> str | None: ...
 
@@ -71,8 +71,8 @@ class _Backend(Protocol):
     def delete_password(self, service: str, username: str, /) -> None: ...
 
 
-class Named(NamedTuple):
-    """A reference in its two halves."""
+class Place(NamedTuple):
+    """A parsed reference."""
 
     scheme: str
     name: str
@@ -82,40 +82,40 @@ class Named(NamedTuple):
 
 
 def is_reference(text: str) -> bool:
-    """Whether a text begins as a reference does; what doesn't may be a secret itself."""
+    """Whether a text begins like a reference; any other text may be a secret itself."""
     return text.partition(":")[0] in SCHEMES and ":" in text
 
 
 def is_in_vault(reference: str) -> bool:
-    """Whether what a reference names is in a vault."""
+    """Whether a reference is a `vault:` reference."""
     return reference.startswith("vault:")
 
 
 class TransitKey(NamedTuple):
-    """A key that a vault signs with: where its transit engine is mounted, and what the key is called there."""
+    """A key that a vault signs with: the mount of the transit engine, and the name of the key."""
 
     mount: str
     name: str
 
 
 def transit_key(reference: str) -> TransitKey:
-    """Read `vault:MOUNT/NAME`, for instance `vault:transit/invoice-bot`; a mount may have several segments.
+    """Parse `vault:MOUNT/NAME`, for instance `vault:transit/invoice-bot`; a mount may have several segments.
 
     Raises:
         ConfigurationError: `reference_malformed`: no mount, an empty or relative segment, a field, foreign characters.
     """
-    found = _TRANSIT.fullmatch(reference)
-    if found is None:
+    match = _TRANSIT.fullmatch(reference)
+    if match is None:
         raise ConfigurationError(
             "reference_malformed",
             "a key that signs in the vault is written vault:MOUNT/NAME",
-            remedy="name the mount of the transit engine and the key there, for instance vault:transit/invoice-bot",
+            remedy="write the mount of the transit engine and the key, for instance vault:transit/invoice-bot",
         )
-    return TransitKey(found[1], found[2])
+    return TransitKey(match[1], match[2])
 
 
-def named(reference: str) -> Named:
-    """A reference, read.
+def parse_reference(reference: str) -> Place:
+    """Parse and check a reference.
 
     Raises:
         ConfigurationError: `reference_malformed`.
@@ -124,37 +124,37 @@ def named(reference: str) -> Named:
     if not is_reference(reference):
         raise ConfigurationError(
             "reference_malformed",
-            "a reference has no scheme that is known here",
+            "the reference has no known scheme",
             remedy="write env:NAME, file:PATH, keyring:NAME or vault:PATH",
         )
     if not name or not name.isprintable() or (scheme == "env" and not _VARIABLE.fullmatch(name)):
         raise ConfigurationError(
             "reference_malformed",
-            f"what follows {scheme}: in a reference names nothing",
-            remedy=f"write {scheme}: and the name of the place, not the secret itself",
+            f"the name after {scheme}: is empty or malformed",
+            remedy=f"write {scheme}: and a name, not the secret itself",
         )
     if scheme == "file" and not Path(name).is_absolute():
         raise ConfigurationError(
             "reference_malformed",
-            "a file: reference outside the configuration has no absolute path",
+            "a file: reference outside of the configuration needs an absolute path",
             remedy="write the whole path",
         )
-    return Named(scheme, name)
+    return Place(scheme, name)
 
 
 class References:
-    """The places of secrets as this process reaches them. `vault` is asked for `vault:` references."""
+    """Reads and stores secrets. `vault` handles `vault:` references."""
 
     def __init__(self, *, vault: Vault | None = None) -> None:
         self._vault = vault
 
     def read(self, reference: str) -> Secret | None:
-        """The secret in a place, None where nothing is. An empty file is an empty secret: it may be half-written.
+        """The secret of a reference, or None. An empty file is an empty secret: it may be half-written.
 
         Raises:
             ConfigurationError: the reference is malformed, or its place can't be read or holds no text.
         """
-        place = named(reference)
+        place = parse_reference(reference)
         match place.scheme:
             case "env":
                 return _secret(os.environ.get(place.name) or None, place)
@@ -166,18 +166,18 @@ class References:
                 return _read_keyring(place)
 
     def keep(self, reference: str, secret: Secret | None) -> None:
-        """Put a secret in its place, whole and durable; None empties the place.
+        """Store a secret, whole and durable; None removes it.
 
         Raises:
             ConfigurationError: the reference is malformed, or its place can't be written.
         """
-        place = named(reference)
+        place = parse_reference(reference)
         _check_keepable(place, secret)
         match place.scheme:
             case "env":
                 raise ConfigurationError(
                     "reference_read_only",
-                    "a variable can't keep a secret",
+                    "an environment variable can't keep a secret",
                     remedy="keep it by file: or keyring:",
                 )
             case "file":
@@ -191,54 +191,54 @@ class References:
         if self._vault is None:
             raise ConfigurationError(
                 "vault_unconfigured",
-                "a vault: reference needs a Vault",
+                "a vault: reference needs a [vault] table",
                 remedy="add a [vault] table with its address",
             )
         return self._vault
 
 
-def _secret(text: str | None, place: Named) -> Secret | None:
+def _secret(text: str | None, place: Place) -> Secret | None:
     if text is None:
         return None
     if _FOREIGN.search(text):
-        raise _unreadable(place, "holds characters that no secret has")
+        raise _unreadable(place, "contains control characters")
     return Secret(text)
 
 
-def _check_keepable(place: Named, secret: Secret | None) -> None:
-    """What could not be read back is not kept; what can't be encoded would end in an error that holds it."""
+def _check_keepable(place: Place, secret: Secret | None) -> None:
+    """Refuse a secret that could not be read back; an encoding error would contain it."""
     if secret is None:
         return
     if _FOREIGN.search(secret.reveal()) or len(secret.reveal().encode()) >= LIMIT:
         raise ConfigurationError(
             "secret_unwritable",
-            f"what is to be kept in {place} is no text that could be read again",
-            remedy="look at where it came from",
+            f"the secret for {place} has characters or a length that can't be read back",
+            remedy="check where it came from",
         )
 
 
-def _unreadable(place: Named, what: str) -> ConfigurationError:
+def _unreadable(place: Place, what: str) -> ConfigurationError:
     return ConfigurationError(
         "secret_unreadable",
         f"{place} {what}",
-        remedy="look at what that reference names, and who may read it",
+        remedy="check what that reference names, and who may read it",
     )
 
 
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def _read_file(place: Named) -> Secret | None:
+def _read_file(place: Place) -> Secret | None:
     data = _bytes_of(place)
     if data is None:
         return None
-    text = _decoded(data)
+    text = _decode(data)
     if text is None:
-        raise _unreadable(place, "holds no text")
+        raise _unreadable(place, "doesn't contain text")
     return _secret(text.removesuffix("\n").removesuffix("\r"), place)
 
 
-def _bytes_of(place: Named) -> bytes | None:
+def _bytes_of(place: Place) -> bytes | None:
     try:
         descriptor = os.open(place.name, _READING)
         with os.fdopen(descriptor, "rb") as file:
@@ -249,30 +249,30 @@ def _bytes_of(place: Named) -> bytes | None:
             return None
         raise _unreadable(place, "can't be read") from error
     if len(data) > LIMIT:
-        raise _unreadable(place, "holds more than 64 KiB")
+        raise _unreadable(place, "is larger than 64 KiB")
     return data
 
 
-def _check_file(place: Named, status: os.stat_result) -> None:
+def _check_file(place: Place, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
-        raise _unreadable(place, "is no file")
+        raise _unreadable(place, "is not a regular file")
     if os.name == "posix" and status.st_mode & _WRITABLE_BY_OTHERS:
         raise ConfigurationError(
             "secret_unsafe",
-            f"{place} may be written by its group or by everybody",
+            f"its group or all users can write {place}",
             remedy="chmod go-w that file",
         )
 
 
-def _decoded(data: bytes) -> str | None:
-    """The text of some bytes; an error of the codec would carry them."""
+def _decode(data: bytes) -> str | None:
+    """The text, or None; an error of the codec would contain the bytes."""
     try:
         return data.decode("utf-8")
     except UnicodeDecodeError:
         return None
 
 
-def _keep_file(place: Named, secret: Secret | None) -> None:
+def _keep_file(place: Place, secret: Secret | None) -> None:
     path = Path(place.name)
     try:
         if secret is None:
@@ -285,7 +285,7 @@ def _keep_file(place: Named, secret: Secret | None) -> None:
         raise ConfigurationError(
             "secret_unwritable",
             f"{place} can't be written",
-            remedy="make its folder, and let this user write there",
+            remedy="create its folder, and let this user write there",
         ) from error
 
 
@@ -302,13 +302,13 @@ def _sync_folder(folder: Path) -> None:
 # -- the keyring ------------------------------------------------------------------------------------------------------
 
 
-def _read_keyring(place: Named) -> Secret | None:
+def _read_keyring(place: Place) -> Secret | None:
     keyring = _keyring(place)
     (text,) = _answer(place, lambda: keyring.get_password(SERVICE, place.name))
     return _secret(text, place)
 
 
-def _keep_keyring(place: Named, secret: Secret | None) -> None:
+def _keep_keyring(place: Place, secret: Secret | None) -> None:
     keyring = _keyring(place)
 
     def keep() -> None:
@@ -320,14 +320,14 @@ def _keep_keyring(place: Named, secret: Secret | None) -> None:
     _answer(place, keep)
 
 
-def _answer(place: Named, ask: Callable[[], T]) -> tuple[T]:
-    """What a backend answers. Its own error ends here: it may hold the secret."""
+def _answer(place: Place, ask: Callable[[], T]) -> tuple[T]:
+    """The answer of a backend. Its errors end here: they may contain the secret."""
     answer = _attempt(ask)
     if answer is None:
         raise ConfigurationError(
             "keyring_unusable",
-            f"the keyring doesn't answer for {place}",
-            remedy="unlock it, or name another place by file:, env: or vault:",
+            f"the keyring fails for {place}",
+            remedy="unlock it, or use file:, env: or vault: instead",
         )
     return answer
 
@@ -339,16 +339,16 @@ def _attempt(ask: Callable[[], T]) -> tuple[T] | None:
         return None
 
 
-def _keyring(place: Named) -> _Backend:
+def _keyring(place: Place) -> _Backend:
     package = _keyring_package()
     if package is None:
         raise _keyring_missing("the package keyring isn't installed")
-    found = _attempt(lambda: _backend_of(package))
-    backend, kinds = (None, []) if found is None else found[0]
+    answer = _attempt(lambda: _backend_of(package))
+    backend, kinds = (None, []) if answer is None else answer[0]
     if backend is None or not kinds or "none" in kinds:
         raise _keyring_missing("this machine has no keyring")
     if "plaintext" in kinds and place.scheme != "keyring+plaintext":
-        raise _keyring_missing("a keyring of this machine keeps plain text")
+        raise _keyring_missing("a keyring of this machine stores plain text")
     return backend
 
 
@@ -359,7 +359,7 @@ def _backend_of(package: ModuleType) -> tuple[_Backend, list[str]]:
 
 def _keyring_package() -> ModuleType | None:
     try:
-        import keyring  # noqa: PLC0415 - an extra, and slow to look around
+        import keyring  # noqa: PLC0415 - an extra, and slow to import
     except ImportError:
         return None
     return keyring
@@ -385,7 +385,7 @@ def _keyring_missing(what: str) -> ConfigurationError:
         "keyring_missing",
         what,
         remedy=(
-            "on a machine without a desktop name the secret by file:, env: or vault: instead; "
-            "keyring+plaintext: says that plain text will do"
+            "on a machine without a desktop use file:, env: or vault: instead; "
+            "keyring+plaintext: allows plain text"
         ),
     )

@@ -109,7 +109,7 @@ def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered
     assert answer.split("\n")[1] == "user:alice: close the October books"
     assert "archive-bot" in answer
     assert "by invoice-bot, denied by no-payments" in answer
-    assert "every link of the ledger holds" in answer
+    assert "every link of the ledger is intact" in answer
 
 
 @pytest.mark.parametrize("columns", [60, 80])

@@ -101,6 +101,7 @@ def test_importing_loads_nothing_heavy() -> None:
 def test_the_installed_distribution_is_typed_and_holds_the_library_alone() -> None:
     files = [str(file) for file in importlib.metadata.files("agent-identity-sdk") or []]
     assert "agent_identity/py.typed" in files
+    assert "agent_identity/cli/templates/oidc.toml" in files
     assert not [name for name in files if name.startswith(("tests", "integrations", "benchmarks"))]
     assert Path(agent_identity.__file__).resolve().parent != ROOT / "agent_identity"
 

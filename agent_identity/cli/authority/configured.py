@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`[authority]` as an authority: its clients, the identity providers whose principals they bring, the way to everybody's keys."""
+"""The authority of `[authority]`: its clients, the identity providers of its principals, and the keys of both."""
 
 from __future__ import annotations
 
 import time
 from typing import TYPE_CHECKING, TypeVar
 
-from agent_identity.assembly.configured import Settings, secrets_of, transport_of
+from agent_identity.assembly.configured import secrets_of
 from agent_identity.assembly.issuers import issuers_of
 from agent_identity.authority import (
     Authority,
@@ -24,13 +24,12 @@ from agent_identity.authority.client_proofs import (
     SpiffeSvid,
     SubjectDn,
 )
+from agent_identity.cli.finding import world_of
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import pure, run
-from agent_identity.http.world import World
 from agent_identity.keys.algorithms import ALGORITHMS
-from agent_identity.provenance.memory import MemoryLedger
 from agent_identity.values import agent_uri
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable
     from agent_identity.flow import Flow
 
-__all__ = ["organisations_authority", "world_of"]
+__all__ = ["organisations_authority"]
 
 T = TypeVar("T")
 
@@ -53,7 +52,7 @@ def organisations_authority(
     url: str,
     clock: Callable[[], float] = time.time,
 ) -> Authority:
-    """The authority that `[authority]` describes; `url` is where it listens. Nothing is asked of anybody yet.
+    """The authority of `[authority]`; `url` is where it listens. No request is sent yet.
 
     Raises:
         ConfigurationError: there is no such table, or the state directory can't be used.
@@ -90,17 +89,6 @@ def organisations_authority(
     )
 
 
-def world_of(configuration: Configuration, clock: Callable[[], float]) -> World:
-    """What answers an authority's questions: keys and secrets, over HTTP and from their places."""
-    settings = Settings.of(configuration)
-    return World(
-        lambda: transport_of(settings, {}),
-        MemoryLedger(),  # nothing that an authority asks is recorded; the protocol wants one
-        clock=clock,
-        deadline=settings.deadline,
-    )
-
-
 def _providers(
     configuration: Configuration, issuers: Mapping[str, IssuerKeys]
 ) -> dict[str, IdentityProvider]:
@@ -119,57 +107,57 @@ def _clients(
 ) -> dict[str, ClientRecord]:
     trusted = [name for name, one in configuration.issuers.items() if "subjects" in one.trust]
 
-    def client(name: str, said: AuthorityClientTable) -> ClientRecord:
-        named = trusted if said.subject_issuers is None else said.subject_issuers
+    def record(name: str, client: AuthorityClientTable) -> ClientRecord:
+        named = trusted if client.subject_issuers is None else client.subject_issuers
         return configured_client(
             name,
-            agent_uri(said.agent or name),
-            _proof(name, said, configuration, issuers, clock),
-            resources=said.resources,
-            scopes=said.scopes,
-            max_depth=said.max_depth,
-            subject_clients=said.subject_clients,
+            agent_uri(client.agent or name),
+            _proof(name, client, configuration, issuers, clock),
+            resources=client.resources,
+            scopes=client.scopes,
+            max_depth=client.max_depth,
+            subject_clients=client.subject_clients,
             subject_issuers=[configuration.issuers[each].issuer for each in named],
         )
 
-    return {name: client(name, said) for name, said in table.clients.items()}
+    return {name: record(name, client) for name, client in table.clients.items()}
 
 
 def _proof(
     name: str,
-    said: AuthorityClientTable,
+    client: AuthorityClientTable,
     configuration: Configuration,
     issuers: Mapping[str, IssuerKeys],
     clock: Callable[[], float],
 ) -> ClientProof:
-    if said.auth == "workload_token" and said.issuer is not None:
-        platform = configuration.issuers[said.issuer]
-        subject = {} if said.subject is None else {"sub": said.subject}
+    if client.auth == "workload_token" and client.issuer is not None:
+        platform = configuration.issuers[client.issuer]
+        subject = {} if client.subject is None else {"sub": client.subject}
         return PlatformToken(
             platform.issuer,
-            subject | (said.claims or {}),
-            issuers[said.issuer],
+            subject | (client.claims or {}),
+            issuers[client.issuer],
             frozenset(platform.algorithms or ALGORITHMS),
         )
-    if said.auth == "spiffe_jwt" and said.subject is not None:
-        domain = said.subject.partition("/")[0] + "//" + said.subject.split("/")[2]
-        return SpiffeSvid(said.subject, _published(domain, said.jwks, clock, use="jwt-svid"))
-    certified = _certificate_name(said)
-    if said.auth == "tls_client_auth" and certified is not None:
-        return Certified(certified)
-    return OwnAssertion(_published(f"the client {name}", said.jwks, clock))
+    if client.auth == "spiffe_jwt" and client.subject is not None:
+        domain = client.subject.partition("/")[0] + "//" + client.subject.split("/")[2]
+        return SpiffeSvid(client.subject, _keys_at(domain, client.jwks, clock, use="jwt-svid"))
+    name_in_certificate = _certificate_name(client)
+    if client.auth == "tls_client_auth" and name_in_certificate is not None:
+        return Certified(name_in_certificate)
+    return OwnAssertion(_keys_at(f"the client {name}", client.jwks, clock))
 
 
-def _certificate_name(said: AuthorityClientTable) -> CertificateName | None:
-    if said.san_uri is not None:
-        return SanUri(said.san_uri)
-    if said.san_dns is not None:
-        return SanDns(said.san_dns)
-    return None if said.subject_dn is None else SubjectDn(said.subject_dn)
+def _certificate_name(client: AuthorityClientTable) -> CertificateName | None:
+    if client.san_uri is not None:
+        return SanUri(client.san_uri)
+    if client.san_dns is not None:
+        return SanDns(client.san_dns)
+    return None if client.subject_dn is None else SubjectDn(client.subject_dn)
 
 
-def _published(
+def _keys_at(
     whose: str, jwks: str | None, clock: Callable[[], float], *, use: str = "sig"
 ) -> IssuerKeys:
-    """Keys in one place, read again when they are five minutes old or one is missed."""
+    """The keys at one URL, read again when they are five minutes old or a key is unknown."""
     return IssuerKeys(whose, clock=clock, jwks=jwks, key_use=use)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Serving on loopback: the authority for other processes, or any ASGI app for as long as a block lasts."""
+"""`agent-identity authority` and `revoke`: serve an authority on loopback, rotate its key, revoke and reinstate."""
 
 from __future__ import annotations
 
@@ -11,13 +11,16 @@ import pwd
 import socket
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.assembly.configured import secrets_of, vault_signer
-from agent_identity.assembly.keys import first_signer, uses_authority
+from agent_identity.assembly.keys import first_signer, referenced_key, uses_authority
 from agent_identity.authority import Authority
+from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.cli.finding import named_configuration, world_of
-from agent_identity.config import read_configuration, state_directory
+from agent_identity.cli.listener import listener_context
+from agent_identity.config import References, read_configuration, state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import run
 from agent_identity.keys.private_files import private_directory
@@ -28,7 +31,7 @@ from agent_identity.signers import public_keys_of
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Generator, Iterator
+    from collections.abc import Callable, Generator
     from pathlib import Path
 
     import uvicorn
@@ -42,24 +45,23 @@ if TYPE_CHECKING:
 __all__ = [
     "anchor_keys",
     "listening",
-    "operated",
-    "reinstated",
-    "revoked",
-    "rotated",
+    "reinstate",
+    "revoke",
+    "rotate_key",
     "serve_authority",
     "server_of",
     "serving",
 ]
 
 _STOP: Final = 10.0
-"""Seconds that requests under way get when the block ends."""
+"""Seconds that running requests have to finish when the block ends."""
 
 _AT_ONCE: Final = 256
-"""Connections and requests at once; whoever comes then is told to come again."""
+"""Simultaneous connections and requests; further ones are refused with 503."""
 
 
 def listening(port: int = 0) -> socket.socket:
-    """A socket that listens on loopback, and on nothing else."""
+    """A socket that listens on loopback only."""
     server = socket.socket()
     server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -77,9 +79,9 @@ def listening(port: int = 0) -> socket.socket:
 def serving(
     app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
 ) -> Generator[None]:
-    """Serve an ASGI app in a thread for as long as the block lasts; with `tls` its scopes say who showed a certificate."""
+    """Serve an ASGI app in a thread while the block runs; with `tls` its scopes contain the client's certificate."""
     runner = server_of(app, tls)
-    # The socket listens already, so a client that comes before the server is up waits in its queue.
+    # The socket listens already: a client that connects before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
     )
@@ -95,83 +97,57 @@ def serving(
 def serve_authority(
     state_dir: Path, port: int, config: Path | None = None, *, as_json: bool = False
 ) -> None:
-    """Serve the authority that lives in a state directory until interrupted; `config` may make it an organisation's.
+    """Serve the authority of a state directory until interrupted; `config` may make it an organisation's anchor.
 
-    What there is to know of it is printed before it serves: as lines, or as one line of JSON.
+    Its URL, metadata and clients are printed before it serves, as lines or as one line of JSON.
     """
-    configuration = None if config is None else _read(config)
-    tls = None if configuration is None else _tls(configuration)
+    configuration = None if config is None else read_configuration(config, needs_policy=False)
+    tls = None if configuration is None else listener_context(configuration)
     server = listening(port)
     url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.getsockname()[1]}"
     folder = state_dir / "authority"
     if configuration is None or configuration.authority is None:
         authority, table = Authority(folder, issuer=url), None
     else:
-        authority, table = _of_organisation(configuration, folder, url), configuration.authority
-    registers = table is None or table.registration
-    if registers:
-        authority.registration_token()  # made now, since agents need it before they first ask
-    lines = _told(authority, table, url, folder if registers else None)
-    if as_json:
-        lines = iter([json.dumps(_document(authority, table, url, folder if registers else None))])
+        authority = organisations_authority(configuration, folder, url)
+        table = configuration.authority
+    registration = folder if table is None or table.registration else None
+    if registration is not None:
+        authority.registration_token()  # agents need its file before their first request
+    summary = _summary(authority, table, url, registration, as_json=as_json)
     try:
         runner = server_of(authority.asgi(), tls)
-        for line in lines:
-            print(line, flush=True)  # noqa: T201 - this is the command's output
+        print(summary, flush=True)  # noqa: T201 - this is the command's output
         runner.run(sockets=[server])
     finally:
         authority.close()
 
 
-def _read(config: Path) -> Configuration:
-    from agent_identity.config import read_configuration  # noqa: PLC0415 - pydantic, for those who have a file
-
-    return read_configuration(config, needs_policy=False)
-
-
-def _of_organisation(configuration: Configuration, folder: Path, url: str) -> Authority:
-    from agent_identity.cli.authority.configured import organisations_authority  # noqa: PLC0415 - for those who have one
-
-    return organisations_authority(configuration, folder, url)
-
-
-def _tls(configuration: Configuration) -> ssl.SSLContext | None:
-    from agent_identity.cli.listener import listener_context  # noqa: PLC0415 - for those who have a file
-
-    return listener_context(configuration)
-
-
-def _told(
-    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
-) -> Iterator[str]:
-    """What whoever started it has to know; nothing of it is secret."""
-    if table is None or authority.issuer == url:
-        yield f"authority {authority.issuer} (stop with Ctrl-C)"
-    else:
-        yield f"authority {authority.issuer}, behind {url} (stop with Ctrl-C)"
-    yield f"metadata  {authority.endpoints.metadata}"
-    for name, client in sorted(table.clients.items() if table else ()):
-        yield f"client    {name} ({client.auth})"
+def _summary(
+    authority: Authority,
+    table: AuthorityTable | None,
+    url: str,
+    registration: Path | None,
+    *,
+    as_json: bool,
+) -> str:
+    """What users need to know of the authority; nothing of it is secret."""
+    issuer, metadata = authority.issuer, authority.endpoints.metadata
+    clients = {} if table is None else {name: one.auth for name, one in table.clients.items()}
+    if as_json:
+        document = {"issuer": issuer, "url": url, "metadata": metadata, "clients": clients}
+        folder = None if registration is None else str(registration)
+        return json.dumps(document | {"registration": folder})
+    place = issuer if table is None or issuer == url else f"{issuer}, behind {url}"
+    lines = [f"authority {place} (stop with Ctrl-C)", f"metadata  {metadata}"]
+    lines += [f"client    {name} ({auth})" for name, auth in sorted(clients.items())]
     if registration is not None:
-        yield f"register  with the token in {registration}"
-
-
-def _document(
-    authority: Authority, table: AuthorityTable | None, url: str, registration: Path | None
-) -> dict[str, JSON]:
-    """The same for programs."""
-    clients = table.clients.items() if table else ()
-    return {
-        "issuer": authority.issuer,
-        "url": url,
-        "metadata": authority.endpoints.metadata,
-        "clients": {name: client.auth for name, client in clients},
-        "registration": None if registration is None else str(registration),
-    }
+        lines.append(f"register  with the token in {registration}")
+    return "\n".join(lines)
 
 
 def server_of(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
-    """What serves an ASGI app; `run(sockets=[…])` does so until interrupted.
+    """A server of an ASGI app; `run(sockets=[…])` serves until interrupted.
 
     Raises:
         ConfigurationError: `extra_missing`.
@@ -202,37 +178,23 @@ def _secure(config: uvicorn.Config, tls: ssl.SSLContext) -> None:
 
     config.http = TlsProtocol
     config.load()
-    config.ssl = tls  # its own parameters name files, and know nothing of sessions
+    config.ssl = tls  # uvicorn's own parameters are file names
 
 
-@contextlib.contextmanager
-def operated(state_dir: Path) -> Generator[Authority]:
-    """The authority of a state directory, for as long as the block lasts.
+def rotate_key(state_dir: Path) -> tuple[str, str]:
+    """Rotate the signing key of a state directory's authority; returns its issuer and the `kid` of the new key.
 
     Raises:
-        ConfigurationError: `no_authority`, none was ever served there.
+        ConfigurationError: `no_authority`, the state directory has none.
     """
     folder = state_dir / "authority"
-    if not folder.is_dir():  # a slip in the folder's name must not look like a rotation
+    if not folder.is_dir():  # a misspelt folder must not look like a rotation
         raise ConfigurationError(
             "no_authority",
             f"there is no authority in {state_dir}",
-            remedy="name the --state-dir that it is served with",
+            remedy="pass the --state-dir that it is served with",
         )
-    authority = Authority(folder)
-    try:
-        yield authority
-    finally:
-        authority.close()
-
-
-def rotated(state_dir: Path) -> tuple[str, str]:
-    """Let a new key of a state directory's authority sign; its issuer, and the `kid` of that key.
-
-    Raises:
-        ConfigurationError: see `operated`.
-    """
-    with operated(state_dir) as authority:
+    with closing(Authority(folder)) as authority:
         before = _kids(authority)
         authority.rotate()
         new = [kid for kid in _kids(authority) if kid not in before]
@@ -246,8 +208,8 @@ def _kids(authority: Authority) -> list[str]:
     )
 
 
-def revoked(ref: str, reason: str, state_dir: Path | None, config: Path | None) -> Revocation:
-    """End what a reference names, in every process that shares the state directory.
+def revoke(ref: str, reason: str, state_dir: Path | None, config: Path | None) -> Revocation:
+    """Revoke a reference, in every process that shares the state directory.
 
     Raises:
         ConfigurationError: `no_state`; what `Revocations.revoke` raises.
@@ -257,10 +219,10 @@ def revoked(ref: str, reason: str, state_dir: Path | None, config: Path | None) 
         return revocations.revoke(ref, reason=reason, by=by)
 
 
-def reinstated(
+def reinstate(
     ref: str, reason: str | None, state_dir: Path | None, config: Path | None
 ) -> Revocation:
-    """Let new work begin for a reference that was revoked.
+    """Let a revoked reference begin new work.
 
     Raises:
         ConfigurationError: `no_state`; what `Revocations.reinstate` raises.
@@ -272,9 +234,6 @@ def reinstated(
 
 @contextlib.contextmanager
 def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple[Revocations, str]]:
-    from agent_identity.assembly.keys import referenced_key, uses_authority  # noqa: PLC0415 - for those who have a file
-    from agent_identity.config import References, read_configuration  # noqa: PLC0415 - see above
-
     directory = state_directory(state_dir)
     url, durability = "sqlite:", "process"
     path = named_configuration(config) if state_dir is None else config
@@ -286,61 +245,57 @@ def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple
         elif not uses_authority(configuration):
             raise DeniedError(
                 "operator_required",
-                "revoking and reinstating takes the operator's key",
-                remedy='configure [operator] key = "file:…"',
+                "revoking and reinstating needs the operator's key",
+                remedy='set key = "file:…" in [operator]',
             )
         url, durability = configuration.ledger.url, configuration.ledger.durability
     if not ((directory / "authority").is_dir() or (directory / "ledger.db").exists()):
-        # a slip in the folder's name must not look like a revocation
+        # a misspelt folder must not look like a revocation
         raise ConfigurationError(
             "no_state",
-            f"no agent and no authority has used {directory}",
-            remedy="name the --state-dir of the agents, or the --config that they run with",
+            f"{directory} has neither a ledger nor an authority",
+            remedy="pass the --state-dir of the agents, or their --config",
         )
     had_ledger = (directory / "ledger.db").exists() or url != "sqlite:"
-    authority = Authority(private_directory(directory / "authority"))
-    try:
-        with open_ledger(url, state_dir=directory, durability=durability) as ledger:
-            revocations = Revocations(
-                authority.store,
-                ledger,
-                has_sessions=had_ledger and not _is_of_operators(ledger),
-                own_issuer=authority.issuer,
-            )
-            yield revocations, f"os:{_user()}"
-    finally:
-        authority.close()
+    with (
+        closing(Authority(private_directory(directory / "authority"))) as authority,
+        open_ledger(url, state_dir=directory, durability=durability) as ledger,
+    ):
+        revocations = Revocations(
+            authority.store,
+            ledger,
+            has_sessions=had_ledger and not _has_only_revocations(ledger),
+            own_issuer=authority.issuer,
+        )
+        yield revocations, f"os:{_user()}"
 
 
-def _is_of_operators(ledger: Ledger) -> bool:
-    """Whether a ledger has nothing but revocations: the agents of that authority run, and keep their records, elsewhere."""
+def _has_only_revocations(ledger: Ledger) -> bool:
+    """Whether the agents of the authority keep their records in other ledgers."""
     kinds = {record.kind for record in itertools.islice(ledger.records(), 1000)}
     return bool(kinds) and kinds <= {REVOKED, REINSTATED}
 
 
 def _user() -> str:
-    """The user that runs this process, whatever the environment says."""
+    """The user that runs this process; the environment can't change it."""
     try:
         return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:  # as in a container that runs under any number
+    except KeyError:  # as in a container with an arbitrary user id
         return f"uid:{os.getuid()}"
 
 
 def anchor_keys(path: Path | None, directory: Path) -> dict[str, JSON]:
-    """The JWK set of whatever signs first grants by a configuration, without one by the authority of a state directory.
+    """The JWK set of the configured signer of first grants; without one, of the authority of a state directory.
 
     Raises:
-        ConfigurationError: `anchor_keys`, an issuer elsewhere signs them and publishes its keys itself.
+        ConfigurationError: `anchor_keys`, another issuer signs first grants and publishes its own keys.
         CredentialError: the signer refused, or could not be reached.
     """
     configuration = None if path is None else read_configuration(path, needs_policy=False)
     if configuration is not None and not uses_authority(configuration):
         return {"keys": [*_signers_keys(configuration, directory)]}
-    authority = Authority(directory / "authority")
-    try:
+    with closing(Authority(directory / "authority")) as authority:
         return authority.jwks()
-    finally:
-        authority.close()
 
 
 def _signers_keys(configuration: Configuration, directory: Path) -> list[dict[str, JSON]]:
@@ -349,11 +304,8 @@ def _signers_keys(configuration: Configuration, directory: Path) -> list[dict[st
     if signer is None:
         raise ConfigurationError(
             "anchor_keys",
-            "an issuer signs first grants, and publishes its keys itself",
-            remedy="take them from where that issuer's metadata says",
+            "an issuer signs first grants, and publishes its own keys",
+            remedy="take them from the `jwks_uri` of that issuer's metadata",
         )
-    world = world_of(configuration)
-    try:
+    with closing(world_of(configuration)) as world:
         return run(public_keys_of(signer), world.answer)
-    finally:
-        world.close()

@@ -1,2 +1,2 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity demo` and `billing`: a story that runs the main job, and the service that it calls."""
+"""`agent-identity demo` and `billing`: a complete run of an agent, and the service that it calls."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The demo's billing API: a small web service that believes nothing it can't verify.
+"""The demo's billing API: a small web service that verifies every request.
 
-`agent-identity billing` serves it by itself, for agents in other processes that share its state directory.
+`agent-identity billing` serves it alone, for agents in other processes that share its state directory.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agent_identity.verify import VerifiedCall, Verifier
 
-__all__ = ["BillingApi", "described", "serve_billing"]
+__all__ = ["BillingApi", "describe", "serve_billing"]
 
 _INVOICES = {
     "ACME": [
@@ -37,19 +37,19 @@ _SCOPES = {"GET": ("invoices:read",), "POST": ("journal:write",)}
 
 
 def serve_billing(state_dir: Path, port: int, *, as_json: bool) -> None:
-    """Serve it on loopback until interrupted, trusting the authority of a state directory.
+    """Serve the API on loopback until interrupted; it trusts the authority of a state directory.
 
-    Prints where it is, with `as_json` as one line of JSON and nothing more; else each request too.
+    Prints its URL and then each request; with `as_json` only the URL, as one line of JSON.
 
     Raises:
         ConfigurationError: the port is in use, the state directory can't be used, or an extra is missing.
     """
     server = listening(port)
     url = f"http://127.0.0.1:{server.getsockname()[1]}"
-    # It only verifies: what the agents do is on record in their ledger.
+    # It only verifies; the agents record their calls in their own ledger.
     with AgentIdentity.embedded("billing", state_dir=state_dir, ledger="memory:") as identity:
-        tell = _keep_quiet if as_json else _print
-        api = BillingApi(identity.verifier(audience=url), url, tell)
+        report = _ignore if as_json else _print
+        api = BillingApi(identity.verifier(audience=url), url, report)
         runner = server_of(api)
         if as_json:
             _print(json.dumps({"url": url, "state_dir": str(state_dir)}))
@@ -63,12 +63,12 @@ def _print(line: str) -> None:
     print(line, flush=True)  # noqa: T201 - this is the command's output
 
 
-def _keep_quiet(line: str) -> None:
-    """What is told to nobody."""
+def _ignore(line: str) -> None:
+    """Print nothing."""
 
 
-def described(call: VerifiedCall) -> tuple[str, str]:
-    """What was verified of a call, for people, and the call's id."""
+def describe(call: VerifiedCall) -> tuple[str, str]:
+    """A line about a verified call, and the call's id."""
     actor = call.agent.rpartition(":")[2]
     bound = "bound token" if call.token_verified else "no token"
     tool, call_id = ("", "") if call.call is None else (call.call.tool, call.call.id)
@@ -77,17 +77,17 @@ def described(call: VerifiedCall) -> tuple[str, str]:
 
 
 class BillingApi:
-    """An ASGI app. `seen` is what it verified of the last requests that it let in, `refused` the codes of the last others.
+    """An ASGI app that reports each request in a line.
 
-    `tell` is told of each.
+    `seen` has the calls of the last accepted requests, `refused` the error codes of the last refused ones.
     """
 
     def __init__(
-        self, verifier: Verifier, url: str, tell: Callable[[str], None] = _keep_quiet
+        self, verifier: Verifier, url: str, report: Callable[[str], None] = _ignore
     ) -> None:
         self._verifier = verifier
         self._url = url
-        self._tell = tell
+        self._report = report
         self.seen: deque[VerifiedCall] = deque(maxlen=_KEPT)
         self.refused: deque[str] = deque(maxlen=_KEPT)
 
@@ -105,13 +105,13 @@ class BillingApi:
             )
         except AgentIdentityError as error:
             self.refused.append(error.code)
-            self._tell(f"refused: {error.code}")
+            self._report(f"refused: {error.code}")
             problem = {"type": "about:blank", "title": "refused", "status": 403, "code": error.code}
             await _answer(send, 403, problem, b"application/problem+json")
             return
         self.seen.append(call)
-        what, call_id = described(call)
-        self._tell(f"{what}\n  {call_id}")
+        what, call_id = describe(call)
+        self._report(f"{what}\n  {call_id}")
         await _answer(send, 200, self._work(method, query, body), b"application/json")
 
     def _work(self, method: str, query: str, body: bytes) -> Any:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The main job on real input: an agent closes the October books for Alice, over real HTTP on loopback.
+"""`agent-identity demo`: an agent closes the October books for Alice, over real HTTP on loopback.
 
-Everything in it is what users get: an embedded identity, decorated tools, a session, a sub-agent, a policy that refuses, a
-service that verifies what reaches it, and the ledger that answers who triggered it.
+It uses the public API only: an embedded identity, decorated tools, a session, a sub-agent, a policy that denies, a service that
+verifies requests, and the ledger that shows who triggered a call.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import httpx
 from rich.console import Console
 
 from agent_identity.cli.authority.serve import listening, serving
-from agent_identity.cli.demo.billing import BillingApi, described
+from agent_identity.cli.demo.billing import BillingApi, describe
 from agent_identity.config import state_directory
 from agent_identity.decorators import tool
 from agent_identity.errors import DeniedError
@@ -40,7 +40,7 @@ PURPOSE = "close the October books"
 
 
 def no_payments(request: Request) -> Decision:
-    """The demo's policy: an agent that closes books pays nobody."""
+    """The demo's policy: an agent that closes books may not pay."""
     if "moves:money" in request.resource.properties["labels"]:
         return Decision.deny("closing the books doesn't include paying", policy_id="no-payments")
     return Decision.permit(policy_id="books")
@@ -55,8 +55,8 @@ class Books:
             answer = httpx.get(
                 f"{billing}/invoices", params={"customer": customer}, auth=current_credential()
             )
-            found: list[dict[str, Any]] = answer.raise_for_status().json()
-            return found
+            invoices: list[dict[str, Any]] = answer.raise_for_status().json()
+            return invoices
 
         @tool(resource=billing, scopes=["journal:write"], labels={"writes:finance"})
         async def book_total(customer: str, total: str) -> dict[str, Any]:
@@ -81,9 +81,9 @@ class Books:
 
 
 class Story:
-    """Tells what happens while it happens, for people or, in the end, for programs.
+    """Prints what happens while it happens, and collects it for `--json`.
 
-    A line breaks between words, and goes on below its own first word.
+    A long line is wrapped between words and keeps its indentation.
     """
 
     def __init__(self, console: Console) -> None:
@@ -109,11 +109,11 @@ class Story:
         self.say(f"{error.code}: {error}", "red", indent=indent + 2)
 
     def show(self, text: str) -> None:
-        """Print what is in lines of the right width already."""
+        """Print a text that is wrapped already."""
         self._console.print(text)
 
     def command(self, *words: str) -> None:
-        """Show a command that can be pasted, its last two words on a second line where one is too short for all."""
+        """Print a command to paste; if it is too long, its last two words are on a second line."""
         quoted = [shlex.quote(word) for word in words]
         line = f"  {' '.join(quoted)}"
         if len(line) > self.width:
@@ -122,7 +122,7 @@ class Story:
 
 
 async def close_books(session: Session, books: Books, story: Story) -> None:
-    """The story itself: sync and async calls mixed, one refusal, one sub-agent."""
+    """Sync and async calls mixed, denied calls, one sub-agent."""
     invoices = await asyncio.to_thread(books.list_invoices, "ACME")
     story.done('list_invoices("ACME")', f"{len(invoices)} invoices over HTTP")
     total = books.add_up([invoice["total"] for invoice in invoices])
@@ -137,8 +137,8 @@ async def close_books(session: Session, books: Books, story: Story) -> None:
     async with session.delegate(
         "archive-bot", task="archive Globex", scopes=["invoices:read"], expires_in=60
     ):
-        found = await asyncio.to_thread(books.list_invoices, "Globex")
-        story.done('list_invoices("Globex")', f"{len(found)} invoice, as archive-bot", indent=4)
+        invoices = await asyncio.to_thread(books.list_invoices, "Globex")
+        story.done('list_invoices("Globex")', f"{len(invoices)} invoice, as archive-bot", indent=4)
         try:
             await books.book_total("Globex", "9900.00")
         except DeniedError as error:
@@ -146,9 +146,9 @@ async def close_books(session: Session, books: Books, story: Story) -> None:
 
 
 def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
-    """Run the story, and tell it; 0 when everything came out as it should.
+    """Run the demo and print it; returns 0 if everything happened as expected.
 
-    It keeps keys and ledger apart from those of the user's own agents, unless `state_dir` says where.
+    Without `state_dir`, keys and ledger are kept apart from those of the user's own agents.
     """
     started = time.perf_counter()
     story = Story(
@@ -165,7 +165,7 @@ def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
             session = asyncio.run(_in_session(identity, Books(billing), story))
         trace = identity.who_triggered(session)
         report = identity.ledger.verify()
-        sound = _told(story, api, trace, report.ok, directory)
+        is_as_expected = _print_results(story, api, trace, directory, sound=report.ok)
         story.say(f"{time.perf_counter() - started:.1f} s", "dim")
         if as_json:
             document = {
@@ -175,7 +175,7 @@ def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
                 "ledger_ok": report.ok,
             }
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
-    return 0 if sound else 1
+    return 0 if is_as_expected else 1
 
 
 async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Session:
@@ -184,11 +184,13 @@ async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Se
     return session
 
 
-def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: Path) -> bool:  # noqa: FBT001 - one caller
+def _print_results(
+    story: Story, api: BillingApi, trace: Trace, directory: Path, *, sound: bool
+) -> bool:
     story.say("")
     story.say("What the billing API verified, request by request", "bold")
     for call in api.seen:
-        what, call_id = described(call)
+        what, call_id = describe(call)
         story.say(what, indent=2)
         story.say(call_id, "dim", indent=4)
     story.say("")
@@ -200,12 +202,12 @@ def _told(story: Story, api: BillingApi, trace: Trace, sound: bool, directory: P
     for entry in denied[:1]:
         story.command(_program(), "why", str(entry["call_id"]), "--state-dir", str(directory))
     story.command(_program(), "why", "--last", "--state-dir", str(directory))
-    story.say("every link of the ledger holds" if sound else "the ledger is unsound")
-    return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the story's own figures
+    story.say("every link of the ledger is intact" if sound else "the ledger is unsound")
+    return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the numbers of this story
 
 
 def _program() -> str:
-    """The command line by a name that works in the shell that started it."""
-    found = shutil.which("agent-identity")
-    is_this = found is not None and Path(found).resolve() == Path(sys.argv[0]).resolve()
+    """The name of the command line that works in the shell that started it."""
+    program = shutil.which("agent-identity")
+    is_this = program is not None and Path(program).resolve() == Path(sys.argv[0]).resolve()
     return "agent-identity" if is_this else sys.argv[0]

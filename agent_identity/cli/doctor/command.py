@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`agent-identity doctor`: reads a configuration, says what was inferred, and looks whether the world is as it says.
+"""`agent-identity doctor`: read a configuration, show what was inferred, and check what it names.
 
-    checked_here    this machine: secrets, keys, state, ledger, policy
-    checked_there   elsewhere: issuers, vault, Workload API; `checked_resources` what resources publish of themselves
+    local   secrets, keys, state directory, ledger, policy
+    remote  issuers, resources, vault, Workload API
 
-All checks run side by side. None opens a session or asks for a token.
+All checks run concurrently. None opens a session or requests a token.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from agent_identity.cli.config import inferred_documents
 from agent_identity.cli.doctor.local import (
     FAILED,
     Finding,
-    Looked,
+    Setup,
     check_ledger,
     check_policy,
     check_secret,
@@ -33,7 +33,6 @@ from agent_identity.cli.doctor.local import (
     secret_places,
 )
 from agent_identity.cli.doctor.remote import (
-    asked_issuers,
     check_issuer,
     check_resource,
     check_spiffe,
@@ -62,10 +61,10 @@ UNREADABLE: Final = 2
 
 
 def examine(path: Path, directory: Path, *, as_json: bool) -> int:
-    """Look at everything, print it, and answer with the exit code; `directory` is that of keys and ledger.
+    """Run all checks, print their findings, and return the exit code; `directory` is the state directory.
 
     Raises:
-        ConfigurationError: the file isn't there, or can't be trusted.
+        ConfigurationError: the file doesn't exist, or can't be trusted.
     """
     try:
         configuration = read_configuration(path, needs_policy=False)
@@ -87,69 +86,67 @@ def examine(path: Path, directory: Path, *, as_json: bool) -> int:
     return 0 if is_well else UNWELL
 
 
-# -- looking ----------------------------------------------------------------------------------------------------------
+# -- checks -----------------------------------------------------------------------------------------------------------
 
 
 def _findings(configuration: Configuration, directory: Path) -> list[Finding]:
     world = world_of(configuration)
-    looked = Looked(configuration, secrets_of(configuration, time.time), world, time.time)
+    setup = Setup(configuration, secrets_of(configuration, time.time), world, time.time)
     checks: list[Callable[[], list[Finding]]] = [
-        partial(check_secret, key, reference, looked)
+        partial(check_secret, key, reference, setup)
         for key, reference in secret_places(configuration)
     ]
-    asked = asked_issuers(configuration)
+    asked = configuration.asked_issuers
     checks += [
-        partial(check_issuer, label, table, looked, is_asked=label in asked)
+        partial(check_issuer, label, table, setup, is_asked=label in asked)
         for label, table in configuration.issuers.items()
     ]
     checks += [
-        partial(check_resource, uri, table, looked)
+        partial(check_resource, uri, table, setup)
         for uri, table in resources_with_issuers(configuration)
     ]
     if configuration.vault is not None:
-        checks.append(partial(check_vault, configuration.vault, looked))
+        checks.append(partial(check_vault, configuration.vault, setup))
     if wants_spiffe(configuration):
         checks.append(partial(check_spiffe, configuration))
-    # One after the other: opening a ledger closes its folder to others, which is to be told before.
+    # In this order: opening a ledger makes its folder private, which check_state should warn of before.
     checks.append(lambda: [*check_state(directory), *check_ledger(configuration, directory)])
     checks.append(partial(check_policy, configuration))
     try:
-        return _side_by_side(checks)
+        return _run(checks)
     finally:
         world.close()
 
 
-def _side_by_side(checks: list[Callable[[], list[Finding]]]) -> list[Finding]:
-    """All checks at once, their findings in the order of the checks."""
+def _run(checks: list[Callable[[], list[Finding]]]) -> list[Finding]:
+    """Run all checks concurrently; the findings are in the order of the checks."""
     console = Console(stderr=True)
     with (
         ThreadPoolExecutor(_WORKERS, thread_name_prefix="agent-identity-doctor") as pool,
         Progress(console=console, transient=True, disable=not console.is_terminal) as progress,
     ):
-        task = progress.add_task("looking", total=len(checks))
+        task = progress.add_task("checking", total=len(checks))
         running: list[Future[list[Finding]]] = [pool.submit(check) for check in checks]
         for _ in as_completed(running):
             progress.advance(task)
     return [finding for each in running for finding in each.result()]
 
 
-# -- telling ----------------------------------------------------------------------------------------------------------
+# -- output -----------------------------------------------------------------------------------------------------------
 
 
 def _print(path: Path, configuration: Configuration, findings: list[Finding]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(escape(str(path.absolute())))
     if configuration.inferred:
-        console.print("\n[bold]left out, and meant[/bold]")
-        for found in configuration.inferred:
-            console.print(
-                f"  {escape(found.key)} = {escape(found.value)}  [dim]{escape(found.reason)}[/dim]"
-            )
+        console.print("\n[bold]inferred[/bold]")
+        for key, value, reason in configuration.inferred:
+            console.print(f"  {escape(key)} = {escape(value)}  [dim]{escape(reason)}[/dim]")
     console.print("\n[bold]checked[/bold]")
     for finding in findings:
         colour = _COLOURS[finding.status]
-        told = f"{escape(finding.check)}: {escape(finding.message)}"
-        console.print(f"  [{colour}]{finding.status:<7}[/{colour}]  {told}")
+        line = f"{escape(finding.check)}: {escape(finding.message)}"
+        console.print(f"  [{colour}]{finding.status:<7}[/{colour}]  {line}")
         if finding.remedy is not None:
             console.print(f"           what to do: {escape(finding.remedy)}")
 

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` looks at on this machine: secrets by their references, keys, certificates, state, ledger, policy.
+"""The checks of `doctor` on this machine: secrets, keys, certificates, state directory, ledger, policy.
 
-Secrets are read, since only so it shows whether they can be, and shown to nobody.
+Secrets are read, to check that they can be, and never shown.
 """
 
 from __future__ import annotations
@@ -33,24 +33,68 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FAILED",
-    "OK",
-    "WARNING",
     "Finding",
-    "Looked",
+    "Setup",
+    "check_expiry",
     "check_ledger",
     "check_policy",
     "check_secret",
     "check_state",
-    "failed_by",
-    "lasting",
+    "failure",
+    "failure_of",
+    "ok",
     "secret_places",
+    "warning",
 ]
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
+FAILED: Final = "failed"
+
+_DAY: Final = 86_400.0
+_SOON: Final = 14.0
 
 
-class Looked(NamedTuple):
-    """What checks look with."""
+class Finding(NamedTuple):
+    """The result of one check; `check` names it."""
+
+    check: str
+    status: Literal["ok", "warning", "failed"]
+    message: str
+    remedy: str | None = None
+
+
+def ok(check: str, message: str) -> Finding:
+    return Finding(check, "ok", message)
+
+
+def warning(check: str, message: str, remedy: str) -> Finding:
+    return Finding(check, "warning", message, remedy)
+
+
+def failure(check: str, message: str, remedy: str | None) -> Finding:
+    return Finding(check, FAILED, message, remedy)
+
+
+def failure_of(check: str, error: AgentIdentityError) -> Finding:
+    """An error of the library as a finding; its message contains no secret."""
+    return failure(check, f"{error} ({error.code})", error.remedy)
+
+
+def check_expiry(check: str, what: str, ends: float, now: float) -> Finding:
+    """Whether a certificate is valid, and for how long; `ends` and `now` are Unix seconds."""
+    left = (ends - now) / _DAY
+    if left <= 0:
+        return failure(check, f"{what}, but has expired", "replace it")
+    message = (
+        f"{what}, {left:.0f} days left" if left >= 1 else f"{what}, {left * 24:.0f} hours left"
+    )
+    if left < _SOON:
+        return warning(check, message, "renew it in time")
+    return ok(check, message)
+
+
+class Setup(NamedTuple):
+    """A configuration, and what checks of it need."""
 
     configuration: Configuration
     secrets: Secrets
@@ -62,54 +106,56 @@ class Looked(NamedTuple):
 
 
 def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], str]]:
-    """Every reference of a configuration, with its key."""
+    """Every reference of a configuration, with its path."""
     return list(values_of(configuration, Kind.REFERENCE))
 
 
-def check_secret(path: tuple[str, ...], reference: str, looked: Looked) -> list[Finding]:
-    """Whether a secret is there, can be read, and is what its key needs; a key that stays in a vault is to sign there."""
+def check_secret(path: tuple[str, ...], reference: str, setup: Setup) -> list[Finding]:
+    """Whether a secret can be read and used; a key that stays in a vault must sign there."""
     name = key_text(path)
     try:
         if path == ("agent", "signer") and is_in_vault(reference):
-            return [_signing(name, reference, looked)]
-        found = run(looked.secrets.read(reference), looked.world.answer)
-        if found is None and path[-1] == "refresh_token":
-            return [Finding(name, OK, "nothing kept yet, the first sign-in puts it there")]
-        if found is None or not found.reveal():
-            what = "there is nothing" if found is None else "what is there is empty"
-            return [Finding(name, FAILED, f"{what} at {reference}", _wanted(path, looked))]
-        return [_usable(path, reference, found, looked), *_mode(name, reference)]
+            return [_check_vault_key(name, reference, setup)]
+        secret = run(setup.secrets.read(reference), setup.world.answer)
+        if secret is None and path[-1] == "refresh_token":
+            return [ok(name, "no token is stored yet; the first sign-in stores one")]
+        if secret is None or not secret.reveal():
+            what = "there is nothing" if secret is None else "there is an empty file or entry"
+            return [failure(name, f"{what} at {reference}", _remedy(path, setup))]
+        return [_check_use(path, reference, secret, setup), *_check_mode(name, reference)]
     except AgentIdentityError as error:
-        return [failed_by(name, error)]
+        return [failure_of(name, error)]
 
 
-def _signing(name: str, reference: str, looked: Looked) -> Finding:
-    key = run(probed(looked.secrets.signer(reference)), looked.world.answer)
-    return Finding(name, OK, f"a key for {key['alg']} signs there ({reference}), kid {key['kid']}")
+def _check_vault_key(name: str, reference: str, setup: Setup) -> Finding:
+    key = run(probed(setup.secrets.signer(reference)), setup.world.answer)
+    return ok(name, f"{reference} signs with {key['alg']}, kid {key['kid']}")
 
 
-def _wanted(path: tuple[str, ...], looked: Looked) -> str:
-    if _is_signing_key(path, looked.configuration):
-        return "make a key there, in PEM: openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
-    return "put the secret there, or name another place"
+def _remedy(path: tuple[str, ...], setup: Setup) -> str:
+    if _is_signing_key(path, setup.configuration):
+        return "create a key there (PEM): openssl genpkey -algorithm EC -pkeyopt ec_paramgen_curve:P-256"
+    return "put the secret there, or change the reference"
 
 
-def _usable(path: tuple[str, ...], reference: str, found: Secret, looked: Looked) -> Finding:
+def _check_use(path: tuple[str, ...], reference: str, secret: Secret, setup: Setup) -> Finding:
     name = key_text(path)
-    pair = _key_of_certificate(path, looked.configuration)
+    pair = _key_of_certificate(path, setup.configuration)
     if pair is not None:
-        return _certificate(name, found, reference if pair == "" else pair, looked)
+        return _check_certificate(name, secret, reference if pair == "" else pair, setup)
     if path == ("authority", "tls", "client_ca"):
-        ends = read_authorities(found.reveal()).expires_at
-        return lasting(name, "the first to end of these authorities", ends, looked.clock())
-    if _is_signing_key(path, looked.configuration):
-        key = SigningKey.from_pem(found.reveal().encode())
-        return Finding(name, OK, f"a private key for {key.alg} is there ({reference})")
-    return Finding(name, OK, f"is there ({reference})")
+        ends = read_authorities(secret.reveal()).expires_at
+        return check_expiry(
+            name, "the certificate authority that expires first can be read", ends, setup.clock()
+        )
+    if _is_signing_key(path, setup.configuration):
+        key = SigningKey.from_pem(secret.reveal().encode())
+        return ok(name, f"{reference} has a private key for {key.alg}")
+    return ok(name, f"{reference} can be read")
 
 
 def _key_of_certificate(path: tuple[str, ...], configuration: Configuration) -> str | None:
-    """For a certificate the reference of its key, empty where that stands in the same place; None for all else."""
+    """The reference of a certificate's key, empty if it is in the same file; None for anything but a certificate."""
     match path:
         case ("issuers", name, "client_certificate"):
             return configuration.issuers[name].client_key or ""
@@ -137,147 +183,78 @@ def _is_signing_key(path: tuple[str, ...], configuration: Configuration) -> bool
             return False
 
 
-def _certificate(name: str, chain: Secret, key: str, looked: Looked) -> Finding:
-    private = run(looked.secrets.read(key), looked.world.answer)
+def _check_certificate(name: str, chain: Secret, key: str, setup: Setup) -> Finding:
+    private = run(setup.secrets.read(key), setup.world.answer)
     if private is None:
-        return Finding(name, FAILED, f"its key isn't there ({key})", "put the key there, PEM")
+        return failure(name, f"there is no key at {key}", "put the certificate's key there (PEM)")
     certificate = read_certificate(chain.reveal().encode(), private.reveal().encode())
-    return lasting(name, "the certificate fits its key", certificate.expires_at, looked.clock())
+    return check_expiry(name, "the certificate fits its key", certificate.expires_at, setup.clock())
 
 
-def _mode(name: str, reference: str) -> Iterator[Finding]:
+def _check_mode(name: str, reference: str) -> Iterator[Finding]:
     scheme, _, place = reference.partition(":")
     if scheme != "file" or os.name != "posix":
         return
     if Path(place).stat().st_mode & _OPEN_TO_OTHERS:
-        yield Finding(
-            name, WARNING, f"others than its owner can open {place}", f"chmod 600 {place}"
-        )
+        yield warning(name, f"other users can open {place}", f"chmod 600 {place}")
 
 
 # -- the state directory and the ledger -------------------------------------------------------------------------------
 
 
 def check_state(directory: Path) -> list[Finding]:
-    """Whether the folder of keys and ledger is ours alone. Nothing is made or changed."""
-    name = "state directory"
+    """Whether the state directory is private. Nothing is created or changed."""
+    name, elsewhere = "state directory", "choose another AGENT_IDENTITY_STATE_DIR"
     try:
         status = directory.lstat()
     except FileNotFoundError:
-        return [_makeable(name, directory)]
+        return [_check_parent(name, directory)]
     except OSError:
-        return [
-            Finding(
-                name,
-                FAILED,
-                f"{directory} can't be looked at",
-                "choose another AGENT_IDENTITY_STATE_DIR",
-            )
-        ]
+        return [failure(name, f"{directory} can't be accessed", elsewhere)]
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
-        return [
-            Finding(
-                name,
-                FAILED,
-                f"{directory} is no folder of this user's own",
-                "choose another AGENT_IDENTITY_STATE_DIR",
-            )
-        ]
+        return [failure(name, f"{directory} is not a folder of this user", elsewhere)]
     if not os.access(directory, os.W_OK | os.X_OK):
-        return [Finding(name, FAILED, f"{directory} can't be written", f"chmod 700 {directory}")]
+        return [failure(name, f"{directory} can't be written", f"chmod 700 {directory}")]
     if status.st_mode & _OPEN_TO_OTHERS:
-        return [Finding(name, WARNING, f"{directory} is open to others", f"chmod 700 {directory}")]
-    return [Finding(name, OK, f"{directory} is this user's alone")]
+        return [warning(name, f"{directory} is open to other users", f"chmod 700 {directory}")]
+    return [ok(name, f"{directory} is private")]
 
 
-def _makeable(name: str, path: Path) -> Finding:
+def _check_parent(name: str, path: Path) -> Finding:
     above = next(folder for folder in path.absolute().parents if folder.exists())
     if os.access(above, os.W_OK | os.X_OK):
-        return Finding(name, OK, f"{path} will be made at first use")
-    return Finding(
-        name,
-        FAILED,
-        f"{path} isn't there, and this user can't make it",
-        "make it, or name another place",
-    )
+        return ok(name, f"{path} will be created at first use")
+    what = f"{path} doesn't exist, and this user can't create it"
+    return failure(name, what, "create it, or choose another place")
 
 
 def check_ledger(configuration: Configuration, directory: Path) -> list[Finding]:
-    """Whether the ledger opens and takes what is written; one that isn't there yet isn't made."""
+    """Whether the ledger opens and can be written; a missing ledger isn't created."""
     name, table = "ledger", configuration.ledger
     if table.url == "memory:":
-        remedy = 'say url = "sqlite:" where somebody has to answer for what was done'
-        return [Finding(name, WARNING, "it is kept in memory and gone with the process", remedy)]
+        remedy = 'set url = "sqlite:" to keep the records'
+        return [warning(name, "the ledger is in memory and lost at the end of the process", remedy)]
     file = ledger_file(table.url, directory)
     if file is not None and not file.exists():
-        return [_makeable(name, file)]
+        return [_check_parent(name, file)]
     try:
         with open_ledger(table.url, state_dir=directory, durability=table.durability) as ledger:
             ledger.probe()
     except AgentIdentityError as error:
-        return [failed_by(name, error)]
-    return [Finding(name, OK, f"{file or table.url} opens and can be written")]
+        return [failure_of(name, error)]
+    return [ok(name, f"{file or table.url} opens and can be written")]
 
 
 # -- policy -----------------------------------------------------------------------------------------------------------
 
 
 def check_policy(configuration: Configuration) -> list[Finding]:
-    """Whether somebody decides, and has the files to decide by."""
+    """Whether a policy is configured, and its files exist."""
     table, name = configuration.policy, "policy"
     if table is None:
-        return [
-            Finding(
-                name,
-                WARNING,
-                "nothing says who decides, so a program has to bring a policy, and token and exec do nothing",
-                'add [policy] engine = "grants-only", or policy files',
-            )
-        ]
+        what = "no policy is configured: programs must pass one, and token and exec don't work"
+        return [warning(name, what, 'add [policy] engine = "grants-only", or policy files')]
     empty = [pattern for pattern in table.files if not glob.glob(pattern, recursive=True)]  # noqa: PTH207 - a whole pattern, absolute
-    if empty:
-        return [
-            Finding(
-                name,
-                FAILED,
-                f"there is no policy file at {each}",
-                "put policies there, or correct policy.files",
-            )
-            for each in empty
-        ]
-    return [Finding(name, OK, f"{table.engine} decides")]
-
-
-OK: Final = "ok"
-WARNING: Final = "warning"
-FAILED: Final = "failed"
-
-_DAY: Final = 86_400.0
-_SOON: Final = 14.0
-
-
-class Finding(NamedTuple):
-    """`check` is what was looked at."""
-
-    check: str
-    status: Literal["ok", "warning", "failed"]
-    message: str
-    remedy: str | None = None
-
-
-def failed_by(check: str, error: AgentIdentityError) -> Finding:
-    """An error of the library as a finding; its message holds no secret."""
-    return Finding(check, FAILED, f"{error} ({error.code})", error.remedy)
-
-
-def lasting(check: str, what: str, ends: float, now: float) -> Finding:
-    """How long a certificate lasts; `ends` and `now` are Unix seconds."""
-    left = (ends - now) / _DAY
-    if left <= 0:
-        return Finding(check, FAILED, f"{what} has expired", "put a new one there")
-    message = (
-        f"{what}, {left:.0f} days left" if left >= 1 else f"{what}, {left * 24:.0f} hours left"
-    )
-    if left < _SOON:
-        return Finding(check, WARNING, message, "see that it is renewed in time")
-    return Finding(check, OK, message)
+    remedy = "put policies there, or change policy.files"
+    missing = [failure(name, f"there is no policy file at {each}", remedy) for each in empty]
+    return missing or [ok(name, f"{table.engine} decides")]

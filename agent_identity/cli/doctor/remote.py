@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What `doctor` looks at elsewhere: issuers with their keys, their TLS and their clocks, the vault, the SPIFFE Workload API.
+"""The checks of `doctor` on servers: issuers with their keys, TLS and clocks, resources, the vault, the SPIFFE Workload API.
 
-Nothing is asked for that would issue a credential: metadata, public keys, and whether anybody answers.
+No request asks for a credential: only metadata, public keys and health are read.
 """
 
 from __future__ import annotations
@@ -16,7 +16,15 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
-from agent_identity.cli.doctor.local import FAILED, OK, WARNING, Finding, failed_by, lasting
+from agent_identity.cli.doctor.local import (
+    FAILED,
+    Finding,
+    check_expiry,
+    failure,
+    failure_of,
+    ok,
+    warning,
+)
 from agent_identity.config import workload_api
 from agent_identity.config.model import OAUTH_SOURCES
 from agent_identity.credentials.oauth.metadata import discover, read_keys
@@ -28,14 +36,13 @@ from agent_identity.http.seams import tls
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from agent_identity.cli.doctor.local import Looked
+    from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
     from agent_identity.credentials.oauth.protected_resource import ProtectedResource
     from agent_identity.flow import Answer, Ask
 
 __all__ = [
-    "asked_issuers",
     "check_issuer",
     "check_resource",
     "check_spiffe",
@@ -45,7 +52,7 @@ __all__ = [
 ]
 
 SKEW: Final = 30.0
-"""Seconds that clocks may differ before it is worth a warning."""
+"""Seconds that clocks may differ without a warning."""
 
 _REPLIES: Final = frozenset({200, 429, 472, 473})
 _NOT_STARTED: Final = 501
@@ -55,90 +62,74 @@ _SEALED: Final = 503
 # -- issuers ----------------------------------------------------------------------------------------------------------
 
 
-def asked_issuers(configuration: Configuration) -> set[str]:
-    """The names of the issuers that tokens or grants are asked of; of the others only the keys are read."""
-    names = {configuration.agent.grants}
-    for table in configuration.resources.values():
-        names |= {table.issuer, table.via}
-        names |= {table.transaction_token.issuer} if table.transaction_token else set()
-    return {name for name in names if name is not None}
-
-
-def check_issuer(
-    label: str, table: IssuerTable, looked: Looked, *, is_asked: bool
-) -> list[Finding]:
-    """Whether an issuer is reached, names itself as the configuration does, and has keys; and how its clock goes."""
+def check_issuer(label: str, table: IssuerTable, setup: Setup, *, is_asked: bool) -> list[Finding]:
+    """Whether an issuer answers under the configured name and has keys, and whether the clocks agree."""
     name = f"issuer {label}"
-    found: list[Finding] = []
-    secured = _tls(name, table.issuer, looked)
-    if secured is not None:
-        found.append(secured)
-        if secured.status == FAILED:
-            return found
-    listening = _Listening(looked)
+    findings = _check_tls(name, table.issuer, setup)
+    if any(finding.status == FAILED for finding in findings):
+        return findings
+    timed = _TimedWorld(setup)
     place = table.jwks
     try:
         endpoints = run(
-            discover(table.issuer, looked.clock, frozenset(table.endpoint_origins)),
-            listening.answer,
+            discover(table.issuer, setup.clock, frozenset(table.endpoint_origins)), timed.answer
         )
-        found.append(Finding(name, OK, f"{table.issuer} answers and names itself so"))
+        findings.append(ok(name, f"{table.issuer} answers under this name"))
         place = place or endpoints.jwks
     except AgentIdentityError as error:
-        failure = failed_by(name, error)
+        error_finding = failure_of(name, error)
         if is_asked or place is None:
-            return [*found, failure, *listening.clock_findings(name)]
-        found.append(failure._replace(status=WARNING))
-    found.append(_keys(name, table, place, looked))
-    return [*found, *listening.clock_findings(name)]
+            return [*findings, error_finding, *timed.check_clock(name)]
+        findings.append(error_finding._replace(status="warning"))
+    findings.append(_check_keys(name, table, place, setup))
+    return [*findings, *timed.check_clock(name)]
 
 
-def _keys(name: str, table: IssuerTable, place: str | None, looked: Looked) -> Finding:
+def _check_keys(name: str, table: IssuerTable, place: str | None, setup: Setup) -> Finding:
     if place is None and not table.trust:
-        return Finding(name, OK, "it publishes no keys, and nothing here needs them")
+        return ok(name, "it publishes no keys, and none are needed")
     try:
-        keys = run(read_keys(table.issuer, place, looked.clock), looked.world.answer).keys
+        keys = run(read_keys(table.issuer, place, setup.clock), setup.world.answer).keys
     except AgentIdentityError as error:
-        return failed_by(name, error)
+        return failure_of(name, error)
     if not keys:
-        return Finding(name, WARNING, "none of its keys can be used here", "look at its jwks_uri")
-    return Finding(name, OK, f"{len(keys)} of its keys can be used")
+        return warning(name, "none of its keys can be used", "check its jwks_uri")
+    return ok(name, f"{len(keys)} of its keys can be used")
 
 
-class _Listening:
-    """Answers flows, and hears what each answer says about the time."""
+class _TimedWorld:
+    """Answers flows, and compares this machine's clock with the `Date` of each response."""
 
-    def __init__(self, looked: Looked) -> None:
-        self._looked = looked
+    def __init__(self, setup: Setup) -> None:
+        self._looked = setup
         self._skew: float | None = None
 
     def answer(self, ask: Ask) -> Answer:
         before = self._looked.clock()
-        found = self._looked.world.answer(ask)
-        if isinstance(found, HttpResponse):
-            date = _date(found.headers.get("date", ""))
+        answer = self._looked.world.answer(ask)
+        if isinstance(answer, HttpResponse):
+            date = _date(answer.headers.get("date", ""))
             if date is not None:
                 self._skew = (before + self._looked.clock()) / 2 - date
-        return found
+        return answer
 
-    def clock_findings(self, name: str) -> Iterator[Finding]:
+    def check_clock(self, name: str) -> Iterator[Finding]:
         if self._skew is None:
             return
         seconds = abs(self._skew)
         if seconds <= SKEW:
-            yield Finding(name, OK, f"its clock and this one agree within {SKEW:.0f} s")
+            yield ok(name, f"its clock and this machine's clock agree within {SKEW:.0f} s")
             return
         way = "ahead of" if self._skew > 0 else "behind"
-        yield Finding(
+        yield warning(
             name,
-            WARNING,
             f"this machine's clock is {seconds:.0f} s {way} its clock",
-            "set the clock, by NTP for instance; tokens and proofs are refused for less",
+            "set the clock, for instance by NTP; with such a difference tokens and proofs are refused",
         )
 
 
 def _date(text: str) -> float | None:
-    """A `Date` header in Unix seconds; it is cut off to whole ones, so half of one is put back."""
+    """A `Date` header in Unix seconds; half a second is added because the header has whole seconds."""
     with contextlib.suppress(ValueError, TypeError, OverflowError):
         return parsedate_to_datetime(text).timestamp() + 0.5
     return None
@@ -147,78 +138,79 @@ def _date(text: str) -> float | None:
 # -- connections ------------------------------------------------------------------------------------------------------
 
 
-def _tls(name: str, url: str, looked: Looked) -> Finding | None:
-    """How a TLS connection to a place goes; None for plain http on this machine."""
+def _check_tls(name: str, url: str, setup: Setup) -> list[Finding]:
+    """Whether a TLS connection works; nothing for plain http on loopback."""
     parts = urlsplit(url)
     host = parts.hostname or ""
     if parts.scheme != "https":
-        return None
+        return []
     try:
         with (
             socket.create_connection(
-                (host, parts.port or 443), looked.configuration.http.deadline
+                (host, parts.port or 443), setup.configuration.http.deadline
             ) as plain,
-            tls(looked.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
+            tls(setup.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
         ):
             shown = secured.getpeercert() or {}
             version = secured.version() or "TLS"
     except (OSError, ValueError) as error:
-        return Finding(name, FAILED, f"{host}: {_said(error)}", _remedy(error))
+        return [failure(name, f"{host}: {_reason(error)}", _remedy(error))]
     ends = ssl.cert_time_to_seconds(str(shown.get("notAfter", "")))
-    return lasting(
-        name,
-        f"{version.replace('TLSv', 'TLS ')}, the certificate of {host} is trusted",
-        ends,
-        looked.clock(),
-    )
+    what = f"{version.replace('TLSv', 'TLS ')}, the certificate of {host} is trusted"
+    return [check_expiry(name, what, ends, setup.clock())]
 
 
-def _said(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate isn't trusted: {error.verify_message}"
     if isinstance(error, ssl.SSLError):
-        return "no TLS could be agreed on"
+        return "the TLS handshake failed"
     if isinstance(error, socket.gaierror):
-        return "this name isn't known here"
+        return "the host name can't be resolved"
     if isinstance(error, TimeoutError):
-        return "it doesn't answer in time"
+        return "the connection timed out"
     if isinstance(error, OSError) and error.errno is not None:
         return os.strerror(error.errno).lower()
-    return "no connection"
+    return "the connection failed"
 
 
 def _remedy(error: Exception) -> str:
     if isinstance(error, ssl.SSLError):
-        return "have it show a certificate of a public authority, or name its own in [http] ca"
-    return "check the URL, and what stands between this machine and it"
+        return (
+            "use a certificate of a public authority, or name the server's authority in [http] ca"
+        )
+    return "check the URL, and the network between this machine and the server"
 
 
-def check_vault(table: VaultTable, looked: Looked) -> list[Finding]:
-    """Whether a vault answers and is open; its secrets are checked where the configuration names them."""
+def check_vault(table: VaultTable, setup: Setup) -> list[Finding]:
+    """Whether a vault answers and is unsealed; its secrets are checked with the other references."""
     name = "vault"
-    secured = _tls(name, table.address, looked)
-    found = [] if secured is None else [secured]
-    if secured is not None and secured.status == FAILED:
-        return found
+    findings = _check_tls(name, table.address, setup)
+    if any(finding.status == FAILED for finding in findings):
+        return findings
     request = HttpRequest("GET", f"{table.address.rstrip('/')}/v1/sys/health")
-    deadline = time.monotonic() + looked.configuration.http.deadline
+    deadline = time.monotonic() + setup.configuration.http.deadline
     try:
-        status = looked.world.transport.exchange(request, deadline).status
+        status = setup.world.transport.exchange(request, deadline).status
     except AgentIdentityError as error:
-        remedy = error.remedy or "check vault.address, and what stands between this machine and it"
-        return [*found, failed_by(name, error)._replace(remedy=remedy)]
+        remedy = (
+            error.remedy
+            or "check vault.address, and the network between this machine and the vault"
+        )
+        return [*findings, failure_of(name, error)._replace(remedy=remedy)]
     if status in _REPLIES:
-        return [*found, Finding(name, OK, f"{table.address} answers and is open")]
-    what = {_SEALED: "is sealed", _NOT_STARTED: "was never initialised"}
-    message = f"{table.address} {what.get(status, f'answers {status}, unlike OpenBao and Vault')}"
-    return [*found, Finding(name, FAILED, message, "look at the server's own state")]
+        return [*findings, ok(name, f"{table.address} answers and is unsealed")]
+    what = {_SEALED: "is sealed", _NOT_STARTED: "is not initialised"}
+    state = what.get(status, f"answers {status}, unlike OpenBao and Vault")
+    message = f"{table.address} {state}"
+    return [*findings, failure(name, message, "check the state of the server")]
 
 
 # -- SPIFFE -----------------------------------------------------------------------------------------------------------
 
 
 def wants_spiffe(configuration: Configuration) -> bool:
-    """Whether a configuration has to do with SPIFFE."""
+    """Whether a configuration uses SPIFFE."""
     return (
         "spiffe" in configuration.model_fields_set
         or any(table.client_auth == "spiffe_jwt" for table in configuration.issuers.values())
@@ -230,21 +222,21 @@ def wants_spiffe(configuration: Configuration) -> bool:
 
 
 def check_spiffe(configuration: Configuration) -> list[Finding]:
-    """Whether the socket of the Workload API takes connections; no SVID is asked for."""
+    """Whether the Workload API accepts connections; no SVID is requested."""
     name = "spiffe"
     if importlib.util.find_spec("spiffe") is None:
         remedy = "install it: pip install spiffe"
-        return [Finding(name, FAILED, "the package spiffe isn't installed", remedy)]
+        return [failure(name, "the package spiffe isn't installed", remedy)]
     address = workload_api(configuration.spiffe.socket)
     if address is None:
         remedy = "set [spiffe] socket, or SPIFFE_ENDPOINT_SOCKET"
-        return [Finding(name, FAILED, "nothing says where the Workload API is", remedy)]
+        return [failure(name, "the socket of the Workload API isn't configured", remedy)]
     try:
         _connect(address, configuration.http.deadline)
     except (OSError, ValueError) as error:
-        remedy = "see that the SPIRE agent runs, and that its socket is mounted here"
-        return [Finding(name, FAILED, f"{address}: {_said(error)}", remedy)]
-    return [Finding(name, OK, f"{address} takes connections")]
+        remedy = "check that the SPIRE agent runs, and that its socket is mounted here"
+        return [failure(name, f"{address}: {_reason(error)}", remedy)]
+    return [ok(name, f"{address} accepts connections")]
 
 
 def _connect(address: str, seconds: float) -> None:
@@ -260,52 +252,45 @@ def _connect(address: str, seconds: float) -> None:
 
 
 def resources_with_issuers(configuration: Configuration) -> Iterator[tuple[str, ResourceTable]]:
-    """The resources that take an issuer's tokens, and are reached over HTTP."""
+    """The HTTP resources that take an issuer's tokens."""
     for uri, table in configuration.resources.items():
         if table.source in OAUTH_SOURCES and uri.startswith(("https://", "http://")):
             yield uri, table
 
 
-def check_resource(uri: str, table: ResourceTable, looked: Looked) -> list[Finding]:
-    """Whether a resource names our issuer, and takes tokens that are bound as ours; most resources publish nothing."""
+def check_resource(uri: str, table: ResourceTable, setup: Setup) -> list[Finding]:
+    """Whether a resource's metadata fits its table; most resources publish no metadata."""
     name = f"resource {uri}"
     try:
-        found = run(discover_resource(uri, looked.clock), looked.world.answer)
+        metadata = run(discover_resource(uri, setup.clock), setup.world.answer)
     except AgentIdentityError as error:
-        return [failed_by(name, error)._replace(status=WARNING)]
-    if found is None:
-        return [Finding(name, OK, "it publishes nothing of itself, so nothing speaks against it")]
-    differing = [*_differing(name, found, table, looked.configuration)]
-    return differing or [Finding(name, OK, "what it publishes of itself fits")]
+        return [failure_of(name, error)._replace(status="warning")]
+    if metadata is None:
+        return [ok(name, "it publishes no metadata to compare with")]
+    differences = [*_differences(name, metadata, table, setup.configuration)]
+    return differences or [ok(name, "its metadata fits the configuration")]
 
 
-def _differing(
-    name: str, found: ProtectedResource, table: ResourceTable, configuration: Configuration
+def _differences(
+    name: str, metadata: ProtectedResource, table: ResourceTable, configuration: Configuration
 ) -> Iterator[Finding]:
     issuer = configuration.issuers[table.issuer or ""].issuer
-    if found.issuers and issuer not in found.issuers:
-        yield Finding(
+    if metadata.issuers and issuer not in metadata.issuers:
+        yield warning(
             name,
-            WARNING,
-            f"it doesn't name {issuer} among the issuers whose tokens it takes",
-            "check resources.issuer, letter by letter; a trailing slash counts",
+            f"it doesn't name {issuer} among the issuers whose tokens it accepts",
+            "check resources.issuer, character by character, including a trailing slash",
         )
-    if found.wants_dpop and table.binding != "dpop":
-        yield Finding(
-            name, WARNING, "it takes none but DPoP-bound tokens", 'set binding = "dpop" for it'
+    if metadata.wants_dpop and table.binding != "dpop":
+        yield warning(name, "it accepts only DPoP-bound tokens", 'set binding = "dpop" for it')
+    if metadata.wants_certificate and table.binding != "mtls":
+        yield warning(
+            name, "it accepts only certificate-bound tokens", 'set binding = "mtls" for it'
         )
-    if found.wants_certificate and table.binding != "mtls":
-        yield Finding(
-            name,
-            WARNING,
-            "it takes none but certificate-bound tokens",
-            'set binding = "mtls" for it',
-        )
-    unknown = set(table.scopes or ()) - (found.scopes or set(table.scopes or ()))
+    unknown = set(table.scopes or ()) - (metadata.scopes or set(table.scopes or ()))
     if unknown:
-        yield Finding(
+        yield warning(
             name,
-            WARNING,
             f"it doesn't know the scope {min(unknown)}",
             "check resources.scopes against what it publishes",
         )

@@ -729,11 +729,11 @@ lifetime = -1
         read_configuration(file)
     assert str(caught.value).splitlines() == [
         f"{file}:2: agent.nam: unknown key, did you mean name?",
-        f"{file}:4: issuers.acme.issuer: http is for this very machine alone",
-        f"{file}:6: issuers.acme.client_secret: this file holds the places of secrets, never a secret",
+        f"{file}:4: issuers.acme.issuer: plain http is allowed on loopback only",
+        f"{file}:6: issuers.acme.client_secret: must be a reference, never the secret itself",
         f'{file}:8: resources."https://b.example".isuer: unknown key, did you mean issuer?',
         f"{file}:10: session.lifetime: must be more than 0.0",
-        f"{file}: policy: nothing says who decides",
+        f"{file}: policy: no policy is configured",
     ]
     assert caught.value.code == "unknown_key"
     assert isinstance(caught.value, ConfigurationError)

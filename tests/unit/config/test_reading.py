@@ -204,9 +204,9 @@ def test_a_relative_ledger_lies_in_the_folder_whatever_its_name(tmp_path) -> Non
     from urllib.parse import unquote
 
     from agent_identity.config.model import LedgerTable
-    from agent_identity.config.reading import anchored
+    from agent_identity.config.reading import with_absolute_paths
 
-    url = anchored(LedgerTable(url="sqlite:///a%3Fb.db"), tmp_path / "50%41?").url
+    url = with_absolute_paths(LedgerTable(url="sqlite:///a%3Fb.db"), tmp_path / "50%41?").url
     assert unquote(url.removeprefix("sqlite:///")) == f"{tmp_path}/50%41?/a?b.db"
 
 
@@ -219,12 +219,12 @@ def test_an_absolute_ledger_stays_as_it_is(read, url) -> None:
 
 def test_policy_files_are_patterns_below_the_folder_whatever_its_name(tmp_path) -> None:
     from agent_identity.config.model import PolicyTable
-    from agent_identity.config.reading import anchored
+    from agent_identity.config.reading import with_absolute_paths
 
     folder = tmp_path / "a[b]*"
     folder.mkdir()
     (folder / "one.cedar").touch()
-    (pattern,) = anchored(PolicyTable(files=("*.cedar",)), folder).files
+    (pattern,) = with_absolute_paths(PolicyTable(files=("*.cedar",)), folder).files
     import glob
 
     assert glob.glob(pattern) == [str(folder / "one.cedar")]  # noqa: PTH207 - patterns are absolute
