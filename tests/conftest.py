@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dis
 import inspect
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,15 @@ BILLING = "https://billing.example"
 # No test depends on speed: a busy machine may take a second over an example.
 settings.register_profile("steady", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "steady"))
+
+
+def _in_child() -> None:
+    """Keep a forked child from hanging for ever: the locks of log handlers and streams may be held by threads that it lacks."""
+    logging.disable()
+    signal.alarm(300)
+
+
+os.register_at_fork(after_in_child=_in_child)
 
 
 class FakeClock:

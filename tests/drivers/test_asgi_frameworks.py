@@ -473,14 +473,17 @@ async def litestar_upload(request: litestar.Request[Any, Any, Any]) -> int:
 HANDLERS = [litestar_guarded, litestar_decorated, litestar_sync, litestar_upload]
 
 
+# `logging_config=None`: Litestar's own sends all logs of this process through a queue, whose lock a fork leaves locked.
 def in_litestar(verifier: Any) -> Any:
     return litestar.Litestar(
-        HANDLERS, middleware=[DefineMiddleware(VerifyMiddleware, verifier=verifier)]
+        HANDLERS,
+        middleware=[DefineMiddleware(VerifyMiddleware, verifier=verifier)],
+        logging_config=None,
     )
 
 
 def around_litestar(verifier: Any) -> Any:
-    return VerifyMiddleware(litestar.Litestar(HANDLERS), verifier)
+    return VerifyMiddleware(litestar.Litestar(HANDLERS, logging_config=None), verifier)
 
 
 @pytest.mark.parametrize("make", [in_litestar, around_litestar])
@@ -500,7 +503,7 @@ def test_litestars_handlers_are_held_to_what_they_require(served, make, path) ->
 
 @pytest.mark.parametrize("path", ["/guarded", "/decorated", "/sync"])
 def test_litestar_without_the_middleware_refuses(served, path) -> None:
-    with served(lambda _: litestar.Litestar(HANDLERS)) as caller:
+    with served(lambda _: litestar.Litestar(HANDLERS, logging_config=None)) as caller:
         assert get(caller, path).status_code == 401
 
 

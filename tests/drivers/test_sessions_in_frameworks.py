@@ -117,7 +117,7 @@ def test_a_litestar_dependency_lends_its_session(bot: AgentIdentity) -> None:
     async def endpoint(session: Any) -> str:
         return await awho()
 
-    with LitestarClient(Litestar([endpoint])) as client:
+    with LitestarClient(Litestar([endpoint], logging_config=None)) as client:
         assert client.get("/").text == "alice"
 
 
