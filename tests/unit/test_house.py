@@ -128,3 +128,25 @@ def test_every_dependency_has_its_reason_written_down() -> None:
     every = [*project["dependencies"], *extras["cli"], *extras["server"]]
     names = [re.split(r"[><=\[]", requirement)[0] for requirement in every]
     assert [name for name in names if f"**{name}**" not in reasons] == []
+
+
+def test_the_picture_of_the_house_is_drawn_from_its_imports() -> None:
+    drawn = subprocess.run(
+        [sys.executable, str(ROOT / "docs" / "draw_house.py")],
+        capture_output=True,
+        check=True,
+        text=True,
+    ).stdout
+    assert drawn == (ROOT / "docs" / "house.svg").read_text(encoding="utf-8"), (
+        "run: python docs/draw_house.py > docs/house.svg"
+    )
+
+
+def test_users_find_what_they_call_on_a_session_and_nothing_else() -> None:
+    names = {name for name in dir(agent_identity.Session) if not name.startswith("_")}
+    settled = {"policy", "approver", "authorization_details", "budget", "expires_in"}
+    assert names - settled - {"resources", "scopes"} == {
+        *("acredential", "adelegate", "agent", "ahttp", "arevoke", "bind", "call", "call_id"),
+        *("chain", "credential", "delegate", "depth", "expires_at", "http", "id", "inject"),
+        *("is_open", "principal", "purpose", "records", "revoke", "task", "txn"),
+    }
