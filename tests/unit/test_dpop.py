@@ -74,12 +74,10 @@ def test_a_proof_shows_the_key_and_when() -> None:
     [
         ("EC", "P-256", "ES256"),
         ("EC", "P-384", "ES384"),
-        ("EC", "P-521", "ES512"),
         ("OKP", "Ed25519", "Ed25519"),
         ("OKP", "Ed25519", "EdDSA"),
         ("RSA", 2048, "RS256"),
         ("RSA", 2048, "PS256"),
-        *(("RSA", 2048, alg) for alg in ("RS384", "RS512", "PS384", "PS512")),
     ],
 )
 def test_asymmetric_algorithms_are_taken(kind, parameter, alg) -> None:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 import importlib.metadata
 import json
 import re
@@ -150,3 +151,25 @@ def test_users_find_what_they_call_on_a_session_and_nothing_else() -> None:
         *("chain", "credential", "delegate", "depth", "expires_at", "http", "id", "inject"),
         *("is_open", "principal", "purpose", "records", "revoke", "task", "txn"),
     }
+
+
+@pytest.mark.parametrize(
+    ("module", "names"),
+    [
+        ("adapters", "Tool refuse arefuse scrubbed scrubs tool_of within wrap"),
+        ("authority", "Authority"),
+        ("canonical", "args_digest"),
+        ("credentials", "SubjectTokens TokenSource"),
+        ("errors", "AgentIdentityError"),
+        ("flow", "HttpRequest http"),
+        ("http", "aiohttp_middleware httpx2_auth requests_auth"),
+        ("jose", "loads loads_object unverified verify"),
+        ("keys", "SigningKey public_key_of"),
+        ("testing", "FakeIssuer FakeWeb assert_no_leak hostile"),
+        ("verify", "TrustAnchor UnsafeNoRevocations VerifiedCall Verifier problem"),
+        ("verify.asgi", "VerifyMiddleware require verified_call"),
+    ],
+)
+def test_what_the_contract_and_the_pages_import_stays_where_it_is(module: str, names: str) -> None:
+    found = importlib.import_module(f"agent_identity.{module}")
+    assert [name for name in names.split() if not hasattr(found, name)] == []
