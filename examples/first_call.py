@@ -26,7 +26,7 @@ BILLING = "https://billing.example"
 def list_invoices(customer: str) -> list[str]:
     """A tool that reaches a service signs its request with a credential of its own."""
     signed = current_credential().headers("GET", f"{BILLING}/invoices?customer={customer}")
-    print(f"  {current_session().agent.uri} would send {', '.join(sorted(signed))}")
+    print(f"  {current_session().agent} would send {', '.join(sorted(signed))}")
     return ["2026-1041", "2026-1057"]
 
 
