@@ -13,7 +13,7 @@ from agent_identity.decorators import tool_of, wrap
 from agent_identity.pipeline import Call
 from agent_identity.runtime.current import Current, activated, open_session, running_call
 from agent_identity.scrubbing import scrubbed, scrubs
-from agent_identity.session import current_session
+from agent_identity.session import current_session, state_of
 from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def within(session: Session | None, *, tool_call_id: str | None = None) -> Gener
         NoSessionError: neither is there.
     """
     entered = session or current_session()
-    state = entered._state  # noqa: SLF001 - adapters are part of the library
+    state = state_of(entered)
     with activated(Current(state.reference, running_call(state), tool_call_id)):
         yield entered
 

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from agent_identity.tools import Tool
     from agent_identity.values import JSON, Principal
 
-__all__ = ["SHORTEST", "Session", "current_credential", "current_session", "session_of"]
+__all__ = ["SHORTEST", "Session", "current_credential", "current_session", "session_of", "state_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -395,6 +395,11 @@ def current_session() -> Session:
         NoSessionError: there is none, it has ended, or nothing says which one applies.
     """
     return session_of(open_session()[0])
+
+
+def state_of(session: Session) -> SessionState:
+    """The state of a session; for adapters."""
+    return session._state  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - users have no use for it
 
 
 def session_of(state: SessionState) -> Session:

@@ -156,8 +156,24 @@ def _is(*sources: str | None) -> Callable[[ResourceTable], bool]:
     return lambda table: table.source in sources
 
 
+def _has_issuer(table: ResourceTable) -> bool:
+    return table.issuer is not None
+
+
+def _is_authorization(table: ResourceTable) -> bool:
+    return (table.header or "").lower() == "authorization"
+
+
+def _has_header(table: ResourceTable) -> bool:
+    return bool(table.header)
+
+
+def _has_files(table: PolicyTable) -> bool:
+    return bool(table.files)
+
+
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
-    _Rule("source", "token-exchange", "there is an issuer", lambda table: table.issuer is not None),
+    _Rule("source", "token-exchange", "there is an issuer", _has_issuer),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
     _Rule("binding", "none", "the source has no token that can be bound", _always),
@@ -172,10 +188,10 @@ _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
         "scheme",
         "Bearer",
         "Authorization needs a scheme",
-        lambda table: (table.header or "").lower() == "authorization",
+        _is_authorization,
     ),
-    _Rule("scheme", "", "any other header holds the key alone", lambda table: bool(table.header)),
+    _Rule("scheme", "", "any other header holds the key alone", _has_header),
 )
 _POLICY_RULES: Final[tuple[_Rule[PolicyTable], ...]] = (
-    _Rule("engine", "cedar", "there are policy files", lambda table: bool(table.files)),
+    _Rule("engine", "cedar", "there are policy files", _has_files),
 )
