@@ -110,7 +110,6 @@ class Authority:
             rates=Rates(None if organisation is None else organisation.requests_per_minute),
             proofs=Proofs(self._replay, nonce_key, self._run),
             store=self._store,
-            subjects=subjects,
             tokens=tokens,
             exchange=Exchange(self.issuer, self._keyring, tokens, subjects, self._store),
             count=self._count,
