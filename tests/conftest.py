@@ -68,31 +68,19 @@ _SIGNS = x509.KeyUsage(
 class CertificateAuthority:
     """Signs certificates, each into a file of its folder with its key; `file` holds its own certificate alone."""
 
-    def __init__(
-        self, folder: Path, name: str = "ca", above: CertificateAuthority | None = None
-    ) -> None:
+    def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
-        self.file = folder / f"{name}.pem"
-        signer = above or self
-        self._write(self.file, signer._certificate(self._name, self._key, (), is_ca=True))
-        self.pem = self.file.read_text()
+        self._name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "ca")])
+        self.file = folder / "ca.pem"
+        self._write(self.file, self._certificate(self._name, self._key, (), is_ca=True))
 
-    def issue(
-        self,
-        name: str,
-        *names: x509.GeneralName,
-        subject: str | None = None,
-        hours: tuple[float, float] = (-1, 1),
-        more: tuple[x509.ExtensionType, ...] = (),
-        is_ca: bool = False,
-    ) -> Path:
-        """A certificate with these alternative names; `hours` are its times, seen from now."""
+    def issue(self, name: str, *names: x509.GeneralName) -> Path:
+        """A certificate with these alternative names."""
         key = ec.generate_private_key(ec.SECP256R1())
-        said = x509.Name.from_rfc4514_string(f"CN={name}" if subject is None else subject)
-        alternative = (x509.SubjectAlternativeName(names),) if names else ()
-        signed = self._certificate(said, key, (*alternative, *more), hours=hours, is_ca=is_ca)
+        subject = x509.Name.from_rfc4514_string(f"CN={name}")
+        alternative = (x509.SubjectAlternativeName(names),)
+        signed = self._certificate(subject, key, alternative, is_ca=False)
         return self._write(self.folder / f"{name}.pem", signed, key)
 
     def _certificate(
@@ -101,7 +89,6 @@ class CertificateAuthority:
         key: ec.EllipticCurvePrivateKey,
         more: tuple[x509.ExtensionType, ...],
         *,
-        hours: tuple[float, float] = (-1, 1),
         is_ca: bool,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
@@ -111,8 +98,8 @@ class CertificateAuthority:
             .issuer_name(self._name)
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
-            .not_valid_before(now + timedelta(hours=hours[0]))
-            .not_valid_after(now + timedelta(hours=hours[1]))
+            .not_valid_before(now - timedelta(hours=1))
+            .not_valid_after(now + timedelta(hours=1))
             .add_extension(x509.BasicConstraints(is_ca, None), critical=True)
         )
         for extension in (*more, *self._of_rfc_5280(key.public_key())):
@@ -143,14 +130,9 @@ class CertificateAuthority:
         return path
 
 
-@pytest.fixture(scope="session")
-def ca_in() -> Callable[[Path, str], CertificateAuthority]:
-    return CertificateAuthority
-
-
 @pytest.fixture
-def make_ca(tmp_path: Path) -> Callable[..., CertificateAuthority]:
-    return lambda name="ca": CertificateAuthority(tmp_path, name)
+def make_ca(tmp_path: Path) -> Callable[[], CertificateAuthority]:
+    return lambda: CertificateAuthority(tmp_path)
 
 
 class SoftTimeLimitError(Exception):

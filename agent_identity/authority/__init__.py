@@ -2,8 +2,7 @@
 """The embedded issuer: an OAuth authorization server in small.
 
 `server` answers one request and says which module does; `authentication`, `proofs` and `subjects` say who asks, with which
-key and for whom; `exchange` and `token_endpoint` mint; `keyring`, `store` and `state` keep; `asgi` serves, and
-`connections` tells it of TLS.
+key and for whom; `exchange` and `token_endpoint` mint; `keyring`, `store` and `state` keep; `asgi` serves.
 In front of an organisation's identity providers it has an `organisation`: clients of a configuration, who prove themselves by
 `client_proofs` and bring other issuers' `principals`.
 """

@@ -1,9 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """The authority behind a web server: raw ASGI 3, which only translates. Limits are kept before anything is parsed.
 
-Who showed a certificate in TLS is read from the server's TLS extension and from nothing else: headers that tell of one are
-somebody's word. Which authorities' certificates count is the server's to check, before it hands one on.
-
 On loopback a page in the user's browser can reach us under a name of its own (DNS rebinding), so that there the `Host` has to
 be the issuer's and an `Origin`, if any, too.
 """
@@ -39,7 +36,7 @@ class AsgiApp:
 
     def __init__(
         self,
-        handle: Callable[[HttpRequest, str | None], HttpResponse],
+        handle: Callable[[HttpRequest], HttpResponse],
         endpoints: Endpoints,
         *,
         body_timeout: float | None = None,
@@ -68,7 +65,7 @@ class AsgiApp:
             except _DisconnectedError:
                 return
             else:
-                response = await asyncio.to_thread(self._handle, request, _certificate(scope))
+                response = await asyncio.to_thread(self._handle, request)
             await _answer(response, send)
 
     def _headers(self, scope: Message) -> dict[str, str]:
@@ -97,18 +94,6 @@ class AsgiApp:
             raise OAuthError("invalid_request", "host_mismatch", status=421)
         if headers.get("origin", self._origin) != self._origin:
             raise OAuthError("invalid_request", "origin_mismatch", status=403)
-
-
-def _certificate(scope: Message) -> str | None:
-    """The certificate (PEM) that the client showed, where the server found nothing wrong with it (ASGI TLS extension 0.2)."""
-    extensions: Message = scope.get("extensions") or {}
-    tls = extensions.get("tls", {})
-    try:
-        is_good = tls.get("client_cert_error") is None
-        leaf: object = next(iter(tls["client_cert_chain"]), None) if is_good else None
-    except (AttributeError, KeyError, TypeError):  # no such extension, or one of another form
-        return None
-    return leaf if isinstance(leaf, str) else None
 
 
 class _DisconnectedError(Exception):

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which client a request comes from (RFC 7523 §3, RFC 8705 §2.1, RFC 10070).
+"""Which client a request comes from (RFC 7523 §3, RFC 10070).
 
 A client that registered proves itself by `private_key_jwt`, one that is configured in the way of its table. There is no shared
 secret to steal and no client without proof; an attempt at either is refused like a wrong assertion.
@@ -16,10 +16,10 @@ from agent_identity.authority.client_proofs import (
     SKEW,
     TYPE,
     OneUse,
-    Shown,
     check_own_assertion,
 )
 from agent_identity.authority.requests import OAuthError
+from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 
@@ -57,7 +57,7 @@ class Authenticator:
         self._run = run
 
     def client(self, asked: Asked, form: Form, now: float) -> ClientRecord:
-        """The client that the request's assertion proves, or the certificate of its connection.
+        """The client that the request's assertion proves.
 
         Raises:
             OAuthError: `invalid_client` (401), whatever is wrong.
@@ -65,10 +65,14 @@ class Authenticator:
         """
         if "authorization" in asked.headers or form.optional("client_secret") is not None:
             raise _invalid("shared_secret_refused")
+        assertion = form.optional("client_assertion")
+        kind = form.optional("client_assertion_type")
+        if assertion is None or kind not in {JWT_BEARER, JWT_SPIFFE}:
+            raise _invalid("client_assertion_missing")
         try:
-            shown = _shown(asked, form)
-            client = self._named(form.optional("client_id") or shown.claimed(), now)
-            self._check_unused(client, self._proven(client, shown, now), now)
+            parsed = jose.unverified(assertion)
+            client = self._named(form.optional("client_id") or _claimed(parsed), now)
+            self._check_unused(client, self._proven(client, parsed, kind, now), now)
         except VerificationError as error:
             raise _invalid(error.code) from None
         return client
@@ -79,14 +83,17 @@ class Authenticator:
             raise VerificationError("client_unknown", "nobody is registered under that name")
         return client
 
-    def _proven(self, client: ClientRecord, shown: Shown, now: float) -> OneUse | None:
-        if client.configured is None:
-            parsed = shown.asserted(JWT_BEARER)
+    def _proven(
+        self, client: ClientRecord, parsed: jose.Parsed, kind: str, now: float
+    ) -> OneUse | None:
+        proof = None if client.configured is None else client.configured.proof
+        if kind != (JWT_BEARER if proof is None else proof.assertion_type):
+            raise VerificationError("method_mismatch", "the client authenticates in another way")
+        if proof is None:
             _, payload = jose.verify(parsed, client.keys, algorithms=PROOF_ALGORITHMS, typ=TYPE)
             body = jose.loads_object(payload)
             return check_own_assertion(body, client.client_id, self._issuer, now)
-        proof = client.configured.proof
-        return self._drive(proof.check(shown, client.client_id, self._issuer, now))
+        return self._drive(proof.check(parsed, client.client_id, self._issuer, now))
 
     def _check_unused(self, client: ClientRecord, once: OneUse | None, now: float) -> None:
         if once is None:
@@ -103,14 +110,9 @@ class Authenticator:
         return now < self._replay.not_before and client.registrar == self._run
 
 
-def _shown(asked: Asked, form: Form) -> Shown:
-    assertion = form.optional("client_assertion")
-    kind = form.optional("client_assertion_type")
-    if assertion is None and kind is None:
-        return Shown(certificate=asked.certificate)
-    if assertion is None or kind not in {JWT_BEARER, JWT_SPIFFE}:
-        raise VerificationError("client_assertion_missing", "no assertion of a known type")
-    return Shown(jose.unverified(assertion), kind, asked.certificate)
+def _claimed(parsed: jose.Parsed) -> str:
+    """The client that an assertion names. It is read before it is verified, only to learn whose keys have to verify it."""
+    return Claims(jose.loads_object(parsed.payload), VerificationError).text("iss")
 
 
 def _invalid(why: str) -> OAuthError:

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proves a client that a configuration names: an assertion of its own, a JWT-SVID, what its platform says, a certificate.
+"""What proves a client that a configuration names: an assertion of its own, a JWT-SVID, or what its platform says of it.
 
-Each way is a small object with one method, a flow that checks what a request shows. An assertion of the client's own is
+Each way is a small object with one method, a flow that checks one `client_assertion`. An assertion of the client's own is
 good once. A JWT-SVID and a platform's token are made by somebody else and shown until they end: what keeps a stolen one from
 being of use is that its only audience is this authority, and that a grant is bound to the key of the proof beside it.
-A certificate is shown by whoever has its key; TLS has seen to that, and to who signed it.
 """
 
 from __future__ import annotations
@@ -15,9 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import CredentialRejectedError, VerificationError
-from agent_identity.flow import pure
 from agent_identity.keys.algorithms import ALGORITHMS
-from agent_identity.keys.certificates import ShownCertificate, read_shown, read_subject
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -29,18 +26,12 @@ __all__ = [
     "JWT_BEARER",
     "JWT_SPIFFE",
     "SKEW",
-    "CertificateName",
-    "Certified",
     "ClientProof",
     "KeySource",
     "OneUse",
     "OwnAssertion",
     "PlatformToken",
-    "SanDns",
-    "SanUri",
-    "Shown",
     "SpiffeSvid",
-    "SubjectDn",
     "check_own_assertion",
     "signed_by",
 ]
@@ -75,19 +66,22 @@ class OneUse(NamedTuple):
 
 
 class ClientProof(Protocol):
-    """One way in which a client proves itself; `method` is its registered name."""
+    """One way in which a client proves itself; `assertion_type` is its `client_assertion_type`, `method` its registered name."""
+
+    @property
+    def assertion_type(self) -> str: ...
 
     @property
     def method(self) -> str: ...
 
     def check(
-        self, shown: Shown, client_id: str, issuer: str, now: float, /
+        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        """Check what a request to `issuer` shows; the answer is what to remember of a proof that is good once.
+        """Check an assertion for `issuer`; returns what to remember of one that is good once.
 
         Raises:
-            VerificationError: it proves nothing, or another client, or in another way.
-            CredentialError: the keys can't be had.
+            VerificationError: it proves nothing, or another client.
+            CredentialError: the keys can't be fetched.
         """
         ...
 
@@ -97,12 +91,12 @@ class OwnAssertion:
     """`private_key_jwt`: signed by a key of the client's, good once (RFC 7523 §3, RFC 10070)."""
 
     keys: KeySource = field(repr=False)
+    assertion_type: str = JWT_BEARER
     method: str = "private_key_jwt"
 
     def check(
-        self, shown: Shown, client_id: str, issuer: str, now: float, /
+        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        parsed = shown.asserted(JWT_BEARER)
         body = yield from signed_by(self.keys, parsed, typs={TYPE})
         return check_own_assertion(body, client_id, issuer, now)
 
@@ -113,13 +107,14 @@ class SpiffeSvid:
 
     subject: str
     keys: KeySource = field(repr=False)
+    assertion_type: str = JWT_SPIFFE
     method: str = "spiffe_jwt"
 
     def check(
-        self, shown: Shown, client_id: str, issuer: str, now: float, /
+        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
         del client_id  # an SVID knows the workload alone
-        body = yield from signed_by(self.keys, shown.asserted(JWT_SPIFFE), typs=_PLAIN)
+        body = yield from signed_by(self.keys, parsed, typs=_PLAIN)
         if Claims(body, VerificationError).text("sub") != self.subject:
             raise VerificationError("client_mismatch", "the SVID is of another workload")
         _check_alone(body, issuer)
@@ -138,13 +133,13 @@ class PlatformToken:
     claims: Mapping[str, str]
     keys: KeySource = field(repr=False)
     algorithms: Collection[str] = ALGORITHMS
+    assertion_type: str = JWT_BEARER
     method: str = "workload_token"
 
     def check(
-        self, shown: Shown, client_id: str, issuer: str, now: float, /
+        self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
         del client_id  # the platform doesn't know it
-        parsed = shown.asserted(JWT_BEARER)
         body = yield from signed_by(self.keys, parsed, typs=_PLAIN, algorithms=self.algorithms)
         if body.get("iss") != self.platform:
             raise VerificationError("issuer_mismatch", "the token is of another platform")
@@ -153,30 +148,6 @@ class PlatformToken:
         _check_alone(body, issuer)
         jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST_OF_OTHERS)
         return None
-
-
-@dataclass(frozen=True, slots=True)
-class Certified:
-    """`tls_client_auth`: the connection's certificate has the client's name (RFC 8705 §2.1), and is of now.
-
-    Its times are looked at with each request, since a connection may outlive it.
-    """
-
-    name: CertificateName
-    method: str = "tls_client_auth"
-
-    def check(
-        self, shown: Shown, client_id: str, issuer: str, now: float, /
-    ) -> Flow[OneUse | None]:
-        del client_id, issuer  # a certificate knows neither
-        certificate = shown.certified()
-        if not self.name.is_in(certificate):
-            raise VerificationError("client_mismatch", "the certificate is of another client")
-        if now < certificate.not_before:
-            raise VerificationError("not_yet_valid", "the certificate isn't valid yet")
-        if now > certificate.not_after:
-            raise VerificationError("expired", "the certificate has ended")
-        return pure(None)
 
 
 def check_own_assertion(
@@ -232,106 +203,3 @@ def _check_alone(body: Mapping[str, JSON], issuer: str) -> None:
     """Platforms write even one audience as a list; a second one could show the token here too."""
     if body.get("aud") not in (issuer, [issuer]):
         raise VerificationError("audience_mismatch", "the token isn't for this authority alone")
-
-
-@dataclass(frozen=True, slots=True)
-class Shown:
-    """An assertion, of its `client_assertion_type`, and the connection's certificate (PEM), as far as there are any."""
-
-    assertion: jose.Parsed | None = field(default=None, repr=False)
-    assertion_type: str | None = None
-    certificate: str | None = field(default=None, repr=False)
-
-    def claimed(self) -> str:
-        """Who an assertion says that made it. It is read before it is verified, only to learn who has to have made it."""
-        if self.assertion is None:
-            raise _no_assertion()
-        return Claims(jose.loads_object(self.assertion.payload), VerificationError).text("iss")
-
-    def asserted(self, assertion_type: str) -> jose.Parsed:
-        """The assertion of a client that proves itself by one of that type.
-
-        Raises:
-            VerificationError: there is none, or one of another type, or a certificate in its place.
-        """
-        if self.assertion is None and self.certificate is None:
-            raise _no_assertion()
-        if self.assertion is None or self.assertion_type != assertion_type:
-            raise _another_way()
-        return self.assertion
-
-    def certified(self) -> ShownCertificate:
-        """The certificate of a client that proves itself by one.
-
-        Raises:
-            VerificationError: there is none that clients have, or an assertion in its place.
-        """
-        if self.assertion is not None:
-            raise _another_way()
-        found = None if self.certificate is None else read_shown(self.certificate)
-        if found is None:
-            raise VerificationError(
-                "client_certificate_missing", "the connection has no client's certificate"
-            )
-        return found
-
-
-def _no_assertion() -> VerificationError:
-    return VerificationError("client_assertion_missing", "nothing proves the client")
-
-
-def _another_way() -> VerificationError:
-    return VerificationError("method_mismatch", "the client proves itself in another way")
-
-
-_SPIFFE: Final = "spiffe://"
-
-
-class CertificateName(Protocol):
-    """One name of a client."""
-
-    def is_in(self, certificate: ShownCertificate, /) -> bool:
-        """Whether a certificate has it."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class SanUri:
-    """`tls_client_auth_san_uri`. A SPIFFE ID is the only URI of its certificate (X509-SVID §2)."""
-
-    uri: str
-
-    def is_in(self, certificate: ShownCertificate, /) -> bool:
-        if self.uri.startswith(_SPIFFE):
-            return certificate.uris == (self.uri,)
-        return self.uri in certificate.uris
-
-
-@dataclass(frozen=True, slots=True)
-class SanDns:
-    """`tls_client_auth_san_dns`, in any case. A `*` in a certificate is no name of a client."""
-
-    name: str
-
-    def is_in(self, certificate: ShownCertificate, /) -> bool:
-        # Other letters than those of ASCII have lower forms within it, and no place in such a name (RFC 5280 §4.2.1.6).
-        return self.name.lower() in {
-            each.lower() for each in certificate.dns_names if each.isascii()
-        }
-
-
-@dataclass(frozen=True, slots=True)
-class SubjectDn:
-    """`tls_client_auth_subject_dn`: a name of RFC 4514, attribute by attribute in its order.
-
-    Raises:
-        ConfigurationError: it is none.
-    """
-
-    name: str
-
-    def __post_init__(self) -> None:
-        read_subject(self.name)
-
-    def is_in(self, certificate: ShownCertificate, /) -> bool:
-        return certificate.subject == read_subject(self.name)

@@ -29,9 +29,8 @@ __all__ = [
 ]
 
 CLIENT_CREDENTIALS: Final = "client_credentials"
-JWT_BEARER: Final = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name
-GRANT_TYPES: Final = (CLIENT_CREDENTIALS, JWT_BEARER, TOKEN_EXCHANGE)
+GRANT_TYPES: Final = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
 
 
 @dataclass(frozen=True, slots=True)

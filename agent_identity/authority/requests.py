@@ -44,13 +44,12 @@ _REPEATABLE: Final = frozenset({"resource", "audience"})
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """One request to the authority; header names in lower case. `certificate` (PEM) is that of its connection's client."""
+    """One request to the authority; header names in lower case."""
 
     method: str
     url: str
     headers: Mapping[str, str] = field(repr=False)
     body: bytes = field(repr=False)
-    certificate: str | None = field(default=None, repr=False)
 
     @property
     def content_type(self) -> str:
@@ -100,14 +99,14 @@ class Form:
             raise OAuthError("invalid_scope", "scope_malformed") from None
 
 
-def read_request(request: HttpRequest, certificate: str | None = None) -> Asked:
+def read_request(request: HttpRequest) -> Asked:
     """Lower the header names, and refuse a body that is too large and a header that comes twice."""
     if len(request.body) > BODY_LIMIT:
         raise OAuthError("invalid_request", "body_too_large", status=413)
     headers = {name.lower(): value for name, value in request.headers.items()}
     if len(headers) != len(request.headers):
         raise OAuthError("invalid_request", "header_repeated")
-    return Asked(request.method, request.url, headers, request.body, certificate)
+    return Asked(request.method, request.url, headers, request.body)
 
 
 def read_form(asked: Asked) -> Form:

@@ -110,7 +110,6 @@ class Authority:
             rates=Rates(None if organisation is None else organisation.requests_per_minute),
             proofs=Proofs(self._replay, nonce_key, self._run),
             store=self._store,
-            subjects=subjects,
             tokens=tokens,
             exchange=Exchange(self.issuer, self._keyring, tokens, subjects, self._store),
             count=self._count,
@@ -127,13 +126,10 @@ class Authority:
         if self._registers:
             self._routes[self.endpoints.registration] = ("POST", self._register)
 
-    def handle(self, request: HttpRequest, certificate: str | None = None) -> HttpResponse:
-        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it.
-
-        `certificate` (PEM) is what the client showed in TLS, once whoever serves has verified it.
-        """
+    def handle(self, request: HttpRequest) -> HttpResponse:
+        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
         try:
-            return self._routed(request, certificate)
+            return self._routed(request)
         except OAuthError as error:
             return error.response()
         except CredentialError as error:
@@ -203,8 +199,8 @@ class Authority:
         """Release the database. A closed authority answers 503."""
         self._store.close()
 
-    def _routed(self, request: HttpRequest, certificate: str | None) -> HttpResponse:
-        asked = read_request(request, certificate)
+    def _routed(self, request: HttpRequest) -> HttpResponse:
+        asked = read_request(request)
         url, question, _ = asked.url.partition("?")
         method, respond = self._routes.get(url, (None, None))
         if method is None or respond is None:

@@ -103,7 +103,7 @@ class Subjects:
         token_type: str,
         client: ClientRecord,
         *,
-        jkt: str | None,
+        jkt: str,
         now: float,
         txn: str | None = None,
     ) -> Subject:
@@ -132,16 +132,14 @@ class Subjects:
         client: ClientRecord,
         table: Configured,
         txn: str | None,
-        jkt: str | None,
+        jkt: str,
         now: float,
     ) -> Subject:
-        read = self._principals.read(
-            token, token_type, client, table, txn=txn, jkt=jkt or "", now=now
-        )
+        read = self._principals.read(token, token_type, client, table, txn=txn, jkt=jkt, now=now)
         return self._drive(read)
 
     def _own(
-        self, token: str, token_type: str, client: ClientRecord, jkt: str | None, now: float
+        self, token: str, token_type: str, client: ClientRecord, jkt: str, now: float
     ) -> Subject:
         if token_type == JWT:
             return self._assertion(token, client, now)
@@ -163,9 +161,7 @@ class Subjects:
         jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
         return _subject(claims, now)
 
-    def _access_token(
-        self, token: str, client: ClientRecord, jkt: str | None, now: float
-    ) -> Subject:
+    def _access_token(self, token: str, client: ClientRecord, jkt: str, now: float) -> Subject:
         own = self._tokens.read(token, now)
         claims = Claims(own.claims, VerificationError)
         if own.typ != ACCESS_TOKEN_TYPE:

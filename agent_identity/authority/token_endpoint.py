@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.authority.authentication import SKEW
-from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES, JWT_BEARER
+from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES
 from agent_identity.authority.requests import OAuthError, answer, read_form, refused
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT, TRIGGER
 from agent_identity.authority.tokens import LIFETIME, TokenDraft, grant_id, principal_ref
@@ -65,7 +65,6 @@ class TokenEndpoint:
         rates: Rates,
         proofs: Proofs,
         store: Store,
-        subjects: Subjects,
         tokens: Tokens,
         exchange: Exchange,
         count: Callable[[str], None],
@@ -75,7 +74,6 @@ class TokenEndpoint:
         self._rates = rates
         self._proofs = proofs
         self._store = store
-        self._subjects = subjects
         self._tokens = tokens
         self._exchange = exchange
         self._count = count
@@ -100,8 +98,6 @@ class TokenEndpoint:
             raise OAuthError("invalid_grant", "client_revoked")
         if grant_type == CLIENT_CREDENTIALS:
             body = self._client_credentials(form, client, proof, int(now))
-        elif grant_type == JWT_BEARER:
-            body = self._jwt_bearer(form, client, proof, now)
         else:
             body = self._exchange.answer(asked, form, client, proof, now)
         self._count("grant" if body.get("issued_token_type") == GRANT else "access_token")
@@ -119,46 +115,13 @@ class TokenEndpoint:
             scopes=allowed_scopes(form.scopes(), client.terms.scopes),
             jkt=proof.jkt if proof else None,
         )
-        # The token names no agent, and still ends with it.
-        return self._issued(draft, now, now + LIFETIME, sources=(client.agent,))
-
-    def _jwt_bearer(
-        self, form: Form, client: ClientRecord, proof: Proof | None, now: float
-    ) -> dict[str, JSON]:
-        """The principal of a subject assertion, with the client's agent acting (RFC 7523 §2.1)."""
-        jkt = proof.jkt if proof else None
-        subject = self._subjects.read(form.text("assertion"), JWT, client, jkt=jkt, now=now)
-        if self._store.is_revoked(subject.refs, subject.iat):
-            raise OAuthError("invalid_grant", "revoked")
-        if any("\n" in ref for ref in subject.refs):  # the store keeps one a line
-            raise OAuthError("invalid_grant", "claim_malformed")
-        act: dict[str, JSON] = {
-            "iss": self._tokens.issuer,
-            "sub": client.agent,
-            "sub_profile": "ai_agent",
-        }
-        draft = TokenDraft(
-            sub=subject.sub,
-            sub_profile=subject.profile,
-            resource=one_resource(form, client),
-            client_id=client.client_id,
-            scopes=allowed_scopes(form.scopes(), client.terms.scopes, subject.scopes),
-            txn=subject.txn,
-            act=act,
-            jkt=jkt,
-        )
-        return self._issued(draft, int(now), subject.exp, sources=subject.refs)
-
-    def _issued(
-        self, draft: TokenDraft, now: int, expires_at: int, *, sources: Collection[str]
-    ) -> dict[str, JSON]:
-        """The answer with the token; `sources` are further references that the token ends with."""
-        end = min(now + LIFETIME, expires_at)
-        self._store.add_sources(draft.jti, sources, now, end + int(SKEW) + 1)
+        end = now + LIFETIME
+        # The token names no agent; as a source, the agent still ends it when it is revoked.
+        self._store.add_sources(draft.jti, (client.agent,), now, end + int(SKEW) + 1)
         body: dict[str, JSON] = {
             "access_token": self._tokens.mint(draft, now=now, expires_at=end),
             "token_type": "Bearer" if draft.jkt is None else "DPoP",
-            "expires_in": end - now,
+            "expires_in": LIFETIME,
         }
         return body | scope_member(draft.scopes)
 

@@ -29,7 +29,6 @@ __all__ = [
     "ApprovalTable",
     "AuthorityClientTable",
     "AuthorityTable",
-    "AuthorityTlsTable",
     "Binding",
     "BudgetTable",
     "Bytes",
@@ -509,9 +508,7 @@ class CliTable(Table):
     )
 
 
-ClientProofName: TypeAlias = Literal[
-    "private_key_jwt", "spiffe_jwt", "tls_client_auth", "workload_token"
-]
+ClientProofName: TypeAlias = Literal["private_key_jwt", "spiffe_jwt", "workload_token"]
 
 
 class AuthorityClientTable(Table):
@@ -531,15 +528,6 @@ class AuthorityClientTable(Table):
     subject: Text | None = Field(
         default=None,
         description="The SPIFFE ID of `spiffe_jwt`, or the `sub` of the platform's token of `workload_token`.",
-    )
-    san_uri: Text | None = Field(
-        default=None,
-        description="The URI in the client's certificate for `tls_client_auth`, for instance a SPIFFE ID.",
-    )
-    san_dns: Text | None = Field(default=None, description="The DNS name in that certificate.")
-    subject_dn: Text | None = Field(
-        default=None,
-        description="The subject of that certificate, as in `CN=bot,O=Acme` (RFC 4514).",
     )
     issuer: IssuerName = Field(
         default=None, description="The issuer of the platform's token for `workload_token`."
@@ -566,20 +554,6 @@ class AuthorityClientTable(Table):
     )
 
 
-class AuthorityTlsTable(Table):
-    """TLS at the authority's own port, for clients that authenticate with a certificate (`tls_client_auth`)."""
-
-    certificate: Annotated[Text, Kind.REFERENCE] = Field(
-        description="The authority's certificate chain (PEM), leaf first."
-    )
-    key: Annotated[Text, Kind.REFERENCE] = Field(
-        description="The private key (PEM) of that certificate."
-    )
-    client_ca: Annotated[Text, Kind.REFERENCE] = Field(
-        description="The certificate authorities (PEM) of client certificates; no others are trusted."
-    )
-
-
 class AuthorityTable(Table):
     """`agent-identity authority serve` as an organisation's anchor, in front of its identity providers."""
 
@@ -597,10 +571,6 @@ class AuthorityTable(Table):
     )
     rate: Annotated[int, Field(gt=0)] = Field(
         default=600, description="The highest number of requests of one client in a minute."
-    )
-    tls: AuthorityTlsTable | None = Field(
-        default=None,
-        description="TLS at its own port, for clients that authenticate with a certificate.",
     )
     clients: dict[str, AuthorityClientTable] = Field(
         default={}, description="Its clients, by their `client_id`."

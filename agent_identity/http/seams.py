@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Certificate
 
-__all__ = ["AsyncNetwork", "InProcess", "Network", "client_context", "shows", "tls"]
+__all__ = ["AsyncNetwork", "InProcess", "Network", "client_context", "tls"]
 
 _CONNECTIONS: Final = 100
 _KEPT: Final = 20
@@ -48,7 +48,7 @@ def client_context(certificate: Certificate, authorities: str | None = None) -> 
         ConfigurationError: `certificate_unusable`, certificate, key and authorities can't be used together.
     """
     context = _context(authorities)
-    if not shows(context, certificate):
+    if not _shows(context, certificate):
         raise ConfigurationError(
             "certificate_unusable",
             "the client certificate, its key and the authorities beside it can't be used together",
@@ -57,7 +57,7 @@ def client_context(certificate: Certificate, authorities: str | None = None) -> 
     return context
 
 
-def shows(context: ssl.SSLContext, certificate: Certificate) -> bool:
+def _shows(context: ssl.SSLContext, certificate: Certificate) -> bool:
     """Load a certificate into a context; in a frame of its own, that is gone when an error is raised."""
     chain = certificate.chain.rstrip()
     with _file_with(f"{chain}\n{certificate.key.reveal()}".encode()) as path:

@@ -6,18 +6,22 @@ from __future__ import annotations
 import asyncio
 import gc
 import json
+import logging
 import os
+import ssl
 import subprocess
 import sys
 import time
 from base64 import b64encode
 from collections.abc import Callable, Iterator
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl
 
 import httpx
 import pytest
+from cryptography import x509
 from typer.testing import CliRunner
 
 from agent_identity import (
@@ -137,6 +141,61 @@ def test_a_one_issuer_file_exchanges_the_principals_token_for_one_bound_to_the_a
         assert str(root["iss"]).startswith("urn:agent-identity:signer:")
     assert identity.who_triggered(session).verified
     assert idp.issued == 1
+
+
+BOT = "spiffe://acme.example/invoice-bot"
+
+
+def over_tls(idp: FakeIssuer, ca: Any) -> list[Any]:
+    """Serve an issuer over TLS; returns the certificate that the client of each connection shows."""
+    shown: list[Any] = []
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(ca.issue("server", x509.IPAddress(ip_address("127.0.0.1"))))
+    context.load_verify_locations(ca.file)
+    context.verify_mode = ssl.CERT_OPTIONAL
+    accept = idp._server.get_request
+
+    def accept_tls() -> tuple[ssl.SSLSocket, Any]:
+        connection, address = accept()
+        secured = context.wrap_socket(connection, server_side=True)
+        shown.append(secured.getpeercert())
+        return secured, address
+
+    idp._server.get_request = accept_tls
+    idp.url = idp.url.replace("http:", "https:")
+    return shown
+
+
+def test_a_certificate_authenticates_the_client_at_an_issuer_and_its_key_shows_nowhere(
+    configured: Configured,
+    idp: FakeIssuer,
+    make_ca: Callable[[], Any],
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.DEBUG)
+    ca = make_ca()
+    pem = ca.issue("client", x509.UniformResourceIdentifier(BOT)).read_text()
+    shown = over_tls(idp, ca)
+    client = (
+        'client_id = "invoice-bot"',
+        'client_certificate = "file:client.pem"',
+        'client_auth = "tls_client_auth"',
+    )
+    identity = configured(
+        issuer_table(idp, "acme", 'trust = ["subjects"]', *client)
+        + f'[http]\nca = "ca.pem"\n[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
+    )
+    token = idp.token("alice", audience="invoice-bot")
+    with identity.on_behalf_of(token, purpose="close the books") as session:
+        assert session.credential(BILLING, ["invoices:read"]).scopes == {"invoices:read"}
+        assert shown[-1]["subjectAltName"] == (("URI", BOT),)
+        assert idp.received[-1].path == "/token"
+        form = dict(parse_qsl(idp.received[-1].body.decode()))
+    assert form["client_id"] == "invoice-bot"
+    assert "client_assertion" not in form
+    key = pem.partition("PRIVATE KEY-----\n")[2][:60]
+    assert key
+    assert key not in caplog.text + repr(identity)
 
 
 async def test_in_async_code_it_is_the_same(

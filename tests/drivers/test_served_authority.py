@@ -17,6 +17,7 @@ import uvicorn
 from agent_identity import AgentIdentity, CredentialUnavailableError, current_credential, tool
 from agent_identity.authority import Authority
 from agent_identity.http.transport import Transport
+from agent_identity.jose import loads_object, unverified
 from agent_identity.provenance.memory import MemoryLedger
 
 BILLING = "https://billing.example"
@@ -110,3 +111,37 @@ def test_an_authority_that_went_away_is_an_error_and_a_token_in_hand_still_serve
         with pytest.raises(CredentialUnavailableError) as caught:
             session.credential("https://mail.example")
     assert (caught.value.code, caught.value.retryable) == ("issuer_unreachable", True)
+
+
+def test_an_agent_that_registers_by_its_file_gets_a_token_of_its_own(
+    served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one identity that asks the authority for client credentials."""
+    monkeypatch.setenv("AGENT_IDENTITY_STATE_DIR", str(tmp_path / "agent"))
+    monkeypatch.setenv("REGISTRATION", served.authority.registration_token().reveal())
+    file = tmp_path / "agent-identity.toml"
+    file.write_text(f"""\
+[agent]
+name = "report-bot"
+[issuers.authority]
+issuer = "{served.authority.issuer}"
+registration = "dynamic"
+registration_token = "env:REGISTRATION"
+[resources."{BILLING}"]
+source = "client-credentials"
+issuer = "authority"
+scopes = ["invoices:read"]
+[policy]
+engine = "grants-only"
+[ledger]
+url = "memory:"
+""")
+    file.chmod(0o600)
+    with AgentIdentity.from_config(file) as identity:
+        with identity.autonomous(trigger="cron:nightly-close", purpose="p") as session:
+            credential = session.credential(BILLING, ["invoices:read"])
+            claims = loads_object(unverified(credential.reveal()).payload)
+            jkt = session._state.agent.key.thumbprint
+    assert claims["sub"] == claims["client_id"]
+    assert (claims["aud"], claims["cnf"]) == (BILLING, {"jkt": jkt})
+    assert served.authority.issued == {"access_token": 1}

@@ -15,15 +15,7 @@ from agent_identity.authority import (
     Organisation,
     configured_client,
 )
-from agent_identity.authority.client_proofs import (
-    Certified,
-    OwnAssertion,
-    PlatformToken,
-    SanDns,
-    SanUri,
-    SpiffeSvid,
-    SubjectDn,
-)
+from agent_identity.authority.client_proofs import OwnAssertion, PlatformToken, SpiffeSvid
 from agent_identity.cli.finding import world_of
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
@@ -36,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from pathlib import Path
 
-    from agent_identity.authority.client_proofs import CertificateName, ClientProof
+    from agent_identity.authority.client_proofs import ClientProof
     from agent_identity.config import Configuration
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable
     from agent_identity.flow import Flow
@@ -142,18 +134,7 @@ def _proof(
     if client.auth == "spiffe_jwt" and client.subject is not None:
         domain = client.subject.partition("/")[0] + "//" + client.subject.split("/")[2]
         return SpiffeSvid(client.subject, _keys_at(domain, client.jwks, clock, use="jwt-svid"))
-    name_in_certificate = _certificate_name(client)
-    if client.auth == "tls_client_auth" and name_in_certificate is not None:
-        return Certified(name_in_certificate)
     return OwnAssertion(_keys_at(f"the client {name}", client.jwks, clock))
-
-
-def _certificate_name(client: AuthorityClientTable) -> CertificateName | None:
-    if client.san_uri is not None:
-        return SanUri(client.san_uri)
-    if client.san_dns is not None:
-        return SanDns(client.san_dns)
-    return None if client.subject_dn is None else SubjectDn(client.subject_dn)
 
 
 def _keys_at(

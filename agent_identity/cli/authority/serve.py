@@ -19,7 +19,6 @@ from agent_identity.assembly.keys import first_signer, referenced_key, uses_auth
 from agent_identity.authority import Authority
 from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.cli.finding import named_configuration, world_of
-from agent_identity.cli.listener import listener_context
 from agent_identity.config import References, read_configuration, state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import run
@@ -30,7 +29,6 @@ from agent_identity.provenance.records import REINSTATED, REVOKED
 from agent_identity.signers import public_keys_of
 
 if TYPE_CHECKING:
-    import ssl
     from collections.abc import Callable, Generator
     from pathlib import Path
 
@@ -76,11 +74,9 @@ def listening(port: int = 0) -> socket.socket:
 
 
 @contextlib.contextmanager
-def serving(
-    app: Callable[..., Any], server: socket.socket, tls: ssl.SSLContext | None = None
-) -> Generator[None]:
-    """Serve an ASGI app in a thread while the block runs; with `tls` its scopes contain the client's certificate."""
-    runner = server_of(app, tls)
+def serving(app: Callable[..., Any], server: socket.socket) -> Generator[None]:
+    """Serve an ASGI app in a thread while the block runs."""
+    runner = server_of(app)
     # The socket listens already: a client that connects before the server is up waits in its queue.
     thread = threading.Thread(
         target=runner.run, args=([server],), name="agent-identity-server", daemon=True
@@ -102,9 +98,8 @@ def serve_authority(
     Its URL, metadata and clients are printed before it serves, as lines or as one line of JSON.
     """
     configuration = None if config is None else read_configuration(config, needs_policy=False)
-    tls = None if configuration is None else listener_context(configuration)
     server = listening(port)
-    url = f"{'http' if tls is None else 'https'}://127.0.0.1:{server.getsockname()[1]}"
+    url = f"http://127.0.0.1:{server.getsockname()[1]}"
     folder = state_dir / "authority"
     if configuration is None or configuration.authority is None:
         authority, table = Authority(folder, issuer=url), None
@@ -116,7 +111,7 @@ def serve_authority(
         authority.registration_token()  # agents need its file before their first request
     summary = _summary(authority, table, url, registration, as_json=as_json)
     try:
-        runner = server_of(authority.asgi(), tls)
+        runner = server_of(authority.asgi())
         print(summary, flush=True)  # noqa: T201 - this is the command's output
         runner.run(sockets=[server])
     finally:
@@ -146,7 +141,7 @@ def _summary(
     return "\n".join(lines)
 
 
-def server_of(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvicorn.Server:
+def server_of(app: Callable[..., Any]) -> uvicorn.Server:
     """A server of an ASGI app; `run(sockets=[…])` serves until interrupted.
 
     Raises:
@@ -168,17 +163,7 @@ def server_of(app: Callable[..., Any], tls: ssl.SSLContext | None = None) -> uvi
         ws="none",
         limit_concurrency=_AT_ONCE,
     )
-    if tls is not None:
-        _secure(config, tls)
     return uvicorn.Server(config)
-
-
-def _secure(config: uvicorn.Config, tls: ssl.SSLContext) -> None:
-    from agent_identity.authority.connections import TlsProtocol  # noqa: PLC0415 - needs uvicorn
-
-    config.http = TlsProtocol
-    config.load()
-    config.ssl = tls  # uvicorn's own parameters are file names
 
 
 def rotate_key(state_dir: Path) -> tuple[str, str]:

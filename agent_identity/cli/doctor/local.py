@@ -18,7 +18,6 @@ from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import run
-from agent_identity.keys.certificates import read_authorities
 from agent_identity.keys.signing import SigningKey, read_certificate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.signers import probed
@@ -143,11 +142,6 @@ def _check_use(path: tuple[str, ...], reference: str, secret: Secret, setup: Set
     pair = _key_of_certificate(path, setup.configuration)
     if pair is not None:
         return _check_certificate(name, secret, reference if pair == "" else pair, setup)
-    if path == ("authority", "tls", "client_ca"):
-        ends = read_authorities(secret.reveal()).expires_at
-        return check_expiry(
-            name, "the certificate authority that expires first can be read", ends, setup.clock()
-        )
     if _is_signing_key(path, setup.configuration):
         key = SigningKey.from_pem(secret.reveal().encode())
         return ok(name, f"{reference} has a private key for {key.alg}")
@@ -161,15 +155,8 @@ def _key_of_certificate(path: tuple[str, ...], configuration: Configuration) -> 
             return configuration.issuers[name].client_key or ""
         case ("resources", uri, "certificate"):
             return configuration.resources[uri].key or ""
-        case ("authority", "tls", "certificate"):
-            return _key_of_authority(configuration)
         case _:
             return None
-
-
-def _key_of_authority(configuration: Configuration) -> str | None:
-    authority = configuration.authority
-    return None if authority is None or authority.tls is None else authority.tls.key
 
 
 def _is_signing_key(path: tuple[str, ...], configuration: Configuration) -> bool:

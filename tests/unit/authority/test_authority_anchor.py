@@ -469,13 +469,19 @@ def test_E15_a_client_proves_itself_and_nobody_else(desk: Desk) -> None:
         {"client_assertion": None, "client_assertion_type": None},
         {"client_assertion": None},
         {"client_assertion_type": None},
-        {"client_secret": "s3cret"},
-        {"client_secret": "s3cret", "client_assertion": None, "client_assertion_type": None},
     ],
     ids=str,
 )
-def test_none_and_shared_secrets_are_no_proof(desk: Desk, form: dict[str, Any]) -> None:
-    assert desk.refused(desk.ask(**form))[:2] == (401, "invalid_client")
+def test_no_assertion_is_no_proof(desk: Desk, form: dict[str, Any]) -> None:
+    assert desk.refused(desk.ask(**form)) == (401, "invalid_client", "client_assertion_missing")
+
+
+@pytest.mark.parametrize(
+    "form", [{}, {"client_assertion": None, "client_assertion_type": None}], ids=str
+)
+def test_a_shared_secret_is_no_proof(desk: Desk, form: dict[str, Any]) -> None:
+    response = desk.ask(client_secret="s3cret", **form)
+    assert desk.refused(response) == (401, "invalid_client", "shared_secret_refused")
 
 
 def test_a_basic_header_is_no_proof(desk: Desk) -> None:

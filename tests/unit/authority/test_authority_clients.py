@@ -38,7 +38,6 @@ def test_an_instance_registers_and_is_told_what_was_taken(rig, clock) -> None:
         "token_endpoint_auth_method": "private_key_jwt",
         "grant_types": [
             "client_credentials",
-            "urn:ietf:params:oauth:grant-type:jwt-bearer",
             "urn:ietf:params:oauth:grant-type:token-exchange",
         ],
     }
@@ -96,6 +95,7 @@ def private_rsa() -> dict[str, str]:
         {"token_endpoint_auth_method": "none"},
         {"token_endpoint_auth_method": "client_secret_basic"},
         {"grant_types": ["password"]},
+        {"grant_types": ["urn:ietf:params:oauth:grant-type:jwt-bearer"]},
         {"grant_types": "client_credentials"},
         {"client_name": "x" * 201},
         {"owner": "a\nb"},

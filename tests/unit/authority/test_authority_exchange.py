@@ -18,7 +18,6 @@ LOCAL = "urn:agent-identity:local"
 BOT = "urn:agent-identity:agent:invoice-bot"
 GRANT = "urn:agent-identity:token-type:grant"
 ACCESS_TOKEN = "urn:ietf:params:oauth:token-type:access_token"
-JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
 def test_a_subject_token_becomes_hop_0_for_the_key_that_proves_itself(rig, bot) -> None:
@@ -305,12 +304,9 @@ def test_a_subject_token_is_good_for_a_whole_session(rig, bot) -> None:
 # --- an access token as the subject token -------------------------------------------------------------------------------
 
 
-def own_token(rig, bot, *, resource: str, proof: bool = True, **form: str) -> str:
-    response = bot.post(
-        "/token",
-        {"grant_type": JWT_BEARER, "assertion": bot.subject(), "resource": resource} | form,
-        proof=rig.proof(bot.key) if proof else None,
-    )
+def own_token(rig, bot, *, resource: str, scope: str) -> str:
+    root = bot.root(resource=[resource], scope=scope)
+    response = bot.exchange([root], resource=[resource], scope=scope)
     assert response.status == 200, response.body
     return rig.body(response)["access_token"]
 
@@ -338,7 +334,7 @@ def test_E15_an_access_token_for_a_resource_is_no_subject_token(rig, bot) -> Non
 
 def test_E15_an_access_token_of_another_client_is_no_subject_token(rig, bot) -> None:
     other = rig.client(BOT)
-    token = own_token(rig, other, resource=rig.issuer, proof=False, scope="invoices:read")
+    token = own_token(rig, other, resource=rig.issuer, scope="invoices:read")
     response = bot.grant(subject=token, subject_token_type=ACCESS_TOKEN)
     assert rig.refusal(response) == (400, "invalid_grant", "client_mismatch")
 

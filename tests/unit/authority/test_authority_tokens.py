@@ -20,7 +20,7 @@ BOT = "urn:agent-identity:agent:invoice-bot"
 JWT_BEARER = "urn:ietf:params:oauth:grant-type:jwt-bearer"
 
 
-# --- client_credentials, jwt-bearer -------------------------------------------------------------------------------------
+# --- client_credentials -------------------------------------------------------------------------------------------------
 
 
 def test_a_client_gets_a_token_in_its_own_name(rig, bot, clock) -> None:
@@ -47,22 +47,6 @@ def test_a_client_gets_a_token_in_its_own_name(rig, bot, clock) -> None:
     assert rig.authority.issued == {"access_token": 1}
 
 
-def test_a_subject_assertion_gets_a_token_that_names_the_agent_too(rig, bot, clock) -> None:
-    subject = bot.subject(exp=int(clock()) + 120)
-    response = bot.post(
-        "/token",
-        {"grant_type": JWT_BEARER, "assertion": subject, "resource": BILLING},
-        proof=rig.proof(bot.key),
-    )
-    answer = rig.body(response)
-    assert (response.status, answer["token_type"], answer["expires_in"]) == (200, "DPoP", 120)
-    claims = rig.claims(answer["access_token"], typ="at+jwt")
-    assert (claims["sub"], claims["sub_profile"], claims["txn"]) == ("alice", "user", "ses_1")
-    assert claims["act"] == {"iss": rig.issuer, "sub": BOT, "sub_profile": "ai_agent"}
-    assert claims["cnf"] == {"jkt": bot.key.thumbprint}
-    assert claims["exp"] == int(clock()) + 120
-
-
 @pytest.mark.parametrize(
     ("form", "refused"),
     [
@@ -73,23 +57,14 @@ def test_a_subject_assertion_gets_a_token_that_names_the_agent_too(rig, bot, clo
         ({"resource": [BILLING, "https://b.example"]}, ("invalid_target", "resource_missing")),
         ({"resource": "urn:agent-identity:local"}, ("invalid_target", "resource_local")),
         ({"scope": "admin"}, ("invalid_scope", "scope_widened")),
-        ({"grant_type": JWT_BEARER}, ("invalid_request", "assertion_missing")),
-        ({"grant_type": JWT_BEARER, "assertion": "a.b"}, ("invalid_grant", "{any}")),
+        ({"grant_type": JWT_BEARER}, ("unsupported_grant_type", "grant_type_unknown")),
     ],
 )
 def test_a_token_request_that_breaks_a_rule_is_refused(rig, form, refused) -> None:
     bot = rig.configured(Terms(scopes=frozenset({"a"})))
     asked = {"grant_type": "client_credentials", "resource": BILLING, "scope": "a"} | form
-    status, error, why = rig.refusal(bot.post("/token", asked))
-    assert (status, error) == (400, refused[0])
-    assert refused[1] in {why, "{any}"}
+    assert rig.refusal(bot.post("/token", asked)) == (400, *refused)
     assert not rig.authority.issued
-
-
-def test_a_jwt_bearer_assertion_of_a_revoked_principal_gets_nothing(rig, bot) -> None:
-    rig.authority.revoke("user:alice")
-    form = {"grant_type": JWT_BEARER, "assertion": bot.subject(), "resource": BILLING}
-    assert rig.refusal(bot.post("/token", form)) == (400, "invalid_grant", "revoked")
 
 
 # --- DPoP ---------------------------------------------------------------------------------------------------------------
@@ -251,13 +226,6 @@ def own_token(client) -> str:
     return client.rig.body(response)["access_token"]
 
 
-def bearer_token(client, subject: str) -> str:
-    form = {"grant_type": JWT_BEARER, "assertion": subject, "resource": BILLING}
-    response = client.post("/token", form)
-    assert response.status == 200, response.body
-    return client.rig.body(response)["access_token"]
-
-
 @pytest.mark.parametrize("reference", [BOT, "client", "token", "*"])
 def test_a_token_in_a_clients_own_name_ends_with_its_agent(rig, bot, clock, reference) -> None:
     token = own_token(bot)
@@ -273,24 +241,6 @@ def test_a_token_in_a_clients_own_name_ends_with_its_agent(rig, bot, clock, refe
     clock.now += 1
     assert rig.body(other.post("/introspect", {"token": token})) == {"active": False}
     assert rig.body(other.post("/introspect", {"token": own_token(bot)}))["active"]
-
-
-@pytest.mark.parametrize("reference", ["subject", "user:alice", "ses_1", BOT])
-def test_a_token_ends_with_the_subject_assertion_that_it_was_issued_from(
-    rig, bot, reference
-) -> None:
-    subject = bot.subject(jti="sub_1")
-    token, other = bearer_token(bot, subject), bearer_token(bot, bot.subject("bob", txn="ses_2"))
-    server = rig.client("https://billing.example")
-    rig.authority.revoke({"subject": "sub_1"}.get(reference, reference))
-    assert rig.body(server.post("/introspect", {"token": token})) == {"active": False}
-    assert rig.body(server.post("/introspect", {"token": other}))["active"] is (reference != BOT)
-
-
-def test_a_subject_assertion_whose_id_could_not_be_revoked_gets_no_token(rig, bot) -> None:
-    form = {"grant_type": JWT_BEARER, "resource": BILLING}
-    response = bot.post("/token", form | {"assertion": bot.subject(jti="sub_1\nsub_2")})
-    assert rig.refusal(response) == (400, "invalid_grant", "claim_malformed")
 
 
 def test_a_grant_ends_with_the_client_that_it_was_issued_to(rig, bot, clock) -> None:

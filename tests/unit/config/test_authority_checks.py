@@ -14,10 +14,6 @@ JOB = (
 )
 SVID = BOT + 'auth = "spiffe_jwt"\nsubject = "spiffe://acme.example/bot"\n'
 
-TLS = '[authority.tls]\ncertificate = "file:tls.pem"\nkey = "env:KEY"\nclient_ca = "file:ca.pem"\n'
-SHOWN = '[authority.clients.bot]\nauth = "tls_client_auth"\nresources = ["https://b.example"]\n'
-BY_URI = SHOWN + 'san_uri = "spiffe://acme.example/bot"\n'
-
 
 def test_an_anchor_is_an_identity_provider_and_one_client(read, tmp_path) -> None:
     configuration = read("[authority]\n" + IDP + BOT)
@@ -35,21 +31,10 @@ def test_an_anchor_is_an_identity_provider_and_one_client(read, tmp_path) -> Non
         SVID,
         PLATFORM + JOB,
         PLATFORM + JOB + 'claims = {ref = "m"}\n',
-        TLS + BY_URI,
-        TLS + SHOWN + 'san_uri = "https://bot.example/"\n',
-        TLS + SHOWN + 'san_dns = "Bot-1.acme.example"\n',
-        TLS + SHOWN + 'subject_dn = "CN=bot,OU=a+O=Acme\\\\, Inc,1.2.840.113549.1.9.1=x"\n',
-        TLS + BOT,  # somebody's mesh
     ],
 )
 def test_every_way_of_proof_can_be_configured(read, text: str) -> None:
     assert read(IDP + text).authority is not None
-
-
-def test_where_tls_has_its_certificate_and_key_is_read_below_the_file(read, tmp_path) -> None:
-    table = read(IDP + TLS + BY_URI).authority.tls
-    assert (table.certificate, table.key) == (f"file:{tmp_path / 'tls.pem'}", "env:KEY")
-    assert table.client_ca == f"file:{tmp_path / 'ca.pem'}"
 
 
 def client(*lines: str) -> str:
@@ -61,6 +46,9 @@ def client(*lines: str) -> str:
     [
         (client('auth = "none"'), "value_malformed", "authority.clients.bot.auth"),
         (client('auth = "client_secret_basic"'), "value_malformed", "authority.clients.bot.auth"),
+        (client('auth = "tls_client_auth"'), "value_malformed", "authority.clients.bot.auth"),
+        (client('san_uri = "urn:x"'), "unknown_key", "authority.clients.bot.san_uri"),
+        (client("[authority.tls]", 'key = "env:K"'), "unknown_key", "authority.tls"),
         (client('client_secret = "env:S"'), "unknown_key", "authority.clients.bot.client_secret"),
         (client('sub = "x"'), "unknown_key", "authority.clients.bot.sub"),
         (client('subject = "x"'), "key_unused", "authority.clients.bot.subject"),
@@ -149,64 +137,6 @@ def client(*lines: str) -> str:
             "authority.clients.job.jwks",
         ),
         (IDP + JOB, "unknown_issuer", "authority.clients.job.issuer"),
-        (IDP + BY_URI, "value_missing", "authority.tls"),
-        (IDP + TLS + SHOWN, "value_missing", "authority.clients.bot.san_uri"),
-        (
-            IDP + TLS + BY_URI + 'san_dns = "bot.example"\n',
-            "value_conflict",
-            "authority.clients.bot.san_dns",
-        ),
-        (
-            IDP + TLS + BY_URI + 'subject_dn = "CN=bot"\n',
-            "value_conflict",
-            "authority.clients.bot.subject_dn",
-        ),
-        (
-            IDP + TLS + BY_URI + 'jwks = "file:x"\n',
-            "key_unused",
-            "authority.clients.bot.jwks",
-        ),
-        (client('san_dns = "bot.example"'), "key_unused", "authority.clients.bot.san_dns"),
-        (
-            IDP + TLS + SHOWN + 'san_uri = "spiffe://acme.example"\n',
-            "value_malformed",
-            "authority.clients.bot.san_uri",
-        ),
-        (
-            IDP + TLS + SHOWN + 'san_uri = "bot"\n',
-            "value_malformed",
-            "authority.clients.bot.san_uri",
-        ),
-        (
-            IDP + TLS + SHOWN + 'san_dns = "*.acme.example"\n',
-            "value_malformed",
-            "authority.clients.bot.san_dns",
-        ),
-        (
-            IDP + TLS + SHOWN + 'subject_dn = "bot"\n',
-            "value_malformed",
-            "authority.clients.bot.subject_dn",
-        ),
-        (
-            IDP + TLS + BY_URI.replace("tls_client_auth", "self_signed_tls_client_auth"),
-            "value_malformed",
-            "authority.clients.bot.auth",
-        ),
-        (
-            IDP + TLS.replace('key = "env:KEY"\n', "") + BY_URI,
-            "value_missing",
-            "authority.tls.key",
-        ),
-        (
-            IDP + TLS.replace("env:KEY", "-----BEGIN PRIVATE KEY-----") + BY_URI,
-            "secret_in_clear",
-            "authority.tls.key",
-        ),
-        (
-            IDP + TLS + BY_URI + '[authority]\nissuer = "http://127.0.0.1:8700"\n',
-            "value_conflict",
-            "authority.issuer",
-        ),
     ],
 )
 def test_what_cannot_be_is_refused_by_its_key(refuse, text: str, code: str, key: str) -> None:

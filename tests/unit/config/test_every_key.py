@@ -13,7 +13,6 @@ import pytest
 
 from agent_identity import AgentIdentity
 from agent_identity.cli.authority.configured import organisations_authority
-from agent_identity.cli.listener import listener_context
 from agent_identity.cli.tokens import Wish, check_may_act
 from agent_identity.config import read_configuration
 from agent_identity.config.model import Configuration, Table
@@ -36,8 +35,6 @@ VAULT = '[vault]\naddress = "https://v.example"\nrole = "r"\n'
 CLIENT = f'[authority.clients.a]\njwks = "file:jwks"\nresources = ["{B}"]\n'
 ANCHOR = BELIEVED + CLIENT
 PLATFORM = ANCHOR.replace('jwks = "file:jwks"', 'auth = "workload_token"\nissuer = "a"')
-TLS = '[authority.tls]\ncertificate = "file:tls.pem"\nkey = "file:tls.pem"\nclient_ca = "file:ca.pem"\n'
-CERTIFIED = TLS + ANCHOR.replace('jwks = "file:jwks"', 'auth = "tls_client_auth"')
 POLICY = '[policy]\nengine = "grants-only"\n'
 
 SAID: dict[str, str] = {
@@ -144,18 +141,12 @@ SAID: dict[str, str] = {
     "authority.audiences": ANCHOR + '[authority]\naudiences = ["x"]\n',
     "authority.registration": ANCHOR + "[authority]\nregistration = true\n",
     "authority.rate": ANCHOR + "[authority]\nrate = 5\n",
-    "authority.tls.certificate": CERTIFIED + 'san_uri = "urn:x"\n',
-    "authority.tls.key": CERTIFIED + 'san_uri = "urn:x"\n',
-    "authority.tls.client_ca": CERTIFIED + 'san_uri = "urn:x"\n',
     "authority.clients.agent": ANCHOR + 'agent = "urn:x:bot"\n',
     "authority.clients.auth": ANCHOR + 'auth = "private_key_jwt"\n',
     "authority.clients.jwks": ANCHOR,
     "authority.clients.subject": PLATFORM + 'subject = "s"\n',
     "authority.clients.issuer": PLATFORM + 'subject = "s"\n',
     "authority.clients.claims": PLATFORM + 'claims = {ref = "main"}\n',
-    "authority.clients.san_uri": CERTIFIED + 'san_uri = "urn:x"\n',
-    "authority.clients.san_dns": CERTIFIED + 'san_dns = "bot.example"\n',
-    "authority.clients.subject_dn": CERTIFIED + 'subject_dn = "CN=bot"\n',
     "authority.clients.subject_issuers": ANCHOR + 'subject_issuers = ["a"]\n',
     "authority.clients.subject_clients": ANCHOR + 'subject_clients = ["web"]\n',
     "authority.clients.resources": ANCHOR,
@@ -212,11 +203,9 @@ def refusals(file: Path) -> list[str]:
 @pytest.mark.filterwarnings("ignore:client assertions for a:UserWarning")
 @pytest.mark.parametrize("key", SAID)
 def test_something_reads_it_or_it_is_refused(
-    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_ca
+    key: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     text = SAID[key]
-    if TLS in text:
-        make_ca().issue("tls")
     assert says(text, key)
     model, name = KEYS[key]
     read: set[tuple[type, str]] = set()
@@ -243,6 +232,5 @@ def test_something_reads_it_or_it_is_refused(
     AgentIdentity.from_config(file, policy=lambda _: None).close()
     if configuration.authority is not None:
         organisations_authority(configuration, None, "http://127.0.0.1:8700").close()
-        listener_context(configuration)
     check_may_act(Wish(B, (), "env:X" if key != "cli.autonomous" else None), configuration)
     assert (model, name) in read
