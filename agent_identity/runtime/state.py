@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import functools
 import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final
@@ -323,8 +322,12 @@ class SessionState:
 
     async def aclose(self, reason: str) -> None:
         """`close` in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
+        context = contextvars.copy_context()
+
+        def close() -> None:
+            context.run(self.close_revoked, reason)
+
         # No task, as `to_thread` makes one: a loop that ends cancels its tasks, and with them what no thread has begun.
-        close = functools.partial(contextvars.copy_context().run, self.close_revoked, reason)
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
     def close_revoked(self, reason: str) -> None:
