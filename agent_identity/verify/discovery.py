@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 from agent_identity import jose
 from agent_identity.credentials.cache import Cooldown, digest_of
 from agent_identity.credentials.oauth.issuer_keys import STALE, IssuerKeys
-from agent_identity.credentials.oauth.responses import asked, failure_of
+from agent_identity.credentials.oauth.responses import failure_of, send
 from agent_identity.errors import (
     ConfigurationError,
     CredentialError,
@@ -142,7 +142,7 @@ class Found:
                 f"{endpoints.issuer} publishes no revocation list",
                 remedy="give the TrustAnchor revocations=Revocations(…), or UnsafeNoRevocations()",
             )
-        response = yield from asked(HttpRequest("GET", url, {"Accept": _KIND}), endpoints.issuer)
+        response = yield from send(HttpRequest("GET", url, {"Accept": _KIND}), endpoints.issuer)
         if response.status != 200:  # noqa: PLR2004 - a status of HTTP
             raise failure_of(response, endpoints.issuer, "its revocation list", now)
         if len(response.body) > LIST_LIMIT or not response.body.isascii():
