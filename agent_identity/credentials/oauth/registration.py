@@ -93,7 +93,7 @@ def register(
         response = yield from http(request)
     except TransportError as error:
         raise CredentialUnavailableError(
-            "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
+            "issuer_unreachable", f"{endpoints.issuer} could not be reached: {error.code}"
         ) from error
     if response.status != _CREATED:
         raise failure_of(response, endpoints.issuer, "a registration", clock())
