@@ -184,15 +184,15 @@ class Lookup:
         """References that begin so, in alphabetical order, at most `limit`."""
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
-            asked: dict[str, str | int] = {
+            parameters: dict[str, str | int] = {
                 "beginning": beginning,
                 "end": f"{beginning}\U0010ffff",
                 "limit": limit,
             }
-            asked["mark"] = _mark(database)
-            found = database.execute(_REFERENCES_FROM, asked).fetchall()
-            found += database.execute(_REFERENCES_OF_TAIL, asked)
-        return sorted({str(ref) for (ref,) in found})[:limit]
+            parameters["mark"] = _mark(database)
+            rows = database.execute(_REFERENCES_FROM, parameters).fetchall()
+            rows += database.execute(_REFERENCES_OF_TAIL, parameters)
+        return sorted({str(ref) for (ref,) in rows})[:limit]
 
     def latest(self, kind: str) -> Iterator[Row]:
         """The rows of a kind, newest first."""
