@@ -280,7 +280,7 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
     if root.sub_iss != anchor.issuer and root.sub_iss not in anchor.subjects and not is_trigger:
         raise InvalidAssertionError(
             "subject_not_vouched",
-            "the anchor speaks for a principal of somebody else's",
+            "the anchor may not vouch for a principal of this issuer",
             remedy="name that issuer in the TrustAnchor's subjects, if the anchor may vouch for it",
         )
 

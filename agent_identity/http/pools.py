@@ -155,7 +155,7 @@ class Pools:
         handler = self._in_process.get(name)
         if handler is not None:
             return InProcess(handler)
-        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub for whoever has no anyio
+        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
         if name == DISCOVERED:
             backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
         return AsyncNetwork(self.context(certificate), backend)

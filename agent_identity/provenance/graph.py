@@ -140,14 +140,14 @@ class Branch:
     @property
     def agent(self) -> str:
         """Who acted in it."""
-        told = self.opening or (self.calls[0].begun if self.calls else None)
-        return "" if told is None else str(told.body.get("agent"))
+        record = self.opening or (self.calls[0].begun if self.calls else None)
+        return "" if record is None else str(record.body.get("agent"))
 
     @property
     def began(self) -> datetime:
         """When it was opened, or first called; one of which nothing is known comes last."""
-        told = self.opening or (self.calls[0].begun if self.calls else None)
-        return datetime.max.replace(tzinfo=UTC) if told is None else told.at
+        record = self.opening or (self.calls[0].begun if self.calls else None)
+        return datetime.max.replace(tzinfo=UTC) if record is None else record.at
 
     def walk(self) -> Iterator[Branch]:
         """This branch and all below it."""

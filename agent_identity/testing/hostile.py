@@ -45,7 +45,7 @@ def answers(
 
 
 def redirects(to: str, status: int = 307) -> Script:
-    """Send whoever asks to another place."""
+    """Redirect every request to another URL."""
     return answers(status, b"", {"Location": to})
 
 

@@ -223,14 +223,14 @@ class FakeIssuer(FakeWeb):
 
     def _authorize(self, members: dict[str, str]) -> Said:
         """Sign in as `sub`, and consent."""
-        asked = self._pushed.pop(members.get("request_uri", ""), members)
-        if "redirect_uri" not in asked:  # a pushed request is good once (RFC 9126 §4)
+        request = self._pushed.pop(members.get("request_uri", ""), members)
+        if "redirect_uri" not in request:  # a pushed request is good once (RFC 9126 §4)
             return _respond(400, {"error": "invalid_request_uri"})
         code = new_id("code_")
         with self._lock:
             self._codes[code] = {"sub": self.sub}
-        back = {"code": code, "state": asked["state"], "iss": self.url}
-        return Said(302, {"Location": f"{asked['redirect_uri']}?{urlencode(back)}"}, b"")
+        back = {"code": code, "state": request["state"], "iss": self.url}
+        return Said(302, {"Location": f"{request['redirect_uri']}?{urlencode(back)}"}, b"")
 
     def _device(self, form: dict[str, str]) -> Said:
         del form

@@ -145,14 +145,14 @@ def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = (
         f"; what to do: {error.remedy}" if error.remedy else "",
     )
     needed = " ".join(sorted(scope_set(scopes))) if kind is _SCOPE else ""
-    said = {
+    document = {
         "type": _TYPE + kind.name,
         "title": kind.title,
         "status": kind.status,
         "detail": kind.detail,
         "instance": instance,
     }
-    body = orjson.dumps(said | {"scope": needed} if needed else said)
+    body = orjson.dumps(document | {"scope": needed} if needed else document)
     return Problem(kind.status, _headers(kind, needed, body), body)
 
 

@@ -139,7 +139,7 @@ class SpiffeId:
             or not _PATH.fullmatch(self.path)
             or len(str(self)) > _LONGEST
         ):
-            raise _malformed()
+            raise _malformed_id()
 
     @classmethod
     def parse(cls, text: object) -> SpiffeId:
@@ -149,7 +149,7 @@ class SpiffeId:
             VerificationError: `spiffe_id_malformed`.
         """
         if not isinstance(text, str) or not text.startswith(_SCHEME):
-            raise _malformed()
+            raise _malformed_id()
         trust_domain, slash, path = text.removeprefix(_SCHEME).partition("/")
         return cls(trust_domain, slash + path)
 
@@ -157,7 +157,7 @@ class SpiffeId:
         return f"{_SCHEME}{self.trust_domain}{self.path}"
 
 
-def _malformed() -> VerificationError:
+def _malformed_id() -> VerificationError:
     return VerificationError(
         "spiffe_id_malformed",
         "this isn't a valid SPIFFE ID",

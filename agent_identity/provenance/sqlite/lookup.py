@@ -51,7 +51,7 @@ _INTO_PLACES: Final = """
 INSERT OR IGNORE INTO places
 SELECT writer, seq, id FROM ledger.records WHERE id > :after AND id <= :last
 """
-# cast, since whoever edits a file may leave values of other types in it
+# cast, since an edited file may have values of other types
 _COLUMNS: Final = """
 SELECT coalesce(w.name, ''), coalesce(CAST(r.seq AS INTEGER), 0),
        r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias,
@@ -126,8 +126,8 @@ class Lookup:
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
             mark = _mark(database) if indexed else 0
-            found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
-        return [row for row in map(Row._make, found) if ref in row.references]
+            rows = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
+        return [row for row in map(Row._make, rows) if ref in row.references]
 
     def by_place(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Row]:
         """Rows by writer and number; where there is none, there is none in the answer."""
