@@ -57,7 +57,8 @@ def _install(session: nox.Session, environment: str, *extra: str) -> None:
 
 def _test(session: nox.Session) -> None:
     _install(session, "tests")
-    session.run("pytest", "-n", "auto", "--dist", "worksteal", *session.posargs)
+    ends = ("-o", "faulthandler_exit_on_timeout=true")  # a test that hangs ends the run
+    session.run("pytest", "-n", "auto", "--dist", "worksteal", *ends, *session.posargs)
 
 
 @nox.session

@@ -20,7 +20,7 @@ from agent_identity.credentials.principal_tokens import (
     SubjectTokens,
     TokenSource,
     tokens_of,
-    verified_subject,
+    verify_subject,
 )
 from agent_identity.delegation.details import details_from, pinned
 from agent_identity.delegation.limits import Limits
@@ -367,7 +367,7 @@ class AgentIdentity:
         given = tokens_of(_subject(subject))
 
         def verify() -> Flow[Verified]:
-            return verified_subject(given, self._assembled.trusted, agent=self._agent.uri)
+            return verify_subject(given, self._assembled.trusted, agent=self._agent.uri)
 
         return Session(self._state(None, *options, "issuer", None, verify))
 

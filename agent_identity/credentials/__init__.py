@@ -1,17 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ways to get a credential, one file each, as flows: nothing here reaches the world, everything asks it.
+"""Credential sources, written as flows: nothing here does I/O itself.
 
-    source            what every way has in common; `token_exchange.py` is the pattern for one
-    issuer, metadata  an issuer as we know it: endpoints, keys, and when it isn't asked
-    client            how we prove there which client we are
-    oauth, answers    one request, and its answer read strictly; `checks` and `accepting` hold it to what was asked for
-    cache, refusals   what makes two requests the same, how long an answer serves, how long a refusal stands
-    subjects          the principal's own tokens: verified before a session opens, renewed while it lasts
-    workload/         what the platform says that we are
-    legacy, platform  keys, passwords, certificates, the platform's own tokens
-    vault             secrets in OpenBao or Vault
+    source            the protocol of a source, and the request that it answers
+    sources/          one file per source; `token_exchange.py` is the pattern, `checks.py` validates the answers
+    oauth/            an issuer (metadata, keys, circuit breaker), client authentication, requests, responses, DPoP
+    cache             cache keys and lifetimes of credentials and refusals
+    principal_tokens  the principal's own tokens: verified before a session opens, renewed while it lasts
+    root_grants       the first grant of a chain
+    workload/         workload identity tokens of platforms
+    vault/            secrets and signatures of OpenBao or Vault
 
-`SubjectTokens` and `TokenSource` are what `on_behalf_of` takes beside a single token.
+`on_behalf_of` takes a token string, `SubjectTokens` or a `TokenSource`.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An acting agent: its URI, and a key that lives in this process's memory and nowhere else."""
+"""An acting agent: its URI, and a key that exists only in this process's memory."""
 
 from __future__ import annotations
 
@@ -12,37 +12,37 @@ __all__ = ["Agent"]
 
 
 class Agent:
-    """One agent instance. Its key is made on first use, and made anew in a forked child: two processes never share one.
+    """One agent instance. Its key is made on first use, and again in a forked child: two processes never share one.
 
-    `key` is one that was configured, for replicas that share an address; that one stays.
+    `key` is a configured key, for replicas that share an address; it stays the same in a forked child.
     """
 
-    __slots__ = ("__weakref__", "_given", "_lock", "_made", "uri")
+    __slots__ = ("__weakref__", "_configured", "_keys", "_lock", "uri")
 
     def __init__(self, uri: str, key: SigningKey | None = None) -> None:
         self.uri: str = uri
-        self._given = key
+        self._configured = key
         self.renew()
 
     def renew(self) -> None:
-        """Forget the key; the next use makes another, which is another instance to everybody."""
+        """Forget the key. The next use makes another one, and others see a new instance."""
         self._lock = threading.Lock()
-        self._made: tuple[SigningKey, ProofKey] | None = None
+        self._keys: tuple[SigningKey, ProofKey] | None = None
 
     @property
     def key(self) -> SigningKey:
-        return (self._made or self._make())[0]
+        return (self._keys or self._make_keys())[0]
 
     @property
     def proof_key(self) -> ProofKey:
-        return (self._made or self._make())[1]
+        return (self._keys or self._make_keys())[1]
 
-    def _make(self) -> tuple[SigningKey, ProofKey]:
+    def _make_keys(self) -> tuple[SigningKey, ProofKey]:
         with self._lock:
-            if self._made is None:
-                key = self._given or SigningKey.generate()
-                self._made = (key, ProofKey(key))
-            return self._made
+            if self._keys is None:
+                key = self._configured or SigningKey.generate()
+                self._keys = (key, ProofKey(key))
+            return self._keys
 
     def __repr__(self) -> str:
         return f"<Agent {self.uri}>"

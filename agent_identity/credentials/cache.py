@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes two credential requests the same, how long an answer serves, and the table that keeps answers.
+"""Cache keys of credential requests, lifetimes of answers, and the tables of answers and refusals.
 
-A key holds everything that changes the answer, the principal first, and is compared whole: a wider token never serves a
-narrower request. A lifetime runs on the wall clock and on the monotonic one, and the earlier end wins.
+A key holds everything that changes the answer, the principal first, and is compared whole: a token with more scopes is never
+used for a request with fewer. A lifetime is measured on the wall clock and on the monotonic one; the earlier end counts.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ __all__ = ["Cache", "CacheKey", "Cooldown", "Entry", "Refusals", "digest_of", "f
 
 
 class Cooldown:
-    """Seconds after `start` in which something isn't asked for again. A clock that is set back ends them."""
+    """A pause of `seconds` after `start` before the next attempt. Setting the clock back ends it."""
 
     __slots__ = ("seconds", "started")
 
@@ -45,7 +45,7 @@ class Cooldown:
         return not 0 <= now - self.started < self.seconds
 
     def claim(self, now: float) -> bool:
-        """Whether the caller is the one that asks: it is over, and starts again for all others."""
+        """Restart the pause if it is over. Return whether it was, so that one caller makes the attempt."""
         if self.is_over(now):
             self.started = now
             return True
@@ -53,9 +53,9 @@ class Cooldown:
 
 
 class CacheKey(NamedTuple):
-    """Everything that a credential depends on. `digest` is what tables are keyed by.
+    """Everything that a credential depends on. The tables use its `digest` as their key.
 
-    Sets are given in any order; `details` are the canonical bytes of RFC 9396 objects, as text.
+    `details` is the canonical JSON of RFC 9396 objects.
     """
 
     grant_type: str
@@ -71,13 +71,13 @@ class CacheKey(NamedTuple):
     policy_epoch: int
 
     def digest(self) -> bytes:
-        """SHA-256 over the length-prefixed parts, so that no separator, order or case can make two keys one.
+        """SHA-256 over the length-prefixed parts, so that two different keys never have the same digest.
 
         Raises:
-            ConfigurationError: there is no principal; such a key would serve one person's token to another.
+            ConfigurationError: there is no principal; one principal's token could be given to another.
         """
         if not self.principal[0]:
-            raise ConfigurationError("cache_key", "a credential needs a principal to be cached for")
+            raise ConfigurationError("cache_key", "a cached credential needs a principal")
         parts: list[str] = [self.grant_type, self.issuer, self.client, *self.principal]
         parts += [self.chain, self.resource, self.audience, str(len(self.scopes))]
         parts += sorted(self.scopes)
@@ -100,13 +100,13 @@ def _mandatory(life: float) -> float:
 
 
 def fresh_until(value: Expiring) -> float:
-    """The moment (Unix seconds) from which an answer should be asked for anew, though it still serves for a while."""
+    """When an answer should be renewed (Unix seconds). It stays usable for a while after that."""
     return value.expires_at - _advisory(value.expires_at - value.issued_at)
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """An answer and its windows: until `fresh` it serves, until `usable` it serves while somebody renews it."""
+    """An answer and its windows: used as it is until `fresh`, and until `usable` while it is being renewed."""
 
     value: Expiring
     fresh: float
@@ -125,7 +125,7 @@ _RETRY_PAUSE: Final = 30.0
 
 
 class Cache:
-    """A bounded table of answers, least recently used out. The lock guards the dictionary and nothing else."""
+    """A bounded table of answers with LRU eviction. The lock guards the dictionary and nothing else."""
 
     __slots__ = ("_entries", "_lock", "_paused", "_size")
 
@@ -143,8 +143,8 @@ class Cache:
             return entry
 
     def put(self, key: bytes, value: Expiring, *, now: float, monotonic: float) -> Entry:
-        """Keep an answer; renewals of many that were made together are spread over half of the advisory window."""
-        # Whatever the wall clock did meanwhile, nothing lives longer than it was issued for.
+        """Keep an answer. Renewals of answers that were stored together are spread over half of the advisory window."""
+        # If the wall clock was set back, nothing lives longer than it was issued for.
         life = max(0.0, min(value.expires_at - now, value.expires_at - value.issued_at))
         jitter = random.uniform(0.0, 0.5) * _advisory(life)  # noqa: S311 - spreads load, guards nothing
         fresh = life - _advisory(life) + jitter
@@ -165,14 +165,14 @@ class Cache:
             self._paused.pop(key, None)
 
     def claim_renewal(self, key: bytes, monotonic: float) -> bool:
-        """Whether the caller is to renew an answer early: one does, and nobody for thirty seconds after one that failed."""
+        """Whether the caller should renew an answer early: one caller at a time, and not within 30 s after a failure."""
         with self._lock:
             if key not in self._entries:
                 return False
             return self._paused.setdefault(key, Cooldown(_RETRY_PAUSE)).claim(monotonic)
 
     def start_over(self) -> None:
-        """In a forked child: the lock may be held by a thread that isn't there, and the answers are the parent's."""
+        """In a forked child: a thread that doesn't exist there may hold the lock, and the answers are the parent's."""
         self._lock = threading.Lock()
         self._entries = OrderedDict()
         self._paused = {}
@@ -183,7 +183,7 @@ _LONGEST: Final = 3600.0
 
 
 class Refusals:
-    """A bounded table of refusals, oldest out. Moments are on the monotonic clock; the lock guards the dictionary."""
+    """A bounded table of refusals; the oldest is evicted. Times are on the monotonic clock; the lock guards the dictionary."""
 
     __slots__ = ("_entries", "_lock", "_size")
 
@@ -192,41 +192,42 @@ class Refusals:
         self.start_over()
 
     def start_over(self) -> None:
-        """In a forked child: the lock may be held by a thread that isn't there."""
+        """In a forked child: a thread that doesn't exist there may hold the lock."""
         self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, tuple[AgentIdentityError, float]] = OrderedDict()
 
     def check(self, key: bytes, monotonic: float) -> None:
-        """Pass unless this was refused a moment ago.
+        """Raise the remembered refusal of this request while it lasts.
 
         Raises:
-            CredentialError: what was said then.
+            CredentialError: a copy of the remembered error.
         """
         with self._lock:
-            found = self._entries.get(key)
-        if found is None or monotonic >= found[1]:
+            entry = self._entries.get(key)
+        if entry is None or monotonic >= entry[1]:
             return
-        error = found[0].again()
+        refusal, ends = entry
+        error = refusal.again()
         if isinstance(error, CredentialUnavailableError):
-            error.retry_after = found[1] - monotonic
+            error.retry_after = ends - monotonic
         raise error
 
     def note(self, key: bytes, error: AgentIdentityError, monotonic: float) -> None:
-        """Remember an error, if it is one that asking again would only repeat."""
+        """Remember an error that another attempt would only repeat; ignore others."""
         if isinstance(error, CredentialRejectedError):
             seconds = _REFUSED
         elif isinstance(error, CredentialUnavailableError) and error.retry_after is not None:
             seconds = min(error.retry_after, _LONGEST)
         else:
             return
-        kept = error.again()
+        copy = error.again()
         with self._lock:
-            self._entries[key] = kept, monotonic + seconds
+            self._entries[key] = copy, monotonic + seconds
             self._entries.move_to_end(key)
             while len(self._entries) > self._size:
                 self._entries.popitem(last=False)
 
     def drop(self, key: bytes) -> None:
-        """Forget one: what is asked for again on purpose is asked."""
+        """Forget a refusal, so that the next request is sent."""
         with self._lock:
             self._entries.pop(key, None)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The principal's own tokens: verified before a session opens, handed out by type while it lasts, fresh where they can be.
+"""The principal's own tokens: verified before a session opens, handed out by type while it lasts, renewed where possible.
 
-A JWT is verified by the keys of an issuer that is trusted for subjects; an opaque token is shown to its issuer and to nobody
-else (RFC 7662). All tokens of one session name one principal of one issuer.
+A JWT is verified with the keys of an issuer that is trusted for subjects; an opaque token is sent only to its issuer, for
+introspection (RFC 7662). All tokens of one session name the same principal of the same issuer.
 """
 
 from __future__ import annotations
@@ -54,27 +54,27 @@ __all__ = [
     "Trusted",
     "subject_assertion",
     "tokens_of",
-    "verified_subject",
+    "verify_subject",
 ]
 
 T = TypeVar("T")
 
-_HELD: Final = ("access_token", "id_token")
+_VERIFIED: Final = ("access_token", "id_token")
 _SKEW: Final = 30.0
 _LONGEST: Final = 24 * 3600.0
 _SPARE: Final = 5.0
-"""Seconds before its end at which a token is no longer handed out."""
+"""A token that ends within these seconds is no longer handed out."""
 
 _ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
 _TYPS: Final = frozenset({None, "JWT"}) | _ACCESS_TYPS
 _PARTS: Final = (3, 5)
-"""Of a signed token and of an encrypted one."""
+"""The number of parts of a signed and of an encrypted JWT."""
 
 
 class SubjectTokens:
-    """A principal's tokens by type; at least one. They show in no readable form.
+    """A principal's tokens by type, at least one. Their values appear in no `repr`.
 
-    Renewed ones take the place of those that were given, a rotated refresh token too: keep the object, not the strings.
+    Renewed tokens, and a rotated refresh token, replace the original ones here: keep the object, not the strings.
     """
 
     __slots__ = ("__weakref__", "access_token", "id_token", "name", "refresh_token", "renewals")
@@ -94,29 +94,33 @@ class SubjectTokens:
         start_over_in_child(self)
 
     def start_over(self) -> None:
-        """In a forked child: the refresh token is the parent's to use, and used twice it costs both of them."""
+        """In a forked child: only the parent uses the refresh token, since a second use would revoke it for both."""
         self.refresh_token = None
 
     def __repr__(self) -> str:
-        held = [name for name in (*_HELD, "refresh_token") if getattr(self, name) is not None]
-        return f"<SubjectTokens {', '.join(held)}>"
+        names = (*_VERIFIED, "refresh_token")
+        present = [name for name in names if getattr(self, name) is not None]
+        return f"<SubjectTokens {', '.join(present)}>"
 
 
 @runtime_checkable
 class TokenSource(Protocol):
-    """Whatever keeps a principal's tokens fresh: asked by type, it answers with one that is valid now, or None."""
+    """Your own store of a principal's tokens, which keeps them fresh."""
 
     def token(self, token_type: str, /) -> str | None:
-        """A token of a type (`urn:ietf:params:oauth:token-type:access_token` and so on). It must not block."""
+        """Return a token of this type (`urn:ietf:params:oauth:token-type:access_token` …) that is valid now, or None.
+
+        It must not block.
+        """
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Trusted:
-    """An issuer whose word about principals is taken here, for tokens made for `audience`.
+    """An issuer that is trusted for subjects, for tokens whose audience is `audience`.
 
-    An ID token is made for the client that somebody signed in with, which may be ours: `client_id`. `token_type` is what a token
-    is that doesn't say so itself.
+    An ID token's audience may be our client at the issuer instead, `client_id`. `token_type` is the type of tokens that
+    don't state their type.
     """
 
     issuer: Issuer
@@ -127,7 +131,7 @@ class Trusted:
 
 
 class _Known(NamedTuple):
-    """What one verified token says."""
+    """The claims of one verified token."""
 
     sub: str
     profile: str
@@ -137,10 +141,10 @@ class _Known(NamedTuple):
 
 
 def tokens_of(subject: str | SubjectTokens | TokenSource) -> SubjectTokens | TokenSource:
-    """What a caller of `on_behalf_of` gave, as tokens: a single string is a token of whatever type it turns out to be.
+    """Return the subject of `on_behalf_of` as tokens. A string is one token; its type is read from the token later.
 
     Raises:
-        ConfigurationError: there is no token in it.
+        ConfigurationError: `subject_empty`, the subject holds no token.
     """
     if isinstance(subject, str):
         return SubjectTokens(access_token=subject)
@@ -151,78 +155,80 @@ def tokens_of(subject: str | SubjectTokens | TokenSource) -> SubjectTokens | Tok
     return subject
 
 
-def verified_subject(
-    given: SubjectTokens | TokenSource,
+def verify_subject(
+    subject_tokens: SubjectTokens | TokenSource,
     trusted: Mapping[str, Trusted],
     *,
     agent: str | None = None,
 ) -> Flow[Verified]:
-    """Verify a principal's tokens, and say who that is, until when.
+    """Verify a principal's tokens. Return who the principal is, and until when the tokens prove it.
 
-    `trusted` is by issuer URL. `agent` is who is going to act for them, which a token may limit by `may_act`.
+    `trusted` is keyed by issuer URL. `agent` is the URI of the agent that will act; a token may exclude it by `may_act`.
 
     Raises:
-        InvalidSubjectError: a token failed; `.code` says which rule.
-        CredentialError: the issuer's keys or its introspection could not be had.
+        InvalidSubjectError: a token failed; `.code` names the rule.
+        CredentialError: the issuer's keys or its introspection could not be reached.
     """
-    source = None if isinstance(given, SubjectTokens) else given
-    tokens = given if isinstance(given, SubjectTokens) else _asked(given)
-    shown = tokens.access_token or tokens.id_token
-    if shown is None:
+    if isinstance(subject_tokens, SubjectTokens):
+        source, tokens = None, subject_tokens
+    else:
+        source, tokens = subject_tokens, _fetch_tokens(subject_tokens)
+    token = tokens.access_token or tokens.id_token
+    if token is None:
         raise InvalidSubjectError(
             "subject_token_missing",
-            "a refresh token alone doesn't say whose it is",
-            remedy="give the access token or the ID token too",
+            "a refresh token alone doesn't name the principal",
+            remedy="pass the access token or the ID token too",
         )
-    subject = TokenSubject(_trusted_for(shown, trusted), tokens, source, agent)
-    principal = yield from subject.verified()
-    renew = subject.renewed if subject.is_renewable else None
+    subject = TokenSubject(_trusted_for(token, trusted), tokens, source, agent)
+    principal = yield from subject.verify()
+    renew = subject.renew if subject.is_renewable else None
     return Verified(
         principal, subject, "issuer", subject.proven_until(), renew, subject.issued_at()
     )
 
 
-def _asked(source: TokenSource) -> SubjectTokens:
+def _fetch_tokens(source: TokenSource) -> SubjectTokens:
     access_token, id_token = source.token(ACCESS_TOKEN), source.token(ID_TOKEN)
-    for given in (access_token, id_token):
-        _check_given(given)
+    for token in (access_token, id_token):
+        _check_is_token(token)
     return SubjectTokens(access_token=access_token, id_token=id_token)
 
 
-def _check_given(given: object) -> None:
-    if given is not None and not (isinstance(given, str) and given):
+def _check_is_token(token: object) -> None:
+    if token is not None and not (isinstance(token, str) and token):
         raise ConfigurationError(
             "subject_malformed",
-            f"a TokenSource gave {type(given).__name__} where a token belongs, or an empty one",
-            remedy="let token(…) return the token as text, or None",
+            f"a TokenSource returned a {type(token).__name__} that is no token",
+            remedy="let token(…) return the token as a non-empty str, or None",
         )
 
 
 def _trusted_for(token: Secret, trusted: Mapping[str, Trusted]) -> Trusted:
-    """Whose token it is: what a JWT says of itself, and for an opaque one the only issuer that there is."""
+    """Find the issuer of a token: a JWT names it in `iss`; for an opaque token there must be exactly one."""
     if not _is_jwt(token):
         if len(trusted) == 1:
             return next(iter(trusted.values()))
         raise InvalidSubjectError(
             "issuer_unknown",
-            "the principal's token is opaque, and it isn't clear which issuer to ask about it",
+            "the principal's token is opaque, and more or less than one issuer is trusted for subjects",
             remedy="trust exactly one issuer for subjects, or use tokens that are JWTs",
         )
-    _, claims = _read(token)
-    found = trusted.get(claims.text("iss") or "")
-    if found is None:
+    _, claims = _read_jwt(token)
+    issuer = trusted.get(claims.text("iss") or "")
+    if issuer is None:
         raise InvalidSubjectError(
             "issuer_unknown",
-            "the principal's token is of an issuer that isn't trusted for subjects here",
+            "the issuer of the principal's token isn't trusted for subjects here",
             remedy='add the issuer to the configuration with trust = ["subjects"]',
         )
-    return found
+    return issuer
 
 
 def _is_jwt(token: Secret) -> bool:
-    """Whether a token has the form of a JWT, signed or encrypted: a JSON object in base64 comes first.
+    """Whether a token has the form of a JWT, signed or encrypted: its first part is a JSON object in base64.
 
-    What has the form of one has to be one: a token of somebody else's issuer, badly made, is shown to nobody.
+    Such a token must be a valid JWT. A malformed one is never sent for introspection: it may be another issuer's.
     """
     parts = token.reveal().split(".")
     head = parts[0].encode("ascii", "ignore").strip().rstrip(b"=")
@@ -233,22 +239,22 @@ def _is_jwt(token: Secret) -> bool:
     return False
 
 
-def _read(token: Secret) -> tuple[jose.Parsed, Fields]:
-    """A JWT taken apart, its claims unverified.
+def _read_jwt(token: Secret) -> tuple[jose.Parsed, Fields]:
+    """Parse a JWT without verifying it.
 
     Raises:
-        InvalidSubjectError: it has the form of a JWT, and is none that a strict reader takes.
+        InvalidSubjectError: it is malformed.
     """
 
-    def parsed() -> tuple[jose.Parsed, Fields]:
-        found = jose.unverified(token.reveal())
-        return found, Fields(jose.loads_object(found.payload))
+    def parse() -> tuple[jose.Parsed, Fields]:
+        parsed = jose.unverified(token.reveal())
+        return parsed, Fields(jose.loads_object(parsed.payload))
 
-    return _held_to(parsed)
+    return _apply(parse)
 
 
-def _held_to(rule: Callable[[], T]) -> T:
-    """What a rule answers. A refusal is raised anew: the frames that it comes from hold the token as text."""
+def _apply(rule: Callable[[], T]) -> T:
+    """Run a rule. Its refusal is raised from here, since the frames of the rule hold the token as text."""
     try:
         return rule()
     except VerificationError as error:
@@ -256,12 +262,12 @@ def _held_to(rule: Callable[[], T]) -> T:
     raise refusal
 
 
-def _held(tokens: SubjectTokens) -> tuple[Secret | None, Secret | None]:
+def _tokens_to_verify(tokens: SubjectTokens) -> tuple[Secret | None, Secret | None]:
     return tokens.access_token, tokens.id_token
 
 
 class TokenSubject:
-    """The tokens of one session's principal. Renewed ones are verified like the first, and name the same principal."""
+    """The tokens of one session's principal. Renewed tokens are verified too, and must name the same principal."""
 
     def __init__(
         self,
@@ -278,17 +284,17 @@ class TokenSubject:
         self._known: dict[str, tuple[Secret, _Known]] = {}
         self._seen: tuple[Secret | None, Secret | None] = (None, None)
         self._is_news = False
-        self._held: dict[int, Revealing] = {}
+        self._secrets: dict[int, Revealing] = {}
 
     @property
     def is_renewable(self) -> bool:
         return self._source is not None or self._tokens.refresh_token is not None
 
-    def verified(self) -> Flow[Principal]:
-        """Verify all that is held, and say who it names."""
+    def verify(self) -> Flow[Principal]:
+        """Verify all tokens of the session. Return the principal that they name."""
         tokens = self._tokens
-        seen = _held(tokens)
-        self._principal, self._known = yield from self._checked(tokens)
+        seen = _tokens_to_verify(tokens)
+        self._principal, self._known = yield from self._verify_all(tokens)
         self._seen, self._is_news = seen, True
         return self._principal
 
@@ -297,60 +303,60 @@ class TokenSubject:
         return min(known.issued_at for _, known in self._known.values())
 
     def proven_until(self) -> float:
-        """Until when what was verified proves who it names: until the first of it ends. What has ended counts no more."""
+        """When the first of the verified tokens expires (Unix seconds). Tokens that have already expired don't count."""
         now = self._trust.issuer.clock()
         ends = [known.expires_at for _, known in self._known.values()]
         self._is_news = False
         return min((end for end in ends if end > now), default=min(ends))
 
-    def renewed(self) -> Flow[float]:
-        """Get fresh tokens and verify them, unless somebody did; the answer is until when the principal is proven (Unix seconds).
+    def renew(self) -> Flow[float]:
+        """Get fresh tokens and verify them, unless another session did. Return the new `proven_until`.
 
         Raises:
-            InvalidSubjectError: they are none, or name another principal; those that were held stay.
-            CredentialError: there are none to be had.
+            InvalidSubjectError: they are invalid, or name another principal; the previous tokens stay.
+            CredentialError: no fresh tokens could be obtained.
         """
-        yield from self._caught_up()
-        # What proved the principal before, and still lasts in part, proves nothing more by that: it takes fresh tokens.
+        yield from self._catch_up()
+        # Tokens that were counted before don't extend the proof, even if one of them is still valid.
         if not self._is_news or self.proven_until() <= self._trust.issuer.clock() + _SPARE:
-            yield from self._renew()
+            yield from self._renew_tokens()
         return self.proven_until()
 
-    def _caught_up(self) -> Flow[None]:
-        """Verify what another session renewed, unless that has ended too."""
-        held = _held(self._tokens)
-        if all(seen is token for seen, token in zip(self._seen, held, strict=True)):
+    def _catch_up(self) -> Flow[None]:
+        """Verify tokens that another session renewed. Expired ones are ignored."""
+        tokens = _tokens_to_verify(self._tokens)
+        if all(seen is token for seen, token in zip(self._seen, tokens, strict=True)):
             return
         try:
-            yield from self.verified()
+            yield from self.verify()
         except InvalidSubjectError as error:
             if error.code != "expired":
                 raise
 
     def token(self, issuer: Issuer, types: Collection[str], /) -> Flow[SubjectToken]:
-        """See `Subject`. A refresh token is shown to the issuer that gave it and to nobody else."""
-        found = self._pick(issuer, types)
-        if found is None:
-            yield from self._caught_up()
-            found = self._pick(issuer, types)
-        if found is None and self.is_renewable:
-            yield from self._renew()
-            found = self._pick(issuer, types)
-        if found is None:
+        """See `Subject`. A refresh token is sent only to the issuer that issued it."""
+        token = self._pick(issuer, types)
+        if token is None:
+            yield from self._catch_up()
+            token = self._pick(issuer, types)
+        if token is None and self.is_renewable:
+            yield from self._renew_tokens()
+            token = self._pick(issuer, types)
+        if token is None:
             raise CredentialRejectedError(
                 "subject_token_missing",
-                f"this session has no token of the principal that {issuer.url} takes",
+                f"this session has no token of the principal that {issuer.url} accepts",
                 remedy="open it with SubjectTokens(…) or a TokenSource that has one of the right type",
             )
-        return found
+        return token
 
     def _pick(self, issuer: Issuer, types: Collection[str]) -> SubjectToken | None:
         now = self._trust.issuer.clock()
         for token_type in types:
             if token_type == REFRESH_TOKEN:
-                held = self._tokens.refresh_token
-                if held is not None and issuer.url == self._trust.issuer.url:
-                    return SubjectToken(held, REFRESH_TOKEN)
+                refresh_token = self._tokens.refresh_token
+                if refresh_token is not None and issuer.url == self._trust.issuer.url:
+                    return SubjectToken(refresh_token, REFRESH_TOKEN)
             for name, (token, known) in self._known.items():
                 if (
                     known.token_type == token_type
@@ -360,14 +366,14 @@ class TokenSubject:
                     return SubjectToken(token, token_type)
         return None
 
-    def _checked(
+    def _verify_all(
         self, tokens: SubjectTokens
     ) -> Flow[tuple[Principal, dict[str, tuple[Secret, _Known]]]]:
-        """Who all these tokens name: whom they named before, where that is known."""
-        principal, found = self._principal, dict[str, tuple[Secret, _Known]]()
-        held = (*_held(tokens), tokens.refresh_token)
-        keep(self._held, *(token for token in held if token is not None))
-        for name in _HELD:
+        """Verify all tokens. Return the principal, and the claims of each token; raise if the principal changed."""
+        principal, verified = self._principal, dict[str, tuple[Secret, _Known]]()
+        secrets = (*_tokens_to_verify(tokens), tokens.refresh_token)
+        keep(self._secrets, *(token for token in secrets if token is not None))
+        for name in _VERIFIED:
             token: Secret | None = getattr(tokens, name)
             if token is None:
                 continue
@@ -376,8 +382,8 @@ class TokenSubject:
                     self._trust, token, agent=self._agent, must_be_id=name == "id_token"
                 )
             except InvalidSubjectError as error:
-                if error.code == "expired" and found:
-                    continue  # an ID token ends before the access token beside it, which says whose it is
+                if error.code == "expired" and verified:
+                    continue  # an ID token may expire first; the access token names the principal
                 raise
             named = Principal(known.sub, iss=self._trust.issuer.url, profile=known.profile)
             if principal not in (None, named):
@@ -385,48 +391,51 @@ class TokenSubject:
                     "subject_mismatch", "the tokens of one session name two principals"
                 )
             principal = named
-            found[name] = (token, known)
-        if principal is None or not found:
-            raise InvalidSubjectError("subject_token_missing", "no token says whose session it is")
-        return principal, found
+            verified[name] = (token, known)
+        if principal is None or not verified:
+            raise InvalidSubjectError("subject_token_missing", "no token names the principal")
+        return principal, verified
 
-    def _renew(self) -> Flow[None]:
+    def _renew_tokens(self) -> Flow[None]:
         if self._source is not None:
-            tokens = _asked(self._source)
-            _, self._known = yield from self._checked(tokens)
+            tokens = _fetch_tokens(self._source)
+            _, self._known = yield from self._verify_all(tokens)
             self._tokens = tokens
-            self._seen, self._is_news = _held(tokens), True
+            self._seen, self._is_news = _tokens_to_verify(tokens), True
             return
         key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
-        yield from shared(Shared(key, self._refreshed, once=True))
-        yield from self.verified()
+        yield from shared(Shared(key, self._refresh, once=True))
+        yield from self.verify()
 
-    def _refreshed(self) -> Flow[_Known]:
-        """Trade the refresh token. A rotated one takes its place before anything else happens, the others once they are verified."""
+    def _refresh(self) -> Flow[_Known]:
+        """Use the refresh token. A rotated one is kept at once, the access and ID tokens once they are verified."""
         tokens = self._tokens
-        held = tokens.refresh_token
-        if held is None:
+        refresh_token = tokens.refresh_token
+        if refresh_token is None:
             raise CredentialRejectedError("refresh_token_missing", "there is no refresh token left")
-        form: list[tuple[str, str | Secret]] = [("grant_type", REFRESH), ("refresh_token", held)]
+        form: list[tuple[str, str | Secret]] = [
+            ("grant_type", REFRESH),
+            ("refresh_token", refresh_token),
+        ]
         try:
             answer = yield from self._trust.issuer.token(form, one_use=True, may_refresh=True)
         except CredentialRejectedError as error:
             if error.code == "invalid_grant":
                 tokens.refresh_token = None
             raise
-        tokens.refresh_token = answer.refresh_token or held
+        tokens.refresh_token = answer.refresh_token or refresh_token
         fresh = SubjectTokens()
         fresh.access_token, fresh.id_token = answer.token, answer.id_token
-        _, found = yield from self._checked(fresh)
+        _, verified = yield from self._verify_all(fresh)
         tokens.access_token = fresh.access_token
-        tokens.id_token = fresh.id_token or self._lasting(tokens.id_token)
+        tokens.id_token = fresh.id_token or self._unless_expired(tokens.id_token)
         tokens.renewals += 1
-        return found["access_token"][1]
+        return verified["access_token"][1]
 
-    def _lasting(self, token: Secret | None) -> Secret | None:
-        """An ID token that no fresh one replaced, while it lasts for more than a moment."""
-        held, known = self._known.get("id_token", (None, None))
-        if token is None or held is not token or known is None:
+    def _unless_expired(self, token: Secret | None) -> Secret | None:
+        """The previous ID token, if the issuer sent no new one and it is still valid."""
+        verified, known = self._known.get("id_token", (None, None))
+        if token is None or verified is not token or known is None:
             return None
         return token if self._trust.issuer.clock() < known.expires_at - _SPARE else None
 
@@ -434,34 +443,34 @@ class TokenSubject:
 def _verify(trust: Trusted, token: Secret, *, agent: str | None, must_be_id: bool) -> Flow[_Known]:
     if not _is_jwt(token):
         if must_be_id:
-            raise InvalidSubjectError("wrong_typ", "what was given as an ID token is no JWT")
-        return (yield from _introspected(trust, token, agent))
-    parsed, claims = _read(token)
+            raise InvalidSubjectError("wrong_typ", "the ID token isn't a JWT")
+        return (yield from _introspect(trust, token, agent))
+    parsed, claims = _read_jwt(token)
     typ = parsed.header.get("typ")
     if typ not in _TYPS:
-        raise InvalidSubjectError("wrong_typ", "what was given is no token of a principal")
+        raise InvalidSubjectError(
+            "wrong_typ", "the typ of the principal's token is of another kind"
+        )
     kid = parsed.header.get("kid")
     if not isinstance(kid, str):
         raise InvalidSubjectError("key_unknown", "the principal's token doesn't name its key")
     key = yield from _key(trust.issuer, kid)
-    _held_to(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
+    _apply(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
     token_type = ACCESS_TOKEN if typ in _ACCESS_TYPS else trust.token_type or _type_of(claims)
     if must_be_id and token_type == ACCESS_TOKEN:
-        raise InvalidSubjectError("wrong_typ", "an access token was given as an ID token")
+        raise InvalidSubjectError("wrong_typ", "an access token was passed as an ID token")
     is_id = must_be_id or token_type == ID_TOKEN
     now = trust.issuer.clock()
-    _held_to(
-        lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=_LONGEST)
-    )
+    _apply(lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
     if claims.text("iss") != trust.issuer.url:
-        raise InvalidSubjectError("issuer_mismatch", "the principal's token is of another issuer")
+        raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
     _check_audience(claims, [trust.audience, trust.client_id] if is_id else [trust.audience])
     if is_id and trust.client_id is not None and claims.get("azp") not in (None, trust.client_id):
         raise InvalidSubjectError(
-            "client_mismatch", "the principal's ID token was given to another client than this one"
+            "client_mismatch", "the principal's ID token was issued to another client"
         )
     yield from _check_claims(claims, trust, agent)
-    return _known(claims, ID_TOKEN if must_be_id else token_type, now)
+    return _known_from(claims, ID_TOKEN if must_be_id else token_type, now)
 
 
 def _key(issuer: Issuer, kid: str) -> Flow[dict[str, JSON]]:
@@ -471,31 +480,31 @@ def _key(issuer: Issuer, kid: str) -> Flow[dict[str, JSON]]:
         if error.code != "unknown_key":
             raise
         remedy = error.remedy
-    raise InvalidSubjectError("key_unknown", f"{issuer.url} has no such key", remedy=remedy)
+    raise InvalidSubjectError(
+        "key_unknown", f"{issuer.url} doesn't publish the key of the token", remedy=remedy
+    )
 
 
 def _check_audience(claims: Fields, audiences: Sequence[str | None]) -> None:
     if not any(claims.get("aud") in (name, [name]) for name in audiences if name is not None):
         raise InvalidSubjectError(
             "audience_mismatch",
-            f"the principal's token isn't made for {audiences[0]} alone",
+            f"the audience of the principal's token isn't exactly {audiences[0]}",
             remedy="have it issued for this agent, or set audience for the issuer",
         )
 
 
 def _check_claims(claims: Fields, trust: Trusted, agent: str | None) -> Flow[None]:
-    """What a token may not say, whether it says so itself or its issuer does."""
+    """Check `events`, `cnf` and `may_act`, in a JWT or in an introspection response."""
     if claims.has("events"):
-        raise InvalidSubjectError(
-            "wrong_typ", "what was given tells of an event, as logout tokens do"
-        )
+        raise InvalidSubjectError("wrong_typ", "a token with events (a logout token) was passed")
     if claims.has("cnf"):
         certificate = yield from trust.issuer.certificate()
         ours = None if certificate is None else certificate.thumbprint
         if ours is None or claims.get("cnf") != {"x5t#S256": ours}:
             raise InvalidSubjectError(
                 "subject_bound",
-                "the principal's token is bound to a key that isn't ours, and came without a proof",
+                "the principal's token is bound to another party's key",
                 remedy="have it issued unbound, for this agent's audience",
             )
     if agent is not None and claims.has("may_act"):
@@ -503,7 +512,7 @@ def _check_claims(claims: Fields, trust: Trusted, agent: str | None) -> Flow[Non
         if named is None or named.text("sub") not in (agent, trust.client_id):
             raise InvalidSubjectError(
                 "may_act",
-                f"the principal's token lets another actor act for them, not {agent}",
+                f"the principal's token allows another actor, not {agent}",
                 remedy="have the token issued with this agent, or its client, in may_act",
             )
 
@@ -514,22 +523,22 @@ def _type_of(claims: Fields) -> str:
     return JWT
 
 
-def _known(claims: Fields, token_type: str, now: float) -> _Known:
+def _known_from(claims: Fields, token_type: str, now: float) -> _Known:
     sub, end = claims.text("sub"), claims.number("exp")
     if sub is None or end is None:
-        raise InvalidSubjectError("claim_missing", "nothing says whose the token is, or until when")
+        raise InvalidSubjectError("claim_missing", "the principal's token has no sub or no exp")
     if end <= now:
-        # No skew here: it would open a session that has ended.
+        # No skew here: it would open a session that has already ended.
         raise InvalidSubjectError("expired", "the principal's token has expired")
     profile = claims.text("sub_profile")
     kind = "service" if profile == "service" else "user"
     return _Known(sub, kind, token_type, now, end)
 
 
-def _introspected(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known]:
-    """Ask the issuer about a token that says nothing (RFC 7662 §2); what it doesn't vouch for is worth nothing.
+def _introspect(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known]:
+    """Ask the issuer about an opaque token (RFC 7662 §2). The response must pass the checks of a JWT's claims.
 
-    Its answer is held to what a JWT is. Which client the token was given to doesn't matter: an access token comes from any.
+    `client_id` isn't checked: an access token may have been issued to any client.
     """
     form: list[tuple[str, str | Secret]] = [("token", token)]
     try:
@@ -538,21 +547,21 @@ def _introspected(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Kno
     except CredentialRejectedError as error:
         raise InvalidSubjectError(
             "not_introspectable",
-            f"{trust.issuer.url} doesn't say what the principal's token is worth ({error.code})",
+            f"{trust.issuer.url} didn't introspect the principal's token ({error.code})",
         ) from None
     if claims.get("active") is not True:
-        raise InvalidSubjectError("inactive", "the principal's token isn't valid any more")
+        raise InvalidSubjectError("inactive", "the principal's token is no longer valid")
     kinds = [(claims.text(name) or "").lower() for name in ("token_type", "typ", "token_use")]
     if any("refresh" in kind for kind in kinds):
-        raise InvalidSubjectError("wrong_typ", "a refresh token was given as an access token")
+        raise InvalidSubjectError("wrong_typ", "a refresh token was passed as an access token")
     if "dpop" in kinds and not claims.has("cnf"):
         raise InvalidSubjectError("subject_bound", "the principal's token is bound to a key")
     now = trust.issuer.clock()
-    known = _known(claims, ACCESS_TOKEN, now)
+    known = _known_from(claims, ACCESS_TOKEN, now)
     members = {"iat": now, **claims.members}
-    _held_to(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
+    _apply(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
     if claims.has("iss") and claims.text("iss") != trust.issuer.url:
-        raise InvalidSubjectError("issuer_mismatch", "the principal's token is of another issuer")
+        raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
     _check_audience(claims, [trust.audience])
     yield from _check_claims(claims, trust, agent)
     return known
@@ -562,7 +571,7 @@ SUBJECT_TYPE: Final = "agent-subject+jwt"
 
 
 class DirectorySubject:
-    """A principal of the issuer's own directory, as one session acts for it. `key` is what the instance registered."""
+    """A principal of the issuer's own directory: the agent states by a signed assertion whom the session acts for."""
 
     def __init__(self, principal: Principal, agent: Agent, *, txn: str, expires_at: float) -> None:
         self._principal = principal

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The first grant of a chain, signed by a trust anchor (DESIGN section 5, Anchors): an issuer's, or a signer of our own.
+"""The first grant of a chain, signed by a trust anchor (DESIGN section 5, Anchors): an issuer, or a signer of our own.
 
-What either is worth is for a verifier to say: an anchor that lives in the agent's own process can claim any principal.
+A verifier decides how far it trusts an anchor: one in the agent's own process can claim any principal.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ GRANT: Final = "urn:agent-identity:token-type:grant"
 
 @dataclass(frozen=True, slots=True)
 class RootWanted:
-    """A first grant as a session asks for it; `lifetime` is seconds, `evidence` how the principal is known here."""
+    """A session's request for hop 0. `lifetime` is seconds; `evidence` says how the principal was verified here."""
 
     principal: Principal
     subject: Subject | None
@@ -64,41 +64,41 @@ class RootWanted:
 
 
 class Anchor(Protocol):
-    """Where hop 0 comes from. `name` is its `iss`."""
+    """Signs hop 0. `name` is its `iss`."""
 
     @property
     def name(self) -> str: ...
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
-        """Make hop 0 for the key that asks.
+        """Make hop 0 for the requesting key.
 
         Raises:
-            CredentialError: the anchor refused, granted something else than was asked for, or can't be reached.
+            CredentialError: the anchor refused, issued a grant that doesn't match the request, or can't be reached.
         """
         ...
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
-        """The public key by which it signs under `kid`."""
+        """Return its public key with this `kid`."""
         ...
 
     def keys(self) -> Flow[list[dict[str, JSON]]]:
-        """All public keys by which its grants are checked, where it is for us to publish them.
+        """Return all public keys that verify its grants, if this identity publishes them.
 
         Raises:
-            ConfigurationError: `anchor_keys`, it publishes them itself.
+            ConfigurationError: `anchor_keys`, the anchor publishes its keys itself.
         """
         ...
 
 
 class SignedGrants:
-    """Hop 0 signed by a signer of this identity's own: `iss` is what verifiers know it under, whichever of its keys signs."""
+    """Hop 0 signed by this identity's own signer. Verifiers know the signer as `iss`, whichever of its keys signs."""
 
     def __init__(self, signer: Signer, iss: str, clock: Callable[[], float]) -> None:
         self.name: str = iss
         self._signer = signer
         self._clock = clock
         self._seen: dict[str, dict[str, JSON]] = {}
-        """Public keys by their `kid`: one that is rotated out is still the one of grants that live."""
+        """Public keys by `kid`, rotated ones included: grants that they signed may still be valid."""
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
         key, *_ = yield from self.keys()
@@ -130,17 +130,17 @@ class SignedGrants:
         if kid not in self._seen:
             yield from self.keys()
         if kid not in self._seen:
-            raise CredentialRejectedError("unknown_key", f"{self.name} has no such key")
+            raise CredentialRejectedError("unknown_key", f"{self.name} has no key with this kid")
         return self._seen[kid]
 
     def keys(self) -> Flow[list[dict[str, JSON]]]:
-        found = yield from public_keys_of(self._signer)
-        self._seen.update((str(key["kid"]), key) for key in found)
-        return found
+        keys = yield from public_keys_of(self._signer)
+        self._seen.update((str(key["kid"]), key) for key in keys)
+        return keys
 
 
 class IssuedGrants:
-    """Hop 0 from an issuer that gives grants (RFC 8693 with a type of ours), for the key that proves itself on the request."""
+    """Hop 0 from an issuer of grants (RFC 8693 with our own token type), for the key that signs the request's DPoP proof."""
 
     def __init__(self, issuer: Issuer) -> None:
         self.name: str = issuer.url
@@ -153,22 +153,22 @@ class IssuedGrants:
         yield from ()
         raise ConfigurationError(
             "anchor_keys",
-            f"{self.name} signs first grants, and publishes its keys itself",
-            remedy="make a Verifier with a TrustAnchor of that issuer's jwks",
+            f"{self.name} signs the first grants and publishes its keys itself",
+            remedy="make a Verifier with a TrustAnchor that has that issuer's jwks",
         )
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
         """See `Anchor`.
 
         Raises:
-            CredentialRejectedError: the anchor refused, or granted something else than was asked for.
-            CredentialUnavailableError: it could not be reached.
+            CredentialRejectedError: the anchor refused, or issued a grant that doesn't match the request.
+            CredentialUnavailableError: the anchor could not be reached.
         """
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing",
-                "an issuer's grant needs the principal's token, and this session has none",
-                remedy="open the session with on_behalf_of(token), or let a signer of your own make hop 0",
+                "the issuer needs the principal's token to issue a grant, and this session has none",
+                remedy="open the session with on_behalf_of(token), or sign hop 0 with a signer of your own",
             )
         issuer = self._issuer
         subject = yield from wanted.subject.token(issuer, (JWT, ACCESS_TOKEN, ID_TOKEN))
@@ -192,19 +192,19 @@ class IssuedGrants:
         answer = yield from issuer.token(form, binding=Binding("dpop", wanted.proof_key))
         if answer.issued_token_type != GRANT or answer.token_type != "N_A":  # noqa: S105 - a type
             raise CredentialRejectedError(
-                "wrong_token_type", f"{issuer.url} answered with something other than a grant"
+                "wrong_token_type", f"{issuer.url} didn't answer with a grant"
             )
         check_scopes(answer, wanted.scopes, issuer.url)
-        grant = _read(answer, issuer.url)
-        yield from self._check_signed(grant)
-        if not _is_as_asked(grant, wanted, issuer):
+        grant = _grant_in(answer, issuer.url)
+        yield from self._check_signature(grant)
+        if not _matches(grant, wanted, issuer):
             raise CredentialRejectedError(
-                "grant_mismatch", f"{issuer.url} issued a grant for something else"
+                "grant_mismatch", f"{issuer.url} issued a grant that doesn't match the request"
             )
         return grant
 
-    def _check_signed(self, grant: Grant) -> Flow[None]:
-        """Whoever gave it has to have signed it: what no verifier takes isn't handed on, with the principal's name in it."""
+    def _check_signature(self, grant: Grant) -> Flow[None]:
+        """Refuse a grant that no verifier would accept: it names the principal, so it isn't passed on."""
         key = yield from self._issuer.key(grant.kid or "", at_once=True)
         try:
             jose.verify(grant.compact, [key], algorithms=ALGORITHMS, typ=GRANT_TYPE)
@@ -213,11 +213,11 @@ class IssuedGrants:
         else:
             return
         raise CredentialRejectedError(
-            "malformed_grant", f"{self.name} issued a grant that is refused: {code}"
+            "malformed_grant", f"{self.name} issued an invalid grant: {code}"
         )
 
 
-def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
+def _matches(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
     principal = wanted.principal
     return (
         (grant.iss, grant.vouched_by) == (issuer.url, issuer.url)
@@ -226,7 +226,7 @@ def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
         and grant.depth == 0
         and grant.max_depth <= wanted.max_depth
         and grant.scopes <= wanted.scopes
-        and _said(grant.details) == _said(wanted.details)
+        and _text_of(grant.details) == _text_of(wanted.details)
         and grant.aud | {LOCAL} == wanted.resources | {LOCAL}
         and grant.purpose == wanted.purpose
         and (grant.sub, grant.sub_iss) == (principal.sub, principal.iss or issuer.url)
@@ -238,16 +238,14 @@ def _is_as_asked(grant: Grant, wanted: RootWanted, issuer: Issuer) -> bool:
     )
 
 
-def _said(details: Details | None) -> str:
+def _text_of(details: Details | None) -> str:
     return "" if details is None else details_text(details.claim)
 
 
-def _read(answer: Answer, issuer: str) -> Grant:
+def _grant_in(answer: Answer, issuer: str) -> Grant:
     try:
         return read_grant(answer.token.reveal())
     except VerificationError as error:
         code = error.code
     # Raised here and not in `except`: the frames below hold what the issuer sent.
-    raise CredentialRejectedError(
-        "malformed_grant", f"{issuer} issued a grant that is refused: {code}"
-    )
+    raise CredentialRejectedError("malformed_grant", f"{issuer} issued an invalid grant: {code}")

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What every way to get a credential has in common: what it is asked for, who it is asked on behalf of, what it says of itself.
+"""The protocol of a credential source, the request that it answers, and the principal's tokens that it may use.
 
-A source is an object with a `fetch` that makes a flow (see flow.py); `token_exchange.py` is the pattern for one. Sources don't
-know one another: a cache, or a choice among them, takes them as arguments.
+A source is an object whose `fetch` returns a flow (see flow.py); `token_exchange.py` is the pattern. Sources don't import one
+another: a cache, or a choice among sources, takes them as arguments.
 """
 
 from __future__ import annotations
@@ -44,23 +44,23 @@ class SubjectToken(NamedTuple):
 
 
 class Subject(Protocol):
-    """The principal of a session as its tokens show them."""
+    """Hands out the principal's tokens for one session."""
 
     def token(self, issuer: Issuer, types: Collection[str], /) -> Flow[SubjectToken]:
-        """A token to show to `issuer`, of one of `types` (the first that there is, in their order).
+        """Return a token for `issuer`, of the first type in `types` that is available.
 
         Raises:
             CredentialRejectedError: `subject_token_missing`, the session holds none of these types.
-            CredentialError: a fresh one could not be had.
+            CredentialError: a fresh token could not be obtained.
         """
         ...
 
 
 class Verified(NamedTuple):
-    """What verifying a principal's token brings: who they are, their tokens, how that is known, from when and until when (Unix seconds).
+    """The result of verifying a principal's tokens. Times are Unix seconds.
 
-    `renew` has them verified anew by fresh tokens, and says until when they are proven then; None where no fresh ones come, so
-    that a session ends with `proven_until`.
+    `renew` verifies fresh tokens and returns the new `proven_until`. It is None where no fresh tokens can be obtained; the
+    session then ends at `proven_until`.
     """
 
     principal: Principal
@@ -72,7 +72,7 @@ class Verified(NamedTuple):
 
 
 class StepUp(NamedTuple):
-    """What a resource wants of the sign-in behind a token (RFC 9470 §3)."""
+    """What a resource requires of the sign-in behind a token (RFC 9470 §3)."""
 
     acr_values: tuple[str, ...] = ()
     max_age: int | None = None
@@ -80,10 +80,10 @@ class StepUp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """One credential as a session asks for it.
+    """A session's request for one credential.
 
-    `chain` is newest first, its leaf is held by `proof_key`. `subject` is None in a session that acts for nobody whose token
-    it has. `txn` is the session's transaction.
+    `chain` is newest first; its leaf names `proof_key`. `subject` is None where the session has no token of the principal.
+    `txn` is the session's transaction.
     """
 
     resource: str
@@ -99,48 +99,49 @@ class Wanted:
 
 
 def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
-    """How an issuer names the principal in what it issues; None where that isn't known, and for a trigger, which is nobody.
+    """Return the principal's `sub` at an issuer; None where it isn't known, and for a trigger.
 
-    A `sub` names somebody at its own issuer (OIDC Core §2), and at those that are said to know the same people by it.
+    A `sub` is unique at its own issuer (OIDC Core §2). It also holds at issuers whose configuration lists that issuer in
+    `subjects_of`.
     """
     principal = wanted.principal
-    knows = principal.iss in (None, issuer.url) or principal.iss in issuer.subjects_of
-    return principal.sub if knows and principal.profile != "trigger" else None
+    is_known = principal.iss in (None, issuer.url) or principal.iss in issuer.subjects_of
+    return principal.sub if is_known and principal.profile != "trigger" else None
 
 
 def name_at(issuer: Issuer, wanted: Wanted) -> str:
-    """The principal's name at an issuer that is to be told whom this is about.
+    """Return the principal's `sub` at an issuer that has to be told who the principal is.
 
     Raises:
-        CredentialRejectedError: `principal_unknown_there`, the same name may be somebody else's there.
+        CredentialRejectedError: `principal_unknown_there`, the `sub` may belong to another person there.
     """
     name = named_by(issuer, wanted)
     if name is None and wanted.principal.profile == "trigger":
         raise CredentialRejectedError(
             "principal_unknown_there",
-            f"{issuer.url} can't be told whom this is about: the session acts for nobody",
-            remedy="open it with on_behalf_of(token), or use client-credentials for this resource",
+            f"{issuer.url} needs the name of a principal, and an autonomous session has none",
+            remedy="open the session with on_behalf_of(token), or use client-credentials for this resource",
         )
     if name is None:
         raise CredentialRejectedError(
             "principal_unknown_there",
-            f"the principal's name is one of {wanted.principal.iss}, and may be somebody else's at {issuer.url}",
-            remedy="if both issuers know the same people by the same sub, say so in subjects_of of this issuer",
+            f"the principal's sub is from {wanted.principal.iss}, and may name another person at {issuer.url}",
+            remedy="if both issuers use the same sub for the same person, list the first in subjects_of of the second",
         )
     return name
 
 
 class Renewal(NamedTuple):
-    """Why a credential has to be had anew: it expired, or the server wants more scopes or a fresher sign-in."""
+    """Why a credential is renewed: it expired, or the server requires more scopes or a fresher sign-in."""
 
     scopes: frozenset[str] | None = None
     step_up: StepUp | None = None
 
 
 class Described(NamedTuple):
-    """What of a source's own set-up changes its answers, as part of the cache key.
+    """The settings of a source that change its answers, as part of the cache key.
 
-    `issuer` and `client` are names, `audience` a text, `details` canonical JSON; each empty where the source has none.
+    `details` is canonical JSON. A setting that the source doesn't have is empty.
     """
 
     kind: str
@@ -158,14 +159,14 @@ class Source(Protocol):
 
     @property
     def patience(self) -> float | None:
-        """Seconds that a person gets for their part; None where nobody has to do anything."""
+        """Seconds that a person has to sign in or decide; None where no person is involved."""
         ...
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Get what the resource accepts, checked against what was asked for.
+        """Get a credential that the resource accepts, checked against the request.
 
         Raises:
-            CredentialRejectedError: an issuer refused, or its answer isn't what was asked for.
-            CredentialUnavailableError: an issuer could not be reached, or nobody did what they had to in time.
+            CredentialRejectedError: an issuer refused, or its answer doesn't match the request.
+            CredentialUnavailableError: an issuer could not be reached, or no person acted in time.
         """
         ...

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the acting agent says of one call: which tool, over exactly which arguments, under which grant (DESIGN section 5).
+"""The acting agent's signed statement about one call: the tool, the exact arguments, the grant (DESIGN section 5).
 
 `Statement` is what is constant for one grant and resource, serialised once, so that a call costs one formatting and one
 signature. `read_assertion` is the verifier's side.
@@ -34,7 +34,7 @@ __all__ = [
 
 ASSERTION_TYPE: Final = "agent-assertion+jwt"
 LIFETIME: Final = 60
-"""Seconds an assertion lives; the most that a verifier accepts."""
+"""The lifetime of an assertion in seconds, and the longest that a verifier accepts."""
 
 
 class RequestBinding(NamedTuple):
@@ -48,7 +48,7 @@ class RequestBinding(NamedTuple):
 
 
 class CallFacts(NamedTuple):
-    """What is constant through one call; `tool` is already a JSON string, ids and digests need no escaping."""
+    """The constant facts of one call. `tool` is already a JSON string; ids and digests need no escaping."""
 
     call_id: str
     tool: str
@@ -58,7 +58,7 @@ class CallFacts(NamedTuple):
 
 
 class Statement:
-    """The part of every assertion under one grant, for one resource, that doesn't change: serialised and encoded once."""
+    """The constant part of all assertions under one grant for one resource, serialised and encoded once."""
 
     __slots__ = ("_key", "_rest", "_start")
 
@@ -74,33 +74,33 @@ class Statement:
                 "grant_hash": leaf.hash(),
             }
         )
-        # Base64 takes three bytes at a time: what is left over of the constant part is encoded with the rest of each.
+        # Base64 encodes three bytes at a time: the remainder of the constant part is encoded with each assertion's rest.
         opened = constant[:-1] + b","
         whole = len(opened) - len(opened) % 3
         self._start = f"{header}.{b64url(opened[:whole])}".encode("ascii")
         self._rest = opened[whole:]
 
     def recorded(self, facts: CallFacts, now: int) -> str:
-        """The assertion that only the ledger sees: `use` keeps every verifier's door shut to it."""
-        return self._signed(facts, now, facts.call_id, ',"use":"record"}')
+        """The assertion for the ledger only: every verifier refuses one with `use`."""
+        return self._sign(facts, now, facts.call_id, ',"use":"record"}')
 
     def for_call(
         self, facts: CallFacts, now: int, *, resend: int = 0, ath: str | None = None
     ) -> str:
-        """The assertion of a call whose tool and arguments its receiver sees: in MCP's `_meta`, in a message.
+        """The assertion of a call whose recipient gets tool and arguments: in MCP's `_meta`, in a message.
 
         `resend` counts further rounds of the same call, each of which is used once.
         """
         jti = f"{facts.call_id}.r{resend}" if resend else facts.call_id
-        return self._signed(facts, now, jti, "}" if ath is None else f',"ath":"{ath}"}}')
+        return self._sign(facts, now, jti, "}" if ath is None else f',"ath":"{ath}"}}')
 
     def for_request(self, facts: CallFacts, now: int, number: int, binding: RequestBinding) -> str:
         """The assertion of one HTTP request, the `number`-th of its call."""
         bound = {name: value for name, value in binding._asdict().items() if value is not None}
         rest = orjson.dumps(bound)[1:].decode()
-        return self._signed(facts, now, f"{facts.call_id}.{number}", f",{rest}")
+        return self._sign(facts, now, f"{facts.call_id}.{number}", f",{rest}")
 
-    def _signed(self, facts: CallFacts, now: int, jti: str, rest: str) -> str:
+    def _sign(self, facts: CallFacts, now: int, jti: str, rest: str) -> str:
         call_id, tool, args_hash, trace_id, span_id = facts
         variable = (
             f'"iat":{now},"exp":{now + LIFETIME},"jti":"{jti}",'
@@ -162,14 +162,16 @@ def read_assertion(compact: str) -> Assertion:
     token = jose.unverified(compact, max_header=1024, error=InvalidAssertionError)
     header = Claims(token.header)
     if header.text("typ") != ASSERTION_TYPE:
-        raise InvalidAssertionError("wrong_typ", "what came as an assertion is none")
+        raise InvalidAssertionError("wrong_typ", "the typ of the assertion is another one")
     header.only(_HEADER)
     claims = Claims(jose.loads_object(token.payload, error=InvalidAssertionError))
     claims.only(_CLAIMS)
     call = claims.nested("call")
     call.only(_CALL)
     if call.text("canon") != "jcs" or not call.text("args_hash").startswith("sha-256:"):
-        raise InvalidAssertionError("digest_unknown", "arguments are digested in an unknown way")
+        raise InvalidAssertionError(
+            "digest_unknown", "the canonical form of the arguments is unknown"
+        )
     trace = claims.nested("trace") if claims.has("trace") else None
     if trace is not None:
         trace.only(_TRACE)
@@ -201,7 +203,7 @@ def read_assertion(compact: str) -> Assertion:
 
 
 def _approval(claims: Claims) -> Approval:
-    """Who said yes, as the agent says: `asserted`, whatever evidence is claimed, until somebody has checked a proof."""
+    """The approval as the agent states it. Its evidence is `asserted`, whatever is claimed, until a proof is checked."""
     claims.only(_APPROVAL)
     claims.text("evidence")
     return Approval(

@@ -16,7 +16,7 @@ ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"
 HANDOVER: Final = "Agent-Handover"
 META: Final = "dev.agent-identity/"
-"""What the keys of all that travels in an MCP request's `_meta` begin with: `assertion`, `delegation`, `handover`."""
+"""The prefix of our keys in an MCP request's `_meta`: `assertion`, `delegation`, `handover`."""
 
 HEADER_LIMIT: Final = 8000
 CHAIN_LIMIT: Final = 64 * 1024
@@ -33,7 +33,7 @@ def join_chain(compacts: Sequence[str], *, limit: int = HEADER_LIMIT) -> str:
 
 
 def chain_fits(compacts: Sequence[str], *, limit: int) -> None:
-    """Hold a chain to what a header carries.
+    """Check that a chain fits into a header.
 
     Raises:
         ConfigurationError: `chain_too_long`.

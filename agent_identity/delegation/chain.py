@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What makes grants a chain, and who may narrow what. Each rule is one function, each refusal has its own code.
+"""The rules of a chain of grants, and who may narrow what. One function per rule, one code per refusal.
 
 Caps come first, so that no signature is checked for a chain that is refused anyway. The rules then run root first:
 an anchor signs hop 0, the key that a grant names signs the next, and every hop only narrows.
@@ -35,14 +35,14 @@ if TYPE_CHECKING:
 __all__ = ["EVIDENCE", "TRIGGER", "Anchor", "Handover", "holder_key", "verify_chain"]
 
 TRIGGER: Final = "trigger"
-"""The `sub_profile` of an unattended run, which an agent declares itself."""
+"""The `sub_profile` of an unattended run. The agent itself declares the trigger."""
 
 _RANK: Final = {kind: rank for rank, kind in enumerate(EVIDENCE)}
 
 
 @dataclass(frozen=True, slots=True)
 class Anchor:
-    """Whose hop 0 is believed, and how far: the most evidence it may give and the foreign `sub_iss` it speaks for."""
+    """An issuer whose hop 0 is trusted, the maximum evidence that it may give, and the foreign `sub_iss` that it may vouch for."""
 
     issuer: str
     keys: Sequence[JWK]
@@ -58,7 +58,7 @@ def verify_chain(
     skew: float = 30.0,
     evidence: str = "asserted",
 ) -> tuple[Grant, ...]:
-    """Check a whole chain, newest first, and give back its grants in that order.
+    """Verify a whole chain, newest first, and return its grants in that order.
 
     `now` is Unix seconds, `skew` is allowed once for the chain, `evidence` is the least that hop 0 must carry.
 
@@ -67,50 +67,50 @@ def verify_chain(
     """
     _check_caps(compacts)
     key = tuple(compacts)
-    taken = _taken.get(key)
-    read = _read(key) if taken is None else taken.read
+    cached = _cache.get(key)
+    read = _parse(key) if cached is None else cached.read
     grants = read.grants
     _check_times(grants, now, skew)
     keys = _check_root(grants[-1], anchors, evidence)
-    if taken is None or taken.keys != keys:
-        taken = _Taken(read, copy.deepcopy(keys), _prepared(read.root_signed, keys))
-    taken.root.check(error=InvalidAssertionError)
+    if cached is None or cached.keys != keys:
+        cached = _CachedChain(read, copy.deepcopy(keys), _prepare(read.root_signed, keys))
+    cached.root.check(error=InvalidAssertionError)
     for hop in read.hops:
         hop.check(error=InvalidAssertionError)
-    _remember(key, taken)
+    _remember(key, cached)
     return grants
 
 
-class _Read(NamedTuple):
-    """A chain as its bytes have it, newest first: hops with the keys that they name, and the root, whose key an anchor names."""
+class _ParsedChain(NamedTuple):
+    """A parsed chain, newest first: the hops with the keys that they name, and the root, whose key an anchor names."""
 
     grants: tuple[Grant, ...]
     root_signed: jose.Parsed
     hops: tuple[jose.Prepared, ...]
 
 
-class _Taken(NamedTuple):
-    """A chain as read, and the check of its root by those of the anchor's keys that it names."""
+class _CachedChain(NamedTuple):
+    """A parsed chain, and the prepared check of its root with the anchor's keys that it names."""
 
-    read: _Read
+    read: _ParsedChain
     keys: list[JWK]
     root: jose.Prepared
 
 
 _KEPT: Final = 256
-_taken: Final[dict[tuple[str, ...], _Taken]] = {}
-"""A service sees the same chain with every call of a session. What depends on time, trust and keys is checked each time, and so
-are the signatures; only what the bytes alone decide isn't read again."""
+_cache: Final[dict[tuple[str, ...], _CachedChain]] = {}
+"""A service gets the same chain with every call of a session. Signatures, time, trust and keys are checked each time; only the
+parsing, which depends on the bytes alone, is cached."""
 
 
-def _remember(key: tuple[str, ...], taken: _Taken) -> None:
-    if key not in _taken and len(_taken) >= _KEPT:
-        _taken.clear()
-    _taken[key] = taken
+def _remember(key: tuple[str, ...], cached: _CachedChain) -> None:
+    if key not in _cache and len(_cache) >= _KEPT:
+        _cache.clear()
+    _cache[key] = cached
 
 
-def _read(compacts: tuple[str, ...]) -> _Read:
-    """Read a chain, and hold it to all rules that its own bytes decide."""
+def _parse(compacts: tuple[str, ...]) -> _ParsedChain:
+    """Parse a chain, and apply all rules that depend on its bytes alone."""
     signed = [read_signed(compact) for compact in compacts]
     grants = tuple(grant for grant, _ in signed)
     hops = tuple(reversed(grants))
@@ -123,14 +123,14 @@ def _read(compacts: tuple[str, ...]) -> _Read:
         _check_narrowing(parent, child)
     _check_no_actor_twice(grants)
     prepared = [
-        _prepared(parsed, (_signer(child, parent),))
+        _prepare(parsed, (_signer(child, parent),))
         for (child, parsed), (parent, _) in itertools.pairwise(signed)
     ]
-    return _Read(grants, signed[-1][1], tuple(prepared))
+    return _ParsedChain(grants, signed[-1][1], tuple(prepared))
 
 
 def holder_key(jwk: JWK | None, jkt: str) -> JWK:
-    """The key a header carries, if it is the very one that a grant is bound to.
+    """Return the key in a header if it is the key that a grant is bound to.
 
     Raises:
         InvalidAssertionError: there is none, or it is another's.
@@ -138,18 +138,20 @@ def holder_key(jwk: JWK | None, jkt: str) -> JWK:
     if jwk is None:
         raise InvalidAssertionError("key_missing", "the signer's public key isn't in the header")
     try:
-        found = thumbprint(jwk)
+        presented = thumbprint(jwk)
     except ConfigurationError:
-        raise InvalidAssertionError("key_malformed", "the header's key is no public key") from None
-    if not hmac.compare_digest(found.encode(), jkt.encode()):
         raise InvalidAssertionError(
-            "key_mismatch", "signed with a key the grant above doesn't name"
+            "key_malformed", "the header's key isn't a public key"
+        ) from None
+    if not hmac.compare_digest(presented.encode(), jkt.encode()):
+        raise InvalidAssertionError(
+            "key_mismatch", "the key in the header isn't the one that the grant above names"
         )
     return jwk
 
 
 def _signer(child: Grant, parent: Grant) -> JWK:
-    """The key that signed a hop below the root, which is named by the parent and by nothing else."""
+    """The key that signed a hop below the root. Only the parent names it."""
     key = holder_key(child.jwk, parent.jkt)
     if child.kid is not None:
         raise InvalidAssertionError("unknown_key", "a hop below the root names its key by kid")
@@ -167,9 +169,11 @@ def _check_caps(compacts: Sequence[str]) -> None:
 
 def _check_depth(grant: Grant, depth: int) -> None:
     if grant.depth != depth:
-        raise InvalidAssertionError("depth_mismatch", "a hop isn't where its depth says")
+        raise InvalidAssertionError(
+            "depth_mismatch", "a hop's depth isn't its position in the chain"
+        )
     if grant.depth > grant.max_depth:
-        raise InvalidAssertionError("depth_exceeded", "deeper than the chain's ceiling allows")
+        raise InvalidAssertionError("depth_exceeded", "the chain is deeper than its maximum depth")
     if (grant.par_hash is None) != (depth == 0) or (grant.evidence is None) != (depth > 0):
         raise InvalidAssertionError("hop_malformed", "only hop 0 has evidence and no parent")
 
@@ -177,11 +181,13 @@ def _check_depth(grant: Grant, depth: int) -> None:
 def _check_link(parent: Grant, child: Grant) -> None:
     expected = signing_input_hash(parent.compact)
     if not hmac.compare_digest(expected.encode(), (child.par_hash or "").encode()):
-        raise InvalidAssertionError("parent_mismatch", "a hop hangs below another grant")
+        raise InvalidAssertionError("parent_mismatch", "a hop names another grant as its parent")
     if child.iss != parent.agent:
         raise InvalidAssertionError("issuer_mismatch", "a hop isn't issued by the agent above it")
     if child.max_depth > parent.max_depth:
-        raise InvalidAssertionError("depth_exceeded", "a hop raises the ceiling of the one above")
+        raise InvalidAssertionError(
+            "depth_exceeded", "a hop raises the maximum depth of its parent"
+        )
 
 
 def _check_constants(parent: Grant, child: Grant) -> None:
@@ -199,13 +205,17 @@ def _check_actor(parent: Grant, child: Grant) -> None:
 
 def _check_narrowing(parent: Grant, child: Grant) -> None:
     if not child.scopes <= parent.scopes:
-        raise InvalidAssertionError("scope_widened", "a hop has a scope that the one above lacks")
+        raise InvalidAssertionError("scope_widened", "a hop has a scope that its parent lacks")
     if not child.aud <= parent.aud:
-        raise InvalidAssertionError("audience_widened", "a hop reaches further than the one above")
+        raise InvalidAssertionError(
+            "audience_widened", "a hop has a resource that its parent lacks"
+        )
     if parent.details is not None and not parent.details.covers(child.details):
-        raise InvalidAssertionError("details_widened", "a hop may do more than the one above")
+        raise InvalidAssertionError(
+            "details_widened", "a hop's details are wider than its parent's"
+        )
     if child.exp > parent.exp or child.nbf < parent.nbf or child.iat < parent.nbf:
-        raise InvalidAssertionError("lifetime_widened", "a hop lives outside the one above")
+        raise InvalidAssertionError("lifetime_widened", "a hop's lifetime exceeds its parent's")
 
 
 def _check_no_actor_twice(grants: Sequence[Grant]) -> None:
@@ -230,7 +240,7 @@ def _check_times(grants: Sequence[Grant], now: float, skew: float) -> None:
 
 
 def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[JWK]:
-    """Hold hop 0 to its anchor; gives the anchor's keys that may have signed it."""
+    """Check hop 0 against its anchor. Return the anchor's keys that may have signed it."""
     known = tuple(anchors)
     named = [anchor for anchor in known if anchor.issuer == root.iss]
     if not named:
@@ -253,7 +263,7 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[J
 
 
 def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
-    claimed = root.evidence or "asserted"  # one of the known words, and never absent from hop 0
+    claimed = root.evidence or "asserted"  # always set at hop 0, to a known word
     if _RANK[claimed] > _RANK[anchor.evidence]:
         raise InvalidAssertionError(
             "evidence_exceeded",
@@ -270,13 +280,13 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
     if root.sub_iss != anchor.issuer and root.sub_iss not in anchor.subjects and not is_trigger:
         raise InvalidAssertionError(
             "subject_not_vouched",
-            "the anchor speaks for a principal of somebody else's",
+            "the anchor may not vouch for a principal of this issuer",
             remedy="name that issuer in the TrustAnchor's subjects, if the anchor may vouch for it",
         )
 
 
 def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
-    """A trigger has no token that anybody could verify, and only its own agent as its issuer.
+    """A trigger has no token to verify, and its agent is its issuer.
 
     An agent with the name of an issuer would declare triggers that read like that issuer's principals.
     """
@@ -293,7 +303,7 @@ def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
         )
 
 
-def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
+def _prepare(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
     fitting = jose.fitting(
         signed.head,
         keys,
@@ -305,7 +315,7 @@ def _prepared(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
 
 
 class Handover(NamedTuple):
-    """A chain that was handed over with the call, newest first and verified like the call's own; its leaf is for the recipient.
+    """A verified chain that was handed over with a call, newest first. Its leaf is for the recipient.
 
     `anchor_key` is the public key that its first grant was signed with.
     """

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reading the claims of a signed statement of ours, strictly: a claim has its type or the statement is refused."""
+"""Reads the claims of our own signed statements strictly: a claim of the wrong type is an error."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _LARGEST = 2**53 - 1
 
 
 class Claims:
-    """The claims of one statement; each reader names the type it wants, and absence is only accepted where it says so.
+    """The claims of one statement, read by type. A missing claim is an error unless the reader's name says that it is optional.
 
     Raises:
         InvalidAssertionError: `claim_missing` or `claim_malformed`; the message names the claim, never its value.
@@ -42,21 +42,21 @@ class Claims:
         return self.text(name) if name in self._claims else None
 
     def integer(self, name: str) -> int:
-        """A whole number of seconds, hops or the like, from 0 to 2^53 - 1; `true` is none."""
+        """An integer from 0 to 2^53 - 1; `true` isn't one."""
         value = self._claims.get(name)
         if type(value) is int and 0 <= value <= _LARGEST:
             return value
         raise self._malformed(name) if name in self._claims else self._missing(name)
 
     def texts(self, name: str) -> tuple[str, ...]:
-        """A list of non-empty strings without repetition; it may be empty, but not absent."""
+        """A list of distinct non-empty strings. It may be empty, but not missing."""
         value = self._claims.get(name)
         if not isinstance(value, list):
             raise self._malformed(name) if name in self._claims else self._missing(name)
-        found = tuple(item for item in value if isinstance(item, str) and item)
-        if len(found) != len(value) or len(set(found)) != len(found):
+        texts = tuple(item for item in value if isinstance(item, str) and item)
+        if len(texts) != len(value) or len(set(texts)) != len(texts):
             raise self._malformed(name)
-        return found
+        return texts
 
     def scopes(self, name: str = "scope") -> frozenset[str]:
         """Scope tokens (RFC 6749 §3.3), one space between them; an absent claim is none."""
@@ -82,13 +82,13 @@ class Claims:
         return name in self._claims
 
     def is_within(self, known: Mapping[str, JSON]) -> bool:
-        """Whether every claim here is one of `known`, with the value that it has there."""
+        """Whether every claim is in `known`, with the same value."""
         return all(name in known and known[name] == value for name, value in self._claims.items())
 
     def only(self, names: frozenset[str]) -> None:
-        """Refuse claims that we have no rule for: what isn't understood isn't skipped."""
+        """Refuse other claims: an unknown claim is never ignored."""
         if not names.issuperset(self._claims):
-            raise self._error("claim_unknown", "a claim that this version has no rule for")
+            raise self._error("claim_unknown", "there is a claim that this version doesn't know")
 
     def _missing(self, name: str) -> VerificationError:
         return self._error("claim_missing", f"the claim {name} is missing")

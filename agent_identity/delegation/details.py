@@ -43,13 +43,13 @@ __all__ = [
 
 _DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
 _LARGEST: Final = 64
-"""Objects in one grant, and arguments in one object."""
+"""The maximum number of objects in a grant, and of arguments in an object."""
 
 Number: TypeAlias = "int | float"
 
 
 class Constraint(NamedTuple):
-    """What one argument may be; all words that are there have to hold. Values are their RFC 8785 bytes."""
+    """The constraints on one argument, which all must hold. Values are RFC 8785 bytes."""
 
     const: bytes | None = None
     enum: frozenset[bytes] | None = None
@@ -62,10 +62,10 @@ class Constraint(NamedTuple):
         return self._takes(canonical.encode(value), value)
 
     def covers(self, child: Constraint) -> bool:
-        """Whether everything that `child` allows is allowed here too, as far as that shows in its words."""
+        """Whether `child` is provably no wider, by its keywords."""
         named = child.named()
         if named is not None:
-            # A child that names its values is narrower exactly if each that it allows is allowed.
+            # A child with listed values is narrower exactly if each of them is allowed here.
             values = [(text, orjson.loads(text)) for text in named]
             return all(self._takes(*value) for value in values if child._takes(*value))
         return (
@@ -77,7 +77,7 @@ class Constraint(NamedTuple):
         )
 
     def named(self) -> frozenset[bytes] | None:
-        """The values that it names one by one, None where it describes them."""
+        """The listed values (`const`, `enum`); None where there is no list."""
         if self.const is not None:
             return frozenset({self.const})
         return self.enum
@@ -95,7 +95,7 @@ class Constraint(NamedTuple):
 
 
 class Detail(NamedTuple):
-    """One object; None for `tools` or `resources` is any."""
+    """One object. None for `tools` or `resources` means any."""
 
     tools: frozenset[str] | None
     resources: frozenset[str] | None
@@ -103,14 +103,14 @@ class Detail(NamedTuple):
 
     @property
     def sees_arguments(self) -> bool:
-        """Whether it says something that only those can check who see the tool and its arguments."""
+        """Whether checking it requires the tool and its arguments."""
         return self.tools is not None or bool(self.arguments)
 
     def reaches(self, resource: str) -> bool:
         return self.resources is None or resource in self.resources
 
     def allows(self, tool: str, resource: str, arguments: Mapping[str, JSON]) -> bool:
-        """Whether it takes the whole call; an argument that has a rule has to be there."""
+        """Whether it allows the whole call. An argument with a constraint must be present."""
         return (
             (self.tools is None or tool in self.tools)
             and self.reaches(resource)
@@ -121,7 +121,7 @@ class Detail(NamedTuple):
         )
 
     def covers(self, child: Detail) -> bool:
-        """Whether `child` is no wider: what is limited here is limited there, to no more."""
+        """Whether `child` is no wider: every limit here is there, too, at least as narrow."""
         return (
             _is_subset(child.tools, self.tools)
             and _is_subset(child.resources, self.resources)
@@ -133,18 +133,18 @@ class Detail(NamedTuple):
 
 
 class Details:
-    """The objects of one grant, or what a session may do beyond scopes. `claim` is how a grant carries them."""
+    """The authorization details of a grant or session. `claim` is their form in a grant."""
 
     __slots__ = ("_objects", "claim")
 
     def __init__(self, objects: Iterable[tuple[Detail, dict[str, JSON]]]) -> None:
         pairs = tuple(objects)
         self._objects = tuple(detail for detail, _ in pairs)
-        self.claim: tuple[dict[str, JSON], ...] = tuple(said for _, said in pairs)
+        self.claim: tuple[dict[str, JSON], ...] = tuple(member for _, member in pairs)
 
     @property
     def sees_arguments(self) -> bool:
-        """Whether any object can be checked only by those who see the tool and its arguments."""
+        """Whether checking any object requires the tool and its arguments."""
         return any(detail.sees_arguments for detail in self._objects)
 
     def reaches(self, resource: str) -> bool:
@@ -152,11 +152,11 @@ class Details:
         return any(detail.reaches(resource) for detail in self._objects)
 
     def allows(self, tool: str, resource: str, arguments: Mapping[str, JSON]) -> bool:
-        """Whether one object takes the whole call."""
+        """Whether one object allows the whole call."""
         return any(detail.allows(tool, resource, arguments) for detail in self._objects)
 
     def allows_unseen(self, resource: str, tool: str | None, *, lenient: bool) -> bool:
-        """Whether an object takes a call there of which nothing more is seen; `lenient` leaves tool and arguments to others.
+        """Whether an object allows a call whose arguments aren't visible; `lenient` leaves tool and arguments unchecked.
 
         Even then a `tool` that the caller names has to be one that it may call.
         """
@@ -170,18 +170,18 @@ class Details:
         )
 
     def covers(self, child: Details | None) -> bool:
-        """Whether each object of `child` is covered by one of these; a child without any is wider."""
+        """Whether each object of `child` is covered by one of these. A child without details is wider."""
         return child is not None and all(
             any(above.covers(detail) for above in self._objects)
             for detail in child._objects  # noqa: SLF001 - of the same class
         )
 
     def towards(self, resources: Iterable[str]) -> Details | None:
-        """Those about any of the resources, so that a grant says no more than it needs; None where nothing is left."""
+        """The objects about any of these resources, so that a grant has no others; None where there are none."""
         wanted = tuple(resources)
         kept = [
-            (detail, said)
-            for detail, said in zip(self._objects, self.claim, strict=True)
+            (detail, member)
+            for detail, member in zip(self._objects, self.claim, strict=True)
             if any(detail.reaches(resource) for resource in wanted)
         ]
         return Details(kept) if kept else None
@@ -193,9 +193,9 @@ class Details:
             ConfigurationError: `authorization_details`, they are too many by that.
         """
         return details_from(
-            {**said, "resources": [resource]}
+            {**member, "resources": [resource]}
             for resource in sorted(resources)
-            for detail, said in zip(self._objects, self.claim, strict=True)
+            for detail, member in zip(self._objects, self.claim, strict=True)
             if detail.reaches(resource)
         )
 
@@ -214,15 +214,15 @@ def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionE
             "claim_malformed", f"authorization_details are a list of 1 to {_LARGEST} objects"
         )
     objects: list[tuple[Detail, dict[str, JSON]]] = []
-    for said in value:
-        if not isinstance(said, dict):
+    for detail in value:
+        if not isinstance(detail, dict):
             raise error("claim_malformed", "authorization_details are a list of objects")
-        objects.append((_detail(Claims(said, error), error), said))
+        objects.append((_detail(Claims(detail, error), error), detail))
     return Details(objects)
 
 
 def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
-    """What a user or a configuration says, as a grant will carry it; `whose` they are goes into the error.
+    """Read authorization details from code or configuration. `whose` is for the error message.
 
     Raises:
         ConfigurationError: `authorization_details`, with what is wrong.
@@ -232,8 +232,8 @@ def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Det
             raise VerificationError(
                 "claim_malformed", "authorization_details are a list of objects"
             )
-        said = orjson.loads(canonical.encode([dict(each) for each in given]))
-        return read_details(said, VerificationError)
+        claim = orjson.loads(canonical.encode([dict(each) for each in given]))
+        return read_details(claim, VerificationError)
     except (VerificationError, DeniedError) as error:
         reason = str(error)
     except (TypeError, ValueError):
@@ -247,29 +247,29 @@ def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Det
 
 
 def about(resources: list[JSON]) -> dict[str, JSON]:
-    """An object that limits nothing but the resources."""
+    """An object that limits only the resources."""
     return {"type": TOOL_DETAILS, "resources": resources}
 
 
 def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
-    """The details that a resource is configured with: each object is about that resource and no other.
+    """Read the configured details of a resource: each object is about only that resource.
 
     Raises:
         ConfigurationError: see `details_from`; or one names another resource.
     """
-    found = details_from(given, whose=f" of {resource}")
-    if any(said.get("resources", [resource]) != [resource] for said in found.claim):
+    details = details_from(given, whose=f" of {resource}")
+    if any(member.get("resources", [resource]) != [resource] for member in details.claim):
         raise ConfigurationError(
             "authorization_details",
             f"the authorization_details of {resource} name another resource",
             remedy="leave out resources there",
         )
-    return details_from({**said, "resources": [resource]} for said in found.claim)
+    return details_from({**member, "resources": [resource]} for member in details.claim)
 
 
 def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
     if claims.text("type") != TOOL_DETAILS:
-        raise error("detail_type_unknown", "authorization_details of a type that has no rule here")
+        raise error("detail_type_unknown", "authorization_details have an unknown type")
     claims.only(_DETAIL)
     arguments: dict[str, Constraint] = {}
     if claims.has("arguments"):
@@ -295,14 +295,14 @@ _WORDS: Final = ("const", "enum", "minimum", "maximum", "prefix")
 
 def _constraint(rule: Mapping[str, JSON], error: type[VerificationError]) -> Constraint:
     if not rule.keys() <= set(_WORDS):
-        raise error("constraint_unknown", "an argument is limited by a word that has no rule here")
+        raise error("constraint_unknown", "a constraint on an argument has an unknown keyword")
     if not rule:
-        raise error("constraint_unknown", "an argument is limited by nothing")
+        raise error("constraint_unknown", "a constraint on an argument is empty")
     enum, prefix = rule.get("enum"), rule.get("prefix")
     if "enum" in rule and (not isinstance(enum, list) or not enum):
-        raise error("claim_malformed", "enum is a list of values")
+        raise error("claim_malformed", "enum must be a list of values")
     if "prefix" in rule and (not isinstance(prefix, str) or not prefix):
-        raise error("claim_malformed", "prefix is a text")
+        raise error("claim_malformed", "prefix must be a string")
     return Constraint(
         const=_value(rule["const"], error) if "const" in rule else None,
         enum=frozenset(_value(each, error) for each in enum) if isinstance(enum, list) else None,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One hop of delegation: which claims a grant carries, and how it is minted (DESIGN section 5).
+"""One hop of delegation: the claims of a grant, and how it is minted (DESIGN section 5).
 
 Hop 0 is signed by a trust anchor and names its key by `kid`. Every later hop is signed by the agent above and carries that
 agent's public key in its header, where it counts only if the parent's `cnf.jkt` names it. Signed bytes are kept as they
@@ -45,7 +45,7 @@ GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8
 HEADER_LIMIT: Final = 1024
 EVIDENCE: Final = ("asserted", "agent", "issuer")
-"""How a principal can be known, least first."""
+"""The kinds of evidence for a principal, weakest first."""
 
 _HEADER: Final = frozenset({"typ", "alg", "kid", "jwk"})
 _CLAIMS: Final = frozenset(
@@ -121,12 +121,12 @@ def _grant_hash(compact: str) -> str:
 
 
 def signing_input_hash(compact: str) -> str:
-    """The `par_hash` of a child: over the parent's signing input, not its payload, which could be encoded anew."""
+    """The `par_hash` of a child: over the parent's signing input, since its payload could be encoded differently."""
     return hash_of(compact.rpartition(".")[0])
 
 
 def read_grant(compact: str) -> Grant:
-    """Read a grant's claims without keeping what its signature is checked over; see `read_signed`."""
+    """Read a grant's claims without its signing input; see `read_signed`."""
     return read_signed(compact)[0]
 
 
@@ -139,7 +139,7 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     token = jose.unverified(compact, max_header=HEADER_LIMIT, error=InvalidAssertionError)
     header = Claims(token.header)
     if header.text("typ") != GRANT_TYPE:
-        raise InvalidAssertionError("wrong_typ", "a member of the chain is no grant")
+        raise InvalidAssertionError("wrong_typ", "a member of the chain isn't a grant")
     header.only(_HEADER)
     payload = jose.loads_object(token.payload, error=InvalidAssertionError)
     claims = Claims(payload)
@@ -148,7 +148,7 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     actor = Claims(act)
     actor.only(_ACTOR)
     if actor.text("sub_profile") != "ai_agent":
-        raise InvalidAssertionError("actor_profile", "the actor of a grant is no ai_agent")
+        raise InvalidAssertionError("actor_profile", "the actor of a grant isn't an ai_agent")
     confirmation = claims.nested("cnf")
     confirmation.only(_CONFIRMATION)
     jkt = confirmation.text("jkt")
@@ -156,7 +156,7 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
         raise InvalidAssertionError("instance_mismatch", "act.instance isn't the bound key")
     evidence = claims.optional_text("evidence")
     if evidence is not None and evidence not in EVIDENCE:
-        raise InvalidAssertionError("evidence_unknown", "a grant claims evidence of no known kind")
+        raise InvalidAssertionError("evidence_unknown", "a grant has an unknown kind of evidence")
     if claims.optional_text("sub_token_hash") is not None and evidence is None:
         raise InvalidAssertionError("hop_malformed", "only hop 0 has the hash of a token")
     grant = Grant(
@@ -213,7 +213,7 @@ def root_signing_input(
     evidence: str,
     jti: str | None = None,
 ) -> bytes:
-    """What an anchor signs to make hop 0, by the key that `kid` names. Local tools are always within its reach.
+    """The signing input of hop 0, for the key that `kid` names. `aud` always includes local tools.
 
     `expires_at` is Unix seconds; `evidence` says how the principal was known: issuer, agent or asserted.
     """
@@ -236,7 +236,7 @@ def root_signing_input(
 
 
 class RootClaims(TypedDict):
-    """What `root_signing_input` takes by name."""
+    """The keyword arguments of `root_signing_input`."""
 
     iss: str
     principal_sub: str
@@ -258,7 +258,7 @@ class RootClaims(TypedDict):
 
 
 def mint_root(key: SigningKey, kid: str, **claims: Unpack[RootClaims]) -> Grant:
-    """Mint hop 0 at once, with a key in memory and its `kid`."""
+    """Mint hop 0 with a key in memory and its `kid`."""
     return read_grant(key.complete(root_signing_input(key.alg, kid, **claims)))
 
 
@@ -275,7 +275,7 @@ def mint_child(
     now: int,
     expires_at: int,
 ) -> Grant:
-    """Mint the hop below `parent` with the key of the agent that holds `parent`.
+    """Mint the hop below `parent`, with the key of `parent`'s agent.
 
     The caller has checked that the child only narrows; `chain.verify_chain` checks it again, as any verifier will.
     The parent's end wins over `expires_at`.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The limits of a session: what may be asked for in it, and what a child of it may be given.
+"""The limits of a session: which scopes and resources it may request, and which a child may get.
 
 None is no limit of its own, an empty set is nothing at all. Nothing is ever repaired: what is wider is refused.
 """
@@ -20,7 +20,7 @@ __all__ = ["Limits"]
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The scopes, resources and authorization details of one agent's session; local tools are within every session's reach."""
+    """The scopes, resources and authorization details of one agent's session. Local tools are always allowed."""
 
     agent: str
     scopes: frozenset[str] | None
@@ -30,7 +30,7 @@ class Limits:
     def check(
         self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
     ) -> None:
-        """Hold a call to these limits, and to the most that `resource` is configured with.
+        """Check a call against these limits, and against the configured scopes of `resource`.
 
         Raises:
             DeniedError: `resource_not_granted`, `scope_not_granted` or `scope_not_configured`.
@@ -55,7 +55,7 @@ class Limits:
             )
 
     def allowed(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
-        """The scopes that a call asks for which names none: all that `resource` is configured with and these limits allow.
+        """The scopes of a call that names none: all configured scopes of `resource` that these limits allow.
 
         None where neither says anything, and none for local tools.
         """
@@ -72,7 +72,7 @@ class Limits:
         resources: frozenset[str] | None,
         details: Details | None = None,
     ) -> Limits:
-        """The limits of a child; None takes over what there is here.
+        """The limits of a child. None means the same as here.
 
         Raises:
             DeniedError: `scope_widened`, `audience_widened` or `details_widened`.
@@ -83,7 +83,7 @@ class Limits:
         if self.scopes is not None and not (scopes is not None and scopes <= self.scopes):
             raise DeniedError(
                 "scope_widened",
-                f"{self.agent} can't pass on {_listed(scopes, self.scopes)}, which it lacks in this session",
+                f"{self.agent} can't pass on {_beyond(scopes, self.scopes)}, which it lacks in this session",
                 remedy=f"leave the scope out of delegate(…), or grant it to {self.agent} when its session is opened",
             )
         if self.resources is not None and not (
@@ -91,7 +91,7 @@ class Limits:
         ):
             raise DeniedError(
                 "audience_widened",
-                f"{self.agent} can't pass on {_listed(resources, self.resources)}, which it lacks in this session",
+                f"{self.agent} can't pass on {_beyond(resources, self.resources)}, which it lacks in this session",
                 remedy=f"leave the resource out of delegate(…), or grant it to {self.agent} when its session is opened",
             )
         if self.details is not None and not self.details.covers(details):
@@ -101,5 +101,5 @@ class Limits:
         return Limits(agent, scopes, resources, details)
 
 
-def _listed(asked: frozenset[str] | None, allowed: frozenset[str]) -> str:
+def _beyond(asked: frozenset[str] | None, allowed: frozenset[str]) -> str:
     return ", ".join(sorted((asked or frozenset[str]()) - allowed))

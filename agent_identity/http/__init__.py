@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where flows meet the world: the one HTTP door, single flight, and the credential that signs requests.
+"""Drivers of flows, the HTTP transport, single flight, and the credential that signs requests.
 
-This package alone imports httpx, and only when something is first asked. For clients that take no `httpx.Auth` it has the
-same credential as `httpx2_auth(credential)`, `requests_auth(credential)` and `aiohttp_middleware(credential)`; each loads its
-client's package when it is first used.
+Only this package imports httpx, and only on first use. For other HTTP clients, `httpx2_auth(credential)`,
+`requests_auth(credential)` and `aiohttp_middleware(credential)` adapt the credential; each imports its client on first use.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where a URL that a peer named may lead: to the public network, and nowhere inside ours.
+"""Checks the addresses of a URL that a peer named: it may lead to the public network, not into a private one.
 
-The address that was checked is the one that is connected to, so a name that resolves otherwise a moment later gains nothing.
+The connection goes to the checked address itself, so that DNS rebinding has no effect.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from agent_identity.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["AsyncGuardedBackend", "addresses_of", "checked", "is_public"]
+__all__ = ["AsyncGuardedBackend", "addresses_of", "check_addresses", "is_public"]
 
 
 _EMBEDDING: Final = tuple(
@@ -28,54 +28,54 @@ _EMBEDDING: Final = tuple(
 """IPv6 networks whose last four bytes are an IPv4 address: both NAT64 prefixes, compatible and translated addresses."""
 
 _PLATFORM: Final = frozenset({"168.63.129.16"})
-"""Where a cloud answers its own machines under a public address."""
+"""Public addresses that a cloud uses for its own machines' platform services."""
 
 _INSIDE: Final = tuple(
     ipaddress.IPv6Network(network) for network in ("fec0::/10", "64:ff9b:1::/48")
 )
-"""Networks that are somebody's own, whatever this version of Python says of them."""
+"""Private networks that some versions of Python call global."""
 
 
 def addresses_of(host: str, port: int) -> list[str]:
-    """The addresses that the system finds for a host, in its order."""
-    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    """The addresses of a host, in the order of the system's resolver."""
+    entries = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 def is_public(address: str) -> bool:
-    """Whether an address is one of the public network; whatever embeds another address is judged by that one too."""
+    """Whether an address is public. An embedded IPv4 address must be public, too."""
     try:
-        found = ipaddress.ip_address(address)
+        ip = ipaddress.ip_address(address)
     except ValueError:
         return False
-    if isinstance(found, ipaddress.IPv4Address):
-        return found.is_global and not found.is_multicast and address not in _PLATFORM
-    inner = found.ipv4_mapped or found.sixtofour
-    if any(found in network for network in _EMBEDDING):
-        inner = ipaddress.IPv4Address(int(found) & 0xFFFFFFFF)
-    if (inner is not None and not is_public(str(inner))) or any(found in own for own in _INSIDE):
+    if isinstance(ip, ipaddress.IPv4Address):
+        return ip.is_global and not ip.is_multicast and address not in _PLATFORM
+    inner = ip.ipv4_mapped or ip.sixtofour
+    if any(ip in network for network in _EMBEDDING):
+        inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    if (inner is not None and not is_public(str(inner))) or any(ip in own for own in _INSIDE):
         return False
-    return (inner is not None or found.is_global) and not found.is_multicast
+    return (inner is not None or ip.is_global) and not ip.is_multicast
 
 
-def checked(host: str, found: Iterable[str], allowed: frozenset[str]) -> list[str]:
-    """The addresses of a host that a peer named; `allowed` are hosts that may be private.
+def check_addresses(host: str, resolved: Iterable[str], allowed: frozenset[str]) -> list[str]:
+    """Return the addresses of a host that a peer named, if all are public. `allowed` are hosts that may be private.
 
     Raises:
         TransportError: `private_address`.
     """
-    addresses = list(found)
+    addresses = list(resolved)
     if host not in allowed and not all(is_public(address) for address in addresses):
         raise TransportError(
             "private_address",
-            f"{host} was named by a peer and leads into a private network",
+            f"{host}, which a peer named, has a private address",
             remedy="if that is right, list the host in [http] allow_private",
         )
     return addresses
 
 
 class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to checked addresses alone. `allowed` are hosts that may be private, `resolve` finds addresses of a host."""
+    """Connects only to checked addresses. `allowed` are hosts that may be private, `resolve` returns a host's addresses."""
 
     def __init__(
         self,
@@ -96,13 +96,13 @@ class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
         try:
-            found = await anyio.to_thread.run_sync(
+            resolved = await anyio.to_thread.run_sync(
                 self._resolve, host, port, abandon_on_cancel=True
             )
         except OSError as error:
             raise httpcore.ConnectError(type(error).__name__) from None
         failure: Exception = httpcore.ConnectError("the host has no address")
-        for address in checked(host, found, self._allowed):
+        for address in check_addresses(host, resolved, self._allowed):
             try:
                 return await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a server says in `WWW-Authenticate` (RFC 9110 §11.6.1): schemes and their parameters, strictly read, never quoted."""
+"""Reads `WWW-Authenticate` (RFC 9110 §11.6.1) strictly: schemes and their parameters. Its text is never quoted."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ class Challenge(NamedTuple):
 
 
 def names_error(header: str) -> bool:
-    """Whether a challenge says what was wrong with the credentials that came; one that asks for credentials doesn't."""
+    """Whether a challenge has an error, so that it refuses the credentials and doesn't just ask for them."""
     return any("error" in challenge.parameters for challenge in challenges_of(header))
 
 
 def challenges_of(header: str) -> list[Challenge]:
-    """The challenges of a header, in order; what can't be read ends the list, and a name that stands twice voids its challenge."""
-    found: list[Challenge] = []
+    """The challenges of a header, in order, up to the first malformed one. One with a repeated parameter is left out."""
+    challenges: list[Challenge] = []
     at = 0
     while at < len(header) <= _LIMIT:
         scheme = _SCHEME.match(header, at)
@@ -54,12 +54,12 @@ def challenges_of(header: str) -> list[Challenge]:
             parameters[name] = parameter[2] if quoted is None else re.sub(r"\\(.)", r"\1", quoted)
             at = parameter.end()
         if not twice:
-            found.append(Challenge(scheme[1].lower(), parameters))
-    return found
+            challenges.append(Challenge(scheme[1].lower(), parameters))
+    return challenges
 
 
 def wanted_by(status: int, header: str) -> Challenge | None:
-    """The challenge of ours that a refusal carries: `Bearer` or `DPoP`, with an error that a client can act upon."""
+    """The first `Bearer` or `DPoP` challenge of a refusal that has an error, which a client can act on; else None."""
     if status not in (401, 403):
         return None
     for challenge in challenges_of(header):

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a tool is handed: a credential that signs requests to one resource, and nothing else.
+"""The credential that a tool gets: it signs requests to one resource.
 
-It adds the token with its proof of possession, and what the agent says of the call. Asked to sign a request to any other
-place it refuses, so that no tool can send one service's token to another.
+It adds the token with its proof of possession, the chain and the assertion. It refuses to sign a request to any other
+resource, so that no tool can send one service's token to another.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ _IDEMPOTENT: Final = frozenset({"GET", "HEAD", "OPTIONS", "PUT", "DELETE"})
 
 
 class Ready(NamedTuple):
-    """A credential and what goes along with it: the chain, None where the resource is shown none, and who signs below it."""
+    """A credential, the chain to send with it (None where it isn't sent), and the signer of assertions."""
 
     issued: Issued
     delegation: str | None
@@ -68,7 +68,7 @@ class Ready(NamedTuple):
 
 
 class Renewer(Protocol):
-    """Gets a credential anew, in both colours."""
+    """Renews a credential, in sync and async code."""
 
     def renew(self, renewal: Renewal, /) -> Ready: ...
 
@@ -76,9 +76,9 @@ class Renewer(Protocol):
 
 
 class Reporter(Protocol):
-    """Puts on record that a credential wasn't used at another place, in both colours; `place` is that place's origin.
+    """Records that a credential refused a request to another resource; `place` is the origin of that URL.
 
-    `unasserted` logs that its resource refused a request that asserts no call.
+    `unasserted` logs that the resource refused a request that asserts no call.
     """
 
     def refused(self, error: DeniedError, place: str, /) -> None: ...
@@ -89,9 +89,9 @@ class Reporter(Protocol):
 
 
 class Credential(httpx.Auth):
-    """A credential for one resource, as `auth=` of an httpx client or as plain headers for any other.
+    """A credential for one resource, as `auth=` of an httpx client or as plain headers for another client.
 
-    It has no readable form, can't be pickled, copied or serialised, and stops signing when its session ends.
+    Its `repr` shows no secret. It can't be pickled or copied, and stops signing when its session ends.
     """
 
     def __init__(
@@ -136,12 +136,12 @@ class Credential(httpx.Auth):
 
     @property
     def token_type(self) -> str:
-        """`DPoP` for a token that is bound to the agent's key, `Bearer` for one that isn't, else what its source calls it."""
+        """`DPoP` for a token that is bound to the agent's key, `Bearer` for an unbound one, else its source's own name."""
         return self._ready.issued.token_type
 
     @property
     def header_names(self) -> frozenset[str]:
-        """The names of all headers that may sign a request, in lower case; for other clients' hooks."""
+        """The lower-case names of all headers that it may add; for other clients' hooks."""
         names = {self._ready.issued.header, "DPoP", ASSERTION, DELEGATION, TXN_TOKEN}
         return frozenset(name.lower() for name in names if name)
 
@@ -155,7 +155,7 @@ class Credential(httpx.Auth):
         return self._certificate().chain
 
     def ssl_context(self) -> ssl.SSLContext:
-        """A context for a client of your own: it shows the certificate, and trusts whom the identity trusts.
+        """A TLS context for your own client, with the client certificate and the identity's trusted authorities.
 
         Raises:
             ConfigurationError: it has no certificate.
@@ -171,31 +171,30 @@ class Credential(httpx.Auth):
         return certificate
 
     def reveal(self) -> str:
-        """The token itself. A bound one is worth nothing without a proof; use `headers` instead.
+        """The token itself. A bound token is useless without a proof; use `headers` instead.
 
         Raises:
-            ConfigurationError: a certificate, which is used by `ssl_context`.
+            ConfigurationError: it has no token: it is a certificate (use `ssl_context`), or the chain alone.
             DeniedError: the session has ended.
         """
         self._check()
         if not self._ready.issued.header:
             raise ConfigurationError(
                 "no_token",
-                f"the credential for {self.resource} is no token",
-                remedy="use session.http(), for a certificate ssl_context(), or headers(…) with a client of your own",
+                f"the credential for {self.resource} isn't a token",
+                remedy="use session.http(), ssl_context() for a certificate, or headers(…) with your own client",
             )
         return self._ready.issued.token.reveal()
 
     def headers(self, method: str, url: str, body: bytes | None = b"") -> dict[str, str]:
-        """The headers that sign one request; each call gives fresh ones.
+        """Sign one request. Each call returns new headers, for one use.
 
-        `method` is as it will be sent, in upper case. `body` is what will be sent, None for a body that is streamed: then
-        its digest is not part of what is signed, and a service has to allow that by name.
-        Where the client sends them afterwards is beyond this method: let it follow no redirects.
+        `method` is in upper case, exactly as sent. `body` is the body that will be sent; None for a streamed one, whose digest
+        isn't signed (the service has to allow `unbound_body`). Your client must not follow redirects with these headers.
 
         Raises:
-            DeniedError: `foreign_url`, the request would leave the resource; or the session has ended.
-            ConfigurationError: `request_malformed`, the method is no single word.
+            DeniedError: `foreign_url`, the URL is outside the resource; or the session has ended.
+            ConfigurationError: `request_malformed`, the method isn't a single word.
         """
         self.stay(url)
         check_sendable(method, ())
@@ -219,14 +218,14 @@ class Credential(httpx.Auth):
             )
             number = next(self._numbers)
             more[ASSERTION] = statement.for_request(self._facts, int(now), number, binding)
-        # Last, and in no variable: whatever fails above is reported with the locals of this frame.
+        # Last, and in no variable: a traceback of an error above may include this frame's local variables.
         return {**_secrets(issued), **more}
 
     def stay(self, url: str, *, left: bool = False) -> None:
-        """Pass for a URL of the resource; for other clients' hooks. `left` says that a request has been there already.
+        """Check that a URL belongs to the resource; for other clients' hooks. `left` says that a request was already sent there.
 
         Raises:
-            DeniedError: `foreign_url`, it is another place's; that is on record.
+            DeniedError: `foreign_url`, it is outside the resource; the refusal is recorded.
         """
         if not covers(self.resource, url):
             error = _foreign(self.resource, left=left)
@@ -241,29 +240,29 @@ class Credential(httpx.Auth):
             raise error
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
-        """Tell it what came back, for clients that take plain headers; True means: sign again and send once more.
+        """Report a response, for clients that use plain headers. True means: sign the request again and send it once more.
 
-        A server's DPoP nonce is kept for the next request (RFC 9449 §8.2). `url` defaults to the resource.
+        The server's DPoP nonce is kept for the next request (RFC 9449 §8.2). `url` defaults to the resource.
         """
-        found = _joined(headers)
-        self._nonces.learn(url or self.resource, found.get("dpop-nonce"))
-        challenge = found.get("www-authenticate", "")
+        joined = _join_headers(headers)
+        self._nonces.learn(url or self.resource, joined.get("dpop-nonce"))
+        challenge = joined.get("www-authenticate", "")
         if status != 401:  # noqa: PLR2004 - a status of HTTP
             return False
         if self._shows_chain_alone and not names_error(challenge):
             self._reporter.unasserted()
-        return "dpop-nonce" in found and "use_dpop_nonce" in challenge
+        return "dpop-nonce" in joined and "use_dpop_nonce" in challenge
 
     @property
     def _shows_chain_alone(self) -> bool:
-        """Whether its requests carry the delegation and assert no call, as those of a session outside a tool do."""
+        """Whether its requests carry the chain but no assertion, as outside a tool."""
         _, delegation, statement = self._ready
         return delegation is not None and (statement is None or self._facts is None)
 
     def renewal(self, method: str, status: int, headers: Mapping[str, str]) -> Renewal | None:
-        """What a refusal asks for, None where a new credential wouldn't help, or the request may not be sent twice."""
-        found = _joined(headers)
-        challenge = wanted_by(status, found.get("www-authenticate", ""))
+        """The renewal that a refusal requires; None where renewing doesn't help, or the request may not be repeated."""
+        joined = _join_headers(headers)
+        challenge = wanted_by(status, joined.get("www-authenticate", ""))
         if challenge is None or self._renewer is None:
             return None
         return _renewal(challenge, method, self.scopes)
@@ -271,7 +270,7 @@ class Credential(httpx.Auth):
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
-        """Httpx's own hook: sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
+        """Sign and send (httpx's hook); repeat where the server requires its nonce, more scopes or a fresher token."""
         sending = Sending[httpx.Request, httpx.Response](
             self, request, _body_of(request), self._show
         )
@@ -287,34 +286,34 @@ class Credential(httpx.Auth):
         return sending.aflow()
 
     def signing(self, method: str, url: str, body: bytes | None) -> Signing:
-        """The headers for each time that a request is sent, and what has to be renewed in between; for other clients' hooks.
+        """Yield the headers for each attempt, and a `Renewal` where one is due in between; for other clients' hooks.
 
-        It is told the status and headers that came back. A request is sent at most three times: as it is, with the server's
-        nonce, and with a new credential.
+        Send it the status and headers of each response. A request is sent at most three times: as it is, with the server's
+        nonce, and with a renewed credential.
         """
         may_renew, may_nonce = True, True
         while True:
             answer = yield self.headers(method, url, body)
             if answer is None:
                 return
-            status, found = answer
-            wants_nonce = self.observe(status, found, url=url)
+            status, response_headers = answer
+            wants_nonce = self.observe(status, response_headers, url=url)
             if body is None:
-                return  # a streamed body is gone, and nobody can send it again
+                return  # a streamed body can't be sent again
             if wants_nonce and may_nonce:
                 may_nonce = False
                 continue
-            renewal = self.renewal(method, status, found)
+            renewal = self.renewal(method, status, response_headers)
             if renewal is None or not may_renew:
                 return
             may_renew = False
             yield renewal
 
     def renew(self, renewal: Renewal) -> None:
-        """Get this credential anew; for other clients' hooks.
+        """Renew this credential; for other clients' hooks.
 
         Raises:
-            DeniedError: policy or limits refuse that much.
+            DeniedError: policy or limits refuse the renewal.
             CredentialError: the issuer refused or could not be reached.
         """
         if self._renewer is not None:
@@ -351,18 +350,18 @@ def _foreign(resource: str, *, left: bool) -> DeniedError:
     if left:
         return DeniedError(
             "foreign_url",
-            f"a request with the credential for {resource} was sent on to another place",
-            remedy="follow no redirects with this transport, which doesn't report what it sends",
+            f"a request with the credential for {resource} was redirected outside that resource",
+            remedy="don't follow redirects with this transport, since it doesn't report what it sends",
         )
     return DeniedError(
         "foreign_url",
-        f"a credential for {resource} doesn't sign requests to another place",
-        remedy="give the other service a resource, and a tool, of its own",
+        f"the credential for {resource} doesn't sign requests outside that resource",
+        remedy="give the other service a resource and a tool of its own",
     )
 
 
 def _place(url: str) -> str:
-    """What a record says of another place: its origin, since path and query may hold anything."""
+    """The origin of a URL, for a record; path and query are left out, since they may contain secrets."""
     try:
         return origin(url)
     except DeniedError:
@@ -370,15 +369,15 @@ def _place(url: str) -> str:
 
 
 def _secrets(issued: Issued) -> dict[str, str]:
-    """The headers that are secret: the credential itself, and a transaction token beside it."""
-    found: dict[str, str] = {}
+    """The secret headers: the credential itself, and its transaction token."""
+    headers: dict[str, str] = {}
     if issued.header and issued.scheme:
-        found[issued.header] = f"{issued.scheme} {issued.token.reveal()}"
+        headers[issued.header] = f"{issued.scheme} {issued.token.reveal()}"
     elif issued.header:
-        found[issued.header] = issued.token.reveal()
+        headers[issued.header] = issued.token.reveal()
     if issued.txn_token is not None:
-        found[TXN_TOKEN] = issued.txn_token.reveal()
-    return found
+        headers[TXN_TOKEN] = issued.txn_token.reveal()
+    return headers
 
 
 def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:
@@ -387,7 +386,7 @@ def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renew
         try:
             more = scope_set(challenge.parameters.get("scope", "").split())
         except ConfigurationError:
-            return None  # these are no scopes
+            return None  # malformed scopes
         return Renewal(scopes=scopes | more) if more - scopes else None
     if error == "insufficient_user_authentication":
         age = challenge.parameters.get("max_age", "")
@@ -397,17 +396,17 @@ def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renew
                 int(age) if age.isascii() and age.isdigit() and len(age) <= _AGE_DIGITS else None,
             )
         )
-    # A token that expired on the way says nothing of whether the request had an effect.
+    # The request may have had an effect before the token was refused, so only an idempotent one is repeated.
     return Renewal() if error == "invalid_token" and method in _IDEMPOTENT else None
 
 
-def _joined(headers: Mapping[str, str]) -> dict[str, str]:
-    """Headers by their names in lower case, a repeated one joined (RFC 9110 §5.3)."""
-    found: dict[str, str] = {}
+def _join_headers(headers: Mapping[str, str]) -> dict[str, str]:
+    """Headers by lower-case name; the values of a repeated one are joined (RFC 9110 §5.3)."""
+    joined: dict[str, str] = {}
     for name, value in headers.items():
         key = name.lower()
-        found[key] = f"{found[key]}, {value}" if key in found else value
-    return found
+        joined[key] = f"{joined[key]}, {value}" if key in joined else value
+    return joined
 
 
 def _body_of(request: httpx.Request) -> bytes | None:
@@ -424,7 +423,7 @@ def _digest(data: bytes) -> str:
 def confined_client(
     credential: httpx.Auth, resource: str, transport: httpx.BaseTransport, reporter: Reporter
 ) -> httpx.Client:
-    """A client that can't leave its resource, whatever it is told about redirects."""
+    """A client that can't send requests outside its resource, even if it is told to follow redirects."""
     return httpx.Client(
         auth=credential,
         base_url=resource,
@@ -478,9 +477,9 @@ class _AConfined(httpx.AsyncBaseTransport):
 
 
 class LateCredential(httpx.Auth):
-    """Asks for the credential when a request is made: the running tool's where there is one, else the session's.
+    """Finds the credential when a request is made: the running tool's if there is one, else the session's.
 
-    Bodies are read first, up to 1 MiB, so that their digest is always part of what is signed.
+    Bodies are read first, up to 1 MiB, so that their digest is always signed.
     """
 
     def __init__(
@@ -523,5 +522,5 @@ def _check_body(body: bytes) -> None:
         raise ConfigurationError(
             "body_too_large",
             "a request body larger than 1 MiB can't be bound to its signature",
-            remedy="send it in parts, or use an httpx client of your own with auth=current_credential()",
+            remedy="send it in parts, or use your own httpx client with auth=current_credential()",
         )

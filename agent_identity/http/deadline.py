@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An absolute deadline for sync exchanges: each wait on the socket gets what is left of it, and no more.
+"""An absolute deadline for sync exchanges: each wait on the socket is limited to the time left.
 
-A timeout a read wouldn't do: a peer that sends one byte every half second keeps every single read short.
+A timeout per read isn't enough: a peer that sends one byte every half second never exceeds it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _current = threading.local()
 
 @contextlib.contextmanager
 def deadline_at(moment: float) -> Generator[None]:
-    """Within this block, this thread's socket waits end at `moment` on the monotonic clock."""
+    """In this block, the socket waits of this thread end at `moment` on the monotonic clock."""
     before: float | None = getattr(_current, "moment", None)
     _current.moment = moment
     try:
@@ -34,20 +34,20 @@ def deadline_at(moment: float) -> Generator[None]:
         _current.moment = before
 
 
-def _left(asked: float | None) -> float | None:
+def _time_left(timeout: float | None) -> float | None:
     moment: float | None = getattr(_current, "moment", None)
     if moment is None:
-        return asked
+        return timeout
     left = moment - time.monotonic()
     if left <= 0:
         raise httpcore.ReadTimeout("the deadline has passed")
-    return left if asked is None else min(asked, left)
+    return left if timeout is None else min(timeout, left)
 
 
 class DeadlineBackend(httpcore.NetworkBackend):
-    """httpcore's own sync backend, with the deadline of the exchange in every wait, for a name server's answer too.
+    """httpcore's sync backend with the exchange's deadline for every wait, name resolution included.
 
-    `find` gives the addresses of a host and port, in the order in which they are tried.
+    `find` returns the addresses of a host and port, in the order in which to try them.
     """
 
     def __init__(self, find: Callable[[str, int], Iterable[str]]) -> None:
@@ -62,11 +62,11 @@ class DeadlineBackend(httpcore.NetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.NetworkStream:
-        until = None if (left := _left(timeout)) is None else time.monotonic() + left
-        addresses = self._found(host, port, left)
+        until = None if (left := _time_left(timeout)) is None else time.monotonic() + left
+        addresses = self._resolve(host, port, left)
         failure: Exception = httpcore.ConnectError("the host has no address")
         for tried, address in enumerate(addresses):
-            # What is left is shared by the addresses that are left, so that a black hole costs its part and no more.
+            # The time left is divided among the remaining addresses, so that an unreachable one can't use it all.
             share = None if until is None else (until - time.monotonic()) / (len(addresses) - tried)
             if share is not None and share <= 0:
                 raise httpcore.ConnectTimeout("the deadline has passed")
@@ -80,21 +80,21 @@ class DeadlineBackend(httpcore.NetworkBackend):
                 return _DeadlineStream(stream)
         raise failure
 
-    def _found(self, host: str, port: int, seconds: float | None) -> list[str]:
-        """Ask for addresses in a thread of its own: the system's resolver waits as long as it likes."""
-        found: Future[list[str]] = Future()
+    def _resolve(self, host: str, port: int, seconds: float | None) -> list[str]:
+        """Resolve a host in a separate thread, since the system's resolver has no timeout."""
+        addresses: Future[list[str]] = Future()
 
         def look() -> None:
             try:
-                found.set_result(list(self._find(host, port)))
-            except BaseException as error:  # noqa: BLE001 - handed to whoever waits
-                found.set_exception(error)
+                addresses.set_result(list(self._find(host, port)))
+            except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
+                addresses.set_exception(error)
 
         threading.Thread(target=look, name="agent-identity-resolver", daemon=True).start()
         try:
-            return found.result(seconds)
-        except OSError as error:  # a name that isn't known, and a resolver that takes too long
-            kind = httpcore.ConnectError if found.done() else httpcore.ConnectTimeout
+            return addresses.result(seconds)
+        except OSError as error:  # an unknown name, or a timeout
+            kind = httpcore.ConnectError if addresses.done() else httpcore.ConnectTimeout
             raise kind(type(error).__name__) from None
 
 
@@ -103,10 +103,10 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._inner = inner
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        return self._inner.read(max_bytes, _left(timeout))
+        return self._inner.read(max_bytes, _time_left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _left(timeout))
+        self._inner.write(buffer, _time_left(timeout))
 
     def close(self) -> None:
         self._inner.close()
@@ -117,7 +117,9 @@ class _DeadlineStream(httpcore.NetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.NetworkStream:
-        return _DeadlineStream(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+        return _DeadlineStream(
+            self._inner.start_tls(ssl_context, server_hostname, _time_left(timeout))
+        )
 
     def get_extra_info(self, info: str) -> Any:
         return self._inner.get_extra_info(info)

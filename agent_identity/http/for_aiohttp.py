@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential as a client middleware of aiohttp, which asks it again for every redirect that it follows."""
+"""The credential as a client middleware of aiohttp, which calls it again for every redirect."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
         sign_into(request.headers, signing, None)
         while True:
             response = await handler(request)
-            # a middleware below this one may have moved the request; it is too late for the headers then
+            # a middleware below this one may have changed the URL; the headers are already sent then
             try:
                 await credential.astay(str(request.url), left=True)
             except BaseException:

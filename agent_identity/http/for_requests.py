@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential as `auth=` of requests, which signs each request that requests makes of it, or refuses it.
+"""The credential as `auth=` of the requests library.
 
-requests follows a redirect with a copy of the request. A copy loses the headers that sign it, and is signed anew when it is
-sent; a copy for another place is refused then.
+requests follows a redirect with a copy of the request. The copy loses our headers, and is signed again when it is sent, or
+refused if its URL is outside the resource.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ class _Auth(AuthBase):
         self._credential = credential
 
     def __call__(self, r: PreparedRequest) -> PreparedRequest:
-        request = _signed_by(self._credential, r)
+        request = _make_signed(self._credential, r)
         request.sign()
-        request.register_hook("response", _answered)  # type: ignore[no-untyped-call]  # untyped there
+        request.register_hook("response", _send_again)  # type: ignore[no-untyped-call]  # untyped there
         return request
 
     def __repr__(self) -> str:
@@ -39,14 +39,14 @@ class _Auth(AuthBase):
 
 
 class _Signed(PreparedRequest):
-    """A request that is signed by the time it is sent."""
+    """A request that signs itself before it is sent."""
 
     credential: Credential
     signing: Signing | None
 
     @property
     def path_url(self) -> str:
-        """The path and query, which requests asks for when it is about to send."""
+        """The path and query. requests reads it just before it sends, so it is signed here."""
         if self.signing is None:
             self.sign()
         return super().path_url
@@ -56,13 +56,13 @@ class _Signed(PreparedRequest):
         copied = super().copy()
         for name in self.credential.header_names:
             copied.headers.pop(name, None)
-        return _signed_by(self.credential, copied)
+        return _make_signed(self.credential, copied)
 
     def sign(self) -> None:
-        """Put on the headers for this method, URL and body.
+        """Set the headers for this method, URL and body.
 
         Raises:
-            DeniedError: `foreign_url`, it would go to another place.
+            DeniedError: `foreign_url`, its URL is outside the resource.
         """
         self.credential.stay(str(self.url))
         check_sendable(str(self.method), self.headers.items())
@@ -70,7 +70,7 @@ class _Signed(PreparedRequest):
         sign_into(self.headers, self.signing, None)
 
     def again(self, response: Response) -> _Signed | None:
-        """The same request signed anew, where its answer asks for that."""
+        """Return the same request signed again, if the response requires it."""
         signing = self.signing
         if signing is None:
             return None
@@ -84,8 +84,8 @@ class _Signed(PreparedRequest):
         return request if wanted else None
 
 
-def _signed_by(credential: Credential, request: PreparedRequest) -> _Signed:
-    """Make a request one that signs itself; requests keeps the object that it gave to an auth, and no other."""
+def _make_signed(credential: Credential, request: PreparedRequest) -> _Signed:
+    """Turn a request into one that signs itself, in place: requests ignores another object returned by an auth."""
     request.__class__ = _Signed
     assert isinstance(request, _Signed)  # noqa: S101 - it was made one above
     request.credential = credential
@@ -93,8 +93,8 @@ def _signed_by(credential: Credential, request: PreparedRequest) -> _Signed:
     return request
 
 
-def _answered(response: Response, **how: Any) -> Response:
-    """Send again where the server asks for it; what came from another place has no say in what is signed."""
+def _send_again(response: Response, **how: Any) -> Response:
+    """Send a request again if the server requires it. Responses from outside the resource are refused."""
     request = response.request
     if not isinstance(request, _Signed):
         return response
@@ -111,7 +111,7 @@ def _answered(response: Response, **how: Any) -> Response:
     answer: Response = response.connection.send(again, **how)
     answer.history.append(response)
     answer.request = again
-    return _answered(answer, **how)
+    return _send_again(answer, **how)
 
 
 def requests_auth(credential: Credential) -> AuthBase:

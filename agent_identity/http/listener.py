@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The loopback address that a person's browser comes back to (RFC 8252 §7.3): one port, one path, one visit."""
+"""The loopback redirect URI of a sign-in in the browser (RFC 8252 §7.3): one port, one path, one visit."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ _PAGE: Final = (
 
 
 class Listener:
-    """Waits for one visit on a port of its own, which nothing but this machine reaches.
+    """Waits for one visit on a free loopback port.
 
-    `callback` is a future of what came back. Whatever comes with another `Host`, from another `Origin`, to another path, by
-    another method, as part of a page, with members that `accepts` doesn't know, or a second time, is refused and changes
-    nothing: any page in the person's browser can knock here.
+    `callback` is a future of the response. Any page in the person's browser can send requests here. A request with another
+    `Host`, `Origin`, path or method, as part of a page, that `accepts` refuses, or after the first visit, is refused and
+    changes nothing.
     """
 
     def __init__(self, accepts: Callable[[Members], bool] = lambda _: True) -> None:
@@ -74,17 +74,18 @@ class Listener:
         self.close()
 
     def take(self, query: str) -> tuple[int, bytes]:
-        """Take what came back; the status and page that are answered."""
+        """Accept the query of a redirect. Return the status and the page to answer with."""
         try:
-            found = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=32)
+            members = tuple(
+                parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=32)
+            )
         except ValueError:
-            return 400, b"this isn't what was awaited"
-        members = tuple(found)
+            return 400, b"unexpected request"
         if not self._accepts(members):
-            return 400, b"this isn't what was awaited"
+            return 400, b"unexpected request"
         with self._lock:
             if self.callback.done():
-                return 410, b"this address has been used"
+                return 410, b"this address was already used"
             self.callback.set_result(Callback(self.redirect_uri, members))
         return 200, _PAGE
 
@@ -95,17 +96,17 @@ class _Server(ThreadingHTTPServer):
     listener: Listener
 
     def server_bind(self) -> None:
-        """Bind, and ask no name server who we are, which is what the library's own does."""
+        """Bind without the DNS lookup of `HTTPServer.server_bind`."""
         TCPServer.server_bind(self)
         self.server_name = "127.0.0.1"
         self.server_port = self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A visitor who breaks off is nobody's trouble, and a traceback would hold the code that came back."""
+        """Ignore broken connections: a printed traceback would contain the authorization code."""
 
 
 class _Visit(BaseHTTPRequestHandler):
-    timeout = 5  # seconds for a visitor who says nothing
+    timeout = 5  # seconds until an idle connection is closed
     server_version = "agent-identity"
     sys_version = ""
 
@@ -116,17 +117,17 @@ class _Visit(BaseHTTPRequestHandler):
         hosts = self.headers.get_all("Host", [])
         origins = self.headers.get_all("Origin", [])
         if len(hosts) != 1 or not secrets.compare_digest(hosts[0].encode(), listener.host.encode()):
-            self._say(421, b"wrong host")
+            self._respond(421, b"wrong host")
         elif any(origin != f"http://{listener.host}" for origin in origins):
-            self._say(403, b"wrong origin")
+            self._respond(403, b"wrong origin")
         elif path != _PATH or len(self.path) > _LONGEST:
-            self._say(404, b"nothing here")
+            self._respond(404, b"not found")
         elif self.headers.get("Sec-Fetch-Dest", "document") != "document":
-            self._say(403, b"no part of a page")
+            self._respond(403, b"not a top-level page")
         else:
-            self._say(*listener.take(query))
+            self._respond(*listener.take(query))
 
-    def _say(self, status: int, body: bytes) -> None:
+    def _respond(self, status: int, body: bytes) -> None:
         self.send_response(status)
         self.send_header("Content-Type", "text/html; charset=utf-8")
         self.send_header("Content-Length", str(len(body)))
@@ -138,4 +139,4 @@ class _Visit(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has in the library
-        """Nothing: the request line holds the code."""
+        """Log nothing: the request line contains the code."""

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which connections serve whom: one pool for issuers and one for tools, apart by the certificate that they show.
+"""Connection pools: separate ones for issuers, for tools and for discovered URLs, and for each client certificate.
 
-Sync pools are the process's, async ones belong to one event loop each and close with it. An authority that lives in this
-process is a pool too, which calls it instead of a socket.
+Sync pools belong to the process; each async pool belongs to one event loop and closes with it. The pool of a server in this
+process calls it instead of opening a socket.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 import httpcore
 
 from agent_identity.forks import start_over_in_child
-from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, checked
+from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, check_addresses
 from agent_identity.http.deadline import DeadlineBackend
 from agent_identity.http.seams import AsyncNetwork, InProcess, Network, client_context, tls
 
@@ -33,7 +33,7 @@ __all__ = ["DISCOVERED", "ISSUERS", "TOOLS", "Handler", "Pools"]
 ISSUERS: Final = "issuers"
 TOOLS: Final = "tools"
 DISCOVERED: Final = "discovered"
-"""What a peer named: connections to private addresses aren't opened for it."""
+"""For URLs that a peer named: no connections to private addresses."""
 
 _CERTIFICATES: Final = 16
 
@@ -41,20 +41,20 @@ P = TypeVar("P")
 
 
 class Handler(Protocol):
-    """A server in this process: one request in, one answer out."""
+    """A server in this process."""
 
     def __call__(self, request: HttpRequest, /) -> HttpResponse: ...
 
 
 class _Place(NamedTuple):
-    """Whom a pool serves: an origin in this process, or one of the names above; and what it shows there."""
+    """The key of a pool: its name (an origin in this process, or one of the names above), and its certificate."""
 
     name: str
     shown: str
 
 
 class Pools:
-    """Every pool of one identity. Thread-safe; after a fork the child opens connections of its own."""
+    """All pools of one identity. Thread-safe; a forked child opens its own connections."""
 
     def __init__(
         self,
@@ -72,47 +72,47 @@ class Pools:
         start_over_in_child(self)
 
     def start_over(self) -> None:
-        """In a forked child, as at first: sockets and locks are the parent's."""
+        """Reset; also in a forked child, since sockets and locks are the parent's."""
         self._lock = threading.Lock()
         self._sync: OrderedDict[_Place, Network | InProcess] = OrderedDict()
         self._loops: dict[int, _LoopPools] = {}
 
     def context(self, certificate: Certificate | None) -> ssl.SSLContext:
-        """What a connection believes, and shows.
+        """The TLS context of connections: trusted authorities, and the client certificate.
 
         Raises:
-            ConfigurationError: the certificate, or the authorities of the configuration, can't be used.
+            ConfigurationError: the certificate or the configured authorities can't be used.
         """
         if certificate is None:
             return tls(self._authorities)
         return client_context(certificate, self._authorities)
 
     def get(self, name: str, certificate: Certificate | None) -> Network | InProcess:
-        """The sync pool that serves `name` and shows this certificate."""
+        """The sync pool with this name and certificate."""
         place = _place(name, certificate)
         with self._lock:
             pool = self._sync.get(place)
             if pool is not None:
                 self._sync.move_to_end(place)
                 return pool
-        fresh = self._opened(name, certificate)
+        fresh = self._open(name, certificate)
         with self._lock:
             pool = self._sync.setdefault(place, fresh)
-            evicted = _evicted(self._sync)
+            evicted = _evict(self._sync)
         for each in evicted:
             each.close()
         return pool
 
     async def aget(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
-        """The running loop's pool that serves `name` and shows this certificate."""
+        """The running loop's pool with this name and certificate."""
         pools = self._of_this_loop()
         place = _place(name, certificate)
-        pool = pools.open.get(place)  # from here on one loop's affair, and so one thread's
+        pool = pools.open.get(place)  # no lock: only this loop's thread uses these pools
         if pool is None:
-            fresh = await asyncio.to_thread(self._aopened, name, certificate)
+            fresh = await asyncio.to_thread(self._aopen, name, certificate)
             pool = pools.open.setdefault(place, fresh)
         pools.open.move_to_end(place)
-        for evicted in _evicted(pools.open):
+        for evicted in _evict(pools.open):
             await evicted.aclose()
         await pools.close_with_loop()
         return pool
@@ -135,27 +135,27 @@ class Pools:
     def _of_this_loop(self) -> _LoopPools:
         loop = asyncio.get_running_loop()
         with self._lock:
-            # A loop that was closed without a last word leaves its pools here; its sockets are closed by letting go of them.
+            # A loop that was closed abruptly leaves its pools here; dropping them closes their sockets.
             gone = [key for key, pools in self._loops.items() if pools.is_gone()]
             for key in gone:
                 del self._loops[key]
             return self._loops.setdefault(id(loop), _LoopPools(loop))
 
-    def _opened(self, name: str, certificate: Certificate | None) -> Network | InProcess:
+    def _open(self, name: str, certificate: Certificate | None) -> Network | InProcess:
         handler = self._in_process.get(name)
         if handler is not None:
             return InProcess(handler)
-        find = self._checked if name == DISCOVERED else addresses_of
+        find = self._public_addresses if name == DISCOVERED else addresses_of
         return Network(self.context(certificate), DeadlineBackend(find))
 
-    def _checked(self, host: str, port: int) -> list[str]:
-        return checked(host, self._resolve(host, port), self._allow_private)
+    def _public_addresses(self, host: str, port: int) -> list[str]:
+        return check_addresses(host, self._resolve(host, port), self._allow_private)
 
-    def _aopened(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
+    def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
         handler = self._in_process.get(name)
         if handler is not None:
             return InProcess(handler)
-        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub for whoever has no anyio
+        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
         if name == DISCOVERED:
             backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
         return AsyncNetwork(self.context(certificate), backend)
@@ -168,8 +168,8 @@ def _place(name: str, certificate: Certificate | None) -> _Place:
     return _Place(name, f"{certificate.thumbprint} {bundle}")
 
 
-def _evicted(pools: OrderedDict[_Place, P]) -> list[P]:
-    """Take out the pools of certificates that were used longest ago: certificates rotate, and their connections go with them."""
+def _evict(pools: OrderedDict[_Place, P]) -> list[P]:
+    """Remove and return the least recently used pools of certificates: certificates rotate, and old pools must go."""
     with_certificate = [place for place in pools if place.shown]
     return [pools.pop(place) for place in with_certificate[:-_CERTIFICATES]]
 
@@ -177,8 +177,8 @@ def _evicted(pools: OrderedDict[_Place, P]) -> list[P]:
 class _LoopPools:
     """The pools of one event loop, closed when it shuts down.
 
-    `asyncio.run` finalises the async generators that its loop has seen, while the loop still runs: the one moment at which a
-    library can close what belongs to a loop that isn't its own.
+    `asyncio.run` closes its async generators while the loop still runs. That is the only moment at which a library can close
+    resources of a loop that it doesn't own.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -192,7 +192,7 @@ class _LoopPools:
 
     async def close_with_loop(self) -> None:
         if self._at_the_end is None:
-            self._at_the_end = self._closing()
+            self._at_the_end = self._close_at_the_end()
             await anext(self._at_the_end)
 
     async def aclose(self) -> None:
@@ -202,7 +202,7 @@ class _LoopPools:
         if self._at_the_end is not None:
             await self._at_the_end.aclose()
 
-    async def _closing(self) -> AsyncGenerator[None, None]:
+    async def _close_at_the_end(self) -> AsyncGenerator[None, None]:
         try:
             yield
         finally:

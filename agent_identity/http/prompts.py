@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shows a person what to do, once it is certain that following it can do no harm."""
+"""Shows a sign-in prompt to a person, after checking that its links and its code are safe."""
 
 from __future__ import annotations
 
@@ -21,22 +21,20 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Prompt
 
-__all__ = ["awaited", "on_terminal", "shown"]
+__all__ = ["await_prompt", "on_terminal", "show_prompt"]
 
 
-def shown(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
-    """Hand a prompt to whoever shows it.
-
-    No link but https, or http on this machine, reaches a person or a program that opens links, whatever an issuer said.
+def show_prompt(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
+    """Call `on_interaction` with a prompt. Only https links, and http links to loopback, are passed on.
 
     Raises:
         CredentialRejectedError: `unsafe_link`.
-        CredentialUnavailableError: `interaction_failed`, whoever shows it failed.
+        CredentialUnavailableError: `interaction_failed`, the callback failed.
     """
     links = (prompt.authorization_url, prompt.verification_uri, prompt.verification_uri_complete)
     if not all(link is None or is_safe_link(link) for link in links) or not _plain(prompt):
         raise CredentialRejectedError(
-            "unsafe_link", f"{prompt.issuer} would send a person to something that is no web page"
+            "unsafe_link", f"{prompt.issuer} sent a link or a code that isn't safe to show"
         )
     failure: CredentialUnavailableError
     try:
@@ -46,55 +44,55 @@ def shown(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
     except Exception as error:
         if is_interrupt(error):
             raise
-        failure = _failed(prompt, error)
+        failure = _interaction_failed(prompt, error)
     raise failure
 
 
-async def awaited(prompt: Prompt, shown_later: Awaitable[object]) -> None:
-    """Wait for a callback that shows a prompt in its own time.
+async def await_prompt(prompt: Prompt, result: Awaitable[object]) -> None:
+    """Wait for an async callback.
 
     Raises:
-        CredentialUnavailableError: `interaction_failed`, it failed.
+        CredentialUnavailableError: `interaction_failed`, the callback failed.
     """
     failure: CredentialUnavailableError
     try:
-        await shown_later
+        await result
     except AgentIdentityError:
         raise
     except Exception as error:
         if is_interrupt(error):
             raise
-        failure = _failed(prompt, error)
+        failure = _interaction_failed(prompt, error)
     else:
         return
     raise failure
 
 
-def _failed(prompt: Prompt, error: Exception) -> CredentialUnavailableError:
+def _interaction_failed(prompt: Prompt, error: Exception) -> CredentialUnavailableError:
     return CredentialUnavailableError(
         "interaction_failed",
-        f"nobody could be shown where to sign in at {prompt.issuer}: {type(error).__name__}",
-        remedy="look at the function that was given as on_interaction",
+        f"on_interaction failed for a sign-in at {prompt.issuer}: {type(error).__name__}",
+        remedy="check the function that was passed as on_interaction",
     )
 
 
 def _plain(prompt: Prompt) -> bool:
-    """Whether a code is text that a terminal shows as it is."""
+    """Whether the code is printable ASCII."""
     code = prompt.user_code
     return code is None or (code.isascii() and code.isprintable())
 
 
 def on_terminal(prompt: Prompt) -> None:
-    """Say it on the terminal, with Rich where that is there.
+    """Print a prompt on the terminal, with Rich if that is installed.
 
     Raises:
-        ConfigurationError: `no_terminal`, nobody would see it.
+        ConfigurationError: `no_terminal`, stderr isn't a terminal.
     """
     if not sys.stderr.isatty():
         raise ConfigurationError(
             "no_terminal",
-            f"somebody has to sign in at {prompt.issuer}, and there is no terminal to say so",
-            remedy="give on_interaction a function that shows the prompt, or choose a source that needs nobody",
+            f"a person has to sign in at {prompt.issuer}, and there is no terminal to show the prompt",
+            remedy="pass on_interaction, or choose a source that needs no person",
         )
     lines = _lines(prompt)
     try:

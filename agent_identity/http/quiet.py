@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keeps an issuer's headers out of httpcore's DEBUG log, where it would print them whole, with whatever the issuer echoes."""
+"""Keeps response headers of issuers out of httpcore's DEBUG log: they may echo our secrets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _ours: ContextVar[bool] = ContextVar("agent_identity_exchange", default=False)
 
 @contextlib.contextmanager
 def quiet() -> Generator[None]:
-    """Within this block, httpcore logs nothing that came back. What a tool's own client does isn't touched."""
+    """In this block, httpcore logs no responses. Other clients in the process aren't affected."""
     token = _ours.set(True)
     try:
         yield
@@ -26,10 +26,10 @@ def quiet() -> Generator[None]:
         _ours.reset(token)
 
 
-def _allowed(record: logging.LogRecord) -> bool:
-    # Also what could not be read: the error says the line that it failed at.
+def _may_log(record: logging.LogRecord) -> bool:
+    # A parse error is a response event, too: it quotes the line that failed.
     return not (_ours.get() and "receive_response" in record.getMessage())
 
 
 for _name in ("http11", "http2"):
-    logging.getLogger(f"httpcore.{_name}").addFilter(_allowed)
+    logging.getLogger(f"httpcore.{_name}").addFilter(_may_log)

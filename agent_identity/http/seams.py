@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What stands behind our httpx clients: sockets with a deadline, or a server of this process."""
+"""The httpx transports behind our clients: sockets with a deadline, or a server in this process."""
 
 from __future__ import annotations
 
@@ -31,18 +31,18 @@ _IDLE: Final = 30.0
 
 @functools.cache
 def tls(authorities: str | None = None) -> ssl.SSLContext:
-    """A context that trusts the public authorities, and those in the file `authorities` (PEM).
+    """Return a context that trusts the public authorities, and those in the file `authorities` (PEM).
 
     Raises:
-        ConfigurationError: `authorities_unusable`, the file holds none.
+        ConfigurationError: `authorities_unusable`, the file holds no authorities.
     """
     return _context(authorities)
 
 
 def client_context(certificate: Certificate, authorities: str | None = None) -> ssl.SSLContext:
-    """A context that shows a certificate, and trusts the authorities that came with it as well.
+    """Return a context with a client certificate, which also trusts the authorities in the certificate's bundle.
 
-    The key touches no disk where the system has files in memory.
+    The key isn't written to disk if the system has in-memory files.
 
     Raises:
         ConfigurationError: `certificate_unusable`, certificate, key and authorities can't be used together.
@@ -51,14 +51,14 @@ def client_context(certificate: Certificate, authorities: str | None = None) -> 
     if not _shows(context, certificate):
         raise ConfigurationError(
             "certificate_unusable",
-            "the client certificate, its key and the authorities beside it can't be used together",
-            remedy="give the chain, leaf first, and the key of that leaf, unencrypted, both as PEM",
+            "the client certificate, its key and its authorities can't be used together",
+            remedy="configure the chain, leaf first, and the unencrypted key of that leaf, both as PEM",
         )
     return context
 
 
 def _shows(context: ssl.SSLContext, certificate: Certificate) -> bool:
-    """Load a certificate into a context; in a frame of its own, that is gone when an error is raised."""
+    """Load a certificate into a context. Its frame holds the key, and is gone when the caller raises."""
     chain = certificate.chain.rstrip()
     with _file_with(f"{chain}\n{certificate.key.reveal()}".encode()) as path:
         try:
@@ -81,14 +81,14 @@ def _context(authorities: str | None = None) -> ssl.SSLContext:
         raise ConfigurationError(
             "authorities_unusable",
             f"{authorities} holds no certificate authorities",
-            remedy="put them there as PEM, or correct [http] ca",
+            remedy="write them to the file as PEM, or correct [http] ca",
         ) from None
     return context
 
 
 @contextlib.contextmanager
 def _file_with(data: bytes) -> Generator[str]:
-    """A file that nobody else can open, for a library that reads keys from files alone."""
+    """A private file with these bytes, since OpenSSL reads keys only from files."""
     if hasattr(os, "memfd_create"):
         descriptor = os.memfd_create("agent-identity", os.MFD_CLOEXEC)
         try:
@@ -104,7 +104,7 @@ def _file_with(data: bytes) -> Generator[str]:
 
 
 class Network(httpx.BaseTransport):
-    """Sync connections through a backend of ours, whose every wait ends at the deadline of the exchange it serves."""
+    """Sync connections through our own backend, so that every wait ends at the deadline of its exchange."""
 
     def __init__(self, context: ssl.SSLContext, backend: httpcore.NetworkBackend) -> None:
         self._pool = httpcore.ConnectionPool(
@@ -117,9 +117,9 @@ class Network(httpx.BaseTransport):
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.SyncByteStream)  # noqa: S101 - a sync client makes no other
-        with _in_httpx_words():
-            response = self._pool.handle_request(_asked(request, request.stream))
-        return _answered(response, _Stream(response))
+        with _as_httpx_errors():
+            response = self._pool.handle_request(_to_httpcore(request, request.stream))
+        return _to_httpx(response, _Stream(response))
 
     def close(self) -> None:
         self._pool.close()
@@ -139,15 +139,15 @@ class AsyncNetwork(httpx.AsyncBaseTransport):
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - an async client makes no other
-        with _in_httpx_words():
-            response = await self._pool.handle_async_request(_asked(request, request.stream))
-        return _answered(response, _AsyncStream(response))
+        with _as_httpx_errors():
+            response = await self._pool.handle_async_request(_to_httpcore(request, request.stream))
+        return _to_httpx(response, _AsyncStream(response))
 
     async def aclose(self) -> None:
         await self._pool.aclose()
 
 
-def _asked(
+def _to_httpcore(
     request: httpx.Request, stream: httpx.SyncByteStream | httpx.AsyncByteStream
 ) -> httpcore.Request:
     return httpcore.Request(
@@ -164,7 +164,7 @@ def _asked(
     )
 
 
-def _answered(
+def _to_httpx(
     response: httpcore.Response, stream: httpx.SyncByteStream | httpx.AsyncByteStream
 ) -> httpx.Response:
     return httpx.Response(
@@ -176,8 +176,8 @@ def _answered(
 
 
 @contextlib.contextmanager
-def _in_httpx_words() -> Generator[None]:
-    """What httpcore raises has a namesake in httpx, which is what users of a client of ours catch."""
+def _as_httpx_errors() -> Generator[None]:
+    """Raise httpcore's errors as their httpx counterparts, which users of our clients catch."""
     try:
         yield
     except (
@@ -196,7 +196,7 @@ class _Stream(httpx.SyncByteStream):
         self._response = response
 
     def __iter__(self) -> Iterator[bytes]:
-        with _in_httpx_words():
+        with _as_httpx_errors():
             yield from self._response.iter_stream()
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ class _AsyncStream(httpx.AsyncByteStream):
         self._response = response
 
     async def __aiter__(self) -> AsyncIterator[bytes]:
-        with _in_httpx_words():
+        with _as_httpx_errors():
             async for chunk in self._response.aiter_stream():
                 yield chunk
 
@@ -217,26 +217,26 @@ class _AsyncStream(httpx.AsyncByteStream):
 
 
 class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """httpx's own seam, with a server of this process behind it."""
+    """A transport that calls a server in this process."""
 
     def __init__(self, handler: Callable[[HttpRequest], HttpResponse]) -> None:
         self._handler = handler
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._answer(request, request.read())
+        return self._handle(request, request.read())
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await asyncio.to_thread(self._answer, request, await request.aread())
+        return await asyncio.to_thread(self._handle, request, await request.aread())
 
-    def _answer(self, request: httpx.Request, body: bytes) -> httpx.Response:
+    def _handle(self, request: httpx.Request, body: bytes) -> httpx.Response:
         answer = self._handler(
             HttpRequest(request.method, str(request.url), dict(request.headers), body)
         )
-        return httpx.Response(answer.status, headers=dict(answer.headers), stream=_Answered(answer))
+        return httpx.Response(answer.status, headers=dict(answer.headers), stream=_Body(answer))
 
 
-class _Answered(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The body of an answer, held in the value that doesn't show it."""
+class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
+    """The body of a response, kept in the value whose `repr` doesn't show it."""
 
     def __init__(self, answer: HttpResponse) -> None:
         self._answer = answer

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One signed request in the hands of httpx or httpx2, which may follow redirects with it.
+"""Signs one request of an httpx or httpx2 client, which may follow redirects with it.
 
-Both clients report what they are about to send to a request's `trace` extension. That is where a request is held to its
-resource: on the way to another place it is refused before a header leaves, and on the way to another URL of the resource it
-is signed anew. A transport that reports no events shows only by its answer where the request went; the refusal comes too
-late then, and is recorded all the same.
+Both clients call a request's `trace` extension before they send. There the request is checked again: for another resource it
+is refused before a header leaves, and for another URL of the same resource it is signed again. A transport that reports no
+events shows only by its response where the request went; it is then too late to prevent it, but the refusal is recorded.
 """
 
 from __future__ import annotations
@@ -87,7 +86,7 @@ A = TypeVar("A", bound=_Answer)
 
 
 class SigningCredential(Protocol):
-    """What signs requests and knows its resource: a `Credential`."""
+    """Signs requests to one resource; implemented by `Credential`."""
 
     @property
     def header_names(self) -> frozenset[str]: ...
@@ -106,9 +105,9 @@ class SigningCredential(Protocol):
 
 
 class Sending(Generic[R, A]):
-    """Signs one request and holds it to its resource until its answer is there.
+    """Signs one request, and keeps it within its resource until the response arrives.
 
-    `body` is None for a body that is streamed. `prepare` is called before each time that the request is sent.
+    `body` is None for a streamed body. `prepare` is called each time before the request is sent.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class Sending(Generic[R, A]):
         self._location: str | None = None
 
     def flow(self) -> Generator[R, A, None]:
-        """Sign, send, and once more where the server wants its nonce, more scopes or a fresher token."""
+        """Sign and send; repeat where the server requires its nonce, more scopes or a fresher token."""
         request, credential = self._request, self._credential
         credential.stay(self._url)
         self._check()
@@ -142,8 +141,8 @@ class Sending(Generic[R, A]):
                 response = yield request
                 for url in _places(response):
                     credential.stay(url, left=True)
-                if _asked(response) not in (request, None):
-                    return  # it came by a redirect, and is no answer to what was signed here
+                if _request_of(response) not in (request, None):
+                    return  # after a redirect, this isn't the response to the request signed here
                 again = sign_into(
                     request.headers, signing, (response.status_code, response.headers)
                 )
@@ -166,7 +165,7 @@ class Sending(Generic[R, A]):
                 response = yield request
                 for url in _places(response):
                     await credential.astay(url, left=True)
-                if _asked(response) not in (request, None):
+                if _request_of(response) not in (request, None):
                     return
                 again = sign_into(
                     request.headers, signing, (response.status_code, response.headers)
@@ -179,7 +178,7 @@ class Sending(Generic[R, A]):
 
     def _check(self) -> None:
         if "target" in self._request.extensions:
-            raise _malformed("its target is set apart from its URL")
+            raise _malformed_request("its target extension differs from its URL")
         check_sendable(self._request.method, self._request.headers.items())
 
     def _arm(self, watch: Callable[[str, dict[str, Any]], object]) -> None:
@@ -195,13 +194,13 @@ class Sending(Generic[R, A]):
             self._request.extensions["trace"] = self._trace
 
     def _watch(self, event: str, info: dict[str, Any]) -> object:
-        """Trace one event of a sync client; the user's own function comes first."""
-        told: object = None if self._trace is None else self._trace(event, info)
+        """Handle one trace event of a sync client, after the user's own trace function."""
+        traced: object = None if self._trace is None else self._trace(event, info)
         url = self._place_of(event, info)
         if url is not None:
             self._credential.stay(url)
             self._sign_anew(event, info, url)
-        return told
+        return traced
 
     async def _awatch(self, event: str, info: dict[str, Any]) -> None:
         """The async twin of `_watch`."""
@@ -213,25 +212,25 @@ class Sending(Generic[R, A]):
             self._sign_anew(event, info, url)
 
     def _place_of(self, event: str, info: dict[str, Any]) -> str | None:
-        """Where the client is about to go, as far as an event tells; None where it tells nothing."""
+        """The URL that the client is about to connect or send to; None where the event doesn't tell."""
         if event.endswith(_ANSWERED):
             self._location = _location(self._at, info["return_value"])
         elif event.startswith(_CONNECTS):
-            return self._location  # of a redirect that it follows
+            return self._location  # set if it follows a redirect
         elif event.endswith(_SENDS) and not self._is_for_a_proxy(info["request"]):
             self._at = _sent_to(info["request"])
             return self._at
         return None
 
     def _is_for_a_proxy(self, sent: Any) -> bool:
-        """Whether this opens a tunnel, and carries none of the headers that sign."""
+        """Whether this is a proxy's CONNECT without any of our headers."""
         names = self._credential.header_names
         return sent.method == b"CONNECT" and not any(
             name.decode("latin-1").lower() in names for name, _ in sent.headers
         )
 
     def _sign_anew(self, event: str, info: dict[str, Any], url: str) -> None:
-        """Sign a request for where it really goes, unless it is the very one that was signed, sent for the first time."""
+        """Sign a request again for its real URL, unless it is the request that was just signed, sent for the first time."""
         if not event.endswith(_SENDS):
             return
         sent = info["request"]
@@ -239,45 +238,45 @@ class Sending(Generic[R, A]):
         is_fresh, self._is_fresh = self._is_fresh, False
         if is_fresh and (method, url) == (self._request.method, self._target):
             return
-        # A redirect either keeps method and body, or makes a GET of it that has none.
+        # A redirect either keeps method and body, or becomes a GET without a body.
         body = self._body if method == self._request.method else b""
         names = self._credential.header_names
-        kept = [
+        others = [
             (name, value)
             for name, value in sent.headers
             if name.decode("latin-1").lower() not in names
         ]
         signed = self._credential.headers(method, url, body)
         # before Transfer-Encoding, see `sign_into`
-        framing = [pair for pair in kept if pair[0].lower() == b"transfer-encoding"]
+        framing = [pair for pair in others if pair[0].lower() == b"transfer-encoding"]
         sent.headers = [
-            *(pair for pair in kept if pair not in framing),
+            *(pair for pair in others if pair not in framing),
             *((name.encode(), value.encode()) for name, value in signed.items()),
             *framing,
         ]
 
 
 def check_sendable(method: str, headers: Iterable[tuple[str, str | bytes]]) -> None:
-    """Refuse a request that a client would choke on: with the token in it, that client's error would hold the token.
+    """Refuse a malformed request before it is signed: the HTTP client's own error about it would contain the token.
 
     Raises:
         ConfigurationError: `request_malformed`.
     """
     if _NAME.fullmatch(method) is None:
-        raise _malformed("its method is no single word")
+        raise _malformed_request("its method isn't a single word")
     for name, value in headers:
         if _NAME.fullmatch(name) is None:
-            raise _malformed("a header has a name that no header can have")
+            raise _malformed_request("it has an invalid header name")
         text = value if isinstance(value, str) else value.decode("latin-1")
         if _FRAMING.get(name.lower(), _VALUE).fullmatch(text) is None:
-            raise _malformed(f"its header {name} has a value that can't be sent")
+            raise _malformed_request(f"its header {name} has an invalid value")
 
 
-def _malformed(what: str) -> ConfigurationError:
+def _malformed_request(what: str) -> ConfigurationError:
     return ConfigurationError(
         "request_malformed",
         f"a request can't be signed: {what}",
-        remedy="correct the request; header values are one line without space around it",
+        remedy="correct the request; a header value is one line without space around it",
     )
 
 
@@ -286,10 +285,10 @@ def sign_into(
     signing: Signing,
     answer: tuple[int, Mapping[str, str]] | None,
 ) -> Renewal | bool:
-    """Take signing one step, and put what it gives into a request's headers: they stand in no frame that waits for an answer.
+    """Take signing one step, and put the signed headers into a request, so that no waiting frame holds them.
 
-    True means: send. A `Renewal` has to be made first, then this is called again; False is the end. They stand before
-    `Transfer-Encoding`, since a server that lists trailers among headers may refuse what comes behind it.
+    Returns True: send the request; a `Renewal`: renew the credential and call this again; False: done. The headers are put
+    before `Transfer-Encoding`, since a server that lists trailers among headers may refuse headers behind it.
     """
     try:
         step = signing.send(answer)
@@ -304,8 +303,8 @@ def sign_into(
     return True
 
 
-def _asked(response: _Answer) -> _Request | None:
-    """The request that a response answers, None where a test made it without one."""
+def _request_of(response: _Answer) -> _Request | None:
+    """The request of a response; None where a test made the response without one."""
     try:
         return response.request
     except RuntimeError:
@@ -313,43 +312,43 @@ def _asked(response: _Answer) -> _Request | None:
 
 
 def _places(response: _Answer) -> list[str]:
-    """Where a request was on the way to its answer, the place of that answer included."""
-    asked = [_asked(each) for each in (*response.history, response)]
-    return [_target(request.url) for request in asked if request is not None]
+    """The URLs that a request was sent to, redirects included."""
+    requests = [_request_of(each) for each in (*response.history, response)]
+    return [_target(request.url) for request in requests if request is not None]
 
 
 def _location(at: str, answer: Any) -> str | None:
-    """The other origin that an answer of `at` leads to, as httpcore reports one; None where it leads to none."""
+    """The other origin that a response from `at` redirects to, as httpcore reports it; None where there is none."""
     status = next(member for member in answer if isinstance(member, int))
     if status not in _REDIRECTS:
         return None
-    told: list[str] = [
+    locations: list[str] = [
         value.decode("latin-1") for name, value in answer[-1] if name.lower() == b"location"
     ]
-    if not told:
+    if not locations:
         return None
     try:
-        place = origin(urljoin(at, told[0]).partition("#")[0])
+        place = origin(urljoin(at, locations[0]).partition("#")[0])
     except (ValueError, DeniedError):
-        return told[0]  # which nobody can read, so that no resource covers it
+        return locations[0]  # unreadable, so no resource covers it
     return None if place == origin(at) else place
 
 
 def _target(url: _Url) -> str:
-    """A URL as `_sent_to` spells it."""
-    return _spelled(url.raw_scheme, url.raw_host, url.port, url.raw_path)
+    """A URL in the form of `_sent_to`."""
+    return _url_text(url.raw_scheme, url.raw_host, url.port, url.raw_path)
 
 
 def _sent_to(sent: Any) -> str:
-    """Where a request goes that httpcore is about to send: behind a forward proxy, its target is the whole URL."""
+    """The URL of a request that httpcore is about to send. For a forward proxy its target is the whole URL."""
     url = sent.url
     target: bytes = url.target
     if not target.startswith(b"/"):
         return target.decode("latin-1")
-    return _spelled(url.scheme, url.host, url.port, target)
+    return _url_text(url.scheme, url.host, url.port, target)
 
 
-def _spelled(scheme: bytes, host: bytes, port: int | None, target: bytes) -> str:
+def _url_text(scheme: bytes, host: bytes, port: int | None, target: bytes) -> str:
     name = f"[{host.decode('latin-1')}]" if b":" in host else host.decode("latin-1")
     where = name if port is None else f"{name}:{port}"
     return f"{scheme.decode('latin-1')}://{where}{target.decode('latin-1')}"

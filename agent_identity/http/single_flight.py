@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One fetch for all who wait: callers with the same key, over threads and event loops, share one flight.
+"""One fetch for all waiting callers: those with the same key, in any thread or event loop, share one flight.
 
-Threads and several event loops wait for one flight. In async code the leader is a task of its own, so
-that whoever asked first may be cancelled without taking anybody along; in sync code the leader is the thread that asked.
-The lock guards a dictionary and is never held while anybody waits.
+In async code the leader is a separate task, so that cancelling the first caller doesn't cancel the others; in sync code the
+leader is the calling thread. The lock guards a dictionary and is never held while waiting.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ __all__ = ["SingleFlight"]
 T = TypeVar("T")
 
 _led: ContextVar[frozenset[bytes]] = ContextVar("agent_identity_led", default=frozenset())
-"""What the code that runs here is being fetched for, tasks and threads that it started included."""
+"""The keys that the running code is fetching, including in tasks and threads that it started."""
 
 _SLICE: Final = 0.5
-"""Seconds between two looks at whether the leader's loop still exists."""
+"""Seconds between two checks that the leader's loop still exists."""
 
 
 class _LeaderGone(Exception):  # noqa: N818 - no error of the library: the followers board again
@@ -41,10 +40,10 @@ class _LeaderGone(Exception):  # noqa: N818 - no error of the library: the follo
 
 
 class _Flight(Generic[T]):
-    """One fetch under way: who leads it, how it ended, and who waits for that.
+    """One fetch: its leader's loop, its result, and its waiters.
 
-    Each waiter has a lock of its own. A shared one, or a `Future` with its condition, stays locked where an interrupt hits the
-    thread that has just acquired it.
+    Each waiter has a lock of its own. A shared lock, or the condition of a `Future`, would stay locked if an interrupt hit the
+    thread that had just acquired it.
     """
 
     __slots__ = ("_error", "_value", "_wakers", "has_landed", "interrupt", "loop")
@@ -53,26 +52,26 @@ class _Flight(Generic[T]):
         self.loop = loop
         self.has_landed = False
         self.interrupt: Exception | None = None
-        """What a signal handler raised in the task that led it; the caller that started the flight raises it."""
+        """An exception of a signal handler in the leading task; the caller that started the flight raises it."""
         self._value: list[T] = []
         self._error: BaseException | None = None
         self._wakers: list[Callable[[], object]] = []
 
     def land(self, value: T) -> None:
-        """End with a value, and wake everybody."""
+        """End with a value, and wake all waiters."""
         self._value.append(value)
         self.has_landed = True
         self._wake()
 
     def fail(self, error: BaseException) -> None:
-        """End with an error, unless it has landed, and wake everybody."""
+        """End with an error, unless it has landed, and wake all waiters."""
         if not self.has_landed:
             self._error = error
             self.has_landed = True
         self._wake()
 
     def result(self) -> T:
-        """How it ended; the error is raised."""
+        """Return the value, or raise the error."""
         if self._error is not None:
             raise self._error
         return self._value[0]
@@ -108,8 +107,8 @@ class _Flight(Generic[T]):
             if wake in self._wakers:
                 self._wakers.remove(wake)
 
-    def stranded(self) -> bool:
-        """A leader whose loop was stopped or closed under it doesn't land."""
+    def is_stranded(self) -> bool:
+        """Whether the leader's loop was stopped or closed, so that the flight will never land."""
         return self.loop is not None and not self.loop.is_running() and not self.has_landed
 
     def _wake(self) -> None:
@@ -124,7 +123,7 @@ def _finish(landing: asyncio.Future[None]) -> None:
 
 
 class SingleFlight(Generic[T]):
-    """Flights by key. Made anew in a forked child, where the leader's thread doesn't exist."""
+    """Flights by key. A forked child starts with none, since the leader's thread doesn't exist there."""
 
     def __init__(self) -> None:
         self.forget()
@@ -135,25 +134,25 @@ class SingleFlight(Generic[T]):
         self._tasks: set[asyncio.Task[None]] = set()
 
     def fetch(self, key: bytes, lead: Callable[[], T], seconds: float, *, once: bool = False) -> T:
-        """Lead or follow in sync code; `seconds` bounds the waiting of a follower.
+        """Lead or follow in sync code. `seconds` limits the waiting of a follower.
 
         Raises:
-            CredentialUnavailableError: `blocking_call`, it may be led but `once`, and waiting here would block the loop that leads.
+            CredentialUnavailableError: `blocking_call`, it may be led only `once`, and waiting here would block the leading loop.
         """
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
-            flight = self._boarded(key, lead)
+            flight = self._join(key, lead)
             if flight.loop is not None and _running_loop() is not None and not flight.has_landed:
-                # Waiting here could block the very loop that has to land the flight, or one that it waits for.
+                # Waiting here could block the loop that has to land the flight, or one that it waits for.
                 if once:
-                    raise _blocking()
-                return _leading(key, lead)
+                    raise _blocking_call()
+                return _run_as_leader(key, lead)
             flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if not flight.has_landed:
                 if time.monotonic() < deadline:
                     continue
-                raise _too_slow()
+                raise _deadline_exceeded()
             failure: AgentIdentityError
             try:
                 return flight.result()
@@ -164,16 +163,16 @@ class SingleFlight(Generic[T]):
             raise failure
 
     async def afetch(self, key: bytes, lead: Callable[[], Awaitable[T]], seconds: float) -> T:
-        """Lead or follow in async code. A cancelled caller cancels itself alone."""
+        """Lead or follow in async code. Cancelling one caller doesn't cancel the others."""
         deadline = time.monotonic() + seconds
         _check_cycle(key)
         while True:
-            flight, is_own = self._aboarded(key, lead)
+            flight, is_own = self._ajoin(key, lead)
             await flight.await_(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if not flight.has_landed:
                 if time.monotonic() < deadline:
                     continue
-                raise _too_slow()
+                raise _deadline_exceeded()
             if is_own and flight.interrupt is not None:
                 raise flight.interrupt
             failure: AgentIdentityError
@@ -185,35 +184,35 @@ class SingleFlight(Generic[T]):
                 failure = error.again()
             raise failure
 
-    def flying(self, key: bytes) -> bool:
-        """Whether somebody is fetching this key at the moment."""
+    def is_flying(self, key: bytes) -> bool:
+        """Whether this key is being fetched at the moment."""
         with self._lock:
             return key in self._flights
 
-    def _boarded(self, key: bytes, lead: Callable[[], T]) -> _Flight[T]:
-        """The flight to wait for; where there is none, it is led here and has landed."""
+    def _join(self, key: bytes, lead: Callable[[], T]) -> _Flight[T]:
+        """Return the flight to wait for. If there is none, lead one; it has landed then."""
         own: _Flight[T] = _Flight(None)  # `_Flight[T](None)` takes several times as long
         try:
             flight = self._board(key, own)
             if flight is own:
-                value = _leading(key, lead)
+                value = _run_as_leader(key, lead)
                 self._leave(key, own)
                 own.land(value)
         except BaseException as error:
-            # An interrupt may have come up in any of these lines, or in `lead`. It is the leader's own affair.
+            # An interrupt may hit any of these lines, or `lead`. Only the leader raises it.
             self._end(key, own, error)
             if is_interrupt(error):
                 raise
             return own
         return flight
 
-    def _aboarded(self, key: bytes, lead: Callable[[], Awaitable[T]]) -> tuple[_Flight[T], bool]:
-        """The flight to wait for, and whether it was started here, so that a task leads it."""
+    def _ajoin(self, key: bytes, lead: Callable[[], Awaitable[T]]) -> tuple[_Flight[T], bool]:
+        """Return the flight to wait for, and whether this call started it (a task then leads it)."""
         own: _Flight[T] = _Flight(asyncio.get_running_loop())
         try:
             flight = self._board(key, own)
             if flight is own:
-                task = asyncio.create_task(self._led_by_task(key, own, lead))
+                task = asyncio.create_task(self._lead(key, own, lead))
                 self._tasks.add(task)  # a loop keeps weak references only
                 task.add_done_callback(self._tasks.discard)
         except BaseException as error:
@@ -224,20 +223,18 @@ class SingleFlight(Generic[T]):
     def _board(self, key: bytes, own: _Flight[T]) -> _Flight[T]:
         with self._lock:
             flight = self._flights.get(key)
-            if flight is not None and not flight.stranded():
+            if flight is not None and not flight.is_stranded():
                 return flight
             self._flights[key] = own
             return own
 
-    async def _led_by_task(
-        self, key: bytes, flight: _Flight[T], lead: Callable[[], Awaitable[T]]
-    ) -> None:
-        _led.set(_led.get() | {key})  # of this task alone
+    async def _lead(self, key: bytes, flight: _Flight[T], lead: Callable[[], Awaitable[T]]) -> None:
+        _led.set(_led.get() | {key})  # in this task only
         try:
             value = await lead()
             self._leave(key, flight)
             flight.land(value)
-        except Exception as error:  # noqa: BLE001 - every follower gets the leader's error, whatever it is
+        except Exception as error:  # noqa: BLE001 - every follower gets the leader's error
             flight.interrupt = error if is_interrupt(error) else None
             self._end(key, flight, error)
         except BaseException as error:
@@ -245,7 +242,7 @@ class SingleFlight(Generic[T]):
             raise
 
     def _end(self, key: bytes, flight: _Flight[T], error: BaseException) -> None:
-        """Every follower gets the leader's error, or boards again where the leader was interrupted."""
+        """Give every follower the leader's error; after an interrupt of the leader they try again instead."""
         self._leave(key, flight)
         flight.fail(_LeaderGone() if is_interrupt(error) else error.with_traceback(None))
 
@@ -255,7 +252,7 @@ class SingleFlight(Generic[T]):
                 del self._flights[key]
 
 
-def _leading(key: bytes, lead: Callable[[], T]) -> T:
+def _run_as_leader(key: bytes, lead: Callable[[], T]) -> T:
     token = _led.set(_led.get() | {key})
     try:
         return lead()
@@ -264,10 +261,10 @@ def _leading(key: bytes, lead: Callable[[], T]) -> T:
 
 
 def _check_cycle(key: bytes) -> None:
-    """Refuse to wait for ourselves: a tool that is called on the way to its own credential, say."""
+    """Refuse to wait for ourselves, for instance in a tool that is called while its own credential is fetched."""
     if key in _led.get():
         raise CredentialUnavailableError(
-            "credential_cycle", "getting a credential needs that same credential"
+            "credential_cycle", "fetching a credential requires that same credential"
         )
 
 
@@ -278,18 +275,18 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
         return None
 
 
-def _blocking() -> CredentialUnavailableError:
+def _blocking_call() -> CredentialUnavailableError:
     return CredentialUnavailableError(
         "blocking_call",
-        "a sync call inside an event loop needs what an async call is getting at the moment",
-        remedy="use the async twin there, or make the sync call in a thread",
+        "a sync call inside an event loop needs a credential that an async call is just fetching",
+        remedy="use the async twin, or make the sync call in a thread",
     )
 
 
-def _too_slow() -> CredentialUnavailableError:
-    """Whoever waits and the flight that they wait for have the same deadline; either may see it first."""
+def _deadline_exceeded() -> CredentialUnavailableError:
+    """The same error as the flight's own: a follower and its flight have the same deadline, and either may see it first."""
     error = CredentialUnavailableError(
         "deadline_exceeded", "the credential took longer than the deadline"
     )
-    error.__cause__ = TransportError("deadline_exceeded", "nobody answered within the deadline")
+    error.__cause__ = TransportError("deadline_exceeded", "there was no answer within the deadline")
     return error

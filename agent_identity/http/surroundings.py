@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What flows ask of this machine and of the person before it: secrets by reference, prompts, a visitor who comes back, SVIDs."""
+"""Answers what flows ask of this machine and its user: secrets by reference, prompts, sign-in redirects, SVIDs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.listener import Listener
-from agent_identity.http.prompts import awaited, on_terminal, shown
+from agent_identity.http.prompts import await_prompt, on_terminal, show_prompt
 from agent_identity.values import keep
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 
 class Secrets(Protocol):
-    """Where references lead. Both may wait for a disk or a desktop's keyring."""
+    """Reads and writes secrets by reference. Both may wait for a disk or a desktop's keyring."""
 
     def read(self, reference: str, /) -> Secret | None: ...
 
@@ -49,10 +49,10 @@ class Svids(Protocol):
 
 
 class Surroundings:
-    """This machine and the person before it, as flows find them.
+    """This machine and its user.
 
-    `on_interaction` is given each prompt, and may be a coroutine function; by default prompts go to the terminal. `svids` is
-    None where no Workload API is to be asked.
+    `on_interaction` is called with each prompt, and may be a coroutine function; by default prompts go to the terminal.
+    `svids` is None where no Workload API is configured.
     """
 
     def __init__(
@@ -65,10 +65,10 @@ class Surroundings:
         self._secrets = secrets
         self._on_interaction = on_interaction or on_terminal
         self._svids = svids
-        self._found: dict[int, Revealing] = {}
+        self._read: dict[int, Revealing] = {}
 
     def answer(self, ask: Read | Keep | Show | Svid, deadline: float) -> Answer:
-        """Answer in sync code, by a moment on the monotonic clock.
+        """Answer in sync code, until `deadline` on the monotonic clock.
 
         Raises:
             CredentialUnavailableError: `deadline_exceeded`, a disk, keyring, socket or callback took too long.
@@ -77,18 +77,18 @@ class Surroundings:
             self._show(ask.prompt, deadline)
             return None
         if deadline == float("inf"):
-            return self._looked_up(ask)
-        return _within(deadline, lambda: self._looked_up(ask))
+            return self._look_up(ask)
+        return _within(deadline, lambda: self._look_up(ask))
 
     async def aanswer(self, ask: Read | Keep | Show | Svid) -> Answer:
-        """Answer in async code; disks, keyrings, sockets and callbacks are waited for in a thread."""
+        """Answer in async code. A thread waits for disks, keyrings, sockets and sync callbacks."""
         if isinstance(ask, Show):
             await self._ashow(ask.prompt)
             return None
-        return await asyncio.to_thread(self._looked_up, ask)
+        return await asyncio.to_thread(self._look_up, ask)
 
     def visit(self, ask: Visit, world: Callable[[Ask], Answer], deadline: float) -> Callback:
-        """Send a person to an authorization server and wait for them.
+        """Send a person to an authorization server and wait for the redirect.
 
         Raises:
             CredentialUnavailableError: `interaction_timeout`.
@@ -98,7 +98,7 @@ class Surroundings:
             try:
                 return listener.callback.result(ask.seconds)
             except FutureTimeout:
-                raise _nobody_came() from None
+                raise _timed_out() from None
 
     async def avisit(self, ask: Visit, world: Callable[[Ask], Awaitable[Answer]]) -> Callback:
         """The async twin of `visit`."""
@@ -109,7 +109,7 @@ class Surroundings:
             waiting = asyncio.shield(asyncio.wrap_future(listener.callback))
             return await asyncio.wait_for(waiting, ask.seconds)
         except TimeoutError:
-            raise _nobody_came() from None
+            raise _timed_out() from None
         finally:
             await asyncio.shield(asyncio.to_thread(listener.close))
 
@@ -117,7 +117,7 @@ class Surroundings:
         if self._svids is not None:
             self._svids.close()
 
-    def _looked_up(self, ask: Read | Keep | Svid) -> Answer:
+    def _look_up(self, ask: Read | Keep | Svid) -> Answer:
         if isinstance(ask, Svid):
             return self._svid(ask.audience)
         if self._secrets is None:
@@ -129,12 +129,12 @@ class Surroundings:
             return None
         if not isinstance(ask, Read):  # pyright: ignore[reportUnnecessaryIsInstance] - a plug-in's flow may ask for anything
             raise DeniedError(
-                "ask_unknown", f"a flow asked for {type(ask).__name__}, which is no ask"
+                "ask_unknown", f"a flow yielded a {type(ask).__name__}, which isn't an ask"
             )
-        found = self._secrets.read(ask.reference)
-        if found is not None:
-            keep(self._found, found)
-        return found
+        secret = self._secrets.read(ask.reference)
+        if secret is not None:
+            keep(self._read, secret)
+        return secret
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:
         if self._svids is None:
@@ -146,15 +146,15 @@ class Surroundings:
 
     async def _ashow(self, prompt: Prompt) -> None:
         if inspect.iscoroutinefunction(self._on_interaction):
-            found: object = shown(prompt, self._on_interaction)
+            result: object = show_prompt(prompt, self._on_interaction)
         else:  # it may wait for a person, or for a window
-            found = await asyncio.to_thread(shown, prompt, self._on_interaction)
-        if inspect.isawaitable(found):
-            await awaited(prompt, found)
+            result = await asyncio.to_thread(show_prompt, prompt, self._on_interaction)
+        if inspect.isawaitable(result):
+            await await_prompt(prompt, result)
 
 
 def _within(deadline: float, look: Callable[[], T]) -> T:
-    """Do in a thread of its own what may wait as long as it likes, and wait for it no longer than there is time."""
+    """Run `look` in a separate thread, and wait for it until the deadline."""
     left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
     done: Future[T] = Future()
     context = contextvars.copy_context()
@@ -162,7 +162,7 @@ def _within(deadline: float, look: Callable[[], T]) -> T:
     def target() -> None:
         try:
             done.set_result(context.run(look))
-        except BaseException as error:  # noqa: BLE001 - handed to whoever waits
+        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
             done.set_exception(error)
 
     threading.Thread(target=target, name="agent-identity-waiting", daemon=True).start()
@@ -176,7 +176,7 @@ def _within(deadline: float, look: Callable[[], T]) -> T:
         ) from None
 
 
-def _nobody_came() -> CredentialUnavailableError:
+def _timed_out() -> CredentialUnavailableError:
     return CredentialUnavailableError(
-        "interaction_timeout", "nobody came back from signing in in time", remedy="try again"
+        "interaction_timeout", "the sign-in in the browser timed out", remedy="try again"
     )

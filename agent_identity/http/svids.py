@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The SPIFFE Workload API, by the `spiffe` package (extra `spiffe`): the newest X.509-SVID, and JWT-SVIDs by audience.
 
-The X.509-SVID is watched: the API pushes the next one long before this one ends, and what is asked for is the last that came.
+The API pushes a new X.509-SVID long before the current one expires; the newest is used.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ _WHO: Final = "the SPIFFE Workload API"
 
 
 class WorkloadApi:
-    """The Workload API on a socket (`unix:/run/…` or `tcp://127.0.0.1:…`). Connected to when first asked.
+    """The Workload API on a socket (`unix:/run/…` or `tcp://127.0.0.1:…`), connected on first use.
 
-    An SVID that isn't of `trust_domain`, where that is given, is handed to nobody.
+    If `trust_domain` is set, SVIDs from other trust domains are refused.
     """
 
     def __init__(
@@ -52,14 +52,14 @@ class WorkloadApi:
         self._watched: Any = None
 
     def jwt(self, audience: str) -> Secret | None:
-        """A JWT-SVID for exactly one audience.
+        """Get a JWT-SVID for exactly one audience.
 
         Raises:
-            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`, whom it names.
+            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`.
             CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
-            ConfigurationError: the package isn't there, or the socket's address is none.
+            ConfigurationError: the package isn't installed, or the socket's address is invalid.
         """
-        client = self._connected()
+        client = self._connect()
         svid: Secret | str
         try:
             svid = Secret(client.fetch_jwt_svid({audience}, timeout=self._seconds).token)
@@ -73,33 +73,33 @@ class WorkloadApi:
         return svid
 
     def certificate(self) -> Certificate | None:
-        """The X.509-SVID as it is now, with the authorities of its trust domain.
+        """Get the current X.509-SVID, with the authorities of its trust domain.
 
         Raises:
-            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`, whom it names.
+            CredentialRejectedError: `trust_domain_mismatch` or `spiffe_id_malformed`.
             CredentialUnavailableError: `workload_api`, it can't be reached or has no identity for this workload.
-            ConfigurationError: the package isn't there, or the socket's address is none.
+            ConfigurationError: the package isn't installed, or the socket's address is invalid.
         """
-        client = self._connected()
-        shown: Certificate | str
+        client = self._connect()
+        certificate: Certificate | str
         source: Any = None
         try:
             source = self._source(client)
-            found = source.get_x509_context()
-            svid = found.default_svid
+            context = source.get_x509_context()
+            svid = context.default_svid
             domain = svid.spiffe_id.trust_domain
-            bundle = found.x509_bundle_set.get_bundle_for_trust_domain(domain)
+            bundle = context.x509_bundle_set.get_bundle_for_trust_domain(domain)
             trusted = () if bundle is None else bundle.x509_authorities
-            shown = certificate_of(svid.cert_chain, svid.private_key, trusted)
+            certificate = certificate_of(svid.cert_chain, svid.private_key, trusted)
         except Exception as error:
             if is_interrupt(error):
                 raise
-            shown = type(error).__name__
-        if isinstance(shown, str):
-            self._let_go(source)  # one that failed stays so; the next one asks anew
-            raise _unavailable(shown)
-        check_x509_svid(shown, self._trust_domain, who=_WHO)
-        return shown
+            certificate = type(error).__name__
+        if isinstance(certificate, str):
+            self._discard(source)  # a failed source never recovers; the next call makes another
+            raise _unavailable(certificate)
+        check_x509_svid(certificate, self._trust_domain, who=_WHO)
+        return certificate
 
     def close(self) -> None:
         with self._lock:
@@ -109,14 +109,14 @@ class WorkloadApi:
             if each is not None:
                 each.close()
 
-    def _connected(self) -> Any:
+    def _connect(self) -> Any:
         with self._lock:
             if self._client is None:
                 self._client = _client(self._socket)
             return self._client
 
     def _source(self, client: Any) -> Any:
-        """What watches the X.509-SVID; made without the lock, since it waits for the first one."""
+        """The watcher of the X.509-SVID. It is made without the lock, since it waits for the first SVID."""
         from spiffe import X509Source  # noqa: PLC0415 - an extra
 
         with self._lock:
@@ -131,7 +131,7 @@ class WorkloadApi:
         fresh.close()
         return watched
 
-    def _let_go(self, source: Any) -> None:
+    def _discard(self, source: Any) -> None:
         if source is None:
             return
         with self._lock:
@@ -153,10 +153,10 @@ def _client(socket: str) -> Any:
     try:
         return WorkloadApiClient(socket)
     except ArgumentError:
-        if _is_absent(socket):  # the agent of this machine starts when it starts
-            raise _unavailable("no socket there") from None
+        if _is_absent(socket):  # this machine's SPIFFE agent may start later
+            raise _unavailable("the socket doesn't exist") from None
         kind = "ArgumentError"
-    except Exception as error:  # noqa: BLE001 - the seam: it says what is wrong with the address
+    except Exception as error:  # noqa: BLE001 - the seam: foreign errors are wrapped here
         kind = type(error).__name__
     raise ConfigurationError(
         "spiffe_socket",

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one HTTP door: absolute deadlines, a cap on bodies, no redirects, no proxy, no netrc, https except loopback."""
+"""The HTTP transport of flows: absolute deadlines, a limit on bodies, no redirects, no proxy, no netrc, https except loopback."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ __all__ = ["CERTIFICATE", "Handler", "Transport"]
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
 CERTIFICATE: Final = "agent_identity.certificate"
-"""The extension of an httpx request that names the certificate its connection has to show."""
+"""The extension of an httpx request with the TLS client certificate of its connection."""
 
 _REDIRECT_STATUS: Final = range(300, 400)
 _METADATA_HOSTS: Final = frozenset({"169.254.169.254", "metadata.google.internal"})
-"""Where clouds answer what a workload is; they speak plain http and nothing else."""
+"""The metadata servers of clouds, which speak only plain http."""
 
 
 class Transport:
-    """Answers `HttpRequest`s. Thread-safe, fork-safe, usable from several event loops.
+    """Sends `HttpRequest`s. Thread-safe, fork-safe, usable from several event loops.
 
-    `in_process` maps origins to servers that live in this process. `body_limit` is bytes. `allow_private` are hosts that may
-    be in a private network though a peer named them; `resolve` finds the addresses of such a host. `authorities` is a file of
-    certificate authorities (PEM) that are trusted beside the public ones.
+    `in_process` maps origins to servers in this process. `body_limit` is bytes. `allow_private` are hosts that may be in a
+    private network although a peer named them; `resolve` returns the addresses of such a host. `authorities` is a PEM file of
+    authorities that are trusted beside the public ones.
     """
 
     def __init__(
@@ -63,56 +63,56 @@ class Transport:
         )
 
     def exchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
-        """One exchange; `deadline` is a moment on the monotonic clock, for everything included.
+        """Send a request. `deadline` is a time on the monotonic clock for the whole exchange.
 
         Raises:
-            TransportError: it failed, took too long, or the answer is outside the limits.
-            ConfigurationError: the client's certificate, or the configured authorities, can't be used.
+            TransportError: it failed, took too long, or the response exceeds a limit.
+            ConfigurationError: the client certificate or the configured authorities can't be used.
         """
-        name = self._whom(request)
+        name = self._pool_for(request)
         failure: Exception
         try:
             with quiet(), deadline_at(deadline):
                 pool = self.pools.get(name, request.certificate)
-                return self._read(pool.handle_request(_made(request, deadline)))
+                return self._read(pool.handle_request(_to_httpx(request, deadline)))
         except AgentIdentityError as error:
             failure = error
-        except Exception as error:  # noqa: BLE001 - the seam: whatever a transport raises becomes ours, once
-            failure = error if is_interrupt(error) else _failed(error)
+        except Exception as error:  # noqa: BLE001 - the seam: foreign errors are wrapped here, once
+            failure = error if is_interrupt(error) else _transport_error(error)
         # Raised here and not in `except`: the frames below hold the request with its secrets.
         raise failure.with_traceback(None)
 
     async def aexchange(self, request: HttpRequest, deadline: float) -> HttpResponse:
         """The async twin of `exchange`."""
-        name = self._whom(request)
+        name = self._pool_for(request)
         failure: Exception
         try:
             with quiet():
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     pool = await self.pools.aget(name, request.certificate)
-                    made = _made(request, deadline)
-                    return await self._aread(await pool.handle_async_request(made))
+                    sent = _to_httpx(request, deadline)
+                    return await self._aread(await pool.handle_async_request(sent))
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
-            failure = error if is_interrupt(error) else _failed(error)
+            failure = error if is_interrupt(error) else _transport_error(error)
         raise failure.with_traceback(None)
 
     def context(self, certificate: Certificate | None) -> ssl.SSLContext:
-        """What a connection believes, and shows.
+        """The TLS context of connections: trusted authorities, and the client certificate.
 
         Raises:
-            ConfigurationError: the certificate, or the authorities of the configuration, can't be used.
+            ConfigurationError: the certificate or the configured authorities can't be used.
         """
         return self.pools.context(certificate)
 
     def network(self) -> httpx.BaseTransport:
-        """The sync connections of tools, for a client that is handed out and may be closed by whoever got it."""
-        return _Borrowed(self.pools)
+        """The sync connections of tools, for a client that its user may close: the pools stay open."""
+        return _BorrowedPools(self.pools)
 
     def anetwork(self) -> httpx.AsyncBaseTransport:
-        """The async connections of tools in whichever loop asks, likewise."""
-        return _AsyncBorrowed(self.pools)
+        """The async twin of `network`, for the running loop."""
+        return _AsyncBorrowedPools(self.pools)
 
     def close(self) -> None:
         """Close the sync connections. Async ones close with their loop, or by `aclose` inside it."""
@@ -122,11 +122,11 @@ class Transport:
         """Close the running loop's connections, and the sync ones."""
         await self.pools.aclose()
 
-    def _whom(self, request: HttpRequest) -> str:
-        """Whose connections a request goes over.
+    def _pool_for(self, request: HttpRequest) -> str:
+        """The name of the pool for a request.
 
         Raises:
-            TransportError: it may go nowhere.
+            TransportError: the URL is malformed, or isn't https.
         """
         try:
             place = origin(request.url)
@@ -137,7 +137,7 @@ class Transport:
         plain = request.plain in _METADATA_HOSTS and place == f"http://{request.plain}"
         if not request.url.startswith("https://") and not plain and not is_loopback(request.url):
             raise TransportError(
-                "insecure_url", f"{place} isn't https, and only loopback may do without"
+                "insecure_url", f"{place} isn't https; plain http is allowed on loopback only"
             )
         return DISCOVERED if request.discovered else ISSUERS
 
@@ -150,7 +150,7 @@ class Transport:
             for chunk in response.iter_raw():
                 body += chunk
                 _check_size(len(body), self._body_limit)
-            return _received(response, bytes(body))
+            return _from_httpx(response, bytes(body))
 
     async def _aread(self, response: httpx.Response) -> HttpResponse:
         async with contextlib.aclosing(response):
@@ -161,11 +161,11 @@ class Transport:
             async for chunk in response.aiter_raw():
                 body += chunk
                 _check_size(len(body), self._body_limit)
-            return _received(response, bytes(body))
+            return _from_httpx(response, bytes(body))
 
 
-def _made(request: HttpRequest, deadline: float) -> httpx.Request:
-    # A compressed answer could grow a thousandfold while it is read, so none is asked for, and none accepted.
+def _to_httpx(request: HttpRequest, deadline: float) -> httpx.Request:
+    # A compressed body could expand a thousandfold, so it is neither requested nor accepted.
     headers = {
         "User-Agent": "agent-identity-sdk",
         **request.headers,
@@ -184,7 +184,7 @@ def _made(request: HttpRequest, deadline: float) -> httpx.Request:
 def _check_head(response: httpx.Response, limit: int) -> None:
     if response.headers.get("content-encoding", "identity").lower() != "identity":
         raise TransportError(
-            "encoded_body", "the peer compressed its answer without being asked to"
+            "encoded_body", "the peer sent a compressed body, which wasn't requested"
         )
     length = response.headers.get("content-length", "")
     if length.isdigit():
@@ -193,47 +193,47 @@ def _check_head(response: httpx.Response, limit: int) -> None:
 
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
-        raise TransportError("body_too_large", f"the peer's answer is larger than {limit} bytes")
+        raise TransportError("body_too_large", f"the peer's response has more than {limit} bytes")
 
 
-def _received(response: httpx.Response, body: bytes) -> HttpResponse:
+def _from_httpx(response: httpx.Response, body: bytes) -> HttpResponse:
     return HttpResponse(response.status_code, dict(response.headers), body)
 
 
 def _redirect(response: httpx.Response) -> HttpResponse:
-    # Followed nowhere and read no further; where it points to is the peer's text and of no use.
+    # Not followed, and its headers and body aren't read.
     return HttpResponse(response.status_code)
 
 
-def _failed(error: Exception) -> TransportError:
-    """Our word for a foreign failure. Its text is the peer's or holds the URL, so only its kind is told."""
+def _transport_error(error: Exception) -> TransportError:
+    """Wrap a foreign error. Its text may contain the URL or the peer's text, so only its type is named."""
     timeouts = (httpx.TimeoutException, httpcore.TimeoutException, TimeoutError)
     if isinstance(error, timeouts):
         return TransportError("deadline_exceeded", "the peer took longer than the deadline")
     return TransportError("exchange_failed", f"the exchange failed: {type(error).__name__}")
 
 
-class _Borrowed(httpx.BaseTransport):
-    """Pools behind a client that somebody else closes; they stay open."""
+class _BorrowedPools(httpx.BaseTransport):
+    """The pools behind a client whose `close` leaves them open."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._pools.get(TOOLS, _shown(request)).handle_request(request)
+        return self._pools.get(TOOLS, _certificate_of(request)).handle_request(request)
 
 
-class _AsyncBorrowed(httpx.AsyncBaseTransport):
-    """The async twin of `_Borrowed`."""
+class _AsyncBorrowedPools(httpx.AsyncBaseTransport):
+    """The async twin of `_BorrowedPools`."""
 
     def __init__(self, pools: Pools) -> None:
         self._pools = pools
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        pool = await self._pools.aget(TOOLS, _shown(request))
+        pool = await self._pools.aget(TOOLS, _certificate_of(request))
         return await pool.handle_async_request(request)
 
 
-def _shown(request: httpx.Request) -> Certificate | None:
-    found = request.extensions.get(CERTIFICATE)
-    return found if isinstance(found, Certificate) else None
+def _certificate_of(request: httpx.Request) -> Certificate | None:
+    certificate = request.extensions.get(CERTIFICATE)
+    return certificate if isinstance(certificate, Certificate) else None

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Answers what flows ask: HTTP over the one door, shared values from cache and single flight, records to the ledger.
+"""Drives flows: sends their HTTP requests, shares answers by cache and single flight, appends records to the ledger.
 
-Two colours of the same few lines; the flows that they answer are written once. What has to do with this machine, or with
-the person before it, is answered by `Surroundings`.
+There is a sync and an async version of the same few lines; the flows are written once. `Surroundings` handles secrets,
+prompts, sign-ins and SVIDs.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ _log: Final = logging.getLogger("agent_identity")
 
 
 class Appender(Protocol):
-    """Whatever commits records."""
+    """Commits records."""
 
     def append(self, draft: Draft, /) -> None: ...
 
@@ -49,10 +49,10 @@ class Appender(Protocol):
 
 
 class World:
-    """What one identity's flows are driven against. Thread-safe, fork-safe, usable from several event loops.
+    """Drives the flows of one identity. Thread-safe, fork-safe, usable from several event loops.
 
-    `deadline` is seconds for one acquisition, with every request that it takes; where a person has to do something, the ask
-    itself says how long they get. `monotonic` is the clock by which what was acquired grows old.
+    `deadline` is the seconds for one acquisition, all its requests included; if a person is involved, the ask has its own
+    limit. `monotonic` is the clock for lifetimes in the cache.
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class World:
 
     @property
     def transport(self) -> Transport:
-        """The HTTP door, opened when something is first asked of it."""
+        """The HTTP transport, made on first use."""
         if self._transport is None:
             with self._opening:
                 if self._transport is None:
@@ -90,7 +90,7 @@ class World:
         return self._transport
 
     def context(self, certificate: Certificate) -> ssl.SSLContext:
-        """What a client of somebody's own needs to show a certificate as this identity would."""
+        """A TLS context for a user's own client, with this certificate and this identity's authorities."""
         return self.transport.context(certificate)
 
     def answer(self, ask: Ask) -> Answer:
@@ -102,13 +102,13 @@ class World:
         return await self._aanswer_by(ask, float("inf"))
 
     def drop(self, key: bytes) -> None:
-        """Forget what was answered to a key, whatever it was."""
+        """Forget the answer or refusal of a key."""
         self.cache.drop(key)
         self.refusals.drop(key)
 
     @contextlib.contextmanager
     def closing(self) -> Generator[None]:
-        """Around what still needs this world while somebody may be closing it."""
+        """A block that `close` waits for, up to the deadline."""
         done = threading.Event()
         self._closing.add(done)
         try:
@@ -131,7 +131,7 @@ class World:
             await self._transport.aclose()
 
     def start_over(self) -> None:
-        """In a forked child: nothing that the parent acquired is used there."""
+        """In a forked child: use nothing that the parent acquired."""
         self.cache.start_over()
         self.refusals.start_over()
         self.flights.forget()
@@ -140,7 +140,7 @@ class World:
         self._opening = threading.Lock()
 
     def _end(self, ask: HttpRequest | Shared[Expiring], outer: float) -> float:
-        """The moment by which an ask has to be answered: its own limit, within that of whoever asks."""
+        """The deadline of an ask: its own limit, or the outer deadline if that is earlier."""
         patience = ask.patience if isinstance(ask, Shared) else None
         own = self.deadline if patience is None else patience
         return min(outer, time.monotonic() + own)
@@ -149,14 +149,14 @@ class World:
 
     def _answer_by(self, ask: Ask, deadline: float) -> Answer:
         if isinstance(ask, Shared):
-            return self._shared(ask, self._end(ask, deadline))
+            return self._fetch(ask, self._end(ask, deadline))
         if isinstance(ask, HttpRequest):
             return self.transport.exchange(ask, self._end(ask, deadline))
         if isinstance(ask, Append):
             self._ledger.append(ask.draft)
             return None
         if isinstance(ask, Pause):
-            time.sleep(_fitting(ask.seconds, deadline))
+            time.sleep(_pause_within(ask.seconds, deadline))
             return None
         if isinstance(ask, Visit):
             return self.surroundings.visit(
@@ -164,16 +164,16 @@ class World:
             )
         return self.surroundings.answer(ask, deadline)
 
-    def _shared(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        found = self._found(ask, self._renew)
-        if found is not None:
-            return found
+    def _fetch(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        value = self._from_cache(ask, self._renew)
+        if value is not None:
+            return value
         left = deadline - time.monotonic()
         return self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), left, once=ask.once)
 
     def _lead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        self._check_room(ask, deadline)
-        landed = self._landed(ask)
+        self._check_time_left(ask, deadline)
+        landed = self._just_landed(ask)
         if landed is not None:
             return landed
         try:
@@ -184,14 +184,14 @@ class World:
         return self._keep(ask, value)
 
     def _renew(self, ask: Shared[Expiring]) -> None:
-        """Renew early in a thread of its own; the caller goes on with what still serves."""
+        """Renew early in a separate thread. The caller uses the value that is still valid."""
 
         def renew() -> None:
             deadline = time.monotonic() + self.deadline
             try:
                 self.flights.fetch(ask.key, lambda: self._lead(ask, deadline), self.deadline)
-            except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                _not_renewed(error)
+            except Exception as error:  # noqa: BLE001 - the current value is still used
+                _log_failed_renewal(error)
 
         threading.Thread(target=renew, name="agent-identity-renewal", daemon=True).start()
 
@@ -199,14 +199,14 @@ class World:
 
     async def _aanswer_by(self, ask: Ask, deadline: float) -> Answer:
         if isinstance(ask, Shared):
-            return await self._ashared(ask, self._end(ask, deadline))
+            return await self._afetch(ask, self._end(ask, deadline))
         if isinstance(ask, HttpRequest):
             return await self.transport.aexchange(ask, self._end(ask, deadline))
         if isinstance(ask, Append):
             await self._ledger.aappend(ask.draft)
             return None
         if isinstance(ask, Pause):
-            await asyncio.sleep(_fitting(ask.seconds, deadline))
+            await asyncio.sleep(_pause_within(ask.seconds, deadline))
             return None
         if isinstance(ask, Visit):
             return await self.surroundings.avisit(
@@ -214,16 +214,16 @@ class World:
             )
         return await self.surroundings.aanswer(ask)
 
-    async def _ashared(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        found = self._found(ask, self._arenew)
-        if found is not None:
-            return found
+    async def _afetch(self, ask: Shared[Expiring], deadline: float) -> Expiring:
+        value = self._from_cache(ask, self._arenew)
+        if value is not None:
+            return value
         left = deadline - time.monotonic()
         return await self.flights.afetch(ask.key, lambda: self._alead(ask, deadline), left)
 
     async def _alead(self, ask: Shared[Expiring], deadline: float) -> Expiring:
-        self._check_room(ask, deadline)
-        landed = self._landed(ask)
+        self._check_time_left(ask, deadline)
+        landed = self._just_landed(ask)
         if landed is not None:
             return landed
         try:
@@ -234,7 +234,7 @@ class World:
         return self._keep(ask, value)
 
     def _arenew(self, ask: Shared[Expiring]) -> None:
-        """Renew early in a task of its own."""
+        """Renew early in a separate task."""
 
         async def renew() -> None:
             deadline = time.monotonic() + self.deadline
@@ -242,8 +242,8 @@ class World:
                 await self.flights.afetch(
                     ask.key, lambda: self._alead(ask, deadline), self.deadline
                 )
-            except Exception as error:  # noqa: BLE001 - whatever it was, what still serves goes on serving
-                _not_renewed(error)
+            except Exception as error:  # noqa: BLE001 - the current value is still used
+                _log_failed_renewal(error)
 
         task = asyncio.create_task(renew())
         self._renewals.add(task)
@@ -251,10 +251,14 @@ class World:
 
     # -- what both share ---------------------------------------------------------------------------------------------
 
-    def _found(
+    def _from_cache(
         self, ask: Shared[Expiring], renew: Callable[[Shared[Expiring]], None]
     ) -> Expiring | None:
-        """What the cache has, asked for anew early; a person is never asked to do something before it is needed."""
+        """Return a cached value, and start its early renewal if due (never one that needs a person).
+
+        Raises:
+            CredentialError: this request was refused a moment ago.
+        """
         monotonic = self._monotonic()
         entry = self.cache.get(ask.key)
         if entry is not None:
@@ -262,23 +266,23 @@ class World:
             if entry.is_fresh(now, monotonic):
                 return entry.value
             if entry.is_usable(now, monotonic):
-                early = ask.patience is None and not self.flights.flying(ask.key)
+                early = ask.patience is None and not self.flights.is_flying(ask.key)
                 if early and self.cache.claim_renewal(ask.key, monotonic):
                     renew(ask)
                 return entry.value
         self.refusals.check(ask.key, monotonic)
         return None
 
-    def _check_room(self, ask: Shared[Expiring], deadline: float) -> None:
-        """What may be done but once isn't begun with too little time to hear how it ended: it would be lost."""
+    def _check_time_left(self, ask: Shared[Expiring], deadline: float) -> None:
+        """Refuse to start a single-use request with too little time left: its answer would be lost."""
         own = self.deadline if ask.patience is None else min(self.deadline, ask.patience)
         if ask.once and deadline - time.monotonic() < own / 2:
             raise CredentialUnavailableError(
-                "deadline_exceeded", "its turn came too late to be used within the deadline"
+                "deadline_exceeded", "its turn came too late to finish within the deadline"
             )
 
-    def _landed(self, ask: Shared[Expiring]) -> Expiring | None:
-        """Whoever boards just after a flight has landed finds its answer here, or its refusal, and asks nobody."""
+    def _just_landed(self, ask: Shared[Expiring]) -> Expiring | None:
+        """Return the answer, or raise the refusal, of a flight that landed just before this one started; else None."""
         monotonic = self._monotonic()
         entry = self.cache.get(ask.key)
         if entry is not None and entry.is_fresh(self._clock(), monotonic):
@@ -292,14 +296,14 @@ class World:
         return value
 
 
-def _not_renewed(error: Exception) -> None:
+def _log_failed_renewal(error: Exception) -> None:
     code = error.code if isinstance(error, AgentIdentityError) else type(error).__name__
-    _log.warning("a credential could not be renewed early (%s), the one in hand serves on", code)
+    _log.warning(
+        "a credential could not be renewed early (%s); the current one is still used", code
+    )
 
 
-def _fitting(seconds: float, deadline: float) -> float:
+def _pause_within(seconds: float, deadline: float) -> float:
     if time.monotonic() + seconds > deadline:
-        raise TransportError(
-            "deadline_exceeded", "the pause doesn't fit what is left of the deadline"
-        )
+        raise TransportError("deadline_exceeded", "the pause is longer than the time left")
     return max(0.0, seconds)

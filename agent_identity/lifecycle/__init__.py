@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What ends an agent's work before its time: revocation, and how it reaches the sessions that run."""
+"""Revocation, and how it reaches running sessions."""
 
 from __future__ import annotations
 

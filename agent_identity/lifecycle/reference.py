@@ -31,7 +31,7 @@ _OTHER_IDS: Final = ("call_", "apr_", "psn_")
 
 
 class Reference(NamedTuple):
-    """What is revoked: its kind, and its name as the authority and records have it."""
+    """A reference: its kind, and its name as in records and at the authority."""
 
     kind: Kind
     text: str
@@ -46,7 +46,7 @@ def read_reference(text: str) -> Reference:
     """Read a reference. A bare name is an agent's.
 
     Raises:
-        ConfigurationError: `reference_malformed`, it has none of the known forms.
+        ConfigurationError: `reference_malformed`.
     """
     if not text or not text.isprintable() or text != text.strip():
         raise malformed(text)
@@ -71,7 +71,7 @@ def read_reference(text: str) -> Reference:
 
 
 def malformed(text: object) -> AgentIdentityError:
-    """The error for what is no reference."""
+    """The error for a malformed reference."""
     return ConfigurationError(
         "reference_malformed", f"{str(text)[:80]!r} is no reference", remedy=f"write {FORMS}"
     )

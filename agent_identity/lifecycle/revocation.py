@@ -43,19 +43,19 @@ if TYPE_CHECKING:
 __all__ = ["Revocable", "Revocation", "RevocationStore", "Revocations"]
 
 LOOK_SECONDS: Final = 0.25
-"""How often the store is looked at for what other processes revoked."""
+"""Seconds between two reads of the store for revocations of other processes."""
 STALE_SECONDS: Final = 10.0
-"""How old the last look may be."""
+"""The maximum age of the last read, in seconds."""
 
 _log: Final = logging.getLogger("agent_identity")
 
 
 class RevocationStore(Protocol):
-    """Where revocations are kept; the authority's store is one. Times are whole Unix seconds."""
+    """A store of revocations, such as the authority's. Times are whole Unix seconds."""
 
     @property
     def place(self) -> object:
-        """What tells this store from others: stores of the same place hold the same revocations."""
+        """The identity of the store: stores with the same place hold the same revocations."""
         ...
 
     @property
@@ -79,26 +79,26 @@ class RevocationStore(Protocol):
 
 
 class Revocable(Protocol):
-    """A session, as seen from here."""
+    """A session that revocations can end."""
 
     @property
     def id(self) -> str: ...
 
     @property
     def issued_at(self) -> float:
-        """When what it rests on was issued, in Unix seconds."""
+        """When the tokens and grants of the session were issued, in Unix seconds."""
         ...
 
     def names(self) -> frozenset[str]:
-        """What it may be revoked by: principal, agent, session and transaction ids, and the `jti` of its grants."""
+        """The references that revoke it: principal, agent, session and transaction ids, and the `jti` of its grants."""
         ...
 
     def end_revoked(self, reference: Reference, /) -> bool:
-        """End it now; False where it had ended."""
+        """End it now. Returns False if it had already ended."""
         ...
 
     def close_revoked(self, reason: str) -> None:
-        """Give back what it acquired, and record its end."""
+        """Revoke its tokens at their issuers, and record its end."""
         ...
 
 
@@ -180,10 +180,10 @@ class Revocations:
     # -- sessions ----------------------------------------------------------------------------------------------------
 
     def open(self, session: Revocable) -> None:
-        """A session opens.
+        """Register a session that opens.
 
         Raises:
-            RevokedError: something that it rests on is revoked.
+            RevokedError: its principal, agent, parent or a grant is revoked.
             DeniedError: `revocations_stale`.
         """
         if len(self._running) >= self._purged:
@@ -199,21 +199,21 @@ class Revocations:
             self.check(session.names(), session.issued_at)
 
     def close(self, session_id: str) -> None:
-        """A session has ended."""
+        """Unregister a session that has ended."""
         self._running.pop(session_id, None)
 
     def check(self, names: Iterable[str], issued_at: float) -> None:
-        """Pass where nothing of this is revoked that was issued at `issued_at` (Unix seconds).
+        """Check that none of the names is revoked for `issued_at` (Unix seconds).
 
         Raises:
-            RevokedError: something is.
+            RevokedError: one of them is.
         """
         for name in (EVERYTHING, *names):
             if self._is_revoked(name, issued_at):
                 raise revoked_error(read_reference(name))
 
     def check_fresh(self) -> None:
-        """Pass while the store was read lately; no I/O where it was.
+        """Check that the store was read recently. No I/O if it was.
 
         Raises:
             DeniedError: `revocations_stale`.
@@ -243,13 +243,13 @@ class Revocations:
     # -- revoking ----------------------------------------------------------------------------------------------------
 
     def revoke(self, ref: str, *, reason: str, by: str) -> Revocation:
-        """End what a reference names, and all below it. When this returns, nothing of it starts in this process any more.
+        """End what a reference names, and all below it. After the return, none of it starts in this process.
 
         `by` is the agent, or the operating system's user.
 
         Raises:
             ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
-            DeniedError, LedgerError: it could not be kept or recorded; in this process it took effect all the same.
+            DeniedError, LedgerError: it could not be stored or recorded; it took effect in this process anyway.
         """
         checked_phrase("reason", reason)
         reference = self._known(ref)
@@ -268,7 +268,7 @@ class Revocations:
         return Revocation(reference.text, reference.kind, True, reason, by, now, is_new, len(ended))
 
     def reinstate(self, ref: str, *, reason: str | None, by: str) -> Revocation:
-        """Let what is issued from the next second on begin; what was issued before stays ended.
+        """Allow what is issued from the next second on. What was issued before stays revoked.
 
         Raises:
             ConfigurationError: `reference_malformed`; `not_revoked`.
@@ -285,7 +285,7 @@ class Revocations:
         return Revocation(reference.text, reference.kind, False, reason, by, now, is_new)
 
     def is_known(self, reference: Reference) -> bool:
-        """Whether a session or grant is known here, so that a slip in its id doesn't look like a revocation."""
+        """Whether a session or grant is known here, so that a mistyped id is an error."""
         if any(reference.text in session.names() for session in self._sessions()):
             return True
         return bool(self._ledger.find(reference.text))
@@ -314,11 +314,11 @@ class Revocations:
         return [each for each in list(_here) if each._store.place == self._store.place]  # noqa: SLF001 - see above
 
     def _sessions(self) -> list[Revocable]:
-        found = [reference() for reference in list(self._running.values())]
-        return [session for session in found if session is not None]
+        sessions = [reference() for reference in list(self._running.values())]
+        return [session for session in sessions if session is not None]
 
     def _end(self, reference: Reference) -> list[Revocable]:
-        """End the running sessions that a reference names; the answer is those that ran."""
+        """End the running sessions that a reference names, and return them."""
         names = {reference.text} | self._sessions_of_grant(reference)
         return [
             session
@@ -332,12 +332,12 @@ class Revocations:
         if reference.kind not in ("grant", "token"):
             return set()
         with contextlib.suppress(LedgerError):
-            found = self._ledger.find(reference.text)
-            return {each.session_id for each in found if each.session_id is not None}
+            records = self._ledger.find(reference.text)
+            return {each.session_id for each in records if each.session_id is not None}
         return set()
 
     def _record(self, kind: str, reference: Reference, reason: str | None, by: str) -> bool:
-        """Put it on record; whether the principal or agent is new to this ledger."""
+        """Record it. Return whether the principal or agent is new to this ledger."""
         principal = reference.principal
         is_new = self._is_new(reference)
         pseudonym = None if principal is None else self._ledger.pseudonym(principal)
@@ -371,7 +371,7 @@ class Revocations:
     # -- what other processes revoked --------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Take over what other processes revoked.
+        """Read the revocations of other processes from the store.
 
         Raises:
             DeniedError: the store can't be read.
@@ -379,13 +379,13 @@ class Revocations:
         with self._looking:
             version = self._store.version()
             if version != self._version:
-                found = dict(self._store.revocations(self._clock()))
+                stored = dict(self._store.revocations(self._clock()))
                 fresh = [
                     ref
-                    for ref, lifted in found.items()
+                    for ref, lifted in stored.items()
                     if ref not in self._revoked or self._revoked[ref] != lifted
                 ]
-                self._revoked.update(found)
+                self._revoked.update(stored)
                 self._version = version
             else:
                 fresh = []
@@ -403,11 +403,11 @@ class Revocations:
             _log.warning("revocations could not be read (%s)", error.code)
 
     def stop(self) -> None:
-        """Look no more."""
+        """Stop reading the store."""
         self._watch.stop()
 
     def start_over(self) -> None:
-        """In a forked child: the next session that opens starts a watch of its own."""
+        """In a forked child: the next session that opens starts the child's own watch."""
         self._looking = threading.Lock()
         self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)
         self._version = None
@@ -415,7 +415,7 @@ class Revocations:
 
 
 def revoked_error(reference: Reference) -> RevokedError:
-    """The error of whatever is refused because of a revocation."""
+    """The error for a call or session that is refused because of a revocation."""
     if reference.kind == "everything":
         return RevokedError(
             "everything_revoked", "everything is revoked", remedy='an operator reinstates "*"'
@@ -438,7 +438,7 @@ _CODES: Final = {
 
 
 def _close_later(ended: Collection[Revocable], reason: str) -> None:
-    """Close sessions in a thread of its own: giving tokens back may take as long as an issuer takes."""
+    """Close sessions in a separate thread, since revoking their tokens waits for the issuers."""
 
     def close() -> None:
         for session in ended:

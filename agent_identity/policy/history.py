@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What has been permitted so far in one transaction: a root session, all sub-agents of it, and what was accepted here of it.
+"""The history of one transaction: what was permitted in a root session, its sub-agents and accepted sessions.
 
 A permitted call enters at the moment of decision. Between reading and entering nothing is locked: `enter` says whether the
 past that was decided upon is still the past, and if it isn't, policy decides again.
@@ -62,19 +62,19 @@ class History:
             return True
 
     def came_from_elsewhere(self) -> None:
-        """The transaction began in another process, which keeps that part of it."""
+        """Note that the transaction began in another process, which has that part of its history."""
         with self._lock:
             self._is_foreign = True
             self._tell()
 
     def hand_over(self, jti: str) -> None:
-        """Work was handed over by this grant: what is done by it is unknown here, unless it is accepted in this process."""
+        """Note that work was handed over by this grant. Its calls are unknown here, unless it is accepted in this process."""
         with self._lock:
             self._handed.add(jti)
             self._tell()
 
     def accept(self, jti: str) -> None:
-        """What this grant handed over goes on in this process."""
+        """Note that the work handed over by this grant continues in this process."""
         with self._lock:
             self._handed.discard(jti)
             self._tell()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a policy sees of a call, in AuthZEN's words: subject, action, resource, context.
+"""A policy's request, in AuthZEN's terms: subject, action, resource, context.
 
 Nothing here can be changed, and nothing is worked out before a policy asks for it.
 """
@@ -21,7 +21,7 @@ __all__ = ["Entity", "Facts", "Request"]
 
 
 class Entity(NamedTuple):
-    """Somebody or something a decision is about."""
+    """A subject, action or resource of a decision."""
 
     type: str
     id: str
@@ -29,7 +29,7 @@ class Entity(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the pipeline knows of the call when policy is asked."""
+    """The pipeline's facts about a call when it asks policy."""
 
     action: str
     target: Entity
@@ -118,7 +118,7 @@ class Request:
 
 
 def frozen(value: JSON) -> object:
-    """JSON that nobody can change: objects as read-only mappings, lists as tuples."""
+    """Immutable JSON: objects as read-only mappings, lists as tuples."""
     if isinstance(value, dict):
         return MappingProxyType({name: frozen(member) for name, member in value.items()})
     if isinstance(value, list):

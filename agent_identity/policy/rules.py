@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a decision is asked for. Anything but a clear yes is a no: absence, a truthy object or an error never permits."""
+"""Asks a policy for a decision. Only an explicit permit permits: absence, a truthy object or an error denies."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ __all__ = [
 
 @runtime_checkable
 class Policy(Protocol):
-    """What users write when a policy has to ask somebody: `decide` is a flow."""
+    """The protocol of a policy that does I/O: `decide` is a flow."""
 
     def decide(self, request: Request, /) -> Flow[Decision]: ...
 
@@ -48,7 +48,7 @@ PolicyLike: TypeAlias = "Policy | Callable[[Request], Decision | bool]"
 
 
 class GrantsOnly:
-    """Permits what the grants already limit, and adds nothing of its own."""
+    """Permits everything that the grants allow."""
 
     def decide_now(self, request: Request, /) -> Decision:  # noqa: ARG002 - the protocol's
         return _PERMITTED
@@ -62,7 +62,7 @@ _PERMITTED = Decision.permit(policy_id="grants-only")
 
 
 class CallablePolicy:
-    """A plain callable as a policy: it answers a `Decision` or a literal bool, and everything else denies."""
+    """A plain callable as a policy: it returns a `Decision` or a bool; any other value denies."""
 
     def __init__(self, function: Callable[[Request], object]) -> None:
         self._function = function
@@ -95,7 +95,7 @@ class CallablePolicy:
             return Decision.deny("refused", policy_id=self._id)
         kind = type(answer).__qualname__
         if isinstance(answer, types.CoroutineType | types.GeneratorType):
-            answer.close()  # nobody is going to run it
+            answer.close()  # it won't be awaited
         raise DeniedError(
             "policy_undecided",
             f"the policy function {self._id!r} answered a {kind}, neither a Decision nor a bool",
@@ -165,8 +165,8 @@ def _name(function: object) -> str:
 
 
 def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
-    """The policy as a plain function, where it asks nobody; None where deciding is a flow."""
-    # Exactly these: a subclass may decide otherwise.
+    """The policy as a plain function, if it does no I/O; None where deciding is a flow."""
+    # Exactly these classes: a subclass may decide differently.
     if isinstance(policy, GrantsOnly | CallablePolicy) and type(policy) in (
         GrantsOnly,
         CallablePolicy,
@@ -176,10 +176,10 @@ def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
 
 
 def asked(policy: Policy, request: Request) -> Flow[Decision]:
-    """Policy's permit, or the error that its answer amounts to; a policy that fails permits nothing.
+    """Ask a policy. Return its permit, or raise; a policy that fails denies.
 
     Raises:
-        DeniedError: it is no permit.
+        DeniedError: the decision isn't a permit.
     """
     try:
         decision = yield from policy.decide(request)
@@ -195,7 +195,7 @@ def asked(policy: Policy, request: Request) -> Flow[Decision]:
 
 
 def judged(decision: object) -> Decision:
-    """A permit, or the error that any other answer amounts to.
+    """Return a permit; raise the error of any other decision.
 
     Raises:
         DeniedError: policy said no, asked for an approval, or answered nothing that is a decision.

@@ -217,12 +217,12 @@ def broken_among(
 def _fault(row: Row, end: int, head: bytes) -> FirstBad | None:
     """What is wrong with a row that should follow the one numbered `end` with the hash `head`."""
     if link(head, row.body) != row.hash:
-        return _misplaced(row, end)
+        return _placement_fault(row, end)
     reason = _unlike_its_body(row, end + 1)
     return None if reason is None else FirstBad(row.writer, end + 1, reason)
 
 
-def _misplaced(row: Row, end: int) -> FirstBad:
+def _placement_fault(row: Row, end: int) -> FirstBad:
     if row.seq > end + 1:
         return FirstBad(row.writer, end + 1, _MISSING)
     if 0 < row.seq <= end:
@@ -234,7 +234,7 @@ def _unlike_its_body(row: Row, seq: int) -> str | None:
     try:
         entry = orjson.loads(row.body)
         digest = entry["sealed"]
-        told = (
+        columns = (
             entry["writer"],
             entry["seq"],
             entry["kind"],
@@ -247,7 +247,7 @@ def _unlike_its_body(row: Row, seq: int) -> str | None:
         )
     except (ValueError, KeyError, TypeError, AttributeError):
         return "it is no record of ours"
-    if told != row[:9] or row.seq != seq:
+    if columns != row[:9] or row.seq != seq:
         return "a column that repeats its body was changed"
     if row.sealed is not None and digest != sealed_digest(row.sealed):
         return "its sealed part was changed"

@@ -140,14 +140,14 @@ class Branch:
     @property
     def agent(self) -> str:
         """Who acted in it."""
-        told = self.opening or (self.calls[0].begun if self.calls else None)
-        return "" if told is None else str(told.body.get("agent"))
+        record = self.opening or (self.calls[0].begun if self.calls else None)
+        return "" if record is None else str(record.body.get("agent"))
 
     @property
     def began(self) -> datetime:
         """When it was opened, or first called; one of which nothing is known comes last."""
-        told = self.opening or (self.calls[0].begun if self.calls else None)
-        return datetime.max.replace(tzinfo=UTC) if told is None else told.at
+        record = self.opening or (self.calls[0].begun if self.calls else None)
+        return datetime.max.replace(tzinfo=UTC) if record is None else record.at
 
     def walk(self) -> Iterator[Branch]:
         """This branch and all below it."""
@@ -196,14 +196,14 @@ class _Gathering:
         self._branches: dict[str, Branch] = {}
 
     def gather(self, ref: str) -> Graph:
-        found = self._found(ref) if can_be_signed(ref) else []
-        call_ids = _named_calls(found)
-        sessions = _named_sessions(self._use(found), ref)
+        records = self._records_of(ref) if can_be_signed(ref) else []
+        call_ids = _named_calls(records)
+        sessions = _named_sessions(self._use(records), ref)
         if not sessions:
             raise LedgerError(
                 "unknown_reference",
                 "the ledger has no session or call with that reference",
-                remedy="give the id of a call, session, trace or span, a tool call's id, or a jti",
+                remedy="pass the id of a call, session, trace or span, a tool call's id, or a jti",
             )
         paths = [self._path(session) for session in sessions]
         roots = {path[0] for path in paths}
@@ -229,25 +229,24 @@ class _Gathering:
             used=list(self._used.values()),
         )
 
-    def _found(self, ref: str) -> list[Record]:
-        found = self._ledger.frame(ref)  # of a session, this is the small part
-        return (
-            found if any(each.kind == SESSION_OPENED for each in found) else self._ledger.find(ref)
-        )
+    def _records_of(self, ref: str) -> list[Record]:
+        frame = self._ledger.frame(ref)  # for a session, a small part of its records
+        is_session = any(each.kind == SESSION_OPENED for each in frame)
+        return frame if is_session else self._ledger.find(ref)
 
     def _use(self, records: Iterable[Record]) -> list[Record]:
-        taken = list(records)
-        self._used.update({(record.writer, record.seq): record for record in taken})
-        return taken
+        used = list(records)
+        self._used.update({(record.writer, record.seq): record for record in used})
+        return used
 
     def _opening(self, session_id: str) -> Record | None:
         if session_id not in self._openings:
-            found = (
+            openings = (
                 record
                 for record in self._ledger.frame(session_id)
                 if record.kind == SESSION_OPENED and record.session_id == session_id
             )
-            opening = self._openings[session_id] = next(found, None)
+            opening = self._openings[session_id] = next(openings, None)
             self._use([] if opening is None else [opening])
         return self._openings[session_id]
 
@@ -310,12 +309,12 @@ class _Gathering:
                         record,
                         end,
                         self._outcome(record, end),
-                        self._acquired(record),
+                        self._credential_of(record),
                         used.get(call_id, []),
                     )
                 )
 
-    def _acquired(self, begun: Record) -> Record | None:
+    def _credential_of(self, begun: Record) -> Record | None:
         """The record of the credential that a call began with: the last one of its session for the same grant."""
         if begun.kind != CALL_INTENDED or begun.session_id is None:
             return None
@@ -326,14 +325,14 @@ class _Gathering:
                 for record in frame
                 if record.kind == CREDENTIAL_ACQUIRED and record.call_id is None
             ]
-        asked = (begun.body.get("resource"), begun.body.get("grant_hash"))
-        found = [
+        wanted = (begun.body.get("resource"), begun.body.get("grant_hash"))
+        acquired = [
             record
             for record in self._credentials[begun.session_id]
-            if (record.body.get("resource"), record.body.get("grant_hash")) == asked
+            if (record.body.get("resource"), record.body.get("grant_hash")) == wanted
             and record.at <= begun.at
         ]
-        return self._use(found[-1:])[0] if found else None
+        return self._use(acquired[-1:])[0] if acquired else None
 
     def _outcome(self, begun: Record, ended: Record | None) -> str | None:
         if ended is not None:
@@ -350,37 +349,39 @@ class _Gathering:
 
     def _chain(self, path: tuple[str, ...]) -> list[Entry]:
         grants = self._grants()
-        hops = self._handed(path)
+        hops = self._entries_above(path)
         for session_id in path:
             opening = self._opening(session_id)
             branch = self._branches[session_id]
             body: Mapping[str, JSON] = {} if opening is None else opening.body
             made = grants.get(session_id) or self._made_in(session_id)
-            scope = sorted({str(token) for grant in made for token in _listed(grant.body["scope"])})
+            scope = sorted(
+                {str(token) for grant in made for token in _list_of(grant.body["scope"])}
+            )
             evidence = [grant.body.get("evidence") for grant in made]
             hops.append(
                 Entry(
                     agent=branch.agent,
                     depth=body.get("depth", len(hops)),
-                    scope=[*scope] if made else [*_listed(body.get("scopes"))],
+                    scope=[*scope] if made else [*_list_of(body.get("scopes"))],
                     evidence=next((word for word in evidence if word is not None), None),
                 )
             )
         return hops
 
-    def _handed(self, path: tuple[str, ...]) -> list[Entry]:
-        """The agents of other processes that act above the first of these sessions, where it was handed over."""
+    def _entries_above(self, path: tuple[str, ...]) -> list[Entry]:
+        """The agents in other processes above the first of these sessions, if it was handed over."""
         opening = self._opening(path[0]) if path else None
-        above = _listed(None if opening is None else opening.body.get("above"))
+        above = _list_of(None if opening is None else opening.body.get("above"))
         return [
             Entry(
-                agent=str(said.get("agent")),
-                depth=said.get("depth"),
-                scope=_listed(said.get("scope")),
-                evidence=said.get("evidence"),
+                agent=str(hop.get("agent")),
+                depth=hop.get("depth"),
+                scope=_list_of(hop.get("scope")),
+                evidence=hop.get("evidence"),
             )
-            for said in above
-            if isinstance(said, dict)
+            for hop in above
+            if isinstance(hop, dict)
         ]
 
     def _grants(self) -> dict[str, list[Record]]:
@@ -399,7 +400,7 @@ class _Gathering:
             made = [grant for grant in self._ledger.frame(grant_hash) if grant.kind == GRANT_MADE]
             for grant in self._use(made):
                 by_session.setdefault(grant.session_id or "", []).append(grant)
-                chain = _listed(None if grant.sealed is None else grant.sealed.get("chain"))
+                chain = _list_of(None if grant.sealed is None else grant.sealed.get("chain"))
                 hashes |= {hash_of(str(compact)) for compact in chain} - seen
         return by_session
 
@@ -408,20 +409,20 @@ class _Gathering:
         return self._use(record for record in frame if record.kind == GRANT_MADE)
 
 
-def _named_calls(found: list[Record]) -> list[str]:
-    """The calls that a reference names; none when it names a session, a grant or a token."""
-    calls = [record.call_id for record in found if record.kind.startswith("call.")]
+def _named_calls(records: list[Record]) -> list[str]:
+    """The calls that a reference names; none if it names a session, a grant or a token."""
+    calls = [record.call_id for record in records if record.kind.startswith("call.")]
     return list(dict.fromkeys(call_id for call_id in calls if call_id is not None))
 
 
-def _named_sessions(found: list[Record], ref: str) -> list[str]:
-    """The sessions that a reference names, or in which the calls that it names were made."""
-    sessions = list(dict.fromkeys(record.session_id for record in found if record.session_id))
+def _named_sessions(records: list[Record], ref: str) -> list[str]:
+    """The sessions that a reference names, or those of the calls that it names."""
+    sessions = list(dict.fromkeys(record.session_id for record in records if record.session_id))
     return [ref] if ref in sessions else sessions
 
 
 def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
-    """What all paths begin with."""
+    """The common beginning of all paths."""
     common = paths[0]
     for path in paths[1:]:
         same = 0
@@ -431,5 +432,5 @@ def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     return common
 
 
-def _listed(value: JSON) -> list[JSON]:
+def _list_of(value: JSON) -> list[JSON]:
     return value if isinstance(value, list) else []

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where records are kept: what every ledger does, and which one a URL means."""
+"""The protocol of ledgers, and how to open one by its URL."""
 
 from __future__ import annotations
 
@@ -33,12 +33,12 @@ class Ledger(Protocol):
 
     @property
     def subjects(self) -> Subjects:
-        """Pseudonyms and keys of those whom the records are about; `subjects.erase` is erasure."""
+        """The pseudonyms and keys of the records' subjects; `subjects.erase` erases one."""
         ...
 
     @property
     def healthy(self) -> bool:
-        """False from a write that failed until one that worked."""
+        """False after a failed write, until a later one succeeds."""
         ...
 
     def append(self, draft: Draft, /) -> None:
@@ -50,7 +50,7 @@ class Ledger(Protocol):
         ...
 
     async def aappend(self, draft: Draft, /) -> None:
-        """`append` that keeps a running loop free while others hold the ledger."""
+        """The async twin of `append`; it doesn't block the loop while other writers hold the ledger."""
         ...
 
     def probe(self) -> None:
@@ -62,11 +62,11 @@ class Ledger(Protocol):
         ...
 
     def pseudonym(self, principal: Principal, /) -> str:
-        """The pseudonym of a principal, given one now if there is none."""
+        """The pseudonym of a principal; a new one is made if there is none."""
         ...
 
     def find(self, ref: str, /) -> list[Record]:
-        """The records that carry a reference, in the order of commits; empty when it is unknown.
+        """The records with a reference, in commit order; none if it is unknown.
 
         A reference is the id of a call, session, trace or span, the `jti` of a grant, token or assertion, a `txn`, or
         the model's id of a tool call.
@@ -74,7 +74,7 @@ class Ledger(Protocol):
         ...
 
     def frame(self, ref: str, /) -> list[Record]:
-        """Those of `find` that are not about a call: sessions, grants, credentials."""
+        """The records of `find` that aren't about a call: sessions, grants, credentials."""
         ...
 
     def session_records(self, session_id: str, /) -> list[Record]:
@@ -86,7 +86,7 @@ class Ledger(Protocol):
         ...
 
     def references(self, beginning: str, /, *, limit: int) -> list[str]:
-        """References that begin so, in alphabetical order, at most `limit`."""
+        """References with a prefix, in alphabetical order, at most `limit`."""
         ...
 
     def records(self) -> Iterator[Record]:
@@ -98,7 +98,7 @@ class Ledger(Protocol):
         ...
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
-        """The first of some records whose bytes or links to its neighbours don't hold, recomputed now."""
+        """Recompute the hashes and links of some records. Return the first fault; None where there is none."""
         ...
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
@@ -110,7 +110,7 @@ class Ledger(Protocol):
         ...
 
     def close(self) -> None:
-        """End this writer's lease and release what is open."""
+        """End this writer's lease, and close files and connections."""
         ...
 
     def __enter__(self) -> Self: ...
@@ -132,7 +132,7 @@ def open_ledger(
     durability: str = "process",
     base: Path | None = None,
 ) -> Ledger:
-    """The ledger that a URL means: `memory:`, `sqlite:` (in `state_dir`), `sqlite:///relative`, `sqlite:////absolute`.
+    """Open the ledger of a URL: `memory:`, `sqlite:` (in `state_dir`), `sqlite:///relative`, `sqlite:////absolute`.
 
     Subjects are kept in `state_dir`, wherever the ledger lies. `durability` is "process" (what is committed survives a
     killed process) or "power". A relative path is relative to `base`, by default the working directory.

@@ -31,7 +31,7 @@ _SEALERS: Final = 8_192  # 2.5 KB each, one for each subject with a live session
 
 
 class Subject(NamedTuple):
-    """A subject as it is kept: found by `lookup`, a keyed digest; `key` and `principal` are sealed."""
+    """A subject as it is kept: subject by `lookup`, a keyed digest; `key` and `principal` are sealed."""
 
     pseudonym: str
     lookup: bytes
@@ -67,41 +67,41 @@ class Subjects:
         self._sealers: dict[str, Sealer] = {}
 
     def pseudonym(self, principal: Principal) -> str:
-        """The pseudonym of `principal`, given one now if there is none."""
+        """The pseudonym of `principal`; a new one is made if there is none."""
         lookup = self._lookup(principal)
-        found = self._shelf.by_lookup(lookup)
-        if found is None:
-            found = self._shelf.add(self._new(principal, lookup))
-        return found.pseudonym
+        subject = self._shelf.by_lookup(lookup)
+        if subject is None:
+            subject = self._shelf.add(self._new(principal, lookup))
+        return subject.pseudonym
 
     def find(self, principal: Principal) -> str | None:
         """The pseudonym of `principal`, None when it has none."""
-        found = self._shelf.by_lookup(self._lookup(principal))
-        return None if found is None else found.pseudonym
+        subject = self._shelf.by_lookup(self._lookup(principal))
+        return None if subject is None else subject.pseudonym
 
     def principal(self, pseudonym: str) -> Principal | None:
-        """Who a pseudonym stands for; None once erased."""
-        found = self._shelf.by_pseudonym(pseudonym)
-        if found is None:
+        """The principal of a pseudonym; None once erased."""
+        subject = self._shelf.by_pseudonym(pseudonym)
+        if subject is None:
             return None
-        sealer = Sealer(self._unwrap(found))
-        profile, iss, sub = orjson.loads(sealer.unseal(found.principal, pseudonym.encode()))
+        sealer = Sealer(self._unwrap(subject))
+        profile, iss, sub = orjson.loads(sealer.unseal(subject.principal, pseudonym.encode()))
         return Principal(sub, iss=iss, profile=profile)
 
     def sealer(self, pseudonym: str) -> Sealer:
-        """What seals for a subject.
+        """The sealer of a subject.
 
         Raises:
             LedgerError: the subject was erased.
         """
         sealer = self._sealers.get(pseudonym)
         if sealer is None:
-            found = self._shelf.by_pseudonym(pseudonym)
-            if found is None:
+            subject = self._shelf.by_pseudonym(pseudonym)
+            if subject is None:
                 raise LedgerError(
                     "subject_erased", f"{pseudonym} was erased; nothing can be kept for it"
                 )
-            sealer = Sealer(self._unwrap(found))
+            sealer = Sealer(self._unwrap(subject))
             _keep(self._sealers, pseudonym, sealer, _SEALERS)
         return sealer
 
@@ -114,7 +114,7 @@ class Subjects:
         return self.sealer(pseudonym).seal(plaintext, context)
 
     def unseal(self, pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
-        """What was sealed for a subject; None once erased.
+        """Decrypt data of a subject; None once erased.
 
         Raises:
             VerificationError: it was sealed for another subject or context.
@@ -122,13 +122,13 @@ class Subjects:
         return self.reading()(pseudonym, sealed, context)
 
     def reading(self) -> Callable[[str, bytes, bytes], bytes | None]:
-        """An `unseal` that asks for each subject's key once; use it for one answer, and throw it away."""
+        """An `unseal` that reads each subject's key once. Use it for one answer only."""
         known: dict[str, Sealer | None] = {}
 
         def unseal(pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
             if pseudonym not in known:
-                found = self._shelf.by_pseudonym(pseudonym)
-                known[pseudonym] = None if found is None else Sealer(self._unwrap(found))
+                subject = self._shelf.by_pseudonym(pseudonym)
+                known[pseudonym] = None if subject is None else Sealer(self._unwrap(subject))
             sealer = known[pseudonym]
             return None if sealer is None else sealer.unseal(sealed, context)
 
@@ -136,9 +136,9 @@ class Subjects:
 
     def erase(self, pseudonym: str) -> bool:
         """Delete a subject's key and name for good; False when there was none."""
-        found = self._shelf.remove(pseudonym)
+        removed = self._shelf.remove(pseudonym)
         self._sealers.pop(pseudonym, None)
-        return found
+        return removed
 
     def close(self) -> None:
         """Forget the keys, and close the shelf."""
@@ -152,7 +152,7 @@ class Subjects:
             pseudonym=pseudonym,
             lookup=lookup,
             key=self._wrap.seal(key, context),
-            principal=Sealer(key).seal(_named(principal), context),
+            principal=Sealer(key).seal(_encode(principal), context),
         )
 
     def _unwrap(self, subject: Subject) -> bytes:
@@ -161,10 +161,10 @@ class Subjects:
 
 def _looking_up(master: bytes) -> Callable[[Principal], bytes]:
     key = hmac.digest(master, b"lookup", "sha256")
-    return lambda principal: hmac.digest(key, _named(principal), "sha256")
+    return lambda principal: hmac.digest(key, _encode(principal), "sha256")
 
 
-def _named(principal: Principal) -> bytes:
+def _encode(principal: Principal) -> bytes:
     """One spelling for each principal, which its readable form isn't."""
     return orjson.dumps([principal.profile, principal.iss, principal.sub])
 
@@ -235,10 +235,10 @@ class SqliteShelf:
     def remove(self, pseudonym: str, /) -> bool:
         with self._database.lock, self._database.writing(self._failed) as connection:
             removed = connection.execute("DELETE FROM subjects WHERE pseudonym = ?", (pseudonym,))
-            found = removed.rowcount > 0
+            subject = removed.rowcount > 0
         with self._database.lock, self._database.reading(self._failed) as connection:
             connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-        return found
+        return subject
 
     def close(self) -> None:
         self._database.close()

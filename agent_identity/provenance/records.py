@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a ledger entry is: its canonical bytes, its place in a writer's hash chain, and how it reads back.
+"""Ledger entries: their canonical bytes, their place in a writer's hash chain, and how they are read back.
 
     body = RFC 8785 of {at, writer, seq, kind, references, pseudonym, public fields, digest of the sealed part}
     hash = SHA-256(hash of the writer's previous entry ‖ body)          32 zero bytes before the first
@@ -104,7 +104,7 @@ OUTCOMES: Final = {
 }
 
 ALIASES: Final = {SESSION_OPENED: "txn", GRANT_MADE: "grant_hash"}
-"""The public field by which such an entry is found besides its references."""
+"""The public field by which an entry of this kind is found, in addition to its references."""
 
 Unseal: TypeAlias = Callable[[str, bytes, bytes], bytes | None]
 
@@ -114,7 +114,7 @@ _ROUND: Final = re.compile(r"(call_[^.]+)\.r?[0-9]+")
 
 
 class Row(NamedTuple):
-    """An entry as it is kept. What stands before `body` repeats it, so that a store can look for it."""
+    """A stored entry. The fields before `body` repeat parts of it, so that a store can index them."""
 
     writer: str
     seq: int
@@ -131,12 +131,12 @@ class Row(NamedTuple):
 
     @property
     def references(self) -> tuple[str | None, ...]:
-        """All that the entry is found by."""
+        """All references by which the entry is found."""
         return self[3:9]
 
 
 def encoded(kind: str, members: Mapping[str, JSON]) -> bytes:
-    """The canonical form of what a record of this kind holds.
+    """The canonical bytes of a record of this kind.
 
     Raises:
         LedgerError: it isn't JSON, or has an integer that RFC 8785 can't hold.
@@ -161,12 +161,12 @@ def subject_of(draft: Draft) -> str:
 
 
 def seal_context(pseudonym: str, writer: str, seq: int) -> bytes:
-    """What a sealed part is bound to: its subject and its place, so that no other entry can carry it."""
+    """The context that a sealed part is bound to (subject and place), so that it can't be moved to another entry."""
     return f"{pseudonym} {writer} {seq}".encode()
 
 
 def alias_of(kind: str, public: Mapping[str, JSON]) -> str | None:
-    """What an entry is found by that is none of its references."""
+    """The value by which an entry is found in addition to its references."""
     name = ALIASES.get(kind)
     value = None if name is None else public.get(name)
     return value if isinstance(value, str) else None
@@ -232,7 +232,7 @@ class Record:
 
 
 def read_record(row: Row, unseal: Unseal) -> Record:
-    """A kept entry as a `Record`; nothing but the body and the sealed part is looked at.
+    """Read a stored entry as a `Record`, from its body and its sealed part alone.
 
     `unseal` answers None for a subject whose key was deleted. What was sealed for another entry stays unread, and
     whoever checks the chain finds out why.

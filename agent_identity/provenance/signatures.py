@@ -72,7 +72,8 @@ class SignatureCheck:
             InvalidAssertionError: no such grant is on record.
         """
         if grant_hash not in self._leaves:
-            made = [found for found in self._ledger.find(grant_hash) if found.kind == GRANT_MADE]
+            records = self._ledger.find(grant_hash)
+            made = [record for record in records if record.kind == GRANT_MADE]
             if not made:
                 raise InvalidAssertionError("grant_unknown", "its grant is not on record")
             self._leaves[grant_hash] = _leaf_of(made[0])
@@ -82,28 +83,28 @@ class SignatureCheck:
 def _leaf_of(record: Record) -> Grant | None:
     if record.sealed is None:
         return None
-    found = record.sealed.get("chain")
-    compacts = [hop for hop in found if isinstance(hop, str)] if isinstance(found, list) else []
+    chain = record.sealed.get("chain")
+    compacts = [hop for hop in chain if isinstance(hop, str)] if isinstance(chain, list) else []
     key = record.body.get("anchor_key")
     anchor_id = record.body.get("anchor")
     if not isinstance(key, dict) or not isinstance(anchor_id, str):
         raise InvalidAssertionError("key_missing", "the anchor's key is not on record")
     root = read_grant(compacts[-1] if compacts else "")
-    # For whom an anchor may speak is not asked here: each `sub_iss` counts as named, save the agent that declared a trigger.
+    # The anchor's `subjects` aren't known here: any `sub_iss` is accepted, except the agent that declared a trigger.
     subjects = frozenset({root.sub_iss})
     if root.sub_profile == TRIGGER:
         subjects -= {root.agent}
     anchor = Anchor(anchor_id, (key,), evidence="issuer", subjects=subjects)
     leaf = verify_chain(compacts, (anchor,), now=record.at.timestamp(), skew=_SKEW)[0]
     if record.ref != leaf.jti or any(
-        record.body.get(name) != said for name, said in _in_clear(leaf).items()
+        record.body.get(name) != value for name, value in _public_fields(leaf).items()
     ):
         raise InvalidAssertionError("grant_mismatch", "the record is about another grant")
     return leaf
 
 
-def _in_clear(leaf: Grant) -> dict[str, JSON]:
-    """What a record says in clear of the grant that it holds."""
+def _public_fields(leaf: Grant) -> dict[str, JSON]:
+    """The unencrypted fields of a record about a grant."""
     return {
         "agent": leaf.agent,
         "depth": leaf.depth,
@@ -116,19 +117,23 @@ def _in_clear(leaf: Grant) -> dict[str, JSON]:
 
 
 def _check_agreement(record: Record, assertion: Assertion, leaf: Grant) -> None:
-    """The record says in clear what the agent signed; a difference means that one of them was changed."""
+    """Compare the record's unencrypted fields with the signed assertion: a difference means that one was changed."""
     body = record.body
-    said = (record.call_id, body.get("tool"), body.get("resource"))
-    if said != (assertion.call_id, assertion.tool, assertion.aud):
+    call = (record.call_id, body.get("tool"), body.get("resource"))
+    if call != (assertion.call_id, assertion.tool, assertion.aud):
         raise InvalidAssertionError("record_mismatch", "the record is about another call")
     if assertion.use != "record" or assertion.jti != assertion.call_id:
-        raise InvalidAssertionError("wrong_door", "the assertion is none for a ledger")
+        raise InvalidAssertionError("wrong_door", "the assertion isn't for a ledger")
     if (assertion.iss, assertion.sub, assertion.txn) != (leaf.agent, leaf.sub, leaf.txn):
-        raise InvalidAssertionError("leaf_mismatch", "the assertion isn't its grant's agent's")
+        raise InvalidAssertionError(
+            "leaf_mismatch", "the assertion names another agent than its grant"
+        )
     if assertion.aud not in leaf.aud:
         raise InvalidAssertionError("audience_mismatch", "the grant doesn't reach that resource")
     if not leaf.iat - _SKEW <= assertion.iat < leaf.exp + _SKEW:
-        raise InvalidAssertionError("expired", "the grant wasn't good when the call was asserted")
+        raise InvalidAssertionError(
+            "expired", "the grant wasn't valid at the time of the assertion"
+        )
     named = (body.get("agent"), body.get("txn"), body.get("depth"), body.get("grant_hash"))
     if named != (leaf.agent, leaf.txn, leaf.depth, assertion.grant_hash):
         raise InvalidAssertionError("record_mismatch", "the record names another agent or grant")

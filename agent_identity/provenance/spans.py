@@ -44,7 +44,7 @@ Attachment: TypeAlias = "Token[otel_context.Context]"
 
 
 class CallSpan:
-    """One call's span, or only its ids where nobody traces."""
+    """One call's span, or only its ids if tracing is off."""
 
     __slots__ = ("_span", "span_id", "trace_id")
 
@@ -55,21 +55,21 @@ class CallSpan:
 
     @property
     def recording(self) -> bool:
-        """Whether anybody would see attributes."""
+        """Whether the span records attributes."""
         return self._span is not None
 
     def attach(self) -> Attachment | None:
-        """Make it the current span, for as long as the tool's body runs."""
+        """Make it the current span while the tool's body runs."""
         if self._span is None:
             return None
         return otel_context.attach(otel.set_span_in_context(self._span))
 
     def detach(self, token: Attachment) -> None:
-        """Make the span current that was so before; `token` is what `attach` gave."""
+        """Restore the previous span. `token` is the return value of `attach`."""
         otel_context.detach(token)
 
     def end(self, attributes: Mapping[str, str | int], error: str | None) -> None:
-        """Close it; `error` is an error's code or class name. Whatever an exporter does, the call goes on."""
+        """End the span. `error` is an error's code or class name. A failing exporter doesn't affect the call."""
         if self._span is None:
             return
         try:
@@ -111,7 +111,7 @@ def call_attributes(tool: str) -> dict[str, str]:
 
 
 def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
-    """Open a span below the current one. Whatever isn't traced has ids all the same."""
+    """Open a span below the current one. Untraced calls get ids, too."""
     try:
         span = _tracer.start_span(name, attributes=attributes)
         if span is otel.INVALID_SPAN:
@@ -131,7 +131,7 @@ def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
 
 
 _tracer: Final = otel.get_tracer("agent_identity")
-"""Stands in for a real tracer from the moment that the program sets up a provider; until then it makes no spans."""
+"""A proxy tracer: it makes no spans until the program sets up a tracer provider."""
 
 
 def _inside_execute_tool() -> bool:

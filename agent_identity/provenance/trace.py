@@ -38,7 +38,7 @@ __all__ = [
     "as_text",
     "trace_of",
     "visible",
-    "wrapped",
+    "wrap_text",
 ]
 
 WIDTH: Final = 80
@@ -100,7 +100,7 @@ class Trace:
 
     def to_text(self, width: int = WIDTH) -> str:
         """The trace as a tree for people, in lines of `width` columns that break no word and no id."""
-        proof = "\n".join(wrapped(visible(self._proof()), width))
+        proof = "\n".join(wrap_text(visible(self._proof()), width))
         return f"{as_text(self._tree(), width)}\n{proof}"
 
     def __str__(self) -> str:
@@ -139,9 +139,9 @@ def trace_of(
     check: Check | None = None,
     unknown: frozenset[str] = frozenset(),
 ) -> Trace:
-    """Answer who triggered what `ref` names. `check` looks at the signatures in a record.
+    """Answer who triggered the calls that `ref` names. `check` verifies the signatures in a record.
 
-    `unknown` are calls whose outcome this process couldn't record, and never will.
+    `unknown` are calls whose outcome this process could not record.
 
     Raises:
         LedgerError: `unknown_reference`; `ambiguous_reference` when several transactions have it; or it can't be read.
@@ -150,15 +150,15 @@ def trace_of(
     stories = graph.calls()
     opening = graph.root.opening
     first = opening or graph.used[0]
-    told: Mapping[str, JSON] = (opening.sealed or {}) if opening is not None else {}
+    sealed: Mapping[str, JSON] = (opening.sealed or {}) if opening is not None else {}
     one = stories[0] if graph.one_call and len(stories) == 1 else None
     calls = [story.entry() for story in stories]
     unsound = _unsound(ledger, graph.used, check)
     return Trace(
         ref=ref,
-        principal=_principal_of(ledger, first, told),
+        principal=_principal_of(ledger, first, sealed),
         pseudonym=first.pseudonym,
-        trigger=_text(told.get("trigger")),
+        trigger=_text(sealed.get("trigger")),
         purpose=None if opening is None else _text(opening.body.get("purpose")),
         chain=graph.chain,
         calls=calls,
@@ -189,7 +189,7 @@ _DECISIONS: Final = {"permit": "permitted", "deny": "denied", "approval": "needs
 
 
 def _unsound(ledger: Ledger, used: list[Record], check: Check | None) -> str | None:
-    """What is wrong with the records of an answer, None when nothing is."""
+    """The first fault in the records of an answer; None where there is none."""
     bad = ledger.first_broken(used)
     if bad is not None:
         return f"record {bad.seq} of {bad.writer}: {bad.reason}"
@@ -200,8 +200,8 @@ def _unsound(ledger: Ledger, used: list[Record], check: Check | None) -> str | N
     return None
 
 
-def _principal_of(ledger: Ledger, first: Record, told: Mapping[str, JSON]) -> Principal | None:
-    sub, iss, profile = told.get("sub"), told.get("iss"), told.get("profile")
+def _principal_of(ledger: Ledger, first: Record, sealed: Mapping[str, JSON]) -> Principal | None:
+    sub, iss, profile = sealed.get("sub"), sealed.get("iss"), sealed.get("profile")
     if isinstance(sub, str) and sub and isinstance(profile, str):
         return Principal(sub, iss=_text(iss), profile=profile)
     return None if first.pseudonym is None else ledger.subjects.principal(first.pseudonym)
@@ -221,9 +221,9 @@ def _branch(branch: Branch) -> Node:
 
 
 def _elsewhere(root: Branch, node: Node) -> Node:
-    """The agents of other processes above a session that was handed over, around what it did."""
-    told = None if root.opening is None else root.opening.body.get("above")
-    for hop in reversed(told if isinstance(told, list) else []):
+    """Wrap a session that was handed over in the nodes of the agents above it, which ran in other processes."""
+    above = None if root.opening is None else root.opening.body.get("above")
+    for hop in reversed(above if isinstance(above, list) else []):
         name = str(hop.get("agent")) if isinstance(hop, dict) else ""
         node = Node(f"{name.removeprefix(_AGENT_PREFIX)} (in another process)", [node])
     return node
@@ -242,7 +242,7 @@ def _call(story: CallStory) -> Node:
 
 
 def _notes(story: CallStory, call: Entry) -> Iterator[str]:
-    """What there is to know about a call, one fact a line."""
+    """The facts about a call, one per line."""
     yield str(call["call_id"])
     agent = str(call["agent"]).removeprefix(_AGENT_PREFIX)
     rule = "" if call["policy_id"] is None else f" by {call['policy_id']}"
@@ -254,30 +254,30 @@ def _notes(story: CallStory, call: Entry) -> Iterator[str]:
     yield _times(story)
     if story.acquired is not None:
         yield from _credential(story.acquired)
-    yield from map(_used, story.used)
+    yield from map(_credential_event, story.used)
 
 
 def _credential(acquired: Record) -> Iterator[str]:
     body = acquired.body
     issuer = "" if body.get("issuer") is None else f" from {body.get('issuer')}"
     yield f"credential: {body.get('source')}{issuer}"
-    scopes, expires_at = _joined(body.get("scope")), body.get("expires_at")
+    scopes, expires_at = _scope_text(body.get("scope")), body.get("expires_at")
     facts = [f"for {scopes}"] if scopes else []
     facts += [f"until {_moment(moment(expires_at))}"] if isinstance(expires_at, int) else []
     if facts:
         yield ", ".join(facts)
 
 
-def _used(record: Record) -> str:
+def _credential_event(record: Record) -> str:
     at = _moment(record.at)
     if record.kind == CREDENTIAL_REFUSED:
         return (
             f"credential refused for {record.body.get('place')} ({record.body.get('code')}) at {at}"
         )
-    return f"stepped up to {_joined(record.body.get('scope'))} at {at}"
+    return f"stepped up to {_scope_text(record.body.get('scope'))} at {at}"
 
 
-def _joined(scopes: JSON) -> str:
+def _scope_text(scopes: JSON) -> str:
     return " ".join(map(str, scopes)) if isinstance(scopes, list) else ""
 
 
@@ -311,21 +311,21 @@ class Node:
 
 
 def visible(text: str) -> str:
-    """A text without the characters that move a cursor, turn the direction of reading or can't be seen: they are spelled out."""
-    return text if text.isascii() and text.isprintable() else "".join(map(_spelled, text))
+    """Escape control, bidirectional and invisible characters."""
+    return text if text.isascii() and text.isprintable() else "".join(map(_escape, text))
 
 
-def _spelled(character: str) -> str:
+def _escape(character: str) -> str:
     category = unicodedata.category(character)
     if category[0] != "C" and category not in {"Zl", "Zp"}:
         return character
     return f"\\u{{{ord(character):x}}}"
 
 
-def wrapped(text: str, width: int = WIDTH) -> list[str]:
-    """A text as lines of at most `width` columns, broken between words only; a longer word has a line of its own.
+def wrap_text(text: str, width: int = WIDTH) -> list[str]:
+    """Wrap a text at `width` columns, between words only; a longer word has a line of its own.
 
-    All lines but the first are indented, so that none of them passes for the beginning of another text.
+    All lines but the first are indented, so that they can't look like the start of another text.
     """
     first, *words = text.split() or [""]
     lines = [first]
@@ -348,11 +348,15 @@ def as_text(root: Node, width: int = WIDTH) -> str:
 
 def _lines(node: Node, first: str, rest: str, width: int) -> Iterator[str]:
     after = rest + ("│ " if node.below else "  ") if first else rest
-    heading, *more = wrapped(_unboxed(node.text), width - len(after))
+    heading, *more = wrap_text(_escape_boxes(node.text), width - len(after))
     yield first + heading
     for text in [
         *more,
-        *(line for note in node.notes for line in wrapped(_unboxed(note), width - len(after))),
+        *(
+            line
+            for note in node.notes
+            for line in wrap_text(_escape_boxes(note), width - len(after))
+        ),
     ]:
         yield after + text
     for index, child in enumerate(node.below):
@@ -362,9 +366,9 @@ def _lines(node: Node, first: str, rest: str, width: int) -> Iterator[str]:
         )
 
 
-def _unboxed(text: str) -> str:
-    """A text that draws no lines of the tree."""
-    return _BOXES.sub(lambda found: f"\\u{{{ord(found[0]):x}}}", visible(text))
+def _escape_boxes(text: str) -> str:
+    """Escape the box characters that draw the tree, too."""
+    return _BOXES.sub(lambda match: f"\\u{{{ord(match[0]):x}}}", visible(text))
 
 
 _BOXES: Final = re.compile("[\u2500-\u257f]")
@@ -378,7 +382,7 @@ def as_html(root: Node) -> str:
 
 
 def as_mermaid(root: Node) -> str:
-    """The tree as a Mermaid flowchart, every character of a label that could mean something there spelled out."""
+    """The tree as a Mermaid flowchart, with special characters in labels escaped."""
     return "\n".join(["flowchart LR", *_boxes(root, "n")])
 
 

@@ -45,7 +45,7 @@ def answers(
 
 
 def redirects(to: str, status: int = 307) -> Script:
-    """Send whoever asks to another place."""
+    """Redirect every request to another URL."""
     return answers(status, b"", {"Location": to})
 
 
@@ -53,9 +53,9 @@ def echoes(status: int = 400) -> Script:
     """Say back all that was sent, in an error's description and in a header."""
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
-        told = request.body.decode("utf-8", "replace")
-        said = {"error": told, "error_description": told, "access_token": told}
-        write(_whole(status, said, {"X-Echo": told.replace("\n", " ")[:4000]}, _JSON))
+        echo = request.body.decode("utf-8", "replace")
+        document = {"error": echo, "error_description": echo, "access_token": echo}
+        write(_whole(status, document, {"X-Echo": echo.replace("\n", " ")[:4000]}, _JSON))
 
     return script
 

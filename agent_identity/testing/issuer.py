@@ -73,7 +73,7 @@ class FakeIssuer(FakeWeb):
         typ: str = "at+jwt",
         claims: Mapping[str, JSON] | None = None,
     ) -> str:
-        """A token of the issuer's own about somebody, as a program gets it that signed them in; `claims` are further ones, or others."""
+        """Issue a token about a person, as after a sign-in. `claims` adds or replaces claims."""
         now = int(self._clock())
         body: dict[str, JSON] = {
             "iss": self.url,
@@ -88,7 +88,7 @@ class FakeIssuer(FakeWeb):
         return self.key.compact(header, json.dumps(body).encode())
 
     def metadata(self) -> dict[str, JSON]:
-        """What it says of itself."""
+        """The issuer's metadata."""
         return {
             "issuer": self.url,
             "token_endpoint": f"{self.url}/token",
@@ -104,25 +104,25 @@ class FakeIssuer(FakeWeb):
     def answer(self, request: Received) -> Said:
         parts = urlsplit(request.path)
         if parts.path.startswith("/.well-known/"):
-            return _said(200, self.metadata())
+            return _respond(200, self.metadata())
         if parts.path == "/jwks":
-            return _said(200, {"keys": [public_signing_jwk(self.key)]})
+            return _respond(200, {"keys": [public_signing_jwk(self.key)]})
         if parts.path == "/token":
             return self._token(request, _members(request.body.decode()))
         form = {**_members(parts.query), **_members(request.body.decode())}
         places = {
-            "/authorize": self._authorized,
+            "/authorize": self._authorize,
             "/par": self._pushed_request,
             "/device": self._device,
-            "/revoke": self._revoked,
+            "/revoke": self._revoke,
         }
         if parts.path in places:
             return places[parts.path](form)
-        return _said(404, {"error": "not_found"})
+        return _respond(404, {"error": "not_found"})
 
-    def _revoked(self, form: dict[str, str]) -> Said:
+    def _revoke(self, form: dict[str, str]) -> Said:
         self.revoked.append(form["token"])
-        return _said(200, {})
+        return _respond(200, {})
 
     # -- the token endpoint --------------------------------------------------------------------------------------------
 
@@ -131,7 +131,7 @@ class FakeIssuer(FakeWeb):
             jkt = self._proven(request)
             sub = self._whose(form)
         except (AgentIdentityError, KeyError):
-            return _said(400, {"error": "invalid_grant"})
+            return _respond(400, {"error": "invalid_grant"})
         kind = form.get("requested_token_type")
         if kind in (_ID_JAG, f"{_TYPES}jwt", _TXN):
             return self._between(kind, sub, form, jkt)
@@ -159,7 +159,7 @@ class FakeIssuer(FakeWeb):
             return self._refresh.pop(form["refresh_token"])
 
     def _read(self, token: str) -> str:
-        """Whose token it is: of an issuer that is trusted here, or a client's own word (RFC 7523)."""
+        """The `sub` of an assertion: from a trusted issuer, or signed by the client itself (RFC 7523)."""
         parsed = jose.unverified(token)
         claims = jose.loads_object(parsed.payload)
         for issuer in self._trusts:
@@ -180,16 +180,16 @@ class FakeIssuer(FakeWeb):
         token = self.token(sub, audience=audience, claims=more)
         with self._lock:
             self.tokens.append({"sub": sub, "aud": audience, **more})
-        said: dict[str, JSON] = {
+        document: dict[str, JSON] = {
             "access_token": token,
             "token_type": "Bearer" if jkt is None else "DPoP",
             "expires_in": self.lifetime,
         }
         if form["grant_type"] == f"{_GRANTS}token-exchange":
-            said["issued_token_type"] = f"{_TYPES}access_token"
+            document["issued_token_type"] = f"{_TYPES}access_token"
         if form["grant_type"] in ("authorization_code", "refresh_token", f"{_GRANTS}device_code"):
-            said["refresh_token"] = self._fresh_refresh(sub)
-        return _said(200, said)
+            document["refresh_token"] = self._fresh_refresh(sub)
+        return _respond(200, document)
 
     def _fresh_refresh(self, sub: str) -> str:
         token = new_id("refresh_")
@@ -206,50 +206,50 @@ class FakeIssuer(FakeWeb):
             more |= {} if jkt is None else {"cnf": {"jkt": jkt}}
         if kind == _TXN:
             more["txn"] = new_id("")
-        said: dict[str, JSON] = {
+        document: dict[str, JSON] = {
             "access_token": self.token(sub, audience=form["audience"], typ=typ, claims=more),
             "issued_token_type": kind,
             "token_type": "N_A",
             "expires_in": self.lifetime,
         }
-        return _said(200, said)
+        return _respond(200, document)
 
     # -- where somebody signs in -----------------------------------------------------------------------------------------
 
     def _pushed_request(self, form: dict[str, str]) -> Said:
         uri = f"urn:ietf:params:oauth:request_uri:{new_id('')}"
         self._pushed[uri] = form
-        return _said(201, {"request_uri": uri, "expires_in": 60})
+        return _respond(201, {"request_uri": uri, "expires_in": 60})
 
-    def _authorized(self, members: dict[str, str]) -> Said:
-        """Whoever comes here is `sub`, and agrees."""
-        asked = self._pushed.pop(members.get("request_uri", ""), members)
-        if "redirect_uri" not in asked:  # a pushed request is good once (RFC 9126 §4)
-            return _said(400, {"error": "invalid_request_uri"})
+    def _authorize(self, members: dict[str, str]) -> Said:
+        """Sign in as `sub`, and consent."""
+        request = self._pushed.pop(members.get("request_uri", ""), members)
+        if "redirect_uri" not in request:  # a pushed request is good once (RFC 9126 §4)
+            return _respond(400, {"error": "invalid_request_uri"})
         code = new_id("code_")
         with self._lock:
             self._codes[code] = {"sub": self.sub}
-        back = {"code": code, "state": asked["state"], "iss": self.url}
-        return Said(302, {"Location": f"{asked['redirect_uri']}?{urlencode(back)}"}, b"")
+        back = {"code": code, "state": request["state"], "iss": self.url}
+        return Said(302, {"Location": f"{request['redirect_uri']}?{urlencode(back)}"}, b"")
 
     def _device(self, form: dict[str, str]) -> Said:
         del form
         code = new_id("device_")
         with self._lock:
             self._codes[code] = {"sub": self.sub}
-        said: dict[str, JSON] = {
+        document: dict[str, JSON] = {
             "device_code": code,
             "user_code": b64url(code.encode())[:8],
             "verification_uri": f"{self.url}/activate",
             "expires_in": 60,
             "interval": 1,
         }
-        return _said(200, said)
+        return _respond(200, document)
 
 
 def _members(text: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(text, keep_blank_values=True).items()}
 
 
-def _said(status: int, document: dict[str, Any]) -> Said:
+def _respond(status: int, document: dict[str, Any]) -> Said:
     return Said(status, {"Cache-Control": "no-store"}, json.dumps(document).encode())

@@ -126,7 +126,7 @@ def _spellings(secret: str) -> Iterator[str]:
         yield from (part, repr(part)[1:-1], repr(data)[2:-1])
         yield from (json.dumps(part)[1:-1], json.dumps(part, ensure_ascii=False)[1:-1])
         for quoted in (quote(part, safe=""), quote_plus(part)):
-            yield from (quoted, _ESCAPE.sub(lambda found: found[0].lower(), quoted))
+            yield from (quoted, _ESCAPE.sub(lambda match: match[0].lower(), quoted))
         yield from (data.hex(), data.hex().upper())
         for offset in range(3):
             # What a text of this length looks like inside a longer one, whatever comes before and after it.

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Flows without I/O: a test says what the world answers, and looks at what was asked."""
+"""Runs flows without I/O: a test provides the answers, and inspects what was asked."""
 
 from __future__ import annotations
 
@@ -82,14 +82,14 @@ class _Stage:
         if self._asks is not None:
             self._asks.append(ask)
         if isinstance(ask, HttpRequest):
-            return self._exchanged(ask)
+            return self._exchange(ask)
         if isinstance(ask, Shared):
             return run(ask.start(), self.answer)
         if isinstance(ask, Visit):
-            return self._visited(ask)
-        return self._looked_up(ask)
+            return self._visit(ask)
+        return self._look_up(ask)
 
-    def _looked_up(self, ask: Append | Keep | Pause | Read | Show | Svid) -> Answer:
+    def _look_up(self, ask: Append | Keep | Pause | Read | Show | Svid) -> Answer:
         if isinstance(ask, Read):
             return self._kept.get(ask.reference) or self._secrets.get(ask.reference)
         if isinstance(ask, Svid):
@@ -100,7 +100,7 @@ class _Stage:
             self._kept[ask.reference] = ask.secret
         return None
 
-    def _exchanged(self, ask: HttpRequest) -> HttpResponse:
+    def _exchange(self, ask: HttpRequest) -> HttpResponse:
         if not self.left:
             raise AssertionError(f"the flow asks for one more exchange: {ask}")
         answer = self.left.pop(0)
@@ -108,7 +108,7 @@ class _Stage:
             raise answer
         return answer
 
-    def _visited(self, ask: Visit) -> Callback:
+    def _visit(self, ask: Visit) -> Callback:
         if self._visitor is None:
             raise AssertionError("the flow sends a person somewhere, and there is no visitor")
         redirect_uri = "http://127.0.0.1:1/callback"

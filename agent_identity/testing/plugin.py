@@ -39,8 +39,8 @@ def pytest_runtest_makereport(
     if call.excinfo is None or not _is_of(call.excinfo.value, LeakError, set()):
         return report
     # "short" prints lines of source; any other style prints variables too, cut short, where nothing finds a secret.
-    shown = call.excinfo.getrepr(style="short", showlocals=False, funcargs=False)
-    report.longrepr = scrub(str(shown))
+    text = call.excinfo.getrepr(style="short", showlocals=False, funcargs=False)
+    report.longrepr = scrub(str(text))
     report.sections = [(scrub(name), scrub(text)) for name, text in report.sections]
     return report
 

@@ -107,13 +107,13 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
             script(request, self._write)
             return
-        said = web.answer(request)
-        self.send_response(said.status)
-        for name, value in {"Content-Type": "application/json", **said.headers}.items():
+        answer = web.answer(request)
+        self.send_response(answer.status)
+        for name, value in {"Content-Type": "application/json", **answer.headers}.items():
             self.send_header(name, value)
-        self.send_header("Content-Length", str(len(said.body)))
+        self.send_header("Content-Length", str(len(answer.body)))
         self.end_headers()
-        self.wfile.write(said.body)
+        self.wfile.write(answer.body)
         self.wfile.flush()
 
     do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - the names they have in the library

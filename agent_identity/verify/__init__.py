@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What services and auditors check with: the `Verifier` and its parts. `verify.asgi` is its face for web frameworks."""
+"""The `Verifier` of services and auditors, and its parts. `verify.asgi` is the middleware for web frameworks."""
 
 from agent_identity.delegation.chain import Handover
 from agent_identity.verify.anchors import TrustAnchor

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom a service believes: the anchors that may sign a chain's first hop, how far each is believed, what it has revoked."""
+"""The trust anchors of a service: who may sign a chain's first hop, with which evidence, and what they have revoked."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
-    from agent_identity.verify.discovery import Found
+    from agent_identity.verify.discovery import DiscoveredAnchor
 
 __all__ = ["Anchors", "Keys", "TrustAnchor"]
 
@@ -26,11 +26,11 @@ Keys: TypeAlias = "Mapping[str, JSON] | Sequence[JWK]"
 
 @dataclass(frozen=True, slots=True)
 class TrustAnchor:
-    """Whose grants are believed here, and how far.
+    """An issuer whose grants are trusted, and how far.
 
-    `jwks` is a JWK set or a list of keys, or a function that gives either, for keys that rotate; `evidence` the most that this
-    anchor may give; `subjects` the foreign `sub_iss` that it may speak for. Keys and revocations that aren't given are found at the
-    issuer and kept fresh; to do without revocations, say so by `UnsafeNoRevocations()`.
+    `jwks` is a JWK set, a list of keys, or a function that returns either (for keys that rotate). `evidence` is the maximum that
+    this anchor may give, `subjects` the foreign `sub_iss` that it may vouch for. Keys and revocations that aren't passed are
+    discovered at the issuer and kept fresh. Pass `UnsafeNoRevocations()` to do without revocations.
     """
 
     issuer: str
@@ -41,88 +41,88 @@ class TrustAnchor:
 
 
 class Find(Protocol):
-    """Makes what finds an anchor at its issuer."""
+    """Makes the anchor of an issuer whose keys are discovered."""
 
-    def __call__(self, issuer: str, /, *, lists: bool) -> Found: ...
+    def __call__(self, issuer: str, /, *, lists: bool) -> DiscoveredAnchor: ...
 
 
-class _Known(NamedTuple):
-    """An anchor as the rules need it, its keys and revocations wherever they come from."""
+class _AnchorSource(NamedTuple):
+    """An anchor with its current keys and revocations, passed or discovered."""
 
     issuer: str
     keys: Callable[[], Sequence[JWK]]
     revocations: RevocationCheck
     evidence: str
     subjects: frozenset[str]
-    found: Found | None
+    discovered: DiscoveredAnchor | None
 
     def anchor(self) -> Anchor:
         return Anchor(self.issuer, self.keys(), self.evidence, self.subjects)
 
 
 class Anchors:
-    """The anchors of one verifier, checked once; `now()` is what the rules of a chain are told of them.
+    """The anchors of one verifier, checked once. `now()` returns them with their current keys.
 
     Raises:
-        ConfigurationError: an anchor has no keys, or says something that has no meaning.
+        ConfigurationError: an anchor has no keys, or an invalid setting.
     """
 
     def __init__(self, trust: Iterable[TrustAnchor], find: Find) -> None:
         anchors = tuple(trust)
-        self._known = {anchor.issuer: _known(anchor, find) for anchor in anchors}
+        self._known = {anchor.issuer: _source_of(anchor, find) for anchor in anchors}
         if len(self._known) != len(anchors):
             raise ConfigurationError(
                 "anchor_repeated",
                 "two anchors have the same issuer",
-                remedy="name each issuer once, with all of its keys",
+                remedy="list each issuer once, with all of its keys",
             )
-        self.found: Final = tuple(
-            known.found for known in self._known.values() if known.found is not None
+        self.discovered: Final = tuple(
+            known.discovered for known in self._known.values() if known.discovered is not None
         )
         self._fixed = (
             None
-            if any(known.found is not None for known in self._known.values())
+            if any(known.discovered is not None for known in self._known.values())
             or any(callable(anchor.jwks) for anchor in anchors)
             else tuple(known.anchor() for known in self._known.values())
         )
 
     def now(self) -> tuple[Anchor, ...]:
-        """The anchors with the keys that they have at this moment."""
+        """The anchors with their current keys."""
         if self._fixed is not None:
             return self._fixed
         return tuple(known.anchor() for known in self._known.values())
 
     def find(self, issuer: JSON) -> Anchor | None:
-        """The anchor of that name; None where nobody of that name is believed here."""
+        """The anchor with this issuer; None where it isn't trusted."""
         known = self._known.get(issuer) if isinstance(issuer, str) else None
         return None if known is None else known.anchor()
 
     def has_revoked(self, issuer: str, references: Collection[str], issued_at: float) -> bool:
-        """Whether that anchor, where it is one, took back any of the references since `issued_at`.
+        """Whether this issuer is an anchor and has revoked any of the references at or after `issued_at`.
 
         Raises:
-            VerificationError: that isn't known, so nothing of it is believed.
+            VerificationError: its revocations aren't known.
         """
         known = self._known.get(issuer)
         return known is not None and is_revoked(known.revocations, references, issued_at)
 
 
-def _known(anchor: TrustAnchor, find: Find) -> _Known:
+def _source_of(anchor: TrustAnchor, find: Find) -> _AnchorSource:
     if anchor.evidence not in EVIDENCE:
-        raise ConfigurationError("evidence", f"evidence is one of {', '.join(EVIDENCE)}")
+        raise ConfigurationError("evidence", f"evidence must be one of {', '.join(EVIDENCE)}")
     if isinstance(anchor.subjects, str):
-        raise ConfigurationError("subjects", "subjects are a list of issuers, not one string")
-    found = None
+        raise ConfigurationError("subjects", "subjects must be a list of issuers, not a string")
+    discovered = None
     if anchor.jwks is None or anchor.revocations is None:
         _check_findable(anchor)
-        found = find(anchor.issuer, lists=anchor.revocations is None)
-    return _Known(
+        discovered = find(anchor.issuer, lists=anchor.revocations is None)
+    return _AnchorSource(
         anchor.issuer,
-        _keys(anchor, found),
-        _in_place(found) if anchor.revocations is None else anchor.revocations,
+        _keys(anchor, discovered),
+        _required(discovered) if anchor.revocations is None else anchor.revocations,
         anchor.evidence,
         frozenset(anchor.subjects),
-        found,
+        discovered,
     )
 
 
@@ -135,15 +135,15 @@ def _check_findable(anchor: TrustAnchor) -> None:
         )
     raise ConfigurationError(
         "revocations_missing",
-        f"nothing says what {anchor.issuer} has revoked",
+        f"the revocations of {anchor.issuer} aren't known",
         remedy="pass revocations=Revocations(…), or UnsafeNoRevocations() to do without",
     )
 
 
-def _keys(anchor: TrustAnchor, found: Found | None) -> Callable[[], Sequence[JWK]]:
+def _keys(anchor: TrustAnchor, discovered: DiscoveredAnchor | None) -> Callable[[], Sequence[JWK]]:
     jwks = anchor.jwks
     if jwks is None:
-        return _in_place(found).keys
+        return _required(discovered).keys
     if callable(jwks):
         return lambda: keys_from(anchor.issuer, jwks)
     keys = keys_in(jwks)
@@ -154,6 +154,6 @@ def _keys(anchor: TrustAnchor, found: Found | None) -> Callable[[], Sequence[JWK
     return lambda: keys
 
 
-def _in_place(found: Found | None) -> Found:
-    assert found is not None  # noqa: S101 - whatever isn't given is found
-    return found
+def _required(discovered: DiscoveredAnchor | None) -> DiscoveredAnchor:
+    assert discovered is not None  # noqa: S101 - keys or revocations that aren't passed are discovered
+    return discovered

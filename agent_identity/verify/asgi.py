@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A verifier in front of a web application: raw ASGI 3, so that it serves Starlette, FastAPI, Litestar and their like.
+"""ASGI 3 middleware that verifies requests, for Starlette, FastAPI, Litestar and other frameworks.
 
-Nothing reaches the application that wasn't verified, save the paths that were named as public. The headers are verified first, and
-the body is read only of a request that they let pass; then it is compared and handed on. Nobody's framework is imported.
+Only verified requests, and those to public paths, reach the application. The headers are verified first; the body is read only
+if they pass, and is then verified and passed on. No framework is imported.
 """
 
 from __future__ import annotations
@@ -59,14 +59,14 @@ _PUBLIC: Final = re.compile(r"/[A-Za-z0-9._~/-]*")
 
 
 class VerifyMiddleware:
-    """Verifies each request, and the handshake of each websocket, before the application sees it.
+    """Verifies each request, and each websocket handshake, before the application gets it.
 
-    `public` are the paths that need nothing, each exactly as it is sent. `body_limit` is in bytes, `body_timeout` the seconds within
-    which all of a body has to come. The `VerifiedCall` is in the
-    scope under `CALL`; `verified_call(request)` gives it, `require` holds it to what a handler needs.
+    `public` are the paths that need no verification, exactly as sent. `body_limit` is in bytes, `body_timeout` is the seconds
+    for receiving a whole body. The `VerifiedCall` is in the scope under `CALL`: `verified_call(request)` returns it, `require`
+    checks it against a handler's requirements.
 
     Raises:
-        ConfigurationError: a public path isn't written as it is sent, or a limit is no number of bytes or seconds.
+        ConfigurationError: a public path isn't written as it is sent, or a limit is invalid.
     """
 
     def __init__(
@@ -80,12 +80,12 @@ class VerifyMiddleware:
     ) -> None:
         if isinstance(public, str) or not all(_PUBLIC.fullmatch(path) for path in public):
             raise ConfigurationError(
-                "public", "public is a set of whole paths, each as it is sent, without escapes"
+                "public", "public must be a set of whole paths, as sent, without escapes"
             )
         if body_limit < 0:
-            raise ConfigurationError("body_limit", "a limit is a number of bytes")
+            raise ConfigurationError("body_limit", "body_limit must be a number of bytes")
         if not 0 < body_timeout < float("inf"):
-            raise ConfigurationError("body_timeout", "a timeout is a number of seconds above 0")
+            raise ConfigurationError("body_timeout", "body_timeout must be seconds greater than 0")
         self._app = app
         self._verifier = verifier
         self._public = frozenset(public)
@@ -104,7 +104,7 @@ class VerifyMiddleware:
             await self._hand_on(scope, receive, send, None)
             return
         try:
-            call, body = await self._verified(scope, receive)
+            call, body = await self._verify(scope, receive)
         except (VerificationError, DeniedError) as error:
             await _answer(scope, send, problem(error))
         except GoneError:
@@ -114,12 +114,12 @@ class VerifyMiddleware:
             await self._hand_on(scope, seen, send, call)
 
     def _is_public(self, scope: Message) -> bool:
-        """By the path as it was sent, and as the application is going to route it."""
+        """Whether the path is public, both as sent and as the application will route it."""
         path = scope["path"]
         return path in self._public and path_of(scope) == path
 
-    async def _verified(self, scope: Message, receive: Receive) -> tuple[VerifiedCall, bytes]:
-        """The call and its body, which is read only where the headers pass."""
+    async def _verify(self, scope: Message, receive: Receive) -> tuple[VerifiedCall, bytes]:
+        """Verify a request. Return the call and the body, which is read only if the headers pass."""
         if not any(name.lower() == DELEGATION.lower().encode() for name, _ in scope["headers"]):
             raise InvalidAssertionError("chain_missing", "the request carries no delegation")
         check_placed(scope["headers"], _DECIDING)
@@ -137,7 +137,7 @@ class VerifyMiddleware:
     async def _hand_on(
         self, scope: Message, receive: Receive, send: Send, call: VerifiedCall | None
     ) -> None:
-        """Run the application; what `require` refuses is answered here, even where a framework has swallowed it."""
+        """Run the application. A refusal of `require` is answered here, even if the framework swallowed the exception."""
         refusals = Refusals()
         scope[CALL] = call
         scope[REFUSALS] = refusals
@@ -147,7 +147,7 @@ class VerifyMiddleware:
         except RefusedError as error:
             if answer.is_started or error not in refusals:
                 raise
-        except ExceptionGroup as group:  # how task groups of a framework hand on what ended them
+        except ExceptionGroup as group:  # from a framework's task group
             if answer.is_started or group.split(lambda each: each in refusals)[1] is not None:
                 raise
         if refusals and not answer.is_started:
@@ -156,7 +156,7 @@ class VerifyMiddleware:
 
 
 class _Answer:
-    """What the application answers: handed on, unless the request was refused before the answer began."""
+    """Passes the application's response on, unless the request was refused before the response began."""
 
     def __init__(self, send: Send, refusals: Refusals) -> None:
         self._send = send
@@ -171,7 +171,7 @@ class _Answer:
 
 
 async def _answer(scope: Message, send: Send, answer: Problem) -> None:
-    """Send a problem; a websocket that can't be told one is closed, which servers answer with 403."""
+    """Send a problem response. A websocket without the extension for that is closed, which servers turn into 403."""
     kind = "http.response"
     if scope["type"] == "websocket":
         kind = "websocket.http.response"
@@ -196,33 +196,33 @@ _DOT_SEGMENT: Final = re.compile(r"[/\\]\.\.?(?:[/\\;]|\Z)")
 
 
 class GoneError(Exception):
-    """Whoever asked is gone before all of the body came."""
+    """The client disconnected before the whole body arrived."""
 
 
 def url_of(scope: Message) -> str:
-    """The whole URL as it was sent; that of a websocket is its handshake's.
+    """The whole URL as sent; for a websocket, that of its handshake.
 
     Raises:
-        InvalidAssertionError: `url_malformed`, it has no one reading.
+        InvalidAssertionError: `url_malformed`, it is malformed or ambiguous.
     """
     path, query = path_of(scope), scope.get("query_string", b"").decode("latin-1")
     scheme = _SCHEMES.get(scope.get("scheme", "http"))
     if scheme is None or not path.startswith("/") or "?" in path or "#" in path or "#" in query:
-        raise _malformed("the request's target is no path and query")
+        raise _malformed_url("the request's target isn't a path with an optional query")
     if _DOT_SEGMENT.search(unquote(path)) or _DOT_SEGMENT.search(scope["path"]):
-        raise _malformed("the request's path has a dot segment")
+        raise _malformed_url("the request's path has a dot segment")
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
     if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
-        raise _malformed("the request names no host, or not one")
+        raise _malformed_url("the request doesn't have exactly one valid Host header")
     url = f"{scheme}://{hosts[0]}{path}"
     return f"{url}?{query}" if query else url
 
 
 def path_of(scope: Message) -> str:
-    """The path as it was sent, escapes and all, or where the server doesn't tell, as it would be written.
+    """The path as sent, with its escapes; if the server doesn't provide it, the decoded path escaped again.
 
     Raises:
-        InvalidAssertionError: `url_malformed`, it can't be written.
+        InvalidAssertionError: `url_malformed`, it can't be escaped.
     """
     raw: bytes | None = scope.get("raw_path")
     if raw is not None:
@@ -230,21 +230,21 @@ def path_of(scope: Message) -> str:
     try:
         return quote(scope["path"], safe=_PATH)
     except UnicodeEncodeError:
-        raise _malformed("the request's path has a lone surrogate") from None
+        raise _malformed_url("the request's path has a lone surrogate") from None
 
 
 _PATH: Final = "/!$&'()*+,;=:@"
 
 
 def fix_headers(scope: Message) -> None:
-    """Keep the headers as they are now: what a server appends to its list from now on is a trailer."""
+    """Copy the list of headers: some servers append trailers to the original later."""
     scope["headers"] = [*scope["headers"]]
 
 
 def check_placed(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> None:
-    """Refuse headers of those names (lower case) that could be trailers, where the server may list these among the headers.
+    """Refuse headers with these names (lower case) that could be trailers, if the server lists trailers among the headers.
 
-    There are trailers only in a chunked body, and before its `Transfer-Encoding` there can be none.
+    Trailers exist only with `Transfer-Encoding`, and can't be listed before it.
 
     Raises:
         VerificationError: `header_late`.
@@ -257,37 +257,37 @@ def check_placed(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]
     if not names.isdisjoint(sent[sent.index(b"transfer-encoding") :]):
         raise VerificationError(
             "header_late",
-            "a header stands behind Transfer-Encoding, where this server puts trailers too",
+            "a header comes after Transfer-Encoding, where this server also lists trailers",
             remedy="send the body with its length, or Transfer-Encoding as the last header",
         )
 
 
 def headers_of(scope: Message) -> list[tuple[str, str]]:
-    """The headers one by one, so that a repeated one is seen."""
+    """The headers as a list, with repeated ones."""
     headers: Iterable[tuple[bytes, bytes]] = scope["headers"]
     return [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in headers]
 
 
 async def body_of(scope: Message, receive: Receive, limit: int, timeout: float) -> bytes:
-    """The whole body; reading ends where it exceeds `limit` bytes, whatever its length was said to be, or takes `timeout` seconds.
+    """Read the whole body, up to `limit` bytes (whatever Content-Length says) and for at most `timeout` seconds.
 
     Raises:
         DeniedError: `body_too_large` or `body_too_slow`.
-        GoneError: the client went away.
+        GoneError: the client disconnected.
     """
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and _exceeds(value, limit):
             raise _too_large(limit)
     try:
         async with asyncio.timeout(timeout):
-            return await _read(receive, limit)
+            return await _read_body(receive, limit)
     except TimeoutError:
         raise DeniedError(
             "body_too_slow", f"the request's body didn't come within {timeout:g} seconds"
         ) from None
 
 
-async def _read(receive: Receive, limit: int) -> bytes:
+async def _read_body(receive: Receive, limit: int) -> bytes:
     body = bytearray()
     while True:
         message = await receive()
@@ -301,15 +301,15 @@ async def _read(receive: Receive, limit: int) -> bytes:
 
 
 def replaying(body: bytes, receive: Receive) -> Receive:
-    """The body once more, in one piece, and then whatever else the server says: that the client is gone."""
+    """A `receive` that returns the body again, in one piece, and then the server's further messages."""
     kept: list[bytes] = [body]
 
-    async def replayed() -> Message:
+    async def receive_again() -> Message:
         if not kept:
             return await receive()
         return {"type": "http.request", "body": kept.pop(), "more_body": False}
 
-    return replayed
+    return receive_again
 
 
 def _exceeds(content_length: bytes, limit: int) -> bool:
@@ -321,5 +321,5 @@ def _too_large(limit: int) -> DeniedError:
     return DeniedError("body_too_large", f"the request's body has more than {limit} bytes")
 
 
-def _malformed(what: str) -> InvalidAssertionError:
+def _malformed_url(what: str) -> InvalidAssertionError:
     return InvalidAssertionError("url_malformed", what)

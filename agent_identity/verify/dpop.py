@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A DPoP proof: this very request comes from whoever holds that key (RFC 9449 §4.3).
+"""Verifies DPoP proofs: the sender of this request holds the key (RFC 9449 §4.3).
 
-The proof's own header supplies the key, which therefore proves nothing but possession: the caller compares `Proof.jkt`
-with the key that a token or a grant is bound to, and remembers `Proof.jti` (`replay`), after every other rule passed.
+The key comes from the proof's own header, so a proof shows only possession: the caller compares `Proof.jkt` with the key that
+a token or a grant is bound to, and remembers `Proof.jti` (`replay`) after all other rules have passed.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ _HEADER_LIMIT: Final = 1024
 
 @dataclass(frozen=True, slots=True)
 class Proof:
-    """What a proof shows: the thumbprint of the key that signed it, and when (Unix seconds).
+    """A verified proof: the thumbprint of its key, and when it was made (Unix seconds).
 
-    `nonce` is the server's nonce that it carries, for a server that accepts more than one at a time.
+    `nonce` is the server's nonce in it, for a server that accepts more than one at a time.
     """
 
     jkt: str
@@ -51,10 +51,10 @@ def verify_proof(
     nonce: str | None = None,
     error: type[VerificationError] = VerificationError,
 ) -> Proof:
-    """Check a proof for one request; `max_age` is how many seconds it is good for after its `iat`.
+    """Check a proof for one request. It is valid for `max_age` seconds after its `iat`.
 
-    With `access_token` the proof has to carry that token's `ath`, with `nonce` that very nonce. Whether the `jti` was seen
-    before is the caller's to ask.
+    With `access_token` the proof must have that token's `ath`, with `nonce` that nonce. The caller checks whether the `jti`
+    was used before.
 
     Raises:
         VerificationError: a rule was broken; `.code` says which. `error` names a subclass to raise instead.
@@ -64,7 +64,7 @@ def verify_proof(
     if not isinstance(jwk, dict):
         raise error("dpop_key", "the proof carries no public key")
     jkt = _thumbprint(jwk, error)
-    # The key is the header's own, so that a `kid` beside it can only mean that one.
+    # The header has only this key, so a `kid` in it refers to it.
     key = {**jwk, "kid": parsed.header.get("kid")}
     _, payload = jose.verify(parsed, (key,), algorithms=PROOF_ALGORITHMS, typ=_TYPE, error=error)
     body = jose.loads_object(payload, error=error)
@@ -88,7 +88,7 @@ def _thumbprint(jwk: JWK, error: type[VerificationError]) -> str:
     try:
         return thumbprint(jwk)
     except ConfigurationError:
-        raise error("dpop_key", "the proof's key is none that we know") from None
+        raise error("dpop_key", "the proof's key is of an unknown type") from None
 
 
 def _htu(url: str, error: type[VerificationError]) -> str:
@@ -100,7 +100,7 @@ def _htu(url: str, error: type[VerificationError]) -> str:
 
 def _ath(access_token: str, error: type[VerificationError]) -> str:
     if not access_token.isascii():
-        raise error("dpop_token", "an access token has foreign characters")
+        raise error("dpop_token", "the access token has characters that are not ASCII")
     return b64url(hashlib.sha256(access_token.encode("ascii")).digest())
 
 

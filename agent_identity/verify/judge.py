@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a call has to pass, in order: caps and reading, chain and assertion, the door it came to, token, scopes, revocations, replay.
+"""Applies the rules in order: limits and parsing, chain and assertion, call or request, token, scopes, revocations, replay.
 
-Nothing is remembered as used before all other rules have passed. What the head of a request decides is examined first, so that
-a server reads the body only of one that can pass. `delegation.chain` has the rules of a chain, `statements` those
-of an assertion, `request` and `token` those of what came along.
+Nothing is remembered as used before all other rules have passed. The head of a request is examined first, so that a server
+reads the body only of a request that can pass. `delegation.chain` has the rules of a chain, `rules` those of an assertion,
+`request` and `token` those of the HTTP request and its token.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.verify import rules
 from agent_identity.verify.plugins import is_first_use, used_before
 from agent_identity.verify.request import check_body, check_bound
-from agent_identity.verify.result import VerifiedCall, verified
-from agent_identity.verify.token import PROOF_AGE, Shown, TokenRules
+from agent_identity.verify.result import VerifiedCall, call_of
+from agent_identity.verify.token import PROOF_AGE, TokenEvidence, TokenRules
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,7 +35,7 @@ __all__ = ["Examined", "Judge", "Seen"]
 
 
 class Seen(NamedTuple):
-    """What came to a door: a tool and its arguments, or an HTTP request, with all that was said about it."""
+    """The input of a verification: a tool and its arguments, or an HTTP request, with its chain, assertion and token."""
 
     chain: Sequence[str]
     assertion: str | None
@@ -46,8 +46,8 @@ class Seen(NamedTuple):
     tool: str = ""
     arguments: bytes = b""
 
-    def anchored(self) -> Iterator[str]:
-        """All that an anchor's key may have signed: the roots of both chains, and the access token."""
+    def signed_by_anchors(self) -> Iterator[str]:
+        """The tokens that an anchor's key may have signed: the roots of both chains, and the access token."""
         yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
         token = self.token
         if self.request is not None:
@@ -65,7 +65,7 @@ class Examined(NamedTuple):
     seen: Seen
     grants: tuple[Grant, ...]
     assertion: Assertion | None
-    shown: Shown
+    token_evidence: TokenEvidence
     scopes: frozenset[str]
     handover: Handover | None
     ends: float
@@ -105,7 +105,7 @@ class Judge:
         self._tokens = TokenRules(anchors, audience, skew, unlinked="unlinked_token" in allow)
 
     def examine(self, seen: Seen, now: float) -> Examined:
-        """What came, if it passes every rule at `now` that the body doesn't decide; nothing is remembered yet.
+        """Apply all rules at `now` except those about the body and about replay. Nothing is remembered yet.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
@@ -126,8 +126,8 @@ class Judge:
             raise InvalidAssertionError(
                 "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
             )
-        shown = self._shown(seen, assertion, grants, now)
-        scopes = _scopes(leaf, shown)
+        token_evidence = self._check_token(seen, assertion, grants, now)
+        scopes = _scopes(leaf, token_evidence)
         if not seen.scopes <= scopes:
             raise VerificationError("insufficient_scope", "the token lacks the scopes needed here")
         handover = None
@@ -140,38 +140,38 @@ class Judge:
                 skew=self._skew,
                 evidence=self._evidence,
             )
-        ends = _end(grants[0], assertion, shown, self._skew)
-        examined = Examined(seen, grants, assertion, shown, scopes, handover, ends)
+        ends = _expiry(grants[0], assertion, token_evidence, self._skew)
+        examined = Examined(seen, grants, assertion, token_evidence, scopes, handover, ends)
         self._check_revocations(examined)
         return examined
 
     def check_again(self, examined: Examined, now: float) -> None:
-        """Hold what passed a while ago to what time alone changes.
+        """Check expiry and revocations again, after the body was read.
 
         Raises:
             InvalidAssertionError: `expired`.
-            RevokedError: it was revoked meanwhile.
+            RevokedError: it was revoked in the meantime.
         """
         if now >= examined.ends:
             raise InvalidAssertionError("expired", "it expired while its body was read")
         self._check_revocations(examined)
 
     def admit(self, examined: Examined, body: bytes | None) -> VerifiedCall:
-        """What was examined, if it came with this body, and for the first time.
+        """Check the body and that this is the first use, and return the verified call.
 
         Raises:
             InvalidAssertionError: `body_mismatch`, `replayed` or `before_start`.
-            DeniedError: the replay store is full, or away.
+            DeniedError: the replay store is full or unavailable.
         """
         assertion, grants = examined.assertion, examined.grants
         if assertion is not None and examined.seen.request is not None:
             check_body(assertion, body)
-        self._remember(assertion, grants[0], examined.shown)
-        return verified(
+        self._remember(assertion, grants[0], examined.token_evidence)
+        return call_of(
             grants,
             assertion,
             scopes=examined.scopes,
-            token_verified=examined.shown.claims is not None,
+            token_verified=examined.token_evidence.claims is not None,
             handover=examined.handover,
         )
 
@@ -179,14 +179,14 @@ class Judge:
         grants, handover = examined.grants, examined.handover
         chains = (grants,) if handover is None else (grants, handover.grants)
         rules.check_revocations(self._anchors, chains)
-        if examined.shown.claims is not None:
-            rules.check_token_revocation(self._anchors, examined.shown.claims, grants)
+        if examined.token_evidence.claims is not None:
+            rules.check_token_revocation(self._anchors, examined.token_evidence.claims, grants)
 
     def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
-        """Each door takes its own kind of assertion, and holds it to what is seen there."""
+        """Check that the assertion is of the right kind, and matches the call or the request."""
         if seen.request is None:
             if assertion is None:
-                raise InvalidAssertionError("assertion_missing", "the call is asserted by nobody")
+                raise InvalidAssertionError("assertion_missing", "the call has no assertion")
             rules.check_call_door(assertion)
             rules.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
             _check_details(leaf, self._audience, seen)
@@ -197,8 +197,8 @@ class Judge:
             raise InvalidAssertionError(
                 "assertion_missing",
                 "the request asserts no call",
-                remedy="have the caller send it inside a tool, since requests of session.http() and session.credential(…) outside one "
-                'assert no call; or allow={"unasserted"}, which lets them pass with a token that is bound to the chain\'s key',
+                remedy="have the caller send it inside a tool, since session.http() and session.credential(…) outside a tool assert no "
+                'call; or set allow={"unasserted"}, which accepts such requests with a token that is bound to the chain\'s key',
             )
         rules.check_details_unseen(
             leaf,
@@ -207,9 +207,9 @@ class Judge:
             unseen_arguments="unseen_arguments" in self._allow,
         )
 
-    def _shown(
+    def _check_token(
         self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
-    ) -> Shown:
+    ) -> TokenEvidence:
         if seen.request is None:
             ath = None if assertion is None else assertion.ath
             return self._tokens.check_call(ath, grants, seen.token, now)
@@ -217,20 +217,22 @@ class Judge:
             return self._tokens.check_unasserted(grants, seen.request, now)
         return self._tokens.check(assertion.ath, grants, seen.request, now)
 
-    def _remember(self, assertion: Assertion | None, leaf: Grant, shown: Shown) -> None:
-        """The last rule: assertion and proof are used once. Whatever fails before this can be sent again."""
+    def _remember(
+        self, assertion: Assertion | None, leaf: Grant, token_evidence: TokenEvidence
+    ) -> None:
+        """The last rule: assertion and proof are used once. A request that failed an earlier rule can be sent again."""
         used: list[_Used] = []
         if assertion is not None:
             used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
-        if shown.proof is not None:
-            proof = shown.proof
+        if token_evidence.proof is not None:
+            proof = token_evidence.proof
             used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
         not_before = used_before(self._replay) if used else 0
         for each in used:
             if each.issued_at + self._skew < not_before:
                 raise InvalidAssertionError(
                     "before_start",
-                    "the assertion is older than this verifier's memory of what was used",
+                    "the assertion is older than this verifier's replay store",
                 )
         for each in used:
             key = (self._audience, leaf.jkt, each.kind, each.jti)
@@ -248,21 +250,23 @@ def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
         )
 
 
-def _end(leaf: Grant, assertion: Assertion | None, shown: Shown, skew: float) -> float:
-    """When the first of what passed ends, counted as its own rule counts."""
+def _expiry(
+    leaf: Grant, assertion: Assertion | None, token_evidence: TokenEvidence, skew: float
+) -> float:
+    """When the first of chain, assertion, token and proof expires, each by its own rule."""
     ends = [leaf.exp + skew]
     if assertion is not None:
         ends.append(assertion.exp + skew)
-    if shown.claims is not None:
-        ends.append(jose.numeric_date(shown.claims, "exp") + skew)
-    if shown.proof is not None:
-        ends.append(shown.proof.iat + PROOF_AGE)
+    if token_evidence.claims is not None:
+        ends.append(jose.numeric_date(token_evidence.claims, "exp") + skew)
+    if token_evidence.proof is not None:
+        ends.append(token_evidence.proof.iat + PROOF_AGE)
     return min(ends)
 
 
-def _scopes(leaf: Grant, shown: Shown) -> frozenset[str]:
-    """What chain and verified token both carry."""
-    if shown.claims is None:
+def _scopes(leaf: Grant, token_evidence: TokenEvidence) -> frozenset[str]:
+    """The scopes that are in the chain and in the verified token."""
+    if token_evidence.claims is None:
         return leaf.scopes
-    granted = shown.claims.get("scope", "")
+    granted = token_evidence.claims.get("scope", "")
     return leaf.scopes & frozenset(granted.split(" ")) if isinstance(granted, str) else frozenset()

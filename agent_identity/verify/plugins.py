@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service plugs into its verifier, and what counts of the answers: a replay store, revocations, keys, a clock.
+"""Calls what a service plugs into its verifier (replay store, revocations, keys, clock) and checks the return values.
 
-Only a literal True or False is a yes or a no. A coroutine, None, a number or a mock is truthy or falsy by accident, so each is a
-refusal, and so is an exception. NaN compares as False with everything, so a time has to be a finite number.
+Only True and False are valid answers. A coroutine, None, a number or a mock is truthy or falsy by accident, so each of them,
+like an exception, refuses the call. A time must be a finite number, since NaN compares as False with everything.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ __all__ = ["is_first_use", "is_revoked", "keys_from", "ticking", "used_before"]
 
 
 def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
-    """Whether the store hasn't seen the key; it has from now on.
+    """Remember a key. Return whether this was its first use.
 
     Raises:
-        DeniedError: the store is full or away, or its answer is neither True nor False.
+        DeniedError: the store is full or unavailable, or its answer is neither True nor False.
     """
     try:
         answer: object = replay.remember(key, until)
@@ -49,7 +49,7 @@ def used_before(replay: Replay) -> float:
     """The store's `not_before`, in Unix seconds.
 
     Raises:
-        DeniedError: it has none that is a time.
+        DeniedError: it isn't a time.
     """
     try:
         answer: object = replay.not_before
@@ -84,10 +84,10 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
 
 
 def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
-    """The keys that an anchor's function gives.
+    """The keys that an anchor's function returns.
 
     Raises:
-        VerificationError: `anchor_unavailable`, it gives none.
+        VerificationError: `anchor_unavailable`, it returns no keys.
     """
     try:
         answer: object = jwks()
@@ -95,7 +95,7 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
             keys = keys_in(answer)
             if _are_objects(keys):
                 return keys
-        why = f"gave {_kind_of(answer)}"
+        why = f"returned {_kind_of(answer)}"
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
@@ -106,7 +106,7 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
 
 
 def ticking(clock: Callable[[], float]) -> Callable[[], float]:
-    """A clock whose answer is a time or a refusal."""
+    """Wrap a clock so that it returns a time or raises."""
 
     def now() -> float:
         try:
@@ -122,8 +122,8 @@ def ticking(clock: Callable[[], float]) -> Callable[[], float]:
     return now
 
 
-def _are_objects(found: Sequence[object]) -> bool:
-    return all(isinstance(each, Mapping) for each in found)
+def _are_objects(keys: Sequence[object]) -> bool:
+    return all(isinstance(key, Mapping) for key in keys)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:
@@ -133,7 +133,7 @@ def _is_time(answer: object) -> TypeGuard[float]:
 
 
 def _kind_of(answer: object) -> str:
-    """The type of an answer. A coroutine is closed, as nobody is going to wait for it."""
+    """The type of an answer. A coroutine is closed, since it won't be awaited."""
     if inspect.iscoroutine(answer):
         answer.close()
         return "a coroutine (async functions aren't supported here)"

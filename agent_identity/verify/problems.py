@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service answers when it refuses: problem details (RFC 9457) that help an honest caller and tell an attacker nothing.
+"""Responses to refused requests: problem details (RFC 9457) that help an honest caller and tell an attacker nothing.
 
-Each refusal belongs to one of a few kinds, and all of one kind are answered alike, so that nobody learns by trial which rule
-stopped them. The exact code goes to the service's own log, under the id that the answer has as its `instance`.
+There are a few kinds of refusals, and all of one kind have the same response, so that a caller can't find out by trial which
+rule failed. The exact code goes to the service's log, under the id in the response's `instance`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _ALGORITHMS: Final = f'algs="{" ".join(sorted(PROOF_ALGORITHMS))}"'
 
 
 class Problem(NamedTuple):
-    """An answer for any server: `status, headers, body = problem(error)`."""
+    """A response for any server: `status, headers, body = problem(error)`."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,13 +39,13 @@ class Problem(NamedTuple):
 
 
 class RefusedError(InvalidAssertionError):
-    """A verified call isn't allowed here, or none was verified; `scopes` are those that are needed, where that is why."""
+    """A verified call isn't allowed here, or no call was verified. `scopes` are the required ones, if some are missing."""
 
     scopes: frozenset[str] = frozenset()
 
 
 class _Kind(NamedTuple):
-    """One kind of refusal; `error` is its word in a challenge (RFC 6750 §3.1)."""
+    """One kind of refusal. `error` is its code in a challenge (RFC 6750 §3.1)."""
 
     name: str
     status: int
@@ -130,13 +130,13 @@ _BY_CODE: Final = {
 
 
 def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = ()) -> Problem:
-    """What to answer to a request that a `Verifier` refused; code and remedy are logged under the answer's `instance`.
+    """Return the response to a request that a `Verifier` refused. Code and remedy are logged with the response's `instance`.
 
-    `scopes` are those that `verify_request` was asked for: whoever lacks some is told them.
+    `scopes` are those passed to `verify_request`; the response names them if some are missing.
     """
     kind = _kind_of(error)
     instance = f"urn:uuid:{uuid.uuid4()}"
-    # Not the message, which may quote what a caller sent.
+    # Without the message, which may quote the caller's input.
     _log.warning(
         "a request was answered with %s (%s): %s%s",
         kind.name,
@@ -145,14 +145,14 @@ def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = (
         f"; what to do: {error.remedy}" if error.remedy else "",
     )
     needed = " ".join(sorted(scope_set(scopes))) if kind is _SCOPE else ""
-    said = {
+    document = {
         "type": _TYPE + kind.name,
         "title": kind.title,
         "status": kind.status,
         "detail": kind.detail,
         "instance": instance,
     }
-    body = orjson.dumps(said | {"scope": needed} if needed else said)
+    body = orjson.dumps(document | {"scope": needed} if needed else document)
     return Problem(kind.status, _headers(kind, needed, body), body)
 
 
@@ -162,7 +162,7 @@ def _kind_of(error: VerificationError | DeniedError) -> _Kind:
     kind = _BY_CODE.get(error.code)
     if kind is not None:
         return kind
-    # What is denied, and no rule's doing, is the replay store's: it is full, or away.
+    # The remaining DeniedErrors come from the replay store: it is full or unavailable.
     return _BUSY if isinstance(error, DeniedError) else _REFUSED
 
 
@@ -173,12 +173,12 @@ def _headers(kind: _Kind, needed: str, body: bytes) -> dict[str, str]:
         "Cache-Control": "no-store",
     }
     if kind.status == _REQUIRED.status or kind is _SCOPE:
-        said = (
+        parameters = (
             f'error="{kind.error}"' if kind.error else "",
             f'scope="{needed}"' if needed else "",
             _ALGORITHMS,
         )
-        headers["WWW-Authenticate"] = "DPoP " + ", ".join(part for part in said if part)
+        headers["WWW-Authenticate"] = "DPoP " + ", ".join(each for each in parameters if each)
     if kind is _BUSY:
         headers["Retry-After"] = str(_RETRY_AFTER)
     return headers

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was used once: a replay store remembers one-use identifiers until they would have expired anyway.
+"""Replay stores remember single-use identifiers until these have expired.
 
-A store that has no room denies; it never forgets early to make room, which would let an attacker who can fill it replay
-what it forgot. A store in memory can't know what was used before it began: `not_before` says since when it does.
+A full store denies. It never evicts an entry early: an attacker who can fill it could then replay what it forgot. A store in
+memory doesn't know what was used before it was made: `not_before` is that time.
 
-A clock may be set back, and then what ended is good once more. The newest entries are therefore kept beyond their end, and of
-those that were dropped the times of their ends: what would end in such a time may be one of them, and is refused.
+If the clock is set back, expired entries become valid again. Therefore the newest entries are kept beyond their end, and for
+dropped entries the time spans of their ends: an identifier that ends in such a span may be one of them, and is refused.
 """
 
 from __future__ import annotations
@@ -29,41 +29,40 @@ ReplayKey: TypeAlias = "str | tuple[str, ...]"
 
 
 class Replay(Protocol):
-    """Remembers what was used. Several workers of one resource need one store between them."""
+    """Remembers what was used. Several workers of one resource need a shared store."""
 
     @property
     def not_before(self) -> int:
-        """Unix seconds since which it remembers; what was issued before that may have been used already."""
+        """The Unix time since which it remembers; a token issued before that may already have been used."""
         ...
 
     def remember(self, key: ReplayKey, until: float, /) -> bool:
-        """Check and set in one step: True the first time, False once it was used, until the Unix time `until`.
+        """Check and set in one step. Returns True the first time, then False until the Unix time `until`.
 
         Raises:
-            DeniedError: there is no room, or the store is away.
+            DeniedError: the store is full or unavailable.
         """
         ...
 
 
 _KEPT: Final = 10_000
-"""Entries that are kept although they have ended."""
+"""The number of expired entries that are kept."""
 
 _GAP: Final = 60
-"""Seconds between two spans of dropped ends that count as one."""
+"""Spans of dropped ends that are at most this many seconds apart are merged."""
 
 _SPANS: Final = 32
 
 
 class MemoryReplay:
-    """A replay store for one process, safe between threads. It holds `limit` entries, some 120 bytes each."""
+    """A thread-safe replay store for one process. It holds `limit` entries, some 120 bytes each."""
 
     def __init__(self, *, limit: int = 1_000_000, clock: Callable[[], float] = time.time) -> None:
         self._limit = limit
         self._clock = clock
         self.start_over()
         self._seen: set[bytes] = set()
-        # Digests by the whole second in which they end, and those seconds as a heap: each entry is put in and taken
-        # out once, whatever order the ends come in.
+        # Digests by the whole second in which they end, and those seconds as a heap, so that the ends may come in any order.
         self._by_second: dict[int, list[bytes]] = {}
         self._seconds: list[int] = []
         self._kept = min(_KEPT, limit // 2)
@@ -73,20 +72,20 @@ class MemoryReplay:
         start_over_in_child(self)
 
     def start_over(self) -> None:
-        """In a forked child: what was seen stays, but not a lock that a thread of the parent held."""
+        """In a forked child: the entries stay, but a thread of the parent may hold the lock."""
         self._lock = Lock()
 
     def __len__(self) -> int:
-        """How many entries haven't ended."""
+        """The number of entries that haven't expired."""
         with self._lock:
             return sum(
                 len(ended) for second, ended in self._by_second.items() if second >= self._now
             )
 
     def remember(self, key: ReplayKey, until: float, /) -> bool:
-        """Check and set in one step: True the first time, False once it was used. `until` is the same each time.
+        """Check and set in one step. Returns True the first time, then False. `until` must be the same each time.
 
-        False also for what ends when dropped entries ended: after the clock was set back it may be one of them.
+        Returns False, too, for an identifier that ends when dropped entries ended: after a clock change it may be one of them.
 
         Raises:
             DeniedError: the store is full of entries that haven't expired.
@@ -102,9 +101,9 @@ class MemoryReplay:
                 raise DeniedError(
                     "replay_store_full",
                     "the replay store is full of entries that haven't expired",
-                    remedy="give the verifier a shared store, or a larger limit",
+                    remedy="pass the verifier a shared store, or a larger limit",
                 )
-            # In this order, so that a copy forked in between knows no entry that it couldn't sweep.
+            # In this order, so that a process forked in between has no entry that it can't sweep.
             if second not in self._by_second:
                 heapq.heappush(self._seconds, second)
                 self._by_second[second] = []
@@ -113,7 +112,7 @@ class MemoryReplay:
             return True
 
     def _sweep(self, now: int) -> None:
-        """Drop what ended before `now`, in whole seconds, oldest first, but for the entries that are kept beyond their end."""
+        """Drop entries that ended before `now` (whole seconds), oldest first, except the newest expired ones."""
         self._now = now
         while self._seconds and self._seconds[0] < now and len(self._seen) > self._kept:
             second = heapq.heappop(self._seconds)
@@ -124,7 +123,7 @@ class MemoryReplay:
         return any(first <= second <= last for first, last in self._dropped)
 
     def _note_dropped(self, second: int) -> None:
-        """Widen a span that is near, or begin another; of too many the two oldest become one."""
+        """Extend a span that is near, or add one. If there are too many, the two oldest are merged."""
         spans = self._dropped
         if spans and spans[-1][1] <= second <= spans[-1][1] + _GAP:  # nearly always
             spans[-1] = (spans[-1][0], second)
@@ -143,7 +142,7 @@ class MemoryReplay:
 
 
 class UnsafeNoReplayCheck:
-    """Lets everything be used again. For a service where a repeated call does no harm, and that says so by this name."""
+    """Allows replays. Only for a service where a repeated call does no harm."""
 
     not_before: Final = 0
 
@@ -154,7 +153,7 @@ class UnsafeNoReplayCheck:
 
 
 def _digest(key: ReplayKey) -> bytes:
-    """Sixteen bytes a key, however long a `jti` somebody sends. Parts are length-prefixed, so that none runs into the next."""
+    """Sixteen bytes per key, however long the `jti` is. Parts are length-prefixed, so that different keys never collide."""
     parts = (key,) if isinstance(key, str) else key
     text = "".join([f"{len(part)}:{part}" for part in parts])
     return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).digest()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One HTTP request as a service saw it, and whether an assertion is for that very request and no other."""
+"""An HTTP request as the service received it, and the check that an assertion is for exactly this request."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ _NUMBERED: Final = re.compile(r"(.+)\.[1-9][0-9]*", re.ASCII)
 
 
 class HttpSeen(NamedTuple):
-    """A request: headers by lower-case name, the URL as its sender saw it, and `htu`, that URL as it is signed."""
+    """A request: headers by lower-case name, the URL that the caller used, and `htu`, the signed form of that URL."""
 
     method: str
     url: str
@@ -45,14 +45,14 @@ class HttpSeen(NamedTuple):
 def read_request(
     method: str, url: str, headers: Headers, body: bytes | None, *, public_url: str | None
 ) -> HttpSeen:
-    """Take a request as it came; `public_url` is what callers see of this service behind a proxy.
+    """Read a request. `public_url` is the URL of this service in front of a proxy.
 
     Raises:
-        VerificationError: `header_repeated` or `header_malformed`, a header that decides who asks came twice, or is no text.
+        VerificationError: `header_repeated` or `header_malformed`, about a header that identifies the caller.
         InvalidAssertionError: `url_malformed`.
     """
     sent = _single(headers)
-    seen = url if public_url is None else _behind(public_url, url)
+    seen = url if public_url is None else _public(public_url, url)
     if not has_one_reading(seen):
         raise InvalidAssertionError(
             "url_malformed", "the request's URL has a fragment or a dot segment"
@@ -61,17 +61,17 @@ def read_request(
 
 
 def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> None:
-    """Hold an assertion to the head of the request that it came with; `unbound_body` lets a body pass that it doesn't bind.
+    """Check an assertion against the head of its request. `unbound_body` accepts a body that it doesn't bind.
 
     Raises:
-        InvalidAssertionError: it is for another request, or for none.
+        InvalidAssertionError: it is for another request, or for a call.
     """
     numbered = _NUMBERED.fullmatch(assertion.jti)
     if numbered is None or numbered[1] != assertion.call_id:
-        raise InvalidAssertionError("wrong_door", "the assertion isn't one of an HTTP request")
+        raise InvalidAssertionError("wrong_door", "the assertion isn't for an HTTP request")
     if not _is_digest(assertion.args_hash):
         raise InvalidAssertionError(
-            "digest_malformed", "the digest of the arguments is no SHA-256 in base64url"
+            "digest_malformed", "the digest of the arguments isn't a SHA-256 digest in base64url"
         )
     if assertion.htm != seen.method:
         raise InvalidAssertionError("method_mismatch", "the assertion is for another method")
@@ -84,12 +84,12 @@ def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> 
         raise InvalidAssertionError(
             "body_unbound",
             "the assertion doesn't bind the body",
-            remedy='stream no body, or allow={"unbound_body"} where one has to be',
+            remedy='don\'t stream the body, or set allow={"unbound_body"} if it must be streamed',
         )
 
 
 def check_body(assertion: Assertion, body: bytes | None) -> None:
-    """Hold an assertion that binds a body to the one that came; None is a body that nobody saw.
+    """Check the body of a request, if the assertion binds one. None is a body that wasn't read.
 
     Raises:
         InvalidAssertionError: `body_mismatch`.
@@ -99,27 +99,31 @@ def check_body(assertion: Assertion, body: bytes | None) -> None:
         raise InvalidAssertionError("body_mismatch", "the assertion is for another body")
 
 
-def is_text(given: object) -> bool:
-    """Whether what came in the place of a text is one, whatever its type was said to be."""
-    return isinstance(given, str)
+def is_text(value: object) -> bool:
+    """Whether a value is a string at run time, whatever its type hint says."""
+    return isinstance(value, str)
 
 
 def is_same(left: str | None, right: str | None) -> bool:
-    """Equality that takes as long whatever differs; two absent values are equal."""
+    """Compare in constant time. Two absent values are equal."""
     if left is None or right is None:
         return left is right
     return hmac.compare_digest(left.encode(), right.encode())
 
 
 def _single(headers: Headers) -> dict[str, str]:
-    """Headers by lower-case name; a repeated one that decides anything here is refused."""
+    """Headers by lower-case name. Those that identify the caller must not be repeated."""
     pairs = [(name.lower(), value) for name, value in _pairs(headers)]
     counts = Counter(name for name, _ in pairs)
     if any(counts[name] > 1 for name in _SINGLE):
-        raise VerificationError("header_repeated", "a header that decides who asks came twice")
+        raise VerificationError(
+            "header_repeated", "a header that identifies the caller is repeated"
+        )
     sent = dict(pairs)
     if not all(is_text(sent[name]) for name in _SINGLE if name in sent):
-        raise VerificationError("header_malformed", "a header that decides who asks is no text")
+        raise VerificationError(
+            "header_malformed", "a header that identifies the caller isn't a string"
+        )
     return sent
 
 
@@ -130,11 +134,11 @@ def _pairs(headers: Headers) -> Iterator[tuple[str, str]]:
         yield from headers
 
 
-def _behind(public_url: str, url: str) -> str:
-    """The URL as the caller saw it, where a proxy changed its origin."""
+def _public(public_url: str, url: str) -> str:
+    """The URL that the caller used, if a proxy changed its origin."""
     absolute = _ABSOLUTE.match(url)
     if absolute is None:
-        raise InvalidAssertionError("url_malformed", "the request's URL is no whole one")
+        raise InvalidAssertionError("url_malformed", "the request's URL isn't absolute")
     below = url[absolute.end() :]
     return public_url.rstrip("/") + (below if below.startswith("/") else f"/{below}")
 
@@ -147,7 +151,7 @@ def _htu(url: str) -> str:
 
 
 def _is_digest(args_hash: str) -> bool:
-    """Whether it could be the digest of any arguments; here nobody sees whether it is that of the call's."""
+    """Whether it has the form of a digest. An HTTP request doesn't show the arguments to compare it with."""
     try:
         return len(unb64url(args_hash.removeprefix("sha-256:"))) == hashlib.sha256().digest_size
     except VerificationError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a handler asks of the call that reached it: `require` is a dependency, a decorator and a guard, of no one framework.
+"""`require` checks that a call may use a handler: as a dependency, a decorator or a guard, in any ASGI framework.
 
-It looks only at what `VerifyMiddleware` left in the request's scope, where nobody who sends a request can put anything. A
-refusal is written down there too, so that the middleware answers it whatever a framework makes of the exception.
+It reads only what `VerifyMiddleware` put into the request's scope, which a client can't set. It also stores a refusal there, so
+that the middleware answers it, whatever the framework does with the exception.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from agent_identity.verify.result import VerifiedCall
 __all__ = ["CALL", "REFUSALS", "Connection", "Refusals", "Required", "require", "verified_call"]
 
 CALL: Final = "agent_identity.call"
-"""Where in a request's scope its `VerifiedCall` is; None on a public path."""
+"""The key of a request's `VerifiedCall` in its scope; None on a public path."""
 
 REFUSALS: Final = "agent_identity.refusals"
-"""Where the middleware finds what was refused behind it."""
+"""The key of a request's `Refusals` in its scope."""
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -34,7 +34,7 @@ Endpoint = TypeVar("Endpoint", bound=Callable[..., Any])
 
 
 class Refusals(list[RefusedError]):
-    """What was refused behind one middleware, for one request."""
+    """The refusals of `require` for one request."""
 
 
 class Connection(Protocol):
@@ -45,7 +45,7 @@ class Connection(Protocol):
 
 
 class Required:
-    """What `require` gives; call it with a request, or with the function that handles one."""
+    """The result of `require`. Call it with a request, or with a function that handles requests."""
 
     def __init__(self, tool: str | None, scopes: Iterable[str]) -> None:
         self._tool = tool
@@ -53,7 +53,7 @@ class Required:
 
     @property
     def __signature__(self) -> inspect.Signature:
-        """What FastAPI reads: one parameter, the connection."""
+        """The signature that FastAPI reads: one parameter, the connection."""
         try:
             kind = importlib.import_module("starlette.requests").HTTPConnection
         except ImportError:
@@ -67,51 +67,51 @@ class Required:
     def __call__(self, connection: Connection) -> VerifiedCall: ...
     @overload
     def __call__(self, connection: Connection, handler: object) -> None: ...
-    def __call__(self, connection: Any, handler: object = None) -> object:  # noqa: ARG002 - a guard is given it
+    def __call__(self, connection: Any, handler: object = None) -> object:  # noqa: ARG002 - guards are called with it
         """Check a request (as FastAPI's dependency, as Litestar's guard), or wrap the function that handles one."""
         if isinstance(connection, FunctionType):
-            return self._wrapped(connection)
+            return self._wrap(connection)
         if not _is_connection(connection):
             raise ConfigurationError(
                 "endpoint_malformed",
-                "require takes a function that handles requests, or a request",
-                remedy="write it directly above the function, below the decorator that routes to it",
+                "require(…) was called with neither a request nor a function that handles requests",
+                remedy="write it directly above the function, below the routing decorator",
             )
-        return self._checked(connection)
+        return self._check(connection)
 
-    def _wrapped(self, endpoint: FunctionType) -> Callable[..., Any]:
+    def _wrap(self, endpoint: FunctionType) -> Callable[..., Any]:
         if inspect.iscoroutinefunction(endpoint):
 
             @wraps(endpoint)
             async def acheck(*args: Any, **kwargs: Any) -> Any:
-                self._checked(_connection_in((*args, *kwargs.values())))
+                self._check(_connection_in((*args, *kwargs.values())))
                 return await endpoint(*args, **kwargs)
 
             return acheck
 
         @wraps(endpoint)
         def check(*args: Any, **kwargs: Any) -> Any:
-            self._checked(_connection_in((*args, *kwargs.values())))
+            self._check(_connection_in((*args, *kwargs.values())))
             return endpoint(*args, **kwargs)
 
         return check
 
-    def _checked(self, connection: Connection) -> VerifiedCall:
-        """The call of a request, held to what is needed here.
+    def _check(self, connection: Connection) -> VerifiedCall:
+        """Check and return the call of a request.
 
         Raises:
-            RefusedError: it isn't allowed, or nothing was verified.
+            RefusedError: it isn't allowed, or the request wasn't verified.
         """
         try:
-            return self._allowed(connection.scope.get(CALL))
+            return self._check_call(connection.scope.get(CALL))
         except RefusedError as error:
             refusals = connection.scope.get(REFUSALS)
             if not isinstance(refusals, Refusals):
-                raise _unguarded(connection, error) from None
+                raise _framework_error(connection, error) from None
             refusals.append(error)
             raise
 
-    def _allowed(self, call: object) -> VerifiedCall:
+    def _check_call(self, call: object) -> VerifiedCall:
         if not isinstance(call, VerifiedCall):
             raise RefusedError("chain_missing", "the request was not verified")
         if self._tool is not None and (call.call is None or call.call.tool != self._tool):
@@ -124,10 +124,10 @@ class Required:
 
 
 def require(tool: str | None = None, scopes: Iterable[str] = ()) -> Required:
-    """What a handler needs: these scopes in chain and token both, and the asserted tool where one is named.
+    """Require these scopes, in the chain and in the token, and if `tool` is set, that asserted tool.
 
-    FastAPI: `call: VerifiedCall = Depends(require(scopes=["pay"]))`. Litestar: `guards=[require(scopes=["pay"])]`. Elsewhere it
-    decorates the function that handles the request, directly above it. Without `VerifyMiddleware` everything is refused.
+    FastAPI: `call: VerifiedCall = Depends(require(scopes=["pay"]))`. Litestar: `guards=[require(scopes=["pay"])]`. Elsewhere,
+    decorate the function that handles the request, directly above it. Without `VerifyMiddleware` everything is refused.
 
     Raises:
         ConfigurationError: the scopes are malformed.
@@ -165,21 +165,21 @@ def _connection_in(arguments: Iterable[Any]) -> Connection:
             return argument
     raise ConfigurationError(
         "endpoint_malformed",
-        "a function that require decorates is given no request",
-        remedy="give it a parameter for the request",
+        "a function decorated with require(…) was called without a request",
+        remedy="add a parameter for the request to the function",
     )
 
 
-def _unguarded(connection: Connection, error: RefusedError) -> Exception:
-    """The refusal where no middleware would answer it: in the framework's own words, which know a status and headers."""
+def _framework_error(connection: Connection, error: RefusedError) -> Exception:
+    """The refusal as the framework's own HTTP exception, for when there is no middleware to answer it."""
     _log.warning("require() refuses everything where VerifyMiddleware isn't installed")
     status, headers, _ = problem(error)
     for kind in type(connection).__mro__:
         framework = kind.__module__.partition(".")[0]
         if framework in ("starlette", "litestar"):
-            made: Exception = importlib.import_module(f"{framework}.exceptions").HTTPException(
+            exception: Exception = importlib.import_module(f"{framework}.exceptions").HTTPException(
                 status_code=status,
                 headers={"WWW-Authenticate": headers["WWW-Authenticate"]},
             )
-            return made
+            return exception
     return error

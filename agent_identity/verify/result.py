@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a verifier says of a call that passed every rule: for whom, through which agents, for what, and which call it is."""
+"""The result of a successful verification: the principal, the agents of the chain, the purpose and the call."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import Approval
 
-__all__ = ["Actor", "AssertedCall", "VerifiedCall", "verified"]
+__all__ = ["Actor", "AssertedCall", "VerifiedCall", "call_of"]
 
 
 class Actor(NamedTuple):
-    """One agent of a verified chain; `vouched` only where an anchor, and not another agent, says who it is."""
+    """One agent of a verified chain. `vouched` is True where an anchor, not another agent, named it."""
 
     agent: str
     instance: str
@@ -31,7 +31,7 @@ class Actor(NamedTuple):
 
 
 class AssertedCall(NamedTuple):
-    """The call as its agent signed it. At `verify_call` tool and arguments were compared; at `verify_request` they are its word."""
+    """The call as its agent signed it. `verify_call` compares tool and arguments; `verify_request` can't."""
 
     id: str
     tool: str
@@ -68,7 +68,7 @@ class VerifiedCall:
         return self.chain[0].agent
 
 
-def verified(
+def call_of(
     grants: Sequence[Grant],
     assertion: Assertion | None,
     *,
@@ -76,7 +76,7 @@ def verified(
     token_verified: bool,
     handover: Handover | None,
 ) -> VerifiedCall:
-    """What the statements say, once they have passed."""
+    """Make the result of statements that passed every rule."""
     leaf, root = grants[0], grants[-1]
     return VerifiedCall(
         principal=Principal(leaf.sub, iss=leaf.sub_iss, profile=leaf.sub_profile),

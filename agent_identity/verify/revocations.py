@@ -1,11 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What was taken back, as a list that is signed, numbered and soon stale (DESIGN section 5).
+"""Revocation lists, which are signed, numbered and expire quickly (DESIGN section 5).
 
     header  {typ: "agent-revocations+jwt", alg, kid: <of the operator's or the authority's key>}
     claims  iss: the anchor · iat, exp · seq: grows with every list · revoked: [{ref, at}], at in Unix seconds
 
 A reference is a principal (`user:alice`, `user:<iss>#<sub>`), a transaction, a `jti`, an agent's URI, an instance (a key's
-thumbprint) or `*`. It ends what was issued until its time. An older list never replaces a newer one, and one that is too old denies.
+thumbprint) or `*`. It ends what was issued until `at`. An older list never replaces a newer one; with an expired list every call
+is refused.
 """
 
 from __future__ import annotations
@@ -41,10 +42,10 @@ __all__ = [
 
 REVOCATIONS_TYPE: Final = "agent-revocations+jwt"
 LIST_LIMIT: Final = 1024 * 1024
-"""Characters of one list."""
+"""The maximum size of a list, in characters."""
 
 ALL: Final = "*"
-"""The reference that ends everything."""
+"""The reference that revokes everything."""
 
 _HEADER: Final = frozenset({"typ", "alg", "kid"})
 _CLAIMS: Final = frozenset({"iss", "iat", "exp", "seq", "revoked"})
@@ -52,19 +53,19 @@ _ENTRY: Final = frozenset({"ref", "at"})
 
 
 class RevocationCheck(Protocol):
-    """What has been revoked, as far as this service knows."""
+    """A service's source of revocations."""
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
         """Whether any of the references was revoked at or after `issued_at`.
 
         Raises:
-            VerificationError: it isn't known; the call is refused.
+            VerificationError: that isn't known; the call is refused.
         """
         ...
 
 
 class UnsafeNoRevocations:
-    """Knows of no revocation, ever: what an anchor issued is believed until it expires."""
+    """Ignores revocations: everything that an anchor issued is accepted until it expires."""
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:  # noqa: ARG002 - the protocol's
         return False
@@ -78,10 +79,10 @@ class _List(NamedTuple):
 
 
 class Revocations:
-    """The newest signed list of one anchor. Give it lists with `update`; without one, or with a stale one, all is refused.
+    """The newest signed list of one anchor. Pass it lists by `update`; without one, or with an expired one, all calls are refused.
 
     `issuer` is the anchor, `jwks` the keys that may sign its lists (an operator's or the authority's, never an agent's), `max_age`
-    how many seconds after its `iat` a list still counts, `clock` gives Unix seconds.
+    the seconds after `iat` for which a list is used; `clock` returns Unix seconds.
     """
 
     def __init__(
@@ -94,7 +95,7 @@ class Revocations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
-        self._keys = jwks if callable(jwks) else _given(jwks)
+        self._keys = jwks if callable(jwks) else _constant(keys_in(jwks))
         self._max_age = max_age
         self._skew = skew
         self._clock = clock
@@ -103,21 +104,21 @@ class Revocations:
         start_over_in_child(self)
 
     def start_over(self) -> None:
-        """In a forked child: the list stays, but not a lock that a thread of the parent held."""
+        """In a forked child: the list stays, but a thread of the parent may hold the lock."""
         self._lock = threading.Lock()
 
     def update(self, compact: str) -> bool:
-        """Take a list; False where it is no newer than the one that is known, which then stays.
+        """Use a list. Returns False, and keeps the known list, if the new one isn't newer.
 
         Raises:
-            VerificationError: it isn't the anchor's, or malformed, or its time is over.
+            VerificationError: it isn't the anchor's, is malformed or has expired.
         """
-        found = self._read(compact)
+        new = self._verify(compact)
         with self._lock:
             known = self._list
-            if known is not None and found.seq <= known.seq:
+            if known is not None and new.seq <= known.seq:
                 return False
-            self._list = found
+            self._list = new
             return True
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
@@ -130,21 +131,23 @@ class Revocations:
         if known is None:
             raise VerificationError(
                 "revocations_missing",
-                f"nothing says what {self._issuer} has revoked",
-                remedy="give its signed list to Revocations.update",
+                f"there is no revocation list of {self._issuer} yet",
+                remedy="pass its signed list to Revocations.update",
             )
         now = self._clock()
         end = min(known.ends, known.issued_at + self._max_age)
-        if not known.issued_at - self._skew <= now < end + self._skew:  # also by a clock set back
+        if (
+            not known.issued_at - self._skew <= now < end + self._skew
+        ):  # the first, if the clock was set back
             raise VerificationError(
                 "revocations_stale",
-                f"the newest known revocation list of {self._issuer} is too old",
+                f"the newest revocation list of {self._issuer} is too old",
                 remedy="fetch a fresh one, or allow an older one with max_age",
             )
         latest = max(known.revoked.get(each, -1) for each in (*references, ALL))
         return issued_at <= latest
 
-    def _read(self, compact: str) -> _List:
+    def _verify(self, compact: str) -> _List:
         keys = self._keys()
         token = jose.unverified(compact, max_token=LIST_LIMIT)
         _, payload = jose.verify(
@@ -160,13 +163,13 @@ class Revocations:
             raise VerificationError("issuer_mismatch", "the revocation list is another anchor's")
         seq, issued, ends = (claims.integer(name) for name in ("seq", "iat", "exp"))
         jose.check_lifetime(body, now=self._clock(), skew=self._skew, max_lifetime=None)
-        return _List(seq, issued, ends, _revoked(body.get("revoked")))
+        return _List(seq, issued, ends, _entries(body.get("revoked")))
 
 
 def revocation_claims(
     issuer: str, revoked: Mapping[str, int], *, seq: int, now: int, lifetime: int
 ) -> bytes:
-    """The claims of a list, for whoever signs one; `revoked` maps references to Unix seconds."""
+    """Encode the claims of a list. `revoked` maps references to Unix seconds."""
     return orjson.dumps(
         {
             "iss": issuer,
@@ -178,22 +181,21 @@ def revocation_claims(
     )
 
 
-def _revoked(value: JSON) -> dict[str, int]:
+def _entries(value: JSON) -> dict[str, int]:
     if not isinstance(value, list):
-        raise VerificationError("claim_malformed", "the claim revoked is no list")
-    found: dict[str, int] = {}
+        raise VerificationError("claim_malformed", "the claim revoked isn't a list")
+    entries: dict[str, int] = {}
     for entry in value:
         if not isinstance(entry, dict):
-            raise VerificationError("claim_malformed", "an entry of revoked is no object")
+            raise VerificationError("claim_malformed", "an entry of revoked isn't an object")
         claims = Claims(entry, VerificationError)
         claims.only(_ENTRY)
         ref, at = claims.text("ref"), claims.integer("at")
-        found[ref] = max(at, found.get(ref, at))
-    return found
+        entries[ref] = max(at, entries.get(ref, at))
+    return entries
 
 
-def _given(jwks: Mapping[str, JSON] | Sequence[JWK]) -> Callable[[], Sequence[JWK]]:
-    keys = keys_in(jwks)
+def _constant(keys: Sequence[JWK]) -> Callable[[], Sequence[JWK]]:
     return lambda: keys
 
 
@@ -201,5 +203,5 @@ def keys_in(jwks: Mapping[str, JSON] | Sequence[JWK]) -> tuple[JWK, ...]:
     """The keys of a JWK set or a list of keys."""
     if not isinstance(jwks, Mapping):
         return tuple(jwks)
-    found = jwks.get("keys")
-    return tuple(key for key in found if isinstance(key, dict)) if isinstance(found, list) else ()
+    keys = jwks.get("keys")
+    return tuple(key for key in keys if isinstance(key, dict)) if isinstance(keys, list) else ()

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules that hold of an assertion, its chain and what was revoked, at either door. One function a rule, one code a refusal."""
+"""The rules for assertions, chains and revocations, for calls and requests. One function per rule, one code per refusal."""
 
 from __future__ import annotations
 
@@ -40,29 +40,30 @@ _RESENT: Final = re.compile(r"(.+)\.r[1-9][0-9]*", re.ASCII)
 
 
 def check_audience(grants: Sequence[Grant], audience: str) -> None:
-    """The chain reaches this service, byte for byte."""
+    """Check that the chain's `aud` has this service, byte for byte."""
     if audience == LOCAL or audience not in grants[0].aud:
-        raise _elsewhere("the chain", grants[0].aud - {LOCAL}, audience)
+        raise _audience_mismatch("the chain", grants[0].aud - {LOCAL}, audience)
 
 
 def check_assertion(
     assertion: Assertion, leaf: Grant, audience: str, *, now: float, skew: float
 ) -> None:
-    """The leaf's agent signed it, with the key that the leaf names, for this service, within the minute."""
+    """Check that the leaf's agent signed it with the leaf's key, for this service, within a minute."""
     if assertion.use is not None or assertion.aud == LOCAL:
-        raise InvalidAssertionError("not_for_sending", "an assertion for a ledger was sent")
+        raise InvalidAssertionError("not_for_sending", "the assertion is only for a ledger")
     if assertion.aud != audience:
-        raise _elsewhere("the assertion", {assertion.aud}, audience)
-    said = (assertion.iss, assertion.sub, assertion.txn)
-    if said != (leaf.agent, leaf.sub, leaf.txn):
+        raise _audience_mismatch("the assertion", {assertion.aud}, audience)
+    if (assertion.iss, assertion.sub, assertion.txn) != (leaf.agent, leaf.sub, leaf.txn):
         raise InvalidAssertionError("leaf_mismatch", "the assertion isn't the leaf agent's")
     if not is_same(assertion.grant_hash, leaf.hash()):
-        raise InvalidAssertionError("grant_mismatch", "the assertion hangs below another grant")
+        raise InvalidAssertionError("grant_mismatch", "the assertion names another grant")
     if not 0 < assertion.exp - assertion.iat <= LIFETIME:
-        raise InvalidAssertionError("lifetime_exceeded", "an assertion lives a minute at most")
+        raise InvalidAssertionError(
+            "lifetime_exceeded", "the assertion's lifetime is longer than a minute"
+        )
     if now >= assertion.exp + skew:
         raise InvalidAssertionError("expired", "the assertion has expired")
-    # Grant and assertion may be of two clocks, so that the one can seem older than the other by the skew.
+    # Grant and assertion may come from different clocks, so the skew applies between them, too.
     if now < assertion.iat - skew or assertion.iat < leaf.iat - skew:
         raise InvalidAssertionError(
             "not_yet_valid", "the assertion is older than its grant, or from the future"
@@ -71,22 +72,22 @@ def check_assertion(
     holder.prepared(assertion.parsed).check(error=InvalidAssertionError)
 
 
-def _elsewhere(what: str, named: Collection[str], audience: str) -> InvalidAssertionError:
-    """It is for other resources than this verifier's audience; a URI counts letter by letter, with or without a slash at its end."""
+def _audience_mismatch(what: str, named: Collection[str], audience: str) -> InvalidAssertionError:
+    """The error for another audience. URIs are compared exactly; a missing trailing slash gets a remedy of its own."""
     near = [uri for uri in named if uri.rstrip("/") == audience.rstrip("/")]
-    shown = ascii(min(near or named, default="no resource"))[:120]
+    named_uri = ascii(min(near or named, default="no resource"))[:120]
     return InvalidAssertionError(
         "audience_mismatch",
-        f"{what} is for {shown}, this verifier's audience is {ascii(audience)[:120]}",
-        remedy="the two differ by the slash at the end, which counts: spell audience= as the resource is spelled"
+        f"{what} is for {named_uri}, this verifier's audience is {ascii(audience)[:120]}",
+        remedy="the two differ by the slash at the end, which counts: write audience= exactly as the resource"
         if near
-        else "give the verifier the audience= that callers name as resource, letter by letter",
+        else "pass the verifier the audience= that callers name as resource, letter by letter",
     )
 
 
 @lru_cache(256)
 def _holder(head: str, jkt: str) -> jose.Fitting:
-    """The key of an assertion's header, which is the same with every call of its agent: the one that the leaf names."""
+    """The key in an assertion's header, checked against the leaf. Cached: it is the same for every call of an agent."""
     return jose.fitting(
         head,
         (holder_key(Claims(jose.read_header(head)).mapping("jwk"), jkt),),
@@ -97,24 +98,24 @@ def _holder(head: str, jkt: str) -> jose.Fitting:
 
 
 def check_approval(assertion: Assertion, grants: Sequence[Grant]) -> None:
-    """Nobody who acts in the chain said yes to it."""
+    """Check that no agent of the chain approved the call."""
     approval = assertion.approval
     if approval is not None and approval.by in {grant.agent for grant in grants}:
-        raise InvalidAssertionError("approval_by_actor", "an agent of the chain approved its own")
+        raise InvalidAssertionError("approval_by_actor", "an agent of the chain approved the call")
 
 
 def check_call_door(assertion: Assertion) -> None:
-    """It is the assertion of a call, and not that of one HTTP request."""
+    """Check that the assertion is for a call, not for one HTTP request."""
     resent = None if assertion.jti == assertion.call_id else _RESENT.fullmatch(assertion.jti)
     if assertion.call_id != (assertion.jti if resent is None else resent[1]):
-        raise InvalidAssertionError("wrong_door", "the assertion isn't one of a call")
+        raise InvalidAssertionError("wrong_door", "the assertion isn't for a call")
     bound = (assertion.htm, assertion.htu, assertion.htq, assertion.content_digest)
     if bound != (None, None, None, None):
-        raise InvalidAssertionError("wrong_door", "the assertion is one of an HTTP request")
+        raise InvalidAssertionError("wrong_door", "the assertion is for an HTTP request")
 
 
 def check_call(assertion: Assertion, tool: str, digest: str) -> None:
-    """The tool that runs and the arguments that it gets are those that were signed."""
+    """Check that tool and arguments are the signed ones."""
     if assertion.tool != tool:
         raise InvalidAssertionError("tool_mismatch", "the assertion is for another tool")
     if not is_same(assertion.args_hash, digest):
@@ -124,7 +125,7 @@ def check_call(assertion: Assertion, tool: str, digest: str) -> None:
 def check_details_unseen(
     leaf: Grant, audience: str, tool: str | None, *, unseen_arguments: bool
 ) -> None:
-    """Hold a request to the leaf's details, where neither tool nor arguments are seen."""
+    """Check an HTTP request, whose tool and arguments aren't visible, against the leaf's details."""
     details = leaf.details
     if details is None:
         return
@@ -146,7 +147,7 @@ def check_details_unseen(
 
 
 def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]]) -> None:
-    """Nothing was taken back: principal, transaction, grants, agents, instances."""
+    """Check that principal, transaction, grants, agents and instances aren't revoked."""
     for grants in chains:
         root = grants[-1]
         references = {
@@ -157,7 +158,7 @@ def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]]) -> No
         issued = root.iat
         for grant in grants:
             references.update((grant.jti, grant.agent, grant.jkt))
-            # By the oldest hop: the time of a later one is an agent's own word.
+            # The oldest `iat` counts: the later ones are stated by agents.
             issued = min(issued, grant.iat)
         for issuer in {root.iss, root.sub_iss}:
             if anchors.has_revoked(issuer, references, issued):
@@ -169,7 +170,7 @@ def check_revocations(anchors: Anchors, chains: Sequence[Sequence[Grant]]) -> No
 def check_token_revocation(
     anchors: Anchors, claims: Mapping[str, JSON], grants: Sequence[Grant]
 ) -> None:
-    """Neither the verified token's own issuer nor the chain's took it back, since it was issued itself."""
+    """Check that neither the verified token's issuer nor the chain's issuers revoked it."""
     jti, root = claims.get("jti"), grants[-1]
     if not isinstance(jti, str):
         return
@@ -188,16 +189,19 @@ def read_handover(
     skew: float,
     evidence: str,
 ) -> Handover:
-    """A chain that came with a call: good by itself, one hop below whoever calls, of the same principal, purpose and transaction."""
+    """Verify a handed-over chain: it must be valid, one hop below the caller's, with the same principal, purpose and transaction."""
     handed = verify_chain(compacts, anchors, now=now, skew=skew, evidence=evidence)
     leaf, root, caller = handed[0], handed[-1], grants[0]
     same = (caller.sub, caller.sub_iss, caller.sub_profile, caller.purpose, caller.txn)
     if (leaf.sub, leaf.sub_iss, leaf.sub_profile, leaf.purpose, leaf.txn) != same:
-        raise InvalidAssertionError("handover_mismatch", "what is handed over is of other work")
+        raise InvalidAssertionError(
+            "handover_mismatch",
+            "the handed-over chain has another principal, purpose or transaction than the caller's",
+        )
     above = [(grant.agent, grant.jkt) for grant in handed[1:]]
     if above != [(grant.agent, grant.jkt) for grant in grants]:
         raise InvalidAssertionError(
-            "handover_mismatch", "what is handed over isn't the caller's to hand over"
+            "handover_mismatch", "the handed-over chain isn't below the caller's"
         )
     return Handover(handed, _anchor_key(root, anchors))
 
@@ -209,5 +213,5 @@ def _anchor_key(root: Grant, anchors: Sequence[Anchor]) -> JWK:
                 if key.get("kid") == root.kid:
                     return key
     raise InvalidAssertionError(
-        "unknown_anchor", "the chain's root is signed by nobody trusted here"
+        "unknown_anchor", "the chain's root isn't signed by a trusted anchor"
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The access token beside a chain: whether both are of one principal and one key, and of this very request.
+"""Checks the access token of a call or request: it must have the chain's principal and key, and belong to this request.
 
-A token and the `ath` of the assertion come together or not at all. One that can't be verified here, since it is opaque or
-its issuer isn't known, is held to what can be read of it and counts as not verified; one of a known issuer that fails is
+A token requires an `ath` in the assertion, and an `ath` a token. A token that can't be verified here (it is opaque, or its
+issuer is unknown) is checked as far as it can be read, and counts as not verified. An invalid token of a known issuer is
 refused.
 """
 
@@ -25,31 +25,33 @@ if TYPE_CHECKING:
     from agent_identity.verify.anchors import Anchors
     from agent_identity.verify.request import HttpSeen
 
-__all__ = ["PROOF_AGE", "Shown", "TokenRules"]
+__all__ = ["PROOF_AGE", "TokenEvidence", "TokenRules"]
 
 PROOF_AGE: Final = 300.0
-"""Seconds that a proof is good for."""
+"""Seconds for which a proof is valid."""
 
 _LONGEST_LIFE: Final = 24 * 3600
 
 
-class Shown(NamedTuple):
-    """What came beside the chain: the token's claims where it was verified, the proof where one was asked for."""
+class TokenEvidence(NamedTuple):
+    """The token's claims, if it was verified, and its DPoP proof, if it is bound."""
 
     claims: Mapping[str, JSON] | None = None
     proof: Proof | None = None
 
 
 class TokenRules(NamedTuple):
-    """What one service asks of the tokens that it takes; `unlinked` lets one be of another issuer or principal than the chain."""
+    """The rules of one service for tokens. `unlinked` accepts a token of another issuer or principal than the chain's."""
 
     anchors: Anchors
     audience: str
     skew: float
     unlinked: bool = False
 
-    def check(self, ath: str | None, grants: Sequence[Grant], seen: HttpSeen, now: float) -> Shown:
-        """Hold the token of a request to the chain beside it (newest first) and the assertion's `ath`.
+    def check(
+        self, ath: str | None, grants: Sequence[Grant], seen: HttpSeen, now: float
+    ) -> TokenEvidence:
+        """Check the token of a request against the chain (newest first) and the assertion's `ath`.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
@@ -57,27 +59,29 @@ class TokenRules(NamedTuple):
         authorization = seen.headers.get("authorization")
         _check_both_or_neither(authorization, ath)
         if authorization is None:
-            return Shown()
+            return TokenEvidence()
         scheme, _, token = authorization.partition(" ")
         _check_ath(token, ath)
         is_bound = _is_bound_scheme(scheme)
         proof = self._proof(token, grants[0], seen, now) if is_bound else None
-        return Shown(self._claims(token, grants, now, is_bound=is_bound), proof)
+        return TokenEvidence(self._claims(token, grants, now, is_bound=is_bound), proof)
 
     def check_call(
         self, ath: str | None, grants: Sequence[Grant], token: str | None, now: float
-    ) -> Shown:
-        """The same for a token that came with a call: that the leaf's key signed its `ath` is the proof of a bound one."""
+    ) -> TokenEvidence:
+        """Check the token of a call. For a bound token, the `ath` that the leaf's key signed is the proof of possession."""
         _check_both_or_neither(token, ath)
         if token is None:
-            return Shown()
+            return TokenEvidence()
         _check_ath(token, ath)
-        read = _readable(token)
+        read = _unverified_claims(token)
         is_bound = read is not None and "cnf" in read
-        return Shown(self._claims(token, grants, now, is_bound=is_bound))
+        return TokenEvidence(self._claims(token, grants, now, is_bound=is_bound))
 
-    def check_unasserted(self, grants: Sequence[Grant], seen: HttpSeen, now: float) -> Shown:
-        """The token of a request that asserts no call: verified, and bound to the leaf's key, which is proven on this request."""
+    def check_unasserted(
+        self, grants: Sequence[Grant], seen: HttpSeen, now: float
+    ) -> TokenEvidence:
+        """Check the token of a request without an assertion: it must be verified, and bound to the leaf's key by a DPoP proof."""
         scheme, _, token = seen.headers.get("authorization", "").partition(" ")
         if scheme.lower() != "dpop":
             raise VerificationError(
@@ -91,28 +95,28 @@ class TokenRules(NamedTuple):
             raise VerificationError(
                 "token_unverified", "a request without assertion needs a token that can be verified"
             )
-        return Shown(claims, proof)
+        return TokenEvidence(claims, proof)
 
     def _claims(
         self, token: str, grants: Sequence[Grant], now: float, *, is_bound: bool
     ) -> Mapping[str, JSON] | None:
-        """The claims of a token that could be verified, held to the chain; None of one that can't be."""
-        read = _readable(token)
-        if read is None:
+        """Verify a token, check it against the chain, and return its claims; None if it can't be verified here."""
+        unverified = _unverified_claims(token)
+        if unverified is None:
             return None
-        _check_binding(read, grants[0], is_bound=is_bound)
-        claims = self._verified(token, read.get("iss"), now)
-        said = read if claims is None else claims
-        if not self.unlinked and (claims is not None or said.get("iss") in _issuers(grants)):
-            _check_principal(said, grants)
+        _check_binding(unverified, grants[0], is_bound=is_bound)
+        claims = self._verify(token, unverified.get("iss"), now)
+        readable = unverified if claims is None else claims
+        if not self.unlinked and (claims is not None or readable.get("iss") in _issuers(grants)):
+            _check_principal(readable, grants)
         if claims is not None and is_bound and "cnf" not in claims:
-            raise VerificationError("binding_mismatch", "the token is bound to no key")
+            raise VerificationError("binding_mismatch", "the token isn't bound to a key")
         return claims
 
     def _proof(self, token: str, leaf: Grant, seen: HttpSeen, now: float) -> Proof:
         compact = seen.headers.get("dpop")
         if compact is None:
-            raise VerificationError("proof_missing", "a bound token came without its proof")
+            raise VerificationError("proof_missing", "a bound token was sent without a DPoP proof")
         proof = verify_proof(
             compact,
             method=seen.method,
@@ -123,13 +127,11 @@ class TokenRules(NamedTuple):
             access_token=token,
         )
         if not is_same(proof.jkt, leaf.jkt):
-            raise VerificationError(
-                "proof_mismatch", "the proof is of another key than the chain's"
-            )
+            raise VerificationError("proof_mismatch", "the proof's key isn't the chain's")
         return proof
 
-    def _verified(self, token: str, issuer: JSON, now: float) -> Mapping[str, JSON] | None:
-        """The claims of a token whose issuer is known here; a known issuer's token that fails is refused."""
+    def _verify(self, token: str, issuer: JSON, now: float) -> Mapping[str, JSON] | None:
+        """Verify a token of a trusted issuer and return its claims; None if the issuer isn't trusted here."""
         anchor = self.anchors.find(issuer)
         if anchor is None:
             return None
@@ -143,25 +145,27 @@ class TokenRules(NamedTuple):
 
 def _check_both_or_neither(token: str | None, ath: str | None) -> None:
     if (token is None) != (ath is None):
-        raise InvalidAssertionError("token_mismatch", "token and ath come together or not at all")
+        raise InvalidAssertionError(
+            "token_mismatch", "there is a token without an ath, or an ath without a token"
+        )
 
 
 def _check_ath(token: str, ath: str | None) -> None:
-    """The token is the one that was asserted; without an assertion only its form is looked at."""
+    """Check that the token is the asserted one. Without an assertion only its form is checked."""
     if len(token) > jose.MAX_TOKEN:
         raise VerificationError("token_too_large", "the access token is too large")
     if not token.isascii() or (ath is not None and not is_same(ath, hash_of(token))):
-        raise InvalidAssertionError("token_mismatch", "the assertion goes with another token")
+        raise InvalidAssertionError("token_mismatch", "the assertion is for another token")
 
 
 def _is_bound_scheme(scheme: str) -> bool:
     if scheme.lower() not in {"dpop", "bearer"}:
-        raise VerificationError("scheme_unknown", "the token comes under an unknown scheme")
+        raise VerificationError("scheme_unknown", "the token has an unknown authentication scheme")
     return scheme.lower() == "dpop"
 
 
-def _readable(token: str) -> Mapping[str, JSON] | None:
-    """The claims that a JWT makes, whoever signed it; None for an opaque token."""
+def _unverified_claims(token: str) -> Mapping[str, JSON] | None:
+    """The unverified claims of a JWT; None for an opaque token."""
     try:
         return jose.loads_object(jose.unverified(token).payload)
     except VerificationError:
@@ -172,7 +176,7 @@ def _check_binding(claims: Mapping[str, JSON], leaf: Grant, *, is_bound: bool) -
     if "cnf" not in claims:
         return
     if not is_bound:
-        raise VerificationError("binding_ignored", "a bound token came as a plain bearer")
+        raise VerificationError("binding_ignored", "a bound token was sent as a bearer token")
     confirmation = claims["cnf"]
     bound = confirmation.get("jkt") if isinstance(confirmation, dict) else None
     if not isinstance(bound, str) or not is_same(bound, leaf.jkt):
@@ -180,7 +184,7 @@ def _check_binding(claims: Mapping[str, JSON], leaf: Grant, *, is_bound: bool) -
 
 
 def _issuers(grants: Sequence[Grant]) -> tuple[str, ...]:
-    """Whose tokens go with a chain: its anchor's, and those of the principal's issuer."""
+    """The issuers whose tokens belong to a chain: its anchor, and the principal's issuer."""
     return (grants[-1].iss, grants[0].sub_iss)
 
 
@@ -188,6 +192,6 @@ def _check_principal(claims: Mapping[str, JSON], grants: Sequence[Grant]) -> Non
     if claims.get("sub") != grants[0].sub or claims.get("iss") not in _issuers(grants):
         raise VerificationError(
             "subject_mismatch",
-            "the token is another principal's, or another issuer's than the chain",
-            remedy='allow={"unlinked_token"} only where a token says nothing of the principal by design',
+            "the token has another principal or issuer than the chain",
+            remedy='use allow={"unlinked_token"} only if the tokens don\'t name the principal by design',
         )

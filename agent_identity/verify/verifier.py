@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a service checks before it believes a call: chain, assertion, token and proof, and that they belong together.
+"""Verifies calls for a service: chain, assertion, token and proof, and that they belong together.
 
-Two doors onto the same rules: `verify_call` where tool and arguments are seen, `verify_request` where an HTTP request is.
-Everything is offline unless an anchor is left to be found. Nothing in a token supplies trust, caps come before crypto, every rule
-has its own code, and what is relaxed is relaxed by name. The rules are in `judging`; tests/unit/test_verifier.py has one test for each.
+`verify_call` is for a tool and its arguments, `verify_request` for an HTTP request; both apply the same rules. Verification is
+offline unless an anchor has to be discovered. No token supplies its own trust, limits come before cryptography, every rule has
+its own code, and every relaxation has a name. `judge` applies the rules; tests/unit/test_verifier.py has one test for each.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from agent_identity.verify.anchors import TrustAnchor
-    from agent_identity.verify.discovery import Found
+    from agent_identity.verify.discovery import DiscoveredAnchor
     from agent_identity.verify.request import Headers
     from agent_identity.verify.result import VerifiedCall
 
@@ -49,13 +49,13 @@ _RELAXATIONS: Final = frozenset(
 class Verifier:
     """Verifies calls to one service.
 
-    `audience` is the service's own resource URI, `evidence` the least that its callers' principals must be known by, `public_url`
-    what callers see of it behind a proxy, `clock` gives Unix seconds. `allow` relaxes by name: `unbound_body` lets a body pass that
-    the assertion doesn't bind, `unasserted` a request without assertion whose token is bound to the leaf's key, `unseen_arguments`
-    an HTTP request under details about tools or arguments, `unlinked_token` a token of another issuer or principal than the chain's.
+    `audience` is the service's resource URI, `evidence` the minimum evidence for principals, `public_url` the service's URL in
+    front of a proxy; `clock` returns Unix seconds. `allow` names relaxations: `unbound_body` accepts a body that the assertion
+    doesn't bind, `unasserted` a request without an assertion whose token is bound to the leaf's key, `unseen_arguments` an HTTP
+    request under details about tools or arguments, `unlinked_token` a token of another issuer or principal than the chain's.
 
     Raises:
-        ConfigurationError: something that decides security was left out, or a relaxation has an unknown name.
+        ConfigurationError: a setting is missing or invalid, or a relaxation has an unknown name.
     """
 
     def __init__(
@@ -98,18 +98,18 @@ class Verifier:
         token: str | None = None,
         handover: Sequence[str] = (),
     ) -> VerifiedCall:
-        """Check a call whose tool and arguments are seen: over MCP, from a queue, in process.
+        """Verify a call with its tool and arguments: over MCP, from a queue, in process.
 
-        `chain` is the list of compact grants, newest first. `args` is what the tool will get (over MCP `params.arguments` as sent);
-        it is digested here and compared. `scopes` is what the service needs, an explicit `()` for nothing; `token` the access token
-        that came along. `handover` is a further chain, handed over to this service's agent.
+        `chain` is the list of compact grants, newest first. `args` are the tool's arguments (over MCP `params.arguments` as sent);
+        their digest is compared with the signed one. `scopes` are the required ones, `()` for none. `token` is the access token
+        of the call. `handover` is a further chain, handed over to this service's agent.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
             RevokedError: the principal, the session, a grant or an agent was revoked.
-            DeniedError: the replay store is full, or away.
+            DeniedError: the replay store is full or unavailable.
         """
-        return self._judged(_call_seen(assertion, chain, tool, args, scopes, token, handover))
+        return self._verify(_read_call(assertion, chain, tool, args, scopes, token, handover))
 
     async def averify_call(
         self,
@@ -122,9 +122,9 @@ class Verifier:
         token: str | None = None,
         handover: Sequence[str] = (),
     ) -> VerifiedCall:
-        """The async twin of `verify_call`; it waits only where an anchor has to be found."""
-        return await self._ajudged(
-            _call_seen(assertion, chain, tool, args, scopes, token, handover)
+        """The async twin of `verify_call`. It waits only where an anchor has to be discovered."""
+        return await self._averify(
+            _read_call(assertion, chain, tool, args, scopes, token, handover)
         )
 
     def verify_request(
@@ -136,17 +136,17 @@ class Verifier:
         *,
         scopes: Iterable[str],
     ) -> VerifiedCall:
-        """Check one HTTP request; `scopes` is what the service needs for it, an explicit `()` for nothing.
+        """Verify one HTTP request. `scopes` are the required ones, `()` for none.
 
-        `url` is the whole URL as requested, `body` the bytes as received; None is a body that wasn't seen,
-        which takes `allow={"unbound_body"}`.
+        `url` is the whole URL as requested, `body` the received bytes; None is a body that wasn't read, which requires
+        `allow={"unbound_body"}`.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
             RevokedError: the principal, the session, a grant or an agent was revoked.
-            DeniedError: the replay store is full, or away.
+            DeniedError: the replay store is full or unavailable.
         """
-        return self._judged(self._request_seen(method, url, headers, body, scopes))
+        return self._verify(self._read_request(method, url, headers, body, scopes))
 
     async def averify_request(
         self,
@@ -157,39 +157,39 @@ class Verifier:
         *,
         scopes: Iterable[str],
     ) -> VerifiedCall:
-        """The async twin of `verify_request`; it waits only where an anchor has to be found."""
-        return await self._ajudged(self._request_seen(method, url, headers, body, scopes))
+        """The async twin of `verify_request`. It waits only where an anchor has to be discovered."""
+        return await self._averify(self._read_request(method, url, headers, body, scopes))
 
     def examine_request(
         self, method: str, url: str, headers: Headers, *, scopes: Iterable[str]
     ) -> Examined:
-        """Check the head of a request before its body is read; `admit_request` checks the rest.
+        """Verify the head of a request before its body is read. `admit_request` checks the rest.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
             RevokedError: the principal, the session, a grant or an agent was revoked.
         """
-        return self._examined(self._request_seen(method, url, headers, b"", scopes))
+        return self._examine(self._read_request(method, url, headers, b"", scopes))
 
     async def aexamine_request(
         self, method: str, url: str, headers: Headers, *, scopes: Iterable[str]
     ) -> Examined:
-        """The async twin of `examine_request`; it waits only where an anchor has to be found."""
-        return await self._aexamined(self._request_seen(method, url, headers, b"", scopes))
+        """The async twin of `examine_request`. It waits only where an anchor has to be discovered."""
+        return await self._aexamine(self._read_request(method, url, headers, b"", scopes))
 
     def admit_request(self, examined: Examined, body: bytes) -> VerifiedCall:
-        """Check the body of a request whose head was examined, that nothing ended meanwhile, and that it comes once.
+        """Verify the body of an examined request, that nothing has expired or been revoked since, and that it is the first use.
 
         Raises:
             VerificationError: a rule was broken; `.code` says which.
-            RevokedError: it was revoked meanwhile.
-            DeniedError: the replay store is full, or away.
+            RevokedError: it was revoked in the meantime.
+            DeniedError: the replay store is full or unavailable.
         """
         self._judge.check_again(examined, self._clock())
         return self._judge.admit(examined, body)
 
     def close(self) -> None:
-        """Close the connections to anchors that were found; a verifier whose anchors are given has none."""
+        """Close the connections to discovered anchors."""
         self._discovery.close()
 
     async def aclose(self) -> None:
@@ -198,61 +198,59 @@ class Verifier:
 
     # -- driving -----------------------------------------------------------------------------------------------------
 
-    def _judged(self, seen: Seen) -> VerifiedCall:
-        return self._judge.admit(self._examined(seen), _body_of(seen))
+    def _verify(self, seen: Seen) -> VerifiedCall:
+        return self._judge.admit(self._examine(seen), _body_of(seen))
 
-    async def _ajudged(self, seen: Seen) -> VerifiedCall:
-        return self._judge.admit(await self._aexamined(seen), _body_of(seen))
+    async def _averify(self, seen: Seen) -> VerifiedCall:
+        return self._judge.admit(await self._aexamine(seen), _body_of(seen))
 
-    def _examined(self, seen: Seen) -> Examined:
+    def _examine(self, seen: Seen) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             self._discovery.refresh(stale)
         try:
             return self._judge.examine(seen, now)
         except VerificationError as error:
-            again = self._worth_another_look(error, seen, now)
+            again = self._second_look(error, seen, now)
             if again is None:
                 raise
         self._discovery.refresh(again.anchors, missing=again.kid)
         return self._judge.examine(seen, now)
 
-    async def _aexamined(self, seen: Seen) -> Examined:
+    async def _aexamine(self, seen: Seen) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             await self._discovery.arefresh(stale)
         try:
             return self._judge.examine(seen, now)
         except VerificationError as error:
-            again = self._worth_another_look(error, seen, now)
+            again = self._second_look(error, seen, now)
             if again is None:
                 raise
         await self._discovery.arefresh(again.anchors, missing=again.kid)
         return self._judge.examine(seen, now)
 
-    def _stale(self, seen: Seen, now: float) -> list[Found]:
-        """The anchors that have to be asked first: found ones that this very call names, so that no other's absence matters."""
-        stale = [found for found in self._anchors.found if found.is_stale(now)]
+    def _stale(self, seen: Seen, now: float) -> list[DiscoveredAnchor]:
+        """The discovered anchors to refresh first. Only those that the call names: failures of others don't matter."""
+        stale = [anchor for anchor in self._anchors.discovered if anchor.is_stale(now)]
         if not stale:
             return stale
-        named = _issuers_named(seen)
-        return [found for found in stale if found.issuer in named]
+        named = _named_issuers(seen)
+        return [anchor for anchor in stale if anchor.issuer in named]
 
-    def _worth_another_look(
-        self, error: VerificationError, seen: Seen, now: float
-    ) -> _Again | None:
-        """Where a key that wasn't there may be a new one: at found anchors that the call names, not asked a moment ago."""
-        if error.code != "unknown_key" or not self._anchors.found:
+    def _second_look(self, error: VerificationError, seen: Seen, now: float) -> _SecondLook | None:
+        """The discovered anchors that may have a new key with the unknown `kid`, unless they were asked a moment ago."""
+        if error.code != "unknown_key" or not self._anchors.discovered:
             return None
-        named = _issuers_named(seen)
-        anchors = [found for found in self._anchors.found if found.issuer in named]
-        anchors = [found for found in anchors if found.may_look_again(now)]
-        known = {key.get("kid") for keys in [found.keys() for found in anchors] for key in keys}
-        kids = [kid for kid in map(_kid_of, seen.anchored()) if kid is not None]
+        named = _named_issuers(seen)
+        anchors = [anchor for anchor in self._anchors.discovered if anchor.issuer in named]
+        anchors = [anchor for anchor in anchors if anchor.may_look_again(now)]
+        known = {key.get("kid") for keys in [anchor.keys() for anchor in anchors] for key in keys}
+        kids = [kid for kid in map(_kid_of, seen.signed_by_anchors()) if kid is not None]
         missing = next((kid for kid in kids if kid not in known), None)
-        return _Again(anchors, missing) if anchors and missing is not None else None
+        return _SecondLook(anchors, missing) if anchors and missing is not None else None
 
-    def _request_seen(
+    def _read_request(
         self,
         method: str,
         url: str,
@@ -260,7 +258,7 @@ class Verifier:
         body: bytes | None,
         scopes: Iterable[str],
     ) -> Seen:
-        needed = _needed(scopes)
+        needed = _required_scopes(scopes)
         request = read_request(method, url, headers, body, public_url=self._public_url)
         carried = request.headers.get(DELEGATION.lower())
         if carried is None:
@@ -275,7 +273,7 @@ class Verifier:
         )
 
 
-def _call_seen(
+def _read_call(
     assertion: str,
     chain: Sequence[str],
     tool: str,
@@ -285,18 +283,18 @@ def _call_seen(
     handover: Sequence[str],
 ) -> Seen:
     if not _is_object(args):
-        raise InvalidAssertionError("args_malformed", "the arguments of a call are an object")
+        raise InvalidAssertionError("args_malformed", "the arguments of a call must be an object")
     try:
         arguments = canonical.bound(args, frozenset())[1]
     except DeniedError as error:
         raise InvalidAssertionError(error.code, str(error)) from None
     if token is not None and not is_text(token):
-        raise InvalidAssertionError("token_malformed", "an access token is text")
+        raise InvalidAssertionError("token_malformed", "the access token must be a string")
     return Seen(
         chain=_compacts(chain),
         assertion=assertion,
         handover=_compacts(handover),
-        scopes=_needed(scopes),
+        scopes=_required_scopes(scopes),
         token=token,
         tool=tool,
         arguments=arguments,
@@ -307,23 +305,23 @@ def _body_of(seen: Seen) -> bytes | None:
     return None if seen.request is None else seen.request.body
 
 
-def _compacts(given: Sequence[str]) -> Sequence[str]:
-    """A chain as a list of texts, whatever JSON somebody sent; one text is a header's form, and not this one's."""
-    if not _is_texts(given):
-        raise InvalidAssertionError("chain_malformed", "a chain is a list of compact grants")
-    return given
+def _compacts(chain: Sequence[str]) -> Sequence[str]:
+    """Check that a chain is a list of strings; one string is the form of the HTTP header."""
+    if not _is_list_of_text(chain):
+        raise InvalidAssertionError("chain_malformed", "a chain must be a list of compact grants")
+    return chain
 
 
-def _is_object(given: object) -> TypeGuard[Mapping[str, object]]:
-    return isinstance(given, dict | Mapping)  # most are dicts, which are told sooner
+def _is_object(value: object) -> TypeGuard[Mapping[str, object]]:
+    return isinstance(value, dict | Mapping)  # dict first, since that check is faster
 
 
-def _is_texts(given: object) -> TypeGuard[Sequence[str]]:
-    return isinstance(given, list | tuple) and all(map(is_text, given))  # pyright: ignore[reportUnknownArgumentType]  # whatever JSON came
+def _is_list_of_text(value: object) -> TypeGuard[Sequence[str]]:
+    return isinstance(value, list | tuple) and all(map(is_text, value))  # pyright: ignore[reportUnknownArgumentType]  # any JSON
 
 
-def _needed(scopes: Iterable[str]) -> frozenset[str]:
-    """The scopes that a service asks for, which are the same few with every call.
+def _required_scopes(scopes: Iterable[str]) -> frozenset[str]:
+    """The scopes that a service requires. Cached, since they are the same for many calls.
 
     Raises:
         ConfigurationError: `scope_malformed`.
@@ -336,17 +334,17 @@ def _known_scopes(scopes: tuple[str, ...]) -> frozenset[str]:
     return scope_set(scopes)
 
 
-class _Again(NamedTuple):
-    """Whom to ask once more, and for which key."""
+class _SecondLook(NamedTuple):
+    """The anchors to refresh for an unknown key, and its `kid`."""
 
-    anchors: list[Found]
+    anchors: list[DiscoveredAnchor]
     kid: str
 
 
-def _issuers_named(seen: Seen) -> frozenset[str]:
-    """Whose word a call brings, as it says itself: nobody else is asked anything for its sake."""
+def _named_issuers(seen: Seen) -> frozenset[str]:
+    """The issuers that a call names, unverified. No other anchor is refreshed for it."""
     named: set[str] = set()
-    for compact in seen.anchored():
+    for compact in seen.signed_by_anchors():
         try:
             claims = jose.loads_object(jose.unverified(compact).payload)
         except VerificationError:
@@ -373,13 +371,13 @@ def _check_settings(
     skew: float,
 ) -> None:
     if isinstance(allow, str):
-        raise ConfigurationError("relaxation_unknown", "allow is a set of words, not one text")
+        raise ConfigurationError("relaxation_unknown", "allow must be a set of names, not a string")
     unknown = frozenset(allow) - _RELAXATIONS
     if unknown:
         raise ConfigurationError(
             "relaxation_unknown",
             f"there is no relaxation named {min(unknown)}",
-            remedy=f"known are {', '.join(sorted(_RELAXATIONS))}",
+            remedy=f"use one of {', '.join(sorted(_RELAXATIONS))}",
         )
     if approvers:
         raise ConfigurationError(
@@ -388,12 +386,12 @@ def _check_settings(
             remedy="leave approvers out",
         )
     if evidence not in EVIDENCE:
-        raise ConfigurationError("evidence", f"evidence is one of {', '.join(EVIDENCE)}")
-    if not 0 <= skew <= 60:  # noqa: PLR2004 - the text below says it
-        raise ConfigurationError("skew", "the clock skew is between 0 and 60 seconds")
+        raise ConfigurationError("evidence", f"evidence must be one of {', '.join(EVIDENCE)}")
+    if not 0 <= skew <= 60:  # noqa: PLR2004 - the message has the limits
+        raise ConfigurationError("skew", "the clock skew must be between 0 and 60 seconds")
     if public_url is not None and not _is_base(public_url):
         raise ConfigurationError(
-            "public_url", "public_url is an http or https URL without query and fragment"
+            "public_url", "public_url must be an http or https URL without query and fragment"
         )
 
 

@@ -737,7 +737,7 @@ def test_a_handler_that_is_given_no_request_does_not_run() -> None:
     def handler(scopes: Any) -> None:
         raise AssertionError
 
-    with pytest.raises(ConfigurationError, match="no request"):
+    with pytest.raises(ConfigurationError, match="without a request"):
         handler({"scope": {"type": "http"}})
 
 

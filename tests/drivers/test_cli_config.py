@@ -446,7 +446,7 @@ def test_doctor_finds_an_issuer_that_names_itself_otherwise_or_is_not_there(
         free.bind(("127.0.0.1", 0))
         text = acme(idp).replace(idp.url, f"http://127.0.0.1:{free.getsockname()[1]}")
         done = run("doctor", "--json", "--config", written(text))
-    assert (done.exit_code, "could not be asked" in messages(done, "failed")) == (1, True)
+    assert (done.exit_code, "could not be reached" in messages(done, "failed")) == (1, True)
 
 
 def test_doctor_says_that_a_certificate_is_not_trusted(

@@ -28,7 +28,7 @@ from agent_identity import (
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN
-from agent_identity.credentials.principal_tokens import Trusted, verified_subject
+from agent_identity.credentials.principal_tokens import Trusted, verify_subject
 from agent_identity.flow import run
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey
@@ -646,7 +646,7 @@ def test_may_act_is_heard_before_a_session_opens(idp: People, clock: Clock) -> N
 
     def opened(agent: str | None, may_act: Any) -> str:
         given = SubjectTokens(access_token=idp.access(may_act=may_act))
-        return run(verified_subject(given, trusted, agent=agent), world).principal.sub
+        return run(verify_subject(given, trusted, agent=agent), world).principal.sub
 
     def world(ask: Any) -> Any:
         if hasattr(ask, "start"):

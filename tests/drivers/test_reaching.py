@@ -204,7 +204,7 @@ def test_E06_a_url_that_can_be_read_in_two_ways_is_asked_in_none(
 
 @pytest.mark.parametrize("host", ["metadata.google.internal", "169.254.169.254"])
 def test_plain_http_is_spoken_to_the_named_metadata_host_alone(host: str) -> None:
-    place = Transport()._whom
+    place = Transport()._pool_for
     assert place(HttpRequest("GET", f"http://{host}/x", plain=host)) == "issuers"
     for url, plain in (
         (f"http://{host}/x", None),

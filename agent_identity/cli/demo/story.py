@@ -25,7 +25,7 @@ from agent_identity.config import state_directory
 from agent_identity.decorators import tool
 from agent_identity.errors import DeniedError
 from agent_identity.identity import AgentIdentity
-from agent_identity.provenance.trace import wrapped
+from agent_identity.provenance.trace import wrap_text
 from agent_identity.session import current_credential
 from agent_identity.values import Decision
 
@@ -83,7 +83,7 @@ class Books:
 class Story:
     """Prints what happens while it happens, and collects it for `--json`.
 
-    A long line is wrapped between words and keeps its indentation.
+    A long line is wrap_text between words and keeps its indentation.
     """
 
     def __init__(self, console: Console) -> None:
@@ -95,7 +95,7 @@ class Story:
         return self._console.width
 
     def say(self, text: str, style: str | None = None, *, indent: int = 0) -> None:
-        for line in wrapped(text, self.width - indent):
+        for line in wrap_text(text, self.width - indent):
             self._console.print(f"{' ' * indent}{line}".rstrip(), style=style)
 
     def done(self, what: str, result: str, *, indent: int = 2) -> None:
@@ -109,7 +109,7 @@ class Story:
         self.say(f"{error.code}: {error}", "red", indent=indent + 2)
 
     def show(self, text: str) -> None:
-        """Print a text that is wrapped already."""
+        """Print a text that is wrap_text already."""
         self._console.print(text)
 
     def command(self, *words: str) -> None:

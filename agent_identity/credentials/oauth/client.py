@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a client proves itself to an issuer: by a key, a secret, a certificate, a SPIFFE identity, or not at all.
+"""Client authentication at an issuer: by a key, a secret, a certificate, a SPIFFE identity, a platform token, or none.
 
-Each way is a small object with one method, a flow that gives what goes along with one request. Secrets and keys are read
-when they are needed, so that a rotated one is used from then on.
+Each method is a small object whose `prove` is a flow that returns what one request carries. Secrets and keys are read when
+they are needed, so that a rotated one is used from then on.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ _JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 
 
 class Proven(NamedTuple):
-    """What one request carries so that the issuer knows the client."""
+    """What one request carries to authenticate the client."""
 
     fields: tuple[tuple[str, str | Secret], ...] = ()
     headers: tuple[tuple[str, Secret], ...] = ()
@@ -53,19 +53,19 @@ class Proven(NamedTuple):
 
 
 class Authentication(Protocol):
-    """One way to prove who the client is. `method` is its registered name (RFC 7591 §2)."""
+    """A client authentication method. `method` is its registered name (RFC 7591 §2)."""
 
     @property
     def method(self) -> str: ...
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:
-        """What goes along with one request to `to`; fresh each time. `now` is Unix seconds."""
+        """Return what one request to `to` carries, fresh for each request. `now` is Unix seconds."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """A client as one issuer knows it, and how it proves that it is this client."""
+    """A client at one issuer, and its authentication method."""
 
     client_id: str
     authentication: Authentication
@@ -76,10 +76,10 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class PrivateKeyJwt:
-    """A signed assertion, good once and for a minute (RFC 7523 §2.2); its audience is the issuer (RFC 10070).
+    """A signed assertion for one use, valid for a minute (RFC 7523 §2.2). Its audience is the issuer (RFC 10070).
 
-    `audience` may be `token-endpoint` for issuers that know the old rule alone. `kid` is what the key is registered under,
-    by default its thumbprint.
+    `audience="token-endpoint"` is for issuers that only know the older rule. `kid` is the registered name of the key
+    (default: its thumbprint).
     """
 
     key: SigningKey | Callable[[], Flow[SigningKey]] = field(repr=False)
@@ -141,7 +141,7 @@ class SecretPost:
 
 @dataclass(frozen=True, slots=True)
 class TlsCertificate:
-    """A client certificate in TLS (RFC 8705 §2): one of a known authority, or a registered self-signed one."""
+    """A TLS client certificate (RFC 8705 §2): issued by an authority that the issuer trusts, or self-signed and registered."""
 
     certificate: Callable[[], Flow[Certificate]] = field(repr=False)
     method: str = "tls_client_auth"
@@ -162,11 +162,13 @@ class SpiffeJwt:
         if svid is None:
             raise ConfigurationError(
                 "no_workload_api",
-                f"{to.issuer} wants a JWT-SVID, and there is no SPIFFE Workload API",
+                f"{to.issuer} requires a JWT-SVID, and no SPIFFE Workload API is configured",
                 remedy="set [spiffe] socket or SPIFFE_ENDPOINT_SOCKET",
             )
         if svid.reveal() == "":
-            raise CredentialRejectedError("malformed_answer", "the Workload API gave an empty SVID")
+            raise CredentialRejectedError(
+                "malformed_answer", "the SPIFFE Workload API returned an empty SVID"
+            )
         return Proven(
             (
                 ("client_id", client_id),
@@ -178,9 +180,9 @@ class SpiffeJwt:
 
 @dataclass(frozen=True, slots=True)
 class PlatformJwt:
-    """What the platform says of this job or pod, in a token whose audience is the issuer (RFC 7523 §2.2).
+    """The platform's token for this job or pod; its audience is the issuer (RFC 7523 §2.2).
 
-    The issuer has to know which of the platform's subjects the client is.
+    The issuer must map the platform's subject to the client.
     """
 
     fetch: Callable[[str, float], Flow[Secret]] = field(repr=False)
@@ -199,7 +201,7 @@ class PlatformJwt:
 
 @dataclass(frozen=True, slots=True)
 class NoProof:
-    """A public client: it says who it is, and proves nothing (RFC 6749 §2.1)."""
+    """A public client: it sends its `client_id` without authentication (RFC 6749 §2.1)."""
 
     method: str = "none"
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Proofs of possession as a client makes them (RFC 9449 §4.2), and the nonces that servers want to see in them (§8)."""
+"""DPoP proofs of a client (RFC 9449 §4.2), and the nonces that servers require in them (§8)."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _NONCE_ORIGINS: Final = 100
 
 
 class Nonces:
-    """The DPoP nonces that servers handed out, one an origin, the hundred origins that were used last (RFC 9449 §8.2)."""
+    """The last DPoP nonce of each origin, for the hundred most recently used origins (RFC 9449 §8.2)."""
 
     __slots__ = ("_lock", "_nonces")
 
@@ -53,7 +53,7 @@ class Nonces:
 
 
 class ProofKey:
-    """An agent's key as a maker of DPoP proofs (RFC 9449 §4.2), its header encoded once."""
+    """Makes DPoP proofs with an agent's key (RFC 9449 §4.2). The header is encoded once."""
 
     __slots__ = ("_header", "_key", "thumbprint")
 
@@ -65,7 +65,7 @@ class ProofKey:
     def proof(
         self, method: str, url: str, now: float, *, ath: str | None = None, nonce: str | None = None
     ) -> str:
-        """A fresh proof for one request; `ath` goes along with an access token, `nonce` where the server gave one."""
+        """Make a proof for one request. `ath` is for requests with an access token, `nonce` is the server's."""
         claims: dict[str, JSON] = {
             "jti": new_id("dpop_"),
             "htm": method,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An issuer as one identity asks it for tokens: what it publishes, and as which client the identity asks there."""
+"""An issuer and the client that this identity is there: token requests and requests to its other endpoints."""
 
 from __future__ import annotations
 
@@ -26,17 +26,16 @@ __all__ = ["Clients", "Issuer", "KnownClient"]
 
 
 class Clients(Protocol):
-    """How an identity becomes a client of an issuer: it is configured, or it registers."""
+    """Provides the client of an issuer: a configured one, or one that registers."""
 
     def client(self, issuer: Issuer, /) -> Flow[Client]: ...
 
 
 class Issuer(IssuerKeys):
-    """One issuer, asked as one client; without `clients` its keys can be read, and nothing can be asked for.
+    """One issuer, used as one client. Without `clients` only its keys and metadata can be read.
 
-    `certificate` is what the client shows in TLS where tokens are bound to it. `resource_indicators` False leaves out `resource`
-    (RFC 8707), for issuers that refuse requests that have one. `subjects_of` are the URLs of issuers whose `sub` names the same
-    people here.
+    `certificate` is the TLS client certificate that tokens are bound to. `resource_indicators=False` leaves out `resource`
+    (RFC 8707), for issuers that refuse it. `subjects_of` are the URLs of issuers whose `sub` names the same person here.
     """
 
     def __init__(
@@ -60,26 +59,26 @@ class Issuer(IssuerKeys):
         self._certificate = certificate
 
     def start_over(self) -> None:
-        """In a forked child: nonces are the parent's, too."""
+        """In a forked child: the nonces belong to the parent, too."""
         super().start_over()
         self.nonces.forget()
 
     def client(self) -> Flow[Client]:
-        """The client that this identity is to the issuer.
+        """Return this identity's client at the issuer.
 
         Raises:
-            ConfigurationError: `client_missing`, it is none.
+            ConfigurationError: `client_missing`, there is none.
         """
         if self._clients is None:
             raise ConfigurationError(
                 "client_missing",
-                f"the configuration doesn't say which client we are at the issuer {self.url}",
-                remedy="set client_id in its table of [issuers], and how the client proves itself",
+                f"there is no client configured for the issuer {self.url}",
+                remedy="set client_id in its table of [issuers], and how the client authenticates",
             )
         return (yield from self._clients.client(self))
 
     def certificate(self) -> Flow[Certificate | None]:
-        """What the client shows in TLS, None where it has nothing to show."""
+        """Return the TLS client certificate; None where there is none."""
         if self._certificate is None:
             return None
         return (yield from self._certificate())
@@ -93,11 +92,11 @@ class Issuer(IssuerKeys):
         one_use: bool = False,
         may_refresh: bool = False,
     ) -> Flow[Answer]:
-        """Send a token request; asked again while the issuer is busy, unless `one_use` says that the form is good once.
+        """Send a token request, with retries while the issuer is busy. `one_use` forms are sent once.
 
         Raises:
-            CredentialRejectedError: the issuer said no, or its answer is malformed.
-            CredentialUnavailableError: it could not be reached, is busy, or isn't asked for now.
+            CredentialRejectedError: the issuer refused, or its answer is malformed.
+            CredentialUnavailableError: it could not be reached, is busy, or the circuit breaker is open.
         """
         endpoints = yield from self.endpoints()
         client = yield from self.client()
@@ -116,7 +115,7 @@ class Issuer(IssuerKeys):
                 may_refresh=may_refresh,
             )
 
-        return (yield from self._guarded(once, attempts=1 if one_use else ATTEMPTS))
+        return (yield from self._attempt(once, attempts=1 if one_use else ATTEMPTS))
 
     def post(
         self,
@@ -128,11 +127,11 @@ class Issuer(IssuerKeys):
         accepted: frozenset[int] = frozenset({200}),
         attempts: int = ATTEMPTS,
     ) -> Flow[HttpResponse]:
-        """Post a form to one of the issuer's other endpoints (a field of `Endpoints`), as its client; `what` names it in errors.
+        """Post a form to one of the issuer's other endpoints (a field of `Endpoints`). `what` names the request in errors.
 
         Raises:
-            CredentialRejectedError: the issuer said no, or has no such endpoint.
-            CredentialUnavailableError: it could not be reached, is busy, or isn't asked for now.
+            CredentialRejectedError: the issuer refused, or has no such endpoint.
+            CredentialUnavailableError: it could not be reached, is busy, or the circuit breaker is open.
         """
         endpoints = yield from self.endpoints()
         client = yield from self.client()
@@ -153,15 +152,15 @@ class Issuer(IssuerKeys):
                 raise failure_of(response, self.url, what, self.clock())
             return response
 
-        return (yield from self._guarded(once, attempts))
+        return (yield from self._attempt(once, attempts))
 
 
 class KnownClient:
-    """A client that was configured, and has nothing to register."""
+    """A client that is configured and doesn't register."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - it is the same for whoever asks
+    def client(self, issuer: Issuer, /) -> Flow[Client]:  # noqa: ARG002 - the protocol's
         yield from ()
         return self._client

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an issuer publishes: its metadata and its public keys. To read them takes no client.
+"""An issuer's metadata and public keys, which can be read without a client.
 
-Both are read once for all that ask in this process, kept while they last, and used for an hour longer while the issuer
-can't be reached.
+Both are read once per process, cached until they expire, and used for another hour while the issuer can't be reached.
 """
 
 from __future__ import annotations
@@ -34,14 +33,14 @@ E = TypeVar("E", bound=Expiring)
 T = TypeVar("T")
 
 STALE: Final = 3600.0
-"""Seconds that metadata and keys outlive their end while the issuer can't be reached."""
+"""Seconds that expired metadata and keys are still used while the issuer can't be reached."""
 
 _KEY_PAUSE: Final = 30.0
-"""Seconds between two looks at an issuer's keys for one that isn't there, and after a reading that failed."""
+"""Seconds between two reads of an issuer's keys for an unknown `kid`, and after a failed read."""
 
 
 class _Look:
-    """One reading of an issuer's keys for a key that isn't there, from its beginning (Unix seconds) until it has ended."""
+    """One read of an issuer's keys for an unknown `kid`: when it began (Unix seconds), and whether it has ended."""
 
     __slots__ = ("cooldown", "has_ended")
 
@@ -53,9 +52,9 @@ class _Look:
 class IssuerKeys:
     """The metadata and the keys of one issuer.
 
-    `origins` are further origins that its endpoints may have, `jwks` is where its keys are when that isn't left to its metadata,
-    `key_use` what those say that they are for. `clock` gives Unix seconds. `id` tells it from others of the same URL, which may
-    be asked in another way: what is kept of one never serves another.
+    `origins` are further allowed origins of its endpoints. `jwks` replaces the metadata's `jwks_uri`. `key_use` is the `use`
+    of its signing keys. `clock` returns Unix seconds. `id` is unique: issuers with the same URL but other settings share no
+    cache entries.
     """
 
     def __init__(
@@ -82,55 +81,55 @@ class IssuerKeys:
         self._look = _Look(float("-inf"))
 
     def start_over(self) -> None:
-        """In a forked child: locks may be held by threads that aren't there."""
+        """In a forked child: threads that don't exist there may hold the locks."""
         self.breaker.forget()
 
     def endpoints(self) -> Flow[Endpoints]:
-        """The issuer's metadata.
+        """Return the issuer's metadata.
 
         Raises:
-            CredentialError: there is none, or it can't be had.
+            CredentialError: there is none, or it can't be read.
         """
         key = digest_of(("metadata", self.id))
-        start = lambda: self._guarded(lambda: discover(self.url, self.clock, self._origins))  # noqa: E731 - a flow to be made twice
+        start = lambda: self._attempt(lambda: discover(self.url, self.clock, self._origins))  # noqa: E731 - a flow to be made twice
         self._endpoints = yield from self._or_stale(Shared(key, start), self._endpoints)
         return self._endpoints
 
     def key(self, kid: str, *, at_once: bool = False) -> Flow[dict[str, JSON]]:
-        """The public key by which the issuer signs under `kid`; for unknown ones the keys are read again every thirty seconds.
+        """Return the issuer's public key with this `kid`. For an unknown one the keys are read again, at most every 30 s.
 
-        That is apart from the ordinary reading: a key that came a moment after it is found. `at_once` doesn't wait for the
-        thirty seconds: for what the issuer has just answered itself, and nobody else can send.
+        These extra reads are independent of the regular ones, so that a new key is found at once. `at_once` ignores the pause;
+        use it only for a `kid` that came from the issuer itself, not from a caller.
 
         Raises:
             CredentialRejectedError: `unknown_key`, the issuer has no such key.
-            CredentialUnavailableError: its keys can't be had.
+            CredentialUnavailableError: its keys can't be read.
         """
         keys, was_read = yield from self._current()
         if keys.get(kid) is None and not was_read:
-            keys = yield from self._looked_at_again(keys, at_once=at_once)
-        found = keys.get(kid)
-        if found is None:
+            keys = yield from self._look_again(keys, at_once=at_once)
+        key = keys.get(kid)
+        if key is None:
             raise CredentialRejectedError(
                 "unknown_key", f"{self.url} signed with a key that it doesn't publish"
             )
-        return found
+        return key
 
     def keys(self) -> Flow[KeySet]:
-        """All its keys, read again when they are five minutes old."""
+        """Return all its keys. They are read again when they are five minutes old."""
         return (yield from self._current())[0]
 
     @property
     def known_keys(self) -> KeySet | None:
-        """The keys that were read last, however old they are."""
+        """The keys of the last read, however old; None before the first."""
         return self._keys
 
     def may_look(self, now: float) -> bool:
-        """Whether an unknown key is looked for: the pause after the last look is over, or that look isn't."""
+        """Whether the keys are read again for an unknown `kid`: a read is under way, or the pause after the last is over."""
         return not self._look.has_ended or self._look.cooldown.is_over(now)
 
     def _current(self) -> Flow[tuple[KeySet, bool]]:
-        """The keys, and whether they were read for this very call."""
+        """Return the keys, and whether this call read them."""
         known = self._keys
         if known is not None:
             now = self.clock()
@@ -141,8 +140,8 @@ class IssuerKeys:
             raise self._keys_refused.again()
         return (yield from self._newer(known, self._read_keys)), True
 
-    def _looked_at_again(self, keys: KeySet, *, at_once: bool) -> Flow[KeySet]:
-        """The keys as a new look finds them; callers that come while a look is under way share it."""
+    def _look_again(self, keys: KeySet, *, at_once: bool) -> Flow[KeySet]:
+        """Read the keys again for an unknown `kid`. Concurrent callers share one read."""
         look = self._look
         now = self.clock()
         if at_once or look.cooldown.is_over(now):
@@ -152,17 +151,19 @@ class IssuerKeys:
         return (yield from self._newer(keys, lambda: self._read_for(look)))
 
     def _read_for(self, look: _Look) -> Flow[KeySet]:
-        """Read the keys once for a look. A caller that joins after a look has failed doesn't start another."""
+        """Read the keys once for a look. A caller that joins after it failed doesn't start another."""
         if look.has_ended:
             raise CredentialUnavailableError(
-                "issuer_unavailable", f"the keys of {self.url} were asked for a moment ago"
+                "issuer_unavailable", f"reading the keys of {self.url} failed a moment ago"
             )
         try:
             self._keys = yield from self._read_keys()
         except AgentIdentityError:
-            look.has_ended = True  # an interrupted look goes on with the next caller
+            look.has_ended = (
+                True  # after an interrupt it stays open, and the next caller continues it
+            )
             raise
-        look.has_ended = True  # after the keys are in place: callers that see the end use them
+        look.has_ended = True  # only now: callers that see this use the new keys
         return self._keys
 
     def _newer(self, known: KeySet | None, start: Callable[[], Flow[KeySet]]) -> Flow[KeySet]:
@@ -178,10 +179,10 @@ class IssuerKeys:
     def _read_keys(self) -> Flow[KeySet]:
         place = self._jwks
         if place is None:
-            # Guarded for itself: what failed three times isn't tried three times again for the keys' sake.
+            # It has attempts of its own, so that three failures here aren't repeated three times below.
             place = (yield from self.endpoints()).jwks
         read = lambda: read_keys(self.url, place, self.clock, use=self._key_use)  # noqa: E731 - a flow to be made twice
-        return (yield from self._guarded(read))
+        return (yield from self._attempt(read))
 
     def _or_stale(self, ask: Shared[E], last: E | None) -> Flow[E]:
         try:
@@ -191,8 +192,8 @@ class IssuerKeys:
                 raise
             return last
 
-    def _guarded(self, once: Callable[[], Flow[T]], attempts: int = ATTEMPTS) -> Flow[T]:
-        """Ask unless the issuer isn't asked for now, and keep count of how it goes."""
+    def _attempt(self, once: Callable[[], Flow[T]], attempts: int = ATTEMPTS) -> Flow[T]:
+        """Run a request with retries, unless the circuit breaker is open. Count failures and answers."""
         attempt = 1
         while True:
             self.breaker.check(self.url)
@@ -200,15 +201,15 @@ class IssuerKeys:
                 value = yield from once()
             except CredentialUnavailableError as error:
                 if error.code != "issuer_unavailable":
-                    self.breaker.failed()
+                    self.breaker.note_failure()
                 if attempt >= attempts:
                     raise
                 failure = error
             except CredentialRejectedError:
-                self.breaker.answered()
+                self.breaker.note_answer()
                 raise
             else:
-                self.breaker.answered()
+                self.breaker.note_answer()
                 return value
             yield from wait_for(failure, attempt)
             attempt += 1

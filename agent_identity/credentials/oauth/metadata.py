@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an issuer says of itself: its metadata and its keys (RFC 8414, OpenID Discovery, RFC 7517)."""
+"""Reads an issuer's metadata and its keys (RFC 8414, OpenID Discovery, RFC 7517)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.responses import Fields, asked, failure_of, json_object
+from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
 from agent_identity.errors import CredentialRejectedError, DeniedError, VerificationError
 from agent_identity.flow import Flow, HttpRequest, read
 from agent_identity.jose.public_keys import candidates, checker
@@ -27,7 +27,7 @@ __all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
 _NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
-"""How servers say that they have nothing in a place; each of an issuer's places is looked at."""
+"""Statuses that mean that there is no metadata at a URL; the next one is tried."""
 
 _ALIASED: Final = {
     "token": "token_endpoint",
@@ -41,10 +41,10 @@ _ALIASED: Final = {
 
 @dataclass(frozen=True, slots=True)
 class Endpoints:
-    """What an issuer's metadata says of itself (RFC 8414); `issuer` is the very string it was asked under.
+    """An issuer's metadata (RFC 8414). `issuer` is exactly the configured URL.
 
-    `aliases` are the endpoints for clients that show a certificate (RFC 8705 §5), by the names that the fields have here;
-    `origins` are where they may be. `takes_metadata_documents` is None where the issuer says nothing of it.
+    `aliases` are the endpoints for clients with a TLS certificate (RFC 8705 §5), by field name here; `origins` are their
+    allowed origins. `takes_metadata_documents` is None where the metadata doesn't say.
     """
 
     issuer: str
@@ -68,53 +68,53 @@ class Endpoints:
     revocations: str | None = None
 
     def at(self, name: str, *, certificate: bool = False) -> str:
-        """The URL of an endpoint, its alias for a client with a certificate.
+        """Return the URL of an endpoint; with `certificate`, its alias for clients with a TLS certificate.
 
         Raises:
-            CredentialRejectedError: `endpoint_missing`, the issuer has no such endpoint; `endpoint_origin`, its alias is at an
-                origin that nobody allowed.
+            CredentialRejectedError: `endpoint_missing`, the issuer has no such endpoint; `endpoint_origin`, the alias is at an
+                origin that isn't allowed.
         """
         if certificate and name in self.aliases:
             if _origin_of(self.aliases[name]) not in self.origins:
-                raise _elsewhere(self.issuer, _ALIASED.get(name, name))
+                raise _foreign_origin(self.issuer, _ALIASED.get(name, name))
             return self.aliases[name]
-        found = getattr(self, name)
-        if not isinstance(found, str):
+        url = getattr(self, name)
+        if not isinstance(url, str):
             raise CredentialRejectedError(
                 "endpoint_missing",
-                f"{self.issuer} names no {_ALIASED.get(name, name)}",
-                remedy="choose a source that this issuer offers",
+                f"the metadata of {self.issuer} has no {_ALIASED.get(name, name)}",
+                remedy="choose a source that this issuer supports",
             )
-        return found
+        return url
 
 
 def discover(
     issuer: str, clock: Callable[[], float], origins: frozenset[str] = frozenset()
 ) -> Flow[Endpoints]:
-    """Read an issuer's metadata (RFC 8414 §3, OpenID Discovery §4), and hold it to naming itself exactly as it was asked.
+    """Read an issuer's metadata (RFC 8414 §3, OpenID Discovery §4). Its `issuer` must equal the configured URL.
 
-    `origins` are further origins that its endpoints may have; without them every endpoint is at the issuer's own.
+    `origins` are further origins that are allowed for endpoints; by default every endpoint must be at the issuer's own.
 
     Raises:
-        CredentialRejectedError: `issuer_mismatch`, `endpoint_origin`, or no metadata where it could be.
+        CredentialRejectedError: `issuer_mismatch`, `endpoint_origin` or `metadata_missing`.
         CredentialUnavailableError: the issuer could not be reached.
     """
     for url in _places(issuer):
-        response = yield from asked(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
+        response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
         if response.status in _NOT_THERE:
             continue
         if response.status != 200:  # noqa: PLR2004 - a status of HTTP
             raise failure_of(response, issuer, "its metadata", clock())
-        return _read(json_object(response, issuer), issuer, clock(), origins)
+        return _endpoints_in(json_object(response, issuer), issuer, clock(), origins)
     raise CredentialRejectedError(
         "metadata_missing",
         f"{issuer} publishes no metadata",
-        remedy="check the issuer's URL, letter by letter; a trailing slash counts",
+        remedy="check the issuer's URL; a trailing slash matters",
     )
 
 
 def _places(issuer: str) -> tuple[str, ...]:
-    """Where the metadata may be: each form once, RFC 8414's first."""
+    """The URLs where the metadata may be, RFC 8414's first, without duplicates."""
     parts = urlsplit(issuer)
     path = parts.path.rstrip("/")
     host = f"{parts.scheme}://{parts.netloc}"
@@ -129,10 +129,10 @@ def _places(issuer: str) -> tuple[str, ...]:
     )
 
 
-def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) -> Endpoints:
+def _endpoints_in(document: Fields, issuer: str, now: float, origins: frozenset[str]) -> Endpoints:
     if document.text("issuer") != issuer:
         raise CredentialRejectedError(
-            "issuer_mismatch", f"the metadata found at {issuer} names another issuer"
+            "issuer_mismatch", f"the metadata at {issuer} names another issuer"
         )
     allowed = origins | {origin(issuer)}
     aliases = document.nested("mtls_endpoint_aliases")
@@ -142,13 +142,15 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
             return None
         url = document.text(name)
         if url is None or _origin_of(url) not in allowed:
-            raise _elsewhere(issuer, name)
+            raise _foreign_origin(issuer, name)
         return url
 
     token = endpoint("token_endpoint")
     if token is None:
-        raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no token_endpoint")
-    found = {name: aliases.text(member) for name, member in _ALIASED.items()} if aliases else {}
+        raise CredentialRejectedError(
+            "metadata_incomplete", f"the metadata of {issuer} has no token_endpoint"
+        )
+    urls = {name: aliases.text(member) for name, member in _ALIASED.items()} if aliases else {}
     return Endpoints(
         issuer=issuer,
         token=token,
@@ -162,7 +164,7 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
         pushed_authorization=endpoint("pushed_authorization_request_endpoint"),
         device_authorization=endpoint("device_authorization_endpoint"),
         backchannel_authentication=endpoint("backchannel_authentication_endpoint"),
-        aliases={name: url for name, url in found.items() if url is not None},
+        aliases={name: url for name, url in urls.items() if url is not None},
         origins=frozenset(allowed),
         challenge_methods=document.texts("code_challenge_methods_supported"),
         names_itself_in_response=document.get("authorization_response_iss_parameter_supported")
@@ -173,17 +175,17 @@ def _read(document: Fields, issuer: str, now: float, origins: frozenset[str]) ->
     )
 
 
-def _elsewhere(issuer: str, name: str) -> CredentialRejectedError:
+def _foreign_origin(issuer: str, name: str) -> CredentialRejectedError:
     return CredentialRejectedError(
         "endpoint_origin",
-        f"{issuer} names a {name} at another origin",
+        f"the {name} of {issuer} is at another origin",
         remedy="if that is right, list the origin in the issuer's endpoint_origins",
     )
 
 
 def _flag(document: Fields, name: str) -> bool | None:
-    found = document.get(name)
-    return found if isinstance(found, bool) else None
+    value = document.get(name)
+    return value if isinstance(value, bool) else None
 
 
 def _origin_of(url: str) -> str | None:
@@ -213,48 +215,50 @@ def read_keys(
     discovered: bool = False,
     use: str = "sig",
 ) -> Flow[KeySet]:
-    """Read an issuer's JWK set (RFC 7517 §5); keys without a `kid`, or with one that stands twice, are left out.
+    """Read an issuer's JWK set (RFC 7517 §5). Keys without a `kid`, or with a repeated one, are left out.
 
-    `jwks` is a URL, or `file:` and a path. `use` is what signing keys say there that they are for: `jwt-svid` in the bundle of
-    a SPIFFE trust domain.
+    `jwks` is a URL, or `file:` and a path. `use` is the `use` of signing keys: `jwt-svid` in the bundle of a SPIFFE trust
+    domain.
 
     Raises:
-        CredentialRejectedError: it publishes none, or something that is no key set.
+        CredentialRejectedError: there is no `jwks_uri`, or no JWK set there.
         CredentialUnavailableError: it could not be reached.
     """
     if jwks is None:
-        raise CredentialRejectedError("metadata_incomplete", f"{issuer} names no jwks_uri")
+        raise CredentialRejectedError(
+            "metadata_incomplete", f"the metadata of {issuer} has no jwks_uri"
+        )
     if jwks.startswith("file:"):
         return (yield from _keys_in_file(issuer, jwks, clock, use))
     request = HttpRequest("GET", jwks, {"Accept": "application/json"}, discovered=discovered)
-    response = yield from asked(request, issuer)
+    response = yield from send(request, issuer)
     now = clock()
     if response.status != 200:  # noqa: PLR2004 - a status of HTTP
         raise failure_of(response, issuer, "its keys", now)
     keys = named_keys(json_object(response, issuer, kinds=_JWKS_KINDS), use)
     if keys is None:
-        raise CredentialRejectedError("malformed_keys", f"{issuer} publishes no key set")
+        raise CredentialRejectedError("malformed_keys", f"{issuer} publishes no valid JWK set")
     return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
 
 
 def _keys_in_file(
     issuer: str, reference: str, clock: Callable[[], float], use: str
 ) -> Flow[KeySet]:
-    found = yield from read(reference)
-    keys = None if found is None else named_keys(_file_fields(found), use)
+    text = yield from read(reference)
+    keys = None if text is None else named_keys(_fields_of(text), use)
     if keys is None:
         raise CredentialRejectedError(
             "malformed_keys",
-            f"the file that jwks of {issuer} names holds no key set",
-            remedy="put the issuer's JWK set there",
+            f"the jwks file of {issuer} holds no valid JWK set",
+            remedy="write the issuer's JWK set to that file",
         )
     now = clock()
     return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
 
 
-def _file_fields(found: Secret) -> Fields:
+def _fields_of(text: Secret) -> Fields:
     try:
-        return Fields(jose.loads_object(found.reveal().encode()))
+        return Fields(jose.loads_object(text.reveal().encode()))
     except VerificationError:
         return Fields({})
 
@@ -263,13 +267,13 @@ _JWKS_KINDS: Final = frozenset({"application/json", "application/jwk-set+json"})
 
 
 def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]] | None:
-    """The usable keys of a JWK set by `kid`; None where it is no such set, or holds more than anybody has."""
-    found = document.get("keys")
-    if not isinstance(found, list) or len(found) > _KEY_LIMIT:
+    """Return the usable keys of a JWK set by `kid`; None where it isn't a JWK set, or has more than 64 keys."""
+    members = document.get("keys")
+    if not isinstance(members, list) or len(members) > _KEY_LIMIT:
         return None
     keys = [
         {**key, "use": "sig"} if key.get("use") == use else key
-        for key in found
+        for key in members
         if isinstance(key, dict)
     ]
     named = [(key.get("kid"), key) for key in keys if _is_usable(key)]
@@ -278,7 +282,7 @@ def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]]
 
 
 def _is_usable(key: dict[str, JSON]) -> bool:
-    """Whether a key can check any signature: a public one that is made for signatures, and not weak."""
+    """Whether a key can verify signatures: a public signature key that isn't weak."""
     for alg in KEY_TYPES:
         with suppress(VerificationError):
             checker(alg, *candidates([key], alg, None))

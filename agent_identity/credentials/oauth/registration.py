@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an agent instance becomes a client of its authority: dynamic registration with an initial token (RFC 7591 §3)."""
+"""Registers an agent instance as a client of its authority: dynamic registration with an initial token (RFC 7591 §3)."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ __all__ = [
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
 _REDIRECT: Final = "http://127.0.0.1/callback"
-"""The port is whatever is free when somebody signs in (RFC 8252 §7.3)."""
+"""The port is a free one at the time of the sign-in (RFC 8252 §7.3)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Registered:
-    """An instance that the authority knows, as its client."""
+    """The client of a registered instance. Times are Unix seconds."""
 
     client: Client
     issued_at: float
@@ -64,10 +64,10 @@ def register(
     clock: Callable[[], float],
     grant_types: Sequence[str] = (),
 ) -> Flow[Registered]:
-    """Register an agent instance under the public half of its key; `grant_types` are those that it will use.
+    """Register an agent instance with its public key. `grant_types` are those that it will use.
 
     Raises:
-        CredentialRejectedError: the authority registers nobody, or not with this token.
+        CredentialRejectedError: the authority offers no registration, or refused it.
         CredentialUnavailableError: it could not be reached.
     """
     if endpoints.registration is None:
@@ -85,7 +85,7 @@ def register(
     if owner:
         document["owner"] = owner
     if grant_types:
-        document |= _uses(grant_types)
+        document |= _usage(grant_types)
     request = HttpRequest(
         "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
     )
@@ -93,14 +93,14 @@ def register(
         response = yield from http(request)
     except TransportError as error:
         raise CredentialUnavailableError(
-            "issuer_unreachable", f"{endpoints.issuer} could not be asked: {error.code}"
+            "issuer_unreachable", f"{endpoints.issuer} could not be reached: {error.code}"
         ) from error
     if response.status != _CREATED:
         raise failure_of(response, endpoints.issuer, "a registration", clock())
     client_id = _client_id(response)
     if client_id is None:
         raise CredentialRejectedError(
-            "malformed_answer", f"{endpoints.issuer} registered without a client_id"
+            "malformed_answer", f"the registration response of {endpoints.issuer} has no client_id"
         )
     now = clock()
     client = Client(client_id, PrivateKeyJwt(key))
@@ -116,15 +116,15 @@ def metadata_document(
     grant_types: Sequence[str],
     kid: str | None = None,
 ) -> dict[str, JSON]:
-    """What a client publishes at its `client_id`, for issuers that read it there (draft-ietf-oauth-client-id-metadata-document).
+    """Return the document that a client publishes at its `client_id` (draft-ietf-oauth-client-id-metadata-document).
 
-    `method` is how it proves itself, `key` the one it signs with, `kid` what that is called, by default its thumbprint.
+    `method` is its authentication method, `key` the key that it signs with, `kid` the key's name (default: its thumbprint).
     """
     document: dict[str, JSON] = {
         "client_id": client_id,
         "client_name": name,
         "token_endpoint_auth_method": method,
-        **_uses(grant_types),
+        **_usage(grant_types),
     }
     if key is not None:
         jwk = public_signing_jwk(key)
@@ -133,29 +133,29 @@ def metadata_document(
 
 
 class DocumentedClient:
-    """A client that an issuer knows by the document at its `client_id`."""
+    """A client whose metadata an issuer reads at its `client_id`."""
 
     def __init__(self, client: Client) -> None:
         self._client = client
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
-        """The client.
+        """Return the client.
 
         Raises:
-            CredentialRejectedError: `metadata_document_unsupported`, the issuer says that it reads none.
+            CredentialRejectedError: `metadata_document_unsupported`, the issuer's metadata says that it reads none.
         """
         endpoints = yield from issuer.endpoints()
         if endpoints.takes_metadata_documents is False:
             raise CredentialRejectedError(
                 "metadata_document_unsupported",
                 f"{issuer.url} doesn't read a client's metadata document",
-                remedy="register the client there, and set its client_id and registration",
+                remedy="register the client at the issuer, and set its client_id and registration",
             )
         return self._client
 
 
-def _uses(grant_types: Sequence[str]) -> dict[str, JSON]:
-    """What the client will do, all of it said: what is left out means a web application that signs people in (RFC 7591 §2)."""
+def _usage(grant_types: Sequence[str]) -> dict[str, JSON]:
+    """The metadata about grant types, in full: the defaults mean a web application that signs people in (RFC 7591 §2)."""
     signs_in = "authorization_code" in grant_types
     return {
         "application_type": "native",
@@ -184,9 +184,9 @@ def _client_id(response: HttpResponse) -> str | None:
 
 
 class InstanceRegistration:
-    """The client that this process is to an issuer which registers agent instances: under the agent's own key.
+    """The client of this agent instance: it registers with the agent's own key.
 
-    `initial_token` is asked for when the instance registers, `recorded` puts the registration on record.
+    `initial_token` is fetched when the instance registers. `recorded` writes the registration to the ledger.
     """
 
     def __init__(
@@ -203,18 +203,18 @@ class InstanceRegistration:
         self._agent = agent
         self._owner = owner
         self._initial_token = initial_token
-        self._recorded = recorded
+        self._record = recorded
         self._grant_types = grant_types
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
         key = digest_of(("registration", issuer.id, self._agent.key.thumbprint))
-        found = yield from shared(Shared(key, lambda: self._register(issuer)))
-        return found.client
+        registered = yield from shared(Shared(key, lambda: self._register(issuer)))
+        return registered.client
 
     def _register(self, issuer: Issuer) -> Flow[Registered]:
         endpoints = yield from issuer.endpoints()
         token = None if self._initial_token is None else (yield from self._initial_token())
-        found = yield from register(
+        registered = yield from register(
             endpoints,
             name=self._name,
             agent=self._agent.uri,
@@ -224,5 +224,5 @@ class InstanceRegistration:
             clock=issuer.clock,
             grant_types=self._grant_types,
         )
-        yield from self._recorded(found)
-        return found
+        yield from self._record(registered)
+        return registered

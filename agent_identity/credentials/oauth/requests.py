@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Asking an issuer as its client: who asks, with which proof of possession, and what comes back (RFC 6749, 9449, 8705)."""
+"""Requests to an issuer: client authentication, proof of possession, and the credential (RFC 6749, 9449, 8705)."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.responses import (
     Answer,
-    asked,
     ath_of,
     error_code,
     failure_of,
     is_sendable,
     json_object,
     read_answer,
+    send,
 )
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
@@ -33,12 +33,12 @@ __all__ = ["UNBOUND", "Binding", "Form", "Issued", "encode_form", "form_request"
 
 @dataclass(frozen=True, slots=True)
 class Issued:
-    """What a source brings: the secret in its wrapper, and all that decides where, how and how long it may be used.
+    """A credential from a source: the wrapped secret, and where, how and how long it may be used.
 
-    It is sent in `header`, after `scheme` (empty: nothing before it). `token_type` is `DPoP`, `Bearer`, or what a legacy
-    source calls it. `certificate` is shown in TLS along with it, or is the whole credential. `is_opaque` says that nothing in
-    it could be checked. `txn_token` rides beside it in a header of its own. `details` are the authorization details that were
-    granted (RFC 9396), None where none were asked for. `parts` are secrets that the token is made of.
+    It is sent in `header`, after `scheme` (if that isn't empty). `token_type` is `DPoP`, `Bearer`, or a legacy source's own
+    name. `certificate` is used in TLS with the token, or is the whole credential. `is_opaque` means that the token's claims
+    could not be checked. `txn_token` is sent in a header of its own. `details` are the authorization details that were granted
+    (RFC 9396), None where none were requested. `parts` are secrets that the token contains.
     """
 
     token: Secret = field(repr=False)
@@ -60,13 +60,13 @@ class Issued:
 
     @property
     def secrets(self) -> tuple[Secret, ...]:
-        """All of it that may be shown to nobody."""
+        """All secrets in it."""
         beside = () if self.txn_token is None else (self.txn_token,)
         key = () if self.certificate is None else (self.certificate.key,)
         return (self.token, *self.parts, *beside, *key)
 
     def __post_init__(self) -> None:
-        """Refuse what no header can carry, whichever source brought it: an error about it would hold the secret.
+        """Refuse a token that no header can carry, whatever its source: a client's error about it would hold the secret.
 
         Raises:
             CredentialRejectedError: `malformed_token`.
@@ -76,30 +76,30 @@ class Issued:
         ):
             raise CredentialRejectedError(
                 "malformed_token",
-                f"the credential for {self.resource} has characters that no header carries",
+                f"the credential for {self.resource} has characters that are not allowed in a header",
             )
 
     @property
     def opens_something(self) -> bool:
-        """Whether there is anything to send, or to give back; not where the chain alone is shown."""
+        """Whether there is a token or a certificate to use; False where the chain is the whole credential."""
         return self.header != "" or self.certificate is not None
 
     @property
     def sent_ath(self) -> str | None:
-        """The `ath` of what goes in `Authorization`, which an assertion names; of nothing else that opens a door."""
+        """The `ath` of a token in `Authorization`, for the assertion; None for a secret in another header."""
         if self.header != "Authorization":
             return None
         return self.ath or ath_of(self.token)
 
     @property
     def is_bound(self) -> bool:
-        """Whether it opens nothing without a key that stays here."""
+        """Whether it is worthless without a key that stays in this process."""
         return self.token_type == "DPoP" or self.certificate is not None  # noqa: S105 - a type
 
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a token is to be bound to: the agent's key (`dpop`), the client's certificate (`mtls`), or nothing."""
+    """What a token should be bound to: the agent's key (`dpop`), the client's certificate (`mtls`), or nothing."""
 
     kind: Literal["dpop", "mtls", "none"]
     proof_key: ProofKey | None = None
@@ -124,10 +124,10 @@ def token_request(
 ) -> Flow[Answer]:
     """Send one token request, and read the answer strictly.
 
-    `certificate` is shown in TLS unless the client's own proof is one. `may_refresh` says that a refresh token may come.
+    `certificate` is used in TLS unless the client authenticates with its own. `may_refresh` allows a refresh token in the answer.
 
     Raises:
-        CredentialRejectedError: the issuer said no, or its answer is malformed.
+        CredentialRejectedError: the issuer refused, or its answer is malformed.
         CredentialUnavailableError: it could not be reached, or is busy.
     """
     response = yield from form_request(
@@ -159,11 +159,10 @@ def form_request(
     headers: Sequence[tuple[str, str]] = (),
     certificate: Certificate | None = None,
 ) -> Flow[HttpResponse]:
-    """Post a form to one of an issuer's endpoints with the client's proof, and give the answer as it came.
+    """Post a form to one of an issuer's endpoints with client authentication, and return the response as it is.
 
-    A form that holds something that is good once is given as a function, which makes a fresh one each time that it is sent.
-    Asked for a DPoP nonce, it repeats the request once, with a new assertion and a new proof (RFC 9449 §8): that is the one
-    allowed repeat of what may be used once.
+    A form with single-use content is passed as a function, which makes a fresh form for each attempt. If the server requires a
+    DPoP nonce, the request is repeated once, with a new assertion and a new proof (RFC 9449 §8); a single-use form too.
 
     Raises:
         CredentialRejectedError: the issuer has no such endpoint.
@@ -173,14 +172,14 @@ def form_request(
         now = clock()
         proven = yield from client.prove(endpoints, now)
         members = form() if callable(form) else form
-        said = {name for name, _ in members}
-        more = [member for member in proven.fields if member[0] not in said]
-        shown = proven.certificate or certificate
-        url = endpoints.at(place, certificate=shown is not None)
+        names = {name for name, _ in members}
+        more = [member for member in proven.fields if member[0] not in names]
+        tls_certificate = proven.certificate or certificate
+        url = endpoints.at(place, certificate=tls_certificate is not None)
         proof: dict[str, str] = {}
         if binding.kind == "dpop" and binding.proof_key is not None:
             proof["DPoP"] = binding.proof_key.proof("POST", url, now, nonce=nonces.get(url))
-        response = yield from asked(
+        response = yield from send(
             HttpRequest(
                 "POST",
                 url,
@@ -192,7 +191,7 @@ def form_request(
                     **{name: value.reveal() for name, value in proven.headers},
                 },
                 encode_form([*members, *more]),
-                certificate=shown,
+                certificate=tls_certificate,
             ),
             endpoints.issuer,
         )
@@ -204,7 +203,7 @@ def form_request(
 
 
 def encode_form(fields: Sequence[tuple[str, str | Secret]]) -> bytes:
-    """A form body; the one place where a flow's secrets become bytes."""
+    """Encode a form body. This is the one place where a flow's secrets become bytes."""
     return urlencode(
         [(name, value.reveal() if isinstance(value, Secret) else value) for name, value in fields]
     ).encode("ascii")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How an issuer's answer is read before anybody uses it, and how its refusals become errors of ours.
+"""Reads an issuer's responses strictly, and turns its refusals into our errors.
 
-Nothing that an issuer sends is quoted, and nothing of it stands in a frame that raises: it may echo what it was sent.
+Nothing that an issuer sends is quoted in an error, or is a local variable of a frame that raises: it may echo our secrets.
 """
 
 from __future__ import annotations
@@ -28,7 +28,6 @@ from agent_identity.values import JSON, Secret
 __all__ = [
     "Answer",
     "Fields",
-    "asked",
     "ath_of",
     "check_scope_claim",
     "check_scopes",
@@ -40,6 +39,7 @@ __all__ = [
     "looks_signed",
     "read_answer",
     "read_jwt",
+    "send",
 ]
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
@@ -64,7 +64,7 @@ _OAUTH_ERRORS: Final = frozenset(
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Answer:
-    """A token endpoint's answer, read strictly; nothing in it has been compared with what was asked."""
+    """A token endpoint's answer, read strictly. It hasn't been compared with the request yet."""
 
     token: Secret
     token_type: str
@@ -76,26 +76,33 @@ class Answer:
     details: JSON = None
 
 
-def asked(request: HttpRequest, issuer: str) -> Flow[HttpResponse]:
+def send(request: HttpRequest, issuer: str) -> Flow[HttpResponse]:
+    """Send a request.
+
+    Raises:
+        CredentialUnavailableError: `issuer_unreachable`.
+    """
     try:
         return (yield from http(request))
     except TransportError as error:
         raise CredentialUnavailableError(
-            "issuer_unreachable", f"{issuer} could not be asked: {error.code}", remedy=error.remedy
+            "issuer_unreachable",
+            f"{issuer} could not be reached: {error.code}",
+            remedy=error.remedy,
         ) from error
 
 
 def error_code(response: HttpResponse) -> str:
-    """The issuer's error code if it is one that a standard names; its own words are never quoted."""
+    """Return the issuer's error code if a standard defines it. Other text is never quoted."""
     try:
-        found = jose.loads_object(response.body).get("error")
+        code = jose.loads_object(response.body).get("error")
     except VerificationError:
         return "unreadable_error"
-    return known_error(found)
+    return known_error(code)
 
 
-def known_error(found: JSON) -> str:
-    return found if isinstance(found, str) and found in _OAUTH_ERRORS else "unknown_error"
+def known_error(code: JSON) -> str:
+    return code if isinstance(code, str) and code in _OAUTH_ERRORS else "unknown_error"
 
 
 def failure_of(response: HttpResponse, issuer: str, what: str, now: float) -> CredentialError:
@@ -107,7 +114,7 @@ def failure_of(response: HttpResponse, issuer: str, what: str, now: float) -> Cr
     if status in (408, 429) or status >= 500:  # noqa: PLR2004 - a status of HTTP
         return CredentialUnavailableError(
             "issuer_busy",
-            f"{issuer} answered {status} when asked for {what}",
+            f"{issuer} answered {status} to a request for {what}",
             retry_after=retry_after(response.headers.get("retry-after"), now),
         )
     code = error_code(response)
@@ -115,10 +122,10 @@ def failure_of(response: HttpResponse, issuer: str, what: str, now: float) -> Cr
 
 
 class Fields:
-    """The members of an answer, without a readable form.
+    """The members of a JSON answer, without a `repr` of its values.
 
-    What an issuer sends may echo what it was sent. A traceback that captures locals finds it neither here nor in the frames
-    that raise: those ask questions, and hold only the answers.
+    An issuer may echo our secrets. With this class, a traceback that captures local variables doesn't contain them: frames
+    that raise hold a `Fields`, not its members.
     """
 
     __slots__ = ("_members",)
@@ -128,14 +135,14 @@ class Fields:
 
     @property
     def members(self) -> dict[str, JSON]:
-        """All of them, for a rule that looks at several at once."""
+        """All members, for a rule that needs several at once."""
         return self._members
 
     def get(self, name: str) -> JSON:
         return self._members.get(name)
 
     def has(self, name: str) -> bool:
-        """Whether a member is there with a value."""
+        """Whether a member is present and not null."""
         return self._members.get(name) is not None
 
     def is_text(self, name: str) -> bool:
@@ -143,7 +150,7 @@ class Fields:
         return isinstance(value, str) and 0 < len(value) <= _TOKEN_LIMIT
 
     def is_token(self, name: str) -> bool:
-        """Whether a member is visible ASCII without spaces, as what goes into a header has to be."""
+        """Whether a member is visible ASCII without spaces, as a header's token must be."""
         value = self._members.get(name)
         return isinstance(value, str) and _TOKEN.fullmatch(value) is not None
 
@@ -152,7 +159,7 @@ class Fields:
         return value if isinstance(value, str) and value else None
 
     def texts(self, name: str) -> frozenset[str] | None:
-        """A list of texts, None where there is none."""
+        """A list of strings; None where there is no list."""
         value = self._members.get(name)
         if not isinstance(value, list):
             return None
@@ -163,12 +170,12 @@ class Fields:
         return Fields(value) if isinstance(value, dict) else None
 
     def actor(self) -> JSON:
-        """`act.sub` of a token (RFC 8693 §4.1)."""
+        """The `act.sub` of a token (RFC 8693 §4.1)."""
         act = self._members.get("act")
         return act.get("sub") if isinstance(act, dict) else None
 
     def confirms(self, member: str) -> JSON:
-        """`cnf.jkt` (RFC 9449 §6.1) or `cnf.x5t#S256` (RFC 8705 §3.1) of a token."""
+        """The `cnf.jkt` (RFC 9449 §6.1) or `cnf.x5t#S256` (RFC 8705 §3.1) of a token."""
         confirmation = self._members.get("cnf")
         return confirmation.get(member) if isinstance(confirmation, dict) else None
 
@@ -177,7 +184,7 @@ class Fields:
         return None if value is None else Secret(value)
 
     def number(self, name: str) -> float | None:
-        """A finite number, None for whatever else."""
+        """A finite number; None for anything else."""
         return _finite(self._members.get(name))
 
 
@@ -186,14 +193,12 @@ _JSON: Final = frozenset({"application/json"})
 
 def json_object(response: HttpResponse, issuer: str, kinds: frozenset[str] = _JSON) -> Fields:
     if _content_type(response) not in kinds:
-        raise CredentialRejectedError("not_json", f"{issuer} answered something other than JSON")
+        raise CredentialRejectedError("not_json", f"the answer of {issuer} isn't JSON")
     try:
         return Fields(jose.loads_object(response.body))
     except AgentIdentityError as error:
         code = error.code
-    raise CredentialRejectedError(
-        "malformed_answer", f"{issuer} answered JSON that is refused: {code}"
-    )
+    raise CredentialRejectedError("malformed_answer", f"{issuer} sent invalid JSON: {code}")
 
 
 def _content_type(response: HttpResponse) -> str:
@@ -203,22 +208,24 @@ def _content_type(response: HttpResponse) -> str:
 
 def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> Answer:
     if fields.has("error") or not fields.is_text("access_token"):
-        raise CredentialRejectedError("malformed_answer", f"{issuer} answered without a token")
+        raise CredentialRejectedError("malformed_answer", f"the answer of {issuer} has no token")
     if not fields.is_text("token_type") or (
         fields.has("issued_token_type") and not fields.is_text("issued_token_type")
     ):
-        raise CredentialRejectedError("malformed_answer", f"{issuer} doesn't say what it issued")
+        raise CredentialRejectedError(
+            "malformed_answer", f"the answer of {issuer} has no usable token type"
+        )
     if fields.has("refresh_token") and not (may_refresh and fields.is_text("refresh_token")):
         raise CredentialRejectedError(
-            "unexpected_refresh_token", f"{issuer} answered with a refresh token nobody asked for"
+            "unexpected_refresh_token", f"{issuer} sent a refresh token that wasn't requested"
         )
     for name in ("access_token", "refresh_token", "id_token"):
         if fields.has(name) and not fields.is_token(name):
             raise CredentialRejectedError(
-                "malformed_token", f"{issuer} issued a token with characters that no token has"
+                "malformed_token", f"{issuer} issued a token with characters that are not allowed"
             )
     if fields.has("scope") and not isinstance(fields.get("scope"), str):
-        raise CredentialRejectedError("malformed_answer", f"{issuer} gives a scope that is none")
+        raise CredentialRejectedError("malformed_answer", f"the scope from {issuer} isn't a string")
     scope = fields.text("scope") if fields.has("scope") else None
     return Answer(
         token=Secret(fields.text("access_token") or ""),
@@ -237,9 +244,11 @@ def _expires_in(fields: Fields, issuer: str) -> float | None:
         return None
     seconds = _finite(fields.get("expires_in"))
     if seconds is None:
-        raise CredentialRejectedError("malformed_answer", f"{issuer} gives a lifetime that is none")
+        raise CredentialRejectedError(
+            "malformed_answer", f"the expires_in from {issuer} isn't a number"
+        )
     if seconds <= 0:
-        raise CredentialRejectedError("already_expired", f"{issuer} issued what has expired")
+        raise CredentialRejectedError("already_expired", f"{issuer} issued an expired token")
     return min(seconds, _LONGEST_LIFE)
 
 
@@ -250,33 +259,43 @@ def _finite(value: JSON) -> float | None:
 
 
 def check_scopes(
-    answer: Answer, asked: frozenset[str], issuer: str, *, aside: frozenset[str] = frozenset()
+    answer: Answer,
+    asked: frozenset[str],
+    issuer: str,
+    *,
+    extra_scopes: frozenset[str] = frozenset(),
 ) -> frozenset[str]:
-    """The scopes that were granted: as asked where the answer is silent, never more (RFC 8693 §2.2.1).
+    """Return the granted scopes: as requested where the answer has none, never more (RFC 8693 §2.2.1).
 
-    `aside` was asked for along with them and is no part of what the call needs, as `openid` for a sign-in.
+    `extra_scopes` are scopes that were also requested but that the call doesn't need, such as `openid`.
     """
-    if answer.scopes is not None and not answer.scopes <= asked | aside:
-        raise CredentialRejectedError("scope_widened", f"{issuer} granted more than was asked for")
+    if answer.scopes is not None and not answer.scopes <= asked | extra_scopes:
+        raise _widened(issuer)
     if answer.scopes is not None and not asked <= answer.scopes:
         raise CredentialRejectedError(
             "scope_narrowed",
-            f"{issuer} granted less than the call needs",
+            f"{issuer} granted fewer scopes than the call needs",
             remedy="register the missing scopes for this client at the issuer",
         )
     return asked
 
 
 def check_scope_claim(claims: Fields, asked: frozenset[str], issuer: str) -> None:
-    """Hold the `scope` inside a token (RFC 9068 §2.2.3) to what was asked for, whatever the answer around it says."""
+    """Check the `scope` claim of a token (RFC 9068 §2.2.3) against the request, whatever the response around it says."""
     scope = claims.get("scope")
     inside = frozenset(scope.split(" ")) - {""} if isinstance(scope, str) else claims.texts("scope")
     if inside is not None and not inside <= asked:
-        raise CredentialRejectedError("scope_widened", f"{issuer} granted more than was asked for")
+        raise _widened(issuer)
+
+
+def _widened(issuer: str) -> CredentialRejectedError:
+    return CredentialRejectedError(
+        "scope_widened", f"{issuer} granted scopes that weren't requested"
+    )
 
 
 def read_jwt(token: Secret) -> Fields | None:
-    """The claims of a token that is a JWT, unverified: the issuer's word to us, and None for an opaque one."""
+    """Return the claims of a JWT without verifying it (it came from the issuer itself); None for an opaque token."""
     try:
         return Fields(jose.loads_object(jose.unverified(token.reveal()).payload))
     except VerificationError:
@@ -284,16 +303,16 @@ def read_jwt(token: Secret) -> Fields | None:
 
 
 def looks_signed(token: Secret) -> bool:
-    """Whether a token has the form of a compact JWS with a JSON header, well made or not."""
+    """Whether a token looks like a compact JWS with a JSON header, valid or not."""
     text = token.reveal()
     return text.startswith("eyJ") and text.count(".") == 2  # noqa: PLR2004 - header, payload, signature
 
 
 def is_sendable(secret: Secret) -> bool:
-    """Whether a secret can stand in a header: visible ASCII, spaces only within."""
+    """Whether a header can carry a secret: visible ASCII, no space at either end."""
     return _VALUE.fullmatch(secret.reveal()) is not None
 
 
 def ath_of(token: Secret) -> str:
-    """The `ath` of a token: SHA-256 of its ASCII bytes."""
+    """The `ath` of a token: the SHA-256 digest of its ASCII bytes (RFC 9449 §4.2)."""
     return hash_of(token.reveal())

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""When an issuer fails: how often it is asked again, how long one waits, and when nobody asks it at all.
+"""Retries and the circuit breaker for issuers.
 
-What may have been used up is never sent twice; everything else is asked at most three times, inside the one deadline.
+A single-use request is sent once; any other at most three times, within the one deadline.
 """
 
 from __future__ import annotations
@@ -33,9 +33,9 @@ _DIGITS: Final = 9
 
 
 class Breaker:
-    """Stops asking an issuer that failed five times in a row, for thirty seconds; then one caller tries it.
+    """A circuit breaker: after five failures in a row an issuer gets no requests for thirty seconds; then one caller tries it.
 
-    The trial is taken by time and not by a flag, so that one who gives up on the way keeps nobody out for longer.
+    The trial is a time and not a flag: a caller that gives up its trial doesn't block the others.
     """
 
     __slots__ = ("_failures", "_lock", "_monotonic", "_open")
@@ -50,10 +50,10 @@ class Breaker:
         self._open = Cooldown(_OPEN)
 
     def check(self, issuer: str) -> None:
-        """Pass, or refuse without asking.
+        """Refuse a request while the breaker is open.
 
         Raises:
-            CredentialUnavailableError: `issuer_unavailable`; `.retry_after` says when it is tried again.
+            CredentialUnavailableError: `issuer_unavailable`; `.retry_after` says when the next trial is.
         """
         with self._lock:
             now = self._monotonic()
@@ -62,26 +62,26 @@ class Breaker:
             left = self._open.started + _OPEN - now
         raise CredentialUnavailableError(
             "issuer_unavailable",
-            f"{issuer} failed {_FAILURES} times in a row and isn't asked for now",
+            f"{issuer} failed {_FAILURES} times in a row; requests to it are paused",
             retry_after=left,
         )
 
-    def failed(self) -> None:
+    def note_failure(self) -> None:
         with self._lock:
             self._failures += 1
             self._open.start(self._monotonic())
 
-    def answered(self) -> None:
-        """It answered, even if it said no: it is there."""
+    def note_answer(self) -> None:
+        """Close the breaker. A refusal counts as an answer, too."""
         with self._lock:
             self._failures = 0
 
 
 def wait_for(error: CredentialUnavailableError, attempt: int) -> Flow[None]:
-    """Wait before attempt number `attempt` (from 1): as long as the issuer said, else a random part of a growing pause.
+    """Wait after attempt number `attempt` (from 1): for the issuer's Retry-After, else for a random part of a growing pause.
 
     Raises:
-        CredentialUnavailableError: the very error, when the wait doesn't fit the deadline.
+        CredentialUnavailableError: `error` itself, if the wait doesn't fit the deadline.
     """
     seconds = error.retry_after
     if seconds is None:
@@ -89,11 +89,11 @@ def wait_for(error: CredentialUnavailableError, attempt: int) -> Flow[None]:
     try:
         yield from pause(seconds)
     except TransportError:
-        raise error from error.__cause__  # what stopped the issuer's answer, not what stopped the wait
+        raise error from error.__cause__  # the cause of the failure, not of the missed wait
 
 
 def retry_after(value: str | None, now: float) -> float | None:
-    """Seconds from a Retry-After header, as seconds or as a date (RFC 9110 §10.2.3), an hour at most; None for junk."""
+    """The seconds in a Retry-After header, which may be a date (RFC 9110 §10.2.3); an hour at most, None for an invalid one."""
     if value is None or not value.isascii():
         return None
     if value.isdigit() and len(value) <= _DIGITS:

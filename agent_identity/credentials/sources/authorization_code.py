@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Authorization code: a person signs in at the issuer in a browser and comes back to a loopback address.
+"""Authorization code: a person signs in at the issuer in a browser and is redirected to a loopback address.
 
-PKCE with S256 alone (RFC 7636), pushed where the issuer takes that (RFC 9126), the issuer named in the response where it says
-that it does (RFC 9207), the state bound to this one flow.
+PKCE uses S256 only (RFC 7636). The request is pushed if the issuer supports that (RFC 9126), `iss` in the response is checked
+(RFC 9207), and `state` is bound to this one flow.
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ __all__ = ["AuthorizationCode", "challenge_of"]
 
 _CREATED: Final = frozenset({200, 201})
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")
-"""What an authorization endpoint is written in: nothing that means anything to a shell, and no fragment (RFC 6749 §3.1)."""
+"""The characters allowed in an authorization endpoint: none that is special in a shell, and no fragment (RFC 6749 §3.1)."""
 
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationCode:
-    """Sign-in in a browser. `random` gives bytes; a test owns it."""
+    """Sign-in in a browser. `random` returns random bytes; tests replace it."""
 
     sign_in: SignIn
     random: Callable[[int], bytes] = os.urandom
@@ -55,11 +55,11 @@ class AuthorizationCode:
         return self.sign_in.described("authorization-code")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Have the person sign in, unless a refresh token is held.
+        """Have the person sign in, unless there is a refresh token.
 
         Raises:
-            CredentialRejectedError: the issuer offers no S256, refused, or what came back is not the answer to this request.
-            CredentialUnavailableError: nobody came back in time, or the issuer can't be reached.
+            CredentialRejectedError: the issuer doesn't offer S256, refused, or the response doesn't belong to this request.
+            CredentialUnavailableError: the person didn't sign in in time, or the issuer can't be reached.
         """
         return self.sign_in.fetch(wanted, self._ask)
 
@@ -76,7 +76,7 @@ class AuthorizationCode:
         if not (_PLAIN.fullmatch(place) and is_safe_link(place)):
             raise CredentialRejectedError(
                 "endpoint_unsafe",
-                f"{issuer.url} names an authorization_endpoint that no person should be sent to",
+                f"the authorization_endpoint of {issuer.url} isn't safe to open",
             )
         verifier = Secret(b64url(self.random(48)))
         state = Secret(b64url(self.random(24)))
@@ -107,7 +107,7 @@ class AuthorizationCode:
         verifier: Secret,
         state: Secret,
     ) -> Flow[Prompt]:
-        """What the person opens: the request itself, or the reference of a pushed one."""
+        """Make the link that the person opens: with the whole request, or with the reference of a pushed one."""
         issuer = self.sign_in.issuer
         client = yield from issuer.client()
         form: list[tuple[str, str | Secret]] = [
@@ -122,12 +122,11 @@ class AuthorizationCode:
             form.append(("dpop_jkt", wanted.proof_key.thumbprint))
         query: list[tuple[str, str]] = [("client_id", client.client_id)]
         if endpoints.pushed_authorization is not None:
-            pushed = [*query, *form]
-            query.append(("request_uri", (yield from self._pushed(pushed))))
+            query.append(("request_uri", (yield from self._push([*query, *form]))))
         elif endpoints.requires_pushed:
             raise CredentialRejectedError(
                 "metadata_incomplete",
-                f"{issuer.url} wants pushed requests and names no place for them",
+                f"{issuer.url} requires pushed requests, and its metadata has no endpoint for them",
             )
         else:
             query += [
@@ -139,7 +138,7 @@ class AuthorizationCode:
         end = issuer.clock() + self.patience
         return Prompt("authorization-code", issuer.url, end, authorization_url=url)
 
-    def _pushed(self, form: Sequence[tuple[str, str | Secret]]) -> Flow[str]:
+    def _push(self, form: Sequence[tuple[str, str | Secret]]) -> Flow[str]:
         issuer = self.sign_in.issuer
         response = yield from issuer.post(
             "pushed_authorization", form, "a pushed request", accepted=_CREATED
@@ -147,7 +146,7 @@ class AuthorizationCode:
         reference = json_object(response, issuer.url).text("request_uri")
         if reference is None:
             raise CredentialRejectedError(
-                "malformed_answer", f"{issuer.url} took a pushed request without a request_uri"
+                "malformed_answer", f"{issuer.url} answered a pushed request without a request_uri"
             )
         return reference
 
@@ -158,37 +157,37 @@ def challenge_of(verifier: Secret) -> str:
 
 
 def _is_answer(members: Iterable[tuple[str, str]], state: Secret) -> bool:
-    """Whether what came back answers this request: it has the one `state` that nobody else knows."""
-    came_back = dict(members).get("state", "").encode("utf-8", "surrogatepass")
-    return hmac.compare_digest(came_back, state.reveal().encode())
+    """Whether a response belongs to this request: it has its secret `state`."""
+    answered = dict(members).get("state", "").encode("utf-8", "surrogatepass")
+    return hmac.compare_digest(answered, state.reveal().encode())
 
 
 def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
-    """The code that came back, once it is the answer to this request, from this issuer (RFC 9207 §2.4).
+    """Return the code of a response that belongs to this request and comes from this issuer (RFC 9207 §2.4).
 
-    Until both are known nothing of the response counts, its error neither.
+    Nothing else in the response, not even an error, is read before these two checks.
     """
     members = dict(callback.members)
     if len(members) != len(callback.members):
         raise CredentialRejectedError(
-            "callback_repeated", "the sign-in came back with a name twice"
+            "callback_repeated", "the sign-in response has a repeated parameter"
         )
     if not _is_answer(callback.members, state):
         raise CredentialRejectedError(
-            "state_mismatch", "what came back is not the answer to this sign-in"
+            "state_mismatch", "the sign-in response has another state than the request"
         )
     named = members.get("iss")
     if named is None and endpoints.names_itself_in_response:
         raise CredentialRejectedError(
-            "issuer_missing", f"{endpoints.issuer} names itself in responses, and this one doesn't"
+            "issuer_missing", f"the sign-in response has no iss, which {endpoints.issuer} supports"
         )
     if named is not None and named != endpoints.issuer:
         raise CredentialRejectedError(
-            "issuer_mismatch", "the sign-in came back from another issuer"
+            "issuer_mismatch", "the sign-in response comes from another issuer"
         )
     if "error" in members:
         code = known_error(members["error"])
         raise CredentialRejectedError(code, f"{endpoints.issuer} refused the sign-in: {code}")
     if not members.get("code"):
-        raise CredentialRejectedError("malformed_answer", "the sign-in came back without a code")
+        raise CredentialRejectedError("malformed_answer", "the sign-in response has no code")
     return Secret(members["code"])

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""No token at all: the chain and a signed assertion are the whole credential.
+"""No token: the chain and a signed assertion are the whole credential.
 
-That is how a session which was handed over reaches a resource whose token others get for the principal's: there is nothing of
-theirs here to exchange. The service knows the principal from the chain, and possession of the key from the assertion.
+A session that was handed over to this process uses this source, since it has no token of the principal to exchange. The
+service reads the principal from the chain, and the assertion proves possession of the agent's key.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ __all__ = ["ChainAlone"]
 
 @dataclass(frozen=True, slots=True)
 class ChainAlone:
-    """Nothing is asked of anybody; it serves as long as the chain does."""
+    """Makes a credential without any request. It expires with the chain."""
 
     clock: Callable[[], float]
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an answer is held to before it becomes a credential: type, binding, audience, scope, details, expiry, holder.
+"""Checks an answer before it becomes a credential: type, binding, audience, scope, details, expiry, principal and actor.
 
-A JWT shows what it is for and is held to it, unverified: it is the issuer's word to us. An opaque token shows nothing;
-whoever can asks introspection, everybody else records that it is opaque.
+The claims of a JWT are checked without its signature, since it came from the issuer itself. An opaque token is introspected
+where the issuer allows that; otherwise the credential is recorded as opaque.
 """
 
 from __future__ import annotations
@@ -36,28 +36,26 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Expected",
-    "accepted",
+    "check_answer",
     "check_details",
+    "check_forwarded",
     "check_issued_type",
-    "check_said_by",
-    "check_shown",
     "check_step_up",
     "issued_from",
-    "seen_through",
 ]
 
 _SKEW: Final = 30.0
 _UNSTATED_LIFE: Final = 60.0
-"""Seconds that a token is used whose issuer says nothing of its life."""
+"""Seconds that a token without an `expires_in` is used."""
 
 
 @dataclass(frozen=True, slots=True)
 class Expected:
-    """What was asked for. `audience` is what a JWT's `aud` has to be, `sub` and `actor` whom it has to name; None: anyone.
+    """The request that an answer is checked against. `audience`, `sub` and `actor` are the required claims; None: any.
 
-    `shown_by` is what has to show `sub`: the `token`, if it is a JWT; for a `sign-in`, the token, its introspection or the ID token
-    beside it; a `kept` refresh token's answer need show nobody, and never somebody else. `aside` are scopes that were asked
-    for along the way and that the call doesn't need.
+    `shown_by` says where `sub` must appear: in the `token`, if it is a JWT; after a `sign-in`, in the token, its introspection
+    or the ID token beside it; after a `kept` refresh token it may be missing, but must not differ. `extra_scopes` were
+    requested too, but the call doesn't need them.
     """
 
     issuer: str
@@ -71,52 +69,54 @@ class Expected:
     actor: str | None = None
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
-    aside: frozenset[str] = frozenset()
+    extra_scopes: frozenset[str] = frozenset()
 
 
 def check_issued_type(answer: Answer, expected: str, issuer: str) -> None:
-    """Hold an exchange's answer to the type that was asked for (RFC 8693 §2.2.1)."""
+    """Check the type of an exchanged token (RFC 8693 §2.2.1)."""
     if answer.issued_token_type != expected:
         raise CredentialRejectedError(
             "wrong_token_type", f"{issuer} answered with a token of another type"
         )
 
 
-def check_said_by(claims: Fields, issuer: Issuer, wanted: Wanted, *, tacit: bool = False) -> None:
-    """Hold a token that goes on to somebody else to its issuer, its end and the principal.
+def check_forwarded(claims: Fields, issuer: Issuer, wanted: Wanted, *, tacit: bool = False) -> None:
+    """Check issuer, expiry and principal of a token that is going to be sent to another party.
 
-    `tacit` lets one pass that doesn't name its issuer or the principal, as the standard behind it does.
+    `tacit` allows `iss` and `sub` to be missing, where the token's standard does.
 
     Raises:
-        CredentialRejectedError: it is another issuer's, has expired, or is about somebody else.
+        CredentialRejectedError: it names another issuer or principal, or has expired.
     """
     if (claims.has("iss") or not tacit) and claims.get("iss") != issuer.url:
         raise CredentialRejectedError(
-            "issuer_mismatch", f"{issuer.url} answered with what another issuer says"
+            "issuer_mismatch", f"{issuer.url} sent a token that names another issuer"
         )
     end = claims.number("exp")
     if end is None or end <= issuer.clock():
-        raise CredentialRejectedError("already_expired", f"{issuer.url} issued what has expired")
+        raise CredentialRejectedError("already_expired", f"{issuer.url} issued an expired token")
     name = named_by(issuer, wanted)
     if name is not None and (claims.has("sub") or not tacit) and claims.get("sub") != name:
         raise CredentialRejectedError(
-            "subject_mismatch", f"{issuer.url} answered with what is about another principal"
+            "subject_mismatch", f"{issuer.url} sent a token that names another principal"
         )
 
 
 def issued_from(answer: Answer, expected: Expected) -> Issued:
-    """The credential that an answer is, once it holds all that was asked for.
+    """Make a credential of an answer, after checking it against the request.
 
     Raises:
-        CredentialRejectedError: it doesn't; `.code` says which part.
+        CredentialRejectedError: it doesn't match; `.code` names the rule.
     """
     scheme = _scheme(answer, expected)
     check_details(answer.details, expected.details, expected.issuer)
-    scopes = check_scopes(answer, expected.scopes, expected.issuer, aside=expected.aside)
+    scopes = check_scopes(
+        answer, expected.scopes, expected.issuer, extra_scopes=expected.extra_scopes
+    )
     claims = read_jwt(answer.token)
     if claims is None and looks_signed(answer.token):
         raise CredentialRejectedError(
-            "malformed_token", f"{expected.issuer} issued a JWT that no strict reader takes"
+            "malformed_token", f"{expected.issuer} issued a malformed JWT"
         )
     life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
     end = expected.asked_at + life
@@ -126,7 +126,7 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
         end = end if expiry is None else min(end, expiry)
         if end <= expected.asked_at:
             raise CredentialRejectedError(
-                "already_expired", f"{expected.issuer} issued what has expired"
+                "already_expired", f"{expected.issuer} issued an expired token"
             )
     return Issued(
         token=answer.token,
@@ -146,32 +146,32 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
 
 
 def _scheme(answer: Answer, expected: Expected) -> str:
-    """How the token is to be sent; a binding that was asked for is never dropped in silence."""
+    """Return the authentication scheme of a token. A missing binding is an error."""
     kind = answer.token_type.lower()
     if expected.binding.kind == "dpop":
         if kind != "dpop":
             raise CredentialRejectedError(
                 "binding_missing",
-                f"{expected.issuer} dropped the binding to the agent's key",
+                f"{expected.issuer} issued a token that isn't bound to the agent's key",
                 remedy="let the issuer bind this client's tokens (DPoP), or set binding for the resource",
             )
         return "DPoP"
     if expected.binding.kind == "mtls" and expected.certificate is None:
         raise CredentialRejectedError(
             "binding_missing",
-            f"there is no certificate that a token of {expected.issuer} could be bound to",
+            f"there is no client certificate to bind the token of {expected.issuer} to",
             remedy="give the issuer a client certificate, or set binding for the resource",
         )
     if kind != "bearer":
         raise CredentialRejectedError(
-            "wrong_token_type", f"{expected.issuer} issued a token of a type nobody asked for"
+            "wrong_token_type", f"{expected.issuer} issued a token of a type that wasn't requested"
         )
     return "Bearer"
 
 
 def _check_claims(claims: Fields, expected: Expected) -> None:
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.aside, expected.issuer)
+    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
     _check_audience(claims, expected)
     _check_holder(claims, expected)
 
@@ -183,7 +183,7 @@ def _check_audience(claims: Fields, expected: Expected) -> None:
     ):
         raise CredentialRejectedError(
             "audience_mismatch",
-            f"{expected.issuer} issued a token that isn't for {expected.audience} alone",
+            f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
             remedy=f"register {expected.resource} at {expected.issuer}, or set the resource's audience",
         )
 
@@ -201,61 +201,64 @@ def _check_holder(claims: Fields, expected: Expected) -> None:
 
 
 def check_binding(claims: Fields, expected: Expected) -> None:
-    """Hold a token to being bound to our key or certificate, where that was asked for (RFC 9449 §6, RFC 8705 §3)."""
+    """Check that a token is bound to our key or certificate, if that was requested (RFC 9449 §6, RFC 8705 §3)."""
     binding = expected.binding
-    bound = True
+    is_bound = True
     if binding.kind == "dpop" and binding.proof_key is not None:
-        bound = claims.confirms("jkt") == binding.proof_key.thumbprint
+        is_bound = claims.confirms("jkt") == binding.proof_key.thumbprint
     elif binding.kind == "mtls":
         certificate = expected.certificate
-        bound = certificate is not None and claims.confirms("x5t#S256") == certificate.thumbprint
-    if not bound:
+        is_bound = certificate is not None and claims.confirms("x5t#S256") == certificate.thumbprint
+    if not is_bound:
         raise CredentialRejectedError(
-            "binding_missing", f"{expected.issuer} issued a token that isn't bound as it was asked"
+            "binding_missing", f"{expected.issuer} issued a token without the requested binding"
         )
 
 
-def check_shown(answer: Answer, claims: Fields | None, expected: Expected, client_id: str) -> None:
-    """Hold a sign-in to showing who signed in: where the token doesn't, by the ID token beside it (OIDC Core §3.1.3.7).
+def _check_signed_in(
+    answer: Answer, claims: Fields | None, expected: Expected, client_id: str
+) -> None:
+    """Check who signed in: by the token, or else by the ID token beside it (OIDC Core §3.1.3.7).
 
-    `claims` are those of the token, or what its issuer says of it; None where nobody says anything.
+    `claims` are those of the token or of its introspection; None where there are none.
 
     Raises:
-        CredentialRejectedError: `subject_unproven`, nothing says who it was; `subject_mismatch`, it was somebody else.
+        CredentialRejectedError: `subject_unproven`, the answer doesn't show who signed in; `subject_mismatch`, it was
+            another person.
     """
     if expected.sub is None or (claims is not None and claims.has("sub")):
         return
-    shown = None if answer.id_token is None else read_jwt(answer.id_token)
+    id_claims = None if answer.id_token is None else read_jwt(answer.id_token)
     if (
-        shown is None
-        or shown.text("iss") != expected.issuer
-        or shown.get("aud") not in (client_id, [client_id])
-        or not shown.has("sub")
+        id_claims is None
+        or id_claims.text("iss") != expected.issuer
+        or id_claims.get("aud") not in (client_id, [client_id])
+        or not id_claims.has("sub")
     ):
         raise CredentialRejectedError(
             "subject_unproven",
-            f"nothing that {expected.issuer} answered shows who signed in",
-            remedy="let it issue JWTs or answer introspection for this client, or an ID token (scope openid)",
+            f"the answer of {expected.issuer} doesn't show who signed in",
+            remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid)",
         )
-    if shown.get("sub") != expected.sub:
+    if id_claims.get("sub") != expected.sub:
         raise CredentialRejectedError(
             "subject_mismatch",
-            f"somebody else than the principal signed in at {expected.issuer}",
+            f"another person than the principal signed in at {expected.issuer}",
         )
 
 
-def seen_through(issued: Issued, claims: Fields, expected: Expected) -> Issued:
-    """An opaque credential, held to what its issuer says of it when asked (RFC 7662 §2.2).
+def _apply_introspection(issued: Issued, claims: Fields, expected: Expected) -> Issued:
+    """Check an opaque credential against its introspection response (RFC 7662 §2.2).
 
     Raises:
-        CredentialRejectedError: it isn't what was asked for.
+        CredentialRejectedError: it doesn't match the request.
     """
     if claims.get("active") is not True:
         raise CredentialRejectedError(
             "inactive", f"{expected.issuer} issued a token that isn't valid"
         )
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.aside, expected.issuer)
+    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
     shows_audience = claims.has("aud")
     if shows_audience:
         _check_audience(claims, expected)
@@ -267,11 +270,11 @@ def seen_through(issued: Issued, claims: Fields, expected: Expected) -> Issued:
 
 
 def check_details(granted: JSON, asked: Sequence[JSON], issuer: str) -> None:
-    """Hold granted `authorization_details` to those asked for (RFC 9396 §7): narrower is fine, wider is refused."""
+    """Check granted `authorization_details` against the requested ones (RFC 9396 §7): they may be narrower, not wider."""
     if not asked:
         if granted not in (None, []):
             raise CredentialRejectedError(
-                "details_widened", f"{issuer} granted authorization details nobody asked for"
+                "details_widened", f"{issuer} granted authorization details that weren't requested"
             )
         return
     if not isinstance(granted, list) or not granted:
@@ -282,12 +285,12 @@ def check_details(granted: JSON, asked: Sequence[JSON], issuer: str) -> None:
         )
     if not all(any(_covers(wide, narrow) for wide in asked) for narrow in granted):
         raise CredentialRejectedError(
-            "details_widened", f"{issuer} granted authorization details nobody asked for"
+            "details_widened", f"{issuer} granted authorization details that weren't requested"
         )
 
 
 def _covers(wide: JSON, narrow: JSON) -> bool:
-    """Whether one details object is within another: lists may be shorter, every other member is equal and none is missing."""
+    """Whether one details object is within another: lists may be shorter, all other members must be equal."""
     if not isinstance(wide, dict) or not isinstance(narrow, dict):
         return False
     return wide.keys() == narrow.keys() and all(
@@ -303,15 +306,15 @@ def _within(wide: JSON, narrow: JSON) -> bool:
 
 
 def _text(value: JSON) -> bytes:
-    """One text for one value: in Python `1 == True`, in JSON they differ."""
+    """The JSON text of a value, to compare by: in Python `1 == True`, in JSON they differ."""
     return orjson.dumps(value, option=orjson.OPT_SORT_KEYS)
 
 
 def check_step_up(issued: Issued, step_up: StepUp | None) -> None:
-    """Hold a token to the sign-in that its resource asked for (RFC 9470 §5); an opaque one shows nothing of it.
+    """Check that a token comes from the sign-in that its resource requires (RFC 9470 §5). An opaque token isn't checked.
 
     Raises:
-        CredentialRejectedError: `step_up_unmet`, the sign-in behind it is another, or older.
+        CredentialRejectedError: `step_up_unmet`, the sign-in has another `acr`, or is too old.
     """
     claims = None if step_up is None else read_jwt(issued.token)
     if step_up is None or claims is None:
@@ -324,36 +327,36 @@ def check_step_up(issued: Issued, step_up: StepUp | None) -> None:
     if wrong_acr or too_old:
         raise CredentialRejectedError(
             "step_up_unmet",
-            f"{issued.issuer} issued a token whose sign-in isn't what {issued.resource} asks for",
-            remedy="have the principal sign in again, in the way that the resource asks for",
+            f"the sign-in behind the token from {issued.issuer} isn't what {issued.resource} requires",
+            remedy="have the principal sign in again, in the way that the resource requires",
         )
 
 
-def accepted(issuer: Issuer, answer: Answer, expected: Expected) -> Flow[Issued]:
-    """The credential that an answer is. One that stays opaque, since nobody says what it holds, says so in `is_opaque`.
+def check_answer(issuer: Issuer, answer: Answer, expected: Expected) -> Flow[Issued]:
+    """Check an answer, by introspection too if the token is opaque, and return the credential.
 
     Raises:
-        CredentialRejectedError: it isn't what was asked for.
+        CredentialRejectedError: it doesn't match the request.
     """
     issued = issued_from(answer, expected)
     claims = read_jwt(answer.token)
     if issued.is_opaque:
-        claims = yield from _introspected(issuer, answer)
-        issued = issued if claims is None else seen_through(issued, claims, expected)
-    elif expected.shown_by == "kept" and expected.sub is not None and not _names(claims):
+        claims = yield from _introspect(issuer, answer)
+        issued = issued if claims is None else _apply_introspection(issued, claims, expected)
+    elif expected.shown_by == "kept" and expected.sub is not None and not _names_subject(claims):
         issued = replace(issued, is_opaque=True)
     if expected.shown_by == "sign-in" and expected.sub is not None:
         client = yield from issuer.client()
-        check_shown(answer, claims, expected, client.client_id)
+        _check_signed_in(answer, claims, expected, client.client_id)
     return issued
 
 
-def _names(claims: Fields | None) -> bool:
+def _names_subject(claims: Fields | None) -> bool:
     return claims is not None and claims.has("sub")
 
 
-def _introspected(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
-    """What the issuer says of a token, None where it says nothing: not every client may ask, and the token is no worse for it."""
+def _introspect(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
+    """Introspect a token. None where the issuer doesn't allow it: not every client may, and the token is still usable."""
     endpoints = yield from issuer.endpoints()
     if endpoints.introspection is None:
         return None

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""CIBA: the issuer asks the person itself, on a device of theirs, while the agent waits (OpenID CIBA Core 1.0, poll mode)."""
+"""CIBA: the issuer asks the person on their own device while the agent waits (OpenID CIBA Core 1.0, poll mode)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _MESSAGE: Final = 60
 
 @dataclass(frozen=True, slots=True)
 class Ciba:
-    """Sign-in by the issuer's own way to the person. The hint is the principal's `sub`, or an ID token of theirs."""
+    """Sign-in through the issuer's own channel to the person. The hint is the principal's `sub` or their ID token."""
 
     sign_in: SignIn
     login_hint_from: Literal["sub", "id-token"] = "sub"
@@ -43,23 +43,23 @@ class Ciba:
         return self.sign_in.described("ciba")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Have the issuer ask the person, unless a refresh token is held.
+        """Have the issuer ask the person, unless there is a refresh token.
 
         Raises:
-            CredentialRejectedError: they said no, or the issuer did.
-            CredentialUnavailableError: they didn't decide in time, or the issuer can't be reached.
+            CredentialRejectedError: the person or the issuer refused.
+            CredentialUnavailableError: the person didn't decide in time, or the issuer can't be reached.
         """
-        return self.sign_in.fetch(wanted, self._ask, aside=OPENID)
+        return self.sign_in.fetch(wanted, self._ask, extra_scopes=OPENID)
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
-        form = self.sign_in.form(wanted, aside=OPENID)
+        form = self.sign_in.form(wanted, extra_scopes=OPENID)
         form += [
             ("binding_message", wanted.purpose[:_MESSAGE]),
             ("requested_expiry", str(int(self.patience))),
             (yield from self._hint(wanted)),
         ]
-        # Once: each request that arrives asks the person again.
+        # One attempt: each request would ask the person again.
         response = yield from issuer.post(
             "backchannel_authentication", form, "a decision", attempts=1
         )
@@ -69,7 +69,7 @@ class Ciba:
         request_id = fields.secret("auth_req_id")
         if request_id is None:
             raise CredentialRejectedError(
-                "malformed_answer", f"{issuer.url} took the request and gave no auth_req_id"
+                "malformed_answer", f"the answer of {issuer.url} has no auth_req_id"
             )
         yield from show(Prompt("ciba", issuer.url, end))
         polled: list[tuple[str, str | Secret]] = [
@@ -86,5 +86,5 @@ class Ciba:
             raise CredentialRejectedError(
                 "subject_token_missing", "this session has no ID token of the principal as a hint"
             )
-        found = yield from wanted.subject.token(self.sign_in.issuer, (ID_TOKEN,))
-        return "id_token_hint", found.token
+        id_token = yield from wanted.subject.token(self.sign_in.issuer, (ID_TOKEN,))
+        return "id_token_hint", id_token.token

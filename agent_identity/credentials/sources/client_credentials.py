@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Client credentials: the agent's software asks for itself, and nobody's token goes along (RFC 6749 §4.4)."""
+"""Client credentials: a token for the agent's client itself, without a token of the principal (RFC 6749 §4.4)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
 from agent_identity.credentials.source import Described, Wanted
-from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.checks import Expected, check_answer
 from agent_identity.credentials.sources.targets import details_text, target
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ __all__ = ["ClientCredentials"]
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:
-    """A token for the client itself. Who the agent acts for shows in the chain beside it, not in the token."""
+    """A token for the client itself. The chain beside it names the principal; the token doesn't."""
 
     issuer: Issuer
     binding: Literal["dpop", "mtls", "none"] = "dpop"
@@ -67,4 +67,4 @@ class ClientCredentials:
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
         )
-        return (yield from accepted(self.issuer, answer, expected))
+        return (yield from check_answer(self.issuer, answer, expected))

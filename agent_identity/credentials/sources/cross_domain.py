@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Two issuers, one after the other: the principal's own gives a grant for another domain's, which gives the token.
+"""Two issuers: the principal's own issues a grant for the issuer of another domain, which issues the token.
 
-The two legs of ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant-04) and of identity chaining
-(draft-ietf-oauth-identity-chaining-17) differ in the type of the grant in between and in what it has to say.
+ID-JAG (draft-ietf-oauth-identity-assertion-authz-grant-04) and identity chaining (draft-ietf-oauth-identity-chaining-17)
+differ in the type of the grant and in its required claims.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from agent_identity.credentials.oauth.token_types import (
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.sources.checks import (
     Expected,
-    accepted,
+    check_answer,
+    check_forwarded,
     check_issued_type,
-    check_said_by,
 )
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, VerificationError
@@ -53,10 +53,10 @@ _N_A: Final = "n_a"
 
 @dataclass(frozen=True, slots=True)
 class CrossDomain:
-    """Get a grant for `issuer` from the principal's issuer `via`, and trade it there.
+    """Get a grant for `issuer` from the principal's issuer `via`, and exchange it at `issuer`.
 
-    The grant is read before it is sent: it names the principal, where `via` is known to name them so, or goes nowhere. It is
-    never used twice or shown to anybody else.
+    The grant is checked before it is sent: it must name the principal, if their `sub` at `via` is known. It is sent once, and
+    only to `issuer`.
     """
 
     kind: Literal["id-jag", "identity-chaining"]
@@ -79,11 +79,11 @@ class CrossDomain:
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Both legs.
+        """Get the grant, then the token.
 
         Raises:
-            CredentialRejectedError: either issuer refused, or what came in between is for something else.
-            CredentialUnavailableError: either could not be reached.
+            CredentialRejectedError: an issuer refused, or the grant doesn't match the request.
+            CredentialUnavailableError: an issuer could not be reached.
         """
         binding = Binding(self.binding, wanted.proof_key)
         grant = yield from self._grant(wanted, binding)
@@ -105,13 +105,13 @@ class CrossDomain:
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
         )
-        return (yield from accepted(self.issuer, answer, expected))
+        return (yield from check_answer(self.issuer, answer, expected))
 
     def _grant(self, wanted: Wanted, binding: Binding) -> Flow[Secret]:
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing",
-                f"{self.via.url} gives grants for a principal's token, and this session has none",
+                f"{self.via.url} needs the principal's token to issue a grant, and this session has none",
                 remedy="open the session with on_behalf_of(SubjectTokens(id_token=…))",
             )
         subject = yield from wanted.subject.token(self.via, _SUBJECT_TYPES[self.kind])
@@ -131,12 +131,13 @@ class CrossDomain:
         check_issued_type(answer, _REQUESTED[self.kind], self.via.url)
         if answer.token_type.lower() != _N_A:
             raise CredentialRejectedError(
-                "wrong_token_type", f"{self.via.url} issued a grant as if it were a bearer token"
+                "wrong_token_type",
+                f"{self.via.url} issued a grant with the type of an access token",
             )
         check_scopes(answer, wanted.scopes, self.via.url)
         client = yield from self.issuer.client()
-        _check(
-            _read(answer.token, _TYP if self.kind == "id-jag" else None),
+        _check_grant(
+            _claims_of(answer.token, _TYP if self.kind == "id-jag" else None),
             wanted,
             self.issuer.url,
             client_id=client.client_id if self.kind == "id-jag" else None,
@@ -146,7 +147,7 @@ class CrossDomain:
         return answer.token
 
 
-def _read(token: Secret, typ: str | None) -> Fields | None:
+def _claims_of(token: Secret, typ: str | None) -> Fields | None:
     try:
         parsed = jose.unverified(token.reveal())
         if typ is not None and parsed.header.get("typ") != typ:
@@ -156,7 +157,7 @@ def _read(token: Secret, typ: str | None) -> Fields | None:
         return None
 
 
-def _check(
+def _check_grant(
     claims: Fields | None,
     wanted: Wanted,
     audience: str,
@@ -165,14 +166,15 @@ def _check(
     binding: Binding,
     via: Issuer,
 ) -> None:
-    """Read what is about to be sent: a grant for anybody else is neither sent nor kept."""
+    """Check a grant before it is sent."""
     if claims is None:
-        raise CredentialRejectedError("malformed_grant", f"{via.url} answered with no such grant")
-    check_said_by(claims, via, wanted)
+        raise CredentialRejectedError("malformed_grant", f"{via.url} sent a malformed grant")
+    check_forwarded(claims, via, wanted)
     check_scope_claim(claims, wanted.scopes, via.url)
     if claims.get("aud") not in (audience, [audience]):
         raise CredentialRejectedError(
-            "audience_mismatch", f"{via.url} issued a grant that isn't for {audience} alone"
+            "audience_mismatch",
+            f"the audience of the grant from {via.url} isn't exactly {audience}",
         )
     if claims.has("resource") and claims.get("resource") not in (
         wanted.resource,
@@ -184,8 +186,8 @@ def _check(
     if client_id is not None and claims.text("client_id") != client_id:
         raise CredentialRejectedError(
             "client_mismatch",
-            f"{via.url} issued a grant for another client than the one at {audience}",
-            remedy=f"tell {via.url} which client_id this agent has at {audience}",
+            f"{via.url} issued a grant for another client than ours at {audience}",
+            remedy=f"register at {via.url} the client_id that this agent has at {audience}",
         )
     key = binding.proof_key
     if (

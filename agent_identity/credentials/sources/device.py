@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Device authorization: a person enters a code at the issuer, on whatever device has a browser (RFC 8628)."""
+"""Device authorization: a person enters a code at the issuer, on any device with a browser (RFC 8628)."""
 
 from __future__ import annotations
 
@@ -41,11 +41,11 @@ class DeviceAuthorization:
         return self.sign_in.described("device")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Show the person their code and wait, unless a refresh token is held.
+        """Show the person a code and wait, unless there is a refresh token.
 
         Raises:
-            CredentialRejectedError: they said no, or the issuer did.
-            CredentialUnavailableError: they didn't come in time, or the issuer can't be reached.
+            CredentialRejectedError: the person or the issuer refused.
+            CredentialUnavailableError: the person didn't sign in in time, or the issuer can't be reached.
         """
         return self.sign_in.fetch(wanted, self._ask)
 
@@ -61,13 +61,13 @@ class DeviceAuthorization:
         place = fields.text("verification_uri")
         if device_code is None or user_code is None or place is None:
             raise CredentialRejectedError(
-                "malformed_answer", f"{issuer.url} gave no device code to enter"
+                "malformed_answer", f"the answer of {issuer.url} has no device code to enter"
             )
         complete = fields.text("verification_uri_complete")
         if not (_is_plain(user_code) and is_safe_link(place)):
             raise CredentialRejectedError(
                 "malformed_answer",
-                f"{issuer.url} gave a code or a link that no person should follow",
+                f"{issuer.url} sent a code or a link that isn't safe to show",
             )
         yield from show(
             Prompt(

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JWT bearer: an assertion about the principal or the workload becomes an access token (RFC 7523 §2.1)."""
+"""JWT bearer: exchanges an assertion about the principal or the workload for an access token (RFC 7523 §2.1)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from agent_identity import jose
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.credentials.source import Described, Wanted, name_at
-from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.checks import Expected, check_answer
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret, new_id
@@ -34,9 +34,9 @@ __all__ = ["JwtBearer"]
 class JwtBearer:
     """Present a JWT for a token.
 
-    Where it comes from: `client` signs it with its own key, naming the principal as the issuer knows them; `subject` is the
-    principal's own token; `workload` the agent's token from its platform, a JWT. One that came from outside is presented once
-    and never again. `kid` is what the client's key is registered under, by default its thumbprint.
+    `assertion_from` says which: the `client` signs one with its own key, with the principal's `sub` at this issuer; `subject`
+    is the principal's own token; `workload` is the agent's token from its platform. A token from outside is sent once. `kid`
+    is the registered name of the client's key (default: its thumbprint).
     """
 
     issuer: Issuer
@@ -83,45 +83,45 @@ class JwtBearer:
             audience=self.audience or wanted.resource,
             certificate=certificate if self.binding == "mtls" else None,
         )
-        return (yield from accepted(self.issuer, answer, expected))
+        return (yield from check_answer(self.issuer, answer, expected))
 
     def _assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
-        """What makes the assertion each time that the form is sent: one of our own is signed anew."""
+        """Return a function that makes the assertion for each attempt: our own is signed again each time."""
         if self.assertion_from == "subject":
             if wanted.subject is None:
                 raise CredentialRejectedError(
-                    "subject_token_missing", "this session has no token of the principal to present"
+                    "subject_token_missing", "this session has no token of the principal"
                 )
-            found = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
-            return lambda: found.token
+            subject = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
+            return lambda: subject.token
         if self.assertion_from == "workload":
             if self.workload is None:
                 raise ConfigurationError(
                     "workload_missing", "no provider of workload tokens is configured"
                 )
-            given = yield from self.workload()
-            if given.token_type != JWT:
+            workload = yield from self.workload()
+            if workload.token_type != JWT:
                 raise CredentialRejectedError(
                     "assertion_opaque",
-                    f"the workload's token is no JWT, so {self.issuer.url} can't take it as an assertion",
+                    f"the workload's token isn't a JWT, so {self.issuer.url} can't accept it as an assertion",
                     remedy="use a provider whose tokens are JWTs, or another source for this resource",
                 )
-            return lambda: given.token
-        return (yield from self._signed(wanted))
+            return lambda: workload.token
+        return (yield from self._own_assertion(wanted))
 
-    def _signed(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
+    def _own_assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
         if self.key is None:
             raise ConfigurationError(
                 "client_key_missing",
-                f"{self.issuer.url} wants an assertion signed by the client, which has no key",
+                f"{self.issuer.url} requires an assertion signed by the client, which has no key",
                 remedy="set client_key for this issuer",
             )
         sub = name_at(self.issuer, wanted)
         key = yield from self.key()
         client = yield from self.issuer.client()
-        return lambda: self._signed_by(key, client.client_id, sub)
+        return lambda: self._sign(key, client.client_id, sub)
 
-    def _signed_by(self, key: SigningKey, client_id: str, sub: str) -> Secret:
+    def _sign(self, key: SigningKey, client_id: str, sub: str) -> Secret:
         now = int(self.issuer.clock())
         header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
         claims: dict[str, JSON] = {

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Services that know no OAuth: an API key, a password, a token or a certificate that somebody put into a secret store.
+"""Credentials for services without OAuth: an API key, a password, a token or a certificate from a secret store.
 
-A secret is read anew at each fetch and serves for five minutes, so that a rotated one is soon in use. Nobody narrows it:
-whoever holds it may do all that it opens, which is why every other source is the better one.
+A secret is read at each fetch and cached for five minutes, so that a rotated one is soon in use. Such a secret can't be
+limited to scopes: prefer any other source.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 __all__ = ["ApiKey", "Basic", "ClientCertificate", "Static"]
 
 LIFE: Final = 300.0
-"""Seconds that a secret serves before it is read again."""
+"""Seconds until a secret is read again."""
 
 _NAME: Final = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]{1,256}")  # a token (RFC 9110 §5.6.2)
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")  # what a header's value may be
@@ -39,10 +39,10 @@ _TEXT: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,4096}")  # no con
 
 @dataclass(frozen=True, slots=True)
 class ApiKey:
-    """A key in a header, after `scheme`; with an empty scheme the key stands alone.
+    """A key in a header, after `scheme` (empty: the key alone).
 
-    `secret` makes the flow that reads it, None where there is nothing. `reference` is where that looks, for messages and the
-    cache. `clock` gives Unix seconds.
+    `secret` makes the flow that reads it; the flow returns None where there is none. `reference` names its place, for messages
+    and the cache key. `clock` returns Unix seconds.
     """
 
     secret: Callable[[], Flow[Secret | None]] = field(repr=False)
@@ -56,13 +56,13 @@ class ApiKey:
         if not _NAME.fullmatch(self.header):
             raise ConfigurationError(
                 "header_malformed",
-                "the header of an API key has a name that no header can have",
-                remedy="write the bare name, for instance X-Api-Key",
+                "the header of an API key isn't a valid header name",
+                remedy="write the name alone, for instance X-Api-Key",
             )
         if self.scheme and not _NAME.fullmatch(self.scheme):
             raise ConfigurationError(
                 "scheme_malformed",
-                "the scheme of an API key is no single word",
+                "the scheme of an API key isn't a single word",
                 remedy='write one word, for instance Bearer, or "" for none',
             )
 
@@ -96,9 +96,9 @@ class ApiKey:
 
 @dataclass(frozen=True, slots=True)
 class Basic:
-    """A user name and a password, in UTF-8 (RFC 7617). Either may be read; the name may also be given as it is.
+    """A user name and a password, in UTF-8 (RFC 7617). `username` is the name itself, or makes the flow that reads it.
 
-    `reference` is where the password is looked for, for messages and the cache. `clock` gives Unix seconds.
+    `reference` names the password's place, for messages and the cache key. `clock` returns Unix seconds.
     """
 
     username: str | Callable[[], Flow[Secret | None]] = field(repr=False)
@@ -108,9 +108,7 @@ class Basic:
     patience: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
-        if (
-            isinstance(self.username, str) and self.username
-        ):  # an empty one is allowed (RFC 7617 §2)
+        if isinstance(self.username, str) and self.username:  # may be empty (RFC 7617 §2)
             _check_username(Secret(self.username))
 
     @property
@@ -149,9 +147,9 @@ class Basic:
 
 @dataclass(frozen=True, slots=True)
 class Static:
-    """A bearer token that somebody got elsewhere; one that says when it ends is used until then at the most.
+    """A bearer token that was obtained elsewhere. A JWT is used until its `exp` at most.
 
-    `reference` is where it is looked for, for messages and the cache. `clock` gives Unix seconds.
+    `reference` names its place, for messages and the cache key. `clock` returns Unix seconds.
     """
 
     token: Callable[[], Flow[Secret | None]] = field(repr=False)
@@ -168,7 +166,7 @@ class Static:
 
         Raises:
             ConfigurationError: `secret_missing` or `secret_unreadable`.
-            CredentialRejectedError: `token_expired`, by its own word.
+            CredentialRejectedError: `token_expired`, by its `exp`.
         """
         token = yield from _secret(self.token, "token", wanted, self.reference, _TOKEN)
         now = self.clock()
@@ -178,7 +176,7 @@ class Static:
             raise CredentialRejectedError(
                 "token_expired",
                 f"the token for {wanted.resource} has expired",
-                remedy="put a new one in its place, and see that this machine's clock is right",
+                remedy="replace it with a new one, and check this machine's clock",
             )
         return Issued(
             token=token,
@@ -191,15 +189,15 @@ class Static:
             jti=None if claims is None else claims.text("jti"),
             ath=ath_of(token),
             scheme="Bearer",
-            is_opaque=True,  # whom it is for and what it opens is somebody else's word
+            is_opaque=True,  # its audience and scopes aren't checked
         )
 
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate:
-    """A certificate that is shown in TLS, and is the whole credential.
+    """A TLS client certificate as the whole credential.
 
-    `certificate` makes the flow that reads it, None where there is nothing. `clock` gives Unix seconds.
+    `certificate` makes the flow that reads it; the flow returns None where there is none. `clock` returns Unix seconds.
     """
 
     certificate: Callable[[], Flow[Certificate | None]] = field(repr=False)
@@ -226,7 +224,7 @@ class ClientCertificate:
             raise CredentialRejectedError(
                 "certificate_expired",
                 f"the client certificate for {wanted.resource} has expired",
-                remedy="put a new one in its place, and see that this machine's clock is right",
+                remedy="replace it with a new one, and check this machine's clock",
             )
         return Issued(
             token=Secret(""),
@@ -249,22 +247,22 @@ def _secret(
     reference: str,
     allowed: Pattern[str],
 ) -> Flow[Secret]:
-    found = yield from make()
-    if found is None:
+    secret = yield from make()
+    if secret is None:
         raise _missing(what, wanted.resource, reference)
-    if allowed.fullmatch(found.reveal()) is None:
+    if allowed.fullmatch(secret.reveal()) is None:
         raise ConfigurationError(
             "secret_unreadable",
-            f"the {what} for {wanted.resource} is empty or holds characters that it can't be sent with",
-            remedy=f"look at what {reference or 'its reference'} names: the secret and nothing else, no line break",
+            f"the {what} for {wanted.resource} is empty or has characters that can't be sent",
+            remedy=f"check {reference or 'its reference'}: it must hold the secret alone, without a line break",
         )
-    return found
+    return secret
 
 
 def _missing(what: str, resource: str, reference: str) -> ConfigurationError:
     return ConfigurationError(
         "secret_missing",
-        f"the {what} for {resource} isn't where its reference says",
+        f"there is no {what} for {resource} at its reference",
         remedy=f"put it there ({reference})"
         if reference
         else "put it there, or correct the reference",
@@ -275,8 +273,8 @@ def _check_username(name: Secret) -> None:
     if ":" in name.reveal() or _TEXT.fullmatch(name.reveal()) is None:
         raise ConfigurationError(
             "username_malformed",
-            "a user name for HTTP Basic holds a colon or a control character",
-            remedy="give the name alone; the password has a reference of its own",
+            "a user name for HTTP Basic has a colon or a control character",
+            remedy="set the name alone; the password has a reference of its own",
         )
 
 

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Resources that know the platform: they take what it says of this workload itself, and no issuer stands between.
+"""For resources that accept the platform's own tokens for this workload, without an issuer in between.
 
-Such a token names the workload and nobody else: whom the agent acts for shows in the chain beside it. Nothing but the
-certificate is bound to a key.
+Such a token names only the workload; the chain beside it names the principal. Only the certificate is bound to a key.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ _WORKLOAD_API: Final = "the SPIFFE Workload API"
 
 @dataclass(frozen=True, slots=True)
 class WorkloadTokenSource:
-    """The platform's token for `audience`, which is the resource unless it is given. `clock` gives Unix seconds."""
+    """The platform's token for `audience` (default: the resource). `clock` returns Unix seconds."""
 
     provider: Provider
     audience: str | None = None
@@ -45,7 +44,7 @@ class WorkloadTokenSource:
 
     @property
     def described(self) -> Described:
-        # A provider's readable form is its whole set-up: path, expected claims, trust domain. It holds no secret.
+        # The repr of a provider has all its settings: path, expected claims, trust domain. It holds no secret.
         return Described(
             "workload-token",
             self.provider.kind,
@@ -54,27 +53,27 @@ class WorkloadTokenSource:
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Take the platform's token.
+        """Get the platform's token.
 
         Raises:
-            CredentialUnavailableError: `no_workload_identity`, the platform isn't here; or it gives none now.
-            CredentialRejectedError: its token isn't what was asked for.
-            ConfigurationError: what names the place of the token can't be used.
+            CredentialUnavailableError: `no_workload_identity`, this isn't that platform; or it issues no token now.
+            CredentialRejectedError: the token doesn't match the request.
+            ConfigurationError: the configured place of the token can't be used.
         """
         audience = wanted.resource if self.audience is None else self.audience
-        given = yield from self.provider.fetch(audience, self.clock())
-        if given is None:
+        token = yield from self.provider.fetch(audience, self.clock())
+        if token is None:
             raise CredentialUnavailableError(
                 "no_workload_identity",
-                f"{self.provider.kind} gives this workload no identity: looked for {self.provider.looks_for}",
+                f"this workload has no identity of {self.provider.kind}: looked for {self.provider.looks_for}",
                 remedy=self.provider.setup,
             )
-        return _bearer(given, wanted, self.provider.kind)
+        return _bearer(token, wanted, self.provider.kind)
 
 
 @dataclass(frozen=True, slots=True)
 class SpiffeJwtSource:
-    """A JWT-SVID whose audience is the resource, of `trust_domain` where that is given. `clock` gives Unix seconds."""
+    """A JWT-SVID whose audience is the resource, from `trust_domain` if that is set. `clock` returns Unix seconds."""
 
     trust_domain: str | None = None
     clock: Callable[[], float] = field(repr=False, kw_only=True)
@@ -88,22 +87,22 @@ class SpiffeJwtSource:
         return Described("spiffe-jwt", "spiffe", details=self.trust_domain or "")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Ask the Workload API for an SVID to this resource.
+        """Get an SVID for this resource from the Workload API.
 
         Raises:
             ConfigurationError: `no_workload_api`.
-            CredentialRejectedError: it is for another audience, of another trust domain, or no SVID.
+            CredentialRejectedError: it has another audience or trust domain, or isn't an SVID.
         """
         provider = Spiffe(trust_domain=self.trust_domain)
-        given = yield from provider.fetch(wanted.resource, self.clock())
-        if given is None:
+        svid = yield from provider.fetch(wanted.resource, self.clock())
+        if svid is None:
             raise _no_workload_api(wanted.resource, "a JWT-SVID")
-        return _bearer(given, wanted, "spiffe")
+        return _bearer(svid, wanted, "spiffe")
 
 
 @dataclass(frozen=True, slots=True)
 class SpiffeX509Source:
-    """The workload's X.509-SVID, shown in TLS, of `trust_domain` where that is given. `clock` gives Unix seconds."""
+    """The workload's X.509-SVID as TLS client certificate, from `trust_domain` if that is set. `clock` returns Unix seconds."""
 
     trust_domain: str | None = None
     clock: Callable[[], float] = field(repr=False, kw_only=True)
@@ -117,11 +116,11 @@ class SpiffeX509Source:
         return Described("spiffe-x509", "spiffe", details=self.trust_domain or "")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Ask the Workload API for this workload's certificate.
+        """Get this workload's certificate from the Workload API.
 
         Raises:
             ConfigurationError: `no_workload_api`.
-            CredentialRejectedError: it names not exactly one workload, one of another trust domain, or has ended.
+            CredentialRejectedError: it doesn't name exactly one workload, has another trust domain, or has expired.
         """
         now = self.clock()
         svid = yield from certificate_svid()
@@ -132,7 +131,7 @@ class SpiffeX509Source:
             raise CredentialRejectedError(
                 "certificate_expired",
                 f"the X.509-SVID of {_WORKLOAD_API} has expired",
-                remedy="see that it is renewed, and that this machine's clock is right",
+                remedy="check that it is renewed, and this machine's clock",
             )
         return Issued(
             token=Secret(""),
@@ -147,19 +146,19 @@ class SpiffeX509Source:
         )
 
 
-def _bearer(given: WorkloadToken, wanted: Wanted, issuer: str) -> Issued:
-    """The token as it is sent; its scopes are as asked, since a platform knows of none."""
-    claims = read_jwt(given.token)
+def _bearer(token: WorkloadToken, wanted: Wanted, issuer: str) -> Issued:
+    """Return the token as a credential. Its scopes are the requested ones, since a platform has none."""
+    claims = read_jwt(token.token)
     return Issued(
-        token=given.token,
+        token=token.token,
         token_type="Bearer",  # noqa: S106 - a type
         resource=wanted.resource,
         issuer=issuer,
         scopes=wanted.scopes,
-        issued_at=given.issued_at,
-        expires_at=given.expires_at,
+        issued_at=token.issued_at,
+        expires_at=token.expires_at,
         jti=None if claims is None else claims.text("jti"),
-        ath=ath_of(given.token),
+        ath=ath_of(token.token),
         scheme="Bearer",
         is_opaque=claims is None,
     )
@@ -168,6 +167,6 @@ def _bearer(given: WorkloadToken, wanted: Wanted, issuer: str) -> Issued:
 def _no_workload_api(resource: str, what: str) -> ConfigurationError:
     return ConfigurationError(
         "no_workload_api",
-        f"{resource} wants {what}, and there is no SPIFFE Workload API",
+        f"{resource} requires {what}, and no SPIFFE Workload API is configured",
         remedy="set [spiffe] socket or SPIFFE_ENDPOINT_SOCKET",
     )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Waiting for a person who decides elsewhere: the issuer is asked at its own pace until they have (RFC 8628 §3.5, CIBA §11)."""
+"""Polls an issuer until a person has decided on another device (RFC 8628 §3.5, CIBA §11)."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _LONGEST: Final = 60.0
 
 
 def span_of(fields: Fields, patience: float) -> tuple[float, float]:
-    """Seconds between two questions, and seconds until it is no use to ask: the issuer's word within bounds of ours."""
+    """Return the polling interval and the lifetime in seconds: the issuer's values, within our bounds."""
     interval = fields.number("interval") if fields.has("interval") else _INTERVAL
     life = fields.number("expires_in")
     return (
@@ -46,10 +46,10 @@ def poll(
     interval: float,
     expires_at: float,
 ) -> Flow[Answer]:
-    """Ask until the person decided. `expires_at` is Unix seconds.
+    """Poll until the person has decided. `expires_at` is Unix seconds.
 
     Raises:
-        CredentialRejectedError: they said no, or it is too late.
+        CredentialRejectedError: they refused, or the request has expired.
         CredentialUnavailableError: `interaction_timeout`, they didn't decide in time.
     """
     last: CredentialUnavailableError | None = None
@@ -66,9 +66,9 @@ def poll(
             elif error.code != "authorization_pending":
                 raise
         except CredentialUnavailableError as error:
-            # The person may be deciding while the issuer is busy: go on, slower (RFC 8628 §3.5).
+            # The person may still decide while the issuer is busy: continue, but slower (RFC 8628 §3.5).
             last = error
             interval = min(max(2 * interval, error.retry_after or 0.0), _LONGEST)
     raise CredentialUnavailableError(
-        "interaction_timeout", f"nobody answered {issuer.url} in time", remedy="try again"
+        "interaction_timeout", f"the sign-in at {issuer.url} timed out", remedy="try again"
     ) from last

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Refresh: a long-lived token becomes a fresh access token, and a rotated one is kept before anything is used (RFC 6749 §6)."""
+"""Refresh tokens: each is traded for a fresh access token, and a rotated one is stored before that is used (RFC 6749 §6)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import REFRESH
 from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.checks import Expected, accepted
+from agent_identity.credentials.sources.checks import Expected, check_answer
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import AgentIdentityError, CredentialRejectedError
 from agent_identity.flow import Shared, keep, read, shared
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
-__all__ = ["RefreshToken", "RefreshTokens", "refreshed"]
+__all__ = ["RefreshToken", "RefreshTokens", "refresh"]
 
 
 class Store(Protocol):
-    """Where references lead."""
+    """Reads and writes secrets by reference."""
 
     def read(self, reference: str, /) -> Flow[Secret | None]: ...
 
     def keep(self, reference: str, secret: Secret | None, /) -> Flow[None]: ...
 
 
-class _Asked:
+class _DriverStore:
     def read(self, reference: str, /) -> Flow[Secret | None]:
         return read(reference)
 
@@ -43,15 +43,14 @@ class _Asked:
 
 
 class RefreshTokens:
-    """Where one source keeps refresh tokens: in memory, and where a reference says so beyond this process.
+    """The refresh tokens of one source: in memory, or durably in a secret store if there is a `reference`.
 
-    Each principal has one of their own: the name that it is kept under holds a digest of who they are, at which issuer, as
-    which client. `fixed` keeps the one token that a reference names, whoever is acted for; it is the operator's, so that it is
-    never taken away, and only a rotated one takes its place. `store` is where references lead,
-    by default wherever whoever drives the flows keeps secrets.
+    Each principal has a token of their own. Its name in the store has a digest of the principal, the issuer and the client.
+    `fixed` means one token for all principals, the operator's own: it is never deleted, only replaced by a rotated one.
+    `store` is the secret store, by default that of the flow's driver.
     """
 
-    __slots__ = ("_fixed", "_held", "_id", "_reference", "_scope", "_store")
+    __slots__ = ("_fixed", "_id", "_reference", "_scope", "_store", "_tokens")
 
     def __init__(
         self,
@@ -61,19 +60,19 @@ class RefreshTokens:
         fixed: bool = False,
         store: Store | None = None,
     ) -> None:
-        self._store: Store = store or _Asked()
+        self._store: Store = store or _DriverStore()
         self._reference = reference
         self._scope = scope
         self._fixed = fixed
-        self._held: dict[str, Secret] = {}
+        self._tokens: dict[str, Secret] = {}
         self._id = new_id("refresh_")
 
     def in_turn(
         self, wanted: Wanted, get: Callable[[], Flow[Issued]], patience: float | None = None
     ) -> Flow[Issued]:
-        """Do what may use the refresh token, one at a time in one identity.
+        """Run flows that may use the same refresh token one at a time in one identity.
 
-        Sessions of one principal share it, and a rotated one that is used twice costs the whole family (RFC 9700 §4.14.2).
+        A principal's sessions share the token, and using a rotated one twice revokes the whole family (RFC 9700 §4.14.2).
         """
         name = self._name(wanted)
         key = digest_of(
@@ -83,7 +82,7 @@ class RefreshTokens:
             mine: list[Issued | AgentIdentityError] = []
             ask = Shared(key, lambda: _turn(get, mine), patience, once=True)  # noqa: B023 - asked for at once
             turn = yield from shared(ask)
-            assert isinstance(turn, _Turn)  # noqa: S101 - a driver that answers otherwise would be asked for ever
+            assert isinstance(turn, _Turn)  # noqa: S101 - with another answer this loop would never end
             if mine:
                 break
         if isinstance(mine[0], AgentIdentityError):
@@ -92,29 +91,29 @@ class RefreshTokens:
 
     @property
     def is_fixed(self) -> bool:
-        """Whether there is one token for whoever is acted for, put there by somebody else."""
+        """Whether there is one token for all principals, which the operator put there."""
         return self._fixed
 
     def get(self, wanted: Wanted) -> Flow[Secret | None]:
         name = self._name(wanted)
         if self._reference is None:
-            return self._held.get(name)
+            return self._tokens.get(name)
         return (yield from self._store.read(self._place(name)))
 
     def put(self, wanted: Wanted, token: Secret) -> Flow[None]:
-        """Keep a token, durably where there is a place for it, before the caller goes on."""
+        """Store a token before the caller uses its access token; durably, if there is a reference."""
         name = self._name(wanted)
         if self._reference is None:
-            self._held[name] = token
+            self._tokens[name] = token
             return
         yield from self._store.keep(self._place(name), token)
 
     def drop(self, wanted: Wanted, token: Secret) -> Flow[None]:
-        """Forget a token that the issuer took back, unless another has taken its place meanwhile."""
+        """Delete a token that the issuer revoked, unless it has been replaced in the meantime."""
         name = self._name(wanted)
         if self._reference is None:
-            if token.equals(self._held.get(name)):
-                del self._held[name]
+            if token.equals(self._tokens.get(name)):
+                del self._tokens[name]
             return
         if self._fixed:
             return
@@ -122,17 +121,18 @@ class RefreshTokens:
             yield from self._store.keep(self._place(name), None)
 
     def start_over(self) -> None:
-        """In a forked child: what is in memory is the parent's, and would be used twice."""
-        self._held = {}
+        """In a forked child: the tokens in memory are the parent's, and would be used twice."""
+        self._tokens = {}
 
     def _name(self, wanted: Wanted) -> str:
         if self._fixed:
             return ""
-        # In memory the key counts too: a public client's refresh token is bound to it (RFC 9449 §5).
+        # In memory the key is part of the name: a public client's refresh token is bound to it (RFC 9449 §5).
         key = wanted.proof_key.thumbprint if self._reference is None else ""
-        who = wanted.principal
-        # Each part for itself: as one text, alice of an issuer reads like a local principal whose name holds that issuer.
-        owner = (who.profile, who.sub, *(() if who.iss is None else (who.iss,)))
+        principal = wanted.principal
+        # Separate parts: joined, alice of an issuer could equal a local principal whose name contains that issuer.
+        issuer = () if principal.iss is None else (principal.iss,)
+        owner = (principal.profile, principal.sub, *issuer)
         return digest_of((self._scope, key, *owner)).hex()[:32]
 
     def _place(self, name: str) -> str:
@@ -140,7 +140,7 @@ class RefreshTokens:
 
 
 class _Turn(NamedTuple):
-    """That somebody's turn is over; it serves nobody else."""
+    """The end of a turn, which expires at once: every caller takes a turn of its own."""
 
     issued_at: float = 0.0
     expires_at: float = 0.0
@@ -149,7 +149,7 @@ class _Turn(NamedTuple):
 def _turn(
     get: Callable[[], Flow[Issued]], outcome: list[Issued | AgentIdentityError]
 ) -> Flow[_Turn]:
-    """One turn; what comes of it, an error too, is its owner's alone."""
+    """Run one turn. Its result or error goes to its owner through `outcome`, and to no other caller."""
     try:
         outcome.append((yield from get()))
     except AgentIdentityError as error:
@@ -157,17 +157,17 @@ def _turn(
     return _Turn()
 
 
-def refreshed(
+def refresh(
     issuer: Issuer,
     tokens: RefreshTokens,
     wanted: Wanted,
     token: Secret,
     expected: Expected,
 ) -> Flow[Issued]:
-    """Trade a refresh token; it is sent once, and dropped when the issuer says that it is worth nothing.
+    """Use a refresh token. It is sent once, and deleted if the issuer refuses it.
 
     Raises:
-        CredentialRejectedError: `invalid_grant`, it was taken back or used before; somebody has to sign in again.
+        CredentialRejectedError: `invalid_grant`, it was revoked or used before; the person must sign in again.
         CredentialUnavailableError: the issuer could not be reached; the token is kept.
     """
     form: list[tuple[str, str | Secret]] = [
@@ -183,25 +183,24 @@ def refreshed(
         if error.code == "invalid_grant":
             yield from tokens.drop(wanted, token)
             if tokens.is_fixed:
-                outworn = CredentialRejectedError(
+                raise CredentialRejectedError(
                     error.code,
                     str(error),
-                    remedy="sign in anew, and put the refresh token where the configuration says",
-                )
-                raise outworn from error
+                    remedy="sign in again, and store the new refresh token at the configured place",
+                ) from error
         raise
     if answer.refresh_token is not None and not token.equals(answer.refresh_token):
         yield from tokens.put(wanted, answer.refresh_token)
-    return (yield from accepted(issuer, answer, expected))
+    return (yield from check_answer(issuer, answer, expected))
 
 
 @dataclass(frozen=True, slots=True)
 class RefreshToken:
-    """Refresh tokens as a source of their own: somebody signed in elsewhere, and left the token where a reference says.
+    """Stored refresh tokens as a source: a person signed in elsewhere, and the token was put into the secret store.
 
-    With one token for all, a session for a principal whom the issuer knows takes no access token that shows somebody else. One
-    that shows nobody is the word of the operator who put the refresh token there, and on record as opaque. A session that acts
-    for nobody takes whatever comes: it is the operator's own.
+    With one token for all principals, an access token that names another principal is refused, if the issuer knows the
+    session's principal. An access token that names nobody is accepted and recorded as opaque: the operator vouches for it. An
+    autonomous session accepts any: it acts as the operator.
     """
 
     issuer: Issuer
@@ -228,8 +227,8 @@ class RefreshToken:
         if token is None:
             raise CredentialRejectedError(
                 "refresh_token_missing",
-                f"there is no refresh token for {self.issuer.url} where the configuration says",
-                remedy="sign in once and keep the refresh token there, or use authorization-code or device",
+                f"there is no refresh token for {self.issuer.url} at the configured place",
+                remedy="sign in once and store the refresh token there, or use authorization-code or device",
             )
         certificate = yield from self.issuer.certificate()
         expected = Expected(
@@ -243,4 +242,4 @@ class RefreshToken:
             shown_by="kept",
             certificate=certificate if self.binding == "mtls" else None,
         )
-        return (yield from refreshed(self.issuer, self.tokens, wanted, token, expected))
+        return (yield from refresh(self.issuer, self.tokens, wanted, token, expected))

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What all sources share in which a person signs in: a refresh token first where there is one, and whom the answer has to name."""
+"""Shared by the sources in which a person signs in: use a refresh token if there is one, and check who signed in."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.source import Described, named_by
-from agent_identity.credentials.sources.checks import Expected, accepted
-from agent_identity.credentials.sources.refresh_token import RefreshTokens, refreshed
+from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.refresh_token import RefreshTokens, refresh
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, DeniedError
 
@@ -29,10 +29,10 @@ OPENID: Final = frozenset({"openid"})
 
 @dataclass(frozen=True, slots=True)
 class SignIn:
-    """How one resource's tokens are had where a person has to sign in.
+    """How to get a token for one resource by a person's sign-in.
 
-    `patience` is seconds that the person gets. `names_principal` says that the issuer is the principal's own, so that whoever
-    signs in has to be the principal, and something in the answer has to show it.
+    `patience` is seconds that the person has. `names_principal` says that the issuer is the principal's own: then the
+    principal must be the one who signs in, and the answer must show it.
     """
 
     issuer: Issuer
@@ -57,10 +57,10 @@ class SignIn:
         return Binding(self.binding, wanted.proof_key)
 
     def form(
-        self, wanted: Wanted, *, aside: frozenset[str] = frozenset()
+        self, wanted: Wanted, *, extra_scopes: frozenset[str] = frozenset()
     ) -> list[tuple[str, str | Secret]]:
-        """The members that say what is wanted, with the scopes `aside`, and `openid` where it has to show who signs in."""
-        scopes = wanted.scopes | aside | self._aside(wanted)
+        """Return the form members, with `extra_scopes`, and `openid` if the answer must show who signs in."""
+        scopes = wanted.scopes | extra_scopes | self._openid(wanted)
         return [
             *target(
                 replace(wanted, scopes=scopes),
@@ -70,10 +70,10 @@ class SignIn:
             )
         ]
 
-    def _aside(self, wanted: Wanted) -> frozenset[str]:
-        return frozenset() if self._named(wanted) is None else OPENID
+    def _openid(self, wanted: Wanted) -> frozenset[str]:
+        return frozenset() if self._expected_sub(wanted) is None else OPENID
 
-    def _named(self, wanted: Wanted) -> str | None:
+    def _expected_sub(self, wanted: Wanted) -> str | None:
         return named_by(self.issuer, wanted) if self.names_principal else None
 
     def fetch(
@@ -81,29 +81,29 @@ class SignIn:
         wanted: Wanted,
         sign_in: Callable[[Wanted], Flow[Answer]],
         *,
-        aside: frozenset[str] = frozenset(),
+        extra_scopes: frozenset[str] = frozenset(),
     ) -> Flow[Issued]:
-        """A fresh token by the refresh token that is held, else by `sign_in`, which asks for the scopes `aside` as well.
+        """Get a token by the stored refresh token, else by `sign_in`, which also requests `extra_scopes`.
 
-        A step-up is about the sign-in itself, so no refresh token serves it. What a person who signs in is shown to be is known
-        once, before their refresh token is kept: its own answers need show nobody.
+        A step-up needs a new sign-in, so it never uses a refresh token. Who signed in is checked once, before the refresh token
+        is stored; answers to the refresh token needn't name them again.
 
         Raises:
-            DeniedError: `interaction_without_principal`, the session acts for nobody who could sign in; nobody was asked.
+            DeniedError: `interaction_without_principal`, the session is autonomous and has no principal who could sign in.
         """
         if wanted.principal.profile == "trigger":
             raise DeniedError(
                 "interaction_without_principal",
-                f"a session that acts for nobody has nobody who could sign in at {self.issuer.url}",
+                f"an autonomous session has no principal who could sign in at {self.issuer.url}",
                 remedy="open it with on_behalf_of(token), or use client-credentials or refresh-token for this resource",
             )
-        # A step-up uses no refresh token, and would keep those waiting who need no more than that.
+        # A step-up uses no refresh token, and shouldn't delay calls that only need one.
         if wanted.step_up is not None:
-            return (yield from self._fetch(wanted, sign_in, aside))
-        # One at a time: whoever comes second finds the refresh token that the first one's sign-in brought.
+            return (yield from self._fetch(wanted, sign_in, extra_scopes))
+        # One at a time: the second caller uses the refresh token from the first one's sign-in.
         return (
             yield from self.tokens.in_turn(
-                wanted, lambda: self._fetch(wanted, sign_in, aside), self.patience
+                wanted, lambda: self._fetch(wanted, sign_in, extra_scopes), self.patience
             )
         )
 
@@ -111,24 +111,24 @@ class SignIn:
         self,
         wanted: Wanted,
         sign_in: Callable[[Wanted], Flow[Answer]],
-        aside: frozenset[str],
+        extra_scopes: frozenset[str],
     ) -> Flow[Issued]:
-        expected = yield from self._expected(wanted, aside)
-        held = None if wanted.step_up else (yield from self.tokens.get(wanted))
-        if held is not None:
+        expected = yield from self._expectation(wanted, extra_scopes)
+        token = None if wanted.step_up else (yield from self.tokens.get(wanted))
+        if token is not None:
             try:
                 kept = replace(expected, shown_by="kept")
-                return (yield from refreshed(self.issuer, self.tokens, wanted, held, kept))
+                return (yield from refresh(self.issuer, self.tokens, wanted, token, kept))
             except CredentialRejectedError as error:
                 if error.code not in ("invalid_grant", "invalid_scope"):
                     raise
         answer = yield from sign_in(wanted)
-        issued = yield from accepted(self.issuer, answer, expected)
+        issued = yield from check_answer(self.issuer, answer, expected)
         if answer.refresh_token is not None:
             yield from self.tokens.put(wanted, answer.refresh_token)
         return issued
 
-    def _expected(self, wanted: Wanted, aside: frozenset[str]) -> Flow[Expected]:
+    def _expectation(self, wanted: Wanted, extra_scopes: frozenset[str]) -> Flow[Expected]:
         certificate = yield from self.issuer.certificate()
         return Expected(
             issuer=self.issuer.url,
@@ -137,9 +137,9 @@ class SignIn:
             binding=self.bound_to(wanted),
             asked_at=self.issuer.clock(),
             audience=self.audience or wanted.resource,
-            sub=self._named(wanted),
+            sub=self._expected_sub(wanted),
             shown_by="sign-in",
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
-            aside=aside | self._aside(wanted),
+            extra_scopes=extra_scopes | self._openid(wanted),
         )

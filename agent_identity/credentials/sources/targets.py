@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a token is asked for: resource, audience, scope, authorization details, as form members (RFC 8707, 8693, 6749, 9396)."""
+"""The form members that say what a token is for: resource, audience, scope, authorization details (RFC 8707, 8693, 6749, 9396)."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def target(
     details: Sequence[JSON] = (),
     names_resource: bool = True,
 ) -> list[tuple[str, str]]:
-    """The members that say what is wanted.
+    """Return the form members for a request.
 
-    The resource goes along even where an issuer ignores it; `names_resource` False is for those that refuse it.
+    `resource` is sent even if an issuer ignores it; `names_resource=False` is for issuers that refuse it.
     """
     form = [("resource", wanted.resource)] if names_resource else []
     if audience is not None:
@@ -42,5 +42,5 @@ def target(
 
 
 def details_text(details: Sequence[JSON]) -> str:
-    """Authorization details as they are sent and as a cache key holds them; empty for none."""
+    """Authorization details as JSON text, for the wire and the cache key; empty for none."""
     return orjson.dumps([*details], option=orjson.OPT_SORT_KEYS).decode() if details else ""

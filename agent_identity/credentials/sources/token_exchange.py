@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Token exchange: the principal's token and the agent's own become a token that the resource accepts (RFC 8693)."""
+"""Token exchange: trades the principal's token, and a token of the agent, for one that the resource accepts (RFC 8693)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.checks import Expected, accepted, check_issued_type
+from agent_identity.credentials.sources.checks import Expected, check_answer, check_issued_type
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
@@ -30,11 +30,11 @@ __all__ = ["TokenExchange", "check_may_act", "check_same_context"]
 
 @dataclass(frozen=True, slots=True)
 class TokenExchange:
-    """Trade the principal's token for one of the resource's (RFC 8693 §2.1), bound to the acting agent's key where asked.
+    """Trade the principal's token for one that the resource accepts (RFC 8693 §2.1), bound to the acting agent's key if configured.
 
-    `actor` is what goes as `actor_token`: the leaf of the chain for an issuer that understands grants (then all of the chain
-    goes along for it to check), the agent's `workload` token, or none. `names_principal` says that the issuer is the
-    principal's own, so that the answer has to name them. `subject_types` are the types that may be shown, the best first.
+    `actor` is the source of `actor_token`: the leaf of the chain, for an issuer that understands grants (it also gets the whole
+    chain, to verify it); the agent's `workload` token; or none. `names_principal` says that the issuer is the principal's own,
+    so the answer must name them. `subject_types` are the acceptable types of the principal's token, in order of preference.
     """
 
     issuer: Issuer
@@ -59,17 +59,17 @@ class TokenExchange:
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        """Ask for a token of exactly the scopes wanted.
+        """Get a token with exactly the requested scopes.
 
         Raises:
             DeniedError: `may_act`, the principal's token names another actor; nothing was sent.
-            CredentialRejectedError: the issuer refused, or its answer isn't what was asked for.
+            CredentialRejectedError: the issuer refused, or its answer doesn't match the request.
             CredentialUnavailableError: it could not be reached.
         """
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing",
-                "this session acts for nobody whose token it has, so there is nothing to exchange",
+                "this session has no token of a principal to exchange",
                 remedy="open it with on_behalf_of(token), or use client-credentials for this resource",
             )
         subject = yield from wanted.subject.token(self.issuer, self.subject_types)
@@ -95,7 +95,7 @@ class TokenExchange:
             details=self.details,
             certificate=certificate if self.binding == "mtls" else None,
         )
-        return (yield from accepted(self.issuer, answer, expected))
+        return (yield from check_answer(self.issuer, answer, expected))
 
     def _form(
         self, wanted: Wanted, subject: SubjectToken
@@ -117,13 +117,13 @@ class TokenExchange:
             form += [("actor_token", Secret(wanted.chain[0].compact)), ("actor_token_type", JWT)]
             headers = ((DELEGATION, join_chain([grant.compact for grant in wanted.chain])),)
         elif self.actor == "workload" and self.workload is not None:
-            given = yield from self.workload()
-            form += [("actor_token", given.token), ("actor_token_type", given.token_type)]
+            workload = yield from self.workload()
+            form += [("actor_token", workload.token), ("actor_token_type", workload.token_type)]
         return form, headers
 
 
 def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
-    """Hold the principal's token and the chain to one session: an actor token of another would be spliced to it.
+    """Check that the principal's token and the chain are from the same session, so that no other chain is spliced to it.
 
     Raises:
         DeniedError: `spliced`; nothing was sent.
@@ -140,16 +140,16 @@ def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
     ):
         raise DeniedError(
             "spliced",
-            "the principal's token and the chain are of different sessions",
-            remedy="let each session ask with its own tokens",
+            "the principal's token and the chain are from different sessions",
+            remedy="use each session with its own tokens",
         )
 
 
 def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
-    """Hold ourselves to the `may_act` of a principal's token (RFC 8693 §4.4); a token without one leaves it to the issuer.
+    """Check the `may_act` of a principal's token (RFC 8693 §4.4). Without one the issuer decides.
 
     Raises:
-        DeniedError: `may_act`, it names somebody else.
+        DeniedError: `may_act`, it names another actor.
     """
     claims = read_jwt(subject.token)
     named = None if claims is None else claims.nested("may_act")
@@ -158,6 +158,6 @@ def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
     if named is None or named.text("sub") not in (agent, client_id):
         raise DeniedError(
             "may_act",
-            f"the principal's token lets another actor act for them, not {agent}",
+            f"the principal's token allows another actor, not {agent}",
             remedy="have the token issued with this agent, or its client, in may_act",
         )

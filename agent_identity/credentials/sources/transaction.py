@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Transaction tokens: what one call is about, as a trust domain's token service says it (draft-ietf-oauth-transaction-tokens-10).
+"""Transaction tokens: a trust domain's signed statement about one call (draft-ietf-oauth-transaction-tokens-10).
 
-A transaction token rides beside the credential in `Txn-Token`, is no credential itself, and stays within its trust domain.
+A transaction token is sent in `Txn-Token` beside the credential, isn't a credential, and stays within its trust domain.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from agent_identity.credentials.oauth.token_types import (
     TOKEN_EXCHANGE,
     TXN_TOKEN,
 )
-from agent_identity.credentials.sources.checks import check_issued_type, check_said_by
+from agent_identity.credentials.sources.checks import check_forwarded, check_issued_type
 from agent_identity.errors import CredentialRejectedError, VerificationError
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ _TYP: Final = "txntoken+jwt"
 
 @dataclass(frozen=True, slots=True)
 class TransactionToken:
-    """One transaction token; `txn` is the service's own id of the transaction, an alias of ours."""
+    """One transaction token. `txn` is the service's id of the transaction, an alias of our own."""
 
     token: Secret
     txn: str
@@ -52,7 +52,7 @@ class TransactionTokens:
     audience: str
 
     def fetch(self, wanted: Wanted, *, tool: str, trace_id: str) -> Flow[TransactionToken]:
-        """Ask for the token of one call; `request_details` and `request_context` say which.
+        """Get the token of one call. `tool`, the purpose and `trace_id` are sent as `request_details` and `request_context`.
 
         Raises:
             CredentialRejectedError: the service refused, or its answer isn't a transaction token of this domain.
@@ -77,16 +77,17 @@ class TransactionTokens:
         check_issued_type(answer, TXN_TOKEN, self.issuer.url)
         if answer.token_type.lower() != "n_a":
             raise CredentialRejectedError(
-                "wrong_token_type", f"{self.issuer.url} issued a transaction token as a bearer"
+                "wrong_token_type",
+                f"{self.issuer.url} issued a transaction token with the type of an access token",
             )
         check_scopes(answer, wanted.scopes, self.issuer.url)
-        claims = _claims(answer.token)
+        claims = _claims_of(answer.token)
         if claims is None or claims.get("aud") != self.audience or claims.text("txn") is None:
             raise CredentialRejectedError(
                 "malformed_txn_token",
-                f"{self.issuer.url} answered with no transaction token of {self.audience}",
+                f"{self.issuer.url} sent no valid transaction token of {self.audience}",
             )
-        check_said_by(claims, self.issuer, wanted, tacit=True)
+        check_forwarded(claims, self.issuer, wanted, tacit=True)
         check_scope_claim(claims, wanted.scopes, self.issuer.url)
         return TransactionToken(answer.token, claims.text("txn") or "")
 
@@ -95,7 +96,7 @@ def _text(members: dict[str, str]) -> str:
     return orjson.dumps(members).decode()
 
 
-def _claims(token: Secret) -> Fields | None:
+def _claims_of(token: Secret) -> Fields | None:
     try:
         parsed = jose.unverified(token.reveal())
         if parsed.header.get("typ") != _TYP:

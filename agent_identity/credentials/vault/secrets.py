@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Secrets in OpenBao or HashiCorp Vault: the workload's token logs in, and key/value version 2 is read and written.
+"""Secrets in OpenBao or HashiCorp Vault: login with the workload's token, and key/value engine version 2.
 
-A login is shared by everybody who uses the same `Vault`, for as long as its lease lasts. Nothing that the server answers is
-quoted: it may echo what it was sent.
+All users of the same `Vault` share a login while its lease lasts. Nothing that the server sends is quoted in an error: it may
+echo our secrets.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import orjson
 
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth.responses import Fields, asked, failure_of, json_object
+from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
 from agent_identity.credentials.oauth.retries import ATTEMPTS, wait_for
 from agent_identity.errors import (
     AgentIdentityError,
@@ -45,7 +45,7 @@ _LONE: Final = re.compile("[\ud800-\udfff]")
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _LONGEST_LEASE: Final = 24 * 3600.0
 _UNSTATED_LEASE: Final = 300.0
-"""Seconds that a login serves whose lease doesn't end."""
+"""Seconds that a login without a lease duration is used."""
 
 _OK: Final = frozenset({200, 204})
 _BAD_REQUEST: Final = 400
@@ -57,32 +57,32 @@ T = TypeVar("T")
 
 
 class Reference(NamedTuple):
-    """Where a secret is: the path below the mount, and the field there."""
+    """The place of a secret: the path below the mount, and the field."""
 
     path: str
     field: str = "value"
 
 
 def parse_reference(reference: str) -> Reference:
-    """Read `vault:a/b#field`; without a field it is `value`.
+    """Parse `vault:a/b#field`. The default field is `value`.
 
     Raises:
-        ConfigurationError: `reference_malformed`: another scheme, an empty or relative segment, a query, foreign characters.
+        ConfigurationError: `reference_malformed`: another scheme, an empty or relative segment, a query, other characters.
     """
     path, hash_sign, name = reference.removeprefix(_SCHEME).partition("#")
     name = name if hash_sign else "value"
     if not reference.startswith(_SCHEME) or not _PATH.fullmatch(path) or not _FIELD.fullmatch(name):
         raise ConfigurationError(
             "reference_malformed",
-            "a reference into the vault is written vault:path#field",
-            remedy="write the path below the mount, in plain segments, for instance vault:billing/api#key",
+            "a vault reference must have the form vault:path#field",
+            remedy="write the path below the mount, for instance vault:billing/api#key",
         )
     return Reference(path, name)
 
 
 @dataclass(frozen=True, slots=True)
 class _Login:
-    """A token of the server's, for as long as its lease; `number` counts how often one was refused before."""
+    """A token of the server while its lease lasts. `number` counts the earlier logins that the server refused."""
 
     token: Secret = field(repr=False)
     number: int
@@ -91,16 +91,16 @@ class _Login:
 
 
 class _Version(NamedTuple):
-    """The newest version of a secret: its number (0: there never was one), and its fields (None: it was deleted)."""
+    """The newest version of a secret: its number (0: there is none), and its fields (None: it was deleted)."""
 
     number: int
     fields: Fields | None
 
-    def holds(self, name: str) -> JSON:
+    def get(self, name: str) -> JSON:
         return None if self.fields is None else self.fields.get(name)
 
-    def replaced(self, name: str, secret: Secret | None) -> bytes:
-        """The body that writes it anew with one field changed, if nobody wrote in between."""
+    def body_with(self, name: str, secret: Secret | None) -> bytes:
+        """The body that writes the next version with one field changed. The server checks that no other write came first."""
         members = {} if self.fields is None else dict(self.fields.members)
         members.pop(name, None)
         if secret is not None:
@@ -111,8 +111,8 @@ class _Version(NamedTuple):
 class Vault:
     """One server, one role, one mount of secrets.
 
-    `address` is its origin. `login` makes the flow of the workload's token, whose audience the role has to accept. `clock`
-    gives Unix seconds.
+    `address` is its origin. `login` makes the flow that gets the workload's token; the role must accept its audience. `clock`
+    returns Unix seconds.
     """
 
     def __init__(
@@ -135,8 +135,8 @@ class Vault:
             if not _PATH.fullmatch(value):
                 raise ConfigurationError(
                     "vault_malformed",
-                    f"{name} of the vault is no path of plain segments",
-                    remedy=f"write {name} without a slash at its ends",
+                    f"{name} of the vault isn't a valid path",
+                    remedy=f"write {name} without a slash at its start or end",
                 )
         self.address: str = address
         self._workload = login
@@ -147,20 +147,19 @@ class Vault:
         self._headers: dict[str, str] = {"X-Vault-Request": "true", "Accept": "application/json"}
         if namespace is not None:
             self._headers["X-Vault-Namespace"] = namespace
-        self._name = new_id(
-            "vault_"
-        )  # two vaults may log in as two workloads, so they share nothing
+        # Two vaults may log in as two workloads, so they share no login.
+        self._name = new_id("vault_")
         self._number = 0
 
     def __repr__(self) -> str:
         return f"<Vault {self.address}>"
 
     def read(self, reference: str) -> Flow[Secret | None]:
-        """The secret that `vault:path#field` names; None where there is no such path, version or field.
+        """Read the secret at `vault:path#field`; None where there is no such path, version or field.
 
         Raises:
-            ConfigurationError: `reference_malformed`; `secret_unreadable`, what is there is no text.
-            CredentialRejectedError: the login, or the reading, is refused.
+            ConfigurationError: `reference_malformed`; `secret_unreadable`, the field holds no text.
+            CredentialRejectedError: the server refused the login or the read.
             CredentialUnavailableError: the server could not be reached, or is busy.
         """
         place = parse_reference(reference)
@@ -168,13 +167,13 @@ class Vault:
         return _text_of(version, place)
 
     def keep(self, reference: str, secret: Secret | None) -> Flow[None]:
-        """Write one field and leave the others as they are, or with None take it away. Older versions stay in the vault.
+        """Write one field and leave the others as they are; None deletes it. Older versions stay in the vault.
 
-        What somebody else writes meanwhile is not lost: beside our field it is kept, and in it theirs stays.
+        A concurrent write is never lost: if it changed other fields, ours is added to it; if it changed ours, we give up.
 
         Raises:
             ConfigurationError: `reference_malformed`.
-            CredentialRejectedError: `vault_conflict`, somebody else wrote this field; or the writing is refused.
+            CredentialRejectedError: `vault_conflict`, another writer changed this field; or the server refused the write.
             CredentialUnavailableError: the server could not be reached, or is busy.
         """
         place = parse_reference(reference)
@@ -182,28 +181,28 @@ class Vault:
             raise _unreadable(place)
         version = yield from self._newest(place)
         for _ in range(ATTEMPTS):
-            if secret is None and version.holds(place.field) is None:
+            if secret is None and version.get(place.field) is None:
                 return
-            body = partial(version.replaced, place.field, secret)
-            response = yield from self._asked("POST", place, body)
+            body = partial(version.body_with, place.field, secret)
+            response = yield from self._request("POST", place, body)
             if response.status in _OK:
                 return
             newer = yield from self._newest(place)
-            if newer.number == version.number:  # so it wasn't the check-and-set that refused
-                raise self.failure(response, "the writing of a secret", self._access())
-            if newer.holds(place.field) != version.holds(place.field):
+            if newer.number == version.number:  # the check-and-set didn't fail, so it was refused
+                raise self.failure(response, "the write of a secret", self._access())
+            if newer.get(place.field) != version.get(place.field):
                 break
             version = newer
         raise CredentialRejectedError(
             "vault_conflict",
-            f"somebody else writes the same secret at {self.address}",
+            f"another writer changed the same secret at {self.address}",
             remedy="give each writer a field or path of its own",
         )
 
     # -- secrets -----------------------------------------------------------------------------------------------------
 
     def _newest(self, place: Reference) -> Flow[_Version]:
-        response = yield from self.patiently(lambda: self._asked("GET", place))
+        response = yield from self.retry(lambda: self._request("GET", place))
         if response.status == _NOT_FOUND:
             return _Version(_deleted_version(response), None)
         if response.status not in _OK:
@@ -212,10 +211,10 @@ class Vault:
         metadata = None if data is None else data.nested("metadata")
         number = None if metadata is None else metadata.number("version")
         if data is None or number is None:
-            raise _malformed(self.address)
+            raise _unexpected_answer(self.address)
         return _Version(int(number), data.nested("data"))
 
-    def _asked(
+    def _request(
         self, method: str, place: Reference, body: Callable[[], bytes] = bytes
     ) -> Flow[HttpResponse]:
         path = f"{self._kv_mount}/data/{place.path}"
@@ -229,33 +228,33 @@ class Vault:
     def ask(
         self, method: str, path: str, body: Callable[[], bytes] = bytes, *, what: str, access: str
     ) -> Flow[HttpResponse]:
-        """Ask for something below `/v1/` with a login; one that was shared and isn't good any more is replaced once.
+        """Send a request below `/v1/` with a login. A shared login that the server refuses is replaced once.
 
-        `what` and `access` are for errors: what was asked for, and how the role gets at it.
+        `what` and `access` are for errors: what was requested, and which policy the role needs.
 
         Raises:
-            CredentialRejectedError: the login, or the asking, is refused with another status than 400 and 404.
+            CredentialRejectedError: the login or the request was refused with another status than 400 and 404.
             CredentialUnavailableError: the server could not be reached, or is busy.
         """
         since = self._clock()
         login = yield from self._login()
-        response = yield from self._sent(method, path, body(), login)
+        response = yield from self._send(method, path, body(), login)
         if response.status == _FORBIDDEN and login.issued_at < since:
             self._number = max(self._number, login.number + 1)
             login = yield from self._login()
-            response = yield from self._sent(method, path, body(), login)
+            response = yield from self._send(method, path, body(), login)
         if response.status not in _ANSWERS:
             raise self.failure(response, what, access)
         return response
 
-    def _sent(self, method: str, path: str, body: bytes, login: _Login) -> Flow[HttpResponse]:
-        # No flow of its own: what raises later has no frame with the secret in it.
+    def _send(self, method: str, path: str, body: bytes, login: _Login) -> Flow[HttpResponse]:
+        # Not a generator: an error that is raised later has no frame with the secret in it.
         headers = {"X-Vault-Token": login.token.reveal(), "Content-Type": "application/json"}
         url = f"{self.address}/v1/{path}"
-        return asked(HttpRequest(method, url, self._headers | headers, body), self.address)
+        return send(HttpRequest(method, url, self._headers | headers, body), self.address)
 
-    def patiently(self, once: Callable[[], Flow[T]]) -> Flow[T]:
-        """Ask again while the server is busy; what is asked this way may be asked twice."""
+    def retry(self, once: Callable[[], Flow[T]]) -> Flow[T]:
+        """Repeat a request while the server is busy. Use it only for requests that may be sent twice."""
         for attempt in range(1, ATTEMPTS):
             try:
                 return (yield from once())
@@ -265,7 +264,7 @@ class Vault:
         return (yield from once())
 
     def failure(self, response: HttpResponse, what: str, access: str) -> CredentialError:
-        """What a status other than success means."""
+        """The error of a status other than success."""
         if response.status == _FORBIDDEN:
             return CredentialRejectedError(
                 "vault_forbidden",
@@ -279,13 +278,13 @@ class Vault:
     def _login(self) -> Flow[_Login]:
         number = self._number
         key = digest_of(("vault", self._name, str(number)))
-        return shared(Shared(key, lambda: self._logged_in(number)))
+        return shared(Shared(key, lambda: self._log_in(number)))
 
-    def _logged_in(self, number: int) -> Flow[_Login]:
+    def _log_in(self, number: int) -> Flow[_Login]:
         token = yield from self._workload()
         now = self._clock()
         url = f"{self.address}/v1/auth/{self._auth_mount}/login"
-        response = yield from asked(
+        response = yield from send(
             HttpRequest(
                 "POST",
                 url,
@@ -298,16 +297,16 @@ class Vault:
             raise CredentialRejectedError(
                 "vault_login_refused",
                 f"{self.address} refused the login of this workload ({response.status})",
-                remedy=f"see that auth mount {self._auth_mount} has role {self.role}, and what it binds: issuer, audience, claims",
+                remedy=f"check that auth mount {self._auth_mount} has role {self.role}, and its bound issuer, audience and claims",
             )
         if response.status not in _OK:
             raise self.failure(response, "a login", self._access())
         auth = json_object(response, self.address).nested("auth")
         lease = None if auth is None else auth.number("lease_duration")
-        given = None if auth is None else auth.secret("client_token")
-        if given is None or lease is None or lease < 0 or not _TOKEN.fullmatch(given.reveal()):
-            raise _malformed(self.address)
-        return _Login(given, number, now, now + min(lease or _UNSTATED_LEASE, _LONGEST_LEASE))
+        issued = None if auth is None else auth.secret("client_token")
+        if issued is None or lease is None or lease < 0 or not _TOKEN.fullmatch(issued.reveal()):
+            raise _unexpected_answer(self.address)
+        return _Login(issued, number, now, now + min(lease or _UNSTATED_LEASE, _LONGEST_LEASE))
 
 
 def _check_address(address: str) -> None:
@@ -318,8 +317,8 @@ def _check_address(address: str) -> None:
     if not usable or not (address.startswith("https://") or is_loopback(address)):
         raise ConfigurationError(
             "vault_malformed",
-            "the address of the vault is no origin that may be asked",
-            remedy="write https, host and port alone, in lower case, for instance https://vault.example:8200",
+            "the address of the vault isn't an https origin",
+            remedy="write only https, host and port, in lower case, for instance https://vault.example:8200",
         )
 
 
@@ -333,7 +332,7 @@ def _text_of(version: _Version, place: Reference) -> Secret | None:
 
 
 def _deleted_version(response: HttpResponse) -> int:
-    """The number of a version that was deleted: the server says it along with 404; 0 where there never was one."""
+    """The number of a deleted version, which the server sends with status 404; 0 where there is no version."""
     try:
         data = json_object(response, "the vault").nested("data")
     except AgentIdentityError:
@@ -346,14 +345,14 @@ def _deleted_version(response: HttpResponse) -> int:
 def _unreadable(place: Reference) -> ConfigurationError:
     return ConfigurationError(
         "secret_unreadable",
-        f"field {place.field} of {place.path} in the vault holds no text",
-        remedy="write it as a non-empty text",
+        f"field {place.field} of {place.path} in the vault isn't a string",
+        remedy="write it as a non-empty string",
     )
 
 
-def _malformed(address: str) -> CredentialRejectedError:
+def _unexpected_answer(address: str) -> CredentialRejectedError:
     return CredentialRejectedError(
         "malformed_answer",
-        f"{address} answers otherwise than OpenBao and Vault do",
-        remedy="see that the address is theirs, and that the mount of secrets is of key/value version 2",
+        f"the answer of {address} isn't one of OpenBao or Vault",
+        remedy="check the address, and that the mount of secrets is a key/value engine of version 2",
     )

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A key that stays in OpenBao or HashiCorp Vault: its transit engine signs, and the private half never leaves it.
+"""Signs with the transit engine of OpenBao or HashiCorp Vault; the private key never leaves the vault.
 
-Of what a P-256 key signs the vault is sent the SHA-256 digest alone; Ed25519 has no such form and is sent all of it. The
-version that signs is named in the request and has to be the one that answers. Nothing of an answer is quoted.
+For a P-256 key the vault gets only the SHA-256 digest of the data; Ed25519 needs the data itself. The request names the key
+version, and the signature must come from that version. Nothing that the server sends is quoted in an error.
 """
 
 from __future__ import annotations
@@ -48,32 +48,32 @@ class _Version(NamedTuple):
 
 
 class TransitSigner:
-    """Signs with the newest version of one key of a transit mount; older ones are named for as long as the vault keeps them."""
+    """Signs with the newest version of a key of a transit mount. `keys` lists older versions while the vault keeps them."""
 
     def __init__(self, vault: Vault, mount: str, name: str) -> None:
         self._vault = vault
         self._mount = mount
         self._name = name
         self._versions: dict[str, _Version] = {}
-        """By thumbprint, those that were ever seen: a grant may be under way when the key is rotated."""
+        """All versions ever seen, by thumbprint: the key may be rotated while a grant is being signed."""
 
     def __repr__(self) -> str:
         return f"<TransitSigner {self._mount}/{self._name} at {self._vault.address}>"
 
     def keys(self, /) -> Flow[Sequence[JWK]]:
-        """Ask for the key's public halves, newest first. See `Signer`.
+        """Read the public keys, newest first. See `Signer`.
 
         Raises:
             CredentialRejectedError: `vault_key_missing`, `vault_key_unusable`, `malformed_answer`, or the vault refuses.
             CredentialUnavailableError: the vault could not be reached, or is busy.
         """
-        response = yield from self._asked("GET", f"keys/{self._name}", b"")
-        versions = self._read(response)
+        response = yield from self._request("GET", f"keys/{self._name}", b"")
+        versions = self._versions_in(response)
         self._versions.update((thumbprint(version.jwk), version) for version in versions)
         return [version.jwk for version in versions]
 
     def sign(self, data: bytes, kid: str, /) -> Flow[bytes]:
-        """Have the version that `kid` names sign. See `Signer`.
+        """Sign with the version that `kid` names. See `Signer`.
 
         Raises:
             CredentialRejectedError: `unknown_key`, `malformed_answer`, or the vault refuses.
@@ -94,18 +94,18 @@ class TransitSigner:
             path += "/sha2-256"
             digest = hashlib.sha256(data).digest()
             body |= {"input": base64.b64encode(digest).decode("ascii"), "prehashed": True}
-        response = yield from self._asked("POST", path, orjson.dumps(body))
+        response = yield from self._request("POST", path, orjson.dumps(body))
         return self._signature(response, version)
 
     # -- one exchange ------------------------------------------------------------------------------------------------
 
-    def _asked(self, method: str, path: str, body: bytes) -> Flow[HttpResponse]:
+    def _request(self, method: str, path: str, body: bytes) -> Flow[HttpResponse]:
         what = f"the key {self._name} of {self._mount}"
         access = (
             f"let the policies of role {self._vault.role} read {self._mount}/keys/{self._name}, "
             f"and update {self._mount}/sign/{self._name} and {self._mount}/sign/{self._name}/sha2-256"
         )
-        response = yield from self._vault.patiently(
+        response = yield from self._vault.retry(
             lambda: self._vault.ask(
                 method, f"{self._mount}/{path}", lambda: body, what=what, access=access
             )
@@ -114,7 +114,7 @@ class TransitSigner:
             raise CredentialRejectedError(
                 "vault_key_missing",
                 f"{self._vault.address} has no key {self._name} in {self._mount}",
-                remedy=f"make it with bao write -f {self._mount}/keys/{self._name} type={_P256}, or correct agent.signer",
+                remedy=f"create it: bao write -f {self._mount}/keys/{self._name} type={_P256}, or correct agent.signer",
             )
         if response.status != _OK:
             raise self._vault.failure(response, what, access)
@@ -123,37 +123,37 @@ class TransitSigner:
     def _data(self, response: HttpResponse) -> Fields:
         data = json_object(response, self._vault.address).nested("data")
         if data is None:
-            raise self._malformed()
+            raise self._unexpected_answer()
         return data
 
-    def _read(self, response: HttpResponse) -> list[_Version]:
+    def _versions_in(self, response: HttpResponse) -> list[_Version]:
         data = self._data(response)
         if not _signs_grants(data):
             raise CredentialRejectedError(
                 "vault_key_unusable",
-                f"the key {self._name} of {self._mount} is none that signs grants",
-                remedy=f"make another with type={_P256} or type={_ED25519}, and no derivation",
+                f"the key {self._name} of {self._mount} can't sign grants",
+                remedy=f"create another with type={_P256} or type={_ED25519}, and without derivation",
             )
         versions = _versions(data)
         if not versions or versions[0].number != data.number("latest_version"):
-            raise self._malformed()
+            raise self._unexpected_answer()
         return versions
 
     def _signature(self, response: HttpResponse, version: _Version) -> bytes:
         signature = _raw(self._data(response), f"vault:v{version.number}:")
         if signature is None:
-            raise self._malformed()
+            raise self._unexpected_answer()
         return signature
 
-    def _malformed(self) -> CredentialRejectedError:
+    def _unexpected_answer(self) -> CredentialRejectedError:
         return CredentialRejectedError(
             "malformed_answer",
-            f"{self._vault.address} answers otherwise than the transit engine of OpenBao and Vault does",
-            remedy=f"see that the address is theirs, and that {self._mount} is a mount of transit",
+            f"the answer of {self._vault.address} isn't one of OpenBao's or Vault's transit engine",
+            remedy=f"check the address, and that {self._mount} is a transit mount",
         )
 
 
-# What follows reads and raises nothing: a traceback finds no answer in the frames above.
+# The functions below read an answer and never raise, so that no traceback has a frame with the answer in it.
 
 
 def _signs_grants(data: Fields) -> bool:
@@ -161,25 +161,25 @@ def _signs_grants(data: Fields) -> bool:
 
 
 def _versions(data: Fields) -> list[_Version]:
-    """The versions of a key as the vault lists them, newest first; none where one of them can't be read."""
-    listed = data.nested("keys")
-    read = _point if data.text("type") == _ED25519 else _curve
-    found = [] if listed is None else [_version(name, listed, read) for name in listed.members]
-    versions = [version for version in found if version is not None]
-    if len(versions) != len(found):
+    """The versions of a key, newest first; an empty list if one of them can't be read."""
+    keys = data.nested("keys")
+    read = _ed25519_jwk if data.text("type") == _ED25519 else _p256_jwk
+    parsed = [] if keys is None else [_version(name, keys, read) for name in keys.members]
+    versions = [version for version in parsed if version is not None]
+    if len(versions) != len(parsed):
         return []
     return sorted(versions, key=lambda version: version.number, reverse=True)
 
 
-def _version(name: str, listed: Fields, read: Callable[[str], JWK | None]) -> _Version | None:
-    entry = listed.nested(name)
+def _version(name: str, keys: Fields, read: Callable[[str], JWK | None]) -> _Version | None:
+    entry = keys.nested(name)
     public = None if entry is None else entry.text("public_key")
     jwk = None if public is None else read(public)
     return _Version(int(name), jwk) if jwk is not None and _NUMBER.fullmatch(name) else None
 
 
 def _raw(data: Fields, prefix: str) -> bytes | None:
-    """The signature behind the version that made it, None where another did or it can't be read."""
+    """The signature after the prefix of its version; None if another version made it, or it can't be read."""
     text = data.text("signature") or ""
     try:
         return (unb64url(text.removeprefix(prefix)) or None) if text.startswith(prefix) else None
@@ -187,16 +187,16 @@ def _raw(data: Fields, prefix: str) -> bytes | None:
         return None
 
 
-def _curve(pem: str) -> JWK | None:
+def _p256_jwk(pem: str) -> JWK | None:
     try:
-        found = public_key_of(pem.encode())
+        jwk = public_key_of(pem.encode())
     except (ConfigurationError, UnicodeEncodeError):
         return None
-    return found if found["kty"] == "EC" else None
+    return jwk if jwk["kty"] == "EC" else None
 
 
-def _point(text: str) -> JWK | None:
-    """Ed25519 is listed as the bare point, in base64."""
+def _ed25519_jwk(text: str) -> JWK | None:
+    """Vault lists an Ed25519 key as the bare point in base64."""
     try:
         point = base64.b64decode(text, validate=True)
     except ValueError:

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Workload identity: what the platform that runs us says we are, for one audience, instead of a stored secret.
+"""Workload identity: the platform's own token for this workload and one audience, instead of a stored secret.
 
-One file per platform. `fetch` answers None where the platform isn't here, and raises where it is here but broken; nobody
-falls back from a broken one to the next. Variables and files are asked for, never read.
+One file per platform. `fetch` returns None where this isn't the platform, and raises where it is but fails; a failure never
+falls back to the next platform. Environment variables and files are read by the flow's driver.
 """
 
 from __future__ import annotations
@@ -42,8 +42,8 @@ __all__ = [
 
 
 @dataclass(frozen=True, slots=True)
-class _Given:
-    """What configuration says of a provider."""
+class _Options:
+    """The configured options of a provider."""
 
     expect: Mapping[str, str]
     path: str | None = None
@@ -52,54 +52,58 @@ class _Given:
     client_id: str | None = None
 
 
-def _github(given: _Given) -> Provider:
-    return GitHub(given.expect, given.token_host)
+def _github(options: _Options) -> Provider:
+    return GitHub(options.expect, options.token_host)
 
 
-def _gitlab(given: _Given) -> Provider:
-    return GitLab(given.expect) if given.path is None else GitLab(given.expect, given.path)
+def _gitlab(options: _Options) -> Provider:
+    return GitLab(options.expect) if options.path is None else GitLab(options.expect, options.path)
 
 
-def _kubernetes(given: _Given) -> Provider:
-    return Kubernetes(given.expect) if given.path is None else Kubernetes(given.expect, given.path)
+def _kubernetes(options: _Options) -> Provider:
+    return (
+        Kubernetes(options.expect)
+        if options.path is None
+        else Kubernetes(options.expect, options.path)
+    )
 
 
-def _aws(given: _Given) -> Provider:
-    return AWS(given.expect)
+def _aws(options: _Options) -> Provider:
+    return AWS(options.expect)
 
 
-def _gcp(given: _Given) -> Provider:
-    return GCP(given.expect, certain=True)
+def _gcp(options: _Options) -> Provider:
+    return GCP(options.expect, certain=True)
 
 
-def _azure(given: _Given) -> Provider:
-    return Azure(given.expect, given.client_id, certain=True)
+def _azure(options: _Options) -> Provider:
+    return Azure(options.expect, options.client_id, certain=True)
 
 
-def _file(given: _Given) -> Provider:
-    return File(given.path or "", given.expect, given.trust_domain)
+def _file(options: _Options) -> Provider:
+    return File(options.path or "", options.expect, options.trust_domain)
 
 
-def _spiffe(given: _Given) -> Provider:
-    return Spiffe(given.expect, given.trust_domain)
+def _spiffe(options: _Options) -> Provider:
+    return Spiffe(options.expect, options.trust_domain)
 
 
-def _ambient(given: _Given) -> Provider:
-    """What is most particular to this very job comes first; the pod's token, which nearly every pod has, comes last."""
+def _ambient(options: _Options) -> Provider:
+    """The most specific platform comes first; Kubernetes is last, since nearly every pod has a token."""
     return Ambient(
         (
-            GitHub(given.expect, given.token_host),
-            GitLab(given.expect),
-            Spiffe(given.expect, given.trust_domain),
-            AWS(given.expect),
-            Azure(given.expect, given.client_id),
-            GCP(given.expect),
-            Kubernetes(given.expect),
+            GitHub(options.expect, options.token_host),
+            GitLab(options.expect),
+            Spiffe(options.expect, options.trust_domain),
+            AWS(options.expect),
+            Azure(options.expect, options.client_id),
+            GCP(options.expect),
+            Kubernetes(options.expect),
         )
     )
 
 
-_PROVIDERS: Final[Mapping[str, tuple[Callable[[_Given], Provider], frozenset[str]]]] = {
+_PROVIDERS: Final[Mapping[str, tuple[Callable[[_Options], Provider], frozenset[str]]]] = {
     "github": (_github, frozenset({"token_host"})),
     "gitlab": (_gitlab, frozenset({"path"})),
     "kubernetes": (_kubernetes, frozenset({"path"})),
@@ -110,7 +114,7 @@ _PROVIDERS: Final[Mapping[str, tuple[Callable[[_Given], Provider], frozenset[str
     "spiffe": (_spiffe, frozenset({"trust_domain"})),
     "ambient": (_ambient, frozenset({"token_host", "client_id", "trust_domain"})),
 }
-"""How each provider is made, and the options that it has beside `expect`."""
+"""The constructor of each provider, and its options beside `expect`."""
 
 
 def provider(
@@ -122,27 +126,27 @@ def provider(
     token_host: str | None = None,
     client_id: str | None = None,
 ) -> Provider:
-    """The provider of a configured name.
+    """Make the provider with a configured name.
 
-    `path` is a token file, or for `gitlab` the variable's name; `expect` are claims that the token has to have. Named alone,
-    a cloud is asked without looking first whether it is there.
+    `path` is a token file, or for `gitlab` the variable's name. `expect` are claims that the token must have. A configured
+    cloud is asked at once; `ambient` first checks that it is there.
 
     Raises:
-        ConfigurationError: no provider has that name, or it doesn't know an option.
+        ConfigurationError: there is no provider with that name, or it doesn't have an option.
     """
     if name not in _PROVIDERS:
         raise ConfigurationError(
             "unknown_provider",
-            "no provider of workload identity has that name",
-            remedy=f"name one of {', '.join(sorted(_PROVIDERS))}",
+            "there is no workload identity provider with that name",
+            remedy=f"use one of {', '.join(sorted(_PROVIDERS))}",
         )
-    make, options = _PROVIDERS[name]
-    given = _Given(dict(expect or {}), path, trust_domain, token_host, client_id)
+    make, known = _PROVIDERS[name]
+    options = _Options(dict(expect or {}), path, trust_domain, token_host, client_id)
     for option in ("path", "trust_domain", "token_host", "client_id"):
-        if getattr(given, option) is not None and option not in options:
+        if getattr(options, option) is not None and option not in known:
             raise ConfigurationError(
                 "provider_option",
                 f"provider {name} has no option {option}",
                 remedy=f"leave {option} out",
             )
-    return make(given)
+    return make(options)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whichever platform is here: the first that knows this workload speaks for it, and a broken one is never passed over."""
+"""Detects the platform: the first provider that has a token for this workload is used; one that fails isn't skipped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ __all__ = ["Ambient"]
 
 @dataclass(frozen=True, slots=True)
 class Ambient:
-    """Providers in the order in which they are asked. With one alone, its absence becomes an error."""
+    """Providers, in the order in which they are tried. If none has a token, that is an error."""
 
     kind: ClassVar[str] = "ambient"
 
@@ -32,11 +32,11 @@ class Ambient:
         return "; or ".join(provider.setup for provider in self.providers)
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken]:
-        """The first one's token.
+        """Return the first token.
 
         Raises:
-            CredentialUnavailableError: `no_workload_identity`, none of them is here.
-            CredentialError: one is here and broken; the next is not asked.
+            CredentialUnavailableError: `no_workload_identity`, none of the platforms was detected.
+            CredentialError: a detected platform failed; the next isn't tried.
         """
         for provider in self.providers:
             token = yield from provider.fetch(audience, now)
@@ -44,6 +44,6 @@ class Ambient:
                 return token
         raise CredentialUnavailableError(
             "no_workload_identity",
-            f"no platform gives this workload an identity: looked for {self.looks_for}",
+            f"this workload has no identity of any platform: looked for {self.looks_for}",
             remedy=self.setup,
         )

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """AWS: the web identity token of an EKS pod (IRSA), which the kubelet renews in its file.
 
-EKS Pod Identity hands out AWS credentials and no token for an audience, so it is no source here.
+EKS Pod Identity isn't supported: it provides AWS credentials, not tokens for an audience.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.workload.places import token_in_named_file
-from agent_identity.credentials.workload.tokens import accepted
+from agent_identity.credentials.workload.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -25,7 +25,7 @@ _FILE: Final = "AWS_WEB_IDENTITY_TOKEN_FILE"
 
 @dataclass(frozen=True, slots=True)
 class AWS:
-    """The pod's service account, as EKS signs it."""
+    """The pod's service account, in a token that EKS signs."""
 
     kind: ClassVar[str] = "aws"
 
@@ -43,4 +43,4 @@ class AWS:
         token = yield from token_in_named_file(_FILE)
         if token is None:
             return None
-        return accepted(token, audience, now, who="AWS", expect=self.expect)
+        return check_token(token, audience, now, who="AWS", expect=self.expect)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token in a file that somebody else renews: an agent of the platform, or spiffe-helper with its JWT-SVIDs."""
+"""A token in a file that another program renews: an agent of the platform, or spiffe-helper with its JWT-SVIDs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from agent_identity.credentials.workload.places import check_path, token_in_file
 from agent_identity.credentials.workload.spiffe import check_jwt_svid, check_trust_domain
-from agent_identity.credentials.workload.tokens import accepted
+from agent_identity.credentials.workload.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,7 +21,7 @@ __all__ = ["File"]
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A JWT whose audience is compared, or an opaque token, whose isn't. With `trust_domain` it has to be a JWT-SVID."""
+    """A JWT, whose audience is checked, or an opaque token. With `trust_domain` it must be a JWT-SVID."""
 
     kind: ClassVar[str] = "file"
 
@@ -46,7 +46,9 @@ class File:
         token = yield from token_in_file(self.path, opaque=opaque)
         if token is None:
             return None
-        given = accepted(token, audience, now, who=self.path, expect=self.expect, opaque=opaque)
+        checked = check_token(
+            token, audience, now, who=self.path, expect=self.expect, opaque=opaque
+        )
         if self.trust_domain is not None:
             check_jwt_svid(token, self.trust_domain, who=self.path)
-        return given
+        return checked

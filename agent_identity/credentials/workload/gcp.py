@@ -6,9 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.oauth.responses import asked, failure_of
+from agent_identity.credentials.oauth.responses import failure_of, send
 from agent_identity.credentials.workload.places import machine_says
-from agent_identity.credentials.workload.tokens import accepted, malformed, quoted, trimmed
+from agent_identity.credentials.workload.tokens import (
+    check_token,
+    malformed_token,
+    quote_audience,
+    trim,
+)
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest
 from agent_identity.values import Secret
@@ -34,7 +39,7 @@ _OK: Final = 200
 class GCP:
     """The service account of the machine, pod or function.
 
-    `certain` says that configuration names this platform; otherwise the machine's firmware has to, before anything is asked.
+    `certain` says that the platform is configured; otherwise the firmware must name it before a request is sent.
     """
 
     kind: ClassVar[str] = "gcp"
@@ -51,27 +56,26 @@ class GCP:
         return "attach a service account to the Google Cloud workload"
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
-        url = f"{_IDENTITY}&audience={quoted(audience)}"
+        url = f"{_IDENTITY}&audience={quote_audience(audience)}"
         if not self.certain:
             here = yield from machine_says(_FIRMWARE, "Google", "Google Compute Engine")
             if not here:
                 return None
         request = HttpRequest("GET", url, {"Metadata-Flavor": "Google"}, plain=_HOST)
-        answer = yield from asked(request, _WHO)
+        answer = yield from send(request, _WHO)
         if answer.headers.get("metadata-flavor") != "Google":
             raise CredentialRejectedError(
                 "foreign_metadata_server",
-                f"what answers at {_HOST} isn't Google's metadata server",
-                remedy="find out who answers for it: it has neither Google's header nor a token to trust",
+                f"the server at {_HOST} isn't Google's metadata server",
+                remedy="find out which server answers there: it didn't send Google's header",
             )
         if answer.status != _OK:
             raise failure_of(answer, _WHO, "a token", now)
-        token = _token(answer)
+        token = _token_in(answer)
         if token is None:
-            raise malformed(_WHO)
-        return accepted(token, audience, now, who=_WHO, expect=self.expect)
+            raise malformed_token(_WHO)
+        return check_token(token, audience, now, who=_WHO, expect=self.expect)
 
 
-def _token(answer: HttpResponse) -> Secret | None:
-    """The answer is the token, as text."""
-    return trimmed(Secret(answer.body.decode("ascii", "replace")))
+def _token_in(answer: HttpResponse) -> Secret | None:
+    return trim(Secret(answer.body.decode("ascii", "replace")))

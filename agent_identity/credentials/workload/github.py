@@ -6,9 +6,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.oauth.responses import asked, failure_of, json_object
+from agent_identity.credentials.oauth.responses import failure_of, json_object, send
 from agent_identity.credentials.workload.places import refuse_inside
-from agent_identity.credentials.workload.tokens import accepted, malformed, quoted, trimmed
+from agent_identity.credentials.workload.tokens import (
+    check_token,
+    malformed_token,
+    quote_audience,
+    trim,
+)
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError, DeniedError
 from agent_identity.flow import Flow, HttpRequest, read
 from agent_identity.uris import origin
@@ -43,7 +48,7 @@ class GitHub:
         ):
             raise ConfigurationError(
                 "token_host_malformed",
-                "the configured token host is no host",
+                "the configured token host isn't a host name",
                 remedy="write it in lower case without https:// and without a path, for instance token.ghe.example",
             )
 
@@ -56,13 +61,13 @@ class GitHub:
         return "give the GitHub Actions job `permissions: id-token: write`"
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
-        """Ask the token service that the runner names, where it is GitHub's own or the configured one.
+        """Get a token from the service that the runner names, if it is GitHub's own or the configured one.
 
         Raises:
             ConfigurationError: `foreign_token_url`; nothing was sent.
-            CredentialUnavailableError: `token_variable_missing`, this is a job of GitHub's that may have no token.
+            CredentialUnavailableError: `token_variable_missing`, this GitHub job isn't allowed to get tokens.
         """
-        query = f"audience={quoted(audience)}"
+        query = f"audience={quote_audience(audience)}"
         url = yield from read(f"env:{_URL}")
         if url is None:
             yield from refuse_inside("GITHUB_ACTIONS", _URL, self.setup)
@@ -70,7 +75,7 @@ class GitHub:
         if not self._trusts(url):
             raise ConfigurationError(
                 "foreign_token_url",
-                f"{_URL} leads neither to GitHub nor to the configured token host",
+                f"{_URL} points neither to GitHub nor to the configured token host",
                 remedy="find out who set it; for a GitHub Enterprise Server configure token_host",
             )
         bearer = yield from read(f"env:{_TOKEN}")
@@ -78,18 +83,18 @@ class GitHub:
             raise CredentialUnavailableError(
                 "token_variable_missing", f"{_URL} is set and {_TOKEN} isn't", remedy=self.setup
             )
-        answer = yield from asked(_request(url, bearer, query), _WHO)
+        answer = yield from send(_request(url, bearer, query), _WHO)
         if answer.status != _OK:
             raise failure_of(answer, _WHO, "a token", now)
         fields = json_object(answer, _WHO)
         if not fields.is_token("value"):
-            raise malformed(_WHO)
-        return accepted(
+            raise malformed_token(_WHO)
+        return check_token(
             Secret(fields.text("value") or ""), audience, now, who=_WHO, expect=self.expect
         )
 
     def _trusts(self, url: Secret) -> bool:
-        """Whether the job's token may be sent there: https, no fragment that would swallow the audience, a known host."""
+        """Whether the job's token may be sent there: https, a known host, and no fragment that would hide the audience."""
         place = _origin(url.reveal())
         if place is None or "#" in url.reveal():
             return False
@@ -106,9 +111,9 @@ def _origin(url: str) -> str | None:
 
 
 def _request(url: Secret, bearer: Secret, query: str) -> HttpRequest:
-    token = trimmed(bearer)
+    token = trim(bearer)
     if token is None:
-        raise malformed(_TOKEN)
+        raise malformed_token(_TOKEN)
     separator = "&" if "?" in url.reveal() else "?"
     headers = {"Authorization": f"bearer {token.reveal()}", "Accept": "application/json"}
     return HttpRequest("GET", f"{url.reveal()}{separator}{query}", headers)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""GitLab CI: a token that the job's `id_tokens` put into a variable, for the audience that is written there."""
+"""GitLab CI: a token that the job's `id_tokens` put into a variable, for the audience that is configured there."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.workload.places import refuse_inside, token_in_variable
-from agent_identity.credentials.workload.tokens import accepted
+from agent_identity.credentials.workload.tokens import check_token
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -36,8 +36,8 @@ class GitLab:
         if not _VARIABLE.fullmatch(self.variable):
             raise ConfigurationError(
                 "variable_malformed",
-                "the path of provider gitlab is no name of a variable",
-                remedy="write the name that stands under id_tokens",
+                "the path of provider gitlab isn't a valid variable name",
+                remedy="use the name under id_tokens",
             )
 
     @property
@@ -49,13 +49,13 @@ class GitLab:
         return f"give the GitLab job `id_tokens: {self.variable}: aud: <audience>`"
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
-        """Take the token that the job was given.
+        """Read the job's token.
 
         Raises:
-            CredentialUnavailableError: `token_variable_missing`, this is a job of GitLab's that was given none.
+            CredentialUnavailableError: `token_variable_missing`, this is a GitLab job without a token.
         """
         token = yield from token_in_variable(self.variable, _WHO)
         if token is None:
             yield from refuse_inside("GITLAB_CI", self.variable, self.setup)
             return None
-        return accepted(token, audience, now, who=_WHO, expect=self.expect)
+        return check_token(token, audience, now, who=_WHO, expect=self.expect)

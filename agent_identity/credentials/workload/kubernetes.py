@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar
 
 from agent_identity.credentials.workload.places import check_path, token_in_file
-from agent_identity.credentials.workload.tokens import accepted
+from agent_identity.credentials.workload.tokens import check_token
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -44,4 +44,4 @@ class Kubernetes:
         token = yield from token_in_file(self.path)
         if token is None:
             return None
-        return accepted(token, audience, now, who="Kubernetes", expect=self.expect)
+        return check_token(token, audience, now, who="Kubernetes", expect=self.expect)

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where platforms put tokens: in a file, in a file that a variable names, in a variable. Each use reads anew."""
+"""Reads the places where platforms put tokens: a file, a file that a variable names, a variable. Nothing is cached."""
 
 from __future__ import annotations
 
 from pathlib import PurePath
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.credentials.workload.tokens import is_whole, malformed, trimmed
+from agent_identity.credentials.workload.tokens import is_whole, malformed_token, trim
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError, TransportError
 from agent_identity.flow import Flow, pause, read
 
@@ -23,33 +23,33 @@ __all__ = [
 ]
 
 _WHILE_WRITING: Final = 0.05
-"""Seconds until a file is read again that was met half-written."""
+"""Seconds until a half-written file is read again."""
 
 
 def token_in_file(path: str, *, opaque: bool = False) -> Flow[Secret | None]:
-    """The token in a file, None where there is no file. One that is being written is read once more.
+    """Read the token in a file; None where there is no file. A half-written file is read once more.
 
     Raises:
-        CredentialUnavailableError: `token_file_unreadable`, the file is there and holds no whole token.
+        CredentialUnavailableError: `token_file_unreadable`, the file holds no complete token.
     """
-    found = yield from read(f"file:{path}")
-    if found is None:
+    text = yield from read(f"file:{path}")
+    if text is None:
         return None
-    token = _whole(found, opaque=opaque)
-    if token is None and (yield from _waited()):
-        found = yield from read(f"file:{path}")
-        token = None if found is None else _whole(found, opaque=opaque)
+    token = _complete_token(text, opaque=opaque)
+    if token is None and (yield from _wait_for_writer()):
+        text = yield from read(f"file:{path}")
+        token = None if text is None else _complete_token(text, opaque=opaque)
     if token is None:
         raise CredentialUnavailableError(
             "token_file_unreadable",
-            f"{path} holds no whole token",
-            remedy="see that it is written in one step, by renaming, and holds one token and nothing else",
+            f"{path} holds no complete token",
+            remedy="check that it is written atomically, by renaming, and holds one token alone",
         )
     return token
 
 
-def _waited() -> Flow[bool]:
-    """Give whoever writes a moment; False when the deadline has none left."""
+def _wait_for_writer() -> Flow[bool]:
+    """Wait a moment for the writer of a file. Return whether the deadline allowed it."""
     try:
         yield from pause(_WHILE_WRITING)
     except TransportError:
@@ -58,46 +58,46 @@ def _waited() -> Flow[bool]:
 
 
 def token_in_named_file(variable: str, *, opaque: bool = False) -> Flow[Secret | None]:
-    """The token in the file that a variable names, None where the variable isn't set.
+    """Read the token in the file that a variable names; None where the variable isn't set.
 
     Raises:
-        CredentialUnavailableError: the file isn't there, or as for `token_in_file`.
-        ConfigurationError: `token_path`, the variable names no absolute path.
+        CredentialUnavailableError: the file doesn't exist, or as for `token_in_file`.
+        ConfigurationError: `token_path`, the variable's value isn't an absolute path.
     """
-    named = yield from read(f"env:{variable}")
-    if named is None:
+    path = yield from read(f"env:{variable}")
+    if path is None:
         return None
-    if not PurePath(named.reveal()).is_absolute():
+    if not PurePath(path.reveal()).is_absolute():
         raise _not_absolute(variable)
-    token = yield from token_in_file(named.reveal(), opaque=opaque)
+    token = yield from token_in_file(path.reveal(), opaque=opaque)
     if token is None:
         raise CredentialUnavailableError(
             "token_file_missing",
-            f"the file that {variable} names isn't there",
+            f"the file that {variable} names doesn't exist",
             remedy=f"mount it, or unset {variable}",
         )
     return token
 
 
 def token_in_variable(variable: str, who: str) -> Flow[Secret | None]:
-    """The token in a variable, None where it isn't set.
+    """Read the token in a variable; None where it isn't set.
 
     Raises:
         CredentialRejectedError: `malformed_token`.
     """
-    found = yield from read(f"env:{variable}")
-    if found is None:
+    value = yield from read(f"env:{variable}")
+    if value is None:
         return None
-    token = trimmed(found)
+    token = trim(value)
     if token is None:
-        raise malformed(who)
+        raise malformed_token(who)
     return token
 
 
 def refuse_inside(marker: str, variable: str, setup: str) -> Flow[None]:
-    """Where a platform's mark is set but not the variable in which it gives tokens, the job isn't allowed to have one.
+    """Refuse a job of a platform that gave it no token: the `marker` variable is set, the token's variable isn't.
 
-    It is here but broken: what else the machine could say of itself is not this job's identity.
+    Other identities that the machine may have aren't this job's, so the next platform isn't tried.
 
     Raises:
         CredentialUnavailableError: `token_variable_missing`.
@@ -110,13 +110,13 @@ def refuse_inside(marker: str, variable: str, setup: str) -> Flow[None]:
 
 
 def machine_says(path: str, *names: str) -> Flow[bool]:
-    """Whether the machine's firmware gives one of these names in this place."""
-    found = yield from read(f"file:{path}")
-    return found is not None and found.reveal().strip() in names
+    """Whether the firmware's file at `path` holds one of these names."""
+    text = yield from read(f"file:{path}")
+    return text is not None and text.reveal().strip() in names
 
 
 def check_path(path: str) -> None:
-    """Refuse a path that means something else in each working directory.
+    """Refuse a path that depends on the working directory.
 
     Raises:
         ConfigurationError: `token_path`.
@@ -127,10 +127,12 @@ def check_path(path: str) -> None:
 
 def _not_absolute(what: str) -> ConfigurationError:
     return ConfigurationError(
-        "token_path", f"{what} is no absolute path", remedy="write the whole path of the token file"
+        "token_path",
+        f"{what} isn't an absolute path",
+        remedy="write the absolute path of the token file",
     )
 
 
-def _whole(found: Secret, *, opaque: bool) -> Secret | None:
-    token = trimmed(found)
+def _complete_token(text: Secret, *, opaque: bool) -> Secret | None:
+    token = trim(text)
     return token if token is not None and is_whole(token, opaque=opaque) else None

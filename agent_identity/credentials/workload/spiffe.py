@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.workload.tokens import (
-    accepted,
     check_audience,
-    malformed,
-    trimmed,
+    check_token,
+    malformed_token,
+    trim,
 )
 from agent_identity.errors import ConfigurationError, CredentialRejectedError, VerificationError
 from agent_identity.flow import Flow, jwt_svid
@@ -30,7 +30,7 @@ _WHO: Final = "the SPIFFE Workload API"
 
 @dataclass(frozen=True, slots=True)
 class Spiffe:
-    """The workload's SVID, of `trust_domain` where that is given."""
+    """The workload's JWT-SVID, from `trust_domain` if that is set."""
 
     kind: ClassVar[str] = "spiffe"
 
@@ -53,51 +53,49 @@ class Spiffe:
         svid = yield from jwt_svid(audience)
         if svid is None:
             return None
-        token = trimmed(svid)
+        token = trim(svid)
         if token is None:
-            raise malformed(_WHO)
-        given = accepted(token, audience, now, who=_WHO, expect=self.expect)
+            raise malformed_token(_WHO)
+        checked = check_token(token, audience, now, who=_WHO, expect=self.expect)
         check_jwt_svid(token, self.trust_domain, who=_WHO)
-        return given
+        return checked
 
 
 def check_jwt_svid(svid: Secret, trust_domain: str | None, *, who: str) -> None:
-    """Hold a JWT-SVID to naming a workload as its subject, and to whose it is (JWT-SVID §3.1).
+    """Check that a JWT-SVID's `sub` names a workload, in the trust domain if that is set (JWT-SVID §3.1).
 
     Raises:
         CredentialRejectedError: `spiffe_id_malformed` or `trust_domain_mismatch`.
     """
     claims = read_jwt(svid)
-    _check(None if claims is None else _name(claims.get("sub")), trust_domain, who)
+    _check_id(None if claims is None else _parse_id(claims.get("sub")), trust_domain, who)
 
 
 def check_x509_svid(svid: Certificate, trust_domain: str | None, *, who: str) -> None:
-    """Hold an X.509-SVID to exactly one URI, which names a workload, and to whose it is (X509-SVID §2, §5.2).
+    """Check that an X.509-SVID's only URI names a workload, in the trust domain if that is set (X509-SVID §2, §5.2).
 
     Raises:
         CredentialRejectedError: `spiffe_id_malformed` or `trust_domain_mismatch`.
     """
-    _check(_name(svid.uris[0]) if len(svid.uris) == 1 else None, trust_domain, who)
+    _check_id(_parse_id(svid.uris[0]) if len(svid.uris) == 1 else None, trust_domain, who)
 
 
-def _check(found: SpiffeId | None, trust_domain: str | None, who: str) -> None:
-    if (
-        found is None or not found.path
-    ):  # without a path it names a trust domain, and no workload in it
+def _check_id(spiffe_id: SpiffeId | None, trust_domain: str | None, who: str) -> None:
+    if spiffe_id is None or not spiffe_id.path:  # without a path it names only a trust domain
         raise CredentialRejectedError(
             "spiffe_id_malformed",
-            f"what {who} gives doesn't name one workload by its SPIFFE ID",
-            remedy="take the SVID from a SPIFFE implementation; a plain JWT or certificate is none",
+            f"the SVID of {who} doesn't name exactly one workload by its SPIFFE ID",
+            remedy="use an SVID of a SPIFFE implementation; a plain JWT or certificate isn't an SVID",
         )
-    if trust_domain is not None and found.trust_domain != trust_domain:
+    if trust_domain is not None and spiffe_id.trust_domain != trust_domain:
         raise CredentialRejectedError(
             "trust_domain_mismatch",
-            f"the SVID of {who} is of another trust domain",
+            f"the SVID of {who} is from another trust domain",
             remedy=f"register the workload in {trust_domain}, or correct the configured trust domain",
         )
 
 
-def _name(text: object) -> SpiffeId | None:
+def _parse_id(text: object) -> SpiffeId | None:
     try:
         return SpiffeId.parse(text)
     except VerificationError:
@@ -105,7 +103,7 @@ def _name(text: object) -> SpiffeId | None:
 
 
 def check_trust_domain(trust_domain: str | None) -> None:
-    """Refuse a trust domain that no SPIFFE ID can have.
+    """Refuse an invalid trust domain.
 
     Raises:
         ConfigurationError: `trust_domain_malformed`.
@@ -117,7 +115,7 @@ def check_trust_domain(trust_domain: str | None) -> None:
     except VerificationError:
         raise ConfigurationError(
             "trust_domain_malformed",
-            "the configured trust domain can be none",
+            "the configured trust domain isn't valid",
             remedy="write it in lower case without spiffe:// and without a path, for instance example.org",
         ) from None
 
@@ -141,17 +139,17 @@ class SpiffeId:
             or not _PATH.fullmatch(self.path)
             or len(str(self)) > _LONGEST
         ):
-            raise _malformed()
+            raise _malformed_id()
 
     @classmethod
     def parse(cls, text: object) -> SpiffeId:
-        """Read a SPIFFE ID as it stands in a claim or a certificate.
+        """Parse a SPIFFE ID from a claim or a certificate.
 
         Raises:
             VerificationError: `spiffe_id_malformed`.
         """
         if not isinstance(text, str) or not text.startswith(_SCHEME):
-            raise _malformed()
+            raise _malformed_id()
         trust_domain, slash, path = text.removeprefix(_SCHEME).partition("/")
         return cls(trust_domain, slash + path)
 
@@ -159,9 +157,9 @@ class SpiffeId:
         return f"{_SCHEME}{self.trust_domain}{self.path}"
 
 
-def _malformed() -> VerificationError:
+def _malformed_id() -> VerificationError:
     return VerificationError(
         "spiffe_id_malformed",
-        "it is no SPIFFE ID in its one spelling",
-        remedy="write spiffe://<trust domain>/<path>: the trust domain in lower case, plain segments, nothing else",
+        "this isn't a valid SPIFFE ID",
+        remedy="write spiffe://<trust domain>/<path>, with the trust domain in lower case and plain segments",
     )

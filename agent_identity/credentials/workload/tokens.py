@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a platform's token has to show before it is used: whose audience, which workload, how long.
+"""Checks a platform's token before it is used: audience, expected claims, expiry.
 
-No signature is checked here: the token is the platform's word to whoever the audience is, and theirs to verify. These checks
-keep one that was meant for somebody else from being sent at all.
+The signature isn't checked here: that is up to the audience, which receives the token. These checks keep a token for another
+audience or workload from being sent.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 __all__ = [
     "Provider",
     "WorkloadToken",
-    "accepted",
     "check_audience",
+    "check_token",
     "is_whole",
-    "malformed",
-    "quoted",
-    "trimmed",
+    "malformed_token",
+    "quote_audience",
+    "trim",
 ]
 
 _UNSTATED_LIFE: Final = 60.0
-"""Seconds that a token is used which doesn't say how long it lasts."""
+"""Seconds that a token without an expiry is used."""
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _DOTS_OF_SIGNED: Final = 2
@@ -44,9 +44,9 @@ _DOTS_OF_ENCRYPTED: Final = 4
 
 @dataclass(frozen=True, slots=True)
 class WorkloadToken:
-    """What a platform says that this workload is, for one audience.
+    """A platform's token for this workload and one audience.
 
-    Times are Unix seconds; `issued_at` is when it came to us. `token_type` is its URN (RFC 8693 §3).
+    Times are Unix seconds; `issued_at` is when we received it. `token_type` is its URN (RFC 8693 §3).
     """
 
     token: Secret = field(repr=False)
@@ -56,9 +56,9 @@ class WorkloadToken:
 
 
 class Provider(Protocol):
-    """A platform that may have given this workload an identity.
+    """A platform that may provide an identity for this workload.
 
-    `looks_for` names what shows that the platform is here, `setup` says what to set up there.
+    `looks_for` names how the platform is detected, `setup` says how to set it up.
     """
 
     kind: ClassVar[str]
@@ -70,17 +70,17 @@ class Provider(Protocol):
     def setup(self) -> str: ...
 
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
-        """A token for exactly this audience; None where the platform isn't here.
+        """Get a token for exactly this audience; None where this isn't the platform.
 
         Raises:
-            CredentialUnavailableError: it is here and gives none now.
-            CredentialRejectedError: it refused, or its token isn't what was asked for.
-            ConfigurationError: what names the place of the token can't be used.
+            CredentialUnavailableError: this is the platform, but it issues no token now.
+            CredentialRejectedError: it refused, or its token doesn't match the request.
+            ConfigurationError: the configured place of the token can't be used.
         """
         ...
 
 
-def accepted(
+def check_token(
     token: Secret,
     audience: str,
     now: float,
@@ -89,16 +89,16 @@ def accepted(
     expect: Mapping[str, str],
     opaque: bool = False,
 ) -> WorkloadToken:
-    """Hold a token to its audience, its end and the claims that are expected, and name what it is good for.
+    """Check a token's audience, expiry and expected claims.
 
-    `opaque` allows one that is no JWT, whose audience can't be seen.
+    `opaque` allows a token that isn't a JWT, whose audience can't be checked.
 
     Raises:
         CredentialRejectedError: `malformed_token`, `audience_mismatch`, `claim_mismatch` or `token_expired`.
     """
     check_audience(audience)
     if not is_whole(token, opaque=opaque):
-        raise malformed(who)
+        raise malformed_token(who)
     claims = read_jwt(token)
     if claims is None:
         _check_claims(None, expect, who)
@@ -107,28 +107,28 @@ def accepted(
         raise CredentialRejectedError(
             "audience_mismatch",
             f"the token of {who} is for another audience",
-            remedy=f"have {who} issue it for {audience} alone, or name another provider",
+            remedy=f"have {who} issue it for {audience} alone, or configure another provider",
         )
     _check_claims(claims, expect, who)
     end = claims.number("exp")
     if end is None and (claims.has("exp") or not opaque):
-        raise malformed(who)
+        raise malformed_token(who)
     if end is None:
         return WorkloadToken(token, now, now + _UNSTATED_LIFE)
     if end <= now:
         raise CredentialRejectedError(
             "token_expired",
             f"the token of {who} has expired",
-            remedy="see that it is renewed, and that this machine's clock is right",
+            remedy="check that it is renewed, and this machine's clock",
         )
     return WorkloadToken(token, now, end)
 
 
-def malformed(who: str) -> CredentialRejectedError:
+def malformed_token(who: str) -> CredentialRejectedError:
     return CredentialRejectedError(
         "malformed_token",
-        f"{who} gives something that can't be read as a token",
-        remedy=f"look at what {who} gives: one token and nothing else, a JWT with aud and exp where it signs them",
+        f"{who} returned something that isn't a token",
+        remedy=f"check the output of {who}: it must be one token alone, and a JWT must have aud and exp",
     )
 
 
@@ -137,19 +137,19 @@ def _check_claims(claims: Fields | None, expect: Mapping[str, str], who: str) ->
         if claims is None or claims.get(name) != expect[name]:
             raise CredentialRejectedError(
                 "claim_mismatch",
-                f"the token of {who} isn't the expected workload's: its {name} differs or is missing",
-                remedy=f"run where {name} is as expected, or correct what is expected of it",
+                f"the token of {who} is for another workload: its {name} differs or is missing",
+                remedy=f"run in a workload with the expected {name}, or correct the configured value",
             )
 
 
-def trimmed(secret: Secret) -> Secret | None:
-    """A token without the white space around it; None for what can be no token."""
+def trim(secret: Secret) -> Secret | None:
+    """Return a token without the white space around it; None if it can't be a token."""
     text = secret.reveal().strip()
     return Secret(text) if _TOKEN.fullmatch(text) else None
 
 
 def is_whole(token: Secret, *, opaque: bool) -> bool:
-    """Whether it reads as a JWT, or is none at all where that is allowed: half of one never passes for opaque."""
+    """Whether it is a complete JWT, or opaque where that is allowed. A truncated JWT doesn't count as opaque."""
     return read_jwt(token) is not None or (opaque and not _looks_signed(token))
 
 
@@ -159,14 +159,14 @@ def _looks_signed(token: Secret) -> bool:
     return dots == _DOTS_OF_SIGNED or (text.startswith("eyJ") and dots != _DOTS_OF_ENCRYPTED)
 
 
-def quoted(audience: str) -> str:
-    """An audience as it stands in a query."""
+def quote_audience(audience: str) -> str:
+    """An audience, quoted for a URL's query."""
     check_audience(audience)
     return quote(audience, safe="")
 
 
 def check_audience(audience: str) -> None:
-    """Refuse to ask for a token that is for nobody in particular.
+    """Refuse an empty audience.
 
     Raises:
         ConfigurationError: `audience_missing`.
@@ -174,6 +174,6 @@ def check_audience(audience: str) -> None:
     if not audience:
         raise ConfigurationError(
             "audience_missing",
-            "a workload token is asked for without an audience",
-            remedy="say whom it is for: the resource, or the issuer where it authenticates the client",
+            "a workload token needs an audience",
+            remedy="set it: the resource, or the issuer if the token authenticates the client",
         )

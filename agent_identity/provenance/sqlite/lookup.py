@@ -51,7 +51,7 @@ _INTO_PLACES: Final = """
 INSERT OR IGNORE INTO places
 SELECT writer, seq, id FROM ledger.records WHERE id > :after AND id <= :last
 """
-# cast, since whoever edits a file may leave values of other types in it
+# cast, since an edited file may have values of other types
 _COLUMNS: Final = """
 SELECT coalesce(w.name, ''), coalesce(CAST(r.seq AS INTEGER), 0),
        r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias,
@@ -126,8 +126,8 @@ class Lookup:
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
             mark = _mark(database) if indexed else 0
-            found = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
-        return [row for row in map(Row._make, found) if ref in row.references]
+            rows = database.execute(query, {"ref": ref, "mark": mark}).fetchall()
+        return [row for row in map(Row._make, rows) if ref in row.references]
 
     def by_place(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Row]:
         """Rows by writer and number; where there is none, there is none in the answer."""
@@ -184,15 +184,15 @@ class Lookup:
         """References that begin so, in alphabetical order, at most `limit`."""
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
-            asked: dict[str, str | int] = {
+            parameters: dict[str, str | int] = {
                 "beginning": beginning,
                 "end": f"{beginning}\U0010ffff",
                 "limit": limit,
             }
-            asked["mark"] = _mark(database)
-            found = database.execute(_REFERENCES_FROM, asked).fetchall()
-            found += database.execute(_REFERENCES_OF_TAIL, asked)
-        return sorted({str(ref) for (ref,) in found})[:limit]
+            parameters["mark"] = _mark(database)
+            rows = database.execute(_REFERENCES_FROM, parameters).fetchall()
+            rows += database.execute(_REFERENCES_OF_TAIL, parameters)
+        return sorted({str(ref) for (ref,) in rows})[:limit]
 
     def latest(self, kind: str) -> Iterator[Row]:
         """The rows of a kind, newest first."""

@@ -38,7 +38,7 @@ __all__ = [
 ]
 
 BUSY_SECONDS: Final = 5.0
-"""How long a write waits for whoever holds the file."""
+"""Seconds that a write waits for another process that holds the file."""
 
 _log = logging.getLogger("agent_identity.provenance")
 _CODES: Final = {
@@ -100,7 +100,7 @@ def open_database(
 
 
 def _found_version(database: sqlite3.Connection) -> int:
-    """The schema number; -1 for tables without one, which are somebody else's."""
+    """The schema number; -1 for tables without one, which aren't ours."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return -1 if version == 0 and tables else int(version)
@@ -123,12 +123,12 @@ def _create(database: sqlite3.Connection, schema: str, version: int, page_size: 
 
 
 def begin(database: sqlite3.Connection) -> None:
-    """Begin to write, waiting up to `BUSY_SECONDS` for others, on a connection that doesn't wait by itself."""
+    """Begin a write transaction, waiting up to `BUSY_SECONDS` for other writers; SQLite's own wait is off."""
     patiently(lambda: database.execute("BEGIN IMMEDIATE"))
 
 
 def roll_back(database: sqlite3.Connection) -> None:
-    """Undo what was begun, if anything was."""
+    """Roll back an open transaction, if there is one."""
     if database.in_transaction:
         database.execute("ROLLBACK")
 
@@ -150,7 +150,7 @@ def patiently(step: Callable[[], object]) -> None:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Somebody else holds the file, so that trying again may help."""
+    """Another process holds the file; a retry may help."""
     return _primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -173,7 +173,7 @@ def storage_error(
 
 
 class Database(StillLock):
-    """One connection and its lock: opened at first use, closed before a fork, opened anew after it.
+    """One connection and its lock: opened on first use, closed before a fork, opened again after it.
 
     Use it as `with database.lock, database.reading(…) as connection:`.
     """
@@ -189,7 +189,7 @@ class Database(StillLock):
         self._crossed_fork = False
 
     def connection(self) -> sqlite3.Connection:
-        """The connection, for whoever holds the lock.
+        """The connection; the caller must hold the lock.
 
         Raises:
             LedgerError: it was closed, or this process is a fork that couldn't be prepared.

@@ -114,7 +114,7 @@ class Writer:
             self._place_checked_at = float("-inf")
 
     def append(self, draft: Draft, seal: Seal | None) -> None:
-        """Commit a draft, waiting for whoever else writes.
+        """Commit a draft, waiting for other writers.
 
         Raises:
             LedgerError: it is not on record.
@@ -210,7 +210,7 @@ class Writer:
         return self._sure and self._connection is self._database.current
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
-        """Make the connection, the name and the chain fit to commit, for whoever holds the lock."""
+        """Prepare the connection, the writer's name and the chain for a commit; the caller must hold the lock."""
         if self._process != os.getpid():
             self._forget()
         roll_back(connection)
@@ -345,8 +345,8 @@ class Writer:
             LedgerError: `ledger_moved`.
         """
         try:
-            found = os.stat(self._place)  # noqa: PTH116 - on the path of commits
-            is_same = (found.st_dev, found.st_ino) == self._file
+            status = os.stat(self._place)  # noqa: PTH116 - on the path of commits
+            is_same = (status.st_dev, status.st_ino) == self._file
         except OSError:
             is_same = False
         if not is_same:

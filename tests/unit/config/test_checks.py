@@ -797,7 +797,7 @@ def test_the_providers_are_those_that_exist() -> None:
         provider(name, path="/token" if name == "file" else None)
     with pytest.raises(ConfigurationError) as caught:
         provider("none-of-them")
-    assert caught.value.remedy == f"name one of {', '.join(sorted(known))}"
+    assert caught.value.remedy == f"use one of {', '.join(sorted(known))}"
 
 
 @pytest.mark.parametrize("text", [CLIENT, B], ids=["issuers", "resources"])

@@ -134,7 +134,7 @@ def test_a_forked_child_knows_no_nonce_and_counts_no_failure_of_its_parents(rig)
     known = Issuer(IDP, clients=None, clock=rig.clock, monotonic=lambda: rig.monotonic)
     known.nonces.learn(f"{IDP}/token", "n-1")
     for _ in range(5):
-        known.breaker.failed()
+        known.breaker.note_failure()
     known.start_over()
     assert known.nonces.get(f"{IDP}/token") is None
     known.breaker.check(IDP)

@@ -162,7 +162,7 @@ def test_an_operators_token_that_was_taken_back_stays_and_the_error_says_what_to
     with pytest.raises(CredentialRejectedError) as caught:
         play(left(rig).fetch(rig.wanted()), rig.refused("invalid_grant"), kept=kept)
     assert caught.value.code == "invalid_grant"
-    assert "put the refresh token where the configuration says" in str(caught.value.remedy)
+    assert "store the new refresh token at the configured place" in str(caught.value.remedy)
     assert kept[PLACE].reveal() == "r-1"
 
 

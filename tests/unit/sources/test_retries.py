@@ -67,14 +67,14 @@ def opened() -> tuple[Breaker, Clock]:
     breaker = Breaker(clock)
     for _ in range(5):
         breaker.check(IDP)
-        breaker.failed()
+        breaker.note_failure()
     return breaker, clock
 
 
 def test_four_failures_in_a_row_keep_nobody_out() -> None:
     breaker = Breaker(Clock())
     for _ in range(4):
-        breaker.failed()
+        breaker.note_failure()
     breaker.check(IDP)
 
 
@@ -99,7 +99,7 @@ def test_a_trial_that_gets_an_answer_lets_everybody_in() -> None:
     breaker, clock = opened()
     clock.now += 30
     breaker.check(IDP)
-    breaker.answered()
+    breaker.note_answer()
     for _ in range(3):
         breaker.check(IDP)
 
@@ -108,7 +108,7 @@ def test_a_trial_that_fails_closes_the_door_for_another_thirty_seconds() -> None
     breaker, clock = opened()
     clock.now += 30
     breaker.check(IDP)
-    breaker.failed()
+    breaker.note_failure()
     clock.now += 29
     with pytest.raises(CredentialUnavailableError):
         breaker.check(IDP)
@@ -127,10 +127,10 @@ def test_a_trial_that_nobody_brings_to_an_end_keeps_nobody_out_for_longer() -> N
 def test_an_answer_in_between_starts_the_count_anew() -> None:
     breaker = Breaker(Clock())
     for _ in range(4):
-        breaker.failed()
-    breaker.answered()
+        breaker.note_failure()
+    breaker.note_answer()
     for _ in range(4):
-        breaker.failed()
+        breaker.note_failure()
     breaker.check(IDP)
 
 
