@@ -35,8 +35,8 @@ class Cooldown:
     __slots__ = ("seconds", "started")
 
     def __init__(self, seconds: float, started: float = float("-inf")) -> None:
-        self.seconds = seconds
-        self.started = started
+        self.seconds: float = seconds
+        self.started: float = started
 
     def start(self, now: float) -> None:
         self.started = now
