@@ -46,7 +46,7 @@ def test_a_request_outside_a_tool_is_refused_and_both_logs_say_why(
     assert "inside a tool" in hint
     assert "unasserted" in hint
     assert "(assertion_missing)" in caplog.text
-    assert 'allow={"unasserted"}, which lets them pass' in caplog.text
+    assert 'allow={"unasserted"}, which accepts such requests' in caplog.text
 
 
 async def test_an_async_request_outside_a_tool_is_refused_and_the_log_says_why(
