@@ -283,9 +283,8 @@ class Call:
         """
         self._is_intended = True
         parts = self.session.parts
-        parts.gate.began(
-            self
-        )  # before the check: a revocation waits for the calls that passed it, and finds them there
+        # Before the check: a revocation waits for the calls that passed it, and finds them at the gate.
+        parts.gate.began(self)
         self.session.life.check(parts.clock())
         self._state = "running"
 

@@ -133,7 +133,7 @@ class Authority:
         except OAuthError as error:
             return error.response()
         except CredentialError as error:
-            # Keys of somebody else's can't be had: what they signed isn't good or bad, it can't be known.
+            # An issuer's keys can't be read, so its signatures can be neither accepted nor refused.
             _log.warning("a request was put off, as keys couldn't be had: %s", error)
             outage = OAuthError(
                 "temporarily_unavailable", "keys_unavailable", status=503, headers=_RETRY

@@ -172,7 +172,7 @@ class Subjects:
             raise VerificationError("client_mismatch", "the subject token came to another client")
         actor = claims.nested("act")
         if actor.text("sub") != client.agent or actor.has("act"):
-            raise VerificationError("actor_mismatch", "somebody else acts by the subject token")
+            raise VerificationError("actor_mismatch", "another agent acts by the subject token")
         if claims.has("cnf") and claims.nested("cnf").text("jkt") != jkt:
             raise VerificationError("key_mismatch", "the subject token is bound to another key")
         return _subject(claims, now, claims.scopes())
@@ -308,7 +308,7 @@ def _check_kind(claims: Claims, jkt: str) -> None:
 def _check_actors(claims: Claims, agent: str, issuer: str) -> None:
     """RFC 8693 §4.1 and §4.4: who acts by the token already, and who may."""
     if claims.has("act") and not _names(claims.nested("act"), agent, issuer):
-        raise VerificationError("actor_mismatch", "somebody else acts by the principal's token")
+        raise VerificationError("actor_mismatch", "another agent acts by the principal's token")
     if claims.has("may_act") and not _names(claims.nested("may_act"), agent, issuer):
         raise VerificationError("may_act", "the principal's token lets another actor act for them")
 

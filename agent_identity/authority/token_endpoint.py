@@ -83,7 +83,7 @@ class TokenEndpoint:
 
         Raises:
             OAuthError: it is refused.
-            CredentialError: keys that somebody else publishes can't be had.
+            CredentialError: an issuer's published keys can't be read.
         """
         form = read_form(asked)
         grant_type = form.text("grant_type")

@@ -2,7 +2,7 @@
 """Which configuration and which ledger a command uses.
 
 `--config` names the configuration, otherwise `AGENT_IDENTITY_CONFIG`. A file in the working directory is mentioned in an
-error, but never opened: somebody else may have put it there.
+error, but never opened: another user may have put it there.
 """
 
 from __future__ import annotations
@@ -61,7 +61,7 @@ def needed_configuration(option: Path | None) -> Path:
     if os.path.lexists(NAME):
         raise ConfigurationError(
             "not_configured",
-            f"no configuration is named, and ./{NAME} is not used: somebody else may have put it there",
+            f"no configuration is named, and ./{NAME} is not used: another user may have put it there",
             remedy=f"if it is yours, pass --config ./{NAME}, or export {CONFIG}={Path(NAME).absolute()}",
         )
     raise ConfigurationError(

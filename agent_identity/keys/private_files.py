@@ -43,14 +43,14 @@ def private_directory(path: Path) -> Path:
     """Make a folder that only its owner can enter (0700), or check that it is one.
 
     Raises:
-        ConfigurationError: it is a link, somebody else's, or can't be closed to others.
+        ConfigurationError: it is a link, another user owns it, or its mode can't be restricted.
     """
     try:
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
         status = path.lstat()
         if path.is_symlink() or status.st_uid != os.getuid():
             raise ConfigurationError(
-                "state_not_private", f"{path} is a link or belongs to somebody else"
+                "state_not_private", f"{path} is a link, or another user owns it"
             )
         if status.st_mode & _OTHERS:
             path.chmod(0o700)
@@ -69,7 +69,7 @@ def private_file(path: Path) -> None:
     An existing file isn't opened: closing it would drop the locks that SQLite holds on it in this process.
 
     Raises:
-        ConfigurationError: it is a link, no plain file, or somebody else's.
+        ConfigurationError: it is a link or not a regular file, or another user owns it.
     """
     try:
         create_private(path, b"")
@@ -77,7 +77,7 @@ def private_file(path: Path) -> None:
         status = path.lstat()
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.getuid():
             raise ConfigurationError(
-                "state_not_private", f"{path} is no plain file, or belongs to somebody else"
+                "state_not_private", f"{path} is not a regular file, or another user owns it"
             ) from None
         if status.st_mode & _OTHERS:
             path.chmod(0o600)
@@ -165,14 +165,14 @@ def read_secret(path: Path) -> bytes:
     """Read a file that is refused, not repaired, where others could have read it before.
 
     Raises:
-        ConfigurationError: `state_not_private`, others can open it, or it belongs to somebody else.
+        ConfigurationError: `state_not_private`, other users can open it, or another user owns it.
     """
     with path.open("rb") as file:
         status = os.fstat(file.fileno())
         if status.st_uid != os.getuid() or status.st_mode & _OTHERS:
             raise ConfigurationError(
                 "state_not_private",
-                f"others than its owner can open {path}, or it belongs to somebody else",
+                f"other users can open {path}, or another user owns it",
                 remedy=f"if nobody has used it, chmod 600 {path}; else take it away, and a new key is made",
             )
         return file.read()

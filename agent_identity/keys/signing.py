@@ -279,7 +279,7 @@ def public_signing_jwk(key: SigningKey) -> dict[str, JSON]:
 
 
 def published(jwk: JWK) -> dict[str, JSON]:
-    """The same for a public key of somebody else's; only the members that make it up are taken from it.
+    """The same for another party's public key; only the members that define the key are kept.
 
     Raises:
         ConfigurationError: it is no key that signs here: P-256, P-384, P-521, Ed25519 or RSA.

@@ -203,7 +203,7 @@ def reach(
 
     Raises:
         DeniedError: nothing says how to get a credential for it.
-        InvalidSubjectError: the principal's fresh tokens are none, or somebody else's.
+        InvalidSubjectError: there are no fresh tokens of the principal, or they name another one.
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """

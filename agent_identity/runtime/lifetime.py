@@ -372,7 +372,7 @@ class Proof:
         """Have fresh tokens verified, once shortly before the old ones end, and always after that.
 
         Raises:
-            AgentIdentityError: none came, or they name somebody else; nothing is reached.
+            AgentIdentityError: there are no fresh tokens, or they name another principal.
         """
         now = self._clock()
         holds = self.holds(now + _SPARE)
