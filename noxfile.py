@@ -92,8 +92,9 @@ def soak(session: nox.Session) -> None:
     tests = ["tests/system/test_soak.py", "tests/system/test_scale.py"]
     if share == "full":
         tests.append("tests/drivers/test_interrupted_calls.py")
-    unlimited = ("-o", "faulthandler_timeout=0")  # one of these tests takes long in full
-    session.run("pytest", *tests, "-s", *unlimited, "-p", "no:cacheprovider", *session.posargs)
+    limit = 0 if share == "full" else 1800  # seconds for one test, then every stack and the end
+    ends = ("-o", f"faulthandler_timeout={limit}", "-o", "faulthandler_exit_on_timeout=true")
+    session.run("pytest", *tests, "-s", *ends, "-p", "no:cacheprovider", *session.posargs)
 
 
 @nox.session

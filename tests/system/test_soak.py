@@ -380,6 +380,8 @@ def test_an_alarm_at_any_moment_leaves_the_identity_working(
         if is_async and not is_in_call(frame):
             signal.setitimer(signal.ITIMER_REAL, 0.0002)
             return
+        # the collector's own calls (a weak set's, an old event loop's) swallow what is raised in them: again, then
+        signal.setitimer(signal.ITIMER_REAL, 1)
         raise SoftTimeLimitError
 
     @tool(resource="https://billing.example", scopes=["read"])
