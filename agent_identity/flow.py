@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Append",
     "Ask",
+    "Blocking",
     "Callback",
     "Done",
     "Draft",
@@ -45,6 +46,7 @@ __all__ = [
     "advance",
     "append",
     "arun",
+    "blocking",
     "certificate_svid",
     "http",
     "jwt_svid",
@@ -219,8 +221,15 @@ class Svid:
     audience: str | None
 
 
+@dataclass(frozen=True, slots=True)
+class Blocking:
+    """Ask that a function of this process be called that may block, for a database: async code calls it in a thread."""
+
+    work: Callable[[], None] = field(repr=False)
+
+
 Ask: TypeAlias = (
-    "HttpRequest | Shared[Expiring] | Append | Pause | Read | Keep | Show | Visit | Svid"
+    "HttpRequest | Shared[Expiring] | Append | Blocking | Pause | Read | Keep | Show | Visit | Svid"
 )
 Answer: TypeAlias = "HttpResponse | Expiring | Secret | Callback | Certificate | None"
 Flow: TypeAlias = Generator[Ask, Answer, T]
@@ -255,6 +264,13 @@ def shared(ask: Shared[E_co]) -> Flow[E_co]:
 def append(draft: Draft) -> Flow[None]:
     """Ask for a record to be committed."""
     yield Append(draft)
+
+
+def blocking(work: Callable[[], T]) -> Flow[T]:
+    """Call a function that may block, and return what it returns."""
+    results: list[T] = []
+    yield Blocking(lambda: results.append(work()))
+    return results[0]
 
 
 def pause(seconds: float) -> Flow[None]:

@@ -16,7 +16,6 @@ from agent_identity.authority.store import open_store
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.principal_tokens import (
-    DirectorySubject,
     SubjectTokens,
     TokenSource,
     tokens_of,
@@ -25,7 +24,7 @@ from agent_identity.credentials.principal_tokens import (
 from agent_identity.delegation.details import details_from, pinned
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
-from agent_identity.flow import Draft, append, arun, pure, run
+from agent_identity.flow import Draft, append, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.keys.private_files import private_directory
 from agent_identity.keys.signing import SigningKey
@@ -39,7 +38,7 @@ from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
 from agent_identity.session import SHORTEST, Session
 from agent_identity.signers import MemorySigner
-from agent_identity.uris import checked_resource, origin, resource_set
+from agent_identity.uris import checked_resource, resource_set
 from agent_identity.values import (
     LOCAL,
     Principal,
@@ -59,10 +58,8 @@ if TYPE_CHECKING:
     from agent_identity.authority import Authority
     from agent_identity.authority.store import Store
     from agent_identity.config import Configuration
-    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.credentials.source import Verified
     from agent_identity.flow import Flow
-    from agent_identity.http.transport import Transport
     from agent_identity.lifecycle import Revocation, RevocationStore
     from agent_identity.policy.rules import PolicyLike
     from agent_identity.provenance.ledger import Ledger
@@ -155,7 +152,7 @@ class AgentIdentity:
             policy=decider,
             policy_now=immediate(decider),
             world=World(
-                self._transport,
+                lambda: transport_of(self._settings),
                 ledger,
                 surroundings=Surroundings(
                     on_interaction=on_interaction, svids=svids_of(configuration)
@@ -352,10 +349,7 @@ class AgentIdentity:
             *(authorization_details, expires_in, max_depth),
         )
         if self._authority is not None:
-            principal = self._principal(subject)
-            state = self._state(principal, *options, "issuer", None)
-            state.subject = self._directory_subject(state)
-            return Session(state)
+            return Session(self._state(self._principal(subject), *options, "issuer", None))
         if isinstance(subject, Principal) or (
             isinstance(subject, str) and subject.startswith(_PROFILES)
         ):
@@ -401,10 +395,7 @@ class AgentIdentity:
             *(purpose, task, scopes, resources),
             *(authorization_details, expires_in, max_depth),
         )
-        state = self._state(principal, *options, "agent", trigger)
-        if self._authority is not None:
-            state.subject = self._directory_subject(state)
-        return Session(state)
+        return Session(self._state(principal, *options, "agent", trigger))
 
     def accept(self, call: VerifiedCall) -> Session:
         """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
@@ -462,11 +453,6 @@ class AgentIdentity:
             )
         # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
         return Principal(principal.sub, profile=principal.profile)
-
-    def _directory_subject(self, state: SessionState) -> DirectorySubject:
-        return DirectorySubject(
-            state.principal, self._agent, txn=state.txn, expires_at=state.expires_at
-        )
 
     def _state(
         self,
@@ -720,24 +706,18 @@ class AgentIdentity:
                 "an identity needs an authority of its own, or a configuration that names issuers",
                 remedy="use AgentIdentity.embedded(…) or AgentIdentity.from_config(…)",
             )
-        return embedded(
-            self._authority.issuer,
+        from agent_identity.authority.own_client import OwnClient  # noqa: PLC0415 - see `embedded`
+
+        client = OwnClient(
+            self._authority,
             name=self.name,
             agent=self._agent,
             owner=self._owner,
-            initial_token=lambda: pure(self.authority.registration_token()),
             recorded=self._registered,
-            minted=minted,
-            described=elsewhere,
-            clock=self._clock,
         )
+        return embedded(client, minted=minted, described=elsewhere, clock=self._clock)
 
-    def _transport(self) -> Transport:
-        authority = self._authority
-        served = {} if authority is None else {origin(authority.issuer): authority.handle}
-        return transport_of(self._settings, served)
-
-    def _registered(self, _: Registered) -> Flow[None]:
+    def _registered(self) -> Flow[None]:
         yield from append(
             Draft(
                 AGENT_REGISTERED,

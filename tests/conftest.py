@@ -14,7 +14,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import FrameType
 from typing import Any
+from uuid import uuid4
 
+import jwt
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
@@ -23,8 +25,21 @@ from hypothesis import HealthCheck, settings
 
 import agent_identity
 from agent_identity import AgentIdentity
+from agent_identity.assembly import Assembled
 from agent_identity.authority import Authority
+from agent_identity.credentials.agent import Agent
+from agent_identity.credentials.oauth.issuer import Issuer
+from agent_identity.credentials.oauth.registration import InstanceRegistration
+from agent_identity.credentials.oauth.token_types import JWT
+from agent_identity.credentials.root_grants import IssuedGrants
+from agent_identity.credentials.source import SubjectToken
+from agent_identity.credentials.sources.chain_alone import ChainAlone
+from agent_identity.credentials.sources.token_exchange import TokenExchange
+from agent_identity.flow import Flow, pure
 from agent_identity.provenance.memory import MemoryLedger
+from agent_identity.runtime.parts import Resource, Resources
+from agent_identity.runtime.state import SessionState
+from agent_identity.values import Principal, Secret
 
 BILLING = "https://billing.example"
 
@@ -214,6 +229,74 @@ def interrupts(request: pytest.FixtureRequest) -> Iterator[Interrupts]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+class DirectorySubject:
+    """States by a signed assertion for whom a client of an authority acts, as an agent does that registered itself there."""
+
+    def __init__(self, principal: Principal, agent: Agent, *, txn: str, expires_at: float) -> None:
+        self._principal = principal
+        self._agent = agent
+        self._txn = txn
+        self._expires_at = expires_at
+
+    def token(self, issuer: Issuer, types: object, /) -> Flow[SubjectToken]:
+        client = yield from issuer.client()
+        now = int(issuer.clock())
+        claims = {
+            "iss": client.client_id,
+            "sub": self._principal.sub,
+            "sub_profile": self._principal.profile,
+            "aud": issuer.url,
+            "iat": now,
+            "exp": int(self._expires_at),
+            "jti": f"sub_{uuid4().hex}",
+            "txn": self._txn,
+        }
+        key = self._agent.key
+        header = {"typ": "agent-subject+jwt", "kid": key.thumbprint}
+        return SubjectToken(Secret(jwt.encode(claims, key.to_pem(), key.alg, header)), JWT)
+
+
+class ClientElsewhere(AgentIdentity):
+    """An identity whose authority is served: it registers there, and asks for grants and tokens over HTTP."""
+
+    def _with_authority(self, minted: Any, described: Any) -> Assembled:
+        authority = self.authority
+        clients = InstanceRegistration(
+            self.name,
+            self._agent,
+            owner=self._owner,
+            initial_token=lambda: pure(authority.registration_token()),
+            recorded=self._registered,
+        )
+        issuer = Issuer(authority.issuer, clients=clients, clock=self._clock)
+        source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
+
+        def reached(uri: str) -> Resource:
+            return Resource(uri, source, issuer=issuer, handed=ChainAlone(self._clock))
+
+        assert not minted
+        anchor = IssuedGrants(issuer)
+        return Assembled(anchor, Resources(dict(described), reached), {"": issuer}, {})
+
+    def _state(self, *args: Any, **options: Any) -> SessionState:
+        state = super()._state(*args, **options)
+        end = state.expires_at
+        state.subject = DirectorySubject(
+            state.principal, self._agent, txn=state.txn, expires_at=end
+        )
+        return state
+
+
+@pytest.fixture
+def directory_subject() -> type[DirectorySubject]:
+    return DirectorySubject
+
+
+@pytest.fixture
+def client_elsewhere() -> type[ClientElsewhere]:
+    return ClientElsewhere
 
 
 @pytest.fixture

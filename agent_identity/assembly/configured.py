@@ -23,15 +23,14 @@ from agent_identity.signers import MemorySigner
 from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable
 
     from agent_identity.config import Configuration
     from agent_identity.config.model import AgentTable, VaultTable
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.flow import Flow
     from agent_identity.http.surroundings import Svids
-    from agent_identity.http.transport import Handler, Transport
+    from agent_identity.http.transport import Transport
     from agent_identity.signers import Signer
     from agent_identity.values import Secret
 
@@ -55,7 +54,7 @@ def configured(
     name: str,
     agent: Agent,
     signer: Signer | None,
-    recorded: Callable[[Registered], Flow[None]],
+    recorded: Callable[[], Flow[None]],
     clock: Callable[[], float],
 ) -> Assembled:
     """Issuers, resources and anchor of a configuration; `signer` signs first grants where no issuer and no vault does."""
@@ -182,12 +181,11 @@ class Settings:
         )
 
 
-def transport_of(settings: Settings, in_process: Mapping[str, Handler]) -> Transport:
-    """The HTTP door; `in_process` are servers of this process, by their origins."""
+def transport_of(settings: Settings) -> Transport:
+    """The HTTP transport, with the limits of the settings."""
     from agent_identity.http.transport import Transport  # noqa: PLC0415 - httpx loads on first use
 
     return Transport(
-        in_process,
         body_limit=settings.body_limit,
         allow_private=settings.allow_private,
         authorities=settings.authorities,

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.oauth.client import Authentication
     from agent_identity.credentials.oauth.issuer import Clients
-    from agent_identity.credentials.oauth.registration import Registered
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Certificate, Secret
@@ -54,7 +53,7 @@ def issuers_of(
     *,
     name: str,
     agent: Agent,
-    recorded: Callable[[Registered], Flow[None]],
+    recorded: Callable[[], Flow[None]],
     clock: Callable[[], float],
 ) -> dict[str, Issuer]:
     """Every issuer of a configuration, by the name that it has there."""
@@ -110,7 +109,7 @@ def _clients(
     agent: Agent,
     owner: str | None,
     grant_types: tuple[str, ...],
-    recorded: Callable[[Registered], Flow[None]],
+    recorded: Callable[[], Flow[None]],
 ) -> Clients | None:
     if table.registration == "dynamic":
         token = table.registration_token

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import Secret
 
-__all__ = ["register"]
+__all__ = ["created", "new_client", "read_registration"]
 
 _AUTH_METHOD: Final = "private_key_jwt"
 _KEYS: Final = 10
@@ -41,32 +41,36 @@ _NAME_LIMIT: Final = 200
 _MEMBER_LIMIT: Final = 2048
 
 
-def register(
-    asked: Asked,
-    *,
-    initial_token: Secret,
-    terms: Terms,
-    issuers: Collection[str],
-    registrar: str,
-    now: int,
-) -> tuple[ClientRecord, HttpResponse]:
-    """Read a registration: the client to enter, and the answer once it is. No agent has the name of one of the `issuers`.
-
-    `registrar` is this run of the authority.
+def read_registration(asked: Asked, initial_token: Secret) -> dict[str, JSON]:
+    """Return the client metadata of a registration request.
 
     Raises:
-        OAuthError: the initial access token is another, or the metadata is refused.
+        OAuthError: the initial access token is another, or the body is no JSON object.
     """
     _check_token(asked, initial_token)
     if asked.content_type != "application/json":
         raise _refused("not_json")
     try:
-        client = _read(asked.body, terms, registrar, now)
+        return jose.loads_object(asked.body)
+    except VerificationError as error:
+        raise _refused(error.code) from None
+
+
+def new_client(
+    metadata: dict[str, JSON], *, terms: Terms, issuers: Collection[str], registrar: str, now: int
+) -> ClientRecord:
+    """Make a client of its metadata. No agent has the name of one of the `issuers`; `registrar` is this run of the authority.
+
+    Raises:
+        OAuthError: the metadata is refused.
+    """
+    try:
+        client = _read(metadata, terms, registrar, now)
     except VerificationError as error:
         raise _refused(error.code) from None
     if client.agent in issuers:
         raise _refused("agent_id")
-    return client, _created(client)
+    return client
 
 
 def _check_token(asked: Asked, initial_token: Secret) -> None:
@@ -83,8 +87,8 @@ def _check_token(asked: Asked, initial_token: Secret) -> None:
         )
 
 
-def _read(body: bytes, terms: Terms, registrar: str, now: int) -> ClientRecord:
-    claims = Claims(jose.loads_object(body), VerificationError)
+def _read(metadata: dict[str, JSON], terms: Terms, registrar: str, now: int) -> ClientRecord:
+    claims = Claims(metadata, VerificationError)
     if claims.has("token_endpoint_auth_method") and (
         claims.text("token_endpoint_auth_method") != _AUTH_METHOD
     ):
@@ -142,7 +146,8 @@ def _phrase(claims: Claims, name: str) -> str | None:
     return value
 
 
-def _created(client: ClientRecord) -> HttpResponse:
+def created(client: ClientRecord) -> HttpResponse:
+    """The answer to a registration."""
     body: dict[str, JSON] = {
         "client_id": client.client_id,
         "client_id_issued_at": client.issued_at,

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import logging
 import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
@@ -10,31 +11,38 @@ from urllib.parse import parse_qsl
 
 import orjson
 
-from agent_identity.errors import ConfigurationError
+from agent_identity.errors import (
+    ConfigurationError,
+    CredentialError,
+    DeniedError,
+    VerificationError,
+)
 from agent_identity.flow import HttpResponse
-from agent_identity.values import is_line, scope_set
+from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent_identity.errors import VerificationError
     from agent_identity.flow import HttpRequest
     from agent_identity.values import JSON
 
 __all__ = [
     "BODY_LIMIT",
+    "REFUSALS",
     "Asked",
     "Form",
     "OAuthError",
     "answer",
     "read_form",
     "read_request",
+    "refusal_of",
     "refused",
 ]
 
 BODY_LIMIT: Final = 128 * 1024
 """Bytes: three tokens of the largest size, and room for the rest of a form."""
 
+_log: Final = logging.getLogger("agent_identity")
 _FORM: Final = "application/x-www-form-urlencoded"
 _NUMBER: Final = re.compile(r"[0-9]{1,9}")
 _FIELDS: Final = 100
@@ -71,13 +79,6 @@ class Form:
         value = self.fields.get(name)
         if value is None:
             raise OAuthError("invalid_request", f"{name}_missing")
-        return value
-
-    def phrase(self, name: str, *, limit: int = 200) -> str | None:
-        """A short text for people; no control character gets into a grant by it."""
-        value = self.fields.get(name)
-        if value is not None and (len(value) > limit or not is_line(value)):
-            raise OAuthError("invalid_request", f"{name}_malformed")
         return value
 
     def number(self, name: str, *, least: int = 0) -> int | None:
@@ -172,6 +173,30 @@ class OAuthError(Exception):
 def refused(error: str, cause: VerificationError, *, status: int = 400) -> OAuthError:
     """An error of ours on the wire: its code, which is one of a fixed set, and nothing of its message."""
     return OAuthError(error, cause.code, status=status)
+
+
+REFUSALS: Final = (
+    *(OAuthError, CredentialError),
+    *(DeniedError, ConfigurationError, VerificationError, OSError),
+)
+"""What keeps the authority from issuing; `refusal_of` says how each is answered."""
+
+_RETRY: Final = {"retry-after": "5"}
+
+
+def refusal_of(error: Exception) -> OAuthError:
+    """The answer to a request that one of `REFUSALS` ended.
+
+    What isn't a refusal of the request is an outage (503): an issuer's keys can't be read, or the store, the replay memory, the
+    key folder or the clock fails.
+    """
+    if isinstance(error, OAuthError):
+        return error
+    why = "state_unavailable"
+    if isinstance(error, CredentialError):
+        why = "keys_unavailable"
+        _log.warning("a request was put off, since an issuer's keys can't be read: %s", error)
+    return OAuthError("temporarily_unavailable", why, status=503, headers=_RETRY)
 
 
 def answer(

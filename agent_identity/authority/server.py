@@ -7,32 +7,32 @@ process and one that is served are the same one. Which request goes where is dec
 
 from __future__ import annotations
 
-import logging
 import secrets
 import time
 from collections import Counter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from agent_identity.authority.asgi import AsgiApp
 from agent_identity.authority.authentication import Authenticator
 from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
 from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
+from agent_identity.authority.issuance import Issuance
 from agent_identity.authority.keyring import open_keyring
 from agent_identity.authority.organisation import Clients, alone
-from agent_identity.authority.registration import register
-from agent_identity.authority.requests import OAuthError, answer, read_request
+from agent_identity.authority.registration import created, new_client, read_registration
+from agent_identity.authority.requests import (
+    REFUSALS,
+    OAuthError,
+    answer,
+    read_request,
+    refusal_of,
+)
 from agent_identity.authority.revocation import Inspection, RevocationList
 from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Principals, Subjects
-from agent_identity.authority.token_endpoint import Exchange, Rates, TokenEndpoint
+from agent_identity.authority.token_endpoint import Rates, TokenEndpoint
 from agent_identity.authority.tokens import Tokens
-from agent_identity.errors import (
-    ConfigurationError,
-    CredentialError,
-    DeniedError,
-    VerificationError,
-)
 from agent_identity.forks import StillLock
 from agent_identity.keys.private_files import private_directory, settled
 from agent_identity.values import Secret, new_id
@@ -51,9 +51,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 __all__ = ["Authority"]
-
-_RETRY: Final = {"retry-after": "5"}
-_log: Final = logging.getLogger("agent_identity")
 
 
 class Authority:
@@ -83,7 +80,7 @@ class Authority:
     ) -> None:
         self._state_dir = None if state_dir is None else private_directory(state_dir)
         clock = ticking(clock)
-        self._clock = clock
+        self.clock: Callable[[], float] = clock
         self._terms = terms or Terms()
         self._memory: dict[str, str] = {}
         self.issued: Counter[str] = Counter()
@@ -99,20 +96,21 @@ class Authority:
         self._run = new_id("run_")
         self._organisation = organisation
         drive = alone if organisation is None else organisation.drive
-        known = Clients(organisation, self._store)
-        authenticator = Authenticator(self.issuer, known, self._replay, drive, self._run)
+        self._clients = Clients(organisation, self._store)
+        authenticator = Authenticator(self.issuer, self._clients, self._replay, drive, self._run)
         tokens = Tokens(self.issuer, self._keyring)
         subjects = Subjects(self.issuer, tokens, self._principals(), drive)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
+        self.issuance: Issuance = Issuance(
+            self.issuer, self._keyring, tokens, self._store, self._count
+        )
         self._token_endpoint = TokenEndpoint(
             self.endpoints.token,
             authenticator=authenticator,
             rates=Rates(None if organisation is None else organisation.requests_per_minute),
             proofs=Proofs(self._replay, nonce_key, self._run),
-            store=self._store,
-            tokens=tokens,
-            exchange=Exchange(self.issuer, self._keyring, tokens, subjects, self._store),
-            count=self._count,
+            subjects=subjects,
+            issuance=self.issuance,
         )
         self._revocations = RevocationList(self.issuer, self._keyring, self._store)
         self._routes: dict[str, tuple[str, Callable[[Asked, float], HttpResponse]]] = {
@@ -130,25 +128,17 @@ class Authority:
         """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
         try:
             return self._routed(request)
-        except OAuthError as error:
-            return error.response()
-        except CredentialError as error:
-            # An issuer's keys can't be read, so its signatures can be neither accepted nor refused.
-            _log.warning("a request was put off, as keys couldn't be had: %s", error)
-            outage = OAuthError(
-                "temporarily_unavailable", "keys_unavailable", status=503, headers=_RETRY
-            )
-            return outage.response()
-        except (DeniedError, ConfigurationError, VerificationError, OSError):
-            # The store, the replay memory, the key folder or the clock can't answer: an outage, and so a refusal.
-            outage = OAuthError(
-                "temporarily_unavailable", "state_unavailable", status=503, headers=_RETRY
-            )
-            return outage.response()
+        except REFUSALS as error:
+            return refusal_of(error).response()
 
     def jwks(self) -> dict[str, JSON]:
         """The public keys that verify what this authority signed, as a JWK Set."""
-        return {"keys": [json_key(key) for key in self._keyring.jwks]}
+        return {"keys": [*self.public_keys]}
+
+    @property
+    def public_keys(self) -> list[dict[str, JSON]]:
+        """The same keys as a list."""
+        return [json_key(key) for key in self._keyring.jwks]
 
     def rotate(self) -> None:
         """Sign with a new key from now on. The old one verifies for an hour more, which is longer than a token lives."""
@@ -158,13 +148,41 @@ class Authority:
         """The initial access token by which an agent instance registers itself; a file of 0600 in the state directory."""
         return Secret(self._kept("registration-token", lambda: secrets.token_urlsafe(32)))
 
+    def register(self, metadata: dict[str, JSON]) -> ClientRecord:
+        """Register an agent instance as a client, on the authority's terms (RFC 7591 §2; see `registration`).
+
+        Raises:
+            OAuthError: `invalid_client_metadata`.
+        """
+        providers = () if self._organisation is None else self._organisation.providers
+        client = new_client(
+            metadata,
+            terms=self._terms,
+            issuers={self.issuer, *providers},
+            registrar=self._run,
+            now=int(self.clock()),
+        )
+        self._store.add_client(client)
+        return client
+
+    def client(self, client_id: str) -> ClientRecord:
+        """A client whose registration hasn't ended.
+
+        Raises:
+            OAuthError: `invalid_client`.
+        """
+        client = self._clients.client(client_id, self.clock())
+        if client is None:
+            raise OAuthError("invalid_client", "client_unknown", status=401)
+        return client
+
     def add_client(self, client: ClientRecord) -> None:
         """Enter a client that doesn't register itself, on terms of its own."""
         self._store.add_client(client)
 
     def revocations(self) -> str:
         """The signed list of what was revoked, for verifiers that aren't in this process (`Revocations.update`)."""
-        return self._revocations.signed(self._clock())
+        return self._revocations.signed(self.clock())
 
     def revoke(self, reference: str, *, ends: float | None = None) -> None:
         """End a principal (`user:alice`), session or transaction, grant or token (`jti`), agent or client, or all (`*`).
@@ -172,7 +190,7 @@ class Authority:
         What it names gets nothing more, and its tokens aren't active any more, until `reinstate` lets new ones begin.
         `ends` is when all that it names has expired anyway, so that it needn't be remembered for longer.
         """
-        self._store.revoke(reference, int(self._clock()), None if ends is None else int(ends) + 1)
+        self._store.revoke(reference, int(self.clock()), None if ends is None else int(ends) + 1)
 
     def is_revoked(self, references: Collection[str], issued_at: float, /) -> bool:
         """Whether any of the references was revoked at or after `issued_at`; what `verify.RevocationCheck` asks."""
@@ -184,7 +202,7 @@ class Authority:
         Raises:
             ConfigurationError: `not_revoked`, nothing of that name is, or it was reinstated already.
         """
-        self._store.reinstate(reference, int(self._clock()))
+        self._store.reinstate(reference, int(self.clock()))
 
     @property
     def store(self) -> Store:
@@ -210,7 +228,7 @@ class Authority:
         if question and method == "POST":
             # a credential in a URL is one in every log on the way
             raise OAuthError("invalid_request", "query_unsupported")
-        return respond(asked, self._clock())
+        return respond(asked, self.clock())
 
     def _metadata(self, _asked: Asked, _now: float) -> HttpResponse:
         return answer(self._document(), public=True)
@@ -237,21 +255,9 @@ class Authority:
     def _answer_jwks(self, _asked: Asked, _now: float) -> HttpResponse:
         return answer(self.jwks(), public=True)
 
-    def _register(self, asked: Asked, now: float) -> HttpResponse:
-        token = self.registration_token()
-        client, created = register(
-            asked,
-            initial_token=token,
-            terms=self._terms,
-            issuers={
-                self.issuer,
-                *(() if self._organisation is None else self._organisation.providers),
-            },
-            registrar=self._run,
-            now=int(now),
-        )
-        self._store.add_client(client)
-        return created
+    def _register(self, asked: Asked, _now: float) -> HttpResponse:
+        metadata = read_registration(asked, self.registration_token())
+        return created(self.register(metadata))
 
     def _count(self, kind: str) -> None:
         with self._counting.lock:

@@ -50,6 +50,7 @@ __all__ = [
     "Principals",
     "Subject",
     "Subjects",
+    "directory_subject",
 ]
 
 SUBJECT_TYPE: Final = "agent-subject+jwt"
@@ -148,8 +149,7 @@ class Subjects:
         raise OAuthError("invalid_request", "subject_token_type_unsupported")
 
     def _assertion(self, token: str, client: ClientRecord, now: float) -> Subject:
-        if not client.terms.directory:
-            raise VerificationError("no_directory", "the client speaks for nobody")
+        _check_directory(client)
         _, payload = jose.verify(token, client.keys, algorithms=PROOF_ALGORITHMS, typ=SUBJECT_TYPE)
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
@@ -178,6 +178,34 @@ class Subjects:
         return _subject(claims, now, claims.scopes())
 
 
+def directory_subject(
+    client: ClientRecord, principal: Principal, *, txn: str, now: float, expires_at: float
+) -> Subject:
+    """A principal of this authority's own directory, for whom a client in this process acts until `expires_at`.
+
+    Raises:
+        OAuthError: `invalid_grant`, as for a subject assertion.
+    """
+    try:
+        _check_directory(client)
+        subject = Subject(
+            sub=principal.sub,
+            profile=principal.profile,
+            txn=txn,
+            jti=None,
+            iat=int(now),
+            exp=int(expires_at),
+        )
+        return _checked(subject, now)
+    except VerificationError as error:
+        raise refused("invalid_grant", error) from None
+
+
+def _check_directory(client: ClientRecord) -> None:
+    if not client.terms.directory:
+        raise VerificationError("no_directory", "the client speaks for nobody")
+
+
 def _subject(claims: Claims, now: float, scopes: frozenset[str] | None = None) -> Subject:
     subject = Subject(
         sub=claims.text("sub"),
@@ -188,6 +216,10 @@ def _subject(claims: Claims, now: float, scopes: frozenset[str] | None = None) -
         exp=claims.integer("exp"),
         scopes=scopes,
     )
+    return _checked(subject, now)
+
+
+def _checked(subject: Subject, now: float) -> Subject:
     if subject.profile not in _PROFILES:
         raise VerificationError("profile_unknown", "a principal of no known kind")
     if max(len(subject.sub), len(subject.txn), len(subject.jti or "")) > _TEXT_LIMIT:

@@ -117,7 +117,7 @@ def world_of(configuration: Configuration, clock: Callable[[], float] = time.tim
     """The driver of a command's flows; the caller closes it."""
     settings = Settings.of(configuration)
     return World(
-        lambda: transport_of(settings, {}),
+        lambda: transport_of(settings),
         MemoryLedger(),  # these commands call no tool, so they record nothing
         surroundings=Surroundings(svids=svids_of(configuration)),
         clock=clock,

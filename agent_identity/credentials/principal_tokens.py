@@ -12,8 +12,6 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_checkable
 
-import orjson
-
 from agent_identity import jose
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.responses import Fields, json_object
@@ -39,20 +37,15 @@ from agent_identity.values import Principal, Secret, keep, new_id
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Mapping, Sequence
 
-    from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.flow import Flow
-    from agent_identity.keys.signing import SigningKey
     from agent_identity.redaction import Revealing
     from agent_identity.values import JSON
 
 __all__ = [
-    "SUBJECT_TYPE",
-    "DirectorySubject",
     "SubjectTokens",
     "TokenSource",
     "Trusted",
-    "subject_assertion",
     "tokens_of",
     "verify_subject",
 ]
@@ -565,54 +558,3 @@ def _introspect(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known
     _check_audience(claims, [trust.audience])
     yield from _check_claims(claims, trust, agent)
     return known
-
-
-SUBJECT_TYPE: Final = "agent-subject+jwt"
-
-
-class DirectorySubject:
-    """A principal of the issuer's own directory: the agent states by a signed assertion whom the session acts for."""
-
-    def __init__(self, principal: Principal, agent: Agent, *, txn: str, expires_at: float) -> None:
-        self._principal = principal
-        self._agent = agent
-        self._txn = txn
-        self._expires_at = expires_at
-
-    def token(self, issuer: Issuer, types: Collection[str], /) -> Flow[SubjectToken]:  # noqa: ARG002 - there is one kind
-        client = yield from issuer.client()
-        statement = subject_assertion(
-            client.client_id,
-            self._agent.key,
-            self._principal,
-            issuer=issuer.url,
-            txn=self._txn,
-            now=issuer.clock(),
-            expires_at=self._expires_at,
-        )
-        return SubjectToken(statement, JWT)
-
-
-def subject_assertion(
-    client_id: str,
-    key: SigningKey,
-    principal: Principal,
-    *,
-    issuer: str,
-    txn: str,
-    now: float,
-    expires_at: float,
-) -> Secret:
-    """State that session `txn` acts for `principal`; times are Unix seconds."""
-    header = jose.header(key.alg, typ=SUBJECT_TYPE, kid=key.thumbprint)
-    claims: dict[str, JSON] = {
-        "iss": client_id,
-        "sub": principal.sub,
-        "sub_profile": principal.profile,
-        "aud": issuer,
-        "iat": int(now),
-        "exp": int(expires_at),
-        "jti": new_id("sub_"),
-        "txn": txn,
-    }
-    return Secret(key.compact(header, orjson.dumps(claims)))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Described",
     "Renewal",
+    "Revoker",
     "Source",
     "StepUp",
     "Subject",
@@ -69,6 +70,21 @@ class Verified(NamedTuple):
     proven_until: float
     renew: Callable[[], Flow[float]] | None = None
     issued_at: float | None = None
+
+
+class Revoker(Protocol):
+    """What revokes the tokens of a source: their issuer, named by its `url`."""
+
+    @property
+    def url(self) -> str: ...
+
+    def revoke(self, issued: Issued, /) -> Flow[bool]:
+        """Revoke a token. False where the issuer revokes none.
+
+        Raises:
+            CredentialError: the issuer refused, or could not be reached.
+        """
+        ...
 
 
 class StepUp(NamedTuple):

@@ -12,23 +12,22 @@ import hashlib
 import threading
 import weakref
 from collections import OrderedDict
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import httpcore
 
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, check_addresses
 from agent_identity.http.deadline import DeadlineBackend
-from agent_identity.http.seams import AsyncNetwork, InProcess, Network, client_context, tls
+from agent_identity.http.seams import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Callable, Iterable, Mapping
+    from collections.abc import AsyncGenerator, Callable, Iterable
 
-    from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import Certificate
 
-__all__ = ["DISCOVERED", "ISSUERS", "TOOLS", "Handler", "Pools"]
+__all__ = ["DISCOVERED", "ISSUERS", "TOOLS", "Pools"]
 
 ISSUERS: Final = "issuers"
 TOOLS: Final = "tools"
@@ -40,14 +39,8 @@ _CERTIFICATES: Final = 16
 P = TypeVar("P")
 
 
-class Handler(Protocol):
-    """A server in this process."""
-
-    def __call__(self, request: HttpRequest, /) -> HttpResponse: ...
-
-
 class _Place(NamedTuple):
-    """The key of a pool: its name (an origin in this process, or one of the names above), and its certificate."""
+    """The key of a pool: its name (one of those above), and its certificate."""
 
     name: str
     shown: str
@@ -58,13 +51,11 @@ class Pools:
 
     def __init__(
         self,
-        in_process: Mapping[str, Handler],
         *,
         allow_private: frozenset[str],
         authorities: str | None,
         resolve: Callable[[str, int], Iterable[str]],
     ) -> None:
-        self._in_process = dict(in_process)
         self._allow_private = allow_private
         self._authorities = authorities
         self._resolve = resolve
@@ -74,7 +65,7 @@ class Pools:
     def start_over(self) -> None:
         """Reset; also in a forked child, since sockets and locks are the parent's."""
         self._lock = threading.Lock()
-        self._sync: OrderedDict[_Place, Network | InProcess] = OrderedDict()
+        self._sync: OrderedDict[_Place, Network] = OrderedDict()
         self._loops: dict[int, _LoopPools] = {}
 
     def context(self, certificate: Certificate | None) -> ssl.SSLContext:
@@ -87,7 +78,7 @@ class Pools:
             return tls(self._authorities)
         return client_context(certificate, self._authorities)
 
-    def get(self, name: str, certificate: Certificate | None) -> Network | InProcess:
+    def get(self, name: str, certificate: Certificate | None) -> Network:
         """The sync pool with this name and certificate."""
         place = _place(name, certificate)
         with self._lock:
@@ -103,7 +94,7 @@ class Pools:
             each.close()
         return pool
 
-    async def aget(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
+    async def aget(self, name: str, certificate: Certificate | None) -> AsyncNetwork:
         """The running loop's pool with this name and certificate."""
         pools = self._of_this_loop()
         place = _place(name, certificate)
@@ -141,20 +132,14 @@ class Pools:
                 del self._loops[key]
             return self._loops.setdefault(id(loop), _LoopPools(loop))
 
-    def _open(self, name: str, certificate: Certificate | None) -> Network | InProcess:
-        handler = self._in_process.get(name)
-        if handler is not None:
-            return InProcess(handler)
+    def _open(self, name: str, certificate: Certificate | None) -> Network:
         find = self._public_addresses if name == DISCOVERED else addresses_of
         return Network(self.context(certificate), DeadlineBackend(find))
 
     def _public_addresses(self, host: str, port: int) -> list[str]:
         return check_addresses(host, self._resolve(host, port), self._allow_private)
 
-    def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork | InProcess:
-        handler = self._in_process.get(name)
-        if handler is not None:
-            return InProcess(handler)
+    def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork:
         backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
         if name == DISCOVERED:
             backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
@@ -182,7 +167,7 @@ class _LoopPools:
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self.open: OrderedDict[_Place, AsyncNetwork | InProcess] = OrderedDict()
+        self.open: OrderedDict[_Place, AsyncNetwork] = OrderedDict()
         self._loop = weakref.ref(loop)
         self._at_the_end: AsyncGenerator[None, None] | None = None
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import functools
 import os
@@ -15,14 +14,13 @@ import httpcore
 import httpx
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.flow import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Generator, Iterator
+    from collections.abc import AsyncIterator, Generator, Iterator
 
     from agent_identity.values import Certificate
 
-__all__ = ["AsyncNetwork", "InProcess", "Network", "client_context", "tls"]
+__all__ = ["AsyncNetwork", "Network", "client_context", "tls"]
 
 _CONNECTIONS: Final = 100
 _KEPT: Final = 20
@@ -214,35 +212,3 @@ class _AsyncStream(httpx.AsyncByteStream):
 
     async def aclose(self) -> None:
         await self._response.aclose()
-
-
-class InProcess(httpx.BaseTransport, httpx.AsyncBaseTransport):
-    """A transport that calls a server in this process."""
-
-    def __init__(self, handler: Callable[[HttpRequest], HttpResponse]) -> None:
-        self._handler = handler
-
-    def handle_request(self, request: httpx.Request) -> httpx.Response:
-        return self._handle(request, request.read())
-
-    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        return await asyncio.to_thread(self._handle, request, await request.aread())
-
-    def _handle(self, request: httpx.Request, body: bytes) -> httpx.Response:
-        answer = self._handler(
-            HttpRequest(request.method, str(request.url), dict(request.headers), body)
-        )
-        return httpx.Response(answer.status, headers=dict(answer.headers), stream=_Body(answer))
-
-
-class _Body(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """The body of a response, kept in the value whose `repr` doesn't show it."""
-
-    def __init__(self, answer: HttpResponse) -> None:
-        self._answer = answer
-
-    def __iter__(self) -> Iterator[bytes]:
-        yield self._answer.body
-
-    async def __aiter__(self) -> AsyncIterator[bytes]:
-        yield self._answer.body

@@ -15,16 +15,16 @@ from agent_identity.errors import AgentIdentityError, DeniedError, TransportErro
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.http.addresses import addresses_of
 from agent_identity.http.deadline import deadline_at
-from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Handler, Pools
+from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Pools
 from agent_identity.http.quiet import quiet
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable
 
-__all__ = ["CERTIFICATE", "Handler", "Transport"]
+__all__ = ["CERTIFICATE", "Transport"]
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
@@ -39,24 +39,21 @@ _METADATA_HOSTS: Final = frozenset({"169.254.169.254", "metadata.google.internal
 class Transport:
     """Sends `HttpRequest`s. Thread-safe, fork-safe, usable from several event loops.
 
-    `in_process` maps origins to servers in this process. `body_limit` is bytes. `allow_private` are hosts that may be in a
+    `body_limit` is bytes. `allow_private` are hosts that may be in a
     private network although a peer named them; `resolve` returns the addresses of such a host. `authorities` is a PEM file of
     authorities that are trusted beside the public ones.
     """
 
     def __init__(
         self,
-        in_process: Mapping[str, Handler] | None = None,
         *,
         body_limit: int = BODY_LIMIT,
         allow_private: frozenset[str] = frozenset(),
         authorities: str | None = None,
         resolve: Callable[[str, int], Iterable[str]] = addresses_of,
     ) -> None:
-        self._in_process = frozenset(in_process or {})
         self._body_limit = body_limit
         self.pools: Pools = Pools(
-            in_process or {},
             allow_private=allow_private,
             authorities=authorities,
             resolve=resolve,
@@ -132,8 +129,6 @@ class Transport:
             place = origin(request.url)
         except DeniedError as error:
             raise TransportError(error.code, str(error), remedy=error.remedy) from None
-        if place in self._in_process:
-            return place
         plain = request.plain in _METADATA_HOSTS and place == f"http://{request.plain}"
         if not request.url.startswith("https://") and not plain and not is_loopback(request.url):
             raise TransportError(

@@ -20,7 +20,7 @@ from agent_identity.errors import (
     CredentialUnavailableError,
     TransportError,
 )
-from agent_identity.flow import Append, HttpRequest, Pause, Shared, Visit, arun, run
+from agent_identity.flow import Append, Blocking, HttpRequest, Pause, Shared, Visit, arun, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.single_flight import SingleFlight
 from agent_identity.http.surroundings import Surroundings
@@ -152,17 +152,19 @@ class World:
             return self._fetch(ask, self._end(ask, deadline))
         if isinstance(ask, HttpRequest):
             return self.transport.exchange(ask, self._end(ask, deadline))
-        if isinstance(ask, Append):
-            self._ledger.append(ask.draft)
-            return None
-        if isinstance(ask, Pause):
-            time.sleep(_pause_within(ask.seconds, deadline))
-            return None
         if isinstance(ask, Visit):
             return self.surroundings.visit(
                 ask, lambda inner: self._answer_by(inner, deadline), deadline
             )
-        return self.surroundings.answer(ask, deadline)
+        if isinstance(ask, Append):
+            self._ledger.append(ask.draft)
+        elif isinstance(ask, Blocking):
+            ask.work()
+        elif isinstance(ask, Pause):
+            time.sleep(_pause_within(ask.seconds, deadline))
+        else:
+            return self.surroundings.answer(ask, deadline)
+        return None
 
     def _fetch(self, ask: Shared[Expiring], deadline: float) -> Expiring:
         value = self._from_cache(ask, self._renew)
@@ -202,17 +204,19 @@ class World:
             return await self._afetch(ask, self._end(ask, deadline))
         if isinstance(ask, HttpRequest):
             return await self.transport.aexchange(ask, self._end(ask, deadline))
-        if isinstance(ask, Append):
-            await self._ledger.aappend(ask.draft)
-            return None
-        if isinstance(ask, Pause):
-            await asyncio.sleep(_pause_within(ask.seconds, deadline))
-            return None
         if isinstance(ask, Visit):
             return await self.surroundings.avisit(
                 ask, lambda inner: self._aanswer_by(inner, deadline)
             )
-        return await self.surroundings.aanswer(ask)
+        if isinstance(ask, Append):
+            await self._ledger.aappend(ask.draft)
+        elif isinstance(ask, Blocking):
+            await asyncio.to_thread(ask.work)
+        elif isinstance(ask, Pause):
+            await asyncio.sleep(_pause_within(ask.seconds, deadline))
+        else:
+            return await self.surroundings.aanswer(ask)
+        return None
 
     async def _afetch(self, ask: Shared[Expiring], deadline: float) -> Expiring:
         value = self._from_cache(ask, self._arenew)

@@ -17,8 +17,8 @@ from agent_identity.provenance.records import CREDENTIAL_REVOKED
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.source import Revoker
     from agent_identity.flow import Flow
     from agent_identity.runtime.parts import Parts
     from agent_identity.values import JSON
@@ -32,7 +32,7 @@ def give_back(
     parts: Parts,
     session_id: str,
     pseudonym: str,
-    taken: Sequence[tuple[Issuer | None, Issued]],
+    taken: Sequence[tuple[Revoker | None, Issued]],
 ) -> Flow[None]:
     """Give back what still serves, each on record: revoked, or alive until its end.
 
@@ -60,20 +60,16 @@ def give_back(
             )
 
 
-def _refused(issuer: Issuer, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
+def _refused(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
     """Ask the issuer to take a token back, once. None when it did, else why not."""
     try:
-        endpoints = yield from issuer.endpoints()
-        if endpoints.revocation is None:
-            return "no_revocation"
-        form = [("token", issued.token)]
-        yield from issuer.post("revocation", form, "a revocation", attempts=1)
+        is_revoked = yield from issuer.revoke(issued)
     except CredentialUnavailableError as failure:
         unreachable.add(issuer.url)
         return failure.code
     except AgentIdentityError as failure:
         return failure.code
-    return None
+    return None if is_revoked else "no_revocation"
 
 
 def _draft(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> Draft:

@@ -24,8 +24,8 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.source import Revoker
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
@@ -45,10 +45,10 @@ class Taken:
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._held: list[tuple[Issuer | None, Issued]] = []
+        self._held: list[tuple[Revoker | None, Issued]] = []
         self._is_closed = False
 
-    def add(self, issuer: Issuer | None, issued: Issued, now: float) -> bool:
+    def add(self, issuer: Revoker | None, issued: Issued, now: float) -> bool:
         """Remember what was acquired; False when the session has ended meanwhile, and it is to be given back at once."""
         with self._lock:
             if not self._is_closed:
@@ -56,7 +56,7 @@ class Taken:
                 self._held.append((issuer, issued))
             return not self._is_closed
 
-    def close(self) -> list[tuple[Issuer | None, Issued]]:
+    def close(self) -> list[tuple[Revoker | None, Issued]]:
         """All of it, to be given back."""
         with self._lock:
             held, self._held = self._held, []
@@ -219,7 +219,7 @@ class Life:
         if now >= self.expires_at:
             raise DeniedError("session_expired", "the time of what was handed over is up")
 
-    def all_taken(self) -> list[tuple[Issuer | None, Issued]]:
+    def all_taken(self) -> list[tuple[Revoker | None, Issued]]:
         """What was acquired for it, and for every one below: to be given back, and nothing more is taken."""
         taken = self.taken.close()
         for below in self._lives_below():

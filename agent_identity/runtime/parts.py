@@ -23,9 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from agent_identity.credentials.agent import Agent
-    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.root_grants import Anchor
-    from agent_identity.credentials.source import Source
+    from agent_identity.credentials.source import Revoker, Source
     from agent_identity.credentials.sources.transaction import TransactionTokens
     from agent_identity.delegation.limits import Limits
     from agent_identity.http.world import World
@@ -198,7 +197,7 @@ class Resource:
     source: Source
     scopes: frozenset[str] | None = None
     sends_assertion: bool = True
-    issuer: Issuer | None = None
+    issuer: Revoker | None = None
     transaction: TransactionTokens | None = None
     details: Details | None = None
     handed: Source | None = None

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, TypeVar
 from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
 from agent_identity.flow import (
     Append,
+    Blocking,
     HttpRequest,
     Keep,
     Pause,
@@ -87,6 +88,9 @@ class _Stage:
             return run(ask.start(), self.answer)
         if isinstance(ask, Visit):
             return self._visit(ask)
+        if isinstance(ask, Blocking):
+            ask.work()
+            return None
         return self._look_up(ask)
 
     def _look_up(self, ask: Append | Keep | Pause | Read | Show | Svid) -> Answer:

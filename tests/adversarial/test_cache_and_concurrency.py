@@ -19,10 +19,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_identity import AgentIdentity, current_credential, current_session, tool
-from agent_identity.authority import Authority
+from agent_identity.authority import Authority, ClientRecord
+from agent_identity.authority.requests import OAuthError
 from agent_identity.credentials.cache import CacheKey
 from agent_identity.errors import ConfigurationError
-from agent_identity.flow import HttpRequest, HttpResponse, Shared
+from agent_identity.flow import Shared
 from agent_identity.jose import loads_object, unverified
 
 BILLING = "https://billing.example"
@@ -36,11 +37,10 @@ class SlowAuthority(Authority):
         self.pause = pause
         self.token_requests = 0
 
-    def handle(self, request: HttpRequest) -> HttpResponse:
-        if request.url.endswith("/token"):
-            self.token_requests += 1
-            time.sleep(self.pause)
-        return super().handle(request)
+    def client(self, client_id: str) -> ClientRecord:
+        self.token_requests += 1  # each request for a grant or a token looks up its client
+        time.sleep(self.pause)
+        return super().client(client_id)
 
 
 @tool(resource=BILLING, scopes=["invoices:read"])
@@ -230,12 +230,12 @@ def test_C05_a_leading_thread_that_is_interrupted_is_replaced(make_identity) -> 
     interrupted = threading.Event()
 
     class Interrupting(SlowAuthority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if request.url.endswith("/token") and not interrupted.is_set():
+        def client(self, client_id: str) -> ClientRecord:
+            if not interrupted.is_set():
                 interrupted.set()
                 time.sleep(0.05)
                 raise KeyboardInterrupt
-            return super().handle(request)
+            return super().client(client_id)
 
     identity = make_identity(authority=Interrupting())
     results: Counter[str] = Counter()
@@ -257,14 +257,10 @@ def test_C05_a_leading_thread_that_is_interrupted_is_replaced(make_identity) -> 
 
 def test_a_failed_leader_gives_every_follower_a_typed_error_of_its_own(make_identity) -> None:
     class Refusing(SlowAuthority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if request.url.endswith("/token"):
-                self.token_requests += 1
-                time.sleep(0.1)
-                return HttpResponse(
-                    400, {"content-type": "application/json"}, b'{"error":"invalid_grant"}'
-                )
-            return super().handle(request)
+        def client(self, client_id: str) -> ClientRecord:
+            self.token_requests += 1
+            time.sleep(0.1)
+            raise OAuthError("invalid_grant", "refused")
 
     identity = make_identity(authority=Refusing())
     errors: list[Any] = []
@@ -293,10 +289,8 @@ async def test_a_failed_leading_task_gives_every_follower_an_error_of_its_own(
     make_identity,
 ) -> None:
     class Refusing(Authority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if request.url.endswith("/token"):
-                return HttpResponse(400, {}, b'{"error":"invalid_grant"}')
-            return super().handle(request)
+        def client(self, client_id: str) -> ClientRecord:
+            raise OAuthError("invalid_grant", "refused")
 
     identity = make_identity(authority=Refusing())
     async with identity.on_behalf_of("user:alice", purpose="p"):
@@ -494,11 +488,11 @@ def test_C16_an_early_renewal_that_fails_keeps_the_token_warns_once_and_pauses(
     class Failing(SlowAuthority):
         away = False
 
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if self.away and request.url.endswith("/token"):
+        def client(self, client_id: str) -> ClientRecord:
+            if self.away:
                 self.token_requests += 1
-                return HttpResponse(503)
-            return super().handle(request)
+                raise OAuthError("temporarily_unavailable", "away", status=503)
+            return super().client(client_id)
 
     authority = Failing(pause=0.0, clock=clock)
     identity = make_identity(authority=authority, clock=clock)

@@ -22,7 +22,6 @@ from agent_identity.credentials.agent import Agent as Instance
 from agent_identity.credentials.oauth.dpop import ProofKey
 from agent_identity.credentials.oauth.metadata import discover
 from agent_identity.credentials.oauth.registration import register
-from agent_identity.credentials.principal_tokens import DirectorySubject
 from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import Wanted
 from agent_identity.credentials.sources import token_exchange
@@ -68,7 +67,8 @@ def served(state_dir: Path | None = None, *, path: str = "", **options) -> Itera
 class Agent:
     """An agent that has only the issuer's URL and the registration token, and speaks over real sockets."""
 
-    def __init__(self, authority: Authority) -> None:
+    def __init__(self, authority: Authority, directory_subject: type) -> None:
+        self._directory_subject = directory_subject
         self.transport = Transport()
         self.instance = Instance(BOT)
         self.key = self.instance.key
@@ -98,7 +98,7 @@ class Agent:
 
     def subject(self, who: str = "user:alice", txn: str = "ses_1"):
         end = time.time() + 3600
-        return DirectorySubject(Principal.parse(who), self.instance, txn=txn, expires_at=end)
+        return self._directory_subject(Principal.parse(who), self.instance, txn=txn, expires_at=end)
 
     def grant(self, subject=None, txn: str = "ses_1"):
         wanted = RootWanted(
@@ -143,8 +143,8 @@ def authority(request, tmp_path) -> Iterator[Authority]:
 
 
 @pytest.fixture
-def agent(authority) -> Iterator[Agent]:
-    one = Agent(authority)
+def agent(authority, directory_subject) -> Iterator[Agent]:
+    one = Agent(authority, directory_subject)
     yield one
     one.close()
 
@@ -312,9 +312,9 @@ def test_a_path_means_what_was_sent(target, status) -> None:
         assert raw(authority, line)[0] == status
 
 
-def test_a_rotated_key_is_published_at_once(tmp_path) -> None:
+def test_a_rotated_key_is_published_at_once(tmp_path, directory_subject) -> None:
     with served(tmp_path) as authority:
-        agent = Agent(authority)
+        agent = Agent(authority, directory_subject)
         before = agent.grant()
         authority.rotate()
         kids = [key["kid"] for key in httpx.get(agent.endpoints.jwks).json()["keys"]]

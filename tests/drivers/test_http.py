@@ -249,34 +249,18 @@ def test_a_closed_port_is_a_typed_error(exchange) -> None:
     assert caught.value.code == "exchange_failed"
 
 
-def test_a_server_in_this_process_is_reached_through_the_same_door(exchange) -> None:
-    seen: list[HttpRequest] = []
-
-    def handle(request: HttpRequest) -> HttpResponse:
-        seen.append(request)
-        return HttpResponse(201, {"x": "y"}, b"in process")
-
-    for transport, colour in (
-        (Transport({"https://a.invalid": handle}), sync_exchange),
-        (Transport({"https://a.invalid": handle}), async_exchange),
-    ):
-        request = HttpRequest("POST", "https://a.invalid/token?x=1", {"A": "b"}, b"body")
-        answer = colour(transport, request, 5.0)
-        assert (answer.status, answer.headers["x"], answer.body) == (201, "y", b"in process")
-        assert (seen[-1].method, seen[-1].url, seen[-1].body) == (
-            *("POST", "https://a.invalid/token?x=1", b"body"),
-        )
-
-
-def test_a_server_in_this_process_that_raises_StopIteration_forges_nothing() -> None:
-    def handle(request: HttpRequest) -> HttpResponse:
+def test_a_transport_that_raises_StopIteration_forges_nothing(monkeypatch) -> None:
+    def forge(self: object, request: object) -> httpx.Response:
         raise StopIteration("forged")
 
-    transport = Transport({"https://a.invalid": handle})
-    with pytest.raises(TransportError):
-        sync_exchange(transport, HttpRequest("GET", "https://a.invalid/"), 5.0)
-    with pytest.raises((TransportError, RuntimeError)):
-        async_exchange(transport, HttpRequest("GET", "https://a.invalid/"), 5.0)
+    async def aforge(self: object, request: object) -> httpx.Response:
+        return forge(self, request)
+
+    monkeypatch.setattr("agent_identity.http.seams.Network.handle_request", forge)
+    monkeypatch.setattr("agent_identity.http.seams.AsyncNetwork.handle_async_request", aforge)
+    for exchange in (sync_exchange, async_exchange):
+        with pytest.raises((TransportError, RuntimeError)):
+            exchange(Transport(), HttpRequest("GET", "https://a.invalid/"), 5.0)
 
 
 async def test_async_code_uses_httpx_as_it_is() -> None:

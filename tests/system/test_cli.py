@@ -30,7 +30,6 @@ from agent_identity.cli.app import app
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.issuer import Issuer
 from agent_identity.credentials.oauth.registration import InstanceRegistration
-from agent_identity.credentials.principal_tokens import DirectorySubject
 from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import Wanted
 from agent_identity.credentials.sources.token_exchange import TokenExchange
@@ -353,7 +352,7 @@ BOT = "urn:agent-identity:agent:invoice-bot"
 
 
 def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
-    served: Served, tmp_path: Path
+    served: Served, tmp_path: Path, directory_subject: Any
 ) -> None:
     """The library's own flows, with nothing but the URL and the registration token of the state directory."""
     transport = Transport()
@@ -370,9 +369,6 @@ def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
     initial = Secret(token_file.read_text().strip())
     instance = Agent(BOT)
 
-    def nothing(found: object) -> Flow[None]:
-        return pure(None)
-
     issuer = Issuer(
         served.url,
         clients=InstanceRegistration(
@@ -380,7 +376,7 @@ def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
             instance,
             owner=None,
             initial_token=lambda: pure(initial),
-            recorded=nothing,
+            recorded=lambda: pure(None),
         ),
         clock=time.time,
     )
@@ -390,7 +386,7 @@ def test_another_process_gets_a_grant_and_a_token_from_a_served_authority(
     issuer = KnownIssuer(endpoints, client, clock=time.time)
     common: dict[str, Any] = {
         "principal": Principal("alice"),
-        "subject": DirectorySubject(
+        "subject": directory_subject(
             Principal("alice"), instance, txn="ses_1", expires_at=time.time() + 600
         ),
         "agent": BOT,

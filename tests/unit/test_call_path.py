@@ -22,9 +22,9 @@ from agent_identity import (
     tool,
 )
 from agent_identity.adapters import Tool
-from agent_identity.authority import Authority
+from agent_identity.authority import Authority, ClientRecord
+from agent_identity.authority.requests import OAuthError
 from agent_identity.errors import CredentialUnavailableError
-from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.policy import GrantsOnly
 from agent_identity.values import Secret, scrub
 
@@ -353,10 +353,8 @@ def test_a_delegate_has_another_key_in_a_forked_child(bot) -> None:
 
 def test_an_authority_that_is_busy_registers_nobody_yet(make_identity) -> None:
     class Busy(Authority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if request.url.endswith("/register"):
-                return HttpResponse(503)
-            return super().handle(request)
+        def register(self, metadata: object) -> ClientRecord:
+            raise OAuthError("temporarily_unavailable", "busy", status=503)
 
     identity = make_identity(authority=Busy())
     with (

@@ -21,7 +21,8 @@ from agent_identity import (
     tool,
 )
 from agent_identity.adapters import arefuse, refuse, tool_of, within
-from agent_identity.authority import Authority
+from agent_identity.authority import Authority, ClientRecord
+from agent_identity.authority.requests import OAuthError
 from agent_identity.flow import Draft, HttpRequest, HttpResponse, http
 from agent_identity.provenance.memory import MemoryLedger
 
@@ -383,14 +384,11 @@ class Failing:
 )
 def test_a_tool_that_was_refused_never_ran_and_left_evidence(make_identity, policy, code) -> None:
     identity = make_identity(policy=policy)
-    asked: list[str] = []
-    handle = identity.authority.handle
-    identity.authority.handle = lambda request: (asked.append(request.url), handle(request))[1]
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         with pytest.raises(DeniedError) as caught:
             read()
         assert kinds(session) == ["session.opened", "call.denied"]
-    assert (caught.value.code, ran, asked) == (code, [], [])
+    assert (caught.value.code, ran, identity.authority.issued) == (code, [], {})
     trace = identity.who_triggered(caught.value.call_id)
     assert (trace.decision, trace.outcome) == ("deny", "denied")
 
@@ -438,8 +436,8 @@ def test_a_tool_whose_credential_could_not_be_had_never_ran(
     make_identity, status, expected
 ) -> None:
     class Away(Authority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            return HttpResponse(status, {"content-type": "application/json"}, b'{"error":"x"}')
+        def client(self, client_id: str) -> ClientRecord:
+            raise OAuthError("x", "away", status=status)
 
     identity = make_identity(authority=Away())
     with identity.on_behalf_of("user:alice", purpose="p") as session:
@@ -454,10 +452,9 @@ def test_a_session_that_ended_while_its_credential_was_fetched_acts_no_more(make
     class Ending(Authority):
         session = None
 
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            if request.url.endswith("/token"):
-                self.session.revoke("meanwhile")
-            return super().handle(request)
+        def client(self, client_id: str) -> ClientRecord:
+            self.session.revoke("meanwhile")
+            return super().client(client_id)
 
     authority = Ending()
     identity = make_identity(authority=authority)

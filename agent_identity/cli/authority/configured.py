@@ -62,7 +62,7 @@ def organisations_authority(
         secrets_of(configuration, clock),
         name="authority",
         agent=Agent(agent_uri("authority")),
-        recorded=lambda _: pure(None),
+        recorded=lambda: pure(None),
         clock=clock,
     )
     issuer = table.issuer or url

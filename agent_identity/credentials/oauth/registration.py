@@ -34,6 +34,7 @@ __all__ = [
     "DocumentedClient",
     "InstanceRegistration",
     "Registered",
+    "instance_metadata",
     "metadata_document",
     "register",
 ]
@@ -76,14 +77,7 @@ def register(
             f"{endpoints.issuer} registers no clients",
             remedy="configure a client_id for it",
         )
-    document: dict[str, JSON] = {
-        "client_name": name,
-        "agent_id": agent,
-        "jwks": {"keys": [public_signing_jwk(key)]},
-        "token_endpoint_auth_method": "private_key_jwt",
-    }
-    if owner:
-        document["owner"] = owner
+    document = instance_metadata(name, agent, owner, key)
     if grant_types:
         document |= _usage(grant_types)
     request = HttpRequest(
@@ -105,6 +99,17 @@ def register(
     now = clock()
     client = Client(client_id, PrivateKeyJwt(key))
     return Registered(client, issued_at=now, expires_at=now + _LIFE)
+
+
+def instance_metadata(name: str, agent: str, owner: str | None, key: SigningKey) -> dict[str, JSON]:
+    """Return the metadata by which an agent instance registers as a client."""
+    metadata: dict[str, JSON] = {
+        "client_name": name,
+        "agent_id": agent,
+        "jwks": {"keys": [public_signing_jwk(key)]},
+        "token_endpoint_auth_method": "private_key_jwt",
+    }
+    return metadata | ({"owner": owner} if owner else {})
 
 
 def metadata_document(
@@ -196,7 +201,7 @@ class InstanceRegistration:
         *,
         owner: str | None,
         initial_token: Callable[[], Flow[Secret]] | None,
-        recorded: Callable[[Registered], Flow[None]],
+        recorded: Callable[[], Flow[None]],
         grant_types: Sequence[str] = (),
     ) -> None:
         self._name = name
@@ -224,5 +229,5 @@ class InstanceRegistration:
             clock=issuer.clock,
             grant_types=self._grant_types,
         )
-        yield from self._record(registered)
+        yield from self._record()
         return registered

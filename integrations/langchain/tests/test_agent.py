@@ -32,7 +32,6 @@ from agent_identity import (
     tool,
 )
 from agent_identity.authority import Authority
-from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import assert_no_leak
 from agent_identity_langchain import IdentityMiddleware, protect
@@ -277,8 +276,8 @@ def test_a_ledger_that_cannot_be_written_stops_the_run(identity: AgentIdentity) 
 
 def test_an_issuer_that_is_away_stops_the_run(tmp_path: Any) -> None:
     class Away(Authority):
-        def handle(self, request: HttpRequest) -> HttpResponse:
-            return HttpResponse(503, {"content-type": "application/json"}, b"{}")
+        def register(self, metadata: dict[str, Any]) -> Any:
+            raise OSError("the disk is full")
 
     model = says([("list_invoices", {"customer": "ACME"})])
     ledger = open_ledger("memory:", state_dir=tmp_path)

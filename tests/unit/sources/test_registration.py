@@ -97,7 +97,7 @@ def test_two_tables_of_one_url_register_each_for_itself(rig) -> None:
     keys: list[bytes] = []
     for client_id in ("c-1", "c-2"):
         clients = InstanceRegistration(
-            "bot", rig.agent, owner=None, initial_token=None, recorded=lambda _: pure(None)
+            "bot", rig.agent, owner=None, initial_token=None, recorded=lambda: pure(None)
         )
         issuer = KnownIssuer(
             rig.endpoints(registration=f"{rig.IDP}/register"),

@@ -1,0 +1,298 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What the authority issues, and the rules for it: the first grant of a chain, and access tokens.
+
+The token endpoint and the identity of this process (`own_client.py`) come here, once they know the client, the principal and
+the key that the client proved.
+"""
+
+from __future__ import annotations
+
+import hmac
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from agent_identity.authority.client_proofs import SKEW
+from agent_identity.authority.requests import OAuthError, refused
+from agent_identity.authority.subjects import TRIGGER
+from agent_identity.authority.tokens import LIFETIME, TokenDraft, grant_id, principal_ref
+from agent_identity.delegation.chain import Anchor, verify_chain
+from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
+from agent_identity.errors import VerificationError
+from agent_identity.values import LOCAL, is_line
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection, Sequence
+
+    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.keyring import Keyring
+    from agent_identity.authority.store import Store
+    from agent_identity.authority.subjects import Subject
+    from agent_identity.authority.tokens import Tokens
+    from agent_identity.delegation.details import Details
+    from agent_identity.delegation.grant import Grant
+
+__all__ = ["GRANT_LIFETIME", "AccessToken", "GrantRequest", "Issuance"]
+
+GRANT_LIFETIME: Final = 900
+"""Seconds a grant lives, at most."""
+
+_DEPTH: Final = 3
+_PHRASE_LIMIT: Final = 200
+_RESOURCE_LIMIT: Final = 2048
+
+
+class GrantRequest(NamedTuple):
+    """A request for the first grant of a chain. `lifetime` is seconds; None is the authority's default."""
+
+    resources: Sequence[str]
+    scopes: frozenset[str]
+    jkt: str
+    purpose: str | None
+    task: str | None = None
+    max_depth: int | None = None
+    lifetime: int | None = None
+    details: Details | None = None
+
+
+class AccessToken(NamedTuple):
+    """An access token as it was issued. Times are Unix seconds."""
+
+    compact: str
+    jti: str
+    scopes: frozenset[str]
+    issued_at: int
+    expires_at: int
+    is_bound: bool = True
+
+
+class Issuance:
+    """Issues grants and access tokens. `count` is called with the kind of each: `grant` or `access_token`."""
+
+    def __init__(
+        self,
+        issuer: str,
+        keyring: Keyring,
+        tokens: Tokens,
+        store: Store,
+        count: Callable[[str], None],
+    ) -> None:
+        self._issuer = issuer
+        self._keyring = keyring
+        self._tokens = tokens
+        self._store = store
+        self._count = count
+
+    def check_client(self, client: ClientRecord, now: float) -> None:
+        """Refuse a client that was revoked, or whose agent was.
+
+        Raises:
+            OAuthError: `invalid_grant`.
+        """
+        if self._store.is_revoked((client.client_id, client.agent), now):
+            raise OAuthError("invalid_grant", "client_revoked")
+
+    def grant(
+        self, client: ClientRecord, subject: Subject, request: GrantRequest, now: int
+    ) -> Grant:
+        """Sign the first grant of a chain, for the agent that the client is.
+
+        Raises:
+            OAuthError: the request is refused.
+        """
+        self._check_subject(subject)
+        scopes = _allowed_scopes(request.scopes, client.terms.scopes, subject.scopes)
+        purpose = _phrase("purpose", request.purpose)
+        if purpose is None:
+            raise OAuthError("invalid_request", "purpose_missing")
+        key = self._keyring.signing
+        try:
+            grant = mint_root(
+                key,
+                key.thumbprint,
+                iss=self._issuer,
+                principal_sub=subject.sub,
+                sub_iss=self._sub_iss(subject, client),
+                sub_profile=subject.profile,
+                agent=client.agent,
+                jkt=request.jkt,
+                aud=_resources(request.resources, client),
+                scopes=scopes,
+                details=request.details,
+                purpose=purpose,
+                task=_phrase("task", request.task),
+                txn=subject.txn,
+                now=now,
+                expires_at=min(
+                    subject.exp, now + min(request.lifetime or GRANT_LIFETIME, GRANT_LIFETIME)
+                ),
+                max_depth=_depth(request.max_depth, client),
+                evidence="agent" if subject.profile == TRIGGER else "issuer",
+                jti=grant_id(client.client_id),
+            )
+        except VerificationError as error:  # it would be larger than any verifier reads
+            raise refused("invalid_request", error) from None
+        self._count("grant")
+        return grant
+
+    def access_token(
+        self,
+        client: ClientRecord,
+        subject: Subject,
+        chain: Sequence[str],
+        resources: Sequence[str],
+        scopes: frozenset[str],
+        *,
+        jkt: str,
+        now: float,
+    ) -> AccessToken:
+        """Issue an access token to the holder of a chain (compact grants, newest first), bound to the holder's key `jkt`.
+
+        Raises:
+            OAuthError: the request is refused.
+        """
+        self._check_subject(subject)
+        grants = self._verify(chain, client, subject, now)
+        leaf = grants[0]
+        if not hmac.compare_digest(leaf.jkt.encode(), jkt.encode()):
+            raise OAuthError("invalid_grant", "key_mismatch")
+        resource = _one_resource(resources, client)
+        if resource not in leaf.aud:
+            raise OAuthError("invalid_target", "resource_not_granted")
+        scopes = _allowed_scopes(scopes, leaf.scopes, client.terms.scopes, subject.scopes)
+        issued_at = int(now)
+        end = min(leaf.exp, subject.exp, issued_at + LIFETIME)
+        if end <= now:
+            raise OAuthError("invalid_grant", "expired")
+        draft = TokenDraft(
+            sub=leaf.sub,
+            sub_profile=leaf.sub_profile,
+            resource=resource,
+            client_id=client.client_id,
+            scopes=scopes,
+            txn=leaf.txn,
+            act=leaf.act,
+            jkt=leaf.jkt,
+        )
+        sources = [
+            ref for grant in grants for ref in (grant.jti, signing_input_hash(grant.compact))
+        ]
+        return self._mint(draft, sources, issued_at, end)
+
+    def client_token(
+        self,
+        client: ClientRecord,
+        resources: Sequence[str],
+        scopes: frozenset[str],
+        *,
+        jkt: str | None,
+        now: int,
+    ) -> AccessToken:
+        """Issue an access token to a client in its own name (RFC 6749 §4.4).
+
+        Raises:
+            OAuthError: the request is refused.
+        """
+        draft = TokenDraft(
+            sub=client.client_id,
+            sub_profile="ai_agent",
+            resource=_one_resource(resources, client),
+            client_id=client.client_id,
+            scopes=_allowed_scopes(scopes, client.terms.scopes),
+            jkt=jkt,
+        )
+        # The token names no agent; as a source, the agent still ends it when it is revoked.
+        return self._mint(draft, (client.agent,), now, now + LIFETIME)
+
+    def _mint(
+        self, draft: TokenDraft, sources: Sequence[str], issued_at: int, end: int
+    ) -> AccessToken:
+        self._store.add_sources(draft.jti, sources, issued_at, end + int(SKEW) + 1)
+        compact = self._tokens.mint(draft, now=issued_at, expires_at=end)
+        self._count("access_token")
+        return AccessToken(
+            compact, draft.jti, draft.scopes, issued_at, end, is_bound=draft.jkt is not None
+        )
+
+    def _check_subject(self, subject: Subject) -> None:
+        if self._store.is_revoked(subject.refs, subject.iat):
+            raise OAuthError("invalid_grant", "revoked")
+
+    def _verify(
+        self, chain: Sequence[str], client: ClientRecord, subject: Subject, now: float
+    ) -> Sequence[Grant]:
+        """Verify a chain of this authority, against the principal and the client."""
+        anchor = Anchor(self._issuer, self._keyring.jwks, evidence="issuer")
+        try:
+            grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
+        except VerificationError as error:
+            raise refused("invalid_grant", error) from None
+        leaf, root = grants[0], grants[-1]
+        expected = (subject.sub, subject.profile, subject.txn, self._sub_iss(subject, client))
+        if (leaf.sub, leaf.sub_profile, leaf.txn, leaf.sub_iss) != expected:
+            raise OAuthError("invalid_grant", "subject_mismatch")
+        if root.agent != client.agent:
+            raise OAuthError("invalid_grant", "client_mismatch")
+        principal = principal_ref(subject.profile, subject.sub)
+        refs = {leaf.txn, principal, *(ref for grant in grants for ref in _refs(grant))}
+        if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
+            raise OAuthError("invalid_grant", "revoked")
+        return grants
+
+    def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
+        return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer
+
+
+def _resources(resources: Sequence[str], client: ClientRecord) -> tuple[str, ...]:
+    """The resources that a grant is for; at least one."""
+    if not resources:
+        raise OAuthError("invalid_target", "resource_missing")
+    for resource in resources:
+        _check_resource(resource, client)
+    return tuple(resources)
+
+
+def _one_resource(resources: Sequence[str], client: ClientRecord) -> str:
+    """The one resource that an access token is for (RFC 8707 §2)."""
+    if len(resources) != 1:
+        raise OAuthError("invalid_target", "resource_missing")
+    if resources[0] == LOCAL:
+        raise OAuthError("invalid_target", "resource_local")
+    _check_resource(resources[0], client)
+    return resources[0]
+
+
+def _check_resource(resource: str, client: ClientRecord) -> None:
+    """Refuse what isn't an absolute URI without fragment, and a resource that the client's terms leave out."""
+    scheme, colon, rest = resource.partition(":")
+    plain = resource.isascii() and resource.isprintable() and not set(' "#<>\\') & set(resource)
+    if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= _RESOURCE_LIMIT):
+        raise OAuthError("invalid_target", "resource_malformed")
+    allowed = client.terms.resources
+    if allowed is not None and resource != LOCAL and resource not in allowed:
+        raise OAuthError("invalid_target", "resource_not_allowed")
+
+
+def _allowed_scopes(requested: frozenset[str], *limits: Collection[str] | None) -> frozenset[str]:
+    """The requested scopes, if every limit has them all; a limit of None is none."""
+    if any(limit is not None and not requested.issubset(limit) for limit in limits):
+        raise OAuthError("invalid_scope", "scope_widened")
+    return requested
+
+
+def _phrase(name: str, value: str | None) -> str | None:
+    """A short text for people; it brings no control character into a grant."""
+    if value is not None and (len(value) > _PHRASE_LIMIT or not is_line(value)):
+        raise OAuthError("invalid_request", f"{name}_malformed")
+    return value
+
+
+def _depth(requested: int | None, client: ClientRecord) -> int:
+    """How many delegations may follow: as requested, or the default, and never more than the client's terms."""
+    most = min(client.terms.max_depth, MAX_HOPS)
+    if requested is not None and requested > most:
+        raise OAuthError("invalid_request", "max_depth_widened")
+    return min(_DEPTH, most) if requested is None else requested
+
+
+def _refs(grant: Grant) -> tuple[str, ...]:
+    """All that may be revoked about a hop: itself, its agent, and that agent's instance."""
+    return (grant.jti, signing_input_hash(grant.compact), grant.agent, grant.jkt)

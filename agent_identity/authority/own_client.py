@@ -1,0 +1,194 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The identity of this process as a client of its own authority: registration, first grants, tokens and revocation by calls.
+
+The rules are those of the HTTP endpoints. There is no client assertion, proof or subject assertion: they would come from the
+process that checks them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final, TypeVar
+
+from agent_identity.authority.client_proofs import SKEW
+from agent_identity.authority.issuance import GrantRequest
+from agent_identity.authority.requests import REFUSALS, refusal_of
+from agent_identity.authority.subjects import directory_subject
+from agent_identity.credentials.cache import digest_of
+from agent_identity.credentials.oauth.registration import instance_metadata
+from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.oauth.responses import ath_of, failure_of
+from agent_identity.credentials.source import Described
+from agent_identity.errors import CredentialRejectedError
+from agent_identity.flow import Shared, blocking, pure, shared
+from agent_identity.values import Secret
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from agent_identity.authority.clients import ClientRecord
+    from agent_identity.authority.issuance import AccessToken
+    from agent_identity.authority.server import Authority
+    from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.root_grants import RootWanted
+    from agent_identity.credentials.source import Wanted
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.flow import Flow
+    from agent_identity.values import JSON
+
+__all__ = ["OwnClient"]
+
+T = TypeVar("T")
+
+_LIFE: Final = 12 * 3600.0
+"""Seconds after which an instance registers again, before its lease ends."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Registered:
+    client_id: str
+    issued_at: float
+    expires_at: float
+
+
+class OwnClient:
+    """An `Anchor`, a `Source` and a `Revoker`. `recorded` writes the registration to the ledger."""
+
+    patience: float | None = None
+
+    def __init__(
+        self,
+        authority: Authority,
+        *,
+        name: str,
+        agent: Agent,
+        owner: str | None,
+        recorded: Callable[[], Flow[None]],
+    ) -> None:
+        self._authority = authority
+        self.name: str = authority.issuer
+        self.url: str = authority.issuer
+        self.described: Described = Described("token-exchange", authority.issuer)
+        self._client_name = name
+        self._agent = agent
+        self._owner = owner
+        self._record = recorded
+
+    def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
+        """See `Anchor`.
+
+        Raises:
+            CredentialRejectedError: the authority refused.
+            CredentialUnavailableError: its state can't be read or written.
+        """
+        client_id = yield from self._client_id()
+        return (yield from self._call(lambda: self._grant(client_id, wanted), "a token"))
+
+    def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
+        keys = yield from self.keys()
+        for key in keys:
+            if key.get("kid") == kid:
+                return key
+        raise CredentialRejectedError("unknown_key", f"{self.name} has no key with this kid")
+
+    def keys(self) -> Flow[list[dict[str, JSON]]]:
+        return pure(self._authority.public_keys)
+
+    def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
+        """See `Source`."""
+        client_id = yield from self._client_id()
+        token = yield from self._call(lambda: self._token(client_id, wanted), "a token")
+        secret = Secret(token.compact)
+        return Issued(
+            token=secret,
+            token_type="DPoP",  # noqa: S106 - a type
+            resource=wanted.resource,
+            issuer=self.name,
+            scopes=token.scopes,
+            issued_at=float(token.issued_at),
+            expires_at=float(token.expires_at),
+            jti=token.jti,
+            ath=ath_of(secret),
+            scheme="DPoP",
+        )
+
+    def revoke(self, issued: Issued, /) -> Flow[bool]:
+        """See `Revoker`."""
+        jti = issued.jti
+        if jti is None:
+            return False
+        ends = issued.expires_at + SKEW
+        yield from self._call(lambda: self._authority.revoke(jti, ends=ends), "a revocation")
+        return True
+
+    def _client_id(self) -> Flow[str]:
+        key = digest_of(("registration", self.name, self._agent.key.thumbprint))
+        registered = yield from shared(Shared(key, self._register))
+        return registered.client_id
+
+    def _register(self) -> Flow[_Registered]:
+        metadata = instance_metadata(
+            self._client_name, self._agent.uri, self._owner, self._agent.key
+        )
+        client = yield from self._call(lambda: self._authority.register(metadata), "a registration")
+        yield from self._record()
+        return _Registered(client.client_id, client.issued_at, client.issued_at + _LIFE)
+
+    def _call(self, work: Callable[[], T], what: str) -> Flow[T]:
+        """Call the authority. Its refusals become the errors that they are for a client elsewhere."""
+
+        def call() -> T:
+            try:
+                return work()
+            except REFUSALS as error:
+                refusal = refusal_of(error).response()
+            raise failure_of(refusal, self.name, what, self._authority.clock())
+
+        return blocking(call)
+
+    def _client(self, client_id: str, now: float) -> ClientRecord:
+        client = self._authority.client(client_id)
+        self._authority.issuance.check_client(client, now)
+        return client
+
+    def _grant(self, client_id: str, wanted: RootWanted) -> Grant:
+        now = self._authority.clock()
+        client = self._client(client_id, now)
+        subject = directory_subject(
+            client,
+            wanted.principal,
+            txn=wanted.txn,
+            now=now,
+            expires_at=now + wanted.lifetime,
+        )
+        request = GrantRequest(
+            sorted(wanted.resources),
+            wanted.scopes,
+            wanted.proof_key.thumbprint,
+            purpose=wanted.purpose,
+            task=wanted.task,
+            max_depth=wanted.max_depth,
+            lifetime=int(wanted.lifetime),
+            details=wanted.details,
+        )
+        return self._authority.issuance.grant(client, subject, request, int(now))
+
+    def _token(self, client_id: str, wanted: Wanted) -> AccessToken:
+        now = self._authority.clock()
+        client = self._client(client_id, now)
+        subject = directory_subject(
+            client,
+            wanted.principal,
+            txn=wanted.txn,
+            now=now,
+            expires_at=wanted.chain[0].exp,
+        )
+        return self._authority.issuance.access_token(
+            client,
+            subject,
+            [grant.compact for grant in wanted.chain],
+            [wanted.resource],
+            wanted.scopes,
+            jkt=wanted.proof_key.thumbprint,
+            now=now,
+        )
