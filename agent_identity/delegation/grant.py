@@ -142,6 +142,17 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
         raise InvalidAssertionError("wrong_typ", "a member of the chain isn't a grant")
     header.only(_HEADER)
     payload = jose.loads_object(token.payload, error=InvalidAssertionError)
+    kid = header.optional_text("kid")
+    jwk = {**header.mapping("jwk")} if header.has("jwk") else None
+    return _grant(compact, kid, jwk, payload), token
+
+
+def _grant(
+    compact: str,
+    kid: str | None,
+    jwk: Mapping[str, JSON] | None,
+    payload: Mapping[str, JSON],
+) -> Grant:
     claims = Claims(payload)
     claims.only(_CLAIMS)
     act = claims.mapping("act")
@@ -159,10 +170,10 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
         raise InvalidAssertionError("evidence_unknown", "a grant has an unknown kind of evidence")
     if claims.optional_text("sub_token_hash") is not None and evidence is None:
         raise InvalidAssertionError("hop_malformed", "only hop 0 has the hash of a token")
-    grant = Grant(
+    return Grant(
         compact=compact,
-        kid=header.optional_text("kid"),
-        jwk={**header.mapping("jwk")} if header.has("jwk") else None,
+        kid=kid,
+        jwk=jwk,
         iss=claims.text("iss"),
         sub=claims.text("sub"),
         sub_iss=claims.text("sub_iss"),
@@ -188,55 +199,19 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
         par_hash=claims.optional_text("par_hash"),
         evidence=evidence,
     )
-    return grant, token
 
 
-def root_signing_input(
-    alg: str,
-    kid: str,
-    *,
-    iss: str,
-    principal_sub: str,
-    sub_iss: str,
-    sub_profile: str,
-    agent: str,
-    jkt: str,
-    aud: Iterable[str],
-    scopes: Iterable[str],
-    details: Details | None = None,
-    purpose: str,
-    task: str | None,
-    txn: str,
-    now: int,
-    expires_at: int,
-    max_depth: int,
-    evidence: str,
-    jti: str | None = None,
-) -> bytes:
-    """The signing input of hop 0, for the key that `kid` names. `aud` always includes local tools.
-
-    `expires_at` is Unix seconds; `evidence` says how the principal was known: issuer, agent or asserted.
-    """
-    claims: dict[str, JSON] = {
-        "iss": iss,
-        "sub": principal_sub,
-        "sub_iss": sub_iss,
-        "sub_profile": sub_profile,
-        "act": {"iss": iss, "sub": agent, "sub_profile": "ai_agent", "instance": jkt},
-        "del_depth": 0,
-        "del_max_depth": max_depth,
-        "evidence": evidence,
-        "txn": txn,
-    }
-    header = jose.header(alg, typ=GRANT_TYPE, kid=kid)
-    hop = _hop(jkt, aud, scopes, details, purpose, task, now, expires_at)
-    if jti is not None:
-        hop["jti"] = jti
-    return f"{header}.{b64url(orjson.dumps(claims | hop))}".encode("ascii")
+def _check_size(compact: str) -> str:
+    """Refuse to mint what no verifier reads."""
+    if len(compact) > jose.MAX_TOKEN:
+        raise InvalidAssertionError(
+            "token_too_large", f"a grant is longer than {jose.MAX_TOKEN} bytes"
+        )
+    return compact
 
 
 class RootClaims(TypedDict):
-    """The keyword arguments of `root_signing_input`."""
+    """What hop 0 says. `expires_at` is Unix seconds; `evidence` says how the principal was known: issuer, agent or asserted."""
 
     iss: str
     principal_sub: str
@@ -257,9 +232,58 @@ class RootClaims(TypedDict):
     jti: NotRequired[str]
 
 
+def root_signing_input(alg: str, kid: str, **claims: Unpack[RootClaims]) -> bytes:
+    """The signing input of hop 0, for the key that `kid` names. `aud` always includes local tools."""
+    return _signing_input(alg, kid, _root_claims(**claims))
+
+
+def _signing_input(alg: str, kid: str, claims: dict[str, JSON]) -> bytes:
+    header = jose.header(alg, typ=GRANT_TYPE, kid=kid)
+    return f"{header}.{b64url(orjson.dumps(claims))}".encode("ascii")
+
+
+def _root_claims(
+    *,
+    iss: str,
+    principal_sub: str,
+    sub_iss: str,
+    sub_profile: str,
+    agent: str,
+    jkt: str,
+    aud: Iterable[str],
+    scopes: Iterable[str],
+    details: Details | None = None,
+    purpose: str,
+    task: str | None,
+    txn: str,
+    now: int,
+    expires_at: int,
+    max_depth: int,
+    evidence: str,
+    jti: str | None = None,
+) -> dict[str, JSON]:
+    claims: dict[str, JSON] = {
+        "iss": iss,
+        "sub": principal_sub,
+        "sub_iss": sub_iss,
+        "sub_profile": sub_profile,
+        "act": {"iss": iss, "sub": agent, "sub_profile": "ai_agent", "instance": jkt},
+        "del_depth": 0,
+        "del_max_depth": max_depth,
+        "evidence": evidence,
+        "txn": txn,
+    }
+    hop = _hop(jkt, aud, scopes, details, purpose, task, now, expires_at)
+    if jti is not None:
+        hop["jti"] = jti
+    return claims | hop
+
+
 def mint_root(key: SigningKey, kid: str, **claims: Unpack[RootClaims]) -> Grant:
     """Mint hop 0 with a key in memory and its `kid`."""
-    return read_grant(key.complete(root_signing_input(key.alg, kid, **claims)))
+    payload = _root_claims(**claims)
+    compact = _check_size(key.complete(_signing_input(key.alg, kid, payload)))
+    return _grant(compact, kid, None, payload)
 
 
 def mint_child(
@@ -301,7 +325,9 @@ def mint_child(
     start = max(now, parent.nbf)
     end = min(expires_at, parent.exp)
     hop = _hop(jkt, aud, scopes, details or parent.details, parent.purpose, task, start, end)
-    return read_grant(key.compact(header, orjson.dumps(claims | hop)))
+    payload = claims | hop
+    compact = _check_size(key.compact(header, orjson.dumps(payload)))
+    return _grant(compact, None, key.public_jwk, payload)
 
 
 def _hop(

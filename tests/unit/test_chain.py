@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -182,6 +183,34 @@ def test_what_we_mint_is_a_chain() -> None:
     leaf, _ = check([child.compact, root.compact], now=NOW + 1)
     assert (leaf.scopes, leaf.aud, leaf.task) == ({"a"}, {BILLING, LOCAL}, "t")
     assert leaf.exp == root.exp  # the parent's end wins
+
+
+@pytest.mark.parametrize("details", [None, [{"type": TOOL_DETAILS, "tools": ["read"]}]])
+def test_a_grant_as_we_mint_it_is_the_one_that_others_read(details: Any) -> None:
+    """A grant that was minted here isn't parsed, so what it says has to be what its bytes say."""
+    root = minted_root(scopes=["b", "a"], details=None if details is None else details_from(details))
+    child = mint_child(
+        SigningKey.generate(),
+        root,
+        agent=agent(1),
+        jkt="x" * 43,
+        aud=["https://billing.example"],
+        scopes=["a"],
+        task="read \u00e9",
+        now=NOW,
+        expires_at=NOW + 60,
+    )
+    for minted in (root, child):
+        read = read_grant(minted.compact)
+        claims = [each.details and each.details.claim for each in (minted, read)]
+        assert claims[0] == claims[1]
+        assert replace(minted, details=None) == replace(read, details=None)
+
+
+def test_a_grant_that_nobody_would_read_is_not_minted() -> None:
+    with pytest.raises(InvalidAssertionError) as caught:
+        minted_root(scopes=[f"scope:{number:05}" for number in range(2_000)])
+    assert caught.value.code == "token_too_large"
 
 
 def test_a_child_that_names_no_details_has_those_of_its_parent() -> None:
