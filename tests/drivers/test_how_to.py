@@ -111,6 +111,23 @@ def test_the_list_of_pages_leads_to_every_page() -> None:
     assert listed == {page.name for page in HOW_TO} - {"index.md"}
 
 
+def test_no_page_loads_anything_from_another_host() -> None:
+    """Offline the pages look the same. Material fetches Mermaid from another host, so diagrams are files here."""
+    foreign = re.compile(
+        r"^ *(?:```|~~~) *\{? *\.?mermaid|!\[[^\]]*\]\(\s*(?:https?:)?//|"
+        r"<(?:audio|embed|iframe|img|link|object|script|source|video)\b[^>]*?(?:https?:)?//|"
+        r"\burl\(\s*['\"]?(?:https?:)?//|@import",
+        re.MULTILINE,
+    )
+    pages = [*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *DOCS.rglob("*.svg")]
+    pages += ROOT.glob("integrations/*/README.md")
+    found = [page.name for page in pages if foreign.search(page.read_text(encoding="utf-8"))]
+    assert found == []
+    settings = (ROOT / "mkdocs.yml").read_text(encoding="utf-8")
+    assert "\n  font: false" in settings
+    assert not re.search(r"https?://|mermaid|emoji|analytics|^extra", settings, re.MULTILINE)
+
+
 # -- error codes ------------------------------------------------------------------------------------------------------
 
 CODE = re.compile(r"`([a-z][a-z0-9_]*)`")
