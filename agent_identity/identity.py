@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
-from agent_identity.assembly.configured import DEEPEST, Settings, svids_of, transport_of
+from agent_identity.assembly.configured import Settings, svids_of, transport_of
 from agent_identity.assembly.embedded import Minted, embedded
 from agent_identity.authority.store import open_store
 from agent_identity.config import configuration_file, state_directory
@@ -21,7 +21,7 @@ from agent_identity.credentials.principal_tokens import (
     tokens_of,
     verify_subject,
 )
-from agent_identity.delegation.details import details_from, pinned
+from agent_identity.delegation.details import pinned
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, run
@@ -34,17 +34,17 @@ from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
 from agent_identity.runtime.handover import taken_over
+from agent_identity.runtime.options import Options
 from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
-from agent_identity.session import SHORTEST, Session
+from agent_identity.session import Session
 from agent_identity.signers import MemorySigner
-from agent_identity.uris import checked_resource, resource_set
+from agent_identity.uris import checked_resource
 from agent_identity.values import (
     LOCAL,
     Principal,
     agent_uri,
     checked_phrase,
-    checked_task,
     scope_set,
 )
 
@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from collections.abc import Set as AbstractSet
     from pathlib import Path
-    from types import TracebackType, UnionType
+    from types import TracebackType
 
     from agent_identity.assembly import Assembled
     from agent_identity.authority import Authority
@@ -343,13 +343,17 @@ class AgentIdentity:
             ConfigurationError: an argument can't be used.
             DeniedError: `identity_closed`.
         """
-        _check_budget(budget)
-        options = (
-            *(purpose, task, scopes, resources),
-            *(authorization_details, expires_in, max_depth),
+        options = Options.read(
+            task=task,
+            scopes=scopes,
+            resources=resources,
+            authorization_details=authorization_details,
+            expires_in=expires_in,
+            max_depth=max_depth,
+            budget=budget,
         )
         if self._authority is not None:
-            return Session(self._state(self._principal(subject), *options, "issuer", None))
+            return Session(self._state(self._principal(subject), purpose, options, "issuer"))
         if isinstance(subject, Principal) or (
             isinstance(subject, str) and subject.startswith(_PROFILES)
         ):
@@ -363,7 +367,7 @@ class AgentIdentity:
         def verify() -> Flow[Verified]:
             return verify_subject(given, self._assembled.trusted, agent=self._agent.uri)
 
-        return Session(self._state(None, *options, "issuer", None, verify))
+        return Session(self._state(None, purpose, options, "issuer", verify=verify))
 
     def autonomous(
         self,
@@ -386,16 +390,20 @@ class AgentIdentity:
             ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
             DeniedError: `identity_closed`.
         """
-        _check_budget(budget)
+        options = Options.read(
+            task=task,
+            scopes=scopes,
+            resources=resources,
+            authorization_details=authorization_details,
+            expires_in=expires_in,
+            max_depth=max_depth,
+            budget=budget,
+        )
         checked_phrase(
             "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
         )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
-        options = (
-            *(purpose, task, scopes, resources),
-            *(authorization_details, expires_in, max_depth),
-        )
-        return Session(self._state(principal, *options, "agent", trigger))
+        return Session(self._state(principal, purpose, options, "agent", trigger=trigger))
 
     def accept(self, call: VerifiedCall) -> Session:
         """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
@@ -458,42 +466,24 @@ class AgentIdentity:
         self,
         principal: Principal | None,
         purpose: str,
-        task: str | None,
-        scopes: Iterable[str] | None,
-        resources: Iterable[str] | None,
-        authorization_details: Iterable[Mapping[str, JSON]] | None,
-        expires_in: float | None,
-        max_depth: int,
+        options: Options,
         evidence: str,
-        trigger: str | None,
+        *,
+        trigger: str | None = None,
         verify: Callable[[], Flow[Verified]] | None = None,
     ) -> SessionState:
         self._parts.gate.check_open()
         checked_phrase("purpose", purpose)
-        checked_task(task)
-        if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
-            raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
-        lifetime = self._settings.session_lifetime if expires_in is None else expires_in
-        if not _is_number(lifetime, int | float) or not lifetime >= SHORTEST:
-            raise ConfigurationError(
-                "expires_in",
-                f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
-            )
         return SessionState(
             self._parts,
             principal,
             agent=self._agent,
             parent=None,
             purpose=purpose,
-            task=task,
-            limits=Limits(
-                self._agent.uri,
-                None if scopes is None else scope_set(scopes),
-                None if resources is None else resource_set(resources),
-                None if authorization_details is None else details_from(authorization_details),
-            ),
-            expires_at=self._clock() + min(lifetime, self._settings.session_lifetime),
-            max_depth=min(max_depth, self._settings.max_depth),
+            task=options.task,
+            limits=Limits(self._agent.uri, options.scopes, options.resources, options.details),
+            expires_at=self._clock() + options.lifetime(self._settings.session_lifetime),
+            max_depth=min(options.max_depth, self._settings.max_depth),
             evidence=evidence,
             trigger=trigger,
             verify=verify,
@@ -774,17 +764,6 @@ def _subject(given: object) -> str | SubjectTokens | TokenSource:
         remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type); "
         'with the embedded authority a name, for instance "user:alice"',
     )
-
-
-def _is_number(given: object, kind: type | UnionType) -> bool:
-    return isinstance(given, kind) and not isinstance(given, bool)
-
-
-def _check_budget(budget: object) -> None:
-    if budget is not None:
-        raise ConfigurationError(
-            "not_supported", "budgets aren't part of this version", remedy="leave out budget"
-        )
 
 
 def _check_supported(approver: object, shared: str | None) -> None:

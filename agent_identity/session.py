@@ -11,7 +11,6 @@ import weakref
 from typing import TYPE_CHECKING, Any, Final, Literal, NoReturn, ParamSpec, Self, TypeVar
 
 from agent_identity.credentials.agent import Agent
-from agent_identity.delegation.details import details_from
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call
@@ -19,9 +18,9 @@ from agent_identity.runtime import acquire
 from agent_identity.runtime.current import bound, enter, leave, open_session, running_call
 from agent_identity.runtime.handover import checked_key, handed_over, inject
 from agent_identity.runtime.lifetime import Life, way_out
+from agent_identity.runtime.options import Options
 from agent_identity.runtime.state import SessionState
-from agent_identity.uris import resource_set
-from agent_identity.values import LOCAL, agent_uri, checked_task, scope_set
+from agent_identity.values import LOCAL, agent_uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -36,13 +35,10 @@ if TYPE_CHECKING:
     from agent_identity.tools import Tool
     from agent_identity.values import JSON, Principal
 
-__all__ = ["SHORTEST", "Session", "current_credential", "current_session", "session_of", "state_of"]
+__all__ = ["Session", "current_credential", "current_session", "session_of", "state_of"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-SHORTEST: Final = 2
-"""Seconds that a session lasts at least: grants end on whole seconds, and one that ends within a second serves nobody."""
 
 _SETTLED: Final = {
     "policy": "pass policy= when the identity is made",
@@ -216,7 +212,14 @@ class Session:
         Raises:
             DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
         """
-        child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
+        options = Options.read(
+            task=task,
+            scopes=scopes,
+            resources=resources,
+            authorization_details=authorization_details,
+            expires_in=expires_in,
+        )
+        child = self._child(agent, options)
         if key is not None:
             run(_hand_over(child, checked_key(key)), child.parts.world.answer)
         return Session(child)
@@ -233,20 +236,19 @@ class Session:
         expires_in: float | None = None,
     ) -> Session:
         """The async twin of `delegate`, which waits only where a hand-over is signed."""
-        child = self._child(agent, task, scopes, resources, authorization_details, expires_in)
+        options = Options.read(
+            task=task,
+            scopes=scopes,
+            resources=resources,
+            authorization_details=authorization_details,
+            expires_in=expires_in,
+        )
+        child = self._child(agent, options)
         if key is not None:
             await arun(_hand_over(child, checked_key(key)), child.parts.world.aanswer)
         return Session(child)
 
-    def _child(
-        self,
-        agent: str,
-        task: str | None,
-        scopes: Iterable[str] | None,
-        resources: Iterable[str] | None,
-        authorization_details: Iterable[Mapping[str, JSON]] | None,
-        expires_in: float | None,
-    ) -> SessionState:
+    def _child(self, agent: str, options: Options) -> SessionState:
         state = self._state
         uri = agent_uri(agent)
         state.parts.gate.check_open()
@@ -257,29 +259,16 @@ class Session:
             )
         if uri in state.chain:
             raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
-        limits = state.limits.narrowed(
-            uri,
-            None if scopes is None else scope_set(scopes),
-            None if resources is None else resource_set(resources),
-            None if authorization_details is None else details_from(authorization_details),
-        )
-        end = state.expires_at
-        if expires_in is not None:
-            if not _is_lifetime(expires_in):
-                raise ConfigurationError(
-                    "expires_in",
-                    f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
-                )
-            end = min(end, state.parts.clock() + expires_in)
+        now = state.parts.clock()
         return SessionState(
             state.parts,
             state.principal,
             agent=Agent(uri),
             parent=state,
             purpose=state.purpose,
-            task=checked_task(task),
-            limits=limits,
-            expires_at=end,
+            task=options.task,
+            limits=state.limits.narrowed(uri, options.scopes, options.resources, options.details),
+            expires_at=min(state.expires_at, now + options.lifetime(state.expires_at - now)),
             max_depth=state.max_depth,
             evidence=state.evidence,
             trigger=state.trigger,
@@ -472,7 +461,3 @@ class _Settled:
 
 for _name, _remedy in _SETTLED.items():
     setattr(Session, _name, _Settled(_name, _remedy))
-
-
-def _is_lifetime(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and given >= SHORTEST

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Self
+from typing import TYPE_CHECKING, Self
 
 from agent_identity.assembly import Assembled
 from agent_identity.assembly.embedded import Minted
@@ -18,6 +18,7 @@ from agent_identity.credentials.vault.secrets import Vault
 from agent_identity.credentials.workload import provider
 from agent_identity.delegation.carriers import HEADER_LIMIT
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
+from agent_identity.runtime.options import MAX_DELEGATIONS
 from agent_identity.runtime.parts import Resource, Resources
 from agent_identity.signers import MemorySigner
 from agent_identity.values import scope_set
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
     from agent_identity.values import Secret
 
 __all__ = [
-    "DEEPEST",
     "Settings",
     "configured",
     "described_by",
@@ -148,17 +148,13 @@ def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
     )
 
 
-DEEPEST: Final = 7
-"""A chain has eight hops at most, the root's among them."""
-
-
 @dataclass(frozen=True, slots=True)
 class Settings:
     """Times are seconds. `session_lifetime` and `max_depth` are the most that a session may ask for."""
 
     session_lifetime: float = 3600.0
     grant_lifetime: float = 900.0
-    max_depth: int = DEEPEST
+    max_depth: int = MAX_DELEGATIONS
     deadline: float = 10.0
     body_limit: int = 1024 * 1024
     header_limit: int = HEADER_LIMIT

@@ -188,7 +188,9 @@ def test_what_we_mint_is_a_chain() -> None:
 @pytest.mark.parametrize("details", [None, [{"type": TOOL_DETAILS, "tools": ["read"]}]])
 def test_a_grant_as_we_mint_it_is_the_one_that_others_read(details: Any) -> None:
     """A grant that was minted here isn't parsed, so what it says has to be what its bytes say."""
-    root = minted_root(scopes=["b", "a"], details=None if details is None else details_from(details))
+    root = minted_root(
+        scopes=["b", "a"], details=None if details is None else details_from(details)
+    )
     child = mint_child(
         SigningKey.generate(),
         root,
