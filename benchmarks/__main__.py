@@ -16,7 +16,8 @@ from rich.table import Table
 from benchmarks.measure import Figure
 
 ROWS = (
-    *("memory", "traced", "sqlite", "outbound", "ephemeral", "verification"),
+    *("memory", "traced", "sqlite", "outbound", "session", "session_with_token"),
+    *("ephemeral", "verification"),
     *("herd", "revocation", "imports", "job"),
 )
 

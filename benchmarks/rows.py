@@ -139,6 +139,41 @@ def ephemeral() -> Figure:
     return Figure("new ephemeral agent: key, session, first grant", value, "r", 8.0, note)
 
 
+def session() -> Figure:
+    """A session of the embedded identity with one local call: first grant, records, end."""
+
+    @tool
+    def local(customer: str, limit: int = 10) -> int:
+        return limit
+
+    return _session("session and its first local call, embedded", local, 20.0)
+
+
+def session_with_token() -> Figure:
+    """The same with a tool that gets a token and signs one request by it; the token is revoked at the end."""
+
+    @tool(resource=BILLING, scopes=["invoices:read"])
+    def remote(customer: str, limit: int = 10) -> dict[str, str]:
+        return current_credential().headers("GET", f"{BILLING}/invoices", b"")
+
+    return _session("session and its first call with a token, embedded", remote, 35.0)
+
+
+def _session(path: str, wrapped: Callable[..., object], budget: float) -> Figure:
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        AgentIdentity.embedded("invoice-bot", state_dir=folder) as identity,
+    ):
+
+        def opened() -> None:
+            with identity.on_behalf_of("user:alice", purpose="measure"):
+                wrapped("ACME", 5)
+
+        opened()
+        value, r = in_r(opened, lambda: bare("ACME", 5))
+    return Figure(path, value, "r", budget, f"r = {r:.1f} µs, {value * r:.1f} µs a session")
+
+
 def verification() -> Figure:
     """A chain of three grants and an assertion, as a service verifies them, over the four signature checks in it."""
     from cryptography.hazmat.primitives import hashes
@@ -355,7 +390,8 @@ def imports() -> Figure:
 
 
 ROWS = (
-    *(memory, traced, sqlite, outbound, ephemeral, verification),
+    *(memory, traced, sqlite, outbound, session, session_with_token),
+    *(ephemeral, verification),
     *(herd, revocation, imports, job),
 )
 
