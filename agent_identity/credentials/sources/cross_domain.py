@@ -25,10 +25,10 @@ from agent_identity.credentials.oauth.token_types import (
 )
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.sources.checks import (
-    Expected,
     check_answer,
     check_forwarded,
     check_issued_type,
+    expect,
 )
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, VerificationError
@@ -85,26 +85,16 @@ class CrossDomain:
             CredentialRejectedError: an issuer refused, or the grant doesn't match the request.
             CredentialUnavailableError: an issuer could not be reached.
         """
-        binding = Binding(self.binding, wanted.proof_key)
-        grant = yield from self._grant(wanted, binding)
-        asked_at = self.issuer.clock()
+        grant = yield from self._grant(wanted, Binding(self.binding, wanted.proof_key))
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
         form: list[tuple[str, str | Secret]] = [
             ("grant_type", JWT_BEARER),
             ("assertion", grant),
             *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
         ]
-        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
 
     def _grant(self, wanted: Wanted, binding: Binding) -> Flow[Secret]:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Literal
 import orjson
 
 from agent_identity import jose
-from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.credentials.source import Described, Wanted, name_at
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import Secret, new_id
@@ -21,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.oauth.requests import Form
+    from agent_identity.credentials.oauth.requests import Form, Issued
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
@@ -60,8 +59,7 @@ class JwtBearer:
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         assertion = yield from self._assertion(wanted)
-        asked_at = self.issuer.clock()
-        binding = Binding(self.binding, wanted.proof_key)
+        expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
 
         def form() -> Form:
             return [
@@ -72,17 +70,7 @@ class JwtBearer:
                 ),
             ]
 
-        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
 
     def _assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.source import Described, named_by
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.refresh_token import RefreshTokens, refresh
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError, DeniedError
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.credentials.source import Wanted
+    from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
@@ -129,17 +130,12 @@ class SignIn:
         return issued
 
     def _expectation(self, wanted: Wanted, extra_scopes: frozenset[str]) -> Flow[Expected]:
-        certificate = yield from self.issuer.certificate()
-        return Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=self.bound_to(wanted),
-            asked_at=self.issuer.clock(),
-            audience=self.audience or wanted.resource,
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
+        return replace(
+            expected,
             sub=self._expected_sub(wanted),
             shown_by="sign-in",
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
             extra_scopes=extra_scopes | self._openid(wanted),
         )
