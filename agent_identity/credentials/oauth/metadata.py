@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an issuer's metadata and its keys (RFC 8414, OpenID Discovery, RFC 7517)."""
+"""Reads the metadata and the keys of an issuer (RFC 8414, OpenID Discovery, RFC 7517), and a resource's metadata (RFC 9728)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON, Secret
 
-__all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
+__all__ = ["Endpoints", "KeySet", "ProtectedResource", "discover", "discover_resource", "read_keys"]
 
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
+_NOT_FOUND: Final = 404
+_RESOURCE_PLACE: Final = "/.well-known/oauth-protected-resource"
 _NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
 """Statuses that mean that there is no metadata at a URL; the next one is tried."""
 
@@ -288,3 +290,47 @@ def _is_usable(key: dict[str, JSON]) -> bool:
             checker(alg, *candidates([key], alg, None))
             return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedResource:
+    """A resource's own metadata: which issuers it accepts, and how their tokens must be bound (RFC 9728).
+
+    It is a hint only: the configuration decides which issuer is asked. `scopes` is None where it lists none.
+    """
+
+    resource: str
+    issuers: frozenset[str]
+    scopes: frozenset[str] | None
+    wants_dpop: bool
+    wants_certificate: bool
+
+
+def discover_resource(resource: str, clock: Callable[[], float]) -> Flow[ProtectedResource | None]:
+    """Read a resource's metadata; None where it publishes none (RFC 9728 §3).
+
+    Raises:
+        CredentialRejectedError: `resource_mismatch`, the metadata describes another resource; or it is malformed.
+        CredentialUnavailableError: the resource could not be reached.
+    """
+    parts = urlsplit(resource)
+    url = f"{parts.scheme}://{parts.netloc}{_RESOURCE_PLACE}{parts.path.rstrip('/')}"
+    response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), resource)
+    if response.status == _NOT_FOUND:
+        return None
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+        raise failure_of(response, resource, "its metadata", clock())
+    metadata = json_object(response, resource)
+    if metadata.text("resource") != resource:
+        raise CredentialRejectedError(
+            "resource_mismatch",
+            f"the metadata at {resource} describes another resource",
+            remedy="write the resource exactly as its metadata does",
+        )
+    return ProtectedResource(
+        resource=resource,
+        issuers=metadata.texts("authorization_servers") or frozenset(),
+        scopes=metadata.texts("scopes_supported"),
+        wants_dpop=metadata.get("dpop_bound_access_tokens_required") is True,
+        wants_certificate=metadata.get("tls_client_certificate_bound_access_tokens") is True,
+    )

@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from agent_identity import jose
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
+from agent_identity.credentials.oauth.responses import check_scope_claim, check_scopes, read_jwt
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
@@ -31,12 +30,13 @@ from agent_identity.credentials.sources.checks import (
     expect,
 )
 from agent_identity.credentials.sources.targets import details_text, target
-from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
@@ -127,7 +127,7 @@ class CrossDomain:
         check_scopes(answer, wanted.scopes, self.via.url)
         client = yield from self.issuer.client()
         _check_grant(
-            _claims_of(answer.token, _TYP if self.kind == "id-jag" else None),
+            read_jwt(answer.token, typ=_TYP if self.kind == "id-jag" else None),
             wanted,
             self.issuer.url,
             client_id=client.client_id if self.kind == "id-jag" else None,
@@ -135,16 +135,6 @@ class CrossDomain:
             via=self.via,
         )
         return answer.token
-
-
-def _claims_of(token: Secret, typ: str | None) -> Fields | None:
-    try:
-        parsed = jose.unverified(token.reveal())
-        if typ is not None and parsed.header.get("typ") != typ:
-            return None
-        return Fields(jose.loads_object(parsed.payload))
-    except VerificationError:
-        return None
 
 
 def _check_grant(
