@@ -59,6 +59,7 @@ __all__ = [
     "Url",
     "VaultTable",
     "configuration_schema",
+    "tables_in",
     "values_of",
 ]
 
@@ -546,7 +547,7 @@ def values_of(table: Table, kind: Kind) -> Iterator[tuple[tuple[str, ...], str]]
         value: _Value = getattr(table, name)
         if kind in field.metadata:
             yield from (((name,), text) for text in _texts(value))
-        for path, below in _tables(name, value):
+        for path, below in tables_in(name, value):
             yield from ((path + rest, text) for rest, text in values_of(below, kind))
 
 
@@ -555,7 +556,8 @@ def _texts(value: _Value) -> tuple[str, ...]:
     return tuple(text for text in values if isinstance(text, str))
 
 
-def _tables(name: str, value: _Value) -> Iterator[tuple[tuple[str, ...], Table]]:
+def tables_in(name: str, value: object) -> Iterator[tuple[tuple[str, ...], Table]]:
+    """The table, or the tables by name, that are the value of a key, with their paths."""
     if isinstance(value, Table):
         yield (name,), value
     elif isinstance(value, dict):

@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 
 from agent_identity import jose
 from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
-from agent_identity.errors import CredentialRejectedError, DeniedError, VerificationError
+from agent_identity.errors import CredentialRejectedError, VerificationError
 from agent_identity.flow import Flow, HttpRequest, read
 from agent_identity.jose.public_keys import candidates, checker
 from agent_identity.keys.algorithms import KEY_TYPES
-from agent_identity.uris import origin
+from agent_identity.uris import origin, origin_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -77,7 +77,7 @@ class Endpoints:
                 origin that isn't allowed.
         """
         if certificate and name in self.aliases:
-            if _origin_of(self.aliases[name]) not in self.origins:
+            if origin_or_none(self.aliases[name]) not in self.origins:
                 raise _foreign_origin(self.issuer, _ALIASED.get(name, name))
             return self.aliases[name]
         url = getattr(self, name)
@@ -143,7 +143,7 @@ def _endpoints_in(document: Fields, issuer: str, now: float, origins: frozenset[
         if not document.has(name):
             return None
         url = document.text(name)
-        if url is None or _origin_of(url) not in allowed:
+        if url is None or origin_or_none(url) not in allowed:
             raise _foreign_origin(issuer, name)
         return url
 
@@ -188,13 +188,6 @@ def _foreign_origin(issuer: str, name: str) -> CredentialRejectedError:
 def _flag(document: Fields, name: str) -> bool | None:
     value = document.get(name)
     return value if isinstance(value, bool) else None
-
-
-def _origin_of(url: str) -> str | None:
-    try:
-        return origin(url)
-    except DeniedError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,15 +6,13 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import orjson
-
-from agent_identity import jose
+from agent_identity.credentials.oauth.client import sign_assertion
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.credentials.source import Described, Wanted, name_at
 from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
-from agent_identity.values import Secret, new_id
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
-    from agent_identity.values import JSON
+    from agent_identity.values import Secret
 
 __all__ = ["JwtBearer"]
 
@@ -110,14 +108,13 @@ class JwtBearer:
         return lambda: self._sign(key, client.client_id, sub)
 
     def _sign(self, key: SigningKey, client_id: str, sub: str) -> Secret:
-        now = int(self.issuer.clock())
-        header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
-        claims: dict[str, JSON] = {
-            "iss": client_id,
-            "sub": sub,
-            "aud": self.issuer.url,
-            "iat": now,
-            "exp": now + 60,
-            "jti": new_id("jwt_"),
-        }
-        return Secret(key.compact(header, orjson.dumps(claims)))
+        return sign_assertion(
+            key,
+            typ="JWT",
+            kid=self.kid,
+            iss=client_id,
+            sub=sub,
+            aud=self.issuer.url,
+            now=self.issuer.clock(),
+            jti=new_id("jwt_"),
+        )

@@ -15,9 +15,9 @@ from agent_identity.credentials.workload.tokens import (
     quote_audience,
     trim,
 )
-from agent_identity.errors import ConfigurationError, CredentialUnavailableError, DeniedError
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.flow import Flow, HttpRequest, read
-from agent_identity.uris import origin
+from agent_identity.uris import origin_or_none
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ class GitHub:
     token_host: str | None = None
 
     def __post_init__(self) -> None:
-        if self.token_host is not None and _origin(f"https://{self.token_host}") != (
+        if self.token_host is not None and origin_or_none(f"https://{self.token_host}") != (
             f"https://{self.token_host}"
         ):
             raise ConfigurationError(
@@ -98,19 +98,12 @@ class GitHub:
 
     def _trusts(self, url: Secret) -> bool:
         """Whether the job's token may be sent there: https, a known host, and no fragment that would hide the audience."""
-        place = _origin(url.reveal())
+        place = origin_or_none(url.reveal())
         if place is None or "#" in url.reveal():
             return False
         if self.token_host is not None:
             return place == f"https://{self.token_host}"
         return place.startswith("https://") and place.endswith(_HOSTS)
-
-
-def _origin(url: str) -> str | None:
-    try:
-        return origin(url)
-    except DeniedError:
-        return None
 
 
 def _request(url: Secret, bearer: Secret, query: str) -> HttpRequest:
