@@ -32,7 +32,6 @@ _Value: TypeAlias = (
 )
 
 __all__ = [
-    "effective_lines",
     "inferred_documents",
     "show_client_document",
     "show_configuration",

@@ -33,7 +33,6 @@ __all__ = [
     "NoProof",
     "PlatformJwt",
     "PrivateKeyJwt",
-    "Proven",
     "SecretBasic",
     "SecretPost",
     "SpiffeJwt",

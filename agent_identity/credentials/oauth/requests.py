@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
     from agent_identity.credentials.oauth.metadata import Endpoints
 
-__all__ = ["UNBOUND", "Binding", "Form", "Issued", "encode_form", "form_request"]
+__all__ = ["UNBOUND", "Binding", "Form", "Issued", "form_request"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,6 @@ __all__ = [
     "check_issued_type",
     "check_step_up",
     "expect",
-    "issued_from",
 ]
 
 _SKEW: Final = 30.0
