@@ -16,7 +16,7 @@ import weakref
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 __all__ = [
     "Forkable",
@@ -25,6 +25,7 @@ __all__ = [
     "StillLock",
     "acquire",
     "hold_still",
+    "reset_in_child",
     "start_over_in_child",
 ]
 
@@ -121,6 +122,11 @@ def acquire(lock: threading.Lock, outcome: list[bool], seconds: float) -> None:
     outcome.extend(map(lock.acquire, (True,), (seconds,)))
 
 
+def reset_in_child(reset: Callable[[], None]) -> None:
+    """Have what a module holds reset in every forked child, before anything starts over there."""
+    _resets.append(reset)
+
+
 def start_over_in_child(thing: StartsOver) -> None:
     """Have a thing start over in every forked child, for as long as it lives."""
     _starting_over.add(thing)
@@ -131,6 +137,7 @@ def hold_still(thing: Forkable) -> None:
     _holding_still.add(thing)
 
 
+_resets: Final[list[Callable[[], None]]] = []
 _starting_over: Final[Registry[StartsOver]] = Registry()
 _holding_still: Final[Registry[Forkable]] = Registry()
 _resting: list[Forkable] = []
@@ -167,6 +174,8 @@ def _in_child() -> None:
     global _forking  # noqa: PLW0603 - the old one is held by a thread that this process doesn't have
     _forking = threading.Lock()
     _forks.clear()
+    for reset in _resets:
+        reset()
     for thing in _resting:
         thing.after_fork_in_child()
     _resting.clear()

@@ -11,7 +11,6 @@ Every `Secret` that lives is searched for, whichever session made it. `keep` has
 from __future__ import annotations
 
 import binascii
-import os
 import re
 import threading
 import weakref
@@ -19,6 +18,8 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+
+from agent_identity.forks import reset_in_child
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -553,6 +554,4 @@ class _Known:
 _PENDING: Final = 256
 _LONG: Final = 1 << 20
 _known: Final = _Known()
-
-if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
-    os.register_at_fork(after_in_child=_known.start_over)
+reset_in_child(_known.start_over)

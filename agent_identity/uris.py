@@ -29,6 +29,7 @@ __all__ = [
     "is_loopback",
     "is_safe_link",
     "origin",
+    "origin_or_none",
     "resource_set",
 ]
 
@@ -60,6 +61,14 @@ def origin(url: str) -> str:
         DeniedError: it isn't such a URL.
     """
     return _origin(_read(url))
+
+
+def origin_or_none(url: str) -> str | None:
+    """The origin of a URL; None where it isn't an http or https URL."""
+    try:
+        return origin(url)
+    except DeniedError:
+        return None
 
 
 def htu_of(url: str) -> str:

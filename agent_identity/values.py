@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Final, Literal, NoReturn, TypeAlias
 
 from agent_identity.errors import ConfigurationError, VerificationError
+from agent_identity.forks import reset_in_child
 from agent_identity.redaction import keep, remember, scrub
 
 __all__ = [
@@ -282,8 +283,7 @@ def new_id(prefix: str) -> str:
         return prefix + page[:32]
 
 
-if hasattr(os, "register_at_fork"):  # elsewhere nothing forks
-    os.register_at_fork(after_in_child=_ids.clear)
+reset_in_child(_ids.clear)
 
 
 def agent_uri(name: str) -> str:

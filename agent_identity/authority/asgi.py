@@ -8,27 +8,31 @@ be the issuer's and an `Origin`, if any, too.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, MutableMapping
-from typing import TYPE_CHECKING, Any, Final, TypeAlias
+from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.requests import BODY_LIMIT, OAuthError, refused
-from agent_identity.errors import VerificationError
+from agent_identity.errors import DeniedError, VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
-from agent_identity.verify.asgi import check_placed
+from agent_identity.verify.asgi import (
+    BODY_TIMEOUT,
+    GoneError,
+    body_of,
+    check_placed,
+    respond,
+)
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from agent_identity.authority.endpoints import Endpoints
+    from agent_identity.verify.asgi import Message, Receive, Send
 
 __all__ = ["AsgiApp"]
 
-Message: TypeAlias = MutableMapping[str, Any]
-Receive: TypeAlias = Callable[[], Awaitable[Message]]
-Send: TypeAlias = Callable[[Message], Awaitable[None]]
-
 _HEADERS_LIMIT: Final = 96 * 1024
 _HEADERS: Final = 100
-_BODY_SECONDS: Final = 10.0
+_STATUS: Final = {"body_too_large": 413, "body_too_slow": 408}
 
 
 class AsgiApp:
@@ -42,7 +46,7 @@ class AsgiApp:
         body_timeout: float | None = None,
     ) -> None:
         self._handle = handle
-        self._body_timeout = _BODY_SECONDS if body_timeout is None else body_timeout
+        self._body_timeout = BODY_TIMEOUT if body_timeout is None else body_timeout
         self._origin = endpoints.origin
         self._is_guarded = is_loopback(endpoints.issuer) or endpoints.origin.endswith(".invalid")
 
@@ -54,19 +58,19 @@ class AsgiApp:
         elif scope["type"] == "http":
             try:
                 headers = self._headers(scope)
-                async with asyncio.timeout(self._body_timeout):
-                    body = await _body(scope, receive)
+                body = await body_of(scope, receive, BODY_LIMIT, self._body_timeout)
                 request = self._request(scope, headers, body)
-            except TimeoutError:
-                slow = OAuthError("invalid_request", "body_too_slow", status=408)
-                response = slow.response()
+            except DeniedError as error:
+                status = _STATUS[error.code]
+                response = refused("invalid_request", error, status=status).response()
             except OAuthError as error:
                 response = error.response()
-            except _DisconnectedError:
+            except GoneError:
                 return
             else:
                 response = await asyncio.to_thread(self._handle, request)
-            await _answer(response, send)
+            length = {"content-length": str(len(response.body))}
+            await respond(send, response.status, {**response.headers, **length}, response.body)
 
     def _headers(self, scope: Message) -> dict[str, str]:
         """The headers as they are before the body is read: a server may append its trailers to the same list."""
@@ -94,10 +98,6 @@ class AsgiApp:
             raise OAuthError("invalid_request", "host_mismatch", status=421)
         if headers.get("origin", self._origin) != self._origin:
             raise OAuthError("invalid_request", "origin_mismatch", status=403)
-
-
-class _DisconnectedError(Exception):
-    """Whoever asked is gone."""
 
 
 def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
@@ -130,39 +130,6 @@ _SINGLE: Final = frozenset(
 
 
 _SINGLE_NAMES: Final = frozenset(name.encode() for name in _SINGLE)
-
-
-async def _body(scope: Message, receive: Receive) -> bytes:
-    for name, value in scope["headers"]:
-        if name.lower() == b"content-length" and not _is_short(value):
-            raise OAuthError("invalid_request", "body_too_large", status=413)
-    body = bytearray()
-    while True:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            raise _DisconnectedError
-        body += message.get("body", b"")
-        if len(body) > BODY_LIMIT:
-            raise OAuthError("invalid_request", "body_too_large", status=413)
-        if not message.get("more_body", False):
-            return bytes(body)
-
-
-def _is_short(content_length: bytes) -> bool:
-    digits = content_length.lstrip(b"0") or b"0"
-    return digits.isdigit() and len(digits) <= len(str(BODY_LIMIT)) and int(digits) <= BODY_LIMIT
-
-
-async def _answer(response: HttpResponse, send: Send) -> None:
-    headers = [
-        (name.encode("latin-1"), value.encode("latin-1"))
-        for name, value in response.headers.items()
-    ]
-    length = (b"content-length", str(len(response.body)).encode())
-    await send(
-        {"type": "http.response.start", "status": response.status, "headers": [*headers, length]}
-    )
-    await send({"type": "http.response.body", "body": response.body})
 
 
 async def _lifespan(receive: Receive, send: Send) -> None:

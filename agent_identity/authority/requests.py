@@ -23,6 +23,7 @@ from agent_identity.values import scope_set
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from agent_identity.errors import AgentIdentityError
     from agent_identity.flow import HttpRequest
     from agent_identity.values import JSON
 
@@ -170,7 +171,7 @@ class OAuthError(Exception):
         return HttpResponse(self.status, {**_SECRET, **self.headers}, orjson.dumps(body))
 
 
-def refused(error: str, cause: VerificationError, *, status: int = 400) -> OAuthError:
+def refused(error: str, cause: AgentIdentityError, *, status: int = 400) -> OAuthError:
     """An error of ours on the wire: its code, which is one of a fixed set, and nothing of its message."""
     return OAuthError(error, cause.code, status=status)
 

@@ -9,19 +9,15 @@ A clock that is wrong for a while, and set back then, ends nothing for good: the
 
 from __future__ import annotations
 
-import errno
-import os
 import sqlite3
-from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.authority.clients import dump_client, load_client
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
-from agent_identity.forks import StillLock
-from agent_identity.keys.private_files import one_at_a_time, settle
+from agent_identity.storage.sqlite import Database, connect, file_identity, transaction, use_wal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection
     from pathlib import Path
 
     from agent_identity.authority.clients import ClientRecord
@@ -32,7 +28,7 @@ EVERYTHING: Final = "*"
 _KEPT: Final = 1000
 """Clients, revocations and sources of tokens, of each, that are kept although they have ended."""
 
-_BUSY_SECONDS: Final = 5.0
+_AWAY: Final = "the authority's store is away"
 _SCHEMA: Final = (
     """CREATE TABLE IF NOT EXISTS clients (
         client_id TEXT PRIMARY KEY, expires_at INTEGER NOT NULL, record BLOB NOT NULL) WITHOUT ROWID""",
@@ -54,14 +50,14 @@ class Store:
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
-        self._still = StillLock()
-        self._process = os.getpid()
-        self._connection = self._open()
-        self._file = None if path is None else _identity_of(path)
+        self._database = Database(lambda: _connect(path), _failure, in_memory=path is None)
+        with self._database.lock:
+            self._database.connection()
+        self._file = None if path is None else file_identity(str(path))
 
     def add_client(self, client: ClientRecord) -> None:
         """Enter a client, or replace its record; those whose lease has run out go, but for the newest."""
-        with self._still.lock, self._writing() as db:
+        with self._database.lock, self._database.writing(_AWAY) as db:
             db.execute(
                 """DELETE FROM clients WHERE client_id IN (
                 SELECT client_id FROM clients WHERE expires_at <= ? ORDER BY expires_at DESC LIMIT -1 OFFSET ?)""",
@@ -74,7 +70,7 @@ class Store:
 
     def client(self, client_id: str, now: float) -> ClientRecord | None:
         """A client whose lease runs."""
-        with self._still.lock, self._reading() as db:
+        with self._database.lock, self._database.reading(_AWAY) as db:
             row = db.execute(
                 "SELECT record FROM clients WHERE client_id = ? AND expires_at > ?",
                 (client_id, now),
@@ -91,7 +87,7 @@ class Store:
 
         `ends` is when all of it has expired anyway, where that is known.
         """
-        with self._still.lock, self._writing() as db:
+        with self._database.lock, self._database.writing(_AWAY) as db:
             db.execute(
                 """DELETE FROM revocations WHERE ref IN (
                 SELECT ref FROM revocations WHERE ends <= ? ORDER BY ends DESC LIMIT -1 OFFSET ?)""",
@@ -110,7 +106,7 @@ class Store:
         Raises:
             ConfigurationError: `not_revoked`.
         """
-        with self._still.lock, self._writing() as db:
+        with self._database.lock, self._database.writing(_AWAY) as db:
             done = db.execute(
                 "UPDATE revocations SET lifted_at = max(?, revoked_at) WHERE ref = ? AND lifted_at IS NULL",
                 (now, ref),
@@ -124,7 +120,7 @@ class Store:
 
     def add_sources(self, jti: str, refs: Collection[str], now: int, ends: int) -> None:
         """Remember until `ends` what a token was issued from."""
-        with self._still.lock, self._writing() as db:
+        with self._database.lock, self._database.writing(_AWAY) as db:
             db.execute(
                 """DELETE FROM sources WHERE jti IN (
                 SELECT jti FROM sources WHERE ends <= ? ORDER BY ends DESC LIMIT -1 OFFSET ?)""",
@@ -134,7 +130,7 @@ class Store:
 
     def sources(self, jti: str) -> list[str]:
         """What a token was issued from, as it may be revoked; nothing for one that has no chain."""
-        with self._still.lock, self._reading() as db:
+        with self._database.lock, self._database.reading(_AWAY) as db:
             row = db.execute("SELECT refs FROM sources WHERE jti = ?", (jti,)).fetchone()
         return [] if row is None else row[0].split("\n")
 
@@ -142,7 +138,7 @@ class Store:
         """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""
         names = (EVERYTHING, *refs)
         marks = ", ".join("?" * len(names))
-        with self._still.lock, self._reading() as db:
+        with self._database.lock, self._database.reading(_AWAY) as db:
             row = db.execute(
                 f"SELECT 1 FROM revocations WHERE ref IN ({marks})"  # noqa: S608 - question marks only
                 " AND (lifted_at IS NULL OR lifted_at >= ?) LIMIT 1",
@@ -152,7 +148,7 @@ class Store:
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
         """All that may still matter: what was revoked, and when that was lifted."""
-        with self._still.lock, self._reading() as db:
+        with self._database.lock, self._database.reading(_AWAY) as db:
             rows: list[tuple[str, int | None]] = db.execute(
                 "SELECT ref, lifted_at FROM revocations WHERE ends IS NULL OR ends > ?", (now,)
             ).fetchall()
@@ -160,7 +156,7 @@ class Store:
 
     def next_seq(self, at_least: int) -> int:
         """A number larger than any before, for the next list of revocations."""
-        with self._still.lock, self._writing() as db:
+        with self._database.lock, self._database.writing(_AWAY) as db:
             db.execute(
                 "INSERT INTO lists VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET seq = max(seq + 1, ?1)",
                 (at_least,),
@@ -178,103 +174,46 @@ class Store:
         """Whether other processes may write to it."""
         return self._path is not None
 
-    def version(self) -> int:
-        """A number that changes when another connection has written.
+    def version(self) -> tuple[int, int]:
+        """A value that changes when another connection has written.
 
         Raises:
             DeniedError: `store_unavailable`, it can't be read, or its file was deleted, moved or replaced.
         """
-        if self._path is not None and _identity_of(self._path) != self._file:
+        if self._path is not None and file_identity(str(self._path)) != self._file:
             raise DeniedError("store_unavailable", f"{self._path} is another file than was opened")
-        with self._still.lock, self._reading() as db:
+        with self._database.lock, self._database.reading(_AWAY) as db:
             (version,) = db.execute("PRAGMA data_version").fetchone()
-        return int(version)
+            return self._database.opened, int(version)  # each connection counts anew
 
     def close(self) -> None:
-        with self._still.lock:
-            if self._process == os.getpid():
-                self._connection.close()
-
-    def __del__(self) -> None:
-        """Close what was dropped; in a forked child it is still the parent's."""
-        if (connection := getattr(self, "_connection", None)) is None:
-            return  # it never opened
-        if self._path is None or self._process == os.getpid():
-            connection.close()
-        else:
-            _inherited.append(connection)
-
-    def _open(self) -> sqlite3.Connection:
-        if self._path is None:
-            return _connect(":memory:")
-        # One at a time, as two that turn a fresh file to WAL together get "locked" at once, whatever the timeout.
-        with one_at_a_time(self._path.with_suffix(".lock")):
-            settle(self._path, bytes)
-            # Never opened by ourselves: closing it would drop the locks of every connection in this process.
-            if self._path.is_symlink():
-                raise OSError(errno.ELOOP, "the database is a link")
-            self._path.chmod(0o600)
-            return _connect(self._path)
-
-    @contextmanager
-    def _reading(self) -> Generator[sqlite3.Connection, None, None]:
-        """The connection; the caller holds the lock. A transaction that an interrupt left open is rolled back."""
-        try:
-            db = self._current()
-            if db.in_transaction:
-                db.execute("ROLLBACK")
-            yield db
-        except (sqlite3.Error, OSError) as error:
-            raise DeniedError("store_unavailable", "the authority's store is away") from error
-
-    @contextmanager
-    def _writing(self) -> Generator[sqlite3.Connection, None, None]:
-        with self._reading() as db:
-            try:
-                db.execute("BEGIN IMMEDIATE")
-                yield db
-                db.execute("COMMIT")
-            except BaseException:
-                if db.in_transaction:
-                    db.execute("ROLLBACK")
-                raise
-
-    def _current(self) -> sqlite3.Connection:
-        if self._path is not None and self._process != os.getpid():
-            # The parent's connection is neither used nor closed here: its locks are the parent's.
-            _inherited.append(self._connection)
-            self._connection = self._open()
-            self._process = os.getpid()
-        return self._connection
+        self._database.close()
 
 
-def _identity_of(path: Path) -> tuple[int, int] | None:
-    """Which file a path names, None for none."""
+def _connect(path: Path | None) -> sqlite3.Connection:
+    """Open the database, and make its tables if it has none.
+
+    Raises:
+        sqlite3.Error: it can't be opened.
+    """
     try:
-        status = path.stat()
-    except OSError:
-        return None
-    return status.st_dev, status.st_ino
-
-
-_inherited: list[sqlite3.Connection] = []
-
-
-def _connect(path: Path | str) -> sqlite3.Connection:
-    connection = sqlite3.connect(
-        path, timeout=_BUSY_SECONDS, isolation_level=None, check_same_thread=False
-    )
+        database = connect(path)
+    except (ConfigurationError, OSError) as error:
+        raise sqlite3.OperationalError(str(error)) from error
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = NORMAL")
-        connection.execute("BEGIN IMMEDIATE")
-        for statement in _SCHEMA:
-            connection.execute(statement)
-        connection.execute("COMMIT")
+        use_wal(database)
+        database.execute("PRAGMA synchronous = NORMAL")
+        with transaction(database):
+            for statement in _SCHEMA:
+                database.execute(statement)
     except BaseException:
-        connection.close()
+        database.close()
         raise
-    return connection
+    return database
+
+
+def _failure(_: sqlite3.Error, what: str) -> DeniedError:
+    return DeniedError("store_unavailable", what)
 
 
 def open_store(state_dir: Path | None) -> Store:
@@ -286,7 +225,7 @@ def open_store(state_dir: Path | None) -> Store:
     path = None if state_dir is None else state_dir / "authority.db"
     try:
         return Store(path)
-    except (sqlite3.Error, OSError) as error:
+    except sqlite3.Error as error:
         raise ConfigurationError(
             "state_unusable",
             f"{path} can't be used as the authority's database",

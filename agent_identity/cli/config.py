@@ -16,7 +16,7 @@ from agent_identity.assembly.configured import secrets_of
 from agent_identity.assembly.issuers import client_document
 from agent_identity.cli.finding import world_of
 from agent_identity.config import configuration_schema, read_configuration
-from agent_identity.config.model import Table
+from agent_identity.config.model import Table, tables_in
 from agent_identity.config.problems import key_text
 from agent_identity.flow import run
 
@@ -32,7 +32,6 @@ _Value: TypeAlias = (
 )
 
 __all__ = [
-    "effective_lines",
     "inferred_documents",
     "show_client_document",
     "show_configuration",
@@ -101,11 +100,9 @@ def _lines(table: Table, path: tuple[str, ...], reasons: Mapping[str, str]) -> I
     plain: list[str] = []
     for name in type(table).model_fields:
         value: _Value = getattr(table, name)
-        if isinstance(value, Table):
-            below.append(((*path, name), value))
-        elif tables := _named_tables(value):
-            below += [((*path, name, key), one) for key, one in tables.items()]
-        elif value is not None and value not in ((), {}):
+        tables = [((*path, *rest), one) for rest, one in tables_in(name, value)]
+        below += tables
+        if not tables and value is not None and value not in ((), {}):
             default = None if name in table.model_fields_set else "default"
             why = reasons.get(key_text((*path, name)), default)
             plain.append(f"{name} = {_toml(value)}" + (f"  # {why}" if why else ""))
@@ -114,12 +111,6 @@ def _lines(table: Table, path: tuple[str, ...], reasons: Mapping[str, str]) -> I
         yield from plain
     for where, one in below:
         yield from _lines(one, where, reasons)
-
-
-def _named_tables(value: _Value) -> dict[str, Table]:
-    if not isinstance(value, dict):
-        return {}
-    return {key: one for key, one in value.items() if isinstance(one, Table)}
 
 
 def _toml(value: _Value) -> str:

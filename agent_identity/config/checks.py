@@ -15,8 +15,8 @@ from agent_identity.config.model import Kind, PolicyTable, SharedTable, values_o
 from agent_identity.config.problems import Fault, conflict, malformed, missing, nearest, unused
 from agent_identity.config.references import is_in_vault, is_reference, parse_reference, transit_key
 from agent_identity.config.resource_checks import check_resources
-from agent_identity.errors import AgentIdentityError, ConfigurationError
-from agent_identity.uris import is_safe_link, origin
+from agent_identity.errors import ConfigurationError
+from agent_identity.uris import is_safe_link, origin_or_none
 from agent_identity.values import agent_uri, checked_phrase
 
 if TYPE_CHECKING:
@@ -262,7 +262,7 @@ def _addresses(configuration: Configuration) -> Iterator[Fault]:
     for path, url in values_of(configuration, Kind.URL):
         yield from _url(url, path, is_plain=path[-1] == "issuer")
     for path, url in values_of(configuration, Kind.ORIGIN):
-        if _is_origin(url):
+        if origin_or_none(url) == url:
             yield from _url(url, path, is_plain=True)
         else:
             yield malformed(path, "must be origins, like https://host", "remove the path")
@@ -280,13 +280,6 @@ def _url(url: str, path: tuple[str, ...], *, is_plain: bool) -> Iterator[Fault]:
     elif not is_safe_link(url) or (is_plain and ("?" in url or "#" in url)):
         what = "an https URL without query and fragment" if is_plain else "an https URL"
         yield malformed(path, f"must be {what}", "write the whole URL in ASCII")
-
-
-def _is_origin(url: str) -> bool:
-    try:
-        return origin(url) == url
-    except AgentIdentityError:
-        return False
 
 
 # -- policy and ledger ------------------------------------------------------------------------------------------------

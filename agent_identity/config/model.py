@@ -26,39 +26,27 @@ __all__ = [
     "MAX_DEPTH",
     "OAUTH_SOURCES",
     "AgentTable",
-    "ApprovalTable",
     "AuthorityClientTable",
     "AuthorityTable",
     "Binding",
-    "BudgetTable",
     "Bytes",
-    "CliTable",
-    "ClientAuth",
     "Configuration",
-    "HttpTable",
     "Inferred",
-    "IssuerName",
     "IssuerTable",
     "Kind",
     "LedgerTable",
     "PolicyTable",
     "ProviderName",
     "Reference",
-    "Registration",
     "ResourceTable",
     "Seconds",
-    "SessionTable",
     "SharedTable",
-    "SignalsTable",
-    "SourceName",
-    "SpiffeTable",
     "Table",
     "Text",
     "Texts",
-    "TransactionTokenTable",
-    "Url",
     "VaultTable",
     "configuration_schema",
+    "tables_in",
     "values_of",
 ]
 
@@ -96,6 +84,7 @@ class Table(BaseModel):
         frozen=True,
         hide_input_in_errors=True,
         allow_inf_nan=False,
+        use_attribute_docstrings=True,
     )
 
 
@@ -169,343 +158,269 @@ class Inferred(NamedTuple):
 class AgentTable(Table):
     """Who this agent is."""
 
-    name: Text | None = Field(default=None, description="The agent's name.")
-    id: Text | None = Field(
-        default=None, description="The agent's URI, by default `urn:agent-identity:agent:<name>`."
-    )
-    owner: Text | None = Field(default=None, description="Who is responsible for the agent.")
-    grants: IssuerName = Field(
-        default=None, description="The issuer that signs the first grant of each chain."
-    )
-    signer: Reference = Field(
-        default=None,
-        description="What signs the first grant instead of an issuer: a private key (PEM), or `vault:MOUNT/NAME` for a transit key that stays in the vault.",
-    )
-    signer_id: Text | None = Field(
-        default=None,
-        description="The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`; for a key in a vault it ends in a digest of the key's place.",
-    )
-    key: Reference = Field(
-        default=None,
-        description="The agent's private key (PEM), for replicas behind one address; by default each process generates its own.",
-    )
+    name: Text | None = None
+    """The agent's name."""
+    id: Text | None = None
+    """The agent's URI, by default `urn:agent-identity:agent:<name>`."""
+    owner: Text | None = None
+    """Who is responsible for the agent."""
+    grants: IssuerName = None
+    """The issuer that signs the first grant of each chain."""
+    signer: Reference = None
+    """What signs the first grant instead of an issuer: a private key (PEM), or `vault:MOUNT/NAME` for a transit key that stays in the vault."""
+    signer_id: Text | None = None
+    """The `iss` under which verifiers know the signer, by default `urn:agent-identity:signer:<thumbprint>`; for a key in a vault it ends in a digest of the key's place."""
+    key: Reference = None
+    """The agent's private key (PEM), for replicas behind one address; by default each process generates its own."""
 
 
 class IssuerTable(Table):
     """One issuer: who it is, what it is trusted for, and the client that we are there."""
 
-    issuer: Annotated[Text, Kind.URL] = Field(description="The issuer's identifier, an https URL.")
-    trust: Annotated[tuple[Literal["subjects", "grants"], ...], Field(strict=False)] = Field(
-        default=(),
-        description="What it is trusted for: `subjects` for tokens about principals, `grants` for first grants; by default neither.",
-    )
-    jwks: Annotated[Text | None, Kind.KEYS] = Field(
-        default=None,
-        description="Its public keys, a URL or `file:PATH`; by default the `jwks_uri` of its metadata.",
-    )
-    audience: Text | None = Field(
-        default=None,
-        description="The audience that a principal's token must name, by default the `client_id`.",
-    )
-    algorithms: Annotated[tuple[Algorithm, ...] | None, Field(strict=False, min_length=1)] = Field(
-        default=None, description="The signature algorithms accepted from it."
-    )
-    evidence: Literal["key", "issuer", "asserted"] | None = Field(
-        default=None,
-        description="The highest level of evidence of a principal that its grants may claim.",
-    )
-    token_type: TokenType | None = Field(
-        default=None,
-        description="The type of the principals' tokens, if the tokens don't show it.",
-    )
-    subjects_of: Annotated[Texts, Kind.ISSUER] = Field(
-        default=(), description="Issuers whose `sub` names the same people there."
-    )
-    client_id: Text | None = Field(
-        default=None,
-        description="Our client id there; an https URL names a client metadata document.",
-    )
-    client_auth: ClientAuth | None = Field(
-        default=None,
-        description="How the client authenticates, by default with the key, secret or certificate that it has.",
-    )
-    client_key: Reference = Field(
-        default=None,
-        description="The client's private key (PEM), for assertions or for its certificate.",
-    )
-    client_key_id: Text | None = Field(
-        default=None,
-        description="The `kid` under which the issuer knows that key, by default its thumbprint.",
-    )
-    client_secret: Reference = Field(default=None, description="The client's secret.")
-    client_certificate: Reference = Field(
-        default=None,
-        description="The client's certificate chain (PEM), followed by its key unless `client_key` is that key.",
-    )
-    client_assertion_audience: Literal["issuer", "token-endpoint"] = Field(
-        default="issuer",
-        description="The audience of a client assertion; `token-endpoint` is for old issuers and logs a warning.",
-    )
-    registration: Registration | None = Field(
-        default=None,
-        description="How the issuer knows the client: `configured` there, by a metadata document (`cimd`), or registered at start (`dynamic`).",
-    )
-    registration_token: Reference = Field(
-        default=None, description="The initial access token of dynamic registration."
-    )
-    resource_indicators: bool = Field(
-        default=True,
-        description="Whether requests name the resource (RFC 8707); some issuers refuse those that do.",
-    )
-    endpoint_origins: Annotated[Texts, Kind.ORIGIN] = Field(
-        default=(), description="Further origins that its endpoints may have."
-    )
+    issuer: Annotated[Text, Kind.URL]
+    """The issuer's identifier, an https URL."""
+    trust: Annotated[tuple[Literal["subjects", "grants"], ...], Field(strict=False)] = ()
+    """What it is trusted for: `subjects` for tokens about principals, `grants` for first grants; by default neither."""
+    jwks: Annotated[Text | None, Kind.KEYS] = None
+    """Its public keys, a URL or `file:PATH`; by default the `jwks_uri` of its metadata."""
+    audience: Text | None = None
+    """The audience that a principal's token must name, by default the `client_id`."""
+    algorithms: Annotated[tuple[Algorithm, ...] | None, Field(strict=False, min_length=1)] = None
+    """The signature algorithms accepted from it."""
+    evidence: Literal["key", "issuer", "asserted"] | None = None
+    """The highest level of evidence of a principal that its grants may claim."""
+    token_type: TokenType | None = None
+    """The type of the principals' tokens, if the tokens don't show it."""
+    subjects_of: Annotated[Texts, Kind.ISSUER] = ()
+    """Issuers whose `sub` names the same people there."""
+    client_id: Text | None = None
+    """Our client id there; an https URL names a client metadata document."""
+    client_auth: ClientAuth | None = None
+    """How the client authenticates, by default with the key, secret or certificate that it has."""
+    client_key: Reference = None
+    """The client's private key (PEM), for assertions or for its certificate."""
+    client_key_id: Text | None = None
+    """The `kid` under which the issuer knows that key, by default its thumbprint."""
+    client_secret: Reference = None
+    """The client's secret."""
+    client_certificate: Reference = None
+    """The client's certificate chain (PEM), followed by its key unless `client_key` is that key."""
+    client_assertion_audience: Literal["issuer", "token-endpoint"] = "issuer"
+    """The audience of a client assertion; `token-endpoint` is for old issuers and logs a warning."""
+    registration: Registration | None = None
+    """How the issuer knows the client: `configured` there, by a metadata document (`cimd`), or registered at start (`dynamic`)."""
+    registration_token: Reference = None
+    """The initial access token of dynamic registration."""
+    resource_indicators: bool = True
+    """Whether requests name the resource (RFC 8707); some issuers refuse those that do."""
+    endpoint_origins: Annotated[Texts, Kind.ORIGIN] = ()
+    """Further origins that its endpoints may have."""
 
 
 class TransactionTokenTable(Table):
     """The transaction token that is sent with a resource's requests."""
 
-    issuer: Annotated[Text, Kind.ISSUER] = Field(description="The issuer of the transaction token.")
-    audience: Text = Field(description="The trust domain in which it is valid.")
+    issuer: Annotated[Text, Kind.ISSUER]
+    """The issuer of the transaction token."""
+    audience: Text
+    """The trust domain in which it is valid."""
 
 
 class ResourceTable(Table):
     """How to get a credential for one resource, and what is sent with it."""
 
-    source: SourceName | None = Field(
-        default=None,
-        description="How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority.",
-    )
-    issuer: IssuerName = Field(
-        default=None, description="The issuer of the token, by default the only one."
-    )
-    via: IssuerName = Field(
-        default=None,
-        description="The principal's issuer, the first leg of `id-jag` and `identity-chaining`.",
-    )
-    binding: Binding | None = Field(
-        default=None,
-        description="What the token is bound to, by default `dpop` for tokens of an issuer, otherwise `none`.",
-    )
-    scopes: Texts | None = Field(default=None, description="The scopes that may be requested.")
-    assertion: Literal["send", "omit"] | None = Field(
-        default=None,
-        description="Whether the chain and each call's assertion are sent, by default `omit` for legacy sources.",
-    )
-    audience: Text | None = Field(
-        default=None,
-        description="The audience to request, if the issuer knows the resource by another name.",
-    )
-    actor: Literal["grant", "workload", "none"] | None = Field(
-        default=None, description="The actor token of token exchange, by default `none`."
-    )
-    authorization_details: Annotated[tuple[dict[str, JsonValue], ...], Field(strict=False)] = Field(
-        default=(),
-        description="The authorization details to request (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments.",
-    )
-    transaction_token: TransactionTokenTable | None = Field(
-        default=None, description="The transaction token that is sent too."
-    )
-    secret: Reference = Field(default=None, description="The key of `api-key`.")
-    header: Text | None = Field(
-        default=None, description="The header of `api-key`, by default `Authorization`."
-    )
-    scheme: str | None = Field(
-        default=None,
-        description="The scheme before the key of `api-key`, by default `Bearer` in `Authorization`, otherwise none.",
-    )
-    username: Text | None = Field(default=None, description="The user of `basic`.")
-    password: Reference = Field(default=None, description="The password of `basic`.")
-    token: Reference = Field(default=None, description="The token of `static`.")
-    certificate: Reference = Field(
-        default=None, description="The certificate chain (PEM) of `client-certificate`."
-    )
-    key: Reference = Field(
-        default=None,
-        description="The private key (PEM) of that certificate, if it is stored separately.",
-    )
-    refresh_token: Reference = Field(default=None, description="Where refresh tokens are stored.")
-    provider: ProviderName | None = Field(
-        default=None,
-        description="The platform whose token proves our identity, by default the one that is detected.",
-    )
-    path: Text | None = Field(
-        default=None, description="The platform's token file, or for `gitlab` the variable's name."
-    )
-    token_host: Text | None = Field(
-        default=None,
-        description="The host that issues `github` tokens, for an Enterprise Server.",
-    )
-    expect: dict[str, str] | None = Field(
-        default=None, description="Claims that the platform's token must have."
-    )
-    assertion_from: Literal["client", "subject", "workload"] | None = Field(
-        default=None,
-        description="Whose assertion `jwt-bearer` presents, by default the `client`'s own.",
-    )
-    login_hint_from: Literal["sub", "id-token"] | None = Field(
-        default=None,
-        description="How `ciba` names the person, by default by the principal's `sub`.",
-    )
+    source: SourceName | None = None
+    """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority."""
+    issuer: IssuerName = None
+    """The issuer of the token, by default the only one."""
+    via: IssuerName = None
+    """The principal's issuer, the first leg of `id-jag` and `identity-chaining`."""
+    binding: Binding | None = None
+    """What the token is bound to, by default `dpop` for tokens of an issuer, otherwise `none`."""
+    scopes: Texts | None = None
+    """The scopes that may be requested."""
+    assertion: Literal["send", "omit"] | None = None
+    """Whether the chain and each call's assertion are sent, by default `omit` for legacy sources."""
+    audience: Text | None = None
+    """The audience to request, if the issuer knows the resource by another name."""
+    actor: Literal["grant", "workload", "none"] | None = None
+    """The actor token of token exchange, by default `none`."""
+    authorization_details: Annotated[tuple[dict[str, JsonValue], ...], Field(strict=False)] = ()
+    """The authorization details to request (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments."""
+    transaction_token: TransactionTokenTable | None = None
+    """The transaction token that is sent too."""
+    secret: Reference = None
+    """The key of `api-key`."""
+    header: Text | None = None
+    """The header of `api-key`, by default `Authorization`."""
+    scheme: str | None = None
+    """The scheme before the key of `api-key`, by default `Bearer` in `Authorization`, otherwise none."""
+    username: Text | None = None
+    """The user of `basic`."""
+    password: Reference = None
+    """The password of `basic`."""
+    token: Reference = None
+    """The token of `static`."""
+    certificate: Reference = None
+    """The certificate chain (PEM) of `client-certificate`."""
+    key: Reference = None
+    """The private key (PEM) of that certificate, if it is stored separately."""
+    refresh_token: Reference = None
+    """Where refresh tokens are stored."""
+    provider: ProviderName | None = None
+    """The platform whose token proves our identity, by default the one that is detected."""
+    path: Text | None = None
+    """The platform's token file, or for `gitlab` the variable's name."""
+    token_host: Text | None = None
+    """The host that issues `github` tokens, for an Enterprise Server."""
+    expect: dict[str, str] | None = None
+    """Claims that the platform's token must have."""
+    assertion_from: Literal["client", "subject", "workload"] | None = None
+    """Whose assertion `jwt-bearer` presents, by default the `client`'s own."""
+    login_hint_from: Literal["sub", "id-token"] | None = None
+    """How `ciba` names the person, by default by the principal's `sub`."""
 
 
 class PolicyTable(Table):
     """What decides which calls are allowed."""
 
-    engine: Literal["cedar", "authzen", "opa", "grants-only"] | None = Field(
-        default=None,
-        description="The policy engine; `grants-only` allows what the grants allow.",
-    )
-    files: Annotated[Texts, Kind.PATTERN] = Field(
-        default=(), description="The policy files of `cedar`; paths may contain `*`."
-    )
-    url: Url = Field(default=None, description="The URL of `authzen` or `opa`.")
-    path: Text | None = Field(default=None, description="The rule that `opa` evaluates.")
-    mapping: Text | None = Field(
-        default=None, description="The vocabulary of requests to `authzen`."
-    )
-    observe: bool = Field(
-        default=False,
-        description="Whether a denial by policy is only recorded and the call goes on.",
-    )
+    engine: Literal["cedar", "authzen", "opa", "grants-only"] | None = None
+    """The policy engine; `grants-only` allows what the grants allow."""
+    files: Annotated[Texts, Kind.PATTERN] = ()
+    """The policy files of `cedar`; paths may contain `*`."""
+    url: Url = None
+    """The URL of `authzen` or `opa`."""
+    path: Text | None = None
+    """The rule that `opa` evaluates."""
+    mapping: Text | None = None
+    """The vocabulary of requests to `authzen`."""
+    observe: bool = False
+    """Whether a denial by policy is only recorded and the call goes on."""
 
 
 class LedgerTable(Table):
     """Where the record is kept."""
 
-    url: Annotated[Text, Kind.LEDGER] = Field(
-        default="sqlite:",
-        description="`sqlite:` in the state directory, `sqlite:///relative`, `sqlite:////absolute`, or `memory:`.",
-    )
-    durability: Literal["process", "power"] = Field(
-        default="process",
-        description="What a record survives: a crash of the process, or a loss of power.",
-    )
+    url: Annotated[Text, Kind.LEDGER] = "sqlite:"
+    """`sqlite:` in the state directory, `sqlite:///relative`, `sqlite:////absolute`, or `memory:`."""
+    durability: Literal["process", "power"] = "process"
+    """What a record survives: a crash of the process, or a loss of power."""
 
 
 class SharedTable(Table):
     """State that several processes share."""
 
-    url: Text = Field(default="memory:", description="The store; `memory:` is this process only.")
-    max_staleness: Seconds = Field(
-        default=10.0, description="The age, in seconds, that known revocations may have."
-    )
+    url: Text = "memory:"
+    """The store; `memory:` is this process only."""
+    max_staleness: Seconds = 10.0
+    """The age, in seconds, that known revocations may have."""
 
 
 class BudgetTable(Table):
     """Limits of one session."""
 
-    calls: Annotated[int, Field(gt=0)] | None = Field(default=None, description="The most calls.")
-    cost: Annotated[float, Field(gt=0)] | None = Field(default=None, description="The most cost.")
-    rate: JsonValue = Field(default=None, description="The highest rate of calls.")
+    calls: Annotated[int, Field(gt=0)] | None = None
+    """The most calls."""
+    cost: Annotated[float, Field(gt=0)] | None = None
+    """The most cost."""
+    rate: JsonValue = None
+    """The highest rate of calls."""
 
 
 class SessionTable(Table):
     """Limits of all sessions."""
 
-    lifetime: Seconds = Field(
-        default=3600.0, description="The longest life of a session, in seconds."
-    )
-    grant_lifetime: Seconds = Field(
-        default=900.0, description="The longest life of a grant, in seconds."
-    )
-    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
-        default=3, description="How many times a session may be delegated on."
-    )
-    budget: BudgetTable | None = Field(default=None, description="Limits of one session.")
+    lifetime: Seconds = 3600.0
+    """The longest life of a session, in seconds."""
+    grant_lifetime: Seconds = 900.0
+    """The longest life of a grant, in seconds."""
+    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = 3
+    """How many times a session may be delegated on."""
+    budget: BudgetTable | None = None
+    """Limits of one session."""
 
 
 class ApprovalTable(Table):
     """Who approves calls that need a person's approval."""
 
-    channel: Text | None = Field(
-        default=None, description="The channel by which approvers are asked."
-    )
-    url: Url = Field(default=None, description="The URL of that channel.")
-    roles: JsonValue = Field(default=None, description="The approvers of each role.")
+    channel: Text | None = None
+    """The channel by which approvers are asked."""
+    url: Url = None
+    """The URL of that channel."""
+    roles: JsonValue = None
+    """The approvers of each role."""
 
 
 class HttpTable(Table):
     """Timeouts and limits of HTTP."""
 
-    deadline: Seconds = Field(
-        default=10.0,
-        description="Seconds that getting a credential may take, discovery included.",
-    )
-    interaction_timeout: Seconds = Field(
-        default=300.0, description="Seconds that a person has to sign in or confirm."
-    )
-    body_limit: Bytes = Field(default=1_048_576, description="The largest response, in bytes.")
-    header_limit: Bytes = Field(
-        default=8_000, description="The largest header with a delegation chain, in bytes."
-    )
-    ca: Annotated[Text | None, Kind.PATH] = Field(
-        default=None,
-        description="A file of certificate authorities (PEM) that are trusted in addition to the public ones.",
-    )
-    allow_private: Texts = Field(
-        default=(), description="Hosts with private addresses that discovered URLs may name."
-    )
+    deadline: Seconds = 10.0
+    """Seconds that getting a credential may take, discovery included."""
+    interaction_timeout: Seconds = 300.0
+    """Seconds that a person has to sign in or confirm."""
+    body_limit: Bytes = 1_048_576
+    """The largest response, in bytes."""
+    header_limit: Bytes = 8_000
+    """The largest header with a delegation chain, in bytes."""
+    ca: Annotated[Text | None, Kind.PATH] = None
+    """A file of certificate authorities (PEM) that are trusted in addition to the public ones."""
+    allow_private: Texts = ()
+    """Hosts with private addresses that discovered URLs may name."""
 
 
 class SpiffeTable(Table):
     """Where the SPIFFE Workload API is."""
 
-    socket: Text | None = Field(
-        default=None, description="Its socket, by default `SPIFFE_ENDPOINT_SOCKET`."
-    )
-    trust_domain: Text | None = Field(
-        default=None, description="The trust domain that our own SVIDs must have."
-    )
+    socket: Text | None = None
+    """Its socket, by default `SPIFFE_ENDPOINT_SOCKET`."""
+    trust_domain: Text | None = None
+    """The trust domain that our own SVIDs must have."""
 
 
 class SignalsTable(Table):
     """A stream of security events that revoke (SSF, CAEP)."""
 
-    issuer: Annotated[Text, Kind.URL] = Field(description="The transmitter of the events.")
-    audience: Text = Field(description="The audience of the events.")
-    delivery: Literal["poll", "push"] = Field(
-        default="poll", description="How events are delivered."
-    )
+    issuer: Annotated[Text, Kind.URL]
+    """The transmitter of the events."""
+    audience: Text
+    """The audience of the events."""
+    delivery: Literal["poll", "push"] = "poll"
+    """How events are delivered."""
 
 
 class VaultTable(Table):
     """The Vault or OpenBao server that `vault:PATH` references are read from."""
 
-    address: Annotated[Text, Kind.URL] = Field(description="Its address, an https URL.")
-    auth_mount: Text = Field(default="jwt", description="Where its JWT login is mounted.")
-    role: Text = Field(description="The role to log in with.")
-    kv_mount: Text = Field(default="secret", description="Where its KV version 2 store is mounted.")
-    audience: Text | None = Field(
-        default=None, description="The audience of the token that we log in with."
-    )
-    provider: ProviderName | None = Field(
-        default=None,
-        description="The platform whose token we log in with, by default the one that is detected.",
-    )
-    path: Text | None = Field(
-        default=None, description="The platform's token file, or for `gitlab` the variable's name."
-    )
-    namespace: Text | None = Field(
-        default=None, description="The namespace, if the server has namespaces."
-    )
+    address: Annotated[Text, Kind.URL]
+    """Its address, an https URL."""
+    auth_mount: Text = "jwt"
+    """Where its JWT login is mounted."""
+    role: Text
+    """The role to log in with."""
+    kv_mount: Text = "secret"
+    """Where its KV version 2 store is mounted."""
+    audience: Text | None = None
+    """The audience of the token that we log in with."""
+    provider: ProviderName | None = None
+    """The platform whose token we log in with, by default the one that is detected."""
+    path: Text | None = None
+    """The platform's token file, or for `gitlab` the variable's name."""
+    namespace: Text | None = None
+    """The namespace, if the server has namespaces."""
 
 
 class OperatorTable(Table):
     """Who may revoke other agents' sessions, reinstate and erase."""
 
-    key: Reference = Field(
-        default=None,
-        description="The operator's private key (PEM). Without it, and without an embedded authority, an agent can revoke only itself and what it delegated.",
-    )
+    key: Reference = None
+    """The operator's private key (PEM). Without it, and without an embedded authority, an agent can revoke only itself and what it delegated."""
 
 
 class CliTable(Table):
     """What the command line may do."""
 
-    autonomous: bool = Field(
-        default=False, description="Whether `token` and `exec` may run without a principal."
-    )
+    autonomous: bool = False
+    """Whether `token` and `exec` may run without a principal."""
 
 
 ClientProofName: TypeAlias = Literal["private_key_jwt", "spiffe_jwt", "workload_token"]
@@ -514,107 +429,78 @@ ClientProofName: TypeAlias = Literal["private_key_jwt", "spiffe_jwt", "workload_
 class AuthorityClientTable(Table):
     """One client of the authority: which agent it is, how it authenticates, and what it may get for whom."""
 
-    agent: Text | None = Field(
-        default=None,
-        description="The agent (`act.sub`), a name or a URI, by default the table's name.",
-    )
-    auth: ClientProofName = Field(
-        default="private_key_jwt", description="How the client authenticates."
-    )
-    jwks: Annotated[Text | None, Kind.KEYS] = Field(
-        default=None,
-        description="The client's public keys, or for `spiffe_jwt` the bundle of its trust domain; a URL or `file:PATH`.",
-    )
-    subject: Text | None = Field(
-        default=None,
-        description="The SPIFFE ID of `spiffe_jwt`, or the `sub` of the platform's token of `workload_token`.",
-    )
-    issuer: IssuerName = Field(
-        default=None, description="The issuer of the platform's token for `workload_token`."
-    )
-    claims: dict[str, str] | None = Field(
-        default=None, description="Further claims that the platform's token must have."
-    )
-    subject_issuers: Annotated[Texts | None, Kind.ISSUER] = Field(
-        default=None,
-        description='The issuers whose principals the client may bring, by default all with `trust = ["subjects"]`.',
-    )
-    subject_clients: Texts = Field(
-        default=(),
-        description="The clients (`azp`, `client_id`) that a principal's token may name; by default it must name none.",
-    )
-    resources: Annotated[Texts, Field(min_length=1)] = Field(
-        description="The resources that its grants may name."
-    )
-    scopes: Texts = Field(
-        default=(), description="The scopes that its grants may have, by default none."
-    )
-    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = Field(
-        default=3, description="How many times its grants may be delegated on."
-    )
+    agent: Text | None = None
+    """The agent (`act.sub`), a name or a URI, by default the table's name."""
+    auth: ClientProofName = "private_key_jwt"
+    """How the client authenticates."""
+    jwks: Annotated[Text | None, Kind.KEYS] = None
+    """The client's public keys, or for `spiffe_jwt` the bundle of its trust domain; a URL or `file:PATH`."""
+    subject: Text | None = None
+    """The SPIFFE ID of `spiffe_jwt`, or the `sub` of the platform's token of `workload_token`."""
+    issuer: IssuerName = None
+    """The issuer of the platform's token for `workload_token`."""
+    claims: dict[str, str] | None = None
+    """Further claims that the platform's token must have."""
+    subject_issuers: Annotated[Texts | None, Kind.ISSUER] = None
+    """The issuers whose principals the client may bring, by default all with `trust = ["subjects"]`."""
+    subject_clients: Texts = ()
+    """The clients (`azp`, `client_id`) that a principal's token may name; by default it must name none."""
+    resources: Annotated[Texts, Field(min_length=1)]
+    """The resources that its grants may name."""
+    scopes: Texts = ()
+    """The scopes that its grants may have, by default none."""
+    max_depth: Annotated[int, Field(ge=0, le=MAX_DEPTH)] = 3
+    """How many times its grants may be delegated on."""
 
 
 class AuthorityTable(Table):
     """`agent-identity authority serve` as an organisation's anchor, in front of its identity providers."""
 
-    issuer: Url = Field(
-        default=None,
-        description="The URL of the authority, by default the one on loopback where it listens.",
-    )
-    audiences: Texts = Field(
-        default=(),
-        description="The audiences that a principal's token may name, by default the authority's `issuer`.",
-    )
-    registration: bool = Field(
-        default=False,
-        description="Whether agents may also register themselves; they act only for principals of the authority's own directory.",
-    )
-    rate: Annotated[int, Field(gt=0)] = Field(
-        default=600, description="The highest number of requests of one client in a minute."
-    )
-    clients: dict[str, AuthorityClientTable] = Field(
-        default={}, description="Its clients, by their `client_id`."
-    )
+    issuer: Url = None
+    """The URL of the authority, by default the one on loopback where it listens."""
+    audiences: Texts = ()
+    """The audiences that a principal's token may name, by default the authority's `issuer`."""
+    registration: bool = False
+    """Whether agents may also register themselves; they act only for principals of the authority's own directory."""
+    rate: Annotated[int, Field(gt=0)] = 600
+    """The highest number of requests of one client in a minute."""
+    clients: dict[str, AuthorityClientTable] = {}
+    """Its clients, by their `client_id`."""
 
 
 class Configuration(Table):
     """The whole `agent-identity.toml`, and what was inferred from it."""
 
-    agent: AgentTable = Field(default=AgentTable(), description="Who this agent is.")
-    issuers: dict[str, IssuerTable] = Field(
-        default={}, description="The issuers, each by the name that the rest of the file uses."
-    )
-    resources: dict[str, ResourceTable] = Field(default={}, description="The resources, by URI.")
-    policy: PolicyTable | None = Field(
-        default=None, description="What decides which calls are allowed."
-    )
-    ledger: LedgerTable = Field(default=LedgerTable(), description="Where the record is kept.")
-    shared: SharedTable = Field(
-        default=SharedTable(), description="State that several processes share."
-    )
-    session: SessionTable = Field(default=SessionTable(), description="Limits of all sessions.")
-    approval: ApprovalTable | None = Field(
-        default=None, description="Who approves calls that need a person's approval."
-    )
-    http: HttpTable = Field(default=HttpTable(), description="Timeouts and limits of HTTP.")
-    spiffe: SpiffeTable = Field(
-        default=SpiffeTable(), description="Where the SPIFFE Workload API is."
-    )
-    signals: dict[str, SignalsTable] = Field(
-        default={}, description="Streams of security events that revoke."
-    )
-    vault: VaultTable | None = Field(
-        default=None, description="The Vault or OpenBao server of `vault:` references."
-    )
-    authority: AuthorityTable | None = Field(
-        default=None,
-        description="`agent-identity authority serve` as an organisation's anchor.",
-    )
-    operator: OperatorTable = Field(
-        default=OperatorTable(),
-        description="Who may revoke other agents' sessions, reinstate and erase.",
-    )
-    cli: CliTable = Field(default=CliTable(), description="What the command line may do.")
+    agent: AgentTable = AgentTable()
+    """Who this agent is."""
+    issuers: dict[str, IssuerTable] = {}
+    """The issuers, each by the name that the rest of the file uses."""
+    resources: dict[str, ResourceTable] = {}
+    """The resources, by URI."""
+    policy: PolicyTable | None = None
+    """What decides which calls are allowed."""
+    ledger: LedgerTable = LedgerTable()
+    """Where the record is kept."""
+    shared: SharedTable = SharedTable()
+    """State that several processes share."""
+    session: SessionTable = SessionTable()
+    """Limits of all sessions."""
+    approval: ApprovalTable | None = None
+    """Who approves calls that need a person's approval."""
+    http: HttpTable = HttpTable()
+    """Timeouts and limits of HTTP."""
+    spiffe: SpiffeTable = SpiffeTable()
+    """Where the SPIFFE Workload API is."""
+    signals: dict[str, SignalsTable] = {}
+    """Streams of security events that revoke."""
+    vault: VaultTable | None = None
+    """The Vault or OpenBao server of `vault:` references."""
+    authority: AuthorityTable | None = None
+    """`agent-identity authority serve` as an organisation's anchor."""
+    operator: OperatorTable = OperatorTable()
+    """Who may revoke other agents' sessions, reinstate and erase."""
+    cli: CliTable = CliTable()
+    """What the command line may do."""
 
     _inferred: tuple[Inferred, ...] = PrivateAttr(default=())
 
@@ -648,7 +534,7 @@ def values_of(table: Table, kind: Kind) -> Iterator[tuple[tuple[str, ...], str]]
         value: _Value = getattr(table, name)
         if kind in field.metadata:
             yield from (((name,), text) for text in _texts(value))
-        for path, below in _tables(name, value):
+        for path, below in tables_in(name, value):
             yield from ((path + rest, text) for rest, text in values_of(below, kind))
 
 
@@ -657,7 +543,8 @@ def _texts(value: _Value) -> tuple[str, ...]:
     return tuple(text for text in values if isinstance(text, str))
 
 
-def _tables(name: str, value: _Value) -> Iterator[tuple[tuple[str, ...], Table]]:
+def tables_in(name: str, value: object) -> Iterator[tuple[tuple[str, ...], Table]]:
+    """The table, or the tables by name, that are the value of a key, with their paths."""
     if isinstance(value, Table):
         yield (name,), value
     elif isinstance(value, dict):

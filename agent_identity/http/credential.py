@@ -23,7 +23,7 @@ from agent_identity.http.challenges import names_error, wanted_by
 from agent_identity.http.seams import client_context
 from agent_identity.http.sending import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
-from agent_identity.uris import covers, htu_of, origin
+from agent_identity.uris import covers, htu_of, origin_or_none
 from agent_identity.values import b64url, scope_set
 
 if TYPE_CHECKING:
@@ -362,10 +362,7 @@ def _foreign(resource: str, *, left: bool) -> DeniedError:
 
 def _place(url: str) -> str:
     """The origin of a URL, for a record; path and query are left out, since they may contain secrets."""
-    try:
-        return origin(url)
-    except DeniedError:
-        return "unreadable"
+    return origin_or_none(url) or "unreadable"
 
 
 def _secrets(issued: Issued) -> dict[str, str]:

@@ -8,14 +8,13 @@ import threading
 from concurrent.futures import Future
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
-from typing import TYPE_CHECKING, Any, Final, Self, TypeAlias
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import parse_qsl
 
 from agent_identity.flow import Callback
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 __all__ = ["Listener"]
 
@@ -30,7 +29,7 @@ _PAGE: Final = (
 
 
 class Listener:
-    """Waits for one visit on a free loopback port.
+    """Waits for one visit on a free loopback port, until it is closed.
 
     `callback` is a future of the response. Any page in the person's browser can send requests here. A request with another
     `Host`, `Origin`, path or method, as part of a page, that `accepts` refuses, or after the first visit, is refused and
@@ -52,26 +51,12 @@ class Listener:
             name="agent-identity-listener",
             daemon=True,
         )
-
-    def open(self) -> None:
         self._thread.start()
 
     def close(self) -> None:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
-
-    def __enter__(self) -> Self:
-        self.open()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        frames: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def take(self, query: str) -> tuple[int, bytes]:
         """Accept the query of a redirect. Return the status and the page to answer with."""

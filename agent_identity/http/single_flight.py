@@ -70,11 +70,19 @@ class _Flight(Generic[T]):
             self.has_landed = True
         self._wake()
 
-    def result(self) -> T:
-        """Return the value, or raise the error."""
-        if self._error is not None:
-            raise self._error
-        return self._value[0]
+    def outcome(self, deadline: float) -> tuple[T] | None:
+        """Return the value, or raise a copy of the error; None where the caller has to try again."""
+        if not self.has_landed:
+            if time.monotonic() < deadline:
+                return None
+            raise _deadline_exceeded()
+        if self._error is None:
+            return (self._value[0],)
+        if isinstance(self._error, _LeaderGone):
+            return None
+        if isinstance(self._error, AgentIdentityError):
+            raise self._error.again()
+        raise self._error
 
     def wait(self, seconds: float) -> None:
         """Wait until it has landed, or the time is up."""
@@ -149,18 +157,8 @@ class SingleFlight(Generic[T]):
                     raise _blocking_call()
                 return _run_as_leader(key, lead)
             flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
-            if not flight.has_landed:
-                if time.monotonic() < deadline:
-                    continue
-                raise _deadline_exceeded()
-            failure: AgentIdentityError
-            try:
-                return flight.result()
-            except _LeaderGone:
-                continue
-            except AgentIdentityError as error:
-                failure = error.again()
-            raise failure
+            if landed := flight.outcome(deadline):
+                return landed[0]
 
     async def afetch(self, key: bytes, lead: Callable[[], Awaitable[T]], seconds: float) -> T:
         """Lead or follow in async code. Cancelling one caller doesn't cancel the others."""
@@ -169,20 +167,10 @@ class SingleFlight(Generic[T]):
         while True:
             flight, is_own = self._ajoin(key, lead)
             await flight.await_(min(_SLICE, max(0.0, deadline - time.monotonic())))
-            if not flight.has_landed:
-                if time.monotonic() < deadline:
-                    continue
-                raise _deadline_exceeded()
-            if is_own and flight.interrupt is not None:
+            if is_own and flight.has_landed and flight.interrupt is not None:
                 raise flight.interrupt
-            failure: AgentIdentityError
-            try:
-                return flight.result()
-            except _LeaderGone:
-                continue
-            except AgentIdentityError as error:
-                failure = error.again()
-            raise failure
+            if landed := flight.outcome(deadline):
+                return landed[0]
 
     def is_flying(self, key: bytes) -> bool:
         """Whether this key is being fetched at the moment."""

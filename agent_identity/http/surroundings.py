@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import inspect
 import threading
@@ -93,7 +94,7 @@ class Surroundings:
         Raises:
             CredentialUnavailableError: `interaction_timeout`.
         """
-        with Listener(ask.accepts) as listener:
+        with contextlib.closing(Listener(ask.accepts)) as listener:
             self._show(run(ask.prepare(listener.redirect_uri), world), deadline)
             try:
                 return listener.callback.result(ask.seconds)
@@ -103,7 +104,6 @@ class Surroundings:
     async def avisit(self, ask: Visit, world: Callable[[Ask], Awaitable[Answer]]) -> Callback:
         """The async twin of `visit`."""
         listener = Listener(ask.accepts)
-        listener.open()
         try:
             await self._ashow(await arun(ask.prepare(listener.redirect_uri), world))
             waiting = asyncio.shield(asyncio.wrap_future(listener.callback))

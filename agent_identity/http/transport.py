@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
 
 import httpcore
@@ -16,13 +18,12 @@ from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.http.addresses import addresses_of
 from agent_identity.http.deadline import deadline_at
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Pools
-from agent_identity.http.quiet import quiet
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 __all__ = ["CERTIFICATE", "Transport"]
 
@@ -69,7 +70,7 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            with quiet(), deadline_at(deadline):
+            with _quiet(), deadline_at(deadline):
                 pool = self.pools.get(name, request.certificate)
                 return self._read(pool.handle_request(_to_httpx(request, deadline)))
         except AgentIdentityError as error:
@@ -84,7 +85,7 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            with quiet():
+            with _quiet():
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     pool = await self.pools.aget(name, request.certificate)
                     sent = _to_httpx(request, deadline)
@@ -232,3 +233,25 @@ class _AsyncBorrowedPools(httpx.AsyncBaseTransport):
 def _certificate_of(request: httpx.Request) -> Certificate | None:
     certificate = request.extensions.get(CERTIFICATE)
     return certificate if isinstance(certificate, Certificate) else None
+
+
+_ours: ContextVar[bool] = ContextVar("agent_identity_exchange", default=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """In this block, httpcore logs no responses: they may echo our secrets. Other clients in the process aren't affected."""
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+def _may_log(record: logging.LogRecord) -> bool:
+    # A parse error is a response event, too: it quotes the line that failed.
+    return not (_ours.get() and "receive_response" in record.getMessage())
+
+
+for _name in ("http11", "http2"):
+    logging.getLogger(f"httpcore.{_name}").addFilter(_may_log)

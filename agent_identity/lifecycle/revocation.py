@@ -63,8 +63,8 @@ class RevocationStore(Protocol):
         """Whether other processes may write to it."""
         ...
 
-    def version(self) -> int:
-        """A number that changes when another process has written."""
+    def version(self) -> object:
+        """A value that changes when another process has written."""
         ...
 
     def revoke(self, ref: str, now: int, ends: int | None = None) -> None: ...
@@ -169,7 +169,7 @@ class Revocations:
         self._monotonic = monotonic
         self._running: dict[str, weakref.ReferenceType[Revocable]] = {}
         self._revoked: dict[str, int | None] = {}
-        self._version: int | None = None
+        self._version: object = None
         self._looked_at = monotonic()
         self._looking = threading.Lock()
         self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)

@@ -16,7 +16,8 @@ import orjson
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.keys.private_files import private_file, settle
 from agent_identity.keys.sealing import KEY_BYTES, Sealer
-from agent_identity.provenance.sqlite.storage import Database, open_database
+from agent_identity.provenance.sqlite.database import ledger_error, open_database
+from agent_identity.storage.sqlite import Database
 from agent_identity.values import Principal, new_id
 
 if TYPE_CHECKING:
@@ -216,7 +217,7 @@ class SqliteShelf:
             connection.execute("PRAGMA secure_delete = ON")  # an erased key leaves no bytes behind
             return connection
 
-        self._database = Database(connect)
+        self._database = Database(connect, ledger_error)
         with self._database.lock, self._database.reading(f"{path} can't be opened"):
             pass
         self._failed = f"{path} can't be used"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""ASGI 3 middleware that verifies requests, for Starlette, FastAPI, Litestar and other frameworks.
+"""ASGI 3: middleware that verifies requests for Starlette, FastAPI, Litestar and others, and how a request is read from ASGI.
 
 Only verified requests, and those to public paths, reach the application. The headers are verified first; the body is read only
 if they pass, and is then verified and passed on. No framework is imported.
@@ -25,12 +25,13 @@ from agent_identity.verify.problems import Problem, RefusedError, problem
 from agent_identity.verify.require import CALL, REFUSALS, Refusals, require, verified_call
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
 
     from agent_identity.verify.result import VerifiedCall
     from agent_identity.verify.verifier import Verifier
 
 __all__ = [
+    "BODY_TIMEOUT",
     "CALL",
     "GoneError",
     "Message",
@@ -45,11 +46,13 @@ __all__ = [
     "path_of",
     "replaying",
     "require",
+    "respond",
+    "target_of",
     "url_of",
     "verified_call",
 ]
 
-BODY_LIMIT: Final = 1024 * 1024
+_BODY_LIMIT: Final = 1024 * 1024
 BODY_TIMEOUT: Final = 10.0
 _DECIDING: Final = frozenset(
     name.lower().encode()
@@ -75,7 +78,7 @@ class VerifyMiddleware:
         verifier: Verifier,
         *,
         public: Collection[str] = (),
-        body_limit: int = BODY_LIMIT,
+        body_limit: int = _BODY_LIMIT,
         body_timeout: float = BODY_TIMEOUT,
     ) -> None:
         if isinstance(public, str) or not all(_PUBLIC.fullmatch(path) for path in public):
@@ -178,12 +181,7 @@ async def _answer(scope: Message, send: Send, answer: Problem) -> None:
         if kind not in (scope.get("extensions") or {}):
             await send({"type": "websocket.close", "code": 1008})
             return
-    headers = [
-        (name.lower().encode("ascii"), value.encode("ascii"))
-        for name, value in answer.headers.items()
-    ]
-    await send({"type": f"{kind}.start", "status": answer.status, "headers": headers})
-    await send({"type": f"{kind}.body", "body": answer.body, "more_body": False})
+    await respond(send, answer.status, answer.headers, answer.body, kind=kind)
 
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -205,7 +203,7 @@ def url_of(scope: Message) -> str:
     Raises:
         InvalidAssertionError: `url_malformed`, it is malformed or ambiguous.
     """
-    path, query = path_of(scope), scope.get("query_string", b"").decode("latin-1")
+    path, query = path_of(scope), _query_of(scope)
     scheme = _SCHEMES.get(scope.get("scheme", "http"))
     if scheme is None or not path.startswith("/") or "?" in path or "#" in path or "#" in query:
         raise _malformed_url("the request's target isn't a path with an optional query")
@@ -214,8 +212,18 @@ def url_of(scope: Message) -> str:
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
     if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
         raise _malformed_url("the request doesn't have exactly one valid Host header")
-    url = f"{scheme}://{hosts[0]}{path}"
-    return f"{url}?{query}" if query else url
+    return f"{scheme}://{hosts[0]}{target_of(scope)}"
+
+
+def target_of(scope: Message) -> str:
+    """The path as sent, with the query if there is one."""
+    query = _query_of(scope)
+    return f"{path_of(scope)}?{query}" if query else path_of(scope)
+
+
+def _query_of(scope: Message) -> str:
+    query: bytes = scope.get("query_string", b"")
+    return query.decode("latin-1")
 
 
 def path_of(scope: Message) -> str:
@@ -300,6 +308,22 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             return bytes(body)
 
 
+async def respond(
+    send: Send,
+    status: int,
+    headers: Mapping[str, str],
+    body: bytes,
+    *,
+    kind: str = "http.response",
+) -> None:
+    """Send a whole response. Header names are sent in lower case, as ASGI requires."""
+    pairs = [
+        (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in headers.items()
+    ]
+    await send({"type": f"{kind}.start", "status": status, "headers": pairs})
+    await send({"type": f"{kind}.body", "body": body, "more_body": False})
+
+
 def replaying(body: bytes, receive: Receive) -> Receive:
     """A `receive` that returns the body again, in one piece, and then the server's further messages."""
     kept: list[bytes] = [body]
@@ -313,8 +337,9 @@ def replaying(body: bytes, receive: Receive) -> Receive:
 
 
 def _exceeds(content_length: bytes, limit: int) -> bool:
+    """Whether a length is more than the limit, or no number."""
     digits = content_length.lstrip(b"0") or b"0"
-    return digits.isdigit() and (len(digits) > len(str(limit)) or int(digits) > limit)
+    return not digits.isdigit() or len(digits) > len(str(limit)) or int(digits) > limit
 
 
 def _too_large(limit: int) -> DeniedError:

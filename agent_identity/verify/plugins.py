@@ -18,6 +18,7 @@ from agent_identity.verify.revocations import keys_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
+    from agent_identity.errors import AgentIdentityError
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
     from agent_identity.verify.replay import Replay, ReplayKey
@@ -32,17 +33,7 @@ def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     Raises:
         DeniedError: the store is full or unavailable, or its answer is neither True nor False.
     """
-    try:
-        answer: object = replay.remember(key, until)
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _store_failed(f"raised {type(error).__name__}") from error
-    if answer is True or answer is False:
-        return answer
-    raise _store_failed(f"answered with {_kind_of(answer)}, not with True or False")
+    return _decision(lambda: replay.remember(key, until), _store_failed)
 
 
 def used_before(replay: Replay) -> float:
@@ -51,14 +42,7 @@ def used_before(replay: Replay) -> float:
     Raises:
         DeniedError: it isn't a time.
     """
-    try:
-        answer: object = replay.not_before
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _store_failed(f"raised {type(error).__name__}") from error
+    answer = _ask(lambda: replay.not_before, _store_failed)
     if _is_time(answer):
         return answer
     raise _store_failed(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
@@ -70,17 +54,7 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     Raises:
         VerificationError: that isn't known, or the answer is neither True nor False.
     """
-    try:
-        answer: object = check.is_revoked(references, issued_at)
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _revocations_failed(f"raised {type(error).__name__}") from error
-    if answer is True or answer is False:
-        return answer
-    raise _revocations_failed(f"answered with {_kind_of(answer)}, not with True or False")
+    return _decision(lambda: check.is_revoked(references, issued_at), _revocations_failed)
 
 
 def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
@@ -89,32 +63,27 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
     Raises:
         VerificationError: `anchor_unavailable`, it returns no keys.
     """
-    try:
-        answer: object = jwks()
-        if isinstance(answer, Mapping | list | tuple):
-            keys = keys_in(answer)
-            if _are_objects(keys):
-                return keys
-        why = f"returned {_kind_of(answer)}"
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _no_keys(issuer, f"raised {type(error).__name__}") from error
-    raise _no_keys(issuer, why)
+
+    def failed(what: str) -> VerificationError:
+        return VerificationError(
+            "anchor_unavailable",
+            f"the function for the keys of {issuer} {what}",
+            remedy="let jwks() return a JWK set or a list of keys",
+        )
+
+    answer = _ask(jwks, failed)
+    if isinstance(answer, Mapping | list | tuple):
+        keys = _ask(lambda: keys_in(answer), failed)
+        if _are_keys(keys):
+            return keys
+    raise failed(f"returned {_kind_of(answer)}")
 
 
 def ticking(clock: Callable[[], float]) -> Callable[[], float]:
     """Wrap a clock so that it returns a time or raises."""
 
     def now() -> float:
-        try:
-            answer: object = clock()
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            raise _clock_failed(f"raised {type(error).__name__}") from error
+        answer = _ask(clock, _clock_failed)
         if _is_time(answer):
             return answer
         raise _clock_failed(f"answered with {_kind_of(answer)}, not with Unix seconds")
@@ -122,8 +91,27 @@ def ticking(clock: Callable[[], float]) -> Callable[[], float]:
     return now
 
 
-def _are_objects(keys: Sequence[object]) -> bool:
-    return all(isinstance(key, Mapping) for key in keys)
+def _ask(question: Callable[[], object], failed: Callable[[str], AgentIdentityError]) -> object:
+    """What a plug-in answers. An exception of its own is a failure; ours, and an interrupt, are raised as they are."""
+    try:
+        return question()
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        raise failed(f"raised {type(error).__name__}") from error
+
+
+def _decision(question: Callable[[], object], failed: Callable[[str], AgentIdentityError]) -> bool:
+    answer = _ask(question, failed)
+    if answer is True or answer is False:
+        return answer
+    raise failed(f"answered with {_kind_of(answer)}, not with True or False")
+
+
+def _are_keys(keys: object) -> TypeGuard[Sequence[JWK]]:
+    return isinstance(keys, list | tuple) and all(isinstance(key, Mapping) for key in keys)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:
@@ -153,14 +141,6 @@ def _revocations_failed(what: str) -> VerificationError:
         "revocations_failed",
         f"the source of revocations {what}",
         remedy="let is_revoked(references, issued_at) be a plain function that returns True or False",
-    )
-
-
-def _no_keys(issuer: str, what: str) -> VerificationError:
-    return VerificationError(
-        "anchor_unavailable",
-        f"the function for the keys of {issuer} {what}",
-        remedy="let jwks() return a JWK set or a list of keys",
     )
 
 

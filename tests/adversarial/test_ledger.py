@@ -23,8 +23,9 @@ import agent_identity
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
 from agent_identity.provenance.ledger import open_ledger
-from agent_identity.provenance.sqlite import storage, writer
+from agent_identity.provenance.sqlite import writer
 from agent_identity.provenance.trace import trace_of
+from agent_identity.storage import sqlite as storage
 from agent_identity.values import Principal, new_id
 
 ROUNDS = int(os.environ.get("AGENT_IDENTITY_KILL_ROUNDS", "15"))
@@ -330,7 +331,7 @@ def test_F04_every_write_transaction_begins_immediate() -> None:
         and isinstance(node.value, str)
         and node.value.strip().startswith("BEGIN")
     ]
-    assert ("storage.py", "BEGIN IMMEDIATE") in begins
+    assert ("sqlite.py", "BEGIN IMMEDIATE") in begins
     assert {text for _, text in begins} == {"BEGIN IMMEDIATE"}
 
 

@@ -229,7 +229,9 @@ def test_a_revoked_client_gets_nothing(make: Any) -> None:
     with identity.on_behalf_of("user:alice", purpose="close the books"):
         acquire(identity)
     store = identity.authority.store
-    (client_id,) = [row[0] for row in store._connection.execute("SELECT client_id FROM clients")]
+    (client_id,) = [
+        row[0] for row in store._database.connection().execute("SELECT client_id FROM clients")
+    ]
     identity.authority.revoke(client_id)
     with (
         identity.on_behalf_of("user:alice", purpose="close the books"),
@@ -243,7 +245,7 @@ def test_a_client_that_is_gone_is_no_client(make: Any) -> None:
     identity = make()
     with identity.on_behalf_of("user:alice", purpose="close the books"):
         acquire(identity)
-    identity.authority.store._connection.execute("DELETE FROM clients")
+    identity.authority.store._database.connection().execute("DELETE FROM clients")
     with (
         identity.on_behalf_of("user:alice", purpose="close the books"),
         pytest.raises(CredentialError) as caught,

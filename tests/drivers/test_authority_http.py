@@ -231,9 +231,9 @@ def test_E11_a_page_with_a_rebound_name_reaches_nothing(headers) -> None:
         assert response.status_code in {403, 421}
         assert response.json().keys() == {"error", "error_description"}
         assert "access-control-allow-origin" not in response.headers
-        assert authority._store._connection.execute("SELECT count(*) FROM clients").fetchone() == (
-            0,
-        )
+        assert authority._store._database.current.execute(
+            "SELECT count(*) FROM clients"
+        ).fetchone() == (0,)
 
 
 def test_a_body_that_is_too_large_is_cut_off() -> None:
@@ -250,7 +250,7 @@ def test_a_body_that_is_too_large_is_cut_off() -> None:
 
 
 async def test_a_body_that_comes_too_slowly_is_not_waited_for(monkeypatch) -> None:
-    monkeypatch.setattr("agent_identity.authority.asgi._BODY_SECONDS", 0.05)
+    monkeypatch.setattr("agent_identity.authority.asgi.BODY_TIMEOUT", 0.05)
     app = Authority(issuer="http://127.0.0.1:8600").asgi()
     sent: list[dict[str, object]] = []
 

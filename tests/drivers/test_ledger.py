@@ -25,8 +25,9 @@ from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.flow import Draft
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity.provenance.sqlite import storage
+from agent_identity.provenance.sqlite.database import ledger_error
 from agent_identity.provenance.trace import trace_of
+from agent_identity.storage import sqlite as storage
 from agent_identity.values import Principal, new_id
 
 ALICE = Principal("alice")
@@ -268,7 +269,7 @@ def in_child(work) -> None:
 
 def test_a_database_that_is_dropped_leaves_nothing_open(tmp_path) -> None:
     database = storage.Database(
-        lambda: sqlite3.connect(tmp_path / "some.db", check_same_thread=False)
+        lambda: sqlite3.connect(tmp_path / "some.db", check_same_thread=False), ledger_error
     )
     with database.lock, database.reading("a look") as connection:
         connection.execute("SELECT 1")

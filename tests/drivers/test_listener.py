@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from contextlib import closing
 
 import httpx
 import pytest
@@ -22,7 +23,7 @@ def sign_in(url: str) -> Prompt:
 
 
 def test_what_comes_back_is_taken_as_it_came() -> None:
-    with Listener() as listener:
+    with closing(Listener()) as listener:
         answer = httpx.get(f"{listener.redirect_uri}?code=a%20b&state=s&code=second&empty=")
         assert answer.status_code == 200
         assert answer.headers["cache-control"] == "no-store"
@@ -53,7 +54,7 @@ def test_what_comes_back_is_taken_as_it_came() -> None:
 def test_E11_another_host_origin_or_path_is_refused_and_changes_nothing(
     path: str, headers: dict[str, str], status: int
 ) -> None:
-    with Listener() as listener:
+    with closing(Listener()) as listener:
         place = f"http://{listener.host}"
         port = listener.host.rpartition(":")[2]
         sent = {name: value.format(port=port) for name, value in headers.items()}
@@ -65,7 +66,7 @@ def test_E11_another_host_origin_or_path_is_refused_and_changes_nothing(
 
 
 def test_E11_a_second_visit_is_refused_and_changes_nothing() -> None:
-    with Listener() as listener:
+    with closing(Listener()) as listener:
         assert httpx.get(f"{listener.redirect_uri}?code=first").status_code == 200
         assert httpx.get(f"{listener.redirect_uri}?code=second").status_code == 410
         assert listener.callback.result(1).members == (("code", "first"),)
@@ -73,7 +74,7 @@ def test_E11_a_second_visit_is_refused_and_changes_nothing() -> None:
 
 def test_E11_what_isnt_the_answer_that_is_awaited_changes_nothing() -> None:
     """Any page can send a browser to this address; it doesn't know the state."""
-    with Listener(lambda members: dict(members).get("state") == "real") as listener:
+    with closing(Listener(lambda members: dict(members).get("state") == "real")) as listener:
         assert httpx.get(f"{listener.redirect_uri}?code=evil&state=guess").status_code == 400
         assert httpx.get(f"{listener.redirect_uri}?error=access_denied").status_code == 400
         assert not listener.callback.done()
@@ -97,7 +98,7 @@ def test_a_prompt_that_fails_is_a_typed_error_and_is_shown_once(raised: Exceptio
 
 
 def test_the_port_is_closed_when_it_is_over() -> None:
-    with Listener() as listener:
+    with closing(Listener()) as listener:
         pass
     with pytest.raises(httpx.ConnectError):
         httpx.get(listener.redirect_uri)

@@ -133,12 +133,6 @@ def _proof(
         )
     if client.auth == "spiffe_jwt" and client.subject is not None:
         domain = client.subject.partition("/")[0] + "//" + client.subject.split("/")[2]
-        return SpiffeSvid(client.subject, _keys_at(domain, client.jwks, clock, use="jwt-svid"))
-    return OwnAssertion(_keys_at(f"the client {name}", client.jwks, clock))
-
-
-def _keys_at(
-    whose: str, jwks: str | None, clock: Callable[[], float], *, use: str = "sig"
-) -> IssuerKeys:
-    """The keys at one URL, read again when they are five minutes old or a key is unknown."""
-    return IssuerKeys(whose, clock=clock, jwks=jwks, key_use=use)
+        bundle = IssuerKeys(domain, clock=clock, jwks=client.jwks, key_use="jwt-svid")
+        return SpiffeSvid(client.subject, bundle)
+    return OwnAssertion(IssuerKeys(f"the client {name}", clock=clock, jwks=client.jwks))

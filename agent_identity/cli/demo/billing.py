@@ -15,6 +15,15 @@ from agent_identity.cli.authority.serve import listening, server_of
 from agent_identity.errors import AgentIdentityError
 from agent_identity.identity import AgentIdentity
 from agent_identity.provenance.trace import visible
+from agent_identity.verify.asgi import (
+    BODY_TIMEOUT,
+    GoneError,
+    body_of,
+    fix_headers,
+    headers_of,
+    respond,
+    target_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -92,46 +101,32 @@ class BillingApi:
         self.refused: deque[str] = deque(maxlen=_KEPT)
 
     async def __call__(self, scope: dict[str, Any], receive: Any, send: Any) -> None:
-        body = await _body(receive)
-        query = scope["query_string"].decode("latin-1")
-        url = f"{self._url}{scope['raw_path'].decode('latin-1')}" + (f"?{query}" if query else "")
-        headers = [
-            (name.decode("latin-1"), value.decode("latin-1")) for name, value in scope["headers"]
-        ]
-        method = scope["method"]
+        fix_headers(scope)
         try:
+            body = await body_of(scope, receive, _BODY_LIMIT, BODY_TIMEOUT)
+            method, url = scope["method"], f"{self._url}{target_of(scope)}"
+            scopes = _SCOPES.get(method, ("nothing",))
             call = self._verifier.verify_request(
-                method, url, headers, body, scopes=_SCOPES.get(method, ("nothing",))
+                method, url, headers_of(scope), body, scopes=scopes
             )
+        except GoneError:
+            return
         except AgentIdentityError as error:
             self.refused.append(error.code)
             self._report(f"refused: {error.code}")
             problem = {"type": "about:blank", "title": "refused", "status": 403, "code": error.code}
-            await _answer(send, 403, problem, b"application/problem+json")
+            headers = {"content-type": "application/problem+json"}
+            await respond(send, 403, headers, json.dumps(problem).encode())
             return
         self.seen.append(call)
         what, call_id = describe(call)
         self._report(f"{what}\n  {call_id}")
-        await _answer(send, 200, self._work(method, query, body), b"application/json")
+        document = self._work(method, scope["query_string"].decode("latin-1"), body)
+        headers = {"content-type": "application/json"}
+        await respond(send, 200, headers, json.dumps(document).encode())
 
     def _work(self, method: str, query: str, body: bytes) -> Any:
         if method == "GET":
             return _INVOICES.get(query.partition("=")[2], [])
         entry = jose.loads(body)
         return {"booked": entry}
-
-
-async def _body(receive: Any) -> bytes:
-    body = b""
-    more = True
-    while more and len(body) <= _BODY_LIMIT:
-        message = await receive()
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-    return body
-
-
-async def _answer(send: Any, status: int, document: Any, kind: bytes) -> None:
-    headers = [(b"content-type", kind)]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": json.dumps(document).encode()})

@@ -27,8 +27,7 @@ from agent_identity.cli.doctor.local import (
 )
 from agent_identity.config import workload_api
 from agent_identity.config.model import OAUTH_SOURCES
-from agent_identity.credentials.oauth.metadata import discover, read_keys
-from agent_identity.credentials.oauth.protected_resource import discover_resource
+from agent_identity.credentials.oauth.metadata import discover, discover_resource, read_keys
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
 from agent_identity.http.seams import tls
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
     from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
-    from agent_identity.credentials.oauth.protected_resource import ProtectedResource
+    from agent_identity.credentials.oauth.metadata import ProtectedResource
     from agent_identity.flow import Answer, Ask
 
 __all__ = [

@@ -33,11 +33,11 @@ __all__ = [
     "NoProof",
     "PlatformJwt",
     "PrivateKeyJwt",
-    "Proven",
     "SecretBasic",
     "SecretPost",
     "SpiffeJwt",
     "TlsCertificate",
+    "sign_assertion",
 ]
 
 _JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
@@ -74,6 +74,40 @@ class Client:
         return self.authentication.prove(self.client_id, to, now)
 
 
+def _asserted(client_id: str, kind: str, assertion: Secret) -> Proven:
+    return Proven(
+        (
+            ("client_id", client_id),
+            ("client_assertion_type", kind),
+            ("client_assertion", assertion),
+        )
+    )
+
+
+def sign_assertion(
+    key: SigningKey,
+    *,
+    typ: str,
+    kid: str | None,
+    iss: str,
+    sub: str,
+    aud: str,
+    now: float,
+    jti: str,
+) -> Secret:
+    """Sign an assertion that is valid for a minute (RFC 7523 §3). The default `kid` is the key's thumbprint."""
+    header = jose.header(key.alg, typ=typ, kid=kid or key.thumbprint)
+    claims: dict[str, JSON] = {
+        "iss": iss,
+        "sub": sub,
+        "aud": aud,
+        "iat": int(now),
+        "exp": int(now) + 60,
+        "jti": jti,
+    }
+    return Secret(key.compact(header, orjson.dumps(claims)))
+
+
 @dataclass(frozen=True, slots=True)
 class PrivateKeyJwt:
     """A signed assertion for one use, valid for a minute (RFC 7523 §2.2). Its audience is the issuer (RFC 10070).
@@ -89,25 +123,17 @@ class PrivateKeyJwt:
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:
         key = (yield from self.key()) if callable(self.key) else self.key
-        header = jose.header(
-            key.alg, typ="client-authentication+jwt", kid=self.kid or key.thumbprint
+        assertion = sign_assertion(
+            key,
+            typ="client-authentication+jwt",
+            kid=self.kid,
+            iss=client_id,
+            sub=client_id,
+            aud=to.issuer if self.audience == "issuer" else to.token,
+            now=now,
+            jti=new_id("ca_"),
         )
-        claims: dict[str, JSON] = {
-            "iss": client_id,
-            "sub": client_id,
-            "aud": to.issuer if self.audience == "issuer" else to.token,
-            "iat": int(now),
-            "exp": int(now) + 60,
-            "jti": new_id("ca_"),
-        }
-        assertion = Secret(key.compact(header, orjson.dumps(claims)))
-        return Proven(
-            (
-                ("client_id", client_id),
-                ("client_assertion_type", _JWT_BEARER),
-                ("client_assertion", assertion),
-            )
-        )
+        return _asserted(client_id, _JWT_BEARER, assertion)
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,13 +195,7 @@ class SpiffeJwt:
             raise CredentialRejectedError(
                 "malformed_answer", "the SPIFFE Workload API returned an empty SVID"
             )
-        return Proven(
-            (
-                ("client_id", client_id),
-                ("client_assertion_type", _JWT_SPIFFE),
-                ("client_assertion", svid),
-            )
-        )
+        return _asserted(client_id, _JWT_SPIFFE, svid)
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,13 +210,7 @@ class PlatformJwt:
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:
         token = yield from self.fetch(to.issuer, now)
-        return Proven(
-            (
-                ("client_id", client_id),
-                ("client_assertion_type", _JWT_BEARER),
-                ("client_assertion", token),
-            )
-        )
+        return _asserted(client_id, _JWT_BEARER, token)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
-from agent_identity.credentials.oauth.requests import UNBOUND, form_request, token_request
-from agent_identity.credentials.oauth.responses import failure_of
+from agent_identity.credentials.oauth.requests import UNBOUND, form_request
+from agent_identity.credentials.oauth.responses import failure_of, json_object, read_answer
 from agent_identity.credentials.oauth.retries import ATTEMPTS
 from agent_identity.errors import ConfigurationError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.requests import Binding, Form, Issued
     from agent_identity.credentials.oauth.responses import Answer
     from agent_identity.flow import Flow, HttpResponse
-    from agent_identity.values import Certificate, Secret
+    from agent_identity.values import Certificate
 
 __all__ = ["Clients", "Issuer", "KnownClient"]
 
@@ -92,42 +92,37 @@ class Issuer(IssuerKeys):
         one_use: bool = False,
         may_refresh: bool = False,
     ) -> Flow[Answer]:
-        """Send a token request, with retries while the issuer is busy. `one_use` forms are sent once.
+        """Send a token request, with retries while the issuer is busy, and read the answer strictly.
+
+        `one_use` forms are sent once. `may_refresh` allows a refresh token in the answer.
 
         Raises:
             CredentialRejectedError: the issuer refused, or its answer is malformed.
             CredentialUnavailableError: it could not be reached, is busy, or the circuit breaker is open.
         """
-        endpoints = yield from self.endpoints()
-        client = yield from self.client()
-        certificate = yield from self.certificate()
-
-        def once() -> Flow[Answer]:
-            return token_request(
-                endpoints,
-                client,
-                form,
-                binding=binding,
-                nonces=self.nonces,
-                clock=self.clock,
-                headers=headers,
-                certificate=certificate,
-                may_refresh=may_refresh,
-            )
-
-        return (yield from self._attempt(once, attempts=1 if one_use else ATTEMPTS))
+        response = yield from self.post(
+            "token",
+            form,
+            "a token",
+            binding=binding,
+            headers=headers,
+            attempts=1 if one_use else ATTEMPTS,
+        )
+        fields = json_object(response, self.url)
+        return read_answer(fields, self.url, may_refresh=may_refresh)
 
     def post(
         self,
         place: str,
-        form: Sequence[tuple[str, str | Secret]],
+        form: Form | Callable[[], Form],
         what: str,
         *,
         binding: Binding = UNBOUND,
+        headers: Sequence[tuple[str, str]] = (),
         accepted: frozenset[int] = frozenset({200}),
         attempts: int = ATTEMPTS,
     ) -> Flow[HttpResponse]:
-        """Post a form to one of the issuer's other endpoints (a field of `Endpoints`). `what` names the request in errors.
+        """Post a form to one of the issuer's endpoints (a field of `Endpoints`). `what` names the request in errors.
 
         Raises:
             CredentialRejectedError: the issuer refused, or has no such endpoint.
@@ -146,6 +141,7 @@ class Issuer(IssuerKeys):
                 binding=binding,
                 nonces=self.nonces,
                 clock=self.clock,
+                headers=headers,
                 certificate=certificate,
             )
             if response.status not in accepted:

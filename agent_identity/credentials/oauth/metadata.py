@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads an issuer's metadata and its keys (RFC 8414, OpenID Discovery, RFC 7517)."""
+"""Reads the metadata and the keys of an issuer (RFC 8414, OpenID Discovery, RFC 7517), and a resource's metadata (RFC 9728)."""
 
 from __future__ import annotations
 
@@ -11,21 +11,23 @@ from urllib.parse import urlsplit
 
 from agent_identity import jose
 from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
-from agent_identity.errors import CredentialRejectedError, DeniedError, VerificationError
+from agent_identity.errors import CredentialRejectedError, VerificationError
 from agent_identity.flow import Flow, HttpRequest, read
 from agent_identity.jose.public_keys import candidates, checker
 from agent_identity.keys.algorithms import KEY_TYPES
-from agent_identity.uris import origin
+from agent_identity.uris import origin, origin_or_none
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent_identity.values import JSON, Secret
 
-__all__ = ["Endpoints", "KeySet", "discover", "read_keys"]
+__all__ = ["Endpoints", "KeySet", "ProtectedResource", "discover", "discover_resource", "read_keys"]
 
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
+_NOT_FOUND: Final = 404
+_RESOURCE_PLACE: Final = "/.well-known/oauth-protected-resource"
 _NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
 """Statuses that mean that there is no metadata at a URL; the next one is tried."""
 
@@ -75,7 +77,7 @@ class Endpoints:
                 origin that isn't allowed.
         """
         if certificate and name in self.aliases:
-            if _origin_of(self.aliases[name]) not in self.origins:
+            if origin_or_none(self.aliases[name]) not in self.origins:
                 raise _foreign_origin(self.issuer, _ALIASED.get(name, name))
             return self.aliases[name]
         url = getattr(self, name)
@@ -141,7 +143,7 @@ def _endpoints_in(document: Fields, issuer: str, now: float, origins: frozenset[
         if not document.has(name):
             return None
         url = document.text(name)
-        if url is None or _origin_of(url) not in allowed:
+        if url is None or origin_or_none(url) not in allowed:
             raise _foreign_origin(issuer, name)
         return url
 
@@ -186,13 +188,6 @@ def _foreign_origin(issuer: str, name: str) -> CredentialRejectedError:
 def _flag(document: Fields, name: str) -> bool | None:
     value = document.get(name)
     return value if isinstance(value, bool) else None
-
-
-def _origin_of(url: str) -> str | None:
-    try:
-        return origin(url)
-    except DeniedError:
-        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -288,3 +283,47 @@ def _is_usable(key: dict[str, JSON]) -> bool:
             checker(alg, *candidates([key], alg, None))
             return True
     return False
+
+
+@dataclass(frozen=True, slots=True)
+class ProtectedResource:
+    """A resource's own metadata: which issuers it accepts, and how their tokens must be bound (RFC 9728).
+
+    It is a hint only: the configuration decides which issuer is asked. `scopes` is None where it lists none.
+    """
+
+    resource: str
+    issuers: frozenset[str]
+    scopes: frozenset[str] | None
+    wants_dpop: bool
+    wants_certificate: bool
+
+
+def discover_resource(resource: str, clock: Callable[[], float]) -> Flow[ProtectedResource | None]:
+    """Read a resource's metadata; None where it publishes none (RFC 9728 §3).
+
+    Raises:
+        CredentialRejectedError: `resource_mismatch`, the metadata describes another resource; or it is malformed.
+        CredentialUnavailableError: the resource could not be reached.
+    """
+    parts = urlsplit(resource)
+    url = f"{parts.scheme}://{parts.netloc}{_RESOURCE_PLACE}{parts.path.rstrip('/')}"
+    response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), resource)
+    if response.status == _NOT_FOUND:
+        return None
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+        raise failure_of(response, resource, "its metadata", clock())
+    metadata = json_object(response, resource)
+    if metadata.text("resource") != resource:
+        raise CredentialRejectedError(
+            "resource_mismatch",
+            f"the metadata at {resource} describes another resource",
+            remedy="write the resource exactly as its metadata does",
+        )
+    return ProtectedResource(
+        resource=resource,
+        issuers=metadata.texts("authorization_servers") or frozenset(),
+        scopes=metadata.texts("scopes_supported"),
+        wants_dpop=metadata.get("dpop_bound_access_tokens_required") is True,
+        wants_certificate=metadata.get("tls_client_certificate_bound_access_tokens") is True,
+    )

@@ -11,14 +11,9 @@ import orjson
 from agent_identity import jose
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
-from agent_identity.credentials.oauth.responses import Fields, failure_of
-from agent_identity.errors import (
-    CredentialRejectedError,
-    CredentialUnavailableError,
-    TransportError,
-    VerificationError,
-)
-from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, http, shared
+from agent_identity.credentials.oauth.responses import Fields, failure_of, send
+from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, shared
 from agent_identity.keys.signing import public_signing_jwk
 
 if TYPE_CHECKING:
@@ -83,12 +78,7 @@ def register(
     request = HttpRequest(
         "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
     )
-    try:
-        response = yield from http(request)
-    except TransportError as error:
-        raise CredentialUnavailableError(
-            "issuer_unreachable", f"{endpoints.issuer} could not be reached: {error.code}"
-        ) from error
+    response = yield from send(request, endpoints.issuer)
     if response.status != _CREATED:
         raise failure_of(response, endpoints.issuer, "a registration", clock())
     client_id = _client_id(response)

@@ -7,16 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
 from urllib.parse import urlencode
 
-from agent_identity.credentials.oauth.responses import (
-    Answer,
-    ath_of,
-    error_code,
-    failure_of,
-    is_sendable,
-    json_object,
-    read_answer,
-    send,
-)
+from agent_identity.credentials.oauth.responses import ath_of, error_code, is_sendable, send
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
 from agent_identity.values import JSON, Certificate, Secret
@@ -28,7 +19,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
     from agent_identity.credentials.oauth.metadata import Endpoints
 
-__all__ = ["UNBOUND", "Binding", "Form", "Issued", "encode_form", "form_request", "token_request"]
+__all__ = ["UNBOUND", "Binding", "Form", "Issued", "form_request"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,43 +101,6 @@ UNBOUND = Binding("none")
 Form: TypeAlias = "Sequence[tuple[str, str | Secret]]"
 
 
-def token_request(
-    endpoints: Endpoints,
-    client: Client,
-    form: Form | Callable[[], Form],
-    *,
-    binding: Binding,
-    nonces: Nonces,
-    clock: Callable[[], float],
-    headers: Sequence[tuple[str, str]] = (),
-    certificate: Certificate | None = None,
-    may_refresh: bool = False,
-) -> Flow[Answer]:
-    """Send one token request, and read the answer strictly.
-
-    `certificate` is used in TLS unless the client authenticates with its own. `may_refresh` allows a refresh token in the answer.
-
-    Raises:
-        CredentialRejectedError: the issuer refused, or its answer is malformed.
-        CredentialUnavailableError: it could not be reached, or is busy.
-    """
-    response = yield from form_request(
-        endpoints,
-        client,
-        "token",
-        form,
-        binding=binding,
-        nonces=nonces,
-        clock=clock,
-        headers=headers,
-        certificate=certificate,
-    )
-    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-        raise failure_of(response, endpoints.issuer, "a token", clock())
-    fields = json_object(response, endpoints.issuer)
-    return read_answer(fields, endpoints.issuer, may_refresh=may_refresh)
-
-
 def form_request(
     endpoints: Endpoints,
     client: Client,
@@ -163,6 +117,7 @@ def form_request(
 
     A form with single-use content is passed as a function, which makes a fresh form for each attempt. If the server requires a
     DPoP nonce, the request is repeated once, with a new assertion and a new proof (RFC 9449 §8); a single-use form too.
+    `certificate` is used in TLS unless the client authenticates with its own.
 
     Raises:
         CredentialRejectedError: the issuer has no such endpoint.

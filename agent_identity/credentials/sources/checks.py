@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 
-from agent_identity.credentials.oauth.requests import Issued
+from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import (
     ath_of,
     check_scope_claim,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.oauth.requests import Binding, Form
+    from agent_identity.credentials.oauth.requests import Form
     from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.credentials.source import StepUp, Wanted
     from agent_identity.flow import Flow
@@ -41,7 +41,7 @@ __all__ = [
     "check_forwarded",
     "check_issued_type",
     "check_step_up",
-    "issued_from",
+    "expect",
 ]
 
 _SKEW: Final = 30.0
@@ -70,6 +70,28 @@ class Expected:
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
     extra_scopes: frozenset[str] = frozenset()
+
+
+def expect(
+    issuer: Issuer,
+    wanted: Wanted,
+    binding: Literal["dpop", "mtls", "none"],
+    *,
+    audience: str | None = None,
+    details: Sequence[JSON] = (),
+) -> Flow[Expected]:
+    """What to check the answer to a request against, as of now. `audience` is the resource where it is None."""
+    certificate = (yield from issuer.certificate()) if binding == "mtls" else None
+    return Expected(
+        issuer=issuer.url,
+        resource=wanted.resource,
+        scopes=wanted.scopes,
+        binding=Binding(binding, wanted.proof_key),
+        asked_at=issuer.clock(),
+        audience=audience or wanted.resource,
+        details=details,
+        certificate=certificate,
+    )
 
 
 def check_issued_type(answer: Answer, expected: str, issuer: str) -> None:

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Final, Literal
 from agent_identity.credentials.oauth.responses import json_object
 from agent_identity.credentials.oauth.token_types import CIBA, ID_TOKEN
 from agent_identity.credentials.source import name_at
-from agent_identity.credentials.sources.polling import poll, span_of
-from agent_identity.credentials.sources.signing_in import OPENID
+from agent_identity.credentials.sources.signing_in import OPENID, poll, span_of
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
 from agent_identity.values import Prompt, Secret

@@ -6,16 +6,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
 from agent_identity.credentials.source import Described, Wanted
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.targets import details_text, target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
@@ -44,8 +44,9 @@ class ClientCredentials:
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
-        asked_at = self.issuer.clock()
-        binding = Binding(self.binding, wanted.proof_key)
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
         form = [
             ("grant_type", CLIENT_CREDENTIALS),
             *target(
@@ -55,16 +56,5 @@ class ClientCredentials:
                 names_resource=self.issuer.resource_indicators,
             ),
         ]
-        answer = yield from self.issuer.token(form, binding=binding)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        answer = yield from self.issuer.token(form, binding=expected.binding)
         return (yield from check_answer(self.issuer, answer, expected))

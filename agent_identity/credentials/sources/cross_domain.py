@@ -10,9 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
 
-from agent_identity import jose
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
+from agent_identity.credentials.oauth.responses import check_scope_claim, check_scopes, read_jwt
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
@@ -25,18 +24,19 @@ from agent_identity.credentials.oauth.token_types import (
 )
 from agent_identity.credentials.source import Described, Wanted
 from agent_identity.credentials.sources.checks import (
-    Expected,
     check_answer,
     check_forwarded,
     check_issued_type,
+    expect,
 )
 from agent_identity.credentials.sources.targets import details_text, target
-from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
@@ -85,26 +85,16 @@ class CrossDomain:
             CredentialRejectedError: an issuer refused, or the grant doesn't match the request.
             CredentialUnavailableError: an issuer could not be reached.
         """
-        binding = Binding(self.binding, wanted.proof_key)
-        grant = yield from self._grant(wanted, binding)
-        asked_at = self.issuer.clock()
+        grant = yield from self._grant(wanted, Binding(self.binding, wanted.proof_key))
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
         form: list[tuple[str, str | Secret]] = [
             ("grant_type", JWT_BEARER),
             ("assertion", grant),
             *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
         ]
-        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
 
     def _grant(self, wanted: Wanted, binding: Binding) -> Flow[Secret]:
@@ -137,7 +127,7 @@ class CrossDomain:
         check_scopes(answer, wanted.scopes, self.via.url)
         client = yield from self.issuer.client()
         _check_grant(
-            _claims_of(answer.token, _TYP if self.kind == "id-jag" else None),
+            read_jwt(answer.token, typ=_TYP if self.kind == "id-jag" else None),
             wanted,
             self.issuer.url,
             client_id=client.client_id if self.kind == "id-jag" else None,
@@ -145,16 +135,6 @@ class CrossDomain:
             via=self.via,
         )
         return answer.token
-
-
-def _claims_of(token: Secret, typ: str | None) -> Fields | None:
-    try:
-        parsed = jose.unverified(token.reveal())
-        if typ is not None and parsed.header.get("typ") != typ:
-            return None
-        return Fields(jose.loads_object(parsed.payload))
-    except VerificationError:
-        return None
 
 
 def _check_grant(

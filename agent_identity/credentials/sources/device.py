@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.oauth.responses import json_object
 from agent_identity.credentials.oauth.token_types import DEVICE_CODE
-from agent_identity.credentials.sources.polling import poll, span_of
+from agent_identity.credentials.sources.signing_in import poll, span_of
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
 from agent_identity.uris import is_safe_link

@@ -6,26 +6,23 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
-import orjson
-
-from agent_identity import jose
-from agent_identity.credentials.oauth.requests import Binding, Issued
+from agent_identity.credentials.oauth.client import sign_assertion
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.credentials.source import Described, Wanted, name_at
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
-from agent_identity.values import Secret, new_id
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.oauth.requests import Form
+    from agent_identity.credentials.oauth.requests import Form, Issued
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
-    from agent_identity.values import JSON
+    from agent_identity.values import Secret
 
 __all__ = ["JwtBearer"]
 
@@ -60,8 +57,7 @@ class JwtBearer:
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         assertion = yield from self._assertion(wanted)
-        asked_at = self.issuer.clock()
-        binding = Binding(self.binding, wanted.proof_key)
+        expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
 
         def form() -> Form:
             return [
@@ -72,17 +68,7 @@ class JwtBearer:
                 ),
             ]
 
-        answer = yield from self.issuer.token(form, binding=binding, one_use=True)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
 
     def _assertion(self, wanted: Wanted) -> Flow[Callable[[], Secret]]:
@@ -122,14 +108,13 @@ class JwtBearer:
         return lambda: self._sign(key, client.client_id, sub)
 
     def _sign(self, key: SigningKey, client_id: str, sub: str) -> Secret:
-        now = int(self.issuer.clock())
-        header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
-        claims: dict[str, JSON] = {
-            "iss": client_id,
-            "sub": sub,
-            "aud": self.issuer.url,
-            "iat": now,
-            "exp": now + 60,
-            "jti": new_id("jwt_"),
-        }
-        return Secret(key.compact(header, orjson.dumps(claims)))
+        return sign_assertion(
+            key,
+            typ="JWT",
+            kid=self.kid,
+            iss=client_id,
+            sub=sub,
+            aud=self.issuer.url,
+            now=self.issuer.clock(),
+            jti=new_id("jwt_"),
+        )

@@ -37,8 +37,17 @@ _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _TEXT: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,4096}")  # no control characters
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Kept:
+    """A secret at `reference`, which is for messages and the cache key. `clock` returns Unix seconds."""
+
+    clock: Callable[[], float] = field(repr=False)
+    reference: str = ""
+    patience: float | None = None
+
+
 @dataclass(frozen=True, slots=True)
-class ApiKey:
+class ApiKey(_Kept):
     """A key in a header, after `scheme` (empty: the key alone).
 
     `secret` makes the flow that reads it; the flow returns None where there is none. `reference` names its place, for messages
@@ -48,9 +57,6 @@ class ApiKey:
     secret: Callable[[], Flow[Secret | None]] = field(repr=False)
     header: str = "Authorization"
     scheme: str = "Bearer"
-    clock: Callable[[], float] = field(repr=False, kw_only=True)
-    reference: str = field(default="", kw_only=True)
-    patience: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.header):
@@ -95,7 +101,7 @@ class ApiKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Basic:
+class Basic(_Kept):
     """A user name and a password, in UTF-8 (RFC 7617). `username` is the name itself, or makes the flow that reads it.
 
     `reference` names the password's place, for messages and the cache key. `clock` returns Unix seconds.
@@ -103,9 +109,6 @@ class Basic:
 
     username: str | Callable[[], Flow[Secret | None]] = field(repr=False)
     password: Callable[[], Flow[Secret | None]] = field(repr=False)
-    clock: Callable[[], float] = field(repr=False, kw_only=True)
-    reference: str = field(default="", kw_only=True)
-    patience: float | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         if isinstance(self.username, str) and self.username:  # may be empty (RFC 7617 §2)
@@ -146,16 +149,13 @@ class Basic:
 
 
 @dataclass(frozen=True, slots=True)
-class Static:
+class Static(_Kept):
     """A bearer token that was obtained elsewhere. A JWT is used until its `exp` at most.
 
     `reference` names its place, for messages and the cache key. `clock` returns Unix seconds.
     """
 
     token: Callable[[], Flow[Secret | None]] = field(repr=False)
-    clock: Callable[[], float] = field(repr=False, kw_only=True)
-    reference: str = field(default="", kw_only=True)
-    patience: float | None = field(default=None, kw_only=True)
 
     @property
     def described(self) -> Described:
@@ -194,16 +194,13 @@ class Static:
 
 
 @dataclass(frozen=True, slots=True)
-class ClientCertificate:
+class ClientCertificate(_Kept):
     """A TLS client certificate as the whole credential.
 
     `certificate` makes the flow that reads it; the flow returns None where there is none. `clock` returns Unix seconds.
     """
 
     certificate: Callable[[], Flow[Certificate | None]] = field(repr=False)
-    clock: Callable[[], float] = field(repr=False, kw_only=True)
-    reference: str = field(default="", kw_only=True)
-    patience: float | None = field(default=None, kw_only=True)
 
     @property
     def described(self) -> Described:

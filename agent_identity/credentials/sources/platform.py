@@ -7,7 +7,7 @@ Such a token names only the workload; the chain beside it names the principal. O
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.oauth.responses import ath_of, read_jwt
@@ -72,8 +72,10 @@ class WorkloadTokenSource:
 
 
 @dataclass(frozen=True, slots=True)
-class SpiffeJwtSource:
-    """A JWT-SVID whose audience is the resource, from `trust_domain` if that is set. `clock` returns Unix seconds."""
+class _SpiffeSource:
+    """A source that asks the Workload API, for an SVID from `trust_domain` if that is set. `clock` returns Unix seconds."""
+
+    kind: ClassVar[str]
 
     trust_domain: str | None = None
     clock: Callable[[], float] = field(repr=False, kw_only=True)
@@ -84,7 +86,14 @@ class SpiffeJwtSource:
 
     @property
     def described(self) -> Described:
-        return Described("spiffe-jwt", "spiffe", details=self.trust_domain or "")
+        return Described(self.kind, "spiffe", details=self.trust_domain or "")
+
+
+class SpiffeJwtSource(_SpiffeSource):
+    """A JWT-SVID whose audience is the resource, from `trust_domain` if that is set. `clock` returns Unix seconds."""
+
+    __slots__ = ()
+    kind: ClassVar[str] = "spiffe-jwt"
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """Get an SVID for this resource from the Workload API.
@@ -100,20 +109,11 @@ class SpiffeJwtSource:
         return _bearer(svid, wanted, "spiffe")
 
 
-@dataclass(frozen=True, slots=True)
-class SpiffeX509Source:
+class SpiffeX509Source(_SpiffeSource):
     """The workload's X.509-SVID as TLS client certificate, from `trust_domain` if that is set. `clock` returns Unix seconds."""
 
-    trust_domain: str | None = None
-    clock: Callable[[], float] = field(repr=False, kw_only=True)
-    patience: float | None = None
-
-    def __post_init__(self) -> None:
-        check_trust_domain(self.trust_domain)
-
-    @property
-    def described(self) -> Described:
-        return Described("spiffe-x509", "spiffe", details=self.trust_domain or "")
+    __slots__ = ()
+    kind: ClassVar[str] = "spiffe-x509"
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """Get this workload's certificate from the Workload API.

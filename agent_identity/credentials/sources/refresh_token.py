@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.token_types import REFRESH
 from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import AgentIdentityError, CredentialRejectedError
 from agent_identity.flow import Shared, keep, read, shared
@@ -20,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
@@ -230,16 +231,6 @@ class RefreshToken:
                 f"there is no refresh token for {self.issuer.url} at the configured place",
                 remedy="sign in once and store the refresh token there, or use authorization-code or device",
             )
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=Binding(self.binding, wanted.proof_key),
-            asked_at=self.issuer.clock(),
-            audience=self.audience or wanted.resource,
-            sub=named_by(self.issuer, wanted),
-            shown_by="kept",
-            certificate=certificate if self.binding == "mtls" else None,
-        )
+        expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
+        expected = replace(expected, sub=named_by(self.issuer, wanted), shown_by="kept")
         return (yield from refresh(self.issuer, self.tokens, wanted, token, expected))

@@ -1,5 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Shared by the sources in which a person signs in: use a refresh token if there is one, and check who signed in."""
+"""Shared by the sources in which a person signs in: use a refresh token if there is one, and check who signed in.
+
+`poll` waits for a person who decides on another device (RFC 8628 §3.5, CIBA §11).
+"""
 
 from __future__ import annotations
 
@@ -8,23 +11,33 @@ from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.source import Described, named_by
-from agent_identity.credentials.sources.checks import Expected, check_answer
+from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.refresh_token import RefreshTokens, refresh
 from agent_identity.credentials.sources.targets import details_text, target
-from agent_identity.errors import CredentialRejectedError, DeniedError
+from agent_identity.errors import (
+    CredentialRejectedError,
+    CredentialUnavailableError,
+    DeniedError,
+    TransportError,
+)
+from agent_identity.flow import pause
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.oauth.responses import Answer
+    from agent_identity.credentials.oauth.responses import Answer, Fields
     from agent_identity.credentials.source import Wanted
+    from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
-__all__ = ["OPENID", "SignIn"]
+__all__ = ["OPENID", "SignIn", "poll", "span_of"]
 
 OPENID: Final = frozenset({"openid"})
+_SLOWER: Final = 5.0
+_INTERVAL: Final = 5.0
+_LONGEST: Final = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,17 +142,58 @@ class SignIn:
         return issued
 
     def _expectation(self, wanted: Wanted, extra_scopes: frozenset[str]) -> Flow[Expected]:
-        certificate = yield from self.issuer.certificate()
-        return Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=self.bound_to(wanted),
-            asked_at=self.issuer.clock(),
-            audience=self.audience or wanted.resource,
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
+        return replace(
+            expected,
             sub=self._expected_sub(wanted),
             shown_by="sign-in",
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
             extra_scopes=extra_scopes | self._openid(wanted),
         )
+
+
+def span_of(fields: Fields, patience: float) -> tuple[float, float]:
+    """Return the polling interval and the lifetime in seconds: the issuer's values, within our bounds."""
+    interval = fields.number("interval") if fields.has("interval") else _INTERVAL
+    life = fields.number("expires_in")
+    return (
+        min(max(interval or _INTERVAL, 1.0), _LONGEST),
+        patience if life is None or life <= 0 else min(life, patience),
+    )
+
+
+def poll(
+    issuer: Issuer,
+    form: Sequence[tuple[str, str | Secret]],
+    *,
+    binding: Binding,
+    interval: float,
+    expires_at: float,
+) -> Flow[Answer]:
+    """Poll until the person has decided. `expires_at` is Unix seconds.
+
+    Raises:
+        CredentialRejectedError: they refused, or the request has expired.
+        CredentialUnavailableError: `interaction_timeout`, they didn't decide in time.
+    """
+    last: CredentialUnavailableError | None = None
+    while issuer.clock() + interval < expires_at:
+        try:
+            yield from pause(interval)
+        except TransportError:
+            break
+        try:
+            return (yield from issuer.token(form, binding=binding, one_use=True, may_refresh=True))
+        except CredentialRejectedError as error:
+            if error.code == "slow_down":
+                interval += _SLOWER
+            elif error.code != "authorization_pending":
+                raise
+        except CredentialUnavailableError as error:
+            # The person may still decide while the issuer is busy: continue, but slower (RFC 8628 §3.5).
+            last = error
+            interval = min(max(2 * interval, error.retry_after or 0.0), _LONGEST)
+    raise CredentialUnavailableError(
+        "interaction_timeout", f"the sign-in at {issuer.url} timed out", remedy="try again"
+    ) from last

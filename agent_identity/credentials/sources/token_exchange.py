@@ -3,14 +3,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
 
-from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
 from agent_identity.credentials.source import Described, Wanted, named_by
-from agent_identity.credentials.sources.checks import Expected, check_answer, check_issued_type
+from agent_identity.credentials.sources.checks import check_answer, check_issued_type, expect
 from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
@@ -20,6 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.oauth.issuer import Issuer
+    from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.source import SubjectToken
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
@@ -77,23 +77,16 @@ class TokenExchange:
         check_may_act(subject, wanted.agent, client.client_id)
         if self.actor == "grant":
             check_same_context(subject, wanted)
-        asked_at = self.issuer.clock()
-        binding = Binding(self.binding, wanted.proof_key)
+        expected = yield from expect(
+            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+        )
         form, headers = yield from self._form(wanted, subject)
-        answer = yield from self.issuer.token(form, binding=binding, headers=headers)
+        answer = yield from self.issuer.token(form, binding=expected.binding, headers=headers)
         check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
-        certificate = yield from self.issuer.certificate()
-        expected = Expected(
-            issuer=self.issuer.url,
-            resource=wanted.resource,
-            scopes=wanted.scopes,
-            binding=binding,
-            asked_at=asked_at,
-            audience=self.audience or wanted.resource,
+        expected = replace(
+            expected,
             sub=named_by(self.issuer, wanted) if self.names_principal else None,
             actor=wanted.agent if self.actor == "grant" else None,
-            details=self.details,
-            certificate=certificate if self.binding == "mtls" else None,
         )
         return (yield from check_answer(self.issuer, answer, expected))
 

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Final
 
 import orjson
 
-from agent_identity import jose
 from agent_identity.credentials.oauth.requests import Binding
-from agent_identity.credentials.oauth.responses import Fields, check_scope_claim, check_scopes
+from agent_identity.credentials.oauth.responses import check_scope_claim, check_scopes, read_jwt
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_TOKEN,
@@ -22,7 +21,7 @@ from agent_identity.credentials.oauth.token_types import (
     TXN_TOKEN,
 )
 from agent_identity.credentials.sources.checks import check_forwarded, check_issued_type
-from agent_identity.errors import CredentialRejectedError, VerificationError
+from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth.issuer import Issuer
@@ -81,7 +80,7 @@ class TransactionTokens:
                 f"{self.issuer.url} issued a transaction token with the type of an access token",
             )
         check_scopes(answer, wanted.scopes, self.issuer.url)
-        claims = _claims_of(answer.token)
+        claims = read_jwt(answer.token, typ=_TYP)
         if claims is None or claims.get("aud") != self.audience or claims.text("txn") is None:
             raise CredentialRejectedError(
                 "malformed_txn_token",
@@ -94,13 +93,3 @@ class TransactionTokens:
 
 def _text(members: dict[str, str]) -> str:
     return orjson.dumps(members).decode()
-
-
-def _claims_of(token: Secret) -> Fields | None:
-    try:
-        parsed = jose.unverified(token.reveal())
-        if parsed.header.get("typ") != _TYP:
-            return None
-        return Fields(jose.loads_object(parsed.payload))
-    except VerificationError:
-        return None

@@ -23,10 +23,9 @@ from agent_identity.errors import (
     CredentialError,
     CredentialRejectedError,
     CredentialUnavailableError,
-    DeniedError,
 )
 from agent_identity.flow import HttpRequest, Shared, shared
-from agent_identity.uris import is_loopback, origin
+from agent_identity.uris import is_loopback, origin_or_none
 from agent_identity.values import Secret, new_id
 
 if TYPE_CHECKING:
@@ -208,11 +207,10 @@ class Vault:
         if response.status not in _OK:
             raise self.failure(response, "a secret", self._access())
         data = json_object(response, self.address).nested("data")
-        metadata = None if data is None else data.nested("metadata")
-        number = None if metadata is None else metadata.number("version")
+        number = _number_in(data)
         if data is None or number is None:
             raise _unexpected_answer(self.address)
-        return _Version(int(number), data.nested("data"))
+        return _Version(number, data.nested("data"))
 
     def _request(
         self, method: str, place: Reference, body: Callable[[], bytes] = bytes
@@ -310,11 +308,9 @@ class Vault:
 
 
 def _check_address(address: str) -> None:
-    try:
-        usable = origin(address) == address
-    except DeniedError:
-        usable = False
-    if not usable or not (address.startswith("https://") or is_loopback(address)):
+    if origin_or_none(address) != address or not (
+        address.startswith("https://") or is_loopback(address)
+    ):
         raise ConfigurationError(
             "vault_malformed",
             "the address of the vault isn't an https origin",
@@ -337,9 +333,14 @@ def _deleted_version(response: HttpResponse) -> int:
         data = json_object(response, "the vault").nested("data")
     except AgentIdentityError:
         return 0
+    return _number_in(data) or 0
+
+
+def _number_in(data: Fields | None) -> int | None:
+    """The number of the version that an answer is about."""
     metadata = None if data is None else data.nested("metadata")
     number = None if metadata is None else metadata.number("version")
-    return 0 if number is None else int(number)
+    return None if number is None else int(number)
 
 
 def _unreadable(place: Reference) -> ConfigurationError:

@@ -1,29 +1,26 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workload identity: the platform's own token for this workload and one audience, instead of a stored secret.
 
-One file per platform. `fetch` returns None where this isn't the platform, and raises where it is but fails; a failure never
+`ci`, `clouds`, `files` and `spiffe` have the platforms. `fetch` returns None where this isn't the platform, and raises where it is but fails; a failure never
 falls back to the next platform. Environment variables and files are read by the flow's driver.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
-from agent_identity.credentials.workload.ambient import Ambient
-from agent_identity.credentials.workload.aws import AWS
-from agent_identity.credentials.workload.azure import Azure
-from agent_identity.credentials.workload.file import File
-from agent_identity.credentials.workload.gcp import GCP
-from agent_identity.credentials.workload.github import GitHub
-from agent_identity.credentials.workload.gitlab import GitLab
-from agent_identity.credentials.workload.kubernetes import Kubernetes
+from agent_identity.credentials.workload.ci import GitHub, GitLab
+from agent_identity.credentials.workload.clouds import AWS, GCP, Azure
+from agent_identity.credentials.workload.files import File, Kubernetes
 from agent_identity.credentials.workload.spiffe import Spiffe
 from agent_identity.credentials.workload.tokens import Provider, WorkloadToken
-from agent_identity.errors import ConfigurationError
+from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
+
+    from agent_identity.flow import Flow
 
 __all__ = [
     "AWS",
@@ -41,80 +38,52 @@ __all__ = [
 ]
 
 
-@dataclass(frozen=True, slots=True)
-class _Options:
-    """The configured options of a provider."""
-
-    expect: Mapping[str, str]
-    path: str | None = None
-    trust_domain: str | None = None
-    token_host: str | None = None
-    client_id: str | None = None
-
-
-def _github(options: _Options) -> Provider:
-    return GitHub(options.expect, options.token_host)
-
-
-def _gitlab(options: _Options) -> Provider:
-    return GitLab(options.expect) if options.path is None else GitLab(options.expect, options.path)
-
-
-def _kubernetes(options: _Options) -> Provider:
-    return (
-        Kubernetes(options.expect)
-        if options.path is None
-        else Kubernetes(options.expect, options.path)
-    )
-
-
-def _aws(options: _Options) -> Provider:
-    return AWS(options.expect)
-
-
-def _gcp(options: _Options) -> Provider:
-    return GCP(options.expect, certain=True)
-
-
-def _azure(options: _Options) -> Provider:
-    return Azure(options.expect, options.client_id, certain=True)
-
-
-def _file(options: _Options) -> Provider:
-    return File(options.path or "", options.expect, options.trust_domain)
-
-
-def _spiffe(options: _Options) -> Provider:
-    return Spiffe(options.expect, options.trust_domain)
-
-
-def _ambient(options: _Options) -> Provider:
-    """The most specific platform comes first; Kubernetes is last, since nearly every pod has a token."""
-    return Ambient(
-        (
-            GitHub(options.expect, options.token_host),
-            GitLab(options.expect),
-            Spiffe(options.expect, options.trust_domain),
-            AWS(options.expect),
-            Azure(options.expect, options.client_id),
-            GCP(options.expect),
-            Kubernetes(options.expect),
-        )
-    )
-
-
-_PROVIDERS: Final[Mapping[str, tuple[Callable[[_Options], Provider], frozenset[str]]]] = {
-    "github": (_github, frozenset({"token_host"})),
-    "gitlab": (_gitlab, frozenset({"path"})),
-    "kubernetes": (_kubernetes, frozenset({"path"})),
-    "aws": (_aws, frozenset()),
-    "gcp": (_gcp, frozenset()),
-    "azure": (_azure, frozenset({"client_id"})),
-    "file": (_file, frozenset({"path", "trust_domain"})),
-    "spiffe": (_spiffe, frozenset({"trust_domain"})),
-    "ambient": (_ambient, frozenset({"token_host", "client_id", "trust_domain"})),
+_OPTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "github": frozenset({"token_host"}),
+    "gitlab": frozenset({"path"}),
+    "kubernetes": frozenset({"path"}),
+    "aws": frozenset(),
+    "gcp": frozenset(),
+    "azure": frozenset({"client_id"}),
+    "file": frozenset({"path", "trust_domain"}),
+    "spiffe": frozenset({"trust_domain"}),
+    "ambient": frozenset({"token_host", "client_id", "trust_domain"}),
 }
-"""The constructor of each provider, and its options beside `expect`."""
+"""The options of each provider beside `expect`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ambient:
+    """The first provider that has a token for this workload, in this order. If none has one, that is an error."""
+
+    kind: ClassVar[str] = "ambient"
+
+    providers: tuple[Provider, ...]
+
+    @property
+    def looks_for(self) -> str:
+        return ", ".join(provider.looks_for for provider in self.providers)
+
+    @property
+    def setup(self) -> str:
+        return "; or ".join(provider.setup for provider in self.providers)
+
+    def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken]:
+        """Return the first token.
+
+        Raises:
+            CredentialUnavailableError: `no_workload_identity`, none of the platforms was detected.
+            CredentialError: a detected platform failed; the next isn't tried.
+        """
+        for provider in self.providers:
+            token = yield from provider.fetch(audience, now)
+            if token is not None:
+                return token
+        raise CredentialUnavailableError(
+            "no_workload_identity",
+            f"this workload has no identity of any platform: looked for {self.looks_for}",
+            remedy=self.setup,
+        )
 
 
 def provider(
@@ -134,19 +103,46 @@ def provider(
     Raises:
         ConfigurationError: there is no provider with that name, or it doesn't have an option.
     """
-    if name not in _PROVIDERS:
+    if name not in _OPTIONS:
         raise ConfigurationError(
             "unknown_provider",
             "there is no workload identity provider with that name",
-            remedy=f"use one of {', '.join(sorted(_PROVIDERS))}",
+            remedy=f"use one of {', '.join(sorted(_OPTIONS))}",
         )
-    make, known = _PROVIDERS[name]
-    options = _Options(dict(expect or {}), path, trust_domain, token_host, client_id)
-    for option in ("path", "trust_domain", "token_host", "client_id"):
-        if getattr(options, option) is not None and option not in known:
+    given = {
+        "path": path,
+        "trust_domain": trust_domain,
+        "token_host": token_host,
+        "client_id": client_id,
+    }
+    for option, value in given.items():
+        if value is not None and option not in _OPTIONS[name]:
             raise ConfigurationError(
                 "provider_option",
                 f"provider {name} has no option {option}",
                 remedy=f"leave {option} out",
             )
-    return make(options)
+    claims = dict(expect or {})
+    makers: dict[str, Callable[[], Provider]] = {
+        "github": lambda: GitHub(claims, token_host),
+        "gitlab": lambda: GitLab(claims) if path is None else GitLab(claims, path),
+        "kubernetes": lambda: Kubernetes(claims) if path is None else Kubernetes(claims, path),
+        "aws": lambda: AWS(claims),
+        "gcp": lambda: GCP(claims, certain=True),
+        "azure": lambda: Azure(claims, client_id, certain=True),
+        "file": lambda: File(path or "", claims, trust_domain),
+        "spiffe": lambda: Spiffe(claims, trust_domain),
+        # The most specific platform comes first; Kubernetes is last, since nearly every pod has a token.
+        "ambient": lambda: Ambient(
+            (
+                GitHub(claims, token_host),
+                GitLab(claims),
+                Spiffe(claims, trust_domain),
+                AWS(claims),
+                Azure(claims, client_id),
+                GCP(claims),
+                Kubernetes(claims),
+            )
+        ),
+    }
+    return makers[name]()

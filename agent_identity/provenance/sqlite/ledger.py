@@ -23,8 +23,8 @@ from agent_identity.provenance.records import (
     subject_of,
     without_round,
 )
+from agent_identity.provenance.sqlite.database import open_database
 from agent_identity.provenance.sqlite.lookup import Lookup
-from agent_identity.provenance.sqlite.storage import open_database
 from agent_identity.provenance.sqlite.upkeep import Upkeep
 from agent_identity.provenance.sqlite.writer import RECORDS_SCHEMA, Writer
 

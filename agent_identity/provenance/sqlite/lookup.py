@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import contextlib
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import Row
-from agent_identity.provenance.sqlite.storage import Database, open_database
+from agent_identity.provenance.sqlite.database import ledger_error, open_database
+from agent_identity.storage.sqlite import Database
 
 if TYPE_CHECKING:
     import sqlite3
@@ -113,9 +115,13 @@ class Lookup:
             database.execute("PRAGMA query_only = ON")
             return database
 
-        self.index: Database = Database(connect_index)
-        self.reader: Database = Database(connect_reader, otherwise="ledger_unreadable")
-        self.mover: Database = Database(connect)  # of its own, since it waits for the disk
+        self.index: Database = Database(connect_index, ledger_error)
+        self.reader: Database = Database(
+            connect_reader, partial(ledger_error, otherwise="ledger_unreadable")
+        )
+        self.mover: Database = Database(
+            connect, ledger_error
+        )  # of its own, since it waits for the disk
         for database in (self.index, self.reader):
             with database.lock, database.reading(self._unreadable):
                 """Open, so that what is wrong with a file shows at the start."""

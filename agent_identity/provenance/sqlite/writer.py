@@ -23,14 +23,16 @@ from agent_identity.errors import LedgerError
 from agent_identity.forks import acquire
 from agent_identity.provenance.chain import GENESIS, Chain
 from agent_identity.provenance.records import OUTCOMES
-from agent_identity.provenance.sqlite.storage import (
+from agent_identity.provenance.sqlite.database import ledger_error
+from agent_identity.storage.sqlite import (
     BUSY_SECONDS,
     Database,
     begin,
+    file_identity,
     is_busy,
     patiently,
     roll_back,
-    storage_error,
+    transaction,
 )
 
 if TYPE_CHECKING:
@@ -92,7 +94,7 @@ class Writer:
         due: Callable[[], None],
     ) -> None:
         self.healthy: bool = True
-        self._database = Database(connect)
+        self._database = Database(connect, ledger_error)
         self._clock = clock
         self._due = due
         self._failed = f"{path} can't be written"
@@ -109,8 +111,7 @@ class Writer:
         with self._database.lock, self._database.reading(self._failed) as connection:
             self._connection = connection
             self._execute = connection.execute
-            status = path.stat()
-            self._file = (status.st_dev, status.st_ino)
+            self._file = file_identity(self._place)
             self._place_checked_at = float("-inf")
 
     def append(self, draft: Draft, seal: Seal | None) -> None:
@@ -233,17 +234,12 @@ class Writer:
         self._waiting = deque()
 
     def _register(self, connection: sqlite3.Connection) -> None:
-        begin(connection)
-        try:
+        with transaction(connection):
             query = "SELECT coalesce(max(id), 0) FROM records"
             (self._born_after,) = connection.execute(query).fetchone()
             query = "INSERT INTO writers (name, lease_until) VALUES (?, ?)"
             lease_until = self._clock() + LEASE_SECONDS
             number = connection.execute(query, (self._chain.writer, lease_until)).lastrowid
-            connection.execute("COMMIT")
-        except BaseException:
-            roll_back(connection)
-            raise
         self._statement = _INSERT.format(number)
         self._number, self._lease_until = number, lease_until
 
@@ -344,12 +340,8 @@ class Writer:
         Raises:
             LedgerError: `ledger_moved`.
         """
-        try:
-            status = os.stat(self._place)  # noqa: PTH116 - on the path of commits
-            is_same = (status.st_dev, status.st_ino) == self._file
-        except OSError:
-            is_same = False
-        if not is_same:
+        identity = file_identity(self._place)
+        if identity is None or identity != self._file:
             self.healthy = False
             raise LedgerError(
                 "ledger_moved",
@@ -362,7 +354,7 @@ class Writer:
         """Undo a commit that failed, and say so."""
         self.healthy = False
         self._undo()
-        return storage_error(error, self._failed)
+        return ledger_error(error, self._failed)
 
     def _undo(self) -> None:
         """Roll back what was begun; a connection that can't even do that is given up."""

@@ -178,12 +178,12 @@ def test_a_state_directory_is_opened_by_one_at_a_time(tmp_path) -> None:
 def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
     rig = make_rig(tmp_path)
     bot = rig.client()
-    parents = rig.authority._store._connection
+    parents = rig.authority._store._database.current
     child = os.fork()
     if child == 0:
         works = bot.post("/token", CLIENT_CREDENTIALS).status == 200
         rig.authority.revoke("user:bob")
-        os._exit(0 if works and rig.authority._store._connection is not parents else 1)
+        os._exit(0 if works and rig.authority._store._database.current is not parents else 1)
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert bot.post("/token", CLIENT_CREDENTIALS).status == 200
     assert rig.refusal(bot.grant(subject=bot.subject("bob")))[2] == "revoked"
@@ -193,22 +193,42 @@ def test_a_forked_child_goes_on(make_rig, tmp_path) -> None:
 @pytest.mark.parametrize("on_disk", [False, True])
 def test_an_authority_that_is_dropped_leaves_nothing_open(tmp_path, on_disk) -> None:
     authority = Authority(tmp_path if on_disk else None)
-    connection = authority._store._connection
+    connection = authority._store._database.current
     del authority
     gc.collect()
     with pytest.raises(sqlite3.ProgrammingError, match="closed"):
         connection.execute("SELECT 1")
 
 
-def test_a_child_that_drops_the_parents_store_leaves_its_connection_alone(
-    tmp_path, monkeypatch
-) -> None:
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_child_keeps_what_a_store_in_memory_remembers() -> None:
+    store = open_store(None)
+    store.revoke("user:bob", 1)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if store.is_revoked(["user:bob"], 1) else 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert store.is_revoked(["user:bob"], 1)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_write_during_a_fork_is_noticed_after_it(tmp_path) -> None:
+    """SQLite counts the writes of others for each connection, and a fork makes a new one."""
     store = open_store(tmp_path)
-    connection = store._connection
-    with monkeypatch.context() as child:
-        child.setattr(os, "getpid", lambda: -1)
-        del store
-        gc.collect()
+    before = store.version()
+    child = os.fork()
+    if child == 0:
+        os._exit(0)
+    os.waitpid(child, 0)
+    assert store.version() != before
+
+
+def test_a_child_that_drops_the_parents_store_leaves_its_connection_alone(tmp_path) -> None:
+    store = open_store(tmp_path)
+    connection = store._database.current
+    store._database.after_fork_in_child()
+    del store
+    gc.collect()
     connection.execute("SELECT 1")
     connection.close()
 
@@ -328,7 +348,7 @@ def test_a_key_that_is_damaged_while_we_run_is_a_refusal(make_rig, tmp_path) -> 
 def test_a_locked_store_is_a_refusal_and_nothing_is_registered(
     make_rig, tmp_path, monkeypatch
 ) -> None:
-    monkeypatch.setattr("agent_identity.authority.store._BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("agent_identity.storage.sqlite.BUSY_SECONDS", 0.05)
     rig = make_rig(tmp_path)
     other = sqlite3.connect(tmp_path / "authority.db", isolation_level=None)
     other.execute("BEGIN IMMEDIATE")

@@ -9,7 +9,7 @@ import pytest
 
 from agent_identity.credentials.oauth.requests import UNBOUND
 from agent_identity.credentials.oauth.responses import Fields
-from agent_identity.credentials.sources.polling import poll, span_of
+from agent_identity.credentials.sources.signing_in import poll, span_of
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A token in a file that another program renews: an agent of the platform, or spiffe-helper with its JWT-SVIDs."""
+"""A token in a file that another program renews: the kubelet, an agent of the platform, or spiffe-helper with its JWT-SVIDs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,36 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
 
-__all__ = ["File"]
+__all__ = ["File", "Kubernetes"]
+
+
+@dataclass(frozen=True, slots=True)
+class Kubernetes:
+    """The pod's projected service account token. The default path holds a token for the API server; others need a projected volume."""
+
+    kind: ClassVar[str] = "kubernetes"
+
+    expect: Mapping[str, str] = field(default_factory=dict[str, str])
+    path: str = "/var/run/secrets/kubernetes.io/serviceaccount/token"
+
+    def __post_init__(self) -> None:
+        check_path(self.path)
+
+    @property
+    def looks_for(self) -> str:
+        return self.path
+
+    @property
+    def setup(self) -> str:
+        return (
+            "mount a projected serviceAccountToken volume with the audience, and configure its path"
+        )
+
+    def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
+        token = yield from token_in_file(self.path)
+        if token is None:
+            return None
+        return check_token(token, audience, now, who="Kubernetes", expect=self.expect)
 
 
 @dataclass(frozen=True, slots=True)
