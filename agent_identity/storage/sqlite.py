@@ -88,10 +88,8 @@ def transaction(database: sqlite3.Connection) -> Generator[None]:
         begin(database)
         yield
         database.execute("COMMIT")
-    except (
-        GeneratorExit
-    ):  # an interrupt left this behind: by now the transaction may be another thread's
-        raise
+    except GeneratorExit:
+        raise  # an interrupt left this behind: the open transaction may be another thread's by now
     except BaseException:
         roll_back(database)
         raise
