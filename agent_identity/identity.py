@@ -30,7 +30,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.keys.private_files import private_directory
 from agent_identity.keys.signing import SigningKey
 from agent_identity.lifecycle import Revocations, read_reference
-from agent_identity.policy.rules import as_policy, immediate
+from agent_identity.policy.rules import as_policy, decide_now_of
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
@@ -39,13 +39,13 @@ from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
 from agent_identity.session import SHORTEST, Session
 from agent_identity.signers import MemorySigner
-from agent_identity.uris import checked_resource, origin, resource_set
+from agent_identity.uris import check_resource, origin, resource_set
 from agent_identity.values import (
     LOCAL,
     Principal,
     agent_uri,
-    checked_phrase,
-    checked_task,
+    check_phrase,
+    check_task,
     scope_set,
 )
 
@@ -137,7 +137,7 @@ class AgentIdentity:
         uri = configuration.agent.id if configuration and configuration.agent.id else name
         self._agent = Agent(agent_uri(uri), key)
         named = owner or (configuration.agent.owner if configuration else None)
-        self._owner = None if named is None else checked_phrase("owner", named)
+        self._owner = None if named is None else check_phrase("owner", named)
         self._clock = clock
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
@@ -153,7 +153,7 @@ class AgentIdentity:
             agent=self._agent,
             anchor=self._assembled.anchor,
             policy=decider,
-            policy_now=immediate(decider),
+            policy_now=decide_now_of(decider),
             world=World(
                 self._transport,
                 ledger,
@@ -393,7 +393,7 @@ class AgentIdentity:
             DeniedError: `identity_closed`.
         """
         _check_budget(budget)
-        checked_phrase(
+        check_phrase(
             "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
         )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
@@ -483,8 +483,8 @@ class AgentIdentity:
         verify: Callable[[], Flow[Verified]] | None = None,
     ) -> SessionState:
         self._parts.gate.check_open()
-        checked_phrase("purpose", purpose)
-        checked_task(task)
+        check_phrase("purpose", purpose)
+        check_task(task)
         if not _is_number(max_depth, int) or not 0 <= max_depth <= DEEPEST:
             raise ConfigurationError("max_depth", f"max_depth is between 0 and {DEEPEST}")
         lifetime = self._settings.session_lifetime if expires_in is None else expires_in
@@ -690,7 +690,7 @@ class AgentIdentity:
 
     def _put_together(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
         configuration = self._configuration
-        minted = {checked_resource(uri): _minted(uri, value) for uri, value in described.items()}
+        minted = {check_resource(uri): _minted(uri, value) for uri, value in described.items()}
         if configuration is None:
             return self._with_authority(minted, {})
         from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file

@@ -36,7 +36,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Draft, arun, run
 from agent_identity.policy.request import Facts, Request
-from agent_identity.policy.rules import asked, judged
+from agent_identity.policy.rules import ask_policy, require_permit
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
     CALL_CANCELLED,
@@ -325,7 +325,7 @@ class Call:
         tool, history = self.tool, self.session.history
         for _ in range(_ROUNDS):
             past = history.past
-            decision = judged(policy(self._request(past)))
+            decision = require_permit(policy(self._request(past)))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
@@ -335,7 +335,7 @@ class Call:
         tool, history = self.tool, self.session.history
         for _ in range(_ROUNDS):
             past = history.past
-            decision = yield from asked(policy, self._request(past))
+            decision = yield from ask_policy(policy, self._request(past))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return

@@ -21,7 +21,7 @@ from agent_identity.runtime.handover import checked_key, handed_over, inject
 from agent_identity.runtime.lifetime import Life, way_out
 from agent_identity.runtime.state import SessionState
 from agent_identity.uris import resource_set
-from agent_identity.values import LOCAL, agent_uri, checked_task, scope_set
+from agent_identity.values import LOCAL, agent_uri, check_task, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, MutableMapping
@@ -277,7 +277,7 @@ class Session:
             agent=Agent(uri),
             parent=state,
             purpose=state.purpose,
-            task=checked_task(task),
+            task=check_task(task),
             limits=limits,
             expires_at=end,
             max_depth=state.max_depth,
@@ -437,7 +437,7 @@ def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
     child.set_pseudonym(child.pseudonym)
     handed = yield from handed_over(child, jkt)
     child.life.handed = handed
-    child.history.hand_over(handed[0].jti)
+    child.history.note_handover(handed[0].jti)
     child.life.lasts_until(handed[0].exp)
     child.register()
     yield from child.record_opening()

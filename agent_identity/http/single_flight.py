@@ -159,7 +159,7 @@ class SingleFlight(Generic[T]):
             except _LeaderGone:
                 continue
             except AgentIdentityError as error:
-                failure = error.again()
+                failure = error.copy()
             raise failure
 
     async def afetch(self, key: bytes, lead: Callable[[], Awaitable[T]], seconds: float) -> T:
@@ -181,7 +181,7 @@ class SingleFlight(Generic[T]):
             except _LeaderGone:
                 continue
             except AgentIdentityError as error:
-                failure = error.again()
+                failure = error.copy()
             raise failure
 
     def is_flying(self, key: bytes) -> bool:
