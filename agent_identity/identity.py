@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 from agent_identity.assembly.configured import DEEPEST, Settings, svids_of, transport_of
-from agent_identity.assembly.embedded import Minted, embedded
+from agent_identity.assembly.embedded import Minted, assemble_embedded
 from agent_identity.authority.store import open_store
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
@@ -22,12 +22,12 @@ from agent_identity.credentials.principal_tokens import (
     tokens_of,
     verify_subject,
 )
-from agent_identity.delegation.details import details_from, pinned
+from agent_identity.delegation.details import details_from, pin_details
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, pure, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.keys.private_files import private_directory
+from agent_identity.keys.private_files import make_private_directory
 from agent_identity.keys.signing import SigningKey
 from agent_identity.lifecycle import Revocations, read_reference
 from agent_identity.policy.rules import as_policy, decide_now_of
@@ -265,7 +265,7 @@ class AgentIdentity:
                 remedy="leave agent.grants out, or pass no signer",
             )
         operator = configuration.operator.key
-        kept = None if authority else open_store(private_directory(directory / "authority"))
+        kept = None if authority else open_store(make_private_directory(directory / "authority"))
         identity = cls(
             table.name or table.id or "agent",
             authority=authority,
@@ -698,10 +698,10 @@ class AgentIdentity:
         secrets = configured.secrets_of(configuration, self._clock)
         if self._authority is not None:
             return self._with_authority(
-                minted | configured.minted_by(configuration),
-                configured.described_by(configuration, secrets, self._clock),
+                minted | configured.minted_resources(configuration),
+                configured.other_resources(configuration, secrets, self._clock),
             )
-        return configured.configured(
+        return configured.assemble(
             configuration,
             secrets,
             name=self.name,
@@ -720,7 +720,7 @@ class AgentIdentity:
                 "an identity needs an authority of its own, or a configuration that names issuers",
                 remedy="use AgentIdentity.embedded(…) or AgentIdentity.from_config(…)",
             )
-        return embedded(
+        return assemble_embedded(
             self._authority.issuer,
             name=self.name,
             agent=self._agent,
@@ -840,7 +840,7 @@ def _minted(uri: str, described: Described) -> Minted:
     details = described.get("authorization_details")
     return Minted(
         scopes=None if scopes is None else scope_set(scopes),
-        details=None if details is None else pinned(details, uri),
+        details=None if details is None else pin_details(details, uri),
     )
 
 

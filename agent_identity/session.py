@@ -257,7 +257,7 @@ class Session:
             )
         if uri in state.chain:
             raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
-        limits = state.limits.narrowed(
+        limits = state.limits.narrow(
             uri,
             None if scopes is None else scope_set(scopes),
             None if resources is None else resource_set(resources),

@@ -18,7 +18,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import pure
 from agent_identity.keys.algorithms import ALGORITHMS
-from agent_identity.keys.signing import published
+from agent_identity.keys.signing import to_published_jwk
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
@@ -88,7 +88,7 @@ def public_keys_of(signer: Signer) -> Flow[list[dict[str, JSON]]]:
     keys = yield from _wrap_network_errors(signer.keys())
     if not keys:
         raise CredentialRejectedError("unknown_key", "the signer of first grants has no key")
-    return [published(key) for key in keys]
+    return [to_published_jwk(key) for key in keys]
 
 
 def sign_compact(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[str]:
@@ -132,6 +132,6 @@ def probe_signer(signer: Signer) -> Flow[dict[str, JSON]]:
         CredentialError: it doesn't sign.
     """
     key, *_ = yield from public_keys_of(signer)
-    header = jose.header(str(key["alg"]), typ="agent-identity-probe", kid=str(key["kid"]))
+    header = jose.encode_header(str(key["alg"]), typ="agent-identity-probe", kid=str(key["kid"]))
     yield from sign_compact(signer, f"{header}.{b64url(b'{}')}".encode("ascii"), key)
     return key

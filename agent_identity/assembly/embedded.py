@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An identity with an authority of its own in this process: it signs first grants, and mints a token for any resource."""
+"""Assembles an identity with an authority in this process, which signs first grants and mints a token for any resource."""
 
 from __future__ import annotations
 
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
-__all__ = ["Minted", "embedded"]
+__all__ = ["Minted", "assemble_embedded"]
 
 
 class Minted(NamedTuple):
-    """What is said of a resource whose tokens the authority mints: see `Resource`."""
+    """The settings of a resource whose tokens the authority mints; see `Resource`."""
 
     scopes: frozenset[str] | None = None
     sends_assertion: bool = True
     details: Details | None = None
 
 
-_NOTHING_SAID: Final = Minted()
+_DEFAULTS: Final = Minted()
 
 
-def embedded(
+def assemble_embedded(
     authority: str,
     *,
     name: str,
@@ -49,9 +49,9 @@ def embedded(
     described: Mapping[str, Resource],
     clock: Callable[[], float],
 ) -> Assembled:
-    """Everything from the authority whose issuer is `authority`.
+    """Assemble the parts around the authority whose issuer is `authority`.
 
-    `minted` is what is said of resources that get its tokens, `described` are resources whose credentials come from elsewhere.
+    `minted` are the settings of resources that get its tokens, `described` the resources whose credentials come from elsewhere.
     """
     issuer = Issuer(
         authority,
@@ -62,18 +62,17 @@ def embedded(
     )
     source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
 
-    def reached(uri: str, said: Minted = _NOTHING_SAID) -> Resource:
+    def make_resource(uri: str, settings: Minted = _DEFAULTS) -> Resource:
         return Resource(
             uri,
             source,
-            said.scopes,
-            sends_assertion=said.sends_assertion,
+            settings.scopes,
+            sends_assertion=settings.sends_assertion,
             issuer=issuer,
-            details=said.details,
+            details=settings.details,
             handed=ChainAlone(clock),
         )
 
-    resources = {uri: reached(uri, said) for uri, said in minted.items()}
-    return Assembled(
-        IssuedGrants(issuer), Resources(resources | dict(described), reached), {"": issuer}, {}
-    )
+    resources = {uri: make_resource(uri, settings) for uri, settings in minted.items()}
+    known = Resources(resources | dict(described), make_resource)
+    return Assembled(IssuedGrants(issuer), known, {"": issuer}, {})

@@ -15,7 +15,7 @@ from agent_identity.authority.requests import BODY_LIMIT, OAuthError, refused
 from agent_identity.errors import VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
-from agent_identity.verify.asgi import check_placed
+from agent_identity.verify.asgi import check_header_order
 
 if TYPE_CHECKING:
     from agent_identity.authority.endpoints import Endpoints
@@ -71,7 +71,7 @@ class AsgiApp:
     def _headers(self, scope: Message) -> dict[str, str]:
         """The headers as they are before the body is read: a server may append its trailers to the same list."""
         try:
-            check_placed(scope["headers"], _SINGLE_NAMES)
+            check_header_order(scope["headers"], _SINGLE_NAMES)
         except VerificationError as error:
             raise refused("invalid_request", error) from None
         headers = _headers(scope["headers"])

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.authority.clients import dump_client, load_client
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 from agent_identity.forks import StillLock
-from agent_identity.keys.private_files import one_at_a_time, settle
+from agent_identity.keys.private_files import locked_file, make_once
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
@@ -208,8 +208,8 @@ class Store:
         if self._path is None:
             return _connect(":memory:")
         # One at a time, as two that turn a fresh file to WAL together get "locked" at once, whatever the timeout.
-        with one_at_a_time(self._path.with_suffix(".lock")):
-            settle(self._path, bytes)
+        with locked_file(self._path.with_suffix(".lock")):
+            make_once(self._path, bytes)
             # Never opened by ourselves: closing it would drop the locks of every connection in this process.
             if self._path.is_symlink():
                 raise OSError(errno.ELOOP, "the database is a link")

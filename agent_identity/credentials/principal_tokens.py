@@ -604,7 +604,7 @@ def subject_assertion(
     expires_at: float,
 ) -> Secret:
     """State that session `txn` acts for `principal`; times are Unix seconds."""
-    header = jose.header(key.alg, typ=SUBJECT_TYPE, kid=key.thumbprint)
+    header = jose.encode_header(key.alg, typ=SUBJECT_TYPE, kid=key.thumbprint)
     claims: dict[str, JSON] = {
         "iss": client_id,
         "sub": principal.sub,

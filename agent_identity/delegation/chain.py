@@ -86,7 +86,7 @@ class _ParsedChain(NamedTuple):
 
     grants: tuple[Grant, ...]
     root_signed: jose.Parsed
-    hops: tuple[jose.Prepared, ...]
+    hops: tuple[jose.PreparedCheck, ...]
 
 
 class _CachedChain(NamedTuple):
@@ -94,7 +94,7 @@ class _CachedChain(NamedTuple):
 
     read: _ParsedChain
     keys: list[JWK]
-    root: jose.Prepared
+    root: jose.PreparedCheck
 
 
 _KEPT: Final = 256
@@ -303,15 +303,15 @@ def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
         )
 
 
-def _prepare(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
-    fitting = jose.fitting(
+def _prepare(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.PreparedCheck:
+    fitting = jose.fit_keys(
         signed.head,
         keys,
         algorithms=DELEGATION_ALGORITHMS,
         typ=GRANT_TYPE,
         error=InvalidAssertionError,
     )
-    return fitting.prepared(signed)
+    return fitting.prepare(signed)
 
 
 class Handover(NamedTuple):

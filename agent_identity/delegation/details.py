@@ -35,10 +35,10 @@ __all__ = [
     "Constraint",
     "Detail",
     "Details",
-    "about",
     "details_from",
-    "pinned",
+    "pin_details",
     "read_details",
+    "resource_detail",
 ]
 
 _DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
@@ -176,7 +176,7 @@ class Details:
             for detail in child._objects  # noqa: SLF001 - of the same class
         )
 
-    def towards(self, resources: Iterable[str]) -> Details | None:
+    def for_resources(self, resources: Iterable[str]) -> Details | None:
         """The objects about any of these resources, so that a grant has no others; None where there are none."""
         wanted = tuple(resources)
         kept = [
@@ -186,7 +186,7 @@ class Details:
         ]
         return Details(kept) if kept else None
 
-    def apart(self, resources: Iterable[str]) -> Details:
+    def split_by_resource(self, resources: Iterable[str]) -> Details:
         """The same as it counts in a grant for these resources, each object about one of them: left out means any of them.
 
         Raises:
@@ -246,12 +246,12 @@ def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Det
     )
 
 
-def about(resources: list[JSON]) -> dict[str, JSON]:
+def resource_detail(resources: list[JSON]) -> dict[str, JSON]:
     """An object that limits only the resources."""
     return {"type": TOOL_DETAILS, "resources": resources}
 
 
-def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
+def pin_details(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
     """Read the configured details of a resource: each object is about only that resource.
 
     Raises:
@@ -270,7 +270,7 @@ def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
 def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
     if claims.text("type") != TOOL_DETAILS:
         raise error("detail_type_unknown", "authorization_details have an unknown type")
-    claims.only(_DETAIL)
+    claims.check_names(_DETAIL)
     arguments: dict[str, Constraint] = {}
     if claims.has("arguments"):
         rules = claims.mapping("arguments")

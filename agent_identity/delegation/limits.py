@@ -54,7 +54,7 @@ class Limits:
                 remedy="add the scope to the resource's configuration",
             )
 
-    def allowed(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
+    def default_scopes(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
         """The scopes of a call that names none: all configured scopes of `resource` that these limits allow.
 
         None where neither says anything, and none for local tools.
@@ -65,7 +65,7 @@ class Limits:
             return configured or self.scopes or frozenset()
         return configured & self.scopes
 
-    def narrowed(
+    def narrow(
         self,
         agent: str,
         scopes: frozenset[str] | None,

@@ -200,7 +200,9 @@ class SessionState:
         if known is not None:
             return known
         configured = self.parts.resources.scopes(resource)
-        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
+        asked_for = (
+            scopes if scopes is not None else self.limits.default_scopes(resource, configured)
+        )
         self.limits.check(resource, asked_for, configured)
         self._needed[resource, scopes] = asked_for
         return asked_for

@@ -45,22 +45,22 @@ def play(
 ) -> T:
     """Drive a flow with these answers to its HTTP requests, in order; an error among them is raised into the flow.
 
-    What is shared is fetched by playing its own flow, records are taken and forgotten, pauses pass at once. `asks` collects
-    all that was asked. `secrets` answers references, `svids` the Workload API by audience; `visitor` is given a redirect URI
-    and what a person is shown, and says what comes back; `kept` collects what is to be kept, and answers references first.
+    Shared values are fetched by playing their flows, records are dropped, pauses end at once. `asks` collects everything that
+    the flow asks. `secrets` answers references, `svids` the Workload API by audience. `visitor` gets a redirect URI and the
+    prompt for a person, and returns the callback. `kept` collects written secrets, and answers references first.
 
     Raises:
-        AssertionError: it asked for more than there are answers, or for less.
+        AssertionError: the flow asked for more or less than the answers.
     """
-    stage = _Stage(list(answers), asks, secrets or {}, svids or {}, visitor, kept)
-    value = run(flow, stage.answer)
-    if stage.left:
-        raise AssertionError(f"the flow left {len(stage.left)} answers unasked for")
+    player = _Player(list(answers), asks, secrets or {}, svids or {}, visitor, kept)
+    value = run(flow, player.answer)
+    if player.left:
+        raise AssertionError(f"the flow left {len(player.left)} answers unused")
     return value
 
 
-class _Stage:
-    """The world of one played flow."""
+class _Player:
+    """Answers what one played flow asks."""
 
     def __init__(
         self,
@@ -102,7 +102,7 @@ class _Stage:
 
     def _exchange(self, ask: HttpRequest) -> HttpResponse:
         if not self.left:
-            raise AssertionError(f"the flow asks for one more exchange: {ask}")
+            raise AssertionError(f"there is no answer left for {ask}")
         answer = self.left.pop(0)
         if isinstance(answer, Exception):
             raise answer
@@ -116,7 +116,7 @@ class _Stage:
 
 
 class KnownIssuer(Issuer):
-    """An issuer whose metadata a test gives, so that a flow asks it for nothing but what the test is about."""
+    """An issuer with the given metadata, so that a played flow doesn't ask for it."""
 
     def __init__(
         self,

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent_identity.verify.replay import Replay, ReplayKey
     from agent_identity.verify.revocations import RevocationCheck
 
-__all__ = ["is_first_use", "is_revoked", "keys_from", "ticking", "used_before"]
+__all__ = ["is_first_use", "is_revoked", "keys_from", "read_not_before", "wrap_clock"]
 
 
 def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
@@ -39,13 +39,13 @@ def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise _store_failed(f"raised {type(error).__name__}") from error
+        raise _store_error(f"raised {type(error).__name__}") from error
     if answer is True or answer is False:
         return answer
-    raise _store_failed(f"answered with {_kind_of(answer)}, not with True or False")
+    raise _store_error(f"answered with {_kind_of(answer)}, not with True or False")
 
 
-def used_before(replay: Replay) -> float:
+def read_not_before(replay: Replay) -> float:
     """The store's `not_before`, in Unix seconds.
 
     Raises:
@@ -58,10 +58,10 @@ def used_before(replay: Replay) -> float:
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise _store_failed(f"raised {type(error).__name__}") from error
+        raise _store_error(f"raised {type(error).__name__}") from error
     if _is_time(answer):
         return answer
-    raise _store_failed(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
+    raise _store_error(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
 
 
 def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: float) -> bool:
@@ -77,10 +77,10 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise _revocations_failed(f"raised {type(error).__name__}") from error
+        raise _revocations_error(f"raised {type(error).__name__}") from error
     if answer is True or answer is False:
         return answer
-    raise _revocations_failed(f"answered with {_kind_of(answer)}, not with True or False")
+    raise _revocations_error(f"answered with {_kind_of(answer)}, not with True or False")
 
 
 def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
@@ -101,11 +101,11 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise _no_keys(issuer, f"raised {type(error).__name__}") from error
-    raise _no_keys(issuer, why)
+        raise _keys_error(issuer, f"raised {type(error).__name__}") from error
+    raise _keys_error(issuer, why)
 
 
-def ticking(clock: Callable[[], float]) -> Callable[[], float]:
+def wrap_clock(clock: Callable[[], float]) -> Callable[[], float]:
     """Wrap a clock so that it returns a time or raises."""
 
     def now() -> float:
@@ -114,10 +114,10 @@ def ticking(clock: Callable[[], float]) -> Callable[[], float]:
         except Exception as error:
             if is_interrupt(error):
                 raise
-            raise _clock_failed(f"raised {type(error).__name__}") from error
+            raise _clock_error(f"raised {type(error).__name__}") from error
         if _is_time(answer):
             return answer
-        raise _clock_failed(f"answered with {_kind_of(answer)}, not with Unix seconds")
+        raise _clock_error(f"answered with {_kind_of(answer)}, not with Unix seconds")
 
     return now
 
@@ -140,7 +140,7 @@ def _kind_of(answer: object) -> str:
     return type(answer).__name__
 
 
-def _store_failed(what: str) -> DeniedError:
+def _store_error(what: str) -> DeniedError:
     return DeniedError(
         "replay_store_failed",
         f"the replay store {what}",
@@ -148,7 +148,7 @@ def _store_failed(what: str) -> DeniedError:
     )
 
 
-def _revocations_failed(what: str) -> VerificationError:
+def _revocations_error(what: str) -> VerificationError:
     return VerificationError(
         "revocations_failed",
         f"the source of revocations {what}",
@@ -156,7 +156,7 @@ def _revocations_failed(what: str) -> VerificationError:
     )
 
 
-def _no_keys(issuer: str, what: str) -> VerificationError:
+def _keys_error(issuer: str, what: str) -> VerificationError:
     return VerificationError(
         "anchor_unavailable",
         f"the function for the keys of {issuer} {what}",
@@ -164,7 +164,7 @@ def _no_keys(issuer: str, what: str) -> VerificationError:
     )
 
 
-def _clock_failed(what: str) -> VerificationError:
+def _clock_error(what: str) -> VerificationError:
     return VerificationError(
         "clock_failed",
         f"the clock {what}",

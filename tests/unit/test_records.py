@@ -22,9 +22,9 @@ from agent_identity.provenance.records import (
     GRANT_MADE,
     KINDS,
     SESSION_OPENED,
-    encoded,
+    encode_record,
     read_record,
-    without_round,
+    strip_round,
 )
 
 KEY = Sealer(bytes(32))
@@ -75,7 +75,7 @@ def rows_of(*drafts: Draft) -> list:
 @given(BODIES)
 def test_the_encoding_is_rfc_8785_byte_for_byte(body: dict) -> None:
     """RFC 8785, held against an implementation that isn't ours."""
-    assert encoded(CALL_INTENDED, body) == rfc8785.dumps(body)
+    assert encode_record(CALL_INTENDED, body) == rfc8785.dumps(body)
 
 
 @given(BODIES)
@@ -193,7 +193,7 @@ def test_a_damaged_body_is_a_ledger_error(body: bytes) -> None:
     ],
 )
 def test_the_jti_of_an_assertion_names_its_call(ref: str, plain: str) -> None:
-    assert without_round(ref) == plain
+    assert strip_round(ref) == plain
 
 
 def test_sessions_are_found_by_transaction_and_grants_by_hash() -> None:

@@ -78,7 +78,7 @@ ANSWER: dict[str, Any] = {
 
 def token(**changes: Any) -> str:
     claims = {name: value for name, value in (CLAIMS | changes).items() if value is not None}
-    return ANCHOR.compact(jose.header("ES256", typ="at+jwt"), json.dumps(claims).encode())
+    return ANCHOR.compact(jose.encode_header("ES256", typ="at+jwt"), json.dumps(claims).encode())
 
 
 def answered(access_token: str | None = None, **changes: Any) -> HttpResponse:
@@ -249,7 +249,9 @@ def test_a_nonce_is_met_with_a_new_assertion_and_a_new_proof() -> None:
     )
     exchange(challenge, answered(), asks=asks)
     first, second = asks
-    assert jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
+    assert (
+        jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
+    )
     one, two = (parse_qs(ask.body.decode())["client_assertion"] for ask in (first, second))
     assert one != two
 

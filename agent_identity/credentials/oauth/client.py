@@ -89,7 +89,7 @@ class PrivateKeyJwt:
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:
         key = (yield from self.key()) if callable(self.key) else self.key
-        header = jose.header(
+        header = jose.encode_header(
             key.alg, typ="client-authentication+jwt", kid=self.kid or key.thumbprint
         )
         claims: dict[str, JSON] = {

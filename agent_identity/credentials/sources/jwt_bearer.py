@@ -123,7 +123,7 @@ class JwtBearer:
 
     def _sign(self, key: SigningKey, client_id: str, sub: str) -> Secret:
         now = int(self.issuer.clock())
-        header = jose.header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
+        header = jose.encode_header(key.alg, typ="JWT", kid=self.kid or key.thumbprint)
         claims: dict[str, JSON] = {
             "iss": client_id,
             "sub": sub,

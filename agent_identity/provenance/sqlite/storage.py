@@ -1,13 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """SQLite files that only their owner can read, and connections that survive a fork.
 
-S1  A file is 0600 whatever the umask; its -wal and -shm take that over from it.
+S1  A file has mode 0600 whatever the umask, and its -wal and -shm files inherit that.
 S2  Every write transaction starts with `BEGIN IMMEDIATE`.
-S3  No lock is taken while another is held, so that `fork` can wait for all of them.
-S4  No connection crosses a fork: SQLite keeps its file locks by process, and a child that inherited them would believe
-    that it holds what it doesn't. All are closed before the fork, and opened again on both sides at the next use.
+S3  No lock is acquired while another one is held, so that `fork` can wait for all of them.
+S4  No connection crosses a fork: SQLite's file locks belong to a process, and the child would believe that it holds the
+    parent's. All connections are closed before the fork, and opened again on both sides at the next use.
 
-tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
+tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py have the tests of these rules.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError, LedgerError
 from agent_identity.forks import StillLock
-from agent_identity.keys.private_files import private_file
+from agent_identity.keys.private_files import make_private_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -32,13 +32,13 @@ __all__ = [
     "begin",
     "is_busy",
     "open_database",
-    "patiently",
+    "retry_while_busy",
     "roll_back",
     "storage_error",
 ]
 
 BUSY_SECONDS: Final = 5.0
-"""Seconds that a write waits for another process that holds the file."""
+"""How many seconds a write waits for another process that holds the file."""
 
 _log = logging.getLogger("agent_identity.provenance")
 _CODES: Final = {
@@ -58,15 +58,15 @@ def open_database(
     page_size: int = 4096,
     waits: bool = True,
 ) -> sqlite3.Connection:
-    """Open a database of ours in WAL mode, making file and tables when it is new.
+    """Open a database in WAL mode. If it is new, make the file and the tables.
 
-    One that `waits` gives others `BUSY_SECONDS` to finish; else a busy file is an error at once.
+    With `waits`, a busy file is retried for `BUSY_SECONDS`; otherwise it is an error at once.
 
     Raises:
-        ConfigurationError: its schema is newer or older than this code, or it is another program's.
+        ConfigurationError: its schema has another version, or it belongs to another program.
         LedgerError: it can't be read or made.
     """
-    private_file(path)
+    make_private_file(path)
     try:
         database = sqlite3.connect(
             path.absolute(),
@@ -78,12 +78,12 @@ def open_database(
     except sqlite3.Error as error:
         raise storage_error(error, f"{path} can't be opened") from error
     try:
-        if _found_version(database) == 0:
+        if _read_version(database) == 0:
             _create(database, schema, version, page_size)
-        if (found := _found_version(database)) != version:
+        if (existing := _read_version(database)) != version:
             raise ConfigurationError(
                 "ledger_schema",
-                f"{path} has schema {found}, this version of agent_identity reads {version}",
+                f"{path} has schema {existing}, this version of agent_identity reads {version}",
                 remedy="use the version that wrote it, or another file",
             )
         database.execute(f"PRAGMA synchronous = {'FULL' if durability == 'power' else 'NORMAL'}")
@@ -99,8 +99,8 @@ def open_database(
     return database
 
 
-def _found_version(database: sqlite3.Connection) -> int:
-    """The schema number; -1 for tables without one, which aren't ours."""
+def _read_version(database: sqlite3.Connection) -> int:
+    """The schema version; -1 if there are tables without one, which belong to another program."""
     (version,) = database.execute("PRAGMA user_version").fetchone()
     (tables,) = database.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return -1 if version == 0 and tables else int(version)
@@ -108,11 +108,11 @@ def _found_version(database: sqlite3.Connection) -> int:
 
 def _create(database: sqlite3.Connection, schema: str, version: int, page_size: int) -> None:
     database.execute(f"PRAGMA page_size = {page_size}")
-    # SQLite's own wait leaves out the switch to WAL, which fails at once when two do it together
-    patiently(lambda: database.execute("PRAGMA journal_mode = WAL"))
+    # SQLite's own wait doesn't cover the switch to WAL, which fails at once if two processes do it together
+    retry_while_busy(lambda: database.execute("PRAGMA journal_mode = WAL"))
     database.execute("BEGIN IMMEDIATE")
     try:
-        if _found_version(database) == 0:  # another process may have been first
+        if _read_version(database) == 0:  # another process may have been first
             for statement in schema.split(";"):
                 database.execute(statement)
             database.execute(f"PRAGMA user_version = {version}")
@@ -123,8 +123,8 @@ def _create(database: sqlite3.Connection, schema: str, version: int, page_size: 
 
 
 def begin(database: sqlite3.Connection) -> None:
-    """Begin a write transaction, waiting up to `BUSY_SECONDS` for other writers; SQLite's own wait is off."""
-    patiently(lambda: database.execute("BEGIN IMMEDIATE"))
+    """Begin a write transaction. Wait up to `BUSY_SECONDS` for other writers, since SQLite's own wait is off."""
+    retry_while_busy(lambda: database.execute("BEGIN IMMEDIATE"))
 
 
 def roll_back(database: sqlite3.Connection) -> None:
@@ -133,8 +133,8 @@ def roll_back(database: sqlite3.Connection) -> None:
         database.execute("ROLLBACK")
 
 
-def patiently(step: Callable[[], object]) -> None:
-    """Take a step that begins to write, waiting up to `BUSY_SECONDS` for others."""
+def retry_while_busy(step: Callable[[], object]) -> None:
+    """Run a step that begins to write, and repeat it for up to `BUSY_SECONDS` while the file is busy."""
     deadline = time.monotonic() + BUSY_SECONDS
     pause = 0.0002
     while True:
@@ -150,7 +150,7 @@ def patiently(step: Callable[[], object]) -> None:
 
 
 def is_busy(error: sqlite3.Error) -> bool:
-    """Another process holds the file; a retry may help."""
+    """Whether another process holds the file, so that a retry may help."""
     return _primary_code(error) in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}
 
 
@@ -161,13 +161,13 @@ def _primary_code(error: sqlite3.Error) -> int:
 def storage_error(
     error: sqlite3.Error, what: str, otherwise: str = "ledger_unwritable"
 ) -> LedgerError:
-    """A `LedgerError` for what SQLite says; what is neither busy nor damaged has the code `otherwise`."""
+    """Convert an error of SQLite. If the file is neither busy nor damaged, the code is `otherwise`."""
     code = _CODES.get(_primary_code(error), otherwise)
     name = getattr(error, "sqlite_errorname", None) or type(error).__name__
     remedies = {
         "ledger_busy": "find out which process holds the file",
         "ledger_unreadable": "run `agent-identity ledger verify`; restore the file from a backup",
-        "ledger_unwritable": "see to space, permissions and the health of the disk",
+        "ledger_unwritable": "check the space, the permissions and the health of the disk",
     }
     return LedgerError(code, f"{what} ({name})", remedy=remedies[code])
 
@@ -192,7 +192,7 @@ class Database(StillLock):
         """The connection; the caller must hold the lock.
 
         Raises:
-            LedgerError: it was closed, or this process is a fork that couldn't be prepared.
+            LedgerError: it was closed, or this process was forked during a write.
         """
         if self.current is None:
             if self._closed:
@@ -200,7 +200,7 @@ class Database(StillLock):
             if self._crossed_fork:
                 raise LedgerError(
                     "ledger_forked",
-                    "the process was forked while a write was stuck",
+                    "the process was forked while the ledger was being written",
                     remedy="open the ledger after the fork",
                 )
             self.current = self._connect()
@@ -218,7 +218,7 @@ class Database(StillLock):
 
     @contextlib.contextmanager
     def writing(self, what: str) -> Generator[sqlite3.Connection]:
-        """`reading`, inside one write transaction: committed at the end, rolled back on any exception."""
+        """`reading` inside a write transaction, which is committed at the end and rolled back on any exception."""
         with self.reading(what) as connection:
             try:
                 begin(connection)
@@ -241,17 +241,17 @@ class Database(StillLock):
             connection.close()
 
     def __del__(self) -> None:
-        """Close what was dropped; nobody is left who could hold the lock."""
+        """Close the connection. Nothing can hold the lock any more."""
         self.drop()
 
     def before_fork(self) -> None:
-        """Close the connection, and keep the lock; the next use opens another one."""
+        """Close the connection, and keep the lock. The next use opens another connection."""
         super().before_fork()
         if self.is_at_rest:
             self.drop()
 
     def after_fork_in_child(self) -> None:
-        """Start over with a free lock; a connection that came along is neither used nor closed."""
+        """Start over with a free lock. An inherited connection is neither used nor closed."""
         super().after_fork_in_child()
         if self.current is not None:
             _inherited.append(self.current)
