@@ -188,11 +188,13 @@ def _readings(text: str, *, has_escapes: bool) -> Iterator[_Reading]:
     if _has_run(_BASE64, 8 * shortest // 6, text):
         data = text.encode("ascii", "replace").translate(_AS_BASE64)
         for first in range(4):
-            yield _Base64(data, first)
+            letters = data[first:] + b"A" * (-(len(data) - first) % 4)
+            yield _DecodedText(binascii.a2b_base64(letters), first, len(data), (4, 3))
     if _has_run(_HEX, 2 * shortest, text):
         data = text.encode("ascii", "replace").translate(_AS_HEX)
         for first in range(2):
-            yield _Hex(data, first)
+            digits = data[first:] + b"0" * ((len(data) - first) % 2)
+            yield _DecodedText(binascii.unhexlify(digits), first, len(data), (2, 1))
 
 
 def _has_run(letters: str, length: int, text: str) -> bool:
@@ -221,36 +223,20 @@ _AS_BASE64: Final = _table(_LETTERS, b"A", dash=b"+", underscore=b"/")
 _AS_HEX: Final = _table(b"0123456789abcdefABCDEF", b"0")
 
 
-class _Base64:
-    """A text decoded as base64, in either alphabet, from its `first` character on."""
+class _DecodedText:
+    """A text decoded as hex or base64 from its `first` character on. `ratio` is characters to bytes."""
 
-    def __init__(self, data: bytes, first: int) -> None:
-        letters = data[first:] + b"A" * (-(len(data) - first) % 4)
-        self.text: str = binascii.a2b_base64(letters).decode("latin-1")
+    def __init__(self, data: bytes, first: int, length: int, ratio: tuple[int, int]) -> None:
+        self.text: str = data.decode("latin-1")
         self._first = first
-        self._length = len(data)
+        self._length = length
+        self._characters, self._bytes = ratio
 
     def start(self, at: int, /) -> int:
-        return self._first + 8 * at // 6
+        return self._first + self._characters * at // self._bytes
 
     def end(self, at: int, /) -> int:
-        return min(self._first + -(-8 * at // 6), self._length)
-
-
-class _Hex:
-    """A text decoded as hex from its `first` character on."""
-
-    def __init__(self, data: bytes, first: int) -> None:
-        digits = data[first:] + b"0" * ((len(data) - first) % 2)
-        self.text: str = binascii.unhexlify(digits).decode("latin-1")
-        self._first = first
-        self._length = len(data)
-
-    def start(self, at: int, /) -> int:
-        return self._first + 2 * at
-
-    def end(self, at: int, /) -> int:
-        return min(self._first + 2 * at, self._length)
+        return min(self._first - (-self._characters * at // self._bytes), self._length)
 
 
 _CODED: Final = re.compile(

@@ -108,14 +108,13 @@ def _read_labels(given: Iterable[str]) -> frozenset[str]:
 
 
 def _read_texts(name: str, given: Iterable[str], example: str) -> frozenset[str]:
-    texts = tuple(given) if is_listed(given) else (None,)
-    if not all(map(_is_text, texts)):
+    if not is_listed(given) or not all(map(_is_text, texts := tuple(given))):
         raise ConfigurationError(
             "tool_malformed",
             f"{name} must be a list of strings",
             remedy=f"write {name}={example}",
         )
-    return frozenset(text for text in texts if text is not None)
+    return frozenset(texts)
 
 
 def _is_text(given: object) -> bool:

@@ -193,12 +193,6 @@ class Secret:
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("a Secret can't be pickled or copied")
 
-    def __copy__(self) -> NoReturn:
-        raise TypeError("a Secret can't be pickled or copied")
-
-    def __deepcopy__(self, memo: object, /) -> NoReturn:
-        raise TypeError("a Secret can't be pickled or copied")
-
 
 @dataclass(frozen=True, slots=True)
 class Certificate:

@@ -198,14 +198,6 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
     )
 
 
-def _authorization_code(table: ResourceTable, means: _Means) -> Source:
-    return AuthorizationCode(_sign_in(table, means))
-
-
-def _device(table: ResourceTable, means: _Means) -> Source:
-    return DeviceAuthorization(_sign_in(table, means))
-
-
 def _ciba(table: ResourceTable, means: _Means) -> Source:
     return Ciba(_sign_in(table, means), login_hint_from=table.login_hint_from or "sub")
 
@@ -252,11 +244,7 @@ def _provider(table: ResourceTable) -> Provider:
 
 
 def _workload_token(table: ResourceTable, means: _Means) -> Source:
-    return WorkloadTokenSource(
-        _provider(table),
-        table.audience,
-        clock=means.clock,
-    )
+    return WorkloadTokenSource(_provider(table), table.audience, clock=means.clock)
 
 
 def _spiffe_jwt(_: ResourceTable, means: _Means) -> Source:
@@ -311,8 +299,8 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
     "jwt-bearer": _jwt_bearer,
     "id-jag": _cross_domain,
     "identity-chaining": _cross_domain,
-    "authorization-code": _authorization_code,
-    "device": _device,
+    "authorization-code": lambda table, means: AuthorizationCode(_sign_in(table, means)),
+    "device": lambda table, means: DeviceAuthorization(_sign_in(table, means)),
     "ciba": _ciba,
     "refresh-token": _refresh_token,
     "workload-token": _workload_token,

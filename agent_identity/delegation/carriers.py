@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How assertion and chain travel: the header names, and the list form of a chain (leaf first)."""
+"""The headers that carry assertion and chain, and the list form of a chain (leaf first)."""
 
 from __future__ import annotations
 

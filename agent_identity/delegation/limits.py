@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The limits of a session: which scopes and resources it may request, and which a child may get.
 
-None is no limit of its own, an empty set is nothing at all. Nothing is ever repaired: what is wider is refused.
+None means no limit, an empty set means nothing at all. A request that exceeds the limits is refused, never reduced.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class Limits:
     def default_scopes(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
         """The scopes of a call that names none: all configured scopes of `resource` that these limits allow.
 
-        None where neither says anything, and none for local tools.
+        An empty set if neither is set, and for local tools.
         """
         if resource == LOCAL:
             return frozenset()

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Final, Literal, NamedTuple, overload
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import orjson
 
@@ -42,8 +42,8 @@ __all__ = [
     "loads",
     "loads_object",
     "numeric_date",
-    "unverified",
     "read_header",
+    "unverified",
     "verify",
 ]
 
@@ -216,38 +216,16 @@ def encode_header(alg: str, *, typ: str, kid: str | None = None, jwk: JWK | None
     return b64url(orjson.dumps(members))
 
 
-@overload
 def numeric_date(
-    claims: Mapping[str, JSON],
-    name: str,
-    *,
-    error: type[VerificationError] = ...,
-    required: Literal[True] = ...,
-) -> float: ...
-@overload
-def numeric_date(
-    claims: Mapping[str, JSON],
-    name: str,
-    *,
-    error: type[VerificationError] = ...,
-    required: Literal[False],
-) -> float | None: ...
-def numeric_date(
-    claims: Mapping[str, JSON],
-    name: str,
-    *,
-    error: type[VerificationError] = VerificationError,
-    required: bool = True,
-) -> float | None:
+    claims: Mapping[str, JSON], name: str, *, error: type[VerificationError] = VerificationError
+) -> float:
     """Read a NumericDate claim: Unix seconds as an integer or a fraction (RFC 7519 §2), up to the year 9999.
 
     Raises:
         VerificationError: `missing_claim` or `malformed_claim`. `error` names a subclass to raise instead.
     """
     if name not in claims:
-        if required:
-            raise error("missing_claim", f"the claim {name} is missing")
-        return None
+        raise error("missing_claim", f"the claim {name} is missing")
     value = claims[name]
     # exact types, since a bool is an int; a NaN fails any comparison
     if (type(value) is int or type(value) is float) and 0 <= value <= _LAST_SECOND:
@@ -275,11 +253,11 @@ def check_lifetime(
         VerificationError: `expired`, `not_yet_valid`, `lifetime_too_long`, or what `numeric_date` raises.
     """
     expires = numeric_date(claims, "exp", error=error)
-    begins = numeric_date(claims, "nbf", error=error, required=False)
-    issued = numeric_date(claims, "iat", error=error, required=False)
+    begins = numeric_date(claims, "nbf", error=error) if "nbf" in claims else 0
+    issued = numeric_date(claims, "iat", error=error) if "iat" in claims else None
     if now - skew >= expires:
         raise error("expired", "the token has expired")
-    if max(begins or 0, issued or 0) > now + skew:
+    if max(begins, issued or 0) > now + skew:
         raise error("not_yet_valid", "the token isn't valid yet")
     if issued is not None and expires <= issued:
         raise error("malformed_claim", "exp isn't after iat")

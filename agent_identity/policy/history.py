@@ -11,7 +11,7 @@ import threading
 import weakref
 from typing import Final, NamedTuple
 
-from agent_identity.forks import StillLock, hold_still
+from agent_identity.forks import StillLock
 
 __all__ = ["History", "Past", "begin_history", "join_history"]
 
@@ -93,35 +93,47 @@ class History:
                 )
 
 
-class _SplitAtFork:
-    """Marks every history as incomplete in both processes after a fork, since each continues it on its own."""
+class _Histories(StillLock):
+    """The histories of this process by transaction. After a fork each process continues them without the other's calls."""
 
-    def before_fork(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_txn: dict[str, weakref.ReferenceType[History]] = {}
+        self._purge_at = 64
+
+    def add(self, txn: str, history: History) -> None:
+        """Add a history, and from time to time remove those of closed sessions. The caller holds the lock."""
+        if len(self.by_txn) >= self._purge_at:
+            for other, reference in list(self.by_txn.items()):
+                if reference() is None:
+                    del self.by_txn[other]
+            self._purge_at = max(64, 2 * len(self.by_txn))
+        self.by_txn[txn] = weakref.ref(history)
 
     def after_fork_in_parent(self) -> None:
-        self.after_fork_in_child()
+        super().after_fork_in_parent()
+        self._mark_foreign()
 
     def after_fork_in_child(self) -> None:
-        for reference in list(_histories.values()):
+        super().after_fork_in_child()
+        self._mark_foreign()
+
+    def _mark_foreign(self) -> None:
+        for reference in list(self.by_txn.values()):
             history = reference()
             if history is not None:
                 history.renew_lock()
                 history.mark_foreign()
 
 
-_split: Final = _SplitAtFork()
-hold_still(_split)
-_still: Final = StillLock()
-_histories: Final[dict[str, weakref.ReferenceType[History]]] = {}
-_purge_at: Final = [64]
-"""The number of histories at which those of closed sessions are removed."""
+_histories: Final = _Histories()
 
 
 def begin_history(txn: str) -> History:
     """Make the history of a transaction that begins in this process."""
-    with _still.lock:
+    with _histories.lock:
         history = History()
-        _register(txn, history)
+        _histories.add(txn, history)
     return history
 
 
@@ -130,21 +142,12 @@ def join_history(txn: str, jti: str) -> History:
 
     A transaction that began in this process keeps its one history, whichever identity accepts the grant.
     """
-    with _still.lock:
-        reference = _histories.get(txn)
+    with _histories.lock:
+        reference = _histories.by_txn.get(txn)
         history = None if reference is None else reference()
         if history is None:
             history = History()
             history.mark_foreign()
-            _register(txn, history)
+            _histories.add(txn, history)
     history.accept(jti)
     return history
-
-
-def _register(txn: str, history: History) -> None:
-    if len(_histories) >= _purge_at[0]:
-        for other, reference in list(_histories.items()):
-            if reference() is None:
-                del _histories[other]
-        _purge_at[0] = max(64, 2 * len(_histories))
-    _histories[txn] = weakref.ref(history)

@@ -142,9 +142,7 @@ class LedgerReport(NamedTuple):
             "records": self.records,
             "writers": self.writers,
             "checkpoint": self.checkpoint,
-            "first_bad": None
-            if bad is None
-            else {"writer": bad.writer, "seq": bad.seq, "reason": bad.reason},
+            "first_bad": None if bad is None else bad._asdict(),
         }
 
 

@@ -220,7 +220,8 @@ class _GraphReader:
                 self._add_calls(self._use(self._ledger.find(call_id)))
         else:
             self._add_subtrees(sessions)
-        self._order()
+        for branch in self._branches.values():
+            branch.calls.sort(key=lambda story: story.begun.at)
         chain = self._chain(_common_prefix(paths))
         return Graph(
             root=self._branches[paths[0][0]],
@@ -342,10 +343,6 @@ class _GraphReader:
         if begun.writer not in self._live:
             self._live[begun.writer] = self._ledger.is_live(begun.writer)
         return None if self._live[begun.writer] else "unknown"
-
-    def _order(self) -> None:
-        for branch in self._branches.values():
-            branch.calls.sort(key=lambda story: story.begun.at)
 
     def _chain(self, path: tuple[str, ...]) -> list[Entry]:
         grants = self._grants()

@@ -30,7 +30,6 @@ from agent_identity.provenance.records import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
     from agent_identity.provenance.records import Record
@@ -39,18 +38,9 @@ if TYPE_CHECKING:
 __all__ = ["MemoryLedger"]
 
 _LEASE_SECONDS: Final = 30.0
-_Pending: TypeAlias = tuple[
-    int,
-    str,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    bytes,
-    bytes | None,
-]
+_Text: TypeAlias = "str | None"
+_Pending: TypeAlias = tuple[int, str, _Text, _Text, _Text, _Text, _Text, _Text, bytes, bytes | None]
+"""Time, kind, pseudonym, session, call, trace, span, reference, body, and what is to be sealed."""
 
 
 class MemoryLedger(StillLock):
@@ -155,13 +145,7 @@ class MemoryLedger(StillLock):
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _chain_pending(self) -> None:

@@ -36,12 +36,7 @@ def answers(
     content_type: str = _JSON,
 ) -> Script:
     """Give this answer to every request."""
-
-    def script(request: Received, write: Callable[[bytes], None]) -> None:
-        del request
-        write(_response(status, body, headers or {}, content_type))
-
-    return script
+    return lambda _, write: write(_response(status, body, headers or {}, content_type))
 
 
 def redirects(to: str, status: int = 307) -> Script:
@@ -106,12 +101,7 @@ def truncates(body: bytes = b'{"access_token": "abc", "token_ty') -> Script:
 
 def says_nothing(seconds: float) -> Script:
     """Read the request, and don't answer."""
-
-    def script(request: Received, write: Callable[[bytes], None]) -> None:
-        del request, write
-        time.sleep(seconds)
-
-    return script
+    return lambda _, _write: time.sleep(seconds)
 
 
 def wants_nonces() -> Script:

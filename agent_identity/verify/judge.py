@@ -57,9 +57,9 @@ class Submission(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What passed all rules but two: whether the body is the one that was signed, and whether it was used before.
+    """A request that passed all rules except two: that the body is the signed one, and that it is the first use.
 
-    `ends` is when it stops passing (Unix seconds).
+    `ends` is when it expires (Unix seconds).
     """
 
     seen: Submission
@@ -75,7 +75,7 @@ class Examined(NamedTuple):
 
 
 class _SingleUse(NamedTuple):
-    """What is good once; times are Unix seconds."""
+    """An assertion or proof, which may be used once. Times are Unix seconds."""
 
     kind: str
     jti: str
@@ -84,7 +84,7 @@ class _SingleUse(NamedTuple):
 
 
 class Judge:
-    """The rules of one service: whom it believes and how far, who it is, what it relaxes, and what was used here before."""
+    """The rules of one service, with its anchors, its audience, its relaxations, and its replay store."""
 
     def __init__(
         self,

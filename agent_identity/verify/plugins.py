@@ -32,14 +32,7 @@ def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     Raises:
         DeniedError: the store is full or unavailable, or its answer is neither True nor False.
     """
-    try:
-        answer: object = replay.remember(key, until)
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _store_error(f"raised {type(error).__name__}") from error
+    answer = _call(lambda: replay.remember(key, until), _store_error)
     if answer is True or answer is False:
         return answer
     raise _store_error(f"answered with {_kind_of(answer)}, not with True or False")
@@ -51,14 +44,7 @@ def read_not_before(replay: Replay) -> float:
     Raises:
         DeniedError: it isn't a time.
     """
-    try:
-        answer: object = replay.not_before
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _store_error(f"raised {type(error).__name__}") from error
+    answer = _call(lambda: replay.not_before, _store_error)
     if _is_time(answer):
         return answer
     raise _store_error(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
@@ -70,14 +56,7 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     Raises:
         VerificationError: that isn't known, or the answer is neither True nor False.
     """
-    try:
-        answer: object = check.is_revoked(references, issued_at)
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _revocations_error(f"raised {type(error).__name__}") from error
+    answer = _call(lambda: check.is_revoked(references, issued_at), _revocations_error)
     if answer is True or answer is False:
         return answer
     raise _revocations_error(f"answered with {_kind_of(answer)}, not with True or False")
@@ -89,37 +68,41 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
     Raises:
         VerificationError: `anchor_unavailable`, it returns no keys.
     """
-    try:
+
+    def read_keys() -> object:
         answer: object = jwks()
-        if isinstance(answer, Mapping | list | tuple):
-            keys = keys_in(answer)
-            if _are_objects(keys):
-                return keys
-        why = f"returned {_kind_of(answer)}"
-    except (DeniedError, VerificationError):
-        raise
-    except Exception as error:
-        if is_interrupt(error):
-            raise
-        raise _keys_error(issuer, f"raised {type(error).__name__}") from error
-    raise _keys_error(issuer, why)
+        return keys_in(answer) if isinstance(answer, Mapping | list | tuple) else answer
+
+    answer = _call(read_keys, lambda what: _keys_error(issuer, what))
+    if isinstance(answer, tuple) and _are_objects(answer):
+        return answer
+    raise _keys_error(issuer, f"returned {_kind_of(answer)}")
 
 
 def wrap_clock(clock: Callable[[], float]) -> Callable[[], float]:
     """Wrap a clock so that it returns a time or raises."""
 
     def now() -> float:
-        try:
-            answer: object = clock()
-        except Exception as error:
-            if is_interrupt(error):
-                raise
-            raise _clock_error(f"raised {type(error).__name__}") from error
+        answer = _call(clock, _clock_error)
         if _is_time(answer):
             return answer
         raise _clock_error(f"answered with {_kind_of(answer)}, not with Unix seconds")
 
     return now
+
+
+def _call(
+    function: Callable[[], object], failure: Callable[[str], DeniedError | VerificationError]
+) -> object:
+    """Call a plugged-in function, and convert its exceptions. Those of the library pass through unchanged."""
+    try:
+        return function()
+    except (DeniedError, VerificationError):
+        raise
+    except Exception as error:
+        if is_interrupt(error):
+            raise
+        raise failure(f"raised {type(error).__name__}") from error
 
 
 def _are_objects(keys: Sequence[object]) -> bool:

@@ -95,7 +95,8 @@ class Revocations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
-        self._keys = jwks if callable(jwks) else _constant(keys_in(jwks))
+        fixed = () if callable(jwks) else keys_in(jwks)
+        self._keys = jwks if callable(jwks) else lambda: fixed
         self._max_age = max_age
         self._skew = skew
         self._clock = clock
@@ -193,10 +194,6 @@ def _entries(value: JSON) -> dict[str, int]:
         ref, at = claims.text("ref"), claims.integer("at")
         entries[ref] = max(at, entries.get(ref, at))
     return entries
-
-
-def _constant(keys: Sequence[JWK]) -> Callable[[], Sequence[JWK]]:
-    return lambda: keys
 
 
 def keys_in(jwks: Mapping[str, JSON] | Sequence[JWK]) -> tuple[JWK, ...]:

@@ -149,9 +149,7 @@ class Caller:
         sent = self.headers(method, "/")
         url, key = self.url + target, self.session._state.agent.key
         token = sent["Authorization"].partition(" ")[2]
-        claims = loads_object(unverified(sent["Agent-Assertion"]).payload) | {
-            "htu": htu_of(url)
-        }
+        claims = loads_object(unverified(sent["Agent-Assertion"]).payload) | {"htu": htu_of(url)}
         header = {"typ": "agent-assertion+jwt", "alg": key.alg, "jwk": key.public_jwk}
         return sent | {
             "Agent-Assertion": key.compact(

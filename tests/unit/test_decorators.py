@@ -27,9 +27,7 @@ BILLING = "https://billing.example"
 
 def digest_of_last_call(identity: AgentIdentity, session) -> str:
     intent = [r for r in session.records() if r.kind == "call.intended"][-1]
-    return loads_object(unverified(intent.to_dict()["assertion"]).payload)["call"][
-        "args_hash"
-    ]
+    return loads_object(unverified(intent.to_dict()["assertion"]).payload)["call"]["args_hash"]
 
 
 @tool()

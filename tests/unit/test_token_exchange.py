@@ -249,9 +249,7 @@ def test_a_nonce_is_met_with_a_new_assertion_and_a_new_proof() -> None:
     )
     exchange(challenge, answered(), asks=asks)
     first, second = asks
-    assert (
-        jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
-    )
+    assert jose.loads_object(jose.unverified(second.headers["DPoP"]).payload)["nonce"] == "n-1"
     one, two = (parse_qs(ask.body.decode())["client_assertion"] for ask in (first, second))
     assert one != two
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
@@ -95,7 +94,7 @@ class SqliteLedger:
         return self._writer.healthy
 
     def append(self, draft: Draft, /) -> None:
-        seal = None if draft.sealed is None else self._seal_for(draft)
+        seal = self._seal_for(draft)
         if self._grouped:
             self._writer.commit_enqueued(self._writer.enqueue(draft, seal))
         else:
@@ -103,7 +102,7 @@ class SqliteLedger:
 
     async def aappend(self, draft: Draft, /) -> None:
         # A commit to the page cache takes microseconds. One that must wait, for other writers or for the disk, runs in a thread.
-        seal = None if draft.sealed is None else self._seal_for(draft)
+        seal = self._seal_for(draft)
         if self._grouped or not self._writer.try_append(draft, seal):
             # Enqueued before anything is awaited, so that a cancelled call's outcome comes after its intent. Shielded, so that
             # no record is lost if the caller is cancelled while the thread pool is busy.
@@ -170,17 +169,11 @@ class SqliteLedger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _seal_for(self, draft: Draft) -> Seal:
-        return self.subjects.sealer(subject_of(draft)).seal
+    def _seal_for(self, draft: Draft) -> Seal | None:
+        return None if draft.sealed is None else self.subjects.sealer(subject_of(draft)).seal
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
         unseal = self.subjects.reading()
