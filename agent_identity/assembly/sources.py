@@ -198,10 +198,6 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
     )
 
 
-def _ciba(table: ResourceTable, means: _Means) -> Source:
-    return Ciba(_sign_in(table, means), login_hint_from=table.login_hint_from or "sub")
-
-
 def _refresh_token(table: ResourceTable, means: _Means) -> Source:
     return RefreshToken(
         _issuer(table, means),
@@ -241,18 +237,6 @@ def _provider(table: ResourceTable) -> Provider:
         expect=table.expect,
         token_host=table.token_host,
     )
-
-
-def _workload_token(table: ResourceTable, means: _Means) -> Source:
-    return WorkloadTokenSource(_provider(table), table.audience, clock=means.clock)
-
-
-def _spiffe_jwt(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeJwtSource(means.configuration.spiffe.trust_domain, clock=means.clock)
-
-
-def _spiffe_x509(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeX509Source(means.configuration.spiffe.trust_domain, clock=means.clock)
 
 
 # -- static credentials ----------------------------------------------------------------------------------------------------
@@ -301,11 +285,19 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
     "identity-chaining": _cross_domain,
     "authorization-code": lambda table, means: AuthorizationCode(_sign_in(table, means)),
     "device": lambda table, means: DeviceAuthorization(_sign_in(table, means)),
-    "ciba": _ciba,
+    "ciba": lambda table, means: Ciba(
+        _sign_in(table, means), login_hint_from=table.login_hint_from or "sub"
+    ),
     "refresh-token": _refresh_token,
-    "workload-token": _workload_token,
-    "spiffe-jwt": _spiffe_jwt,
-    "spiffe-x509": _spiffe_x509,
+    "workload-token": lambda table, means: WorkloadTokenSource(
+        _provider(table), table.audience, clock=means.clock
+    ),
+    "spiffe-jwt": lambda _, means: SpiffeJwtSource(
+        means.configuration.spiffe.trust_domain, clock=means.clock
+    ),
+    "spiffe-x509": lambda _, means: SpiffeX509Source(
+        means.configuration.spiffe.trust_domain, clock=means.clock
+    ),
     "api-key": _api_key,
     "basic": _basic,
     "static": _static,

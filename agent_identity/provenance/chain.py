@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
+from agent_identity import canonical
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import (
     ALIASES,
@@ -22,7 +23,7 @@ from agent_identity.provenance.records import (
     seal_context,
     subject_of,
 )
-from agent_identity.values import b64url, new_id
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -40,7 +41,6 @@ __all__ = [
     "Seal",
     "find_broken",
     "hash_link",
-    "sealed_digest",
     "verify_rows",
 ]
 
@@ -78,7 +78,7 @@ class Chain:
         if secret is not None and seal is not None:
             context = seal_context(subject_of(draft), self.writer, seq)
             sealed = seal(encode_record(kind, secret), context)
-            digest = sealed_digest(sealed)
+            digest = canonical.digest(sealed)
         body = encode_record(
             kind,
             {
@@ -110,11 +110,6 @@ class Chain:
 def hash_link(previous: bytes, body: bytes) -> bytes:
     """The hash of an entry that follows the one with the hash `previous`."""
     return sha256(previous + body).digest()
-
-
-def sealed_digest(sealed: bytes) -> str:
-    """The digest of an entry's sealed part, which is in its body."""
-    return "sha-256:" + b64url(sha256(sealed).digest())
 
 
 class FirstBad(NamedTuple):
@@ -246,6 +241,6 @@ def _compare_with_body(row: Row, seq: int) -> str | None:
         return "it isn't a record of agent_identity"
     if columns != row[:9] or row.seq != seq:
         return "a column that repeats its body was changed"
-    if row.sealed is not None and digest != sealed_digest(row.sealed):
+    if row.sealed is not None and digest != canonical.digest(row.sealed):
         return "its sealed part was changed"
     return None

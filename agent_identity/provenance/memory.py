@@ -104,7 +104,7 @@ class MemoryLedger(StillLock):
 
     def sessions(self) -> Iterator[Record]:
         rows = (row for row in reversed(self._all_rows()) if row.kind == SESSION_OPENED)
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return (read_record(row, unseal) for row in rows)
 
     def references(self, beginning: str, /, *, limit: int) -> list[str]:
@@ -112,7 +112,7 @@ class MemoryLedger(StillLock):
         return sorted(ref for ref in tuple(self._places) if ref.startswith(beginning))[:limit]
 
     def records(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return (read_record(row, unseal) for row in self._all_rows())
 
     def is_live(self, writer: str, /) -> bool:
@@ -125,7 +125,7 @@ class MemoryLedger(StillLock):
         return find_broken(records, self._row_at, self._ends.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
-        return verify_rows(self._all_rows(), self.subjects.reading(), check)
+        return verify_rows(self._all_rows(), self.subjects.make_unseal(), check)
 
     def close(self) -> None:
         self._closed = True
@@ -189,5 +189,5 @@ class MemoryLedger(StillLock):
         return rows[0] if rows and rows[0].writer == writer else None
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return [read_record(row, unseal) for row in rows]

@@ -104,23 +104,7 @@ class Subjects:
             _keep(self._sealers, pseudonym, sealer, _SEALERS)
         return sealer
 
-    def seal(self, pseudonym: str, plaintext: bytes, context: bytes) -> bytes:
-        """Encrypt for a subject, bound to `context`.
-
-        Raises:
-            LedgerError: the subject was erased.
-        """
-        return self.sealer(pseudonym).seal(plaintext, context)
-
-    def unseal(self, pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
-        """Decrypt data of a subject; None once erased.
-
-        Raises:
-            VerificationError: it was sealed for another subject or context.
-        """
-        return self.reading()(pseudonym, sealed, context)
-
-    def reading(self) -> Callable[[str, bytes, bytes], bytes | None]:
+    def make_unseal(self) -> Callable[[str, bytes, bytes], bytes | None]:
         """An `unseal` that reads each subject's key once. Use it for one query only."""
         known: dict[str, Sealer | None] = {}
 

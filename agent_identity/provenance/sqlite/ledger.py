@@ -133,7 +133,7 @@ class SqliteLedger:
         return self._read(row for row in rows if row.session == session_id)
 
     def sessions(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         for row in self._lookup.latest(SESSION_OPENED):
             yield read_record(row, unseal)
 
@@ -141,7 +141,7 @@ class SqliteLedger:
         return self._lookup.references(beginning, limit)
 
     def records(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         for row in self._lookup.all_rows():
             yield read_record(row, unseal)
 
@@ -156,7 +156,7 @@ class SqliteLedger:
         return find_broken(records, rows.get, lasts.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
-        return verify_rows(self._lookup.all_rows(), self.subjects.reading(), check)
+        return verify_rows(self._lookup.all_rows(), self.subjects.make_unseal(), check)
 
     def close(self) -> None:
         self._upkeep.stop()
@@ -176,7 +176,7 @@ class SqliteLedger:
         return None if draft.sealed is None else self.subjects.sealer(subject_of(draft)).seal
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return [read_record(row, unseal) for row in rows]
 
     def _do_upkeep(self) -> None:
