@@ -138,11 +138,11 @@ def _wrap_plain(function: Any, definition: Tool, binder: Binder) -> Any:
         call = _begin(definition, binder, args, kwargs)
         try:  # not `with`: an interrupt at the first instruction of `__exit__` would lose the outcome
             call.enter()
-            given, named = binder.unbind(call.arguments)
+            positional, keywords = binder.unbind(call.arguments)
             owner = binder.owner(args)
             try:
                 call.resume()
-                result = function(*owner, *given, **named)
+                result = function(*owner, *positional, **keywords)
                 if isinstance(result, _LATER):
                     raise _hidden_body_error(function, result)
             finally:
@@ -173,11 +173,11 @@ def _wrap_coroutine(function: Any, definition: Tool, binder: Binder) -> Any:
         call = _begin(definition, binder, args, kwargs)
         try:
             await call.aenter()
-            given, named = binder.unbind(call.arguments)
+            positional, keywords = binder.unbind(call.arguments)
             owner = binder.owner(args)
             try:
                 call.resume()
-                result = await function(*owner, *given, **named)
+                result = await function(*owner, *positional, **keywords)
             finally:
                 call.suspend()
             await call.aleave(None)
@@ -195,8 +195,8 @@ def _wrap_generator(function: Any, definition: Tool, binder: Binder) -> Any:
         call = _begin(definition, binder, args, kwargs)
         try:
             call.enter()
-            given, named = binder.unbind(call.arguments)
-            body = function(*binder.owner(args), *given, **named)
+            positional, keywords = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *positional, **keywords)
             result = yield from _step_through(call, body)
             call.leave(None)
         except BaseException as error:
@@ -247,8 +247,8 @@ def _wrap_async_generator(function: Any, definition: Tool, binder: Binder) -> An
         call = _begin(definition, binder, args, kwargs)
         try:
             await call.aenter()
-            given, named = binder.unbind(call.arguments)
-            body = function(*binder.owner(args), *given, **named)
+            positional, keywords = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *positional, **keywords)
             step: Callable[[Any], Coroutine[Any, Any, Any]] = body.asend
             value: Any = None
             while True:

@@ -115,16 +115,16 @@ _KEPT: Final = 1024
 
 
 def _find_spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
-    found = [_Span(start, end, _SECRET) for start, end in _secrets.find(text)]
+    spans = [_Span(start, end, _SECRET) for start, end in _secrets.find(text)]
     if "eyJ" in text:
-        found += [_Span(start, end, _TOKEN) for start, end in _find_tokens(text)]
+        spans += [_Span(start, end, _TOKEN) for start, end in _find_tokens(text)]
     if depth:
         for reading in _readings(text, has_escapes=has_escapes):
-            found += [
+            spans += [
                 _Span(reading.start(start), reading.end(end), instead)
                 for start, end, instead in _find_spans_in(reading, depth - 1)
             ]
-    return found
+    return spans
 
 
 def _find_tokens(text: str) -> Iterator[tuple[int, int]]:
@@ -314,14 +314,14 @@ _SEPARATOR: Final = re.compile(r"(?<=[0-9A-Fa-f]{2})(?:[:._ \t-]|, ?)(?:0x)?(?=[
 class _RewrittenText:
     """A text after some steps of replacement."""
 
-    def __init__(self, given: str, text: str, steps: Callable[[str], Iterator[_Step]]) -> None:
+    def __init__(self, original: str, text: str, steps: Callable[[str], Iterator[_Step]]) -> None:
         self.text: str = text
-        self._given = given
+        self._original = original
         self._steps = steps
 
     @cached_property
     def _back(self) -> list[_OffsetMap]:
-        return [_OffsetMap(*step) for step in self._steps(self._given)][::-1]
+        return [_OffsetMap(*step) for step in self._steps(self._original)][::-1]
 
     def start(self, at: int, /) -> int:
         for step in self._back:

@@ -95,8 +95,8 @@ def _check_name(name: str) -> None:
         )
 
 
-def _read_labels(given: Iterable[str]) -> frozenset[str]:
-    labels = _read_texts("labels", given, '{"reads:finance"}')
+def _read_labels(value: Iterable[str]) -> frozenset[str]:
+    labels = _read_texts("labels", value, '{"reads:finance"}')
     for label in labels:
         if not _is_readable(label) or " " in label:
             raise ConfigurationError(
@@ -107,8 +107,8 @@ def _read_labels(given: Iterable[str]) -> frozenset[str]:
     return labels
 
 
-def _read_texts(name: str, given: Iterable[str], example: str) -> frozenset[str]:
-    if not is_listed(given) or not all(map(_is_text, texts := tuple(given))):
+def _read_texts(name: str, value: Iterable[str], example: str) -> frozenset[str]:
+    if not is_listed(value) or not all(map(_is_text, texts := tuple(value))):
         raise ConfigurationError(
             "tool_malformed",
             f"{name} must be a list of strings",
@@ -117,8 +117,8 @@ def _read_texts(name: str, given: Iterable[str], example: str) -> frozenset[str]
     return frozenset(texts)
 
 
-def _is_text(given: object) -> bool:
-    return isinstance(given, str)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
 def _is_readable(text: object) -> bool:
@@ -130,9 +130,9 @@ def _is_readable(text: object) -> bool:
     )
 
 
-def _quote(given: object) -> str:
+def _quote(value: object) -> str:
     """A value for an error message: in ASCII, since other characters may move or hide the text beside it, and cut."""
-    return ascii(given)[:80]
+    return ascii(value)[:80]
 
 
 _PLAIN: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -252,32 +252,32 @@ def _is_owner(first: inspect.Parameter, function: Callable[..., object]) -> bool
     return first.name in ("self", "cls") and bool(place) and not place.endswith("<locals>")
 
 
-def check_function(given: object) -> None:
+def check_function(value: object) -> None:
     """Check that it is a function or a method; otherwise the remedy says what to write instead."""
-    if inspect.isfunction(given) or inspect.ismethod(given):
+    if inspect.isfunction(value) or inspect.ismethod(value):
         return
-    kind = type(given)
-    if isinstance(given, type):
-        what = f"the class {given.__qualname__}"
-    elif inspect.isbuiltin(given):
-        what = f"the builtin {given.__name__}"
+    kind = type(value)
+    if isinstance(value, type):
+        what = f"the class {value.__qualname__}"
+    elif inspect.isbuiltin(value):
+        what = f"the builtin {value.__name__}"
     else:
         what = f"an object of the class {kind.__module__}.{kind.__qualname__}"  # its repr may hold anything
     raise ConfigurationError(
         "tool_malformed",
         f"tool decorates a function or a method, not {what}",
-        remedy=_remedy_for(given),
+        remedy=_remedy_for(value),
     )
 
 
-def _remedy_for(given: object) -> str:
-    if isinstance(given, type):
+def _remedy_for(value: object) -> str:
+    if isinstance(value, type):
         return "decorate a method of the class, or a function that makes the object"
-    for base in type(given).__mro__:
+    for base in type(value).__mro__:
         instead = _FRAMEWORKS.get(base.__module__.partition(".")[0])
         if instead is not None and "Tool" in base.__name__:
             return instead
-    return next((remedy for kind, remedy in _KINDS if isinstance(given, kind)), _ANY)
+    return next((remedy for kind, remedy in _KINDS if isinstance(value, kind)), _ANY)
 
 
 _ANY: Final = "write a function that calls it, and decorate that function"

@@ -242,15 +242,15 @@ def unb64url(text: str) -> bytes:
     Raises:
         VerificationError: padding, foreign characters, or trailing bits that aren't zero.
     """
-    given = text.encode("ascii", "replace")
-    left_over = len(given) % 4
+    encoded = text.encode("ascii", "replace")
+    left_over = len(encoded) % 4
     try:
         data = binascii.a2b_base64(
-            given.translate(_FROM_URL) + _PADDING[left_over], strict_mode=True
+            encoded.translate(_FROM_URL) + _PADDING[left_over], strict_mode=True
         )
     except ValueError:
         data = None
-    if data is None or (left_over and given[-1] not in _LAST[left_over]):
+    if data is None or (left_over and encoded[-1] not in _LAST[left_over]):
         raise VerificationError("malformed_base64", "not base64url without padding")
     return data
 
@@ -296,9 +296,9 @@ def agent_uri(name: str) -> str:
     return f"urn:agent-identity:agent:{name}"
 
 
-def is_agent(given: object) -> bool:
+def is_agent(value: object) -> bool:
     """Whether it is a URI that can name an agent. `user:`, `service:`, `trigger:`, `agent:` and `client:` begin references."""
-    return _is_text(given, _URI) and str(given).partition(":")[0].lower() not in _RESERVED
+    return _is_text(value, _URI) and str(value).partition(":")[0].lower() not in _RESERVED
 
 
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
@@ -307,23 +307,23 @@ _PHRASE: Final = 200
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
-def _is_text(given: object, form: re.Pattern[str]) -> bool:
-    return isinstance(given, str) and form.fullmatch(given) is not None
+def _is_text(value: object, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
 
 
-def is_listed(given: object) -> bool:
+def is_listed(value: object) -> bool:
     """Whether it is a list, set or other iterable, but not one string."""
-    return isinstance(given, Iterable) and not isinstance(given, str)
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
-def check_phrase(name: str, given: object, *, remedy: str | None = None) -> str:
+def check_phrase(name: str, value: object, *, remedy: str | None = None) -> str:
     """Return a short text that grants carry and people read: a purpose, a trigger, a task.
 
     Raises:
         ConfigurationError: it is too long, or not one readable line. `name` is the code.
     """
-    if isinstance(given, str) and 1 <= len(given) <= _PHRASE and is_line(given):
-        return given
+    if isinstance(value, str) and 1 <= len(value) <= _PHRASE and is_line(value):
+        return value
     raise ConfigurationError(
         name, f"{name} must be one line of 1 to {_PHRASE} printable characters", remedy=remedy
     )
@@ -343,12 +343,12 @@ def check_task(task: object) -> str | None:
     return None if task is None else check_phrase("task", task)
 
 
-def can_be_signed(given: object) -> bool:
+def can_be_signed(value: object) -> bool:
     """Whether it is text free of lone surrogates, which JSON in UTF-8 can't hold."""
-    if not isinstance(given, str):
+    if not isinstance(value, str):
         return False
     try:
-        given.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True

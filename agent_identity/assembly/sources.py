@@ -72,7 +72,7 @@ def resources_of(
 
 
 def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
-    asked = table.transaction_token
+    transaction = table.transaction_token
     return Resource(
         uri,
         _SOURCES[table.source or ""](table, means),
@@ -80,8 +80,8 @@ def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
         sends_assertion=table.assertion != "omit",
         issuer=None if table.issuer is None else means.issuers[table.issuer],
         transaction=None
-        if asked is None
-        else TransactionTokens(means.issuers[asked.issuer], asked.audience),
+        if transaction is None
+        else TransactionTokens(means.issuers[transaction.issuer], transaction.audience),
         details=details_of(uri, table),
         handed=ChainAlone(means.clock) if _needs_principal_token(table) else None,
     )

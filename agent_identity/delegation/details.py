@@ -221,18 +221,18 @@ def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionE
     return Details(objects)
 
 
-def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
+def details_from(objects: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
     """Read authorization details from code or configuration. `whose` is for the error message.
 
     Raises:
         ConfigurationError: `authorization_details`, with what is wrong.
     """
     try:
-        if isinstance(given, str | Mapping):
+        if isinstance(objects, str | Mapping):
             raise VerificationError(
                 "claim_malformed", "authorization_details are a list of objects"
             )
-        claim = orjson.loads(canonical.encode([dict(each) for each in given]))
+        claim = orjson.loads(canonical.encode([dict(each) for each in objects]))
         return read_details(claim, VerificationError)
     except (VerificationError, DeniedError) as error:
         reason = str(error)
@@ -251,13 +251,13 @@ def resource_detail(resources: list[JSON]) -> dict[str, JSON]:
     return {"type": TOOL_DETAILS, "resources": resources}
 
 
-def pin_details(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
+def pin_details(objects: Iterable[Mapping[str, JSON]], resource: str) -> Details:
     """Read the configured details of a resource, and limit each object to that resource.
 
     Raises:
         ConfigurationError: see `details_from`; or an object names another resource.
     """
-    details = details_from(given, whose=f" of {resource}")
+    details = details_from(objects, whose=f" of {resource}")
     if any(member.get("resources", [resource]) != [resource] for member in details.claim):
         raise ConfigurationError(
             "authorization_details",

@@ -28,7 +28,7 @@ class Limits:
     details: Details | None = None
 
     def check(
-        self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
+        self, resource: str, requested: frozenset[str], configured: frozenset[str] | None
     ) -> None:
         """Check a call against these limits, and against the configured scopes of `resource`.
 
@@ -41,16 +41,16 @@ class Limits:
                 f"{self.agent} may not reach {resource} in this session",
                 remedy="name the resource when the session is opened or delegated",
             )
-        if self.scopes is not None and not asked <= self.scopes:
+        if self.scopes is not None and not requested <= self.scopes:
             raise DeniedError(
                 "scope_not_granted",
-                f"{self.agent} lacks {', '.join(sorted(asked - self.scopes))} in this session",
+                f"{self.agent} lacks {', '.join(sorted(requested - self.scopes))} in this session",
                 remedy="grant the scope when the session is opened or delegated, or don't call this tool",
             )
-        if configured is not None and not asked <= configured:
+        if configured is not None and not requested <= configured:
             raise DeniedError(
                 "scope_not_configured",
-                f"{resource} isn't configured for {', '.join(sorted(asked - configured))}",
+                f"{resource} isn't configured for {', '.join(sorted(requested - configured))}",
                 remedy="add the scope to the resource's configuration",
             )
 
@@ -101,5 +101,5 @@ class Limits:
         return Limits(agent, scopes, resources, details)
 
 
-def _beyond(asked: frozenset[str] | None, allowed: frozenset[str]) -> str:
-    return ", ".join(sorted((asked or frozenset[str]()) - allowed))
+def _beyond(requested: frozenset[str] | None, allowed: frozenset[str]) -> str:
+    return ", ".join(sorted((requested or frozenset[str]()) - allowed))

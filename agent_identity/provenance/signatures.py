@@ -73,10 +73,10 @@ class SignatureCheck:
         """
         if grant_hash not in self._leaves:
             records = self._ledger.find(grant_hash)
-            made = [record for record in records if record.kind == GRANT_MADE]
-            if not made:
+            grants = [record for record in records if record.kind == GRANT_MADE]
+            if not grants:
                 raise InvalidAssertionError("grant_unknown", "its grant is not on record")
-            self._leaves[grant_hash] = _leaf_of(made[0])
+            self._leaves[grant_hash] = _leaf_of(grants[0])
         return self._leaves[grant_hash]
 
 

@@ -106,11 +106,11 @@ def says_nothing(seconds: float) -> Script:
 
 def wants_nonces() -> Script:
     """Ask for a new DPoP nonce each time."""
-    asked = iter(range(1_000_000))
+    numbers = iter(range(1_000_000))
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
         del request
-        nonce = {"DPoP-Nonce": f"nonce-{next(asked)}"}
+        nonce = {"DPoP-Nonce": f"nonce-{next(numbers)}"}
         write(_response(400, {"error": "use_dpop_nonce"}, nonce, _JSON))
 
     return script

@@ -87,8 +87,8 @@ def identity(
     """An agent named `test-agent` whose calls go the whole way: real grants, tokens, assertions and records."""
     from agent_identity.identity import AgentIdentity  # noqa: PLC0415 - see `issuer`
 
-    with AgentIdentity("test-agent", authority=issuer, ledger=ledger, policy=agent_policy) as made:
-        yield made
+    with AgentIdentity("test-agent", authority=issuer, ledger=ledger, policy=agent_policy) as agent:
+        yield agent
 
 
 @pytest.fixture

@@ -142,8 +142,8 @@ class Lookup:
                 pairs = wanted[start : start + _PAIRS]
                 query = _BY_PLACE.format(pairs=", ".join(["(?, ?)"] * len(pairs)))
                 values = [value for pair in pairs for value in pair]
-                for found in database.execute(query, (*values, mark)):
-                    row = Row._make(found)
+                for columns in database.execute(query, (*values, mark)):
+                    row = Row._make(columns)
                     rows[row.writer, row.seq] = row
         return rows
 
@@ -171,8 +171,8 @@ class Lookup:
             try:
                 with self.reader.lock, self.reader.reading(self._unreadable) as database:
                     (last,) = database.execute(_PAGE_END, (after, _PAGE)).fetchone()
-                    for found in database.execute(_PAGE_ROWS, (after, last)):
-                        page.append(Row._make(found))  # noqa: PERF401 - what precedes damage is kept
+                    for columns in database.execute(_PAGE_ROWS, (after, last)):
+                        page.append(Row._make(columns))  # noqa: PERF401 - what precedes damage is kept
                     after = last
             except LedgerError as error:
                 failure = error
