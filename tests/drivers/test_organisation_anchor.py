@@ -473,11 +473,11 @@ trust = ["subjects"]
     file.chmod(0o600)
     authority = organisations_authority(read_configuration(file, needs_policy=False), None, "")
     from agent_identity.flow import HttpRequest
-    from agent_identity.jose import header
+    from agent_identity.jose import encode_header
 
     now = int(time.time())
     svid = domain.compact(
-        header(domain.alg, typ="JWT", kid=domain.thumbprint),
+        encode_header(domain.alg, typ="JWT", kid=domain.thumbprint),
         json.dumps(
             {"sub": "spiffe://acme.example/bot", "aud": [AUDIENCE], "iat": now, "exp": now + 60}
         ).encode(),
