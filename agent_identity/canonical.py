@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One spelling for every value: RFC 8785 bytes, and the digest that policy sees, an approval signs and an assertion carries.
+"""The canonical form of values: RFC 8785 bytes, and the digest that policy sees, an approval signs and an assertion carries.
 
-`bound` is what the pipeline calls. It copies a call's arguments and encodes the canonical form of that very copy, in one
-traversal, so that what is digested is what the tool receives. The forms are those of DESIGN section 5, "Arguments":
+The pipeline calls `copy_and_encode`. It copies a call's arguments and encodes the copy in one traversal, so that the digest is
+over what the tool receives. The forms are those of DESIGN section 5, "Arguments":
 
 - str, bool, None, int and float are JSON's own; 1 and 1.0 are one number, and so are 0 and -0.0 (RFC 8785 §3.2.2.3);
 - date, time and datetime are written as RFC 3339 does, without an offset where they have none;
@@ -11,8 +11,8 @@ traversal, so that what is digested is what the tool receives. The forms are tho
 - dataclasses, pydantic models, OrderedDict and defaultdict are objects, tuples and named tuples are lists;
 - sets are lists: numbers in their order, then text by code point, then the rest by its RFC 8785 bytes.
 
-Nothing else has a form, and types are compared exactly: a subclass can answer differently each time it is read. A copy has the
-type of what was given; a defaultdict keeps its `default_factory`.
+Nothing else has a form, and types are compared exactly, since a subclass can return other values each time it is read. A copy
+has the type of the original; a defaultdict keeps its `default_factory`.
 """
 
 from __future__ import annotations
@@ -46,63 +46,64 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = ["MAX_DEPTH", "MAX_INTEGER", "args_digest", "bound", "digest", "encode"]
+__all__ = ["MAX_DEPTH", "MAX_INTEGER", "args_digest", "copy_and_encode", "digest", "encode"]
 
 MAX_DEPTH: Final = 32
-"""How deep objects and lists may nest, the outermost counted."""
+"""How many levels of objects and lists there may be."""
 
 MAX_INTEGER: Final = 2**53 - 1
 """The largest integer that every JSON implementation reads alike (RFC 8259 §6)."""
 
 _Pair: TypeAlias = tuple[object, object]
-"""A copy that nobody else holds, and its canonical form. Where both can be one object, they are."""
+"""A copy that nothing else holds, and its canonical form. They are one object where possible."""
 
 
 class _UndigestibleError(Exception):
-    """A value has no canonical form. The text goes on from the name of the argument; `advice` is what to pass instead."""
+    """A value has no canonical form. The text continues the name of the argument; `advice` says what to pass instead."""
 
     def __init__(self, reason: str, advice: str) -> None:
         super().__init__(reason)
         self.advice = advice
 
 
-def bound(
+def copy_and_encode(
     arguments: Mapping[str, object], opaque: frozenset[str], tool: str = ""
 ) -> tuple[dict[str, object], bytes]:
-    """The arguments that the tool is to get, deeply copied, and their RFC 8785 bytes for `digest`.
+    """Copy a tool's arguments deeply, and return the copy and its RFC 8785 bytes for `digest`.
 
-    Arguments named in `opaque` are passed through uncopied and stand in the bytes as `{"opaque": true}`. `tool` is the name that
-    a refusal gives.
+    Arguments named in `opaque` aren't copied; in the bytes they are `{"opaque": true}`. `tool` is the name in error messages.
 
     Raises:
-        DeniedError: `undigestible_argument`, naming the argument that has no canonical form.
+        DeniedError: `undigestible_argument`, with the name of the argument that has no canonical form.
     """
     copied = dict(arguments)
     forms: dict[str, object] = {}
     for name, value in copied.items():
         if type(name) is not str:
-            raise _denied(name, tool, _UndigestibleError("has a name that is no string", _NAMES))
+            raise _denied_error(
+                name, tool, _UndigestibleError("has a name that isn't a string", _NAMES)
+            )
         if name in opaque:
             forms[name] = {"opaque": True}
         elif type(value) not in _ATOMS:
             try:
                 copied[name], forms[name] = _pair(value, 2)
             except _UndigestibleError as reason:
-                raise _denied(name, tool, reason) from None
+                raise _denied_error(name, tool, reason) from None
     form = {**copied, **forms} if forms else copied
     try:
         return copied, _dump(form)
     except _UndigestibleError as reason:
-        raise _denied(_culprit(form), tool, reason) from None
+        raise _denied_error(_find_culprit(form), tool, reason) from None
 
 
 def args_digest(arguments: Mapping[str, object]) -> str:
     """The `sha-256:…` digest of a call's arguments, as an assertion's `call.args_hash` carries it.
 
     Raises:
-        DeniedError: `undigestible_argument`, naming the argument that has no canonical form.
+        DeniedError: `undigestible_argument`, with the name of the argument that has no canonical form.
     """
-    return digest(bound(arguments, frozenset())[1])
+    return digest(copy_and_encode(arguments, frozenset())[1])
 
 
 def digest(data: bytes) -> str:
@@ -125,11 +126,11 @@ def encode(value: JSON) -> bytes:
 
 
 _AS_TEXT: Final = "pass it as a string"
-_NAMES: Final = "give every name as a plain string, `str(name)`"
+_NAMES: Final = "make every name a plain string, `str(name)`"
 
 
-def _denied(name: object, tool: str, reason: _UndigestibleError) -> DeniedError:
-    # `ascii`: a name can come from a model, with control characters or lone surrogates in it
+def _denied_error(name: object, tool: str, reason: _UndigestibleError) -> DeniedError:
+    # `ascii`, since a model can send a name with control characters or lone surrogates
     argument = f"argument {ascii(name)[:80]}"
     if tool:
         argument += f" of {ascii(tool)[1:-1][:80]}"
@@ -140,7 +141,7 @@ def _denied(name: object, tool: str, reason: _UndigestibleError) -> DeniedError:
     )
 
 
-def _culprit(form: dict[str, object]) -> str:
+def _find_culprit(form: dict[str, object]) -> str:
     for name, value in form.items():
         try:
             _dump({name: value})
@@ -162,11 +163,11 @@ def _dump(form: object) -> bytes:
             return data
         return rfc8785.dumps(orjson.loads(data))
     except orjson.JSONEncodeError:
-        raise _unwritable(form) from None
+        raise _unwritable_error(form) from None
 
 
-def _unwritable(form: Any) -> _UndigestibleError:
-    """Why `orjson` writes no form: it holds an integer that is too large, or text that UTF-8 can't hold."""
+def _unwritable_error(form: Any) -> _UndigestibleError:
+    """Why `orjson` can't write a form: it holds an integer that is too large, or text that UTF-8 can't hold."""
     if _holds_large_integer(form):
         return _UndigestibleError("holds an integer beyond ±(2^53 - 1)", "pass `str(x)`")
     return _UndigestibleError(
@@ -184,7 +185,7 @@ def _holds_large_integer(form: JSON) -> bool:
 
 
 def _pair(value: object, depth: int) -> _Pair:
-    """A value's copy and form; `depth` counts the objects and lists around it, and itself where it is one."""
+    """A value's copy and form. `depth` counts the objects and lists around it, and the value if it is one."""
     kind = type(value)
     if kind in _ATOMS:
         return value, value
@@ -196,7 +197,7 @@ def _pair(value: object, depth: int) -> _Pair:
         raise _UndigestibleError(f"is nested deeper than {MAX_DEPTH}, or in a cycle", _AS_TEXT)
     if container := _CONTAINERS.get(kind):
         return container(value, depth)
-    return _declared(value, depth)
+    return _copy_declared(value, depth)
 
 
 def _number(value: float) -> object:
@@ -218,7 +219,7 @@ def _dict(
     forms: dict[object, object] = {}
     for name, item in copied.items():
         if type(name) is not str:
-            raise _UndigestibleError("holds an object with a name that is no string", _NAMES)
+            raise _UndigestibleError("holds an object with a name that isn't a string", _NAMES)
         if type(item) not in _ATOMS:
             copied[name], form = _pair(item, depth + 1)
             if form is not copied[name]:
@@ -226,7 +227,7 @@ def _dict(
     return copied, {**copied, **forms} if forms else copied
 
 
-def _own_dict(
+def _dict_subclass(
     value: OrderedDict[object, object] | defaultdict[object, object], depth: int
 ) -> _Pair:
     copied = (
@@ -261,9 +262,9 @@ def _tuple(value: tuple[object, ...], depth: int) -> tuple[tuple[object, ...], l
 
 
 def _is_namedtuple(value: object) -> TypeGuard[tuple[object, ...]]:
-    """Whether its class is what `namedtuple` and `typing.NamedTuple` make, and is read as a tuple is.
+    """Whether its class was made by `namedtuple` or `typing.NamedTuple`, and not derived from one or given other reading methods.
 
-    A class derived from such a class isn't. The bases are compared first, so that `_fields` are those that Python's own function gave.
+    The bases are compared first, so that `_fields` come from Python's own function.
     """
     kind = type(value)
     if type(kind) is not type or kind.__bases__ not in ((tuple,), (tuple, Generic)):
@@ -297,9 +298,7 @@ def _set(value: set[object] | frozenset[object], depth: int) -> _Pair:
     pairs = [_pair(item, depth + 1) for item in [*value]]
     forms = [form for _, form in sorted(pairs, key=_order)]
     if len({_dump(form) for form in forms}) < len(forms):
-        raise _UndigestibleError(
-            "holds a set with two members that are written alike", "pass `list(x)`"
-        )
+        raise _UndigestibleError("holds a set with two members of the same form", "pass `list(x)`")
     return type(value)(copied for copied, _ in pairs), forms
 
 
@@ -312,8 +311,8 @@ def _order(pair: _Pair) -> tuple[int, float, str, bytes]:
     return 2, 0, "", _dump(form)
 
 
-def _declared(value: object, depth: int) -> _Pair:
-    """What a class of the user's says of itself: an Enum member, a dataclass instance, a pydantic model."""
+def _copy_declared(value: object, depth: int) -> _Pair:
+    """The copy and form of an object of a user's class: an Enum member, a named tuple, a dataclass, a pydantic model."""
     if _is(value, enum.Enum):
         return value, _pair(value.value, depth)[1]
     if _is_namedtuple(value):
@@ -321,33 +320,33 @@ def _declared(value: object, depth: int) -> _Pair:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return _dataclass(value, [field.name for field in dataclasses.fields(value)], depth)
     if "pydantic" in sys.modules:
-        from pydantic import BaseModel  # noqa: PLC0415 - loaded already, or nothing is a model
+        from pydantic import BaseModel  # noqa: PLC0415 - if it isn't loaded yet, nothing is a model
 
         if _is(value, BaseModel):
             return _model(value, depth)
-    raise _without_form(value)
+    raise _formless_error(value)
 
 
 T = TypeVar("T")
 
 
 def _is(value: object, kind: type[T]) -> TypeGuard[T]:
-    """`isinstance`, which believes what an object says of its class, without that."""
+    """`isinstance`, without trusting an object's own `__class__`."""
     return issubclass(type(value), kind)
 
 
-def _without_form(value: object) -> _UndigestibleError:
+def _formless_error(value: object) -> _UndigestibleError:
     kind = type(value)
     base = next((each for each in _PLAIN if issubclass(kind, each)), None)
     if base is None:
         reason = "which has no canonical form"
     else:
-        reason = f"a class derived from {base.__name__}, which can answer differently each time it is read"
-    return _UndigestibleError(f"holds a {kind.__qualname__}, {reason}", _advice(kind, base))
+        reason = f"a class derived from {base.__name__}, which can return other values each time it is read"
+    return _UndigestibleError(f"holds a {kind.__qualname__}, {reason}", _advise(kind, base))
 
 
-def _advice(kind: type, base: type | None) -> str:
-    """What to pass in place of an object of a class without a form; `base` is the plain class that it derives from."""
+def _advise(kind: type, base: type | None) -> str:
+    """What to pass instead of an object of a class without a form. `base` is the plain class that it derives from."""
     if kind is not memoryview and hasattr(kind, "tolist"):
         return "pass `x.tolist()`"  # scalars and arrays of NumPy, tensors, series, array.array
     if base is not None:
@@ -376,7 +375,7 @@ _PLAIN: Final[Mapping[type, str]] = {
     uuid.UUID: "str(x)",
     pathlib.PurePath: "str(x)",
 }
-"""The classes that have a form, and how an object of a class that derives from one is made plain."""
+"""The classes that have a form, and how to make an object of a derived class plain."""
 
 _INSTEAD: Final[tuple[tuple[type, str], ...]] = (
     (dt.timedelta, "pass `x.total_seconds()`"),
@@ -396,9 +395,9 @@ def _dataclass(value: object, names: list[str], depth: int) -> _Pair:
         AttributeError,
         TypeError,
     ):  # a field that was never set; a base with content, like dict
-        raise _more_than_fields(kind) from None
-    if _hidden(value, names):
-        raise _more_than_fields(kind)
+        raise _hidden_state_error(kind) from None
+    if _has_hidden_state(value, names):
+        raise _hidden_state_error(kind)
     form: dict[str, object] = {}
     for name, item in values.items():
         copy, form[name] = _pair(item, depth + 1)
@@ -408,8 +407,8 @@ def _dataclass(value: object, names: list[str], depth: int) -> _Pair:
 
 def _model(value: BaseModel, depth: int) -> _Pair:
     kind = type(value)
-    if value.__pydantic_private__ or _hidden(value, kind.model_fields):
-        raise _more_than_fields(kind)
+    if value.__pydantic_private__ or _has_hidden_state(value, kind.model_fields):
+        raise _hidden_state_error(kind)
     copied = value.model_copy()
     state = vars(copied)
     for cached in state.keys() - kind.model_fields.keys():
@@ -421,18 +420,18 @@ def _model(value: BaseModel, depth: int) -> _Pair:
     return copied, form
 
 
-def _hidden(value: object, names: Collection[str]) -> bool:
-    """Whether an object holds what its fields don't show. What a `cached_property` left behind is only dropped."""
+def _has_hidden_state(value: object, names: Collection[str]) -> bool:
+    """Whether an object holds more than its fields. Values of a `cached_property` don't count; copies don't have them."""
     return any(
         name not in names and not isinstance(getattr(type(value), name, None), cached_property)
         for name in getattr(value, "__dict__", ())
     )
 
 
-def _more_than_fields(kind: type) -> _UndigestibleError:
+def _hidden_state_error(kind: type) -> _UndigestibleError:
     return _UndigestibleError(
-        f"holds a {kind.__qualname__} that isn't just its fields",
-        "pass a dict of what the tool needs of it",
+        f"holds a {kind.__qualname__} with state besides its fields",
+        "pass a dict of what the tool needs",
     )
 
 
@@ -456,6 +455,6 @@ _CONTAINERS: Final[Mapping[type, Callable[[Any, int], _Pair]]] = {
     tuple: _tuple,
     set: _set,
     frozenset: _set,
-    OrderedDict: _own_dict,
-    defaultdict: _own_dict,
+    OrderedDict: _dict_subclass,
+    defaultdict: _dict_subclass,
 }

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""`tool`: translates a function call into a `Call`, and stays out of the way otherwise.
+"""`tool` translates a function call into a `Call`, and does nothing else.
 
-What is decorated stays what it was: sync, async, generator or async generator, with its signature and its typing. Decorating
-reads the signature and nothing else: no key, client, file or network.
+A decorated function stays sync, async, a generator or an async generator, with the same signature and types. Decorating only
+reads the signature: it touches no key, client, file or network.
 """
 
 from __future__ import annotations
@@ -50,26 +50,25 @@ def tool(
     labels: Iterable[str] = (),
     opaque: Iterable[str] = (),
 ) -> Any:
-    """Make a function a tool: each call of it is permitted, credentialed, asserted and recorded, or doesn't happen.
+    """Make a function a tool: each call of it is permitted, gets a credential, is asserted and recorded, or doesn't happen.
 
-    `resource` is the URI that it reaches (None = nothing outside this process), `scopes` what it needs there (None = what the
-    resource is configured with), `labels` what it does (`"reads:finance"`), `opaque` arguments that have no canonical form.
+    `resource` is the URI that it reaches (None = nothing outside this process), `scopes` what it needs there (None = the
+    resource's configured scopes), `labels` what it does (`"reads:finance"`), `opaque` the arguments without a canonical form.
     `@tool` alone is `@tool()`.
 
-    The function gets a deep copy of its arguments, of the same types. `opaque`
-    arguments are passed through as they are.
+    The function gets a deep copy of its arguments, of the same types. `opaque` arguments are passed on as they are.
 
     Raises:
-        ConfigurationError: what is decorated is no function, or an argument can't be used.
+        ConfigurationError: the decorated object is not a function, or an argument can't be used.
 
     The decorated function raises:
         TypeError: it can't be called with these arguments. It did not run.
         NoSessionError: it was called outside every session.
         DeniedError: policy, or the session's limits, refused it. It did not run.
-        CredentialError: its credential could not be had. It did not run.
+        CredentialError: no credential could be obtained. It did not run.
         LedgerError: its intent could not be recorded. It did not run.
     """
-    described = Tool(
+    definition = Tool(
         "tool" if name is None else name,
         resource=resource,
         scopes=scopes,
@@ -83,13 +82,12 @@ def tool(
             raise ConfigurationError(
                 "tool_malformed",
                 f"{function.__name__} is a tool already",
-                remedy="decorate it once; a second tool is a second function that calls the first",
+                remedy="decorate it once; for a second tool, write a function that calls the first",
             )
         binder = Binder(function)
-        binder.check_parameters(described.opaque)
-        return _made(
-            function, described if name is not None else described.named(function.__name__), binder
-        )
+        binder.check_parameters(definition.opaque)
+        named = definition if name is not None else definition.with_name(function.__name__)
+        return _wrap(function, named, binder)
 
     if not functions:
         return decorate
@@ -97,59 +95,56 @@ def tool(
         return decorate(functions[0])
     raise ConfigurationError(
         "tool_malformed",
-        "tool takes one function and nothing else without a keyword",
+        f"tool got {len(functions)} positional arguments, and takes one function",
         remedy="write tool(resource=…, scopes=…)",
     )
 
 
-def wrap(function: Callable[P, R], described: Tool) -> Callable[P, R]:
-    """Make a function the tool that `described` says it is; what `tool` does, for adapters."""
-    return _made(function, described, Binder(function))
-
-
-def _made(function: Callable[P, R], described: Tool, binder: Binder) -> Callable[P, R]:
-    wrapped: Callable[P, R] = _wrap(function, described, binder)
-    wrapped.__dict__["__agent_identity_tool__"] = described
-    return wrapped
+def wrap(function: Callable[P, R], definition: Tool) -> Callable[P, R]:
+    """Make a function the tool that `definition` describes. It does what `tool` does, for adapters."""
+    return _wrap(function, definition, Binder(function))
 
 
 def tool_of(function: object) -> Tool | None:
-    """What a decorated function is as a tool, None for any other; adapters leave the former to itself."""
-    found = getattr(function, "__agent_identity_tool__", None)
-    return found if isinstance(found, Tool) else None
+    """The `Tool` of a decorated function, None for any other. Adapters don't wrap a decorated function again."""
+    definition = getattr(function, "__agent_identity_tool__", None)
+    return definition if isinstance(definition, Tool) else None
 
 
-def _wrap(function: Any, described: Tool, binder: Binder) -> Any:
+def _wrap(function: Callable[P, R], definition: Tool, binder: Binder) -> Callable[P, R]:
+    wrap_kind = _wrap_plain
     if inspect.isasyncgenfunction(function):
-        return _async_generator(function, described, binder)
-    if inspect.iscoroutinefunction(function):
-        return _coroutine(function, described, binder)
-    if inspect.isgeneratorfunction(function):
-        return _generator(function, described, binder)
-    return _plain(function, described, binder)
+        wrap_kind = _wrap_async_generator
+    elif inspect.iscoroutinefunction(function):
+        wrap_kind = _wrap_coroutine
+    elif inspect.isgeneratorfunction(function):
+        wrap_kind = _wrap_generator
+    wrapped: Callable[P, R] = wrap_kind(function, definition, binder)
+    wrapped.__dict__["__agent_identity_tool__"] = definition
+    return wrapped
 
 
-def _begin(described: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
-    session, found = open_session()
-    return Call(session, described, binder.bind(args, kwargs), found.tool_call_id)
+def _begin(definition: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
+    session, current = open_session()
+    return Call(session, definition, binder.bind(args, kwargs), current.tool_call_id)
 
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)
 
 
-def _plain(function: Any, described: Tool, binder: Binder) -> Any:
+def _wrap_plain(function: Any, definition: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    def called(*args: object, **kwargs: object) -> object:
-        call = _begin(described, binder, args, kwargs)
+    def call_tool(*args: object, **kwargs: object) -> object:
+        call = _begin(definition, binder, args, kwargs)
         try:  # not `with`: an interrupt at the first instruction of `__exit__` would lose the outcome
             call.enter()
-            given, named = binder.unbind(call.arguments)
+            positional, keywords = binder.unbind(call.arguments)
             owner = binder.owner(args)
             try:
                 call.resume()
-                result = function(*owner, *given, **named)
+                result = function(*owner, *positional, **keywords)
                 if isinstance(result, _LATER):
-                    raise _late_body(function, result)
+                    raise _hidden_body_error(function, result)
             finally:
                 call.suspend()
             call.leave(None)
@@ -158,31 +153,31 @@ def _plain(function: Any, described: Tool, binder: Binder) -> Any:
             raise
         return result
 
-    return called
+    return call_tool
 
 
-def _late_body(function: Any, result: Any) -> ConfigurationError:
-    """A coroutine or generator that comes out of a plain function would run its body outside of the call."""
+def _hidden_body_error(function: Any, result: Any) -> ConfigurationError:
+    """The error for a plain function that returns a coroutine or generator: the body of that would run outside the call."""
     if not isinstance(result, types.AsyncGeneratorType):
         result.close()
     return ConfigurationError(
         "hidden_body",
-        f"{function.__name__} returned a coroutine or generator, whose body would run outside of its call",
+        f"{function.__name__} returned a coroutine or generator, whose body would run outside the call",
         remedy="decorate the async or generator function itself, below any other decorator",
     )
 
 
-def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
+def _wrap_coroutine(function: Any, definition: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    async def called(*args: object, **kwargs: object) -> object:
-        call = _begin(described, binder, args, kwargs)
+    async def call_tool(*args: object, **kwargs: object) -> object:
+        call = _begin(definition, binder, args, kwargs)
         try:
             await call.aenter()
-            given, named = binder.unbind(call.arguments)
+            positional, keywords = binder.unbind(call.arguments)
             owner = binder.owner(args)
             try:
                 call.resume()
-                result = await function(*owner, *given, **named)
+                result = await function(*owner, *positional, **keywords)
             finally:
                 call.suspend()
             await call.aleave(None)
@@ -191,28 +186,28 @@ def _coroutine(function: Any, described: Tool, binder: Binder) -> Any:
             raise
         return result
 
-    return called
+    return call_tool
 
 
-def _generator(function: Any, described: Tool, binder: Binder) -> Any:
+def _wrap_generator(function: Any, definition: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    def called(*args: object, **kwargs: object) -> Generator[Any, Any, Any]:
-        call = _begin(described, binder, args, kwargs)
+    def call_tool(*args: object, **kwargs: object) -> Generator[Any, Any, Any]:
+        call = _begin(definition, binder, args, kwargs)
         try:
             call.enter()
-            given, named = binder.unbind(call.arguments)
-            body = function(*binder.owner(args), *given, **named)
-            result = yield from _stepped(call, body)
+            positional, keywords = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *positional, **keywords)
+            result = yield from _step_through(call, body)
             call.leave(None)
         except BaseException as error:
             call.leave(error)
             raise
         return result
 
-    return called
+    return call_tool
 
 
-def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
+def _step_through(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, Any]:
     """`yield from body`, with the call current only while the body runs, and refused once its session has ended."""
     step: Callable[[Any], Any] = body.send
     value: Any = None
@@ -227,18 +222,18 @@ def _stepped(call: Call, body: Generator[Any, Any, Any]) -> Generator[Any, Any, 
         try:
             step, value = body.send, (yield item)
         except GeneratorExit:
-            _closed(call, body)
+            _close_body(call, body)
             raise
         except BaseException as error:  # noqa: BLE001 - what the consumer throws belongs to the body
             step, value = body.throw, error
         try:
             call.check_resumption()
         except AgentIdentityError:
-            _closed(call, body)
+            _close_body(call, body)
             raise
 
 
-def _closed(call: Call, body: Generator[Any, Any, Any]) -> None:
+def _close_body(call: Call, body: Generator[Any, Any, Any]) -> None:
     try:
         call.resume()
         body.close()
@@ -246,14 +241,14 @@ def _closed(call: Call, body: Generator[Any, Any, Any]) -> None:
         call.suspend()
 
 
-def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
+def _wrap_async_generator(function: Any, definition: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
-    async def called(*args: object, **kwargs: object) -> AsyncGenerator[Any, Any]:
-        call = _begin(described, binder, args, kwargs)
+    async def call_tool(*args: object, **kwargs: object) -> AsyncGenerator[Any, Any]:
+        call = _begin(definition, binder, args, kwargs)
         try:
             await call.aenter()
-            given, named = binder.unbind(call.arguments)
-            body = function(*binder.owner(args), *given, **named)
+            positional, keywords = binder.unbind(call.arguments)
+            body = function(*binder.owner(args), *positional, **keywords)
             step: Callable[[Any], Coroutine[Any, Any, Any]] = body.asend
             value: Any = None
             while True:
@@ -267,24 +262,24 @@ def _async_generator(function: Any, described: Tool, binder: Binder) -> Any:
                 try:
                     step, value = body.asend, (yield item)
                 except GeneratorExit:
-                    await _aclosed(call, body)
+                    await _aclose_body(call, body)
                     raise
                 except BaseException as error:  # noqa: BLE001 - what the consumer throws belongs to the body
                     step, value = body.athrow, error
                 try:
                     call.check_resumption()
                 except AgentIdentityError:
-                    await _aclosed(call, body)
+                    await _aclose_body(call, body)
                     raise
             await call.aleave(None)
         except BaseException as error:
             await call.aleave(error)
             raise
 
-    return called
+    return call_tool
 
 
-async def _aclosed(call: Call, body: AsyncGenerator[Any, Any]) -> None:
+async def _aclose_body(call: Call, body: AsyncGenerator[Any, Any]) -> None:
     try:
         call.resume()
         await body.aclose()

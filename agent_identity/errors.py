@@ -16,8 +16,8 @@
     ├─ LedgerError
     └─ TransportError                      the network
 
-A message says what happened to whom and holds no secret; the way out is in `.remedy`, which a traceback shows as a note.
-Programs branch on the class and on `.code`, never on the text.
+A message says what happened to whom and holds no secret. `.remedy` says what to do; a traceback shows it as a note. Programs
+branch on the class and on `.code`, never on the text.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ __all__ = [
 
 
 class AgentIdentityError(Exception):
-    """Catch this to catch everything that the library raises on purpose.
+    """The base of every error that the library raises on purpose.
 
     `code` is stable across releases, `remedy` says what to do, `retryable` whether the same call may succeed later,
     `call_id` which tool call it ended (None outside one).
@@ -66,23 +66,23 @@ class AgentIdentityError(Exception):
         if remedy is not None:
             self.add_note(f"what to do: {remedy}")
 
-    def again(self) -> Self:
-        """A copy to raise elsewhere: several callers may share one failure, but not one traceback or `call_id`."""
-        copy = _rebuilt(type(self), self.args, dict(self.__dict__))
+    def copy(self) -> Self:
+        """A copy to raise elsewhere: callers can share one failure, but not its traceback and `call_id`."""
+        copy = _rebuild(type(self), self.args, dict(self.__dict__))
         if hasattr(copy, "__notes__"):
             copy.__notes__ = [*copy.__notes__]
         if isinstance(self.__cause__, AgentIdentityError):
-            copy.__cause__ = self.__cause__.again()
+            copy.__cause__ = self.__cause__.copy()
         return copy
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _rebuilt, (type(self), self.args, dict(self.__dict__))
+        return _rebuild, (type(self), self.args, dict(self.__dict__))
 
 
 E = TypeVar("E", bound=AgentIdentityError)
 
 
-def _rebuilt(kind: type[E], args: tuple[object, ...], state: dict[str, object]) -> E:
+def _rebuild(kind: type[E], args: tuple[object, ...], state: dict[str, object]) -> E:
     error = kind.__new__(kind, *args)
     error.args = args
     error.__dict__.update(state)
@@ -98,7 +98,7 @@ class NoSessionError(AgentIdentityError):
 
 
 class DeniedError(AgentIdentityError):
-    """The call was refused before the tool ran; `policy_id` names the rule, where one did."""
+    """The call was refused before the tool ran. `policy_id` names the policy rule that refused it, if one did."""
 
     def __init__(
         self, code: str, message: str, *, remedy: str | None = None, policy_id: str | None = None
@@ -108,7 +108,7 @@ class DeniedError(AgentIdentityError):
 
 
 class ApprovalRequiredError(DeniedError):
-    """A person has to say yes first; `pending` is what they are asked, None when nobody can be asked."""
+    """A person has to approve the call first. `pending` is the request for approval, None if nobody can be asked."""
 
     def __init__(
         self,
@@ -128,11 +128,11 @@ class RevokedError(DeniedError):
 
 
 class CredentialError(AgentIdentityError):
-    """No credential for the resource could be had."""
+    """No credential for the resource could be obtained."""
 
 
 class CredentialUnavailableError(CredentialError):
-    """The issuer could not be reached or was busy; `retry_after` is its own word in seconds, where it gave one."""
+    """The issuer could not be reached or was busy. `retry_after` is its Retry-After in seconds, if it sent one."""
 
     retryable = True
 
@@ -149,11 +149,11 @@ class CredentialUnavailableError(CredentialError):
 
 
 class CredentialRejectedError(CredentialError):
-    """The issuer said no, or its answer can't be accepted; asking again gives the same."""
+    """The issuer refused, or its answer can't be accepted. Asking again won't help."""
 
 
 class VerificationError(AgentIdentityError):
-    """Signed data failed a check; `code` says which rule, no claim of it is to be used."""
+    """Signed data failed a check; `code` says which rule. Use none of its claims."""
 
 
 class InvalidSubjectError(VerificationError):
@@ -165,7 +165,7 @@ class InvalidAssertionError(VerificationError):
 
 
 class LedgerError(AgentIdentityError):
-    """The record could not be written or read; a tool whose intent is not on record did not run."""
+    """A record could not be written or read. A tool whose intent is not on record did not run."""
 
 
 class TransportError(AgentIdentityError):
@@ -175,13 +175,13 @@ class TransportError(AgentIdentityError):
 
 
 def is_interrupt(error: BaseException) -> bool:
-    """Whether an exception came out of a signal handler, or isn't an `Exception` at all.
+    """Whether an exception was raised by a signal handler, or isn't an `Exception` at all.
 
-    An exception that another thread injects (`PyThreadState_SetAsyncExc`) can't be told from a failure.
+    An exception that another thread injects (`PyThreadState_SetAsyncExc`) looks like any failure.
     """
     if not isinstance(error, Exception):
         return True
-    handlers = _handlers()
+    handlers = _handler_codes()
     if not handlers:
         return False
     trace: TracebackType | None = error.__traceback__
@@ -192,16 +192,10 @@ def is_interrupt(error: BaseException) -> bool:
     return False
 
 
-def _handlers() -> set[CodeType]:
-    """The code of every signal handler that is installed and written in Python."""
-    found: set[CodeType] = set()
-    for number in signal.valid_signals():
-        handler = signal.getsignal(number)
-        if callable(handler):
-            code = _code_of(handler)
-            if code is not None:
-                found.add(code)
-    return found
+def _handler_codes() -> set[CodeType]:
+    """The code of every installed signal handler that is written in Python."""
+    codes = {_code_of(signal.getsignal(number)) for number in signal.valid_signals()}
+    return {code for code in codes if code is not None}
 
 
 def _code_of(handler: object) -> CodeType | None:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any, Final, NoReturn, Self, TypeAlias
 
 from agent_identity.assembly.configured import Settings, svids_of, transport_of
-from agent_identity.assembly.embedded import Minted, embedded
+from agent_identity.assembly.embedded import Minted, assemble_embedded
 from agent_identity.authority.store import open_store
 from agent_identity.config import configuration_file, state_directory
 from agent_identity.credentials.agent import Agent
@@ -21,15 +21,15 @@ from agent_identity.credentials.principal_tokens import (
     tokens_of,
     verify_subject,
 )
-from agent_identity.delegation.details import pinned
+from agent_identity.delegation.details import pin_details
 from agent_identity.delegation.limits import Limits
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import Draft, append, arun, run
 from agent_identity.forks import start_over_in_child
-from agent_identity.keys.private_files import private_directory
+from agent_identity.keys.private_files import make_private_directory
 from agent_identity.keys.signing import SigningKey
 from agent_identity.lifecycle import Revocations, read_reference
-from agent_identity.policy.rules import as_policy, immediate
+from agent_identity.policy.rules import as_policy, decide_now_of
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
@@ -39,12 +39,12 @@ from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
 from agent_identity.session import Session
 from agent_identity.signers import MemorySigner
-from agent_identity.uris import checked_resource
+from agent_identity.uris import check_resource
 from agent_identity.values import (
     LOCAL,
     Principal,
     agent_uri,
-    checked_phrase,
+    check_phrase,
     scope_set,
 )
 
@@ -134,7 +134,7 @@ class AgentIdentity:
         uri = configuration.agent.id if configuration and configuration.agent.id else name
         self._agent = Agent(agent_uri(uri), key)
         named = owner or (configuration.agent.owner if configuration else None)
-        self._owner = None if named is None else checked_phrase("owner", named)
+        self._owner = None if named is None else check_phrase("owner", named)
         self._clock = clock
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
@@ -150,7 +150,7 @@ class AgentIdentity:
             agent=self._agent,
             anchor=self._assembled.anchor,
             policy=decider,
-            policy_now=immediate(decider),
+            policy_now=decide_now_of(decider),
             world=World(
                 lambda: transport_of(self._settings),
                 ledger,
@@ -262,7 +262,7 @@ class AgentIdentity:
                 remedy="leave agent.grants out, or pass no signer",
             )
         operator = configuration.operator.key
-        kept = None if authority else open_store(private_directory(directory / "authority"))
+        kept = None if authority else open_store(make_private_directory(directory / "authority"))
         identity = cls(
             table.name or table.id or "agent",
             authority=authority,
@@ -399,7 +399,7 @@ class AgentIdentity:
             max_depth=max_depth,
             budget=budget,
         )
-        checked_phrase(
+        check_phrase(
             "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
         )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
@@ -473,7 +473,7 @@ class AgentIdentity:
         verify: Callable[[], Flow[Verified]] | None = None,
     ) -> SessionState:
         self._parts.gate.check_open()
-        checked_phrase("purpose", purpose)
+        check_phrase("purpose", purpose)
         return SessionState(
             self._parts,
             principal,
@@ -666,7 +666,7 @@ class AgentIdentity:
 
     def _put_together(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
         configuration = self._configuration
-        minted = {checked_resource(uri): _minted(uri, value) for uri, value in described.items()}
+        minted = {check_resource(uri): _minted(uri, value) for uri, value in described.items()}
         if configuration is None:
             return self._with_authority(minted, {})
         from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
@@ -674,10 +674,10 @@ class AgentIdentity:
         secrets = configured.secrets_of(configuration, self._clock)
         if self._authority is not None:
             return self._with_authority(
-                minted | configured.minted_by(configuration),
-                configured.described_by(configuration, secrets, self._clock),
+                minted | configured.minted_resources(configuration),
+                configured.other_resources(configuration, secrets, self._clock),
             )
-        return configured.configured(
+        return configured.assemble(
             configuration,
             secrets,
             name=self.name,
@@ -705,7 +705,7 @@ class AgentIdentity:
             owner=self._owner,
             recorded=self._registered,
         )
-        return embedded(client, minted=minted, described=elsewhere, clock=self._clock)
+        return assemble_embedded(client, minted=minted, described=elsewhere, clock=self._clock)
 
     def _registered(self) -> Flow[None]:
         yield from append(
@@ -799,7 +799,7 @@ def _minted(uri: str, described: Described) -> Minted:
     details = described.get("authorization_details")
     return Minted(
         scopes=None if scopes is None else scope_set(scopes),
-        details=None if details is None else pinned(details, uri),
+        details=None if details is None else pin_details(details, uri),
     )
 
 

@@ -36,7 +36,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import Draft, arun, run
 from agent_identity.policy.request import Facts, Request
-from agent_identity.policy.rules import asked, judged
+from agent_identity.policy.rules import ask_policy, require_permit
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
     CALL_CANCELLED,
@@ -296,7 +296,9 @@ class Call:
         session.life.check(self._now)
         parts.gate.check()
         parts.revocations.check_fresh()
-        self.arguments, self._canonical = canonical.bound(self._given, tool.opaque, tool.name)
+        self.arguments, self._canonical = canonical.copy_and_encode(
+            self._given, tool.opaque, tool.name
+        )
         self._scopes = session.needed(tool.resource, tool.scopes)
         check_call(session.limits, parts.resources, tool.name, tool.resource, self._canonical)
         if parts.policy_now is None:
@@ -325,7 +327,7 @@ class Call:
         tool, history = self.tool, self.session.history
         for _ in range(_ROUNDS):
             past = history.past
-            decision = judged(policy(self._request(past)))
+            decision = require_permit(policy(self._request(past)))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
@@ -335,7 +337,7 @@ class Call:
         tool, history = self.tool, self.session.history
         for _ in range(_ROUNDS):
             past = history.past
-            decision = yield from asked(policy, self._request(past))
+            decision = yield from ask_policy(policy, self._request(past))
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
@@ -365,7 +367,7 @@ class Call:
         self._facts = CallFacts(
             self.call_id, tool.name_json, self.args_hash, span.trace_id, span.span_id
         )
-        assertion = reached.statement.recorded(self._facts, int(self._now))
+        assertion = reached.statement.for_record(self._facts, int(self._now))
         policy_id = None if self.decision is None else self.decision.policy_id
         said = self._said(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
         said.public["grant_hash"] = reached.grant_hash
@@ -555,7 +557,7 @@ class Call:
 
     def _end_span(self, error: BaseException | None) -> None:
         span = self._span
-        if not span.recording:
+        if not span.is_recording:
             return
         session = self.session
         verdict, policy_id = "permit", None if self.decision is None else self.decision.policy_id

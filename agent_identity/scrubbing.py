@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Takes the secrets out of any value that leaves for a model, a callback or a checkpoint: texts, containers, objects, exceptions.
+"""Removes secrets from any value that is handed to a model, a callback or a checkpoint: texts, containers, objects, exceptions.
 
-What shows no secret stays itself. What does is made anew, with the same type and the secrets replaced, and with it all that
-leads to it; the rest is shared with the original, which isn't touched. What can't be made anew becomes a text.
+A value without secrets is returned as it is. One with secrets is copied, with the same type and the secrets replaced, and so are
+the objects that lead to it. The rest is shared with the original, which isn't changed. What can't be copied becomes a text.
 
-A class counts as data: its fields are read from `__dict__` and slots, its `repr` and `str` are looked at, and nothing else of it
-runs. What a function closes over, what a frame holds and what lies in a foreign library's memory isn't looked at.
+Objects count as data: their fields are read from `__dict__` and slots, and their `repr` and `str` are searched. No other code of
+their class runs. The closures of functions, the variables of frames and the memory of C libraries aren't searched.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
 
 _OBJECTS: Final = 50_000
-"""Objects with fields, of classes that aren't known here, that are looked into; those beyond become texts."""
+"""The maximum number of searched objects of unknown classes with fields. Further ones become texts."""
 
 _SMALL: Final = 1 << 64
-"""Numbers below it have too few digits to hide an encoded secret that isn't itself made of digits."""
+"""Smaller numbers have too few digits for an encoded secret, unless the secret itself is numeric."""
 
 _BETWEEN: Final = " \x1f "
-"""Stands between texts that are searched together: no encoding goes across it."""
+"""Separates texts that are searched together. No encoding goes across it."""
 
 
 _VALUES: Final[tuple[type, ...]] = (
@@ -61,59 +61,55 @@ _PATHS: Final[tuple[type, ...]] = (
 
 
 def scrubbed(value: T) -> T:
-    """The value without secrets; the very same where it shows none.
+    """The value without secrets; the same object if it has none.
 
-    The type stays as well, save for what can't be made anew: that becomes a text, or an exception of the nearest base class.
+    A copy has the same type. What can't be copied becomes a text, or an exception of the nearest base class.
     """
-    made: T = _scrubbed(value)
-    return made
-
-
-def _scrubbed(value: Any) -> Any:
+    safe: Any = value
     if _kind(value) is str:
-        return scrub(value)
-    if value is None or _kind(value) is bool:
-        return value
-    try:
-        return _Walk(value).again(value)
-    except Exception:  # noqa: BLE001 - what can't be looked through isn't passed on
-        return _substitute(value)
+        safe = scrub(safe)
+    elif value is not None and _kind(value) is not bool:
+        try:
+            safe = _Walk(value).copy(value)
+        except Exception:  # noqa: BLE001 - what can't be searched isn't passed on
+            safe = _substitute(value)
+    scrubbed_value: T = safe
+    return scrubbed_value
 
 
 def scrubs(function: F) -> F:
-    """The function, sync or async, with what it returns and what it raises scrubbed.
+    """Wrap a function, sync or async, so that its return value and its exceptions are scrubbed.
 
-    An exception that shows no secret passes through as it is. One that does is replaced: it shows the same traceback, and
-    nothing of the original.
+    An exception without secrets passes through as it is. Another one is replaced by a copy with the same traceback.
     """
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def acalled(*args: Any, **kwargs: Any) -> Any:
+        async def awrapper(*args: Any, **kwargs: Any) -> Any:
             try:
                 return scrubbed(await function(*args, **kwargs))
             except BaseException as error:
-                safe = _without_this_frame(error)
+                safe = _scrub_exception(error)
                 if safe is error:
                     raise
-            raise safe  # outside of the block: nothing links it to the original
+            raise safe  # outside of the block, so that it isn't linked to the original
 
-        return acalled  # type: ignore[return-value]
+        return awrapper  # type: ignore[return-value]
 
     @functools.wraps(function)
-    def called(*args: Any, **kwargs: Any) -> Any:
+    def wrapper(*args: Any, **kwargs: Any) -> Any:
         try:
             return scrubbed(function(*args, **kwargs))
         except BaseException as error:
-            safe = _without_this_frame(error)
+            safe = _scrub_exception(error)
             if safe is error:
                 raise
         raise safe
 
-    return called  # type: ignore[return-value]
+    return wrapper  # type: ignore[return-value]
 
 
-def _without_this_frame(error: BaseException) -> BaseException:
+def _scrub_exception(error: BaseException) -> BaseException:
     safe = scrubbed(error)
     if safe is not error and error.__traceback__ is not None:
         safe.__traceback__ = error.__traceback__.tb_next
@@ -121,7 +117,7 @@ def _without_this_frame(error: BaseException) -> BaseException:
 
 
 class _Node:
-    """One value that was reached, those that hold it, and what it shows by itself."""
+    """One collected value, the ids of those that hold it, and its own texts."""
 
     __slots__ = ("held_by", "texts", "value")
 
@@ -132,33 +128,33 @@ class _Node:
 
 
 class _Walk:
-    """Everything that a value leads to: looked at first, then made anew as far as it leads to a secret."""
+    """Collects everything that a value leads to, then copies what leads to a secret."""
 
     def __init__(self, value: Any) -> None:
         self._nodes: dict[int, _Node] = {}
         self._unknown: set[int] = set()
         self._tainted: set[int] = set()
-        self._made: dict[int, Any] = {}
+        self._copies: dict[int, Any] = {}
         self._objects = 0
         self._numbers_are_clean = small_numbers_are_clean()
-        self._look(value)
+        self._collect(value)
         texts = [text for node in self._nodes.values() for text in node.texts]
         if self._unknown or not is_clean(_BETWEEN.join(texts)):
-            self._trace()
+            self._mark_tainted()
 
-    def _look(self, value: Any) -> None:
-        """Reach all of it, without recursion: what is nested deeply is no reason to fail."""
+    def _collect(self, value: Any) -> None:
+        """Collect all of it, without recursion, so that deep nesting can't fail."""
         waiting: list[tuple[object, int | None]] = [(value, None)]
         while waiting:
-            found, holder = waiting.pop()
-            if self._shows_nothing(found):
+            item, holder = waiting.pop()
+            if self._shows_nothing(item):
                 continue
-            node = self._nodes.get(id(found))
+            node = self._nodes.get(id(item))
             if node is None:
-                node = self._nodes[id(found)] = _Node(found)
-                node.texts = (found,) if type(found) is str else _texts(found)
-                if type(found) not in _BARE:
-                    waiting += [(part, id(found)) for part in self._parts(found)]
+                node = self._nodes[id(item)] = _Node(item)
+                node.texts = (item,) if type(item) is str else _texts(item)
+                if type(item) not in _BARE:
+                    waiting += [(part, id(item)) for part in self._parts(item)]
             if holder is not None:
                 node.held_by.append(holder)
 
@@ -172,7 +168,7 @@ class _Walk:
         )
 
     def _parts(self, value: Any) -> Iterator[object]:
-        if _is_closed(value):
+        if _is_opaque(value):
             return
         if _is(value, dict | types.MappingProxyType):
             for pair in _pairs(value):
@@ -191,8 +187,8 @@ class _Walk:
                 return
         yield from (*state, *state.values(), *fields.values())
 
-    def _trace(self) -> None:
-        """Find what shows a secret, and all that leads to it."""
+    def _mark_tainted(self) -> None:
+        """Mark the values that show a secret, and all that lead to them."""
         waiting = [
             key
             for key, node in self._nodes.items()
@@ -204,27 +200,27 @@ class _Walk:
                 self._tainted.add(key)
                 waiting += self._nodes[key].held_by
 
-    # -- made anew -----------------------------------------------------------------------------------------------------
+    # -- copying -------------------------------------------------------------------------------------------------------
 
-    def again(self, value: Any) -> Any:
-        """The value made anew; the same where it leads to no secret."""
+    def copy(self, value: Any) -> Any:
+        """A copy of the value; the value itself if it leads to no secret."""
         if self._shows_nothing(value):
             return value
         if id(value) not in self._nodes:
-            return scrubbed(value)  # made when it was asked for, by a field that is written in C
+            return scrubbed(value)  # a field written in C returned a new object
         if id(value) not in self._tainted:
             return value
-        if id(value) not in self._made:
-            # For what holds itself by way of something that can't wait, a tuple.
-            self._made[id(value)] = _HIDDEN
+        if id(value) not in self._copies:
+            # A tuple that contains itself by way of another object gets this text in there.
+            self._copies[id(value)] = _HIDDEN
             try:
-                made = self._new(value)
-            except Exception:  # noqa: BLE001 - whatever a foreign class raises, its secret doesn't pass
-                made = _substitute(value)
-            self._made[id(value)] = made
-        return self._made[id(value)]
+                copy = self._make(value)
+            except Exception:  # noqa: BLE001 - whatever a foreign class raises, its secret isn't passed on
+                copy = _substitute(value)
+            self._copies[id(value)] = copy
+        return self._copies[id(value)]
 
-    def _new(self, value: Any) -> Any:
+    def _make(self, value: Any) -> Any:
         if id(value) in self._unknown:
             return _text_of(value)
         if _is(value, BaseException):
@@ -236,128 +232,128 @@ class _Walk:
 
     def _text(self, value: Any) -> Any:
         text = scrub("".join(value))
-        made = str.__new__(_kind(value), text)
-        return text if type(made) is str else self._checked(value, self._filled(value, made))
+        copy = str.__new__(_kind(value), text)
+        return text if type(copy) is str else self._check(value, self._fill(value, copy))
 
     def _bytes(self, value: Any) -> Any:
         data = scrub_bytes(bytes(value))
         if _is(value, bytes):
-            made = bytes.__new__(_kind(value), data)
-            return made if type(made) is bytes else self._filled(value, made)
-        extended = self._begun(value)
+            copy = bytes.__new__(_kind(value), data)
+            return copy if type(copy) is bytes else self._fill(value, copy)
+        extended = self._begin(value)
         bytearray.extend(extended, data)
         return extended
 
     def _list(self, value: Any) -> Any:
-        made = self._begun(value)
+        copy = self._begin(value)
         kind: Any = list if _is(value, list) else deque
-        kind.extend(made, [self.again(item) for item in _items(value)])
-        return self._checked(value, made)
+        kind.extend(copy, [self.copy(item) for item in _items(value)])
+        return self._check(value, copy)
 
     def _deque(self, value: Any) -> Any:
         if _kind(value) is not deque:
             return self._list(value)
-        made = self._made[id(value)] = deque[Any](maxlen=value.maxlen)
-        made.extend([self.again(item) for item in value])
-        return made
+        copy = self._copies[id(value)] = deque[Any](maxlen=value.maxlen)
+        copy.extend([self.copy(item) for item in value])
+        return copy
 
     def _tuple(self, value: Any) -> Any:
-        made = _TUPLE.__new__(_kind(value), [self.again(item) for item in _items(value)])
-        return self._checked(value, self._filled(value, made))
+        copy = _TUPLE.__new__(_kind(value), [self.copy(item) for item in _items(value)])
+        return self._check(value, self._fill(value, copy))
 
     def _set(self, value: Any) -> Any:
-        items = [self.again(item) for item in _items(value)]
+        items = [self.copy(item) for item in _items(value)]
         if _is(value, frozenset):
             frozen = _FROZEN.__new__(_kind(value), items)
-            return self._checked(value, self._filled(value, frozen))
-        made = self._begun(value)
-        _SET.update(made, items)
-        return self._checked(value, made)
+            return self._check(value, self._fill(value, frozen))
+        copy = self._begin(value)
+        _SET.update(copy, items)
+        return self._check(value, copy)
 
     def _dict(self, value: Any) -> Any:
-        made = self._begun(value)
+        copy = self._begin(value)
         kind: Any = OrderedDict if _is(value, OrderedDict) else dict
         for key, item in _pairs(value):
-            kind.__setitem__(made, self.again(key), self.again(item))
-        return self._checked(value, made)
+            kind.__setitem__(copy, self.copy(key), self.copy(item))
+        return self._check(value, copy)
 
     def _proxy(self, value: Any) -> Any:
-        return types.MappingProxyType({self.again(k): self.again(v) for k, v in _pairs(value)})
+        return types.MappingProxyType({self.copy(k): self.copy(v) for k, v in _pairs(value)})
 
     def _object(self, value: Any) -> Any:
         if hasattr(_kind(value), "__del__"):
-            # A copy of what cleans up after itself would do so for the original.
+            # The finalizer of a copy would clean up for the original.
             return _text_of(value)
-        if _is_closed(value) or not (_state(value) or _fields(value)):
+        if _is_opaque(value) or not (_state(value) or _fields(value)):
             return _text_of(value)
-        return self._checked(value, self._begun(value))
+        return self._check(value, self._begin(value))
 
-    def _begun(self, value: Any) -> Any:
-        """Another one of its class, known before what it holds is made, which may lead back to it."""
-        made = self._made[id(value)] = _bare(_kind(value))
-        return self._filled(value, made)
+    def _begin(self, value: Any) -> Any:
+        """An object of the same class, registered before its parts are copied, since they may lead back to it."""
+        copy = self._copies[id(value)] = _allocate(_kind(value))
+        return self._fill(value, copy)
 
-    def _filled(self, value: Any, made: Any) -> Any:
-        state = {self.again(key): self.again(item) for key, item in _state(value).items()}
+    def _fill(self, value: Any, copy: Any) -> Any:
+        state = {self.copy(key): self.copy(item) for key, item in _state(value).items()}
         if state:
-            object.__getattribute__(made, "__dict__").update(state)
+            object.__getattribute__(copy, "__dict__").update(state)
         for member, item in _fields(value).items():
-            member.__set__(made, self.again(item))
-        return made
+            member.__set__(copy, self.copy(item))
+        return copy
 
-    def _checked(self, value: Any, made: Any) -> Any:
-        """What was made, unless it still shows something (what a class computes isn't a field), or can't be shown any more."""
-        for before, after in zip(_texts(value), _texts(made), strict=True):
+    def _check(self, value: Any, copy: Any) -> Any:
+        """The copy, or a text if the copy still shows a secret (which its class computes) or can't be shown any more."""
+        for before, after in zip(_texts(value), _texts(copy), strict=True):
             if not is_clean(after) or (before and not after):
                 return _text_of(value)
-        return made
+        return copy
 
     def _exception(self, error: Any) -> BaseException:
-        made: BaseException = self._like(error)
-        self._made[id(error)] = made
+        copy: BaseException = self._copy_exception(error)
+        self._copies[id(error)] = copy
         if _is(notes := error.__dict__.get("__notes__"), list):
-            made.__dict__["__notes__"] = self.again(notes)
-        made.__cause__ = self._linked(error.__cause__)
-        made.__context__ = self._linked(error.__context__)
-        made.__suppress_context__ = error.__suppress_context__
-        made.__traceback__ = error.__traceback__
-        return made
+            copy.__dict__["__notes__"] = self.copy(notes)
+        copy.__cause__ = self._copy_link(error.__cause__)
+        copy.__context__ = self._copy_link(error.__context__)
+        copy.__suppress_context__ = error.__suppress_context__
+        copy.__traceback__ = error.__traceback__
+        return copy
 
-    def _linked(self, error: BaseException | None) -> BaseException | None:
-        made = self.again(error)
-        return made if isinstance(made, BaseException) else None
+    def _copy_link(self, error: BaseException | None) -> BaseException | None:
+        copy = self.copy(error)
+        return copy if isinstance(copy, BaseException) else None
 
-    def _like(self, error: Any) -> Any:
-        """One of the same class, or of the nearest base that can be made with a text alone."""
+    def _copy_exception(self, error: Any) -> Any:
+        """An exception of the same class, or of the nearest base class that takes one text."""
         try:
-            made = self._of_its_class(error)
-            if _kind(made) is _kind(error) and self._checked(error, made) is made:
-                return made
-        except Exception:  # noqa: BLE001, S110 - see `again`
+            copy = self._copy_in_class(error)
+            if _kind(copy) is _kind(error) and self._check(error, copy) is copy:
+                return copy
+        except Exception:  # noqa: BLE001, S110 - see `copy`
             pass
         if _is(error, BaseExceptionGroup):
             return BaseExceptionGroup(*self._group(error))
         return _plain_exception(error)
 
-    def _of_its_class(self, error: Any) -> Any:
+    def _copy_in_class(self, error: Any) -> Any:
         kind = _kind(error)
-        if found := _input_errors(error):
-            made: Any = kind.from_exception_data(
-                scrub(error.title), [_input_error(self.again(each)) for each in found]
+        if errors := _input_errors(error):
+            copy: Any = kind.from_exception_data(
+                scrub(error.title), [_input_error(self.copy(each)) for each in errors]
             )
-            return made
+            return copy
         if _is(error, BaseExceptionGroup):
-            made = _bare(kind, *self._group(error))
+            copy = _allocate(kind, *self._group(error))
         else:
-            args = [self.again(argument) for argument in error.args]
-            made = _bare(kind, *args)
-            made.args = tuple(args)
-        self._made[id(error)] = made
-        self._filled(error, made)
-        return made
+            args = [self.copy(argument) for argument in error.args]
+            copy = _allocate(kind, *args)
+            copy.args = tuple(args)
+        self._copies[id(error)] = copy
+        self._fill(error, copy)
+        return copy
 
     def _group(self, error: Any) -> tuple[str, list[Any]]:
-        return scrub(error.message), [self.again(member) for member in error.exceptions]
+        return scrub(error.message), [self.copy(member) for member in error.exceptions]
 
     _MAKERS: Final[tuple[tuple[Any, Callable[[Any, Any], Any]], ...]] = (
         ((enum.Enum, int, float, *_VALUES), lambda _, value: _text_of(value)),
@@ -385,7 +381,7 @@ _BARE: Final = frozenset(
         *_PATHS,
     }
 )
-"""Classes whose values hold nothing but what they show; those of a subclass may."""
+"""Exactly these classes have values that show all that they hold."""
 _TUPLE: Final[Any] = tuple
 _SET: Final[Any] = set
 _FROZEN: Final[Any] = frozenset
@@ -395,21 +391,21 @@ _KNOWN: Final[tuple[Any, ...]] = (
     *(str, bytes, bytearray, int, float, enum.Enum, *_VALUES, pathlib.PurePath),
     *(ipaddress.IPv4Network, ipaddress.IPv6Network),
 )
-"""Classes whose values are looked into however many there are."""
-_CLOSED: Final = (
+"""Classes whose values are searched without a limit."""
+_OPAQUE: Final = (
     *(Secret, type, types.ModuleType, types.FunctionType, types.BuiltinFunctionType),
     *(types.MethodType, types.CodeType, types.FrameType, types.TracebackType, types.GeneratorType),
     *(types.CoroutineType, types.AsyncGeneratorType, weakref.ReferenceType, property),
     *(logging.Logger, logging.Handler),
 )
-_CLOSED_MODULES: Final = frozenset(
+_OPAQUE_MODULES: Final = frozenset(
     {
         *("agent_identity", "asyncio", "_asyncio", "concurrent", "contextvars", "_contextvars"),
         *("multiprocessing", "selectors", "socket", "_socket", "sqlite3", "ssl", "_ssl"),
         *("threading", "_thread"),
     }
 )
-"""What isn't data, and isn't looked into: it may lead to the whole program. What this library makes shows no secret."""
+"""What isn't data, and isn't searched: it may lead to the whole program. Objects of this library show no secrets."""
 
 
 def _kind(value: object) -> Any:
@@ -418,39 +414,39 @@ def _kind(value: object) -> Any:
 
 
 def _is(value: Any, kinds: Any) -> bool:
-    """`isinstance` by the class alone: what a value says of its class is its own affair, and asking runs its code."""
+    """`isinstance` by the real class: a value's own `__class__` may be wrong, and reading it runs code."""
     return issubclass(_kind(value), kinds)
 
 
-def _is_closed(value: Any) -> bool:
-    return _is_closed_kind(_kind(value))
+def _is_opaque(value: Any) -> bool:
+    return _is_opaque_class(_kind(value))
 
 
 @functools.lru_cache(maxsize=1024)
-def _is_closed_kind(kind: Any) -> bool:
+def _is_opaque_class(kind: Any) -> bool:
     if issubclass(kind, BaseException):
         return False
-    return issubclass(kind, _CLOSED) or str(kind.__module__).partition(".")[0] in _CLOSED_MODULES
+    return issubclass(kind, _OPAQUE) or str(kind.__module__).partition(".")[0] in _OPAQUE_MODULES
 
 
-def _bare(kind: Any, *args: object) -> Any:
-    """An object of a class, made without any code of the class."""
+def _allocate(kind: Any, *args: object) -> Any:
+    """Make an object of a class without running any code of the class."""
     bases: list[type] = kind.__mro__
     for base in bases:
         make: Any = vars(base).get("__new__")
         if make is not None and not _is(make, staticmethod):
             return make(kind, *args)
-    raise TypeError("a class without a way to make objects")
+    raise TypeError("the class has no __new__ written in C")
 
 
 def _texts(value: Any) -> tuple[str, ...]:
-    """What a value shows by itself, apart from what it holds."""
-    return tuple([_said(way, value) for way in _ways(_kind(value))])
+    """The texts of a value itself, without those of its parts."""
+    return tuple([_render(way, value) for way in _readers(_kind(value))])
 
 
 @functools.lru_cache(maxsize=1024)
-def _ways(kind: Any) -> tuple[Callable[[Any], str], ...]:
-    """How values of a class are read."""
+def _readers(kind: Any) -> tuple[Callable[[Any], str], ...]:
+    """The functions that return the texts of a value of this class."""
     for kinds, read in _CONTENTS:
         if issubclass(kind, kinds):
             return (read,)
@@ -474,18 +470,18 @@ _STOCKED: Final[tuple[Any, ...]] = (
 _STOCK: Final[frozenset[Any]] = frozenset(
     {object.__str__, str.__str__, *(kind.__repr__ for kind in _STOCKED)}
 )
-"""What shows the fields and nothing else."""
+"""The methods that only show the fields."""
 
 
-def _said(way: Callable[[Any], str], value: Any) -> str:
+def _render(way: Callable[[Any], str], value: Any) -> str:
     try:
         return way(value)
-    except Exception:  # noqa: BLE001 - what can't be shown shows nothing
+    except Exception:  # noqa: BLE001 - a value that can't be shown shows no secret
         return ""
 
 
 def _text_of(value: Any) -> str:
-    return scrub(_said(str, value)) or f"<{_kind(value).__name__}>"
+    return scrub(_render(str, value)) or f"<{_kind(value).__name__}>"
 
 
 def _substitute(value: Any) -> object:
@@ -495,28 +491,28 @@ def _substitute(value: Any) -> object:
 def _plain_exception(error: Any) -> BaseException:
     text = _text_of(error)
     if _keeps_inputs(error):
-        # Below the first line stand inputs, cut short, in which no secret can be found.
+        # The lines after the first have inputs, cut short, where a secret can't be found.
         text = text.partition("\n")[0]
     for base in _kind(error).__mro__[1:]:
         if issubclass(base, BaseException) and base.__module__ == "builtins":
             with contextlib.suppress(TypeError):  # where it wants more than a text
-                made: BaseException = base(f"{_kind(error).__name__}: {text}")
-                return made
+                copy: BaseException = base(f"{_kind(error).__name__}: {text}")
+                return copy
     return Exception(text)
 
 
 def _input_errors(error: Any) -> list[Any]:
-    """What pydantic found wrong, with the inputs; its error keeps that to itself, and can be made anew from it."""
-    found: list[Any] = error.errors(include_url=False) if _keeps_inputs(error) else []
-    return found
+    """The errors and inputs inside a pydantic error, from which it can be made again."""
+    errors: list[Any] = error.errors(include_url=False) if _keeps_inputs(error) else []
+    return errors
 
 
 def _keeps_inputs(error: Any) -> bool:
     return hasattr(_kind(error), "from_exception_data")
 
 
-def _input_error(found: dict[str, Any]) -> dict[str, Any]:
-    return {name: found[name] for name in ("type", "loc", "input", "ctx") if name in found}
+def _input_error(error: dict[str, Any]) -> dict[str, Any]:
+    return {name: error[name] for name in ("type", "loc", "input", "ctx") if name in error}
 
 
 def _items(value: Any) -> list[Any]:
@@ -530,23 +526,21 @@ def _pairs(value: Any) -> list[tuple[Any, Any]]:
 
 
 def _state(value: Any) -> dict[str, object]:
-    """An object's own attributes, without asking its class."""
+    """An object's own attributes, read without code of its class."""
     try:
-        found = object.__getattribute__(value, "__dict__")
+        attributes = object.__getattribute__(value, "__dict__")
     except AttributeError:
         return {}
-    return dict(found) if _is(found, dict) else {}
+    return dict(attributes) if _is(attributes, dict) else {}
 
 
 def _fields(value: Any) -> dict[Any, Any]:
-    """What an object holds in slots, its own and those of a class that is written in C, by their descriptors."""
-    found: dict[Any, Any] = {}
+    """The values of an object's slots, also those of classes written in C, by their descriptors."""
+    fields: dict[Any, Any] = {}
     for member in _members(_kind(value)):
-        try:
-            found[member] = member.__get__(value)
-        except AttributeError:  # not set
-            continue
-    return found
+        with contextlib.suppress(AttributeError):  # not set
+            fields[member] = member.__get__(value)
+    return fields
 
 
 @functools.lru_cache(maxsize=1024)
@@ -569,4 +563,4 @@ _DERIVED: Final[frozenset[Any]] = frozenset(
         vars(BaseExceptionGroup)["exceptions"],
     }
 )
-"""What an exception is made with, or is set by the rest."""
+"""Slots of exceptions that are set by the arguments or by other attributes."""

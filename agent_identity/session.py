@@ -267,7 +267,7 @@ class Session:
             parent=state,
             purpose=state.purpose,
             task=options.task,
-            limits=state.limits.narrowed(uri, options.scopes, options.resources, options.details),
+            limits=state.limits.narrow(uri, options.scopes, options.resources, options.details),
             expires_at=min(state.expires_at, now + options.lifetime(state.expires_at - now)),
             max_depth=state.max_depth,
             evidence=state.evidence,
@@ -426,7 +426,7 @@ def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
     child.set_pseudonym(child.pseudonym)
     handed = yield from handed_over(child, jkt)
     child.life.handed = handed
-    child.history.hand_over(handed[0].jti)
+    child.history.note_handover(handed[0].jti)
     child.life.lasts_until(handed[0].exp)
     child.register()
     yield from child.record_opening()

@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who holds the key that signs first grants: this process, or something that signs when it is asked.
+"""Signers of first grants: a key in this process, or a service that signs on request.
 
-A signer is asked by flows, so that it can live anywhere. It says which public keys it has, and signs with the one that a
-grant names. What it signed is checked before it is used: a signature of another key would be refused by every service, with
-nothing to say why.
+A signer has public keys, and signs with the one that a grant names. Each signature is checked before it is used: every service
+would refuse one of another key, without a hint at the cause.
 """
 
 from __future__ import annotations
@@ -19,7 +18,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import pure
 from agent_identity.keys.algorithms import ALGORITHMS
-from agent_identity.keys.signing import published
+from agent_identity.keys.signing import to_published_jwk
 from agent_identity.values import b64url
 
 if TYPE_CHECKING:
@@ -29,21 +28,21 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK, SigningKey
     from agent_identity.values import JSON
 
-__all__ = ["MemorySigner", "Signer", "probed", "public_keys_of", "signed"]
+__all__ = ["MemorySigner", "Signer", "probe_signer", "public_keys_of", "sign_compact"]
 
 T = TypeVar("T")
 
 
 class Signer(Protocol):
-    """Holds a key that signs first grants, in whatever versions it has. `testing.play` drives one by hand."""
+    """Holds a key that signs first grants, and its older versions. `testing.play` drives one by hand."""
 
     def keys(self, /) -> Flow[Sequence[JWK]]:
-        """Its public keys as JWKs: the one that signs now first, then those by which older grants still verify.
+        """Its public keys as JWKs: first the one that signs now, then the older ones that valid grants were signed with.
 
         A key is named by its RFC 7638 thumbprint, whatever `kid` its JWK has.
 
         Raises:
-            CredentialError: there is no such key, or its holder refuses or can't be reached.
+            CredentialError: there is no key, or its holder refuses or can't be reached.
         """
         ...
 
@@ -79,27 +78,27 @@ class MemorySigner:
 
 
 def public_keys_of(signer: Signer) -> Flow[list[dict[str, JSON]]]:
-    """What a signer's keys are published as, the one that signs now first.
+    """A signer's public keys as they are published, the one that signs now first.
 
     Raises:
-        CredentialRejectedError: it has none, and see `Signer.keys`.
+        CredentialRejectedError: it has no key; see also `Signer.keys`.
         CredentialUnavailableError: it could not be reached.
-        ConfigurationError: `key_unusable`, one is none that signatures here have.
+        ConfigurationError: `key_unusable`, a key is of a type that isn't supported.
     """
-    found = yield from _answered(signer.keys())
-    if not found:
+    keys = yield from _wrap_network_errors(signer.keys())
+    if not keys:
         raise CredentialRejectedError("unknown_key", "the signer of first grants has no key")
-    return [published(key) for key in found]
+    return [to_published_jwk(key) for key in keys]
 
 
-def signed(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[str]:
-    """The compact JWS over a signing input that names `key`, one of `public_keys_of`.
+def sign_compact(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[str]:
+    """Sign a signing input with `key`, one of `public_keys_of`, and return the compact JWS.
 
     Raises:
-        CredentialRejectedError: what came back isn't signed by that key; its code is the rule that was broken.
+        CredentialRejectedError: the signature isn't valid under that key; the code says which rule was broken.
         CredentialUnavailableError: the signer could not be reached.
     """
-    signature = yield from _answered(signer.sign(signing_input, str(key["kid"])))
+    signature = yield from _wrap_network_errors(signer.sign(signing_input, str(key["kid"])))
     compact = f"{signing_input.decode('ascii')}.{b64url(signature)}"
     try:
         jose.verify(compact, [key], algorithms=ALGORITHMS)
@@ -109,30 +108,30 @@ def signed(signer: Signer, signing_input: bytes, key: dict[str, JSON]) -> Flow[s
         return compact
     raise CredentialRejectedError(
         code,
-        f"what the signer of first grants gave is refused: {code}",
-        remedy="look at what stands between this process and the key, and whether the key is still the one it was",
+        f"the signer of first grants returned an invalid signature: {code}",
+        remedy="check whether the signer's key was replaced, and what proxies its answers",
     )
 
 
-def _answered(flow: Flow[T]) -> Flow[T]:
-    """What a signer answers; the network's errors are wrapped here, so that no signer has to."""
+def _wrap_network_errors(flow: Flow[T]) -> Flow[T]:
+    """Run a signer's flow with network errors as credential errors, so that no signer has to convert them."""
     try:
         return (yield from flow)
     except TransportError as error:
         raise CredentialUnavailableError(
             "issuer_unreachable",
-            f"the signer of first grants could not be asked: {error.code}",
+            f"the signer of first grants can't be reached: {error.code}",
             remedy=error.remedy,
         ) from error
 
 
-def probed(signer: Signer) -> Flow[dict[str, JSON]]:
-    """The key that signs now, once it has signed something that means nothing anywhere.
+def probe_signer(signer: Signer) -> Flow[dict[str, JSON]]:
+    """Return the key that signs now, after a test signature that no service accepts.
 
     Raises:
         CredentialError: it doesn't sign.
     """
     key, *_ = yield from public_keys_of(signer)
-    header = jose.header(str(key["alg"]), typ="agent-identity-probe", kid=str(key["kid"]))
-    yield from signed(signer, f"{header}.{b64url(b'{}')}".encode("ascii"), key)
+    header = jose.encode_header(str(key["alg"]), typ="agent-identity-probe", kid=str(key["kid"]))
+    yield from sign_compact(signer, f"{header}.{b64url(b'{}')}".encode("ascii"), key)
     return key

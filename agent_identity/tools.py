@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is known of a tool before it is called."""
+"""The description of a tool, and how the arguments of a call are bound to its parameters."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import orjson
 from agent_identity.errors import ConfigurationError
 from agent_identity.policy.request import Entity
 from agent_identity.provenance.spans import call_attributes
-from agent_identity.uris import checked_resource
+from agent_identity.uris import check_resource
 from agent_identity.values import LOCAL, is_listed, scope_set
 
 if TYPE_CHECKING:
@@ -28,10 +28,10 @@ _CANCELLATIONS: Final = (asyncio.CancelledError, GeneratorExit, KeyboardInterrup
 
 
 class Tool:
-    """What is known of a tool before it is called: its name, what it reaches, what it says of itself.
+    """A tool: its name, the resource that it reaches, the scopes that it needs there, and labels for what it does.
 
-    `scopes=None` means those that its resource is configured with, `resource=None` that it reaches nothing outside.
-    `pauses` are a framework's exceptions by which a body stops to go on later; they are no failure.
+    `scopes=None` means the resource's configured scopes, `resource=None` that it reaches nothing outside this process.
+    `pauses` are a framework's exceptions that interrupt a body which continues later. They don't count as a failure.
     """
 
     __slots__ = (
@@ -52,18 +52,18 @@ class Tool:
         _check_name(name)
         self.name = name
         self.name_json: str = orjson.dumps(name).decode()
-        self.resource: str = LOCAL if resource is None else checked_resource(resource)
+        self.resource: str = LOCAL if resource is None else check_resource(resource)
         self.scopes: frozenset[str] | None = None if scopes is None else scope_set(scopes)
-        self.labels: frozenset[str] = _labels(labels)
+        self.labels: frozenset[str] = _read_labels(labels)
         self.labels_json: list[JSON] = [*sorted(self.labels)]
-        self.opaque: frozenset[str] = _texts("opaque", opaque, '["handle"]')
+        self.opaque: frozenset[str] = _read_texts("opaque", opaque, '["handle"]')
         self.span_name: str = f"execute_tool {name}"
         self.span_attributes: dict[str, str] = call_attributes(name)
         self._target: tuple[frozenset[str], Entity] | None = None
         self.pauses: tuple[type[BaseException], ...] = (*_CANCELLATIONS, *pauses)
 
-    def named(self, name: str) -> Tool:
-        """The same under another name."""
+    def with_name(self, name: str) -> Tool:
+        """The same tool under another name."""
         return Tool(
             name,
             resource=None if self.resource == LOCAL else self.resource,
@@ -86,47 +86,42 @@ _LONGEST: Final = 200
 
 
 def _check_name(name: str) -> None:
-    """Hold a name to what people read and policy compares; `<server>#<name>` is how policy sees a server's tool.
-
-    Raises:
-        ConfigurationError: it can't be one.
-    """
-    if not _is_shown(name) or name != name.strip():
+    """Check a tool's name. It has no `#`, since policy sees a server's tool as `<server>#<name>`."""
+    if not _is_readable(name) or name != name.strip():
         raise ConfigurationError(
             "tool_malformed",
-            f"{_quoted(name)} can't be the name of a tool",
-            remedy=f"a name is one line of 1 to {_LONGEST} printable characters without #, and no space begins or ends it",
+            f"{_quote(name)} can't be the name of a tool",
+            remedy=f"write one line of 1 to {_LONGEST} printable characters without #, and no space at either end",
         )
 
 
-def _labels(given: Iterable[str]) -> frozenset[str]:
-    labels = _texts("labels", given, '{"reads:finance"}')
+def _read_labels(value: Iterable[str]) -> frozenset[str]:
+    labels = _read_texts("labels", value, '{"reads:finance"}')
     for label in labels:
-        if not _is_shown(label) or " " in label:
+        if not _is_readable(label) or " " in label:
             raise ConfigurationError(
                 "tool_malformed",
-                f"{_quoted(label)} can't be a label",
-                remedy=f"a label is 1 to {_LONGEST} printable characters without spaces and #, for instance reads:finance",
+                f"{_quote(label)} can't be a label",
+                remedy=f"write 1 to {_LONGEST} printable characters without spaces and #, for instance reads:finance",
             )
     return labels
 
 
-def _texts(name: str, given: Iterable[str], example: str) -> frozenset[str]:
-    texts = tuple(given) if is_listed(given) else (None,)
-    if not all(map(_is_text, texts)):
+def _read_texts(name: str, value: Iterable[str], example: str) -> frozenset[str]:
+    if not is_listed(value) or not all(map(_is_text, texts := tuple(value))):
         raise ConfigurationError(
             "tool_malformed",
-            f"{name} is a list of texts, not one string or anything else",
+            f"{name} must be a list of strings",
             remedy=f"write {name}={example}",
         )
-    return frozenset(text for text in texts if text is not None)
+    return frozenset(texts)
 
 
-def _is_text(given: object) -> bool:
-    return isinstance(given, str)
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
 
 
-def _is_shown(text: object) -> bool:
+def _is_readable(text: object) -> bool:
     return (
         isinstance(text, str)
         and 1 <= len(text) <= _LONGEST
@@ -135,9 +130,9 @@ def _is_shown(text: object) -> bool:
     )
 
 
-def _quoted(given: object) -> str:
-    """A value in an error: ASCII, since it may hold what moves or hides the text beside it, and cut."""
-    return ascii(given)[:80]
+def _quote(value: object) -> str:
+    """A value for an error message: in ASCII, since other characters may move or hide the text beside it, and cut."""
+    return ascii(value)[:80]
 
 
 _PLAIN: Final = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
@@ -167,24 +162,20 @@ class Binder:
         }
 
     def check_parameters(self, names: Iterable[str]) -> None:
-        """Pass for names of parameters.
-
-        Raises:
-            ConfigurationError: one of them is none.
-        """
+        """Check that the function has a parameter of each name."""
         unknown = sorted(frozenset(names) - self._all)
         if unknown:
             raise ConfigurationError(
                 "tool_malformed",
-                f"{self._name} has no parameter {ascii(unknown[0])[:80]}, which opaque names",
-                remedy=f"name some of its parameters: {self._listed()}",
+                f"{self._name} has no parameter {_quote(unknown[0])}, which opaque names",
+                remedy=f"name some of its parameters: {self._list_parameters()}",
             )
 
-    def _listed(self) -> str:
+    def _list_parameters(self) -> str:
         return ", ".join(self._signature.parameters) or "it has none"
 
     def owner(self, args: tuple[object, ...]) -> tuple[object, ...]:
-        """`self` or `cls`, which go to the function as they are and are no arguments of the call."""
+        """`self` or `cls`, which is passed to the function as it is and isn't an argument of the call."""
         return args[:1] if self._owner else ()
 
     def bind(self, args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
@@ -210,20 +201,20 @@ class Binder:
         return self._bind_slowly(args, kwargs)
 
     def _check_owner(self, args: tuple[object, ...]) -> None:
-        """An argument that only looks like an owner would be kept from policy and digest.
+        """Check that `self` or `cls` is a real owner: any other argument belongs into the digest.
 
         Raises:
-            TypeError: there is none.
-            ConfigurationError: a function with a first parameter `self` or `cls` that is no method.
+            TypeError: it is missing.
+            ConfigurationError: the first parameter is named `self` or `cls`, but the function isn't a method.
         """
         if not args:
-            raise TypeError(f"{self._name}() is a method, and was called without its object")
+            raise TypeError(f"{self._name}() is a method and was called without its object")
         holder = args[0] if isinstance(args[0], type) else type(args[0])
         if not hasattr(holder, self._name):
             raise ConfigurationError(
                 "tool_malformed",
-                f"{self._name} has a first parameter named self or cls, and isn't called as a method",
-                remedy="give the parameter another name",
+                f"{self._name} has a first parameter named self or cls, but isn't called as a method",
+                remedy="rename the parameter",
             )
 
     def _bind_slowly(
@@ -232,7 +223,9 @@ class Binder:
         try:
             bound = self._signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise TypeError(f"{self._name}(): {error} (its parameters: {self._listed()})") from None
+            raise TypeError(
+                f"{self._name}(): {error} (its parameters: {self._list_parameters()})"
+            ) from None
         bound.apply_defaults()
         return dict(bound.arguments)
 
@@ -254,41 +247,37 @@ class Binder:
 def _is_owner(first: inspect.Parameter, function: Callable[..., object]) -> bool:
     """Whether the first parameter is the object or class that a method belongs to."""
     if inspect.ismethod(function):
-        return False  # what it belongs to is bound already
+        return False  # its owner is bound already
     place = function.__qualname__.rpartition(".")[0]
     return first.name in ("self", "cls") and bool(place) and not place.endswith("<locals>")
 
 
-def check_function(given: object) -> None:
-    """Pass for a function or a method, which are what `tool` can decorate.
-
-    Raises:
-        ConfigurationError: it is something else; the remedy says what to write for its kind.
-    """
-    if inspect.isfunction(given) or inspect.ismethod(given):
+def check_function(value: object) -> None:
+    """Check that it is a function or a method; otherwise the remedy says what to write instead."""
+    if inspect.isfunction(value) or inspect.ismethod(value):
         return
-    kind = type(given)
-    if isinstance(given, type):
-        what = f"the class {given.__qualname__}"
-    elif inspect.isbuiltin(given):
-        what = f"the builtin {given.__name__}"
+    kind = type(value)
+    if isinstance(value, type):
+        what = f"the class {value.__qualname__}"
+    elif inspect.isbuiltin(value):
+        what = f"the builtin {value.__name__}"
     else:
         what = f"an object of the class {kind.__module__}.{kind.__qualname__}"  # its repr may hold anything
     raise ConfigurationError(
         "tool_malformed",
         f"tool decorates a function or a method, not {what}",
-        remedy=_remedy(given),
+        remedy=_remedy_for(value),
     )
 
 
-def _remedy(given: object) -> str:
-    if isinstance(given, type):
+def _remedy_for(value: object) -> str:
+    if isinstance(value, type):
         return "decorate a method of the class, or a function that makes the object"
-    for base in type(given).__mro__:
+    for base in type(value).__mro__:
         instead = _FRAMEWORKS.get(base.__module__.partition(".")[0])
         if instead is not None and "Tool" in base.__name__:
             return instead
-    return next((remedy for kind, remedy in _KINDS if isinstance(given, kind)), _ANY)
+    return next((remedy for kind, remedy in _KINDS if isinstance(value, kind)), _ANY)
 
 
 _ANY: Final = "write a function that calls it, and decorate that function"
@@ -313,4 +302,4 @@ _FRAMEWORKS: Final[Mapping[str, str]] = {
     "google": "decorate the function, then make the tool, FunctionTool(function)",
     "llama_index": "decorate the function, then make the tool, FunctionTool.from_defaults(function)",
 }
-"""What to write for a framework's tool, by the package that its class comes from: no framework is imported to tell."""
+"""What to write for a framework's tool, by the package of its class. No framework is imported for that."""

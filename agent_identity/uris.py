@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """URLs as they are sent: which resource covers them, what DPoP signs of them, where they lead.
 
-One strict pattern reads every URL: http or https, an ASCII host, no userinfo, no white space, control or foreign
-character. What it can't read is nobody's and leads nowhere. `covers` compares what was sent and normalises nothing, so
-that no server behind it can read a path otherwise than we did; `htu_of` normalises as RFC 9449 §4.3 asks.
+One strict pattern reads every URL: http or https, an ASCII host, no userinfo, no white space, control or non-ASCII character.
+A URL that it can't read belongs to no resource, and no request is sent there. `covers` compares a URL as it was sent, without
+normalising it, so that no server can read the path in another way; `htu_of` normalises as RFC 9449 §4.3 requires.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from re import Match
 
 __all__ = [
-    "checked_resource",
+    "check_resource",
     "covers",
     "has_one_reading",
     "htu_of",
@@ -83,16 +83,16 @@ def htu_of(url: str) -> str:
     match = _read(url)
     path: str = match[4] or "/"
     if "%" in path:
-        path = _PERCENT.sub(_escape, path)
+        path = _PERCENT.sub(_normalise_escape, path)
     if "/." in path:
-        path = _without_dot_segments(path)
+        path = _remove_dot_segments(path)
     return _origin(match) + path
 
 
 def has_one_reading(url: str) -> bool:
-    """Whether a URL that was received leads to one place, whoever reads it: no fragment, no dot segment, encoded or not.
+    """Whether every reader of a received URL finds the same place: it has no fragment and no dot segment, encoded or not.
 
-    A signature is over the normal form, and a server routes by what was sent.
+    A signature is over the normal form, and a server routes by the URL as it was sent.
     """
     match = _URL.fullmatch(url)
     path: str = "" if match is None else match[4] or ""
@@ -102,7 +102,7 @@ def has_one_reading(url: str) -> bool:
 def covers(resource: str, url: str) -> bool:
     """Whether a URL is the resource or below it: same origin, path at or below by whole segments as sent.
 
-    False for whatever a server might read otherwise: dot segments, encoded dots, slashes or backslashes.
+    False for a path that servers read differently: dot segments, encoded dots, slashes or backslashes.
     """
     base = _base(resource)
     match = _URL.fullmatch(url)
@@ -117,18 +117,18 @@ def covers(resource: str, url: str) -> bool:
     )
 
 
-def checked_resource(resource: object) -> str:
-    """A resource in the one spelling that it may have: scheme and host in lower case, no default port, no fragment.
+def check_resource(resource: object) -> str:
+    """Return a resource if it has the one allowed spelling: scheme and host in lower case, no default port, no fragment.
 
     The path counts as it is written: with and without a trailing slash are two resources (RFC 8707 §2).
 
     Raises:
-        ConfigurationError: it has another spelling, or is no absolute URI.
+        ConfigurationError: it has another spelling, or isn't an absolute URI.
     """
     if not isinstance(resource, str):
         raise ConfigurationError(
             "resource_malformed",
-            f"a {type(resource).__qualname__} is no resource",
+            f"a {type(resource).__qualname__} is not a resource",
             remedy=_ABSOLUTE,
         )
     spelled = True
@@ -139,15 +139,15 @@ def checked_resource(resource: object) -> str:
             place = "another"
         spelled = resource == place or resource.startswith((f"{place}/", f"{place}?"))
     if not spelled or ":" not in resource or "#" in resource or not resource.isprintable():
-        raise _malformed(resource)
+        raise _malformed_resource(resource)
     return resource
 
 
 _ABSOLUTE: Final = "write an absolute URI, for instance https://billing.example"
 
 
-def _malformed(resource: str) -> ConfigurationError:
-    """Which part of the one spelling a resource hasn't, and what to write; what stands before `@` or after `?` is not shown."""
+def _malformed_resource(resource: str) -> ConfigurationError:
+    """The error for a malformed resource: what is wrong, and what to write. Userinfo and query aren't shown."""
     shown = resource.partition("?")[0]
     if "@" in shown:
         shown = f"…@{shown.rpartition('@')[2]}"
@@ -156,21 +156,21 @@ def _malformed(resource: str) -> ConfigurationError:
     if ":" not in resource:
         why = "it has no scheme"
     elif "#" in resource:
-        why, remedy = "it has a fragment", "leave out the # and what follows"
+        why, remedy = "it has a fragment", "remove the # and what follows"
     elif not resource.isprintable():
-        why, remedy = "it has characters that can't be seen", "leave them out"
+        why, remedy = "it has invisible characters", "remove them"
     elif match is not None and _is_place(match):
-        why = "its scheme and host are to be in lower case, without the default port"
+        why = "its scheme and host must be in lower case, without the default port"
         remedy = f"write {_origin(match)}{match[4] or ''}"
     return ConfigurationError(
         "resource_malformed",
-        f"{ascii(shown)[:120]} can't be a resource, which is an absolute URI: {why}",
+        f"{ascii(shown)[:120]} is not a resource URI: {why}",
         remedy=remedy,
     )
 
 
 def resource_set(resources: Iterable[str]) -> frozenset[str]:
-    """Resources as a set, each in the one spelling that it may have.
+    """Resources as a set, each checked by `check_resource`.
 
     Raises:
         ConfigurationError: a single string in place of a list, or a resource in another spelling.
@@ -178,14 +178,14 @@ def resource_set(resources: Iterable[str]) -> frozenset[str]:
     if not is_listed(resources):
         raise ConfigurationError(
             "resource_malformed",
-            "resources are a list, not one string or anything else",
+            "resources must be a list of URIs",
             remedy='write resources=["https://billing.example"]',
         )
-    return frozenset(checked_resource(resource) for resource in resources)
+    return frozenset(check_resource(resource) for resource in resources)
 
 
 def is_loopback(url: str) -> bool:
-    """Whether an http or https URL leads to this very machine by name: `localhost`, 127.0.0.0/8 or `[::1]`."""
+    """Whether the host of an http or https URL is this machine: `localhost`, 127.0.0.0/8 or `[::1]`."""
     match = _URL.fullmatch(url)
     if match is None or not _is_place(match):
         return False
@@ -196,15 +196,12 @@ def is_loopback(url: str) -> bool:
         address = ipaddress.ip_address(host.strip("[]"))
     except ValueError:
         return False
-    if isinstance(address, ipaddress.IPv6Address):
-        return address == ipaddress.IPv6Address(
-            1
-        )  # not the mapped form, which systems read differently
-    return address.is_loopback
+    # Of IPv6 only ::1, not the mapped form of 127.0.0.1, which systems read differently.
+    return address.is_loopback if isinstance(address, ipaddress.IPv4Address) else int(address) == 1
 
 
 def is_safe_link(url: str) -> bool:
-    """Whether a person may be sent to a URL: https, or http on this very machine, and in plain ASCII."""
+    """Whether a person may be sent to a URL: https, or http on loopback, and in plain ASCII."""
     match = _URL.fullmatch(url)
     return (
         match is not None and _is_place(match) and (match[1].lower() == "https" or is_loopback(url))
@@ -223,7 +220,7 @@ def _read(url: str) -> Match[str]:
 
 
 def _is_place(match: Match[str]) -> bool:
-    """Whether there can be such a port, and such an address where the host stands in brackets (RFC 3986 §3.2.2)."""
+    """Whether the port is in range, and a host in brackets is an IPv6 address (RFC 3986 §3.2.2)."""
     if match[3] and int(match[3]) > _HIGHEST_PORT:
         return False
     host: str = match[2]
@@ -246,7 +243,7 @@ def _origin(match: Match[str]) -> str:
 
 @lru_cache(maxsize=1024)
 def _base(resource: str) -> tuple[str, tuple[str, str]] | None:
-    """A resource's origin, its path, and what every path below that begins with. None: it covers nothing."""
+    """A resource's origin, its path, and the prefix of every path below it. None if it covers no URL."""
     match = _URL.fullmatch(resource)
     if match is None or not _is_place(match) or match[5] or match[6]:
         return None
@@ -260,14 +257,14 @@ def _is_unclear(path: str) -> bool:
     )
 
 
-def _escape(match: Match[str]) -> str:
+def _normalise_escape(match: Match[str]) -> str:
     if match[1] is None:
-        raise DeniedError("url_malformed", "a percent sign in a URL begins no escape")
+        raise DeniedError("url_malformed", "a percent sign in a URL doesn't begin an escape")
     character = chr(int(match[1], 16))
     return character if character in _UNRESERVED else f"%{match[1].upper()}"
 
 
-def _without_dot_segments(path: str) -> str:
+def _remove_dot_segments(path: str) -> str:
     """RFC 3986 §5.2.4, for a path that begins with a slash."""
     kept: list[str] = []
     segments = path.split("/")[1:]

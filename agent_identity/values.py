@@ -29,8 +29,8 @@ __all__ = [
     "b64url",
     "b64url_bytes",
     "can_be_signed",
-    "checked_phrase",
-    "checked_task",
+    "check_phrase",
+    "check_task",
     "is_agent",
     "is_line",
     "is_listed",
@@ -53,12 +53,12 @@ TOOL_DETAILS: Final = "urn:agent-identity:tool"
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """Whoever the agent acts for: OAuth `sub`, its issuer (None = the embedded authority's own), and what kind it is.
+    """The party that the agent acts for: OAuth `sub`, its issuer (None = the embedded authority), and its kind.
 
     `profile` is `user`, `service`, `trigger` or another `sub_profile` of the actor-profile draft.
 
     Raises:
-        ConfigurationError: it is empty, no text, or without an issuer reads like another issuer's principal (`https://idp#bob`).
+        ConfigurationError: it is empty, no text, or has no issuer but a name like another issuer's principal (`https://idp#bob`).
     """
 
     sub: str
@@ -72,13 +72,13 @@ class Principal:
             "".join((self.sub, "" if self.iss is None else self.iss, self.profile)).encode()
         except (TypeError, UnicodeEncodeError):
             raise ConfigurationError(
-                "principal_malformed", "a principal is named by text without lone surrogates"
+                "principal_malformed", "a principal's name must be text without lone surrogates"
             ) from None
         if self.iss is None and self.profile != "trigger" and _FOREIGN.match(self.sub):
             raise ConfigurationError(
                 "principal_malformed",
-                "a principal of the own directory is named like another issuer's, <iss>#<sub>",
-                remedy="name it without a URI and # in front",
+                "a principal without an issuer has a name like another issuer's, <iss>#<sub>",
+                remedy="remove the URI and the # from the name, or pass iss=",
             )
 
     @classmethod
@@ -115,7 +115,7 @@ _FOREIGN: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[^#]*#")
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What policy said of one call. Make it with `permit`, `deny` or `approval`."""
+    """Policy's answer for one call. Make it with `permit`, `deny` or `approval`."""
 
     verdict: Literal["permit", "deny", "approval"]
     reason: str | None = None
@@ -134,13 +134,13 @@ class Decision:
 
     @classmethod
     def approval(cls, role: str, *, policy_id: str | None = None) -> Decision:
-        """Refuse the call unless somebody in `role` says yes to exactly these arguments."""
+        """Refuse the call unless somebody in `role` approves exactly these arguments."""
         return cls("approval", policy_id=policy_id, role=role)
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """Who said yes to a call, how, and how that was proven (`evidence`: key, issuer or asserted).
+    """Who approved a call, how, and how that was proven (`evidence`: key, issuer or asserted).
 
     `at` is Unix seconds, `digest` the `sha-256:…` digest of the facts that were approved.
     """
@@ -156,7 +156,7 @@ class Approval:
 
 
 class Secret:
-    """Text that opens something. `reveal()` is the only way to it, so a grep for that word is the audit.
+    """A secret text. `reveal()` is the only way to read it, so that a grep for that word is an audit.
 
     It has no readable form, can't be pickled, copied or serialised, and compares in constant time.
     """
@@ -168,7 +168,7 @@ class Secret:
         remember(self)
 
     def reveal(self) -> str:
-        """The text itself; keep it out of variables that outlive the line."""
+        """The text itself. Don't keep it in a variable for longer than a line."""
         return self._text
 
     def __repr__(self) -> str:
@@ -194,19 +194,13 @@ class Secret:
     def __reduce_ex__(self, protocol: object, /) -> NoReturn:
         raise TypeError("a Secret can't be pickled or copied")
 
-    def __copy__(self) -> NoReturn:
-        raise TypeError("a Secret can't be pickled or copied")
-
-    def __deepcopy__(self, memo: object, /) -> NoReturn:
-        raise TypeError("a Secret can't be pickled or copied")
-
 
 @dataclass(frozen=True, slots=True)
 class Certificate:
     """A client certificate and its key, both PEM: the chain leaf first, the key unencrypted.
 
     `thumbprint` is the leaf's `x5t#S256` (RFC 8705 §3.1), `expires_at` its end in Unix seconds, `uris` the leaf's URI names
-    (a SPIFFE ID is one). `bundle` are authorities (PEM) to trust where it is shown. `keys.read_certificate` makes it from PEM.
+    (a SPIFFE ID is one). `bundle` are the authorities (PEM) to trust in that connection. `keys.read_certificate` reads one.
     """
 
     chain: str
@@ -249,15 +243,15 @@ def unb64url(text: str) -> bytes:
     Raises:
         VerificationError: padding, foreign characters, or trailing bits that aren't zero.
     """
-    given = text.encode("ascii", "replace")
-    left_over = len(given) % 4
+    encoded = text.encode("ascii", "replace")
+    left_over = len(encoded) % 4
     try:
         data = binascii.a2b_base64(
-            given.translate(_FROM_URL) + _PADDING[left_over], strict_mode=True
+            encoded.translate(_FROM_URL) + _PADDING[left_over], strict_mode=True
         )
     except ValueError:
         data = None
-    if data is None or (left_over and given[-1] not in _LAST[left_over]):
+    if data is None or (left_over and encoded[-1] not in _LAST[left_over]):
         raise VerificationError("malformed_base64", "not base64url without padding")
     return data
 
@@ -266,11 +260,11 @@ _TO_URL: Final = bytes.maketrans(b"+/", b"-_")
 _FROM_URL: Final = bytes.maketrans(b"-_+/=", b"+/\0\0\0")
 _PADDING: Final = (b"", b"", b"==", b"=")
 _LAST: Final = (b"", b"", b"AQgw", b"AEIMQUYcgkosw048")
-"""The last characters that leave no bit over, by how many characters come after the last whole four."""
+"""The last characters whose unused bits are zero, by the number of characters after the last whole four."""
 
 
 _ids: list[str] = []
-"""Random identifiers drawn by the page, one system call for 256; `list.pop` is atomic, and a forked child starts empty."""
+"""Random identifiers, 256 from one system call. `list.pop` is atomic, and a forked child starts with none."""
 
 
 def new_id(prefix: str) -> str:
@@ -290,24 +284,21 @@ def agent_uri(name: str) -> str:
     """The URI of an agent: a URI stays itself, a bare name becomes `urn:agent-identity:agent:<name>`.
 
     Raises:
-        ConfigurationError: the name is empty, has characters that a URI can't hold, or is the reference of a principal.
+        ConfigurationError: the name is empty, has characters that a URI can't hold, or is the reference of a principal or client.
     """
     if is_agent(name):
         return name
     if not _is_text(name, _AGENT_NAME):
         raise ConfigurationError(
             "agent_name",
-            "an agent is named by a URI or by letters, digits, dots, dashes and underscores",
+            "an agent's name must be a URI, or letters, digits, dots, dashes and underscores",
         )
     return f"urn:agent-identity:agent:{name}"
 
 
-def is_agent(given: object) -> bool:
-    """Whether it is a URI that names an agent.
-
-    Not `user:`, `service:` and `trigger:`, which name principals, nor `agent:` and `client:`, which begin other references.
-    """
-    return _is_text(given, _URI) and str(given).partition(":")[0].lower() not in _RESERVED
+def is_agent(value: object) -> bool:
+    """Whether it is a URI that can name an agent. `user:`, `service:`, `trigger:`, `agent:` and `client:` begin references."""
+    return _is_text(value, _URI) and str(value).partition(":")[0].lower() not in _RESERVED
 
 
 _URI: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:[!-~]+")
@@ -316,67 +307,63 @@ _PHRASE: Final = 200
 _SCOPE_TOKEN: Final = re.compile(r"[\x21\x23-\x5b\x5d-\x7e]+")
 
 
-def _is_text(given: object, form: re.Pattern[str]) -> bool:
-    return isinstance(given, str) and form.fullmatch(given) is not None
+def _is_text(value: object, form: re.Pattern[str]) -> bool:
+    return isinstance(value, str) and form.fullmatch(value) is not None
 
 
-def is_listed(given: object) -> bool:
-    """Whether it is a list or the like, and not one text."""
-    return isinstance(given, Iterable) and not isinstance(given, str)
+def is_listed(value: object) -> bool:
+    """Whether it is a list, set or other iterable, but not one string."""
+    return isinstance(value, Iterable) and not isinstance(value, str)
 
 
-def checked_phrase(name: str, given: object, *, remedy: str | None = None) -> str:
-    """A short text that grants carry and people read: a purpose, a trigger, a task. The authority takes no other.
+def check_phrase(name: str, value: object, *, remedy: str | None = None) -> str:
+    """Return a short text that grants carry and people read: a purpose, a trigger, a task.
 
     Raises:
-        ConfigurationError: it is none; `name` is the code.
+        ConfigurationError: it is too long, or not one readable line. `name` is the code.
     """
-    if isinstance(given, str) and 1 <= len(given) <= _PHRASE and is_line(given):
-        return given
+    if isinstance(value, str) and 1 <= len(value) <= _PHRASE and is_line(value):
+        return value
     raise ConfigurationError(
-        name, f"{name} is one line of 1 to {_PHRASE} characters that can be shown", remedy=remedy
+        name, f"{name} must be one line of 1 to {_PHRASE} printable characters", remedy=remedy
     )
 
 
 def is_line(text: str) -> bool:
-    """Whether it is one line that can be shown as it is: nothing in it moves what stands beside it, or can't be seen at all."""
+    """Whether a text is one printable line, without control, bidirectional or invisible characters."""
     return text.translate(_WITHIN_WORDS).isprintable()
 
 
 _WITHIN_WORDS: Final = dict.fromkeys(map(ord, "\u00a0\u202f\u200c\u200d"))
-"""Spaces that don't break, and the joiners of Persian, Indic scripts and emoji: parts of how words are written."""
+"""Allowed nevertheless: spaces that don't break, and the joiners of Persian, Indic scripts and emoji."""
 
 
-def checked_task(task: object) -> str | None:
-    """What a hop is for, or None.
-
-    Raises:
-        ConfigurationError: see `checked_phrase`.
-    """
-    return None if task is None else checked_phrase("task", task)
+def check_task(task: object) -> str | None:
+    """`check_phrase` for the task of a hop, which may be None."""
+    return None if task is None else check_phrase("task", task)
 
 
-def can_be_signed(given: object) -> bool:
+def can_be_signed(value: object) -> bool:
     """Whether it is text free of lone surrogates, which JSON in UTF-8 can't hold."""
-    if not isinstance(given, str):
+    if not isinstance(value, str):
         return False
     try:
-        given.encode()
+        value.encode()
     except UnicodeEncodeError:
         return False
     return True
 
 
 def scope_set(scopes: Iterable[str]) -> frozenset[str]:
-    """Scopes as a set of exact tokens (RFC 6749 §3.3); there is no prefix, wildcard or case magic.
+    """Scopes as a set of exact tokens (RFC 6749 §3.3). They have no prefixes or wildcards, and case counts.
 
     Raises:
-        ConfigurationError: anything but a list of texts, or a token with foreign characters.
+        ConfigurationError: it isn't a list of strings, or a token has characters that no scope can have.
     """
     if not is_listed(scopes):
         raise ConfigurationError(
             "scope_malformed",
-            "scopes are a list of tokens, not one string or anything else",
+            "scopes must be a list of strings",
             remedy='write scopes=["invoices:read"]',
         )
     tokens = tuple(scopes)
@@ -384,7 +371,7 @@ def scope_set(scopes: Iterable[str]) -> frozenset[str]:
         if not _is_text(token, _SCOPE_TOKEN):
             raise ConfigurationError(
                 "scope_malformed",
-                f"{ascii(token)[:80]} holds characters that a scope can't have (RFC 6749 §3.3)",
-                remedy="a scope is printable ASCII without spaces, quotation marks and backslashes; write each as a text of its own",
+                f"the scope {ascii(token)[:80]} has characters that no scope can have (RFC 6749 §3.3)",
+                remedy="write each scope as a string of its own, in printable ASCII without spaces, quotation marks and backslashes",
             )
     return frozenset(tokens)

@@ -24,7 +24,7 @@ import runner
 
 with runner.instrumented():
     from agent_identity import jose
-    from agent_identity.canonical import args_digest, bound, digest, encode
+    from agent_identity.canonical import args_digest, copy_and_encode, digest, encode
     from agent_identity.errors import DeniedError
 
 import world
@@ -218,7 +218,7 @@ def form_of(arguments: dict[str, object]) -> bytes | None:
 def check(arguments: dict[str, object]) -> bytes | None:
     expected = form_of(arguments)
     try:
-        copied, data = bound(arguments, frozenset())
+        copied, data = copy_and_encode(arguments, frozenset())
     except DeniedError:
         assert expected is None
         return None

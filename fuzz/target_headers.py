@@ -17,7 +17,7 @@ with runner.instrumented():
     from agent_identity.delegation.carriers import split_chain
     from agent_identity.errors import AgentIdentityError
     from agent_identity.http.challenges import challenges_of, wanted_by
-    from agent_identity.uris import checked_resource, covers, htu_of, is_loopback, is_safe_link
+    from agent_identity.uris import check_resource, covers, htu_of, is_loopback, is_safe_link
     from agent_identity.verify.asgi import headers_of, path_of, url_of
     from agent_identity.verify.request import read_request
 
@@ -149,7 +149,7 @@ def one(data: bytes) -> bool:
         lambda: check_received(url, method, resource, is_raw=True),
         lambda: check_received(url, method, resource, is_raw=False),
         lambda: check_covers(resource, url),
-        lambda: checked_resource(resource) == resource,
+        lambda: check_resource(resource) == resource,
     ):
         try:
             took |= check()

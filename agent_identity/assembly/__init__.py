@@ -1,16 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An identity put together: which issuers it asks, where its first grants come from, how each resource's credential is had.
+"""Assembles the parts of an identity: its issuers, the anchor of its first grants, and a credential source for each resource.
 
-    embedded    an authority in this process, and nothing to configure
-    configured  what `agent-identity.toml` says
-    issuers     a table of [issuers] as an issuer that can be asked, and as one whose word about principals is taken
+    embedded    with an authority in this process, without configuration
+    configured  from `agent-identity.toml`; also times, limits, HTTP and the Workload API
+    issuers     a table of [issuers] as an `Issuer`, and as one whose tokens about principals are trusted
     sources     a table of [resources] as a source
     secrets     a reference as the flow that reads it
-    doors       the ways out: HTTP with its limits, the Workload API
     keys        private keys that outlive the process
-    settings    times and limits
 
-Nothing here asks anybody anything: what it makes does, when it is first used.
+Nothing here does I/O: the parts do, when they are first used.
 """
 
 from __future__ import annotations
@@ -29,7 +27,7 @@ __all__ = ["Assembled"]
 
 
 class Assembled(NamedTuple):
-    """What sessions need of the world: `issuers` by name, `trusted` by URL, those whose tokens of principals are believed."""
+    """The parts: `issuers` by name, and `trusted` by URL, those whose tokens about principals are accepted."""
 
     anchor: Anchor
     resources: Resources

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a configuration says, as things that sessions can use."""
+"""Assembles the parts of an identity from its configuration."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Settings",
-    "configured",
-    "described_by",
-    "minted_by",
+    "assemble",
+    "minted_resources",
+    "other_resources",
     "secrets_of",
     "svids_of",
     "transport_of",
@@ -47,7 +47,7 @@ __all__ = [
 ]
 
 
-def configured(
+def assemble(
     configuration: Configuration,
     secrets: Secrets,
     *,
@@ -57,7 +57,7 @@ def configured(
     recorded: Callable[[], Flow[None]],
     clock: Callable[[], float],
 ) -> Assembled:
-    """Issuers, resources and anchor of a configuration; `signer` signs first grants where no issuer and no vault does."""
+    """Assemble the parts of a configuration. `signer` signs first grants if neither an issuer nor a vault does."""
     issuers = issuers_of(
         configuration, secrets, name=name, agent=agent, recorded=recorded, clock=clock
     )
@@ -68,7 +68,11 @@ def configured(
     elif signer is not None:
         anchor = SignedGrants(signer, _signer_id(configuration.agent, signer), clock)
     else:
-        raise ConfigurationError("signer_missing", "nothing signs the first grant of a chain")
+        raise ConfigurationError(
+            "signer_missing",
+            "no issuer and no signer is configured that signs the first grant of a chain",
+            remedy="set agent.grants or agent.signer",
+        )
     return Assembled(
         anchor,
         Resources(resources_of(configuration, issuers, secrets, clock)),
@@ -78,7 +82,7 @@ def configured(
 
 
 def vault_signer(configuration: Configuration, secrets: Secrets) -> Signer | None:
-    """The key in a vault that signs first grants, None where `agent.signer` names none."""
+    """The key in a vault that signs first grants; None if `agent.signer` isn't in a vault."""
     reference = configuration.agent.signer
     if reference is None or not is_in_vault(reference):
         return None
@@ -92,20 +96,20 @@ def _signer_id(table: AgentTable, signer: Signer) -> str:
         return f"urn:agent-identity:signer:{signer.thumbprint}"
     raise ConfigurationError(
         "value_missing",
-        "a signer of one's own has no name that stays when its key is rotated",
-        remedy="say agent.signer_id, the name under which verifiers know it",
+        "a signer whose key can be rotated needs a name of its own",
+        remedy="set agent.signer_id, the name by which verifiers know it",
     )
 
 
-def described_by(
+def other_resources(
     configuration: Configuration, secrets: Secrets, clock: Callable[[], float]
 ) -> dict[str, Resource]:
-    """The resources of a configuration that has no issuers: keys, platform tokens, certificates."""
+    """The resources whose credentials come from elsewhere than an issuer: keys, platform tokens, certificates."""
     return resources_of(configuration, {}, secrets, clock)
 
 
-def minted_by(configuration: Configuration) -> dict[str, Minted]:
-    """What is said of the resources whose tokens the embedded authority mints."""
+def minted_resources(configuration: Configuration) -> dict[str, Minted]:
+    """The settings of the resources whose tokens the embedded authority mints."""
     return {
         uri: Minted(
             None if table.scopes is None else scope_set(table.scopes),
@@ -118,24 +122,24 @@ def minted_by(configuration: Configuration) -> dict[str, Minted]:
 
 
 def secrets_of(configuration: Configuration, clock: Callable[[], float]) -> Secrets:
-    """The secrets that a configuration names, those of its vault included."""
+    """The secrets that a configuration names, including those in its vault."""
     table = configuration.vault
     return Secrets(None if table is None else _vault(table, clock), clock)
 
 
 def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
-    found = provider(table.provider or "ambient", path=table.path)
+    platform = provider(table.provider or "ambient", path=table.path)
     audience = table.audience or table.address
 
     def login() -> Flow[Secret]:
-        given = yield from found.fetch(audience, clock())
-        if given is None:
+        workload_token = yield from platform.fetch(audience, clock())
+        if workload_token is None:
             raise CredentialUnavailableError(
                 "no_workload_identity",
-                f"the vault wants a token of the platform, and there is no {found.kind} here",
-                remedy=found.setup,
+                f"the vault needs a token of the platform, and there is no {platform.kind} here",
+                remedy=platform.setup,
             )
-        return given.token
+        return workload_token.token
 
     return Vault(
         table.address,
@@ -150,7 +154,7 @@ def _vault(table: VaultTable, clock: Callable[[], float]) -> Vault:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """Times are seconds. `session_lifetime` and `max_depth` are the most that a session may ask for."""
+    """Times and limits. Times are in seconds. `session_lifetime` and `max_depth` are the maxima for a session."""
 
     session_lifetime: float = 3600.0
     grant_lifetime: float = 900.0
@@ -189,11 +193,11 @@ def transport_of(settings: Settings) -> Transport:
 
 
 def svids_of(configuration: Configuration | None) -> Svids | None:
-    """The Workload API, None where neither configuration nor environment say where it is."""
+    """The Workload API; None if neither the configuration nor the environment has its address."""
     table = None if configuration is None else configuration.spiffe
     socket = workload_api(None if table is None else table.socket)
     if socket is None:
         return None
-    from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - for those who have one
+    from agent_identity.http.svids import WorkloadApi  # noqa: PLC0415 - loads on first use
 
     return WorkloadApi(socket, trust_domain=None if table is None else table.trust_domain)

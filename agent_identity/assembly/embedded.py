@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An identity with an authority of its own in this process: it signs first grants, and mints a token for any resource."""
+"""Assembles an identity with an authority in this process, which signs first grants and mints a token for any resource."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from agent_identity.delegation.details import Details
 
-__all__ = ["Minted", "OwnClient", "embedded"]
+__all__ = ["Minted", "OwnClient", "assemble_embedded"]
 
 
 class OwnClient(Anchor, Source, Revoker, Protocol):
@@ -24,38 +24,38 @@ class OwnClient(Anchor, Source, Revoker, Protocol):
 
 
 class Minted(NamedTuple):
-    """The description of a resource whose tokens the authority mints; see `Resource`."""
+    """The settings of a resource whose tokens the authority mints; see `Resource`."""
 
     scopes: frozenset[str] | None = None
     sends_assertion: bool = True
     details: Details | None = None
 
 
-_UNDESCRIBED: Final = Minted()
+_DEFAULTS: Final = Minted()
 
 
-def embedded(
+def assemble_embedded(
     client: OwnClient,
     *,
     minted: Mapping[str, Minted],
     described: Mapping[str, Resource],
     clock: Callable[[], float],
 ) -> Assembled:
-    """Everything from the authority of this process, as whose `client` the identity acts.
+    """Assemble the parts around the authority of this process. `client` is what the identity is there.
 
     `minted` describes resources that get its tokens, `described` are resources whose credentials come from elsewhere.
     """
 
-    def reached(uri: str, each: Minted = _UNDESCRIBED) -> Resource:
+    def make_resource(uri: str, settings: Minted = _DEFAULTS) -> Resource:
         return Resource(
             uri,
             client,
-            each.scopes,
-            sends_assertion=each.sends_assertion,
+            settings.scopes,
+            sends_assertion=settings.sends_assertion,
             issuer=client,
-            details=each.details,
+            details=settings.details,
             handed=ChainAlone(clock),
         )
 
-    resources = {uri: reached(uri, each) for uri, each in minted.items()}
-    return Assembled(client, Resources(resources | dict(described), reached), {}, {})
+    resources = {uri: make_resource(uri, settings) for uri, settings in minted.items()}
+    return Assembled(client, Resources(resources | dict(described), make_resource), {}, {})

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of [issuers] as issuers: where they are, which client we are there, and whose word about principals is taken."""
+"""Makes issuers from the tables of [issuers]: their endpoints, our client there, and whether their subject tokens are trusted."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def issuers_of(
     recorded: Callable[[], Flow[None]],
     clock: Callable[[], float],
 ) -> dict[str, Issuer]:
-    """Every issuer of a configuration, by the name that it has there."""
+    """Every issuer of a configuration, by its name there."""
     grants = _grant_types(configuration)
     shown = {table.issuer for table in configuration.resources.values() if table.binding == "mtls"}
 
@@ -85,19 +85,19 @@ def issuers_of(
 
 
 def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> dict[str, Trusted]:
-    """The issuers whose tokens about principals are believed, by URL."""
-    found: dict[str, Trusted] = {}
+    """The issuers whose tokens about principals are accepted, by URL."""
+    trusted: dict[str, Trusted] = {}
     for label, table in configuration.issuers.items():
         if "subjects" not in table.trust or table.audience is None:
             continue
-        found[table.issuer] = Trusted(
+        trusted[table.issuer] = Trusted(
             issuers[label],
             table.audience,
             client_id=table.client_id,
             algorithms=frozenset(table.algorithms or ALGORITHMS),
             token_type=_SUBJECT_TYPES.get(table.token_type or "", table.token_type),
         )
-    return found
+    return trusted
 
 
 def _clients(
@@ -132,16 +132,16 @@ def _clients(
 def client_document(
     configuration: Configuration, label: str, key: SigningKey | None
 ) -> dict[str, JSON]:
-    """What has to be published at the `client_id` of an issuer's table; `key` is the client's.
+    """The metadata document to publish at the `client_id` of an issuer's table. `key` is the client's key.
 
     Raises:
-        ConfigurationError: no table has that name, or its client has no document.
+        ConfigurationError: no table has that name, or its client has no metadata document.
     """
     table = configuration.issuers.get(label)
     if table is None or table.registration != "cimd" or table.client_id is None:
         raise ConfigurationError(
             "no_client_document",
-            "no client of that name is known by a metadata document",
+            f"the issuer {ascii(label)[:80]} has no client with a metadata document",
             remedy="name a table of [issuers] whose client_id is an https URL",
         )
     return metadata_document(
@@ -159,7 +159,7 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
     if method == "private_key_jwt" and table.client_key is not None:
         if table.client_assertion_audience == "token-endpoint":
             warnings.warn(
-                f"client assertions for {label} name the token endpoint: an issuer that takes them takes those meant for another",
+                f"client assertions for {label} have the token endpoint as audience, so another issuer can replay them there",
                 stacklevel=2,
             )
         return PrivateKeyJwt(
@@ -181,22 +181,22 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
 
 
 def _platform_token(audience: str, now: float) -> Flow[Secret]:
-    """What the platform that runs us says, whichever it is."""
-    given = yield from provider("ambient").fetch(audience, now)
-    if given is None:
+    """The token of the platform that runs this process, whichever it is."""
+    workload_token = yield from provider("ambient").fetch(audience, now)
+    if workload_token is None:
         raise CredentialUnavailableError(
-            "no_workload_identity", "no platform here says who this workload is"
+            "no_workload_identity", "no platform here gives this workload a token"
         )
-    return given.token
+    return workload_token.token
 
 
 def _certificate(
     table: IssuerTable, secrets: Secrets, *, is_shown: bool
 ) -> Callable[[], Flow[Certificate]] | None:
-    """What the client shows in TLS: the configured certificate, else the workload's SVID, where it has to show one.
+    """The client's TLS certificate: the configured one, else the workload's SVID if a certificate is needed.
 
-    It has to (`is_shown`) where tokens are bound to it, and where it is how the client proves itself. A token stays with the
-    SVID that it is bound to, when the next one comes.
+    It is needed if tokens are bound to it (`is_shown`), or if the client authenticates by it. A token stays with the SVID that
+    it is bound to, also after the SVID was rotated.
     """
     if table.client_certificate is not None:
         return secrets.certificate(
@@ -220,11 +220,11 @@ _GRANT_TYPES = {
 
 
 def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
-    """What a client that registers itself asks to be allowed, by issuer: what the resources need, and no more."""
-    found: dict[str, set[str]] = {}
+    """The grant types that a client registers for, by issuer: only those that the resources need."""
+    needed: dict[str, set[str]] = {}
     for table in configuration.resources.values():
         if table.issuer is not None:
-            found.setdefault(table.issuer, set()).update(_GRANT_TYPES.get(table.source or "", ()))
+            needed.setdefault(table.issuer, set()).update(_GRANT_TYPES.get(table.source or "", ()))
         if table.via is not None:
-            found.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
-    return {label: tuple(sorted(types)) for label, types in found.items()}
+            needed.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
+    return {label: tuple(sorted(types)) for label, types in needed.items()}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Private keys that outlive the process: where a reference names one, or under the state directory, made at first use."""
+"""Private keys that outlive the process: named by a reference, or made in the state directory on first use."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from agent_identity.config.references import References, is_in_vault
 from agent_identity.errors import ConfigurationError
 from agent_identity.keys.private_files import (
-    one_at_a_time,
-    private_directory,
+    locked_file,
+    make_private_directory,
     read_secret,
     write_private,
 )
@@ -25,17 +25,17 @@ __all__ = ["first_signer", "referenced_key", "state_key", "uses_authority"]
 
 
 def uses_authority(configuration: Configuration) -> bool:
-    """Whether first grants come from an authority in this process: nothing else is configured."""
+    """Whether first grants come from an authority in this process, because nothing else is configured."""
     return not configuration.issuers and configuration.agent.signer is None
 
 
 def first_signer(configuration: Configuration, directory: Path) -> MemorySigner | None:
-    """The key in this process that signs first grants: the one that is named, or one of the state directory.
+    """The key in this process that signs first grants: the configured one, or one in the state directory.
 
-    None where another does: an issuer, the authority of this process, or a key that stays in a vault.
+    None if something else signs them: an issuer, the authority of this process, or a key in a vault.
 
     Raises:
-        ConfigurationError: there is none where the configuration says, or it can't be used.
+        ConfigurationError: the configured key doesn't exist, or can't be used.
     """
     table = configuration.agent
     if uses_authority(configuration) or table.grants is not None:
@@ -48,19 +48,19 @@ def first_signer(configuration: Configuration, directory: Path) -> MemorySigner 
 
 
 def referenced_key(references: References, reference: str, what: str) -> SigningKey:
-    """The private key (PEM) that a reference names; `what` is the key of the configuration that it stands in.
+    """The private key (PEM) that a reference names. `what` is the setting with the reference.
 
     Raises:
-        ConfigurationError: there is none, or it can't be used.
+        ConfigurationError: it doesn't exist, or can't be used.
     """
-    found = references.read(reference)
-    if found is None:
+    pem = references.read(reference)
+    if pem is None:
         raise ConfigurationError(
             "secret_missing",
-            f"there is no key where {what} says",
-            remedy="put a private key there, PEM, or name another place",
+            f"there is no key at the place that {what} names",
+            remedy="put a private key (PEM) there, or name another place",
         )
-    return SigningKey.from_pem(found.reveal().encode())
+    return SigningKey.from_pem(pem.reveal().encode())
 
 
 def state_key(directory: Path, name: str) -> SigningKey:
@@ -69,9 +69,9 @@ def state_key(directory: Path, name: str) -> SigningKey:
     Raises:
         ConfigurationError: the directory or the key can't be used, or isn't private.
     """
-    path = private_directory(directory) / f"{name}.pem"
+    path = make_private_directory(directory) / f"{name}.pem"
     try:
-        with one_at_a_time(directory / f"{name}.lock"):
+        with locked_file(directory / f"{name}.lock"):
             if not path.exists():
                 write_private(path, SigningKey.generate().to_pem())
             return SigningKey.from_pem(read_secret(path))
@@ -79,5 +79,5 @@ def state_key(directory: Path, name: str) -> SigningKey:
         raise ConfigurationError(
             "state_unusable",
             f"the key {path} can't be kept or read",
-            remedy="look at what stands in its place, or choose another state directory",
+            remedy="check what is at this path, or choose another state directory",
         ) from error

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References as flows: what `env:`, `file:`, `keyring:` and `vault:` name, read when it is needed and not before.
+"""Flows that read the secrets of `env:`, `file:`, `keyring:` and `vault:` references when they are needed.
 
-A client secret or an API key of the vault serves for five minutes, since reading it is two requests; all others are read each
-time. So is whatever is kept there too: a refresh token that another process replaced is worth nothing.
+A client secret or an API key in the vault is cached for five minutes, since reading it takes two requests. All others are read
+each time, and so are secrets that are also written, since another process may have replaced a refresh token.
 """
 
 from __future__ import annotations
@@ -32,47 +32,47 @@ _VAULT: Final = "vault:"
 
 
 @dataclass(frozen=True, slots=True)
-class _Kept:
+class _CachedSecret:
     secret: Secret | None = field(repr=False)
     issued_at: float
     expires_at: float
 
 
 class Secrets:
-    """The secrets that one configuration names. `vault` is where `vault:` references lead, `clock` gives Unix seconds."""
+    """The secrets that one configuration names. `vault` is for `vault:` references, `clock` returns Unix seconds."""
 
     def __init__(self, vault: Vault | None, clock: Callable[[], float]) -> None:
         self._vault = vault
         self._clock = clock
 
     def read(self, reference: str) -> Flow[Secret | None]:
-        """What a reference names as it is now, None where there is nothing."""
+        """Read the current secret of a reference; None if there is none."""
         if not reference.startswith(_VAULT):
             return read(reference)
-        return self._the_vault().read(reference)
+        return self._require_vault().read(reference)
 
     def keep(self, reference: str, secret: Secret | None) -> Flow[None]:
-        """Keep a secret where a reference names; None takes away what is there."""
+        """Write a secret to the place of a reference; None deletes it."""
         if not reference.startswith(_VAULT):
             return keep(reference, secret)
-        return self._the_vault().keep(reference, secret)
+        return self._require_vault().keep(reference, secret)
 
     def optional(self, reference: str) -> Callable[[], Flow[Secret | None]]:
-        """A flow that reads the reference, made anew for each use; what the vault holds may be five minutes old."""
-        return lambda: self._served(reference)
+        """A function that makes a flow to read the reference. A secret of the vault may be five minutes old."""
+        return lambda: self._read_cached(reference)
 
     def required(self, reference: str, what: str) -> Callable[[], Flow[Secret]]:
-        """The same for a secret that has to be there; `what` says in errors which it is."""
+        """The same for a required secret. `what` names it in error messages."""
 
         def fetch() -> Flow[Secret]:
-            found = yield from self._served(reference)
-            if found is None:
+            secret = yield from self._read_cached(reference)
+            if secret is None:
                 raise ConfigurationError(
                     "secret_missing",
-                    f"there is no {what} where the configuration says ({reference})",
+                    f"there is no {what} at {reference}",
                     remedy="put it there, or name another place",
                 )
-            return found
+            return secret
 
         return fetch
 
@@ -81,8 +81,8 @@ class Secrets:
         text = self.required(reference, what)
 
         def fetch() -> Flow[SigningKey]:
-            found = yield from text()
-            return SigningKey.from_pem(found.reveal().encode())
+            pem = yield from text()
+            return SigningKey.from_pem(pem.reveal().encode())
 
         return fetch
 
@@ -93,12 +93,12 @@ class Secrets:
             ConfigurationError: `reference_malformed`, `vault_unconfigured`.
         """
         place = transit_key(reference)
-        return TransitSigner(self._the_vault(), place.mount, place.name)
+        return TransitSigner(self._require_vault(), place.mount, place.name)
 
     def certificate(
         self, chain: str, key: str | None, what: str
     ) -> Callable[[], Flow[Certificate]]:
-        """A certificate chain and its key, PEM, in two places or in one."""
+        """A certificate chain and its key in PEM, in one place or two."""
         first = self.required(chain, what)
         second = first if key is None else self.required(key, f"key of the {what}")
 
@@ -109,33 +109,35 @@ class Secrets:
 
         return fetch
 
-    def _served(self, reference: str) -> Flow[Secret | None]:
+    def _read_cached(self, reference: str) -> Flow[Secret | None]:
         if not reference.startswith(_VAULT):
             return (yield from read(reference))
         key = digest_of(("secret", reference))
-        kept = yield from shared(Shared(key, lambda: self._fetched(reference)))
+        kept = yield from shared(Shared(key, lambda: self._read_vault(reference)))
         return kept.secret
 
-    def _fetched(self, reference: str) -> Flow[_Kept]:
-        secret = yield from self._the_vault().read(reference)
+    def _read_vault(self, reference: str) -> Flow[_CachedSecret]:
+        secret = yield from self._require_vault().read(reference)
         now = self._clock()
-        return _Kept(secret, now, now + _LIFE)
+        return _CachedSecret(secret, now, now + _LIFE)
 
-    def _the_vault(self) -> Vault:
+    def _require_vault(self) -> Vault:
         if self._vault is None:
             raise ConfigurationError(
-                "vault_unconfigured", "there is no [vault]", remedy="add one with its address"
+                "vault_unconfigured",
+                "a vault: reference needs a [vault] table, and there is none",
+                remedy="add [vault] with its address",
             )
         return self._vault
 
 
 def workload_certificate() -> Flow[Certificate]:
-    """The X.509-SVID of this workload, where an issuer knows the client by it."""
-    found = yield from certificate_svid()
-    if found is None:
+    """The X.509-SVID of this workload, for an issuer that knows the client by it."""
+    certificate = yield from certificate_svid()
+    if certificate is None:
         raise ConfigurationError(
             "no_workload_api",
-            "the client's certificate is to be an SVID, and there is no SPIFFE Workload API",
+            "the client's certificate must be an SVID, and there is no SPIFFE Workload API",
             remedy="set [spiffe] socket or SPIFFE_ENDPOINT_SOCKET",
         )
-    return found
+    return certificate

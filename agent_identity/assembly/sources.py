@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tables of [resources] as sources: one way to get a credential each, with the issuers and secrets that it needs."""
+"""Makes sources from the tables of [resources]: each gets a credential in one way, with the issuers and secrets that it needs."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from agent_identity.credentials.sources.signing_in import SignIn
 from agent_identity.credentials.sources.token_exchange import TokenExchange
 from agent_identity.credentials.sources.transaction import TransactionTokens
 from agent_identity.credentials.workload import Provider, provider
-from agent_identity.delegation.details import pinned
+from agent_identity.delegation.details import pin_details
 from agent_identity.errors import CredentialUnavailableError
 from agent_identity.runtime.parts import Resource
 from agent_identity.values import TOOL_DETAILS, scope_set
@@ -48,7 +48,7 @@ __all__ = ["details_of", "resources_of", "workload_token"]
 
 @dataclass(frozen=True, slots=True)
 class _Means:
-    """What sources are made of."""
+    """The ingredients of sources."""
 
     configuration: Configuration
     issuers: Mapping[str, Issuer]
@@ -62,7 +62,7 @@ def resources_of(
     secrets: Secrets,
     clock: Callable[[], float],
 ) -> dict[str, Resource]:
-    """Every resource of a configuration that says how its credential is had, by URI."""
+    """The resources of a configuration that have a source, by URI."""
     means = _Means(configuration, issuers, secrets, clock)
     return {
         uri: _resource(uri, table, means)
@@ -72,7 +72,7 @@ def resources_of(
 
 
 def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
-    asked = table.transaction_token
+    transaction = table.transaction_token
     return Resource(
         uri,
         _SOURCES[table.source or ""](table, means),
@@ -80,28 +80,28 @@ def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
         sends_assertion=table.assertion != "omit",
         issuer=None if table.issuer is None else means.issuers[table.issuer],
         transaction=None
-        if asked is None
-        else TransactionTokens(means.issuers[asked.issuer], asked.audience),
+        if transaction is None
+        else TransactionTokens(means.issuers[transaction.issuer], transaction.audience),
         details=details_of(uri, table),
-        handed=ChainAlone(means.clock) if _takes_principals_token(table) else None,
+        handed=ChainAlone(means.clock) if _needs_principal_token(table) else None,
     )
 
 
-def _takes_principals_token(table: ResourceTable) -> bool:
-    """Whether the credential is had for a token of the principal's, which a session that was handed over hasn't got."""
+def _needs_principal_token(table: ResourceTable) -> bool:
+    """Whether getting the credential needs the principal's token, which a handed-over session doesn't have."""
     if table.source == "jwt-bearer":
         return table.assertion_from == "subject"
     return table.source in {"token-exchange", "id-jag", "identity-chaining"}
 
 
 def details_of(uri: str, table: ResourceTable) -> Details | None:
-    """The authorization details of our own type, which grants carry and calls are held to; None where there are none."""
+    """The authorization details of our own type, which grants carry and calls are checked against; None if there are none."""
     own = [each for each in table.authorization_details if each.get("type") == TOOL_DETAILS]
-    return pinned(own, uri) if own else None
+    return pin_details(own, uri) if own else None
 
 
 def _for_issuer(table: ResourceTable) -> list[JSON]:
-    """All others, which the issuer is asked for."""
+    """All other authorization details, which are requested from the issuer."""
     return [each for each in table.authorization_details if each.get("type") != TOOL_DETAILS]
 
 
@@ -117,7 +117,7 @@ def _binding(table: ResourceTable) -> Literal["dpop", "mtls", "none"]:
 
 
 def _client_name(table: ResourceTable, means: _Means) -> str:
-    """What tells two clients of one issuer apart in a cache's key."""
+    """Distinguishes two clients of one issuer in a cache key."""
     label = table.issuer or ""
     return f"{label} {means.configuration.issuers[label].client_id or ''}"
 
@@ -198,18 +198,6 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
     )
 
 
-def _authorization_code(table: ResourceTable, means: _Means) -> Source:
-    return AuthorizationCode(_sign_in(table, means))
-
-
-def _device(table: ResourceTable, means: _Means) -> Source:
-    return DeviceAuthorization(_sign_in(table, means))
-
-
-def _ciba(table: ResourceTable, means: _Means) -> Source:
-    return Ciba(_sign_in(table, means), login_hint_from=table.login_hint_from or "sub")
-
-
 def _refresh_token(table: ResourceTable, means: _Means) -> Source:
     return RefreshToken(
         _issuer(table, means),
@@ -220,24 +208,24 @@ def _refresh_token(table: ResourceTable, means: _Means) -> Source:
     )
 
 
-# -- the platform's --------------------------------------------------------------------------------------------------------
+# -- the platform's tokens -------------------------------------------------------------------------------------------------
 
 
 def workload_token(
     table: ResourceTable, audience: str, clock: Callable[[], float]
 ) -> Callable[[], Flow[WorkloadToken]]:
-    """The platform's token for an audience with its type, as a flow that is made anew for each use."""
-    found = _provider(table)
+    """A function that makes a flow to get the platform's token for an audience."""
+    platform = _provider(table)
 
     def fetch() -> Flow[WorkloadToken]:
-        given = yield from found.fetch(audience, clock())
-        if given is None:
+        token = yield from platform.fetch(audience, clock())
+        if token is None:
             raise CredentialUnavailableError(
                 "no_workload_identity",
-                f"there is no {found.kind} here to say what this workload is (looked for {found.looks_for})",
-                remedy=found.setup,
+                f"there is no {platform.kind} here to identify this workload (looked for {platform.looks_for})",
+                remedy=platform.setup,
             )
-        return given
+        return token
 
     return fetch
 
@@ -251,23 +239,7 @@ def _provider(table: ResourceTable) -> Provider:
     )
 
 
-def _workload_token(table: ResourceTable, means: _Means) -> Source:
-    return WorkloadTokenSource(
-        _provider(table),
-        table.audience,
-        clock=means.clock,
-    )
-
-
-def _spiffe_jwt(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeJwtSource(means.configuration.spiffe.trust_domain, clock=means.clock)
-
-
-def _spiffe_x509(_: ResourceTable, means: _Means) -> Source:
-    return SpiffeX509Source(means.configuration.spiffe.trust_domain, clock=means.clock)
-
-
-# -- what was there before -------------------------------------------------------------------------------------------------
+# -- static credentials ----------------------------------------------------------------------------------------------------
 
 
 def _api_key(table: ResourceTable, means: _Means) -> Source:
@@ -311,13 +283,21 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
     "jwt-bearer": _jwt_bearer,
     "id-jag": _cross_domain,
     "identity-chaining": _cross_domain,
-    "authorization-code": _authorization_code,
-    "device": _device,
-    "ciba": _ciba,
+    "authorization-code": lambda table, means: AuthorizationCode(_sign_in(table, means)),
+    "device": lambda table, means: DeviceAuthorization(_sign_in(table, means)),
+    "ciba": lambda table, means: Ciba(
+        _sign_in(table, means), login_hint_from=table.login_hint_from or "sub"
+    ),
     "refresh-token": _refresh_token,
-    "workload-token": _workload_token,
-    "spiffe-jwt": _spiffe_jwt,
-    "spiffe-x509": _spiffe_x509,
+    "workload-token": lambda table, means: WorkloadTokenSource(
+        _provider(table), table.audience, clock=means.clock
+    ),
+    "spiffe-jwt": lambda _, means: SpiffeJwtSource(
+        means.configuration.spiffe.trust_domain, clock=means.clock
+    ),
+    "spiffe-x509": lambda _, means: SpiffeX509Source(
+        means.configuration.spiffe.trust_domain, clock=means.clock
+    ),
     "api-key": _api_key,
     "basic": _basic,
     "static": _static,

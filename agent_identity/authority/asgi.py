@@ -18,7 +18,7 @@ from agent_identity.verify.asgi import (
     BODY_TIMEOUT,
     GoneError,
     body_of,
-    check_placed,
+    check_header_order,
     respond,
 )
 
@@ -75,7 +75,7 @@ class AsgiApp:
     def _headers(self, scope: Message) -> dict[str, str]:
         """The headers as they are before the body is read: a server may append its trailers to the same list."""
         try:
-            check_placed(scope["headers"], _SINGLE_NAMES)
+            check_header_order(scope["headers"], _SINGLE_NAMES)
         except VerificationError as error:
             raise refused("invalid_request", error) from None
         headers = _headers(scope["headers"])

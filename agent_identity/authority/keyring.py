@@ -14,7 +14,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.errors import ConfigurationError
-from agent_identity.keys.private_files import private_directory, read_private, settled
+from agent_identity.keys.private_files import make_private_directory, read_or_make, read_private
 from agent_identity.keys.signing import SigningKey
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ class Keyring:
 
     def _made(self, number: int) -> tuple[_Generation, ...]:
         if self._path is not None:
-            settled(self._path / f"{number:08}.pem", self._new_file)
+            read_or_make(self._path / f"{number:08}.pem", self._new_file)
             return self._found()
         generation = _generation(number, int(self._clock()), SigningKey.generate())
         return (generation, *self._generations)
@@ -110,7 +110,7 @@ def open_keyring(state_dir: Path | None, clock: Callable[[], float]) -> Keyring:
     """
     if state_dir is None:
         return Keyring(None, clock)
-    return Keyring(private_directory(state_dir / "authority-keys"), clock)
+    return Keyring(make_private_directory(state_dir / "authority-keys"), clock)
 
 
 def _generation(number: int, made_at: int, key: SigningKey) -> _Generation:

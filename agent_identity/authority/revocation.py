@@ -170,7 +170,7 @@ class RevocationList:
             now=int(now),
             lifetime=LIFETIME,
         )
-        header = jose.header(key.alg, typ=REVOCATIONS_TYPE, kid=key.thumbprint)
+        header = jose.encode_header(key.alg, typ=REVOCATIONS_TYPE, kid=key.thumbprint)
         return key.compact(header, claims)
 
     def answer(self, _asked: Asked, now: float) -> HttpResponse:

@@ -34,9 +34,9 @@ from agent_identity.authority.subjects import Principals, Subjects
 from agent_identity.authority.token_endpoint import Rates, TokenEndpoint
 from agent_identity.authority.tokens import Tokens
 from agent_identity.forks import StillLock
-from agent_identity.keys.private_files import private_directory, settled
+from agent_identity.keys.private_files import make_private_directory, read_or_make
 from agent_identity.values import Secret, new_id
-from agent_identity.verify.plugins import ticking
+from agent_identity.verify.plugins import wrap_clock
 from agent_identity.verify.replay import MemoryReplay
 
 if TYPE_CHECKING:
@@ -78,8 +78,8 @@ class Authority:
         terms: Terms | None = None,
         organisation: Organisation | None = None,
     ) -> None:
-        self._state_dir = None if state_dir is None else private_directory(state_dir)
-        clock = ticking(clock)
+        self._state_dir = None if state_dir is None else make_private_directory(state_dir)
+        clock = wrap_clock(clock)
         self.clock: Callable[[], float] = clock
         self._terms = terms or Terms()
         self._memory: dict[str, str] = {}
@@ -267,7 +267,7 @@ class Authority:
         """A text that stays the same for this state directory."""
         if self._state_dir is None:
             return self._memory.setdefault(name, make())
-        return settled(self._state_dir / f"authority-{name}", lambda: make().encode()).decode()
+        return read_or_make(self._state_dir / f"authority-{name}", lambda: make().encode()).decode()
 
 
 def _new_issuer() -> str:

@@ -153,7 +153,7 @@ class Subjects:
         _, payload = jose.verify(token, client.keys, algorithms=PROOF_ALGORITHMS, typ=SUBJECT_TYPE)
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
-        claims.only(_CLAIMS)
+        claims.check_names(_CLAIMS)
         if claims.text("iss") != client.client_id:
             raise VerificationError("client_mismatch", "another client speaks for this principal")
         if body.get("aud") != self._issuer:

@@ -131,7 +131,7 @@ class Tokens:
         if draft.jkt is not None:
             claims["cnf"] = {"jkt": draft.jkt}
         key = self._keyring.signing
-        header = jose.header(key.alg, typ=ACCESS_TOKEN_TYPE, kid=key.thumbprint)
+        header = jose.encode_header(key.alg, typ=ACCESS_TOKEN_TYPE, kid=key.thumbprint)
         return key.compact(header, orjson.dumps(claims))
 
     def read(self, compact: str, now: float) -> OwnToken:

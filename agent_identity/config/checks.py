@@ -17,7 +17,7 @@ from agent_identity.config.references import is_in_vault, is_reference, parse_re
 from agent_identity.config.resource_checks import check_resources
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link, origin_or_none
-from agent_identity.values import agent_uri, checked_phrase
+from agent_identity.values import agent_uri, check_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -69,7 +69,7 @@ def _agent(configuration: Configuration) -> Iterator[Fault]:
         yield conflict(("agent", "id"), ISSUERS_URL, "give the agent a URI of its own")
     if agent.owner is not None:
         try:
-            checked_phrase("owner", agent.owner)
+            check_phrase("owner", agent.owner)
         except ConfigurationError as error:
             yield malformed(("agent", "owner"), str(error))
     if agent.grants is not None:

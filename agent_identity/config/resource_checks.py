@@ -9,7 +9,7 @@ from agent_identity.config.inference import OWN_MEANS, uses_platform
 from agent_identity.config.model import OAUTH_SOURCES, ResourceTable
 from agent_identity.config.problems import Fault, conflict, malformed, missing, unused
 from agent_identity.errors import ConfigurationError
-from agent_identity.uris import checked_resource
+from agent_identity.uris import check_resource
 from agent_identity.values import TOOL_DETAILS, scope_set
 
 if TYPE_CHECKING:
@@ -109,7 +109,7 @@ def check_resource_uri(uri: str, path: tuple[str, ...]) -> Iterator[Fault]:
     """Whether a resource's URI has the one spelling that is allowed; the fault doesn't repeat it."""
     rule = "a resource is an absolute URI without fragment, its scheme and host in lower case, without default port"
     try:
-        checked_resource(uri)
+        check_resource(uri)
     except ConfigurationError as error:
         yield Fault(error.code, path, rule, "write the resource as its server spells it")
 

@@ -207,7 +207,7 @@ class Refusals:
         if entry is None or monotonic >= entry[1]:
             return
         refusal, ends = entry
-        error = refusal.again()
+        error = refusal.copy()
         if isinstance(error, CredentialUnavailableError):
             error.retry_after = ends - monotonic
         raise error
@@ -220,7 +220,7 @@ class Refusals:
             seconds = min(error.retry_after, _LONGEST)
         else:
             return
-        copy = error.again()
+        copy = error.copy()
         with self._lock:
             self._entries[key] = copy, monotonic + seconds
             self._entries.move_to_end(key)

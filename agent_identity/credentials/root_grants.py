@@ -23,7 +23,7 @@ from agent_identity.delegation.grant import (
 )
 from agent_identity.errors import ConfigurationError, CredentialRejectedError, VerificationError
 from agent_identity.keys.algorithms import ALGORITHMS
-from agent_identity.signers import public_keys_of, signed
+from agent_identity.signers import public_keys_of, sign_compact
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -124,7 +124,7 @@ class SignedGrants:
             max_depth=wanted.max_depth,
             evidence=wanted.evidence,
         )
-        return read_grant((yield from signed(self._signer, signing_input, key)))
+        return read_grant((yield from sign_compact(self._signer, signing_input, key)))
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
         if kid not in self._seen:

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Delegation on the wire: signed grants, the chain they form, and the assertion of one call.
 
-`grant` says which claims one hop carries and mints them, `chain` what makes hops a chain, `assertion` what an agent says
-of one call, `carriers` how both travel. All of it is pure: keys, times and identifiers are arguments.
+`grant` mints and reads one hop, `chain` verifies a chain of them, `assertion` signs and reads the statement about one call,
+`carriers` has the headers for both. There is no I/O here: keys, times and identifiers are arguments.
 """

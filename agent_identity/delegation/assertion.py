@@ -64,7 +64,7 @@ class Statement:
 
     def __init__(self, key: SigningKey, leaf: Grant, resource: str) -> None:
         self._key = key
-        header = jose.header(key.alg, typ=ASSERTION_TYPE, jwk=key.public_jwk)
+        header = jose.encode_header(key.alg, typ=ASSERTION_TYPE, jwk=key.public_jwk)
         constant = orjson.dumps(
             {
                 "iss": leaf.agent,
@@ -80,7 +80,7 @@ class Statement:
         self._start = f"{header}.{b64url(opened[:whole])}".encode("ascii")
         self._rest = opened[whole:]
 
-    def recorded(self, facts: CallFacts, now: int) -> str:
+    def for_record(self, facts: CallFacts, now: int) -> str:
         """The assertion for the ledger only: every verifier refuses one with `use`."""
         return self._sign(facts, now, facts.call_id, ',"use":"record"}')
 
@@ -163,18 +163,18 @@ def read_assertion(compact: str) -> Assertion:
     header = Claims(token.header)
     if header.text("typ") != ASSERTION_TYPE:
         raise InvalidAssertionError("wrong_typ", "the typ of the assertion is another one")
-    header.only(_HEADER)
+    header.check_names(_HEADER)
     claims = Claims(jose.loads_object(token.payload, error=InvalidAssertionError))
-    claims.only(_CLAIMS)
+    claims.check_names(_CLAIMS)
     call = claims.nested("call")
-    call.only(_CALL)
+    call.check_names(_CALL)
     if call.text("canon") != "jcs" or not call.text("args_hash").startswith("sha-256:"):
         raise InvalidAssertionError(
             "digest_unknown", "the canonical form of the arguments is unknown"
         )
     trace = claims.nested("trace") if claims.has("trace") else None
     if trace is not None:
-        trace.only(_TRACE)
+        trace.check_names(_TRACE)
     return Assertion(
         compact=compact,
         parsed=token,
@@ -204,7 +204,7 @@ def read_assertion(compact: str) -> Assertion:
 
 def _approval(claims: Claims) -> Approval:
     """The approval as the agent states it. Its evidence is `asserted`, whatever is claimed, until a proof is checked."""
-    claims.only(_APPROVAL)
+    claims.check_names(_APPROVAL)
     claims.text("evidence")
     return Approval(
         id=claims.text("id"),

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How assertion and chain travel: the header names, and the list form of a chain (leaf first)."""
+"""The headers that carry assertion and chain, and the list form of a chain (leaf first)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,15 @@ from agent_identity.errors import ConfigurationError, InvalidAssertionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = ["ASSERTION", "DELEGATION", "HANDOVER", "META", "chain_fits", "join_chain", "split_chain"]
+__all__ = [
+    "ASSERTION",
+    "DELEGATION",
+    "HANDOVER",
+    "META",
+    "check_chain_size",
+    "join_chain",
+    "split_chain",
+]
 
 ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"
@@ -28,11 +36,11 @@ def join_chain(compacts: Sequence[str], *, limit: int = HEADER_LIMIT) -> str:
     Raises:
         ConfigurationError: `chain_too_long` for a header.
     """
-    chain_fits(compacts, limit=limit)
+    check_chain_size(compacts, limit=limit)
     return ", ".join(compacts)
 
 
-def chain_fits(compacts: Sequence[str], *, limit: int) -> None:
+def check_chain_size(compacts: Sequence[str], *, limit: int) -> None:
     """Check that a chain fits into a header.
 
     Raises:

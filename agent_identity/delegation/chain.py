@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The rules of a chain of grants, and who may narrow what. One function per rule, one code per refusal.
+"""The rules of a chain of grants: who may delegate what. One function per rule, one code per refusal.
 
-Caps come first, so that no signature is checked for a chain that is refused anyway. The rules then run root first:
-an anchor signs hop 0, the key that a grant names signs the next, and every hop only narrows.
-tests/unit/test_chain.py has one test for each rule; tests/adversarial/ what an attacker makes of them.
+Size limits come first, so that no signature is checked for a chain that is refused anyway. An anchor signs hop 0, the key that
+a grant names signs the next hop, and every hop only narrows.
+tests/unit/test_chain.py has one test for each rule, tests/adversarial/ the attacks.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class _ParsedChain(NamedTuple):
 
     grants: tuple[Grant, ...]
     root_signed: jose.Parsed
-    hops: tuple[jose.Prepared, ...]
+    hops: tuple[jose.PreparedCheck, ...]
 
 
 class _CachedChain(NamedTuple):
@@ -94,7 +94,7 @@ class _CachedChain(NamedTuple):
 
     read: _ParsedChain
     keys: list[JWK]
-    root: jose.Prepared
+    root: jose.PreparedCheck
 
 
 _KEPT: Final = 256
@@ -160,9 +160,9 @@ def _signer(child: Grant, parent: Grant) -> JWK:
 
 def _check_caps(compacts: Sequence[str]) -> None:
     if not compacts:
-        raise InvalidAssertionError("chain_empty", "there is no grant")
+        raise InvalidAssertionError("chain_empty", "the chain has no grant")
     if len(compacts) > MAX_HOPS:
-        raise InvalidAssertionError("chain_too_deep", f"more than {MAX_HOPS} hops")
+        raise InvalidAssertionError("chain_too_deep", f"the chain has more than {MAX_HOPS} hops")
     if sum(map(len, compacts)) > CHAIN_LIMIT:
         raise InvalidAssertionError("chain_too_large", "the chain is larger than 64 KiB")
 
@@ -246,8 +246,8 @@ def _check_root(root: Grant, anchors: Iterable[Anchor], evidence: str) -> list[J
     if not named:
         raise InvalidAssertionError(
             "unknown_anchor",
-            "the chain's root is signed by nobody who is trusted here",
-            remedy="add a TrustAnchor for its issuer, if it deserves one",
+            "no trusted anchor signed the chain's root",
+            remedy="add a TrustAnchor for its issuer, if you trust it",
         )
     anchor = named[0]
     _check_vouching(root, anchor, evidence)
@@ -268,32 +268,32 @@ def _check_vouching(root: Grant, anchor: Anchor, evidence: str) -> None:
         raise InvalidAssertionError(
             "evidence_exceeded",
             f"the anchor claims evidence {claimed}, more than it may give here",
-            remedy=f"say TrustAnchor(…, evidence={claimed!r}) if it verifies principals itself",
+            remedy=f"pass TrustAnchor(…, evidence={claimed!r}) if the anchor verifies principals itself",
         )
     if _RANK[claimed] < _RANK[evidence]:
         raise InvalidAssertionError(
             "evidence_too_low",
-            f"the principal is known by evidence {claimed}, {evidence} is asked for",
-            remedy="ask for less evidence only where an unverified principal may call",
+            f"the principal's evidence is {claimed}, and {evidence} is required",
+            remedy="require less evidence only if unverified principals may call",
         )
     is_trigger = root.sub_profile == TRIGGER and root.sub_iss == root.agent
     if root.sub_iss != anchor.issuer and root.sub_iss not in anchor.subjects and not is_trigger:
         raise InvalidAssertionError(
             "subject_not_vouched",
             "the anchor may not vouch for a principal of this issuer",
-            remedy="name that issuer in the TrustAnchor's subjects, if the anchor may vouch for it",
+            remedy="add that issuer to the TrustAnchor's subjects, if the anchor may vouch for it",
         )
 
 
 def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
-    """A trigger has no token to verify, and its agent is its issuer.
+    """Check a trigger, which has no token to verify, and whose agent is its issuer.
 
-    An agent with the name of an issuer would declare triggers that read like that issuer's principals.
+    An agent with the name of an issuer could declare triggers that look like that issuer's principals.
     """
     if root.evidence == "issuer":
         raise InvalidAssertionError(
             "evidence_exceeded",
-            "hop 0 claims evidence issuer for a trigger, which has agent at most",
+            "hop 0 claims evidence issuer for a trigger, which can have agent at most",
             remedy="mint hop 0 of a trigger with evidence agent",
         )
     issuers = {name for anchor in anchors for name in (anchor.issuer, *anchor.subjects)}
@@ -303,15 +303,15 @@ def _check_trigger(root: Grant, anchors: Iterable[Anchor]) -> None:
         )
 
 
-def _prepare(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.Prepared:
-    fitting = jose.fitting(
+def _prepare(signed: jose.Parsed, keys: Sequence[JWK]) -> jose.PreparedCheck:
+    fitting = jose.fit_keys(
         signed.head,
         keys,
         algorithms=DELEGATION_ALGORITHMS,
         typ=GRANT_TYPE,
         error=InvalidAssertionError,
     )
-    return fitting.prepared(signed)
+    return fitting.prepare(signed)
 
 
 class Handover(NamedTuple):

@@ -36,7 +36,7 @@ class Claims:
         value = self._claims.get(name)
         if type(value) is str and value:
             return value
-        raise self._malformed(name) if name in self._claims else self._missing(name)
+        raise self._wrong(name)
 
     def optional_text(self, name: str) -> str | None:
         return self.text(name) if name in self._claims else None
@@ -46,16 +46,16 @@ class Claims:
         value = self._claims.get(name)
         if type(value) is int and 0 <= value <= _LARGEST:
             return value
-        raise self._malformed(name) if name in self._claims else self._missing(name)
+        raise self._wrong(name)
 
     def texts(self, name: str) -> tuple[str, ...]:
         """A list of distinct non-empty strings. It may be empty, but not missing."""
         value = self._claims.get(name)
         if not isinstance(value, list):
-            raise self._malformed(name) if name in self._claims else self._missing(name)
+            raise self._wrong(name)
         texts = tuple(item for item in value if isinstance(item, str) and item)
         if len(texts) != len(value) or len(set(texts)) != len(texts):
-            raise self._malformed(name)
+            raise self._wrong(name)
         return texts
 
     def scopes(self, name: str = "scope") -> frozenset[str]:
@@ -65,7 +65,7 @@ class Claims:
             return frozenset()
         tokens = value.split(" ")
         if not all(tokens) or not all("!" <= c <= "~" and c not in '"\\' for c in "".join(tokens)):
-            raise self._malformed(name)
+            raise self._wrong(name)
         return frozenset(tokens)
 
     def nested(self, name: str) -> Claims:
@@ -76,7 +76,7 @@ class Claims:
         value = self._claims.get(name)
         if isinstance(value, dict):
             return value
-        raise self._malformed(name) if name in self._claims else self._missing(name)
+        raise self._wrong(name)
 
     def has(self, name: str) -> bool:
         return name in self._claims
@@ -85,13 +85,14 @@ class Claims:
         """Whether every claim is in `known`, with the same value."""
         return all(name in known and known[name] == value for name, value in self._claims.items())
 
-    def only(self, names: frozenset[str]) -> None:
+    def check_names(self, names: frozenset[str]) -> None:
         """Refuse other claims: an unknown claim is never ignored."""
         if not names.issuperset(self._claims):
-            raise self._error("claim_unknown", "there is a claim that this version doesn't know")
+            raise self._error(
+                "claim_unknown", "the statement has a claim that this version doesn't know"
+            )
 
-    def _missing(self, name: str) -> VerificationError:
-        return self._error("claim_missing", f"the claim {name} is missing")
-
-    def _malformed(self, name: str) -> VerificationError:
-        return self._error("claim_malformed", f"the claim {name} has another type or form")
+    def _wrong(self, name: str) -> VerificationError:
+        if name not in self._claims:
+            return self._error("claim_missing", f"the claim {name} is missing")
+        return self._error("claim_malformed", f"the claim {name} has the wrong type or form")

@@ -4,11 +4,11 @@
     {"type": "urn:agent-identity:tool", "tools": ["book_flight"], "resources": ["https://api.travel.example"],
      "arguments": {"amount": {"maximum": 500}, "currency": {"const": "USD"}}}
 
-The vocabulary is closed: five words, four members, and what isn't known is refused, not skipped. `tools` or `resources` left out
-means any that scope and audience allow; there is no empty list and no empty constraint. A call is allowed where one object takes
-all of it; a child is narrower where each of its objects is covered by one object above.
+The vocabulary is closed: an object has four members, a constraint five keywords, and any other one is refused. Without `tools` or
+`resources`, an object is about any that scope and audience allow; empty lists and empty constraints are refused. A call is allowed
+if one object allows all of it. A child is narrower if each of its objects is covered by one object of its parent.
 
-Values are compared as RFC 8785 writes them, so that 1 and 1.0 are one and 1 and true are two, as they are in a digest.
+Values are compared in their RFC 8785 form: 1 equals 1.0, and 1 doesn't equal true, as in a digest.
 """
 
 from __future__ import annotations
@@ -35,10 +35,10 @@ __all__ = [
     "Constraint",
     "Detail",
     "Details",
-    "about",
     "details_from",
-    "pinned",
+    "pin_details",
     "read_details",
+    "resource_detail",
 ]
 
 _DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
@@ -121,7 +121,7 @@ class Detail(NamedTuple):
         )
 
     def covers(self, child: Detail) -> bool:
-        """Whether `child` is no wider: every limit here is there, too, at least as narrow."""
+        """Whether `child` is no wider: it has every limit of this object, at least as narrow."""
         return (
             _is_subset(child.tools, self.tools)
             and _is_subset(child.resources, self.resources)
@@ -176,7 +176,7 @@ class Details:
             for detail in child._objects  # noqa: SLF001 - of the same class
         )
 
-    def towards(self, resources: Iterable[str]) -> Details | None:
+    def for_resources(self, resources: Iterable[str]) -> Details | None:
         """The objects about any of these resources, so that a grant has no others; None where there are none."""
         wanted = tuple(resources)
         kept = [
@@ -186,11 +186,11 @@ class Details:
         ]
         return Details(kept) if kept else None
 
-    def apart(self, resources: Iterable[str]) -> Details:
-        """The same as it counts in a grant for these resources, each object about one of them: left out means any of them.
+    def split_by_resource(self, resources: Iterable[str]) -> Details:
+        """The details of a grant for these resources, with one object for each resource that an object is about.
 
         Raises:
-            ConfigurationError: `authorization_details`, they are too many by that.
+            ConfigurationError: `authorization_details`, there are too many objects.
         """
         return details_from(
             {**member, "resources": [resource]}
@@ -221,48 +221,48 @@ def read_details(value: JSON, error: type[VerificationError] = InvalidAssertionE
     return Details(objects)
 
 
-def details_from(given: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
+def details_from(objects: Iterable[Mapping[str, JSON]], *, whose: str = "") -> Details:
     """Read authorization details from code or configuration. `whose` is for the error message.
 
     Raises:
         ConfigurationError: `authorization_details`, with what is wrong.
     """
     try:
-        if isinstance(given, str | Mapping):
+        if isinstance(objects, str | Mapping):
             raise VerificationError(
                 "claim_malformed", "authorization_details are a list of objects"
             )
-        claim = orjson.loads(canonical.encode([dict(each) for each in given]))
+        claim = orjson.loads(canonical.encode([dict(each) for each in objects]))
         return read_details(claim, VerificationError)
     except (VerificationError, DeniedError) as error:
         reason = str(error)
     except (TypeError, ValueError):
-        reason = "they are no JSON objects"
+        reason = "they aren't JSON objects"
     raise ConfigurationError(
         "authorization_details",
         f"the authorization_details{whose} can't be used: {reason}",
-        remedy=f'say [{{type = "{TOOL_DETAILS}", tools = […], arguments = {{amount = {{maximum = 500}}}}}}]; '
-        "the words are const, enum, minimum, maximum and prefix",
+        remedy=f'write [{{type = "{TOOL_DETAILS}", tools = […], arguments = {{amount = {{maximum = 500}}}}}}]; '
+        "the keywords are const, enum, minimum, maximum and prefix",
     )
 
 
-def about(resources: list[JSON]) -> dict[str, JSON]:
+def resource_detail(resources: list[JSON]) -> dict[str, JSON]:
     """An object that limits only the resources."""
     return {"type": TOOL_DETAILS, "resources": resources}
 
 
-def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
-    """Read the configured details of a resource: each object is about only that resource.
+def pin_details(objects: Iterable[Mapping[str, JSON]], resource: str) -> Details:
+    """Read the configured details of a resource, and limit each object to that resource.
 
     Raises:
-        ConfigurationError: see `details_from`; or one names another resource.
+        ConfigurationError: see `details_from`; or an object names another resource.
     """
-    details = details_from(given, whose=f" of {resource}")
+    details = details_from(objects, whose=f" of {resource}")
     if any(member.get("resources", [resource]) != [resource] for member in details.claim):
         raise ConfigurationError(
             "authorization_details",
             f"the authorization_details of {resource} name another resource",
-            remedy="leave out resources there",
+            remedy="remove resources from them",
         )
     return details_from({**member, "resources": [resource]} for member in details.claim)
 
@@ -270,7 +270,7 @@ def pinned(given: Iterable[Mapping[str, JSON]], resource: str) -> Details:
 def _detail(claims: Claims, error: type[VerificationError]) -> Detail:
     if claims.text("type") != TOOL_DETAILS:
         raise error("detail_type_unknown", "authorization_details have an unknown type")
-    claims.only(_DETAIL)
+    claims.check_names(_DETAIL)
     arguments: dict[str, Constraint] = {}
     if claims.has("arguments"):
         rules = claims.mapping("arguments")
@@ -325,7 +325,7 @@ def _bound(rule: Mapping[str, JSON], name: str, error: type[VerificationError]) 
         return None
     value = rule[name]
     if not _is_number(value):
-        raise error("claim_malformed", f"{name} is a number")
+        raise error("claim_malformed", f"{name} must be a number")
     return value
 
 

@@ -140,7 +140,7 @@ def read_signed(compact: str) -> tuple[Grant, jose.Parsed]:
     header = Claims(token.header)
     if header.text("typ") != GRANT_TYPE:
         raise InvalidAssertionError("wrong_typ", "a member of the chain isn't a grant")
-    header.only(_HEADER)
+    header.check_names(_HEADER)
     payload = jose.loads_object(token.payload, error=InvalidAssertionError)
     kid = header.optional_text("kid")
     jwk = {**header.mapping("jwk")} if header.has("jwk") else None
@@ -154,14 +154,14 @@ def _grant(
     payload: Mapping[str, JSON],
 ) -> Grant:
     claims = Claims(payload)
-    claims.only(_CLAIMS)
+    claims.check_names(_CLAIMS)
     act = claims.mapping("act")
     actor = Claims(act)
-    actor.only(_ACTOR)
+    actor.check_names(_ACTOR)
     if actor.text("sub_profile") != "ai_agent":
         raise InvalidAssertionError("actor_profile", "the actor of a grant isn't an ai_agent")
     confirmation = claims.nested("cnf")
-    confirmation.only(_CONFIRMATION)
+    confirmation.check_names(_CONFIRMATION)
     jkt = confirmation.text("jkt")
     if actor.text("instance") != jkt:
         raise InvalidAssertionError("instance_mismatch", "act.instance isn't the bound key")
@@ -238,7 +238,7 @@ def root_signing_input(alg: str, kid: str, **claims: Unpack[RootClaims]) -> byte
 
 
 def _signing_input(alg: str, kid: str, claims: dict[str, JSON]) -> bytes:
-    header = jose.header(alg, typ=GRANT_TYPE, kid=kid)
+    header = jose.encode_header(alg, typ=GRANT_TYPE, kid=kid)
     return f"{header}.{b64url(orjson.dumps(claims))}".encode("ascii")
 
 
@@ -321,7 +321,7 @@ def mint_child(
         "par_hash": signing_input_hash(parent.compact),
         "txn": parent.txn,
     }
-    header = jose.header(key.alg, typ=GRANT_TYPE, jwk=key.public_jwk)
+    header = jose.encode_header(key.alg, typ=GRANT_TYPE, jwk=key.public_jwk)
     start = max(now, parent.nbf)
     end = min(expires_at, parent.exp)
     hop = _hop(jkt, aud, scopes, details or parent.details, parent.purpose, task, start, end)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The limits of a session: which scopes and resources it may request, and which a child may get.
 
-None is no limit of its own, an empty set is nothing at all. Nothing is ever repaired: what is wider is refused.
+None means no limit, an empty set means nothing at all. A request that exceeds the limits is refused, never reduced.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Limits:
     details: Details | None = None
 
     def check(
-        self, resource: str, asked: frozenset[str], configured: frozenset[str] | None
+        self, resource: str, requested: frozenset[str], configured: frozenset[str] | None
     ) -> None:
         """Check a call against these limits, and against the configured scopes of `resource`.
 
@@ -41,23 +41,23 @@ class Limits:
                 f"{self.agent} may not reach {resource} in this session",
                 remedy="name the resource when the session is opened or delegated",
             )
-        if self.scopes is not None and not asked <= self.scopes:
+        if self.scopes is not None and not requested <= self.scopes:
             raise DeniedError(
                 "scope_not_granted",
-                f"{self.agent} lacks {', '.join(sorted(asked - self.scopes))} in this session",
+                f"{self.agent} lacks {', '.join(sorted(requested - self.scopes))} in this session",
                 remedy="grant the scope when the session is opened or delegated, or don't call this tool",
             )
-        if configured is not None and not asked <= configured:
+        if configured is not None and not requested <= configured:
             raise DeniedError(
                 "scope_not_configured",
-                f"{resource} isn't configured for {', '.join(sorted(asked - configured))}",
+                f"{resource} isn't configured for {', '.join(sorted(requested - configured))}",
                 remedy="add the scope to the resource's configuration",
             )
 
-    def allowed(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
+    def default_scopes(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
         """The scopes of a call that names none: all configured scopes of `resource` that these limits allow.
 
-        None where neither says anything, and none for local tools.
+        An empty set if neither is set, and for local tools.
         """
         if resource == LOCAL:
             return frozenset()
@@ -65,7 +65,7 @@ class Limits:
             return configured or self.scopes or frozenset()
         return configured & self.scopes
 
-    def narrowed(
+    def narrow(
         self,
         agent: str,
         scopes: frozenset[str] | None,
@@ -101,5 +101,5 @@ class Limits:
         return Limits(agent, scopes, resources, details)
 
 
-def _beyond(asked: frozenset[str] | None, allowed: frozenset[str]) -> str:
-    return ", ".join(sorted((asked or frozenset[str]()) - allowed))
+def _beyond(requested: frozenset[str] | None, allowed: frozenset[str]) -> str:
+    return ", ".join(sorted((requested or frozenset[str]()) - allowed))

@@ -81,7 +81,7 @@ class _Flight(Generic[T]):
         if isinstance(self._error, _LeaderGone):
             return None
         if isinstance(self._error, AgentIdentityError):
-            raise self._error.again()
+            raise self._error.copy()
         raise self._error
 
     def wait(self, seconds: float) -> None:

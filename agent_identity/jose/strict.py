@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""JSON with one reading, whatever the parser: what two parsers would read differently is refused.
+"""Reads JSON strictly: what two parsers could read differently is refused.
 
-Size is the caller's to bound; nesting and number literals are bounded here, on the bytes, before a parser sees them.
+The caller limits the size. Nesting and number literals are limited here, on the bytes, before they are parsed.
 """
 
 from __future__ import annotations
@@ -36,41 +36,43 @@ def read(data: bytes) -> JSON:
             value: JSON = orjson.loads(data)
         except orjson.JSONDecodeError:
             value = None
-        # What orjson writes back byte for byte had no name twice, no second spelling and nothing that isn't JSON.
+        # If orjson writes back the same bytes, they had no repeated name, no second spelling and nothing that isn't JSON.
         if orjson.dumps(value) == data:
             return value
-    return _strictly(data)
+    return _read_strictly(data)
 
 
 def read_object(data: bytes) -> dict[str, JSON]:
     """What `jose.loads_object` does."""
     value = read(data)
     if not isinstance(value, dict):
-        raise VerificationError("json_not_object", "there is other JSON where an object belongs")
+        raise VerificationError("json_not_object", "the JSON is not an object")
     return value
 
 
-def _strictly(data: bytes) -> JSON:
-    text = _text(data)
+def _read_strictly(data: bytes) -> JSON:
+    text = _decode_text(data)
     _check_limits(data)
-    # Errors of the decoder hold the whole text, so ours is raised outside of theirs.
+    # The decoder's error holds the whole text, so ours isn't raised inside of it.
     with suppress(ValueError):
         value: JSON = _decode(text)
         if b"\\u" in data:
             _refuse_lone_surrogates(value)
         return value
-    raise VerificationError("json_malformed", "it isn't JSON")
+    raise VerificationError("json_malformed", "the text isn't JSON")
 
 
-def _text(data: bytes) -> str:
+def _decode_text(data: bytes) -> str:
     if not data.startswith(codecs.BOM_UTF8) and b"\0" not in data:
         with suppress(UnicodeDecodeError):
             return data.decode("utf-8")
-    raise VerificationError("json_not_utf8", "JSON comes in UTF-8 without a byte order mark or NUL")
+    raise VerificationError(
+        "json_not_utf8", "the JSON isn't UTF-8, or has a byte order mark or NUL"
+    )
 
 
 def _check_limits(data: bytes) -> None:
-    """Bound nesting and number literals before the parser runs; what stands in strings doesn't count."""
+    """Limit nesting and number literals before the parser runs, outside of strings."""
     bare = _STRING.sub(b" ", data)
     if _LONG_LITERAL in bare.translate(_LITERALS):
         raise VerificationError("json_number", "a JSON number has too many characters")
@@ -85,14 +87,14 @@ def _refuse_lone_surrogates(value: JSON) -> None:
     with suppress(orjson.JSONEncodeError):
         orjson.dumps(value)
         return
-    # Raised here and not beside the other error, which may hold what was read.
+    # Raised outside of the other error, which may hold the text.
     raise VerificationError("json_lone_surrogate", "JSON holds a lone surrogate")
 
 
-def _unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
+def _check_unique(pairs: list[tuple[str, JSON]]) -> dict[str, JSON]:
     members = dict(pairs)
     if len(members) != len(pairs):
-        raise VerificationError("json_duplicate_name", "a JSON object has a name twice")
+        raise VerificationError("json_duplicate_name", "a JSON object has a repeated name")
     return members
 
 
@@ -111,11 +113,14 @@ def _float(literal: str) -> float:
 
 
 def _constant(_: str) -> NoReturn:
-    raise VerificationError("json_number", "NaN and infinities are no JSON numbers")
+    raise VerificationError("json_number", "NaN and infinities are not JSON numbers")
 
 
 _decode: Final = json.JSONDecoder(
-    object_pairs_hook=_unique, parse_int=_integer, parse_float=_float, parse_constant=_constant
+    object_pairs_hook=_check_unique,
+    parse_int=_integer,
+    parse_float=_float,
+    parse_constant=_constant,
 ).decode
 
 
@@ -132,5 +137,5 @@ _LITERALS: Final = _table({"0": "0123456789+-.eE"})
 _BRACKETS: Final = _table({"[": "[{", "]": "]}"})
 _LONG_INTEGER: Final = b"0" * 16  # shorter ones are in range
 _LONG_LITERAL: Final = b"0" * 33
-# It matches an unterminated string too, to the end: otherwise each quote in one would be tried as another beginning.
+# It also matches an unterminated string, up to the end: otherwise each quote in it would be tried as a beginning.
 _STRING: Final = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The one list of signature algorithms (RFC 7518 §3.1, RFC 8037, RFC 9864). No symmetric one and no `none` is in it."""
+"""The one list of signature algorithms (RFC 7518 §3.1, RFC 8037, RFC 9864), without symmetric ones and without `none`."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEY_TYPES: Final[dict[str, tuple[str, str | None]]] = {
     "PS384": ("RSA", None),
     "PS512": ("RSA", None),
 }
-"""The `kty` and `crv` of each algorithm's keys. Where a key fits several, a key that names none signs with the first."""
+"""The `kty` and `crv` of each algorithm's keys. A key that fits several and has no `alg` signs with the first."""
 
 ALGORITHMS: Final = frozenset(KEY_TYPES)
 """What issuers and platforms may sign their tokens with."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Files and folders that only their owner can open: made, replaced, read and locked.
+"""Makes, replaces, reads and locks files and folders that only their owner can open.
 
-No other module gives a file the mode 0600. A name that is a link is refused when a file is made, read or locked.
+No other module makes files with mode 0600. A symbolic link is refused when a file is made, read or locked.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "create_private",
-    "one_at_a_time",
-    "private_directory",
-    "private_file",
+    "locked_file",
+    "make_once",
+    "make_private_directory",
+    "make_private_file",
+    "read_or_make",
     "read_private",
     "read_secret",
-    "settle",
-    "settled",
     "write_private",
 ]
 
@@ -39,7 +39,7 @@ _OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 _LARGEST: Final = 64 * 1024
 
 
-def private_directory(path: Path) -> Path:
+def make_private_directory(path: Path) -> Path:
     """Make a folder that only its owner can enter (0700), or check that it is one.
 
     Raises:
@@ -63,8 +63,8 @@ def private_directory(path: Path) -> Path:
     return path
 
 
-def private_file(path: Path) -> None:
-    """Make an empty file, or check that a file is private, and close it to others.
+def make_private_file(path: Path) -> None:
+    """Make an empty private file (0600). If there is a file already, restrict its mode.
 
     An existing file isn't opened: closing it would drop the locks that SQLite holds on it in this process.
 
@@ -81,13 +81,13 @@ def private_file(path: Path) -> None:
             ) from None
         if status.st_mode & _OTHERS:
             path.chmod(0o600)
-            _log.warning("%s was open to others; it is now its owner's alone", path)
+            _log.warning("%s was readable or writable by others; it is now private", path)
     except OSError as error:
         raise ConfigurationError("state_unusable", f"{path} can't be made") from error
 
 
 def create_private(path: Path, data: bytes) -> None:
-    """Write a new file; when writing fails, there is none.
+    """Write a new file, or no file at all if writing fails.
 
     Raises:
         FileExistsError: there is a file or a link of that name.
@@ -104,8 +104,8 @@ def create_private(path: Path, data: bytes) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Write a file or replace it, whole or not at all."""
-    temporary = _beside(path)
+    """Write or replace a file in one step."""
+    temporary = _temporary_path(path)
     create_private(temporary, data)
     try:
         temporary.replace(path)
@@ -114,11 +114,11 @@ def write_private(path: Path, data: bytes) -> None:
         raise
 
 
-def settle(path: Path, make: Callable[[], bytes]) -> None:
-    """Make a file whole unless there is one. Of several processes that make it at once, the first one's file counts."""
+def make_once(path: Path, make: Callable[[], bytes]) -> None:
+    """Make a file in one step unless it exists. If several processes do so at once, the first one's file is kept."""
     if path.exists():
         return
-    ours = _beside(path)
+    ours = _temporary_path(path)
     create_private(ours, make())
     try:
         os.link(ours, path)
@@ -128,23 +128,23 @@ def settle(path: Path, make: Callable[[], bytes]) -> None:
         ours.unlink()
 
 
-def settled(path: Path, make: Callable[[], bytes]) -> bytes:
-    """The content of a file after `settle`."""
-    settle(path, make)
+def read_or_make(path: Path, make: Callable[[], bytes]) -> bytes:
+    """Read a file, after making it with `make_once`."""
+    make_once(path, make)
     return read_private(path)
 
 
-def _beside(path: Path) -> Path:
-    # A fresh name each time: a file that a killed process left would stand in the way of the same name.
+def _temporary_path(path: Path) -> Path:
+    # A new name each time: a killed process may have left a file with an old one.
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
 def read_private(path: Path) -> bytes:
-    """Read a small file of ours.
+    """Read a small file that this library wrote.
 
     Raises:
-        FileNotFoundError: there is none.
-        ConfigurationError: it can't be read, is a link, or is larger than any that we write.
+        FileNotFoundError: it doesn't exist.
+        ConfigurationError: it can't be read, is a link, or is too large.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
@@ -157,12 +157,14 @@ def read_private(path: Path) -> bytes:
             "state_unusable", f"{path} can't be read", remedy="check who owns the state directory"
         ) from error
     if len(data) > _LARGEST:
-        raise ConfigurationError("state_unusable", f"{path} is none of the authority's files")
+        raise ConfigurationError(
+            "state_unusable", f"{path} is larger than any file of the authority"
+        )
     return data
 
 
 def read_secret(path: Path) -> bytes:
-    """Read a file that is refused, not repaired, where others could have read it before.
+    """Read a file, but refuse it if others may have read it before. Its mode isn't repaired.
 
     Raises:
         ConfigurationError: `state_not_private`, other users can open it, or another user owns it.
@@ -173,14 +175,14 @@ def read_secret(path: Path) -> bytes:
             raise ConfigurationError(
                 "state_not_private",
                 f"other users can open {path}, or another user owns it",
-                remedy=f"if nobody has used it, chmod 600 {path}; else take it away, and a new key is made",
+                remedy=f"run chmod 600 {path} if nobody else has read it, otherwise delete it to get a new key",
             )
         return file.read()
 
 
 @contextmanager
-def one_at_a_time(path: Path) -> Generator[None, None, None]:
-    """Let one process, and one thread of it, into the block at a time; `path` is the lock's own file."""
+def locked_file(path: Path) -> Generator[None, None, None]:
+    """Run the block in one thread of one process at a time. `path` is the lock file."""
     import fcntl  # noqa: PLC0415 - Windows has none
 
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | _NO_LINK, 0o600)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Sealing: encryption under a key that can be thrown away, so that what it protects is gone for good."""
+"""Sealing is encryption under a key that can be deleted, which makes the data unreadable for good."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ _NONCE_BYTES = 12
 class Sealer:
     """Encrypts under one 256-bit key (AES-256-GCM, a random nonce in front of the ciphertext).
 
-    `context` is bound to the ciphertext without being stored in it: opened in another place, it fails.
-    One key seals up to 2^32 texts (NIST SP 800-38D §8.3).
+    `context` is authenticated, but not stored: unsealing with another context fails. One key can seal 2^32 texts (NIST SP 800-38D §8.3).
     """
 
     __slots__ = ("_cipher",)
@@ -30,21 +29,21 @@ class Sealer:
         self._cipher = AESGCM(key)
 
     def seal(self, plaintext: bytes, context: bytes) -> bytes:
-        """The sealed form, 28 bytes longer than the plaintext."""
+        """Encrypt. The result is 28 bytes longer than the plaintext."""
         nonce = os.urandom(_NONCE_BYTES)
         return nonce + self._cipher.encrypt(nonce, plaintext, context)
 
     def unseal(self, sealed: bytes, context: bytes) -> bytes:
-        """What was sealed.
+        """Decrypt.
 
         Raises:
-            VerificationError: other key, other context, or bytes that were changed.
+            VerificationError: the key or the context is another one, or bytes were changed.
         """
         try:
             return self._cipher.decrypt(sealed[:_NONCE_BYTES], sealed[_NONCE_BYTES:], context)
         except (InvalidTag, ValueError) as error:
             raise VerificationError(
-                "seal_broken", "a sealed text belongs to another key or place, or was changed"
+                "seal_broken", "a sealed text has another key or context, or was changed"
             ) from error
 
     def __repr__(self) -> str:

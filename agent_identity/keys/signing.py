@@ -1,8 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Keys: an agent's own, which lives in memory only, and those that a state directory keeps.
-
-Public keys travel as JWK dicts and are named by their RFC 7638 thumbprint.
-"""
+"""Private keys that sign, public keys as JWKs, and client certificates. A JWK is named by its RFC 7638 thumbprint."""
 
 from __future__ import annotations
 
@@ -38,9 +35,9 @@ __all__ = [
     "certificate_of",
     "public_key_of",
     "public_signing_jwk",
-    "published",
     "read_certificate",
     "thumbprint",
+    "to_published_jwk",
 ]
 
 JWK: TypeAlias = Mapping[str, object]
@@ -59,9 +56,9 @@ _ALGORITHMS: Final[Mapping[tuple[object, object], str]] = {
 
 
 class SigningKey:
-    """A private key that signs compact JWS: ES256 on P-256, Ed25519, or RS256 for clients whose issuer knows nothing else.
+    """A private key that signs compact JWS: ES256 on P-256, Ed25519, or RS256 for clients whose issuer supports nothing else.
 
-    It has no readable form and can't be pickled or copied. `public_jwk` is what others verify with.
+    It has no readable form and can't be pickled or copied. Others verify with `public_jwk`.
     """
 
     __slots__ = ("__weakref__", "_private", "_sign", "alg", "public_jwk", "thumbprint")
@@ -86,7 +83,7 @@ class SigningKey:
 
     @classmethod
     def generate(cls, alg: str = "ES256") -> SigningKey:
-        """A fresh key for `alg`: ES256, or Ed25519."""
+        """Make a new key for ES256 or Ed25519."""
         if alg == "Ed25519":
             return cls(ed25519.Ed25519PrivateKey.generate())
         return cls(ec.generate_private_key(ec.SECP256R1()))
@@ -99,7 +96,7 @@ class SigningKey:
             ConfigurationError: it isn't a P-256, Ed25519 or RSA (2048 bits and more) private key.
         """
         private = _private_key(pem)
-        del pem  # no frame of an error holds it
+        del pem  # so that no traceback holds it
         if isinstance(private, ed25519.Ed25519PrivateKey) or (
             isinstance(private, ec.EllipticCurvePrivateKey)
             and isinstance(private.curve, ec.SECP256R1)
@@ -113,7 +110,7 @@ class SigningKey:
         )
 
     def to_pem(self) -> bytes:
-        """The private key as unencrypted PKCS#8, for `write_private` alone. An agent's own key never goes this way."""
+        """The private key as unencrypted PKCS#8, for `write_private` only. An agent's own key is never written."""
         return self._private.private_bytes(
             serialization.Encoding.PEM,
             serialization.PrivateFormat.PKCS8,
@@ -125,11 +122,11 @@ class SigningKey:
         return self._sign(data)
 
     def compact(self, header: str, payload: bytes) -> str:
-        """A compact JWS over `payload`; `header` is an encoded one from `jose.header`."""
+        """A compact JWS over `payload`; `header` is an encoded one from `jose.encode_header`."""
         return self.complete(f"{header}.{b64url(payload)}".encode("ascii"))
 
     def complete(self, signing_input: bytes) -> str:
-        """The compact JWS whose first two parts are `signing_input`, for callers that keep part of them encoded."""
+        """A compact JWS over `signing_input`, for callers that keep part of it encoded."""
         return (signing_input + b"." + b64url_bytes(self._sign(signing_input))).decode("ascii")
 
     def __repr__(self) -> str:
@@ -174,39 +171,39 @@ def _uint(number: int) -> str:
 
 
 def read_certificate(chain: bytes, key: bytes) -> Certificate:
-    """A certificate and its key from PEM: the chain leaf first, the key unencrypted.
+    """Read a certificate and its key from PEM: the chain leaf first, the key unencrypted.
 
     Raises:
         ConfigurationError: `certificate_unusable`, either isn't PEM, or the key isn't the leaf's.
     """
-    found = _pair(chain, key)
+    certificate = _parse_certificate(chain, key)
     del chain, key  # see `SigningKey.from_pem`
-    if found is None:
+    if certificate is None:
         raise ConfigurationError(
             "certificate_unusable",
             "a certificate needs a PEM chain and the key of its leaf",
-            remedy="put the chain there leaf first, and its key in unencrypted PKCS#8, on a named curve or RSA",
+            remedy="write the PEM chain leaf first, and its key as unencrypted PKCS#8, RSA or on a named curve",
         )
-    return found
+    return certificate
 
 
-_SHOWN: Final = (
+_TLS_KEYS: Final = (
     *(ec.EllipticCurvePrivateKey, ed25519.Ed25519PrivateKey),
     *(ed448.Ed448PrivateKey, rsa.RSAPrivateKey),
 )
-"""Keys that TLS takes."""
+"""The types of keys that TLS accepts."""
 
 
-def _pair(chain: bytes, key: bytes) -> Certificate | None:
+def _parse_certificate(chain: bytes, key: bytes) -> Certificate | None:
     private = _private_key(key)
-    if not isinstance(private, _SHOWN):
+    if not isinstance(private, _TLS_KEYS):
         return None
     try:
         certificates = x509.load_pem_x509_certificates(chain)
         if private.public_key() != certificates[0].public_key():
             return None
         return certificate_of(certificates, private)
-    except Exception:  # noqa: BLE001 - a seam: parsers have errors of their own, which quote
+    except Exception:  # noqa: BLE001 - a seam: errors of the parsers quote their input
         return None
 
 
@@ -214,22 +211,20 @@ _PRIVATE: Final = re.compile(
     rb"-----BEGIN (?:[A-Z]+ )?PRIVATE KEY-----([A-Za-z0-9+/=\s]+)-----END", re.ASCII
 )
 _DISGUISES: Final = (
-    bytes.fromhex(
-        "06072a8648ce3d0101"
-    ),  # prime-field: a curve by its parameters, whichever that is
-    bytes.fromhex("06092a864886f70d01010a"),  # RSASSA-PSS: an RSA key for that padding alone
+    bytes.fromhex("06072a8648ce3d0101"),  # prime-field: a curve by its parameters, not by name
+    bytes.fromhex("06092a864886f70d01010a"),  # RSASSA-PSS: an RSA key for that padding only
 )
 
 
 def _private_key(pem: bytes) -> PrivateKeyTypes | None:
-    """The one private key in a PEM, None where there is none that is what it seems."""
+    """The one private key in a PEM; None if there isn't exactly one, or if it isn't a plain key."""
     try:
         [body] = _PRIVATE.findall(pem)
         der = base64.b64decode(b"".join(body.split()), validate=True)
         if any(disguise in der for disguise in _DISGUISES):
             return None
         return serialization.load_pem_private_key(pem, password=None)
-    except Exception:  # noqa: BLE001 - see `_pair`
+    except Exception:  # noqa: BLE001 - see `_parse_certificate`
         return None
 
 
@@ -238,31 +233,26 @@ def certificate_of(
     key: CertificateIssuerPrivateKeyTypes,
     bundle: Iterable[x509.Certificate] = (),
 ) -> Certificate:
-    """A client certificate from what a library of certificates holds: the chain leaf first, the leaf's key, whom to trust."""
-    text = _pem(chain)
+    """Make a client certificate from the objects of `cryptography`: the chain leaf first, the leaf's key, trusted authorities."""
     private = key.private_bytes(
         serialization.Encoding.PEM,
         serialization.PrivateFormat.PKCS8,
         serialization.NoEncryption(),
     )
-    return _certificate(chain[0], text, private, _pem(bundle))
-
-
-def _pem(certificates: Iterable[x509.Certificate]) -> bytes:
-    return b"".join(each.public_bytes(serialization.Encoding.PEM) for each in certificates)
-
-
-def _certificate(
-    leaf: x509.Certificate, chain: bytes, key: bytes, bundle: bytes = b""
-) -> Certificate:
+    leaf = chain[0]
     return Certificate(
-        chain=chain.decode("ascii"),
-        key=Secret(key.decode("ascii")),
+        chain=_pem(chain),
+        key=Secret(private.decode("ascii")),
         thumbprint=b64url(leaf.fingerprint(hashes.SHA256())),
         expires_at=leaf.not_valid_after_utc.timestamp(),
         uris=tuple(_uris(leaf)),
-        bundle=bundle.decode("ascii"),
+        bundle=_pem(bundle),
     )
+
+
+def _pem(certificates: Iterable[x509.Certificate]) -> str:
+    encoded = [each.public_bytes(serialization.Encoding.PEM) for each in certificates]
+    return b"".join(encoded).decode("ascii")
 
 
 def _uris(leaf: x509.Certificate) -> list[str]:
@@ -274,29 +264,29 @@ def _uris(leaf: x509.Certificate) -> list[str]:
 
 
 def public_signing_jwk(key: SigningKey) -> dict[str, JSON]:
-    """The public half of a key as it is published: named by its thumbprint, for signatures alone (RFC 7517 §4)."""
-    return published(key.public_jwk)
+    """The public half of a key as it is published: named by its thumbprint, for signatures only (RFC 7517 §4)."""
+    return to_published_jwk(key.public_jwk)
 
 
-def published(jwk: JWK) -> dict[str, JSON]:
-    """The same for another party's public key; only the members that define the key are kept.
+def to_published_jwk(jwk: JWK) -> dict[str, JSON]:
+    """The same for the public key of another party, with only the members that define the key.
 
     Raises:
-        ConfigurationError: it is no key that signs here: P-256, P-384, P-521, Ed25519 or RSA.
+        ConfigurationError: it isn't on P-256, P-384 or P-521, nor Ed25519 or RSA.
     """
     alg = _ALGORITHMS.get((jwk.get("kty"), jwk.get("crv")))
     if alg is None:
-        raise ConfigurationError("key_unusable", "a public key is none that signatures here have")
+        raise ConfigurationError("key_unusable", "a public key has a type that isn't supported")
     kid = thumbprint(jwk)
     members: dict[str, JSON] = {name: str(jwk[name]) for name in _REQUIRED_MEMBERS[str(jwk["kty"])]}
     return members | {"kid": kid, "alg": alg, "use": "sig"}
 
 
 def public_key_of(encoded: bytes) -> dict[str, str]:
-    """A public key as a JWK from its SubjectPublicKeyInfo, PEM or DER, as services that hold keys give it.
+    """A public key as a JWK, from its SubjectPublicKeyInfo in PEM or DER, the format of services that hold keys.
 
     Raises:
-        ConfigurationError: `key_unusable`, it is none, or neither on P-256 nor Ed25519.
+        ConfigurationError: `key_unusable`, it isn't a P-256 or Ed25519 key.
     """
     public = _public_key(encoded)
     if isinstance(public, ed25519.Ed25519PublicKey) or (
@@ -313,7 +303,7 @@ def _public_key(encoded: bytes) -> PublicKeyTypes | None:
     load = serialization.load_pem_public_key if is_pem else serialization.load_der_public_key
     try:
         return load(encoded)
-    except Exception:  # noqa: BLE001 - see `_pair`
+    except Exception:  # noqa: BLE001 - see `_parse_certificate`
         return None
 
 
@@ -321,17 +311,17 @@ def thumbprint(jwk: JWK) -> str:
     """The RFC 7638 SHA-256 thumbprint of a public JWK.
 
     Raises:
-        ConfigurationError: a required member is missing, or the key type has no thumbprint here.
+        ConfigurationError: a required member is missing, or the key type isn't supported.
     """
     names = _REQUIRED_MEMBERS.get(str(jwk.get("kty")), ())
     members = [(name, value) for name in names if isinstance(value := jwk.get(name), str)]
     if not members or len(members) != len(names):
-        raise ConfigurationError("key_unusable", "a JWK lacks the members its thumbprint needs")
+        raise ConfigurationError("key_unusable", "a JWK lacks a member that its thumbprint needs")
     return _thumbprint(*members)
 
 
 @lru_cache(256)
 def _thumbprint(*members: tuple[str, str]) -> str:
-    # Members are base64url or registered names, so that no character needs escaping.
+    # Members are base64url or registered names, so no character needs escaping.
     text = ",".join([f'"{name}":"{value}"' for name, value in members])
     return b64url(hashlib.sha256(f"{{{text}}}".encode()).digest())

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""References: how a principal, session, grant, agent, client or token is named in a revocation."""
+"""References name what a revocation is about: a principal, session, grant, agent, client or token."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from agent_identity.values import Principal, agent_uri
 if TYPE_CHECKING:
     from agent_identity.errors import AgentIdentityError
 
-__all__ = ["EVERYTHING", "FORMS", "Kind", "Reference", "malformed", "read_reference"]
+__all__ = ["EVERYTHING", "FORMS", "Kind", "Reference", "malformed_reference", "read_reference"]
 
 Kind: TypeAlias = Literal["principal", "session", "grant", "agent", "client", "token", "everything"]
 
@@ -49,29 +49,28 @@ def read_reference(text: str) -> Reference:
         ConfigurationError: `reference_malformed`.
     """
     if not text or not text.isprintable() or text != text.strip():
-        raise malformed(text)
+        raise malformed_reference(text)
     if text == EVERYTHING:
         return Reference("everything", text)
     if text.startswith(_PROFILES):
         try:
             return Reference("principal", str(Principal.parse(text)))
         except ConfigurationError as error:
-            raise malformed(text) from error
+            raise malformed_reference(text) from error
     for prefix, kind in _BY_PREFIX.items():
         if text.startswith(prefix):
             return Reference(kind, text)
     if text.startswith("client:") and text != "client:":
         return Reference("client", text.removeprefix("client:"))
     if text.startswith(_OTHER_IDS):
-        raise malformed(text)
+        raise malformed_reference(text)
     try:
         return Reference("agent", agent_uri(text.removeprefix("agent:")))
     except ConfigurationError as error:
-        raise malformed(text) from error
+        raise malformed_reference(text) from error
 
 
-def malformed(text: object) -> AgentIdentityError:
-    """The error for a malformed reference."""
+def malformed_reference(text: object) -> AgentIdentityError:
     return ConfigurationError(
-        "reference_malformed", f"{str(text)[:80]!r} is no reference", remedy=f"write {FORMS}"
+        "reference_malformed", f"{str(text)[:80]!r} is not a reference", remedy=f"write {FORMS}"
     )

@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """How a revocation reaches a running agent.
 
-R1  In this process it takes effect at once: the lives of all sessions that it names end, and a call checks lives last. A call's
-    path asks no store and reads no file.
-R2  It is kept in the state directory. Other processes that share the directory look every quarter of a second, beside their calls.
-R3  A session that opens is entered into the list of those that run before what was revoked is looked up. A revocation is noted
-    before that list is read. So none slips through between the two.
-R4  What can't be read counts as revoked: where the store wasn't read for ten seconds, no session opens and no call starts.
+R1  In this process it takes effect at once: it ends all sessions that it names, and a call checks as its last step whether its
+    session has ended. A call reads no store and no file for that.
+R2  It is stored in the state directory. Other processes that share the directory read it every quarter of a second, in a thread.
+R3  A new session is added to the list of running sessions before it is checked for revocations, and a revocation is noted before
+    that list is read. So no session slips through between the two.
+R4  A store that can't be read counts as a revocation: if it wasn't read for ten seconds, no session opens and no call starts.
 
 tests/unit/test_revocation.py and tests/system/test_revocation.py have a test for each.
 """
@@ -32,7 +32,7 @@ from agent_identity.forks import Registry, start_over_in_child
 from agent_identity.lifecycle.reference import EVERYTHING, FORMS, Reference, read_reference
 from agent_identity.provenance.records import REINSTATED, REVOKED
 from agent_identity.provenance.sqlite.upkeep import Upkeep
-from agent_identity.values import Principal, checked_phrase
+from agent_identity.values import Principal, check_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable
@@ -70,11 +70,11 @@ class RevocationStore(Protocol):
     def revoke(self, ref: str, now: int, ends: int | None = None) -> None: ...
 
     def reinstate(self, ref: str, now: int) -> None:
-        """Raises `ConfigurationError` `not_revoked` when it wasn't revoked."""
+        """Raise `ConfigurationError` `not_revoked` if it wasn't revoked."""
         ...
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
-        """References, each with the time when it was reinstated, None where it wasn't."""
+        """References, each with the time when it was reinstated; None if it wasn't."""
         ...
 
 
@@ -86,7 +86,7 @@ class Revocable(Protocol):
 
     @property
     def issued_at(self) -> float:
-        """When the tokens and grants of the session were issued, in Unix seconds."""
+        """The Unix time at which the tokens and grants of the session were issued."""
         ...
 
     def names(self) -> frozenset[str]:
@@ -105,7 +105,7 @@ class Revocable(Protocol):
 class Revocation(NamedTuple):
     """The answer to `revoke` and `reinstate`.
 
-    `is_new` says that this ledger has never seen the principal or agent; `sessions` counts those that were ended in this process.
+    `is_new` says that this ledger has no record of the principal or agent; `sessions` counts those that were ended in this process.
     """
 
     ref: str
@@ -140,10 +140,10 @@ _here: Final[Registry[Revocations]] = Registry()
 
 
 class Revocations:
-    """What is revoked, and the sessions of this identity that it ends. Thread-safe, fork-safe.
+    """Revocations, and the running sessions of this identity that they end. Thread-safe, fork-safe.
 
-    `has_sessions` False says that sessions are recorded elsewhere, as beside an authority that serves agents of other machines.
-    `wait_for_beginnings` returns when the calls that had passed their last check before it was called have begun.
+    `has_sessions` is False if sessions are recorded elsewhere, as for an authority that serves agents on other machines.
+    `wait_for_beginnings` waits until all calls that have already passed their last check have begun.
     """
 
     def __init__(
@@ -220,7 +220,7 @@ class Revocations:
         """
         if not self._is_shared:
             return
-        if self._needs_watch:  # in a forked child: the parent's thread isn't there
+        if self._needs_watch:  # in a forked child, which doesn't have the parent's thread
             self._needs_watch = False
             self._watch.start()
         elif self._monotonic() - self._looked_at < STALE_SECONDS:
@@ -230,8 +230,8 @@ class Revocations:
         except AgentIdentityError as error:
             raise DeniedError(
                 "revocations_stale",
-                "what was revoked could not be read for too long",
-                remedy="see to the state directory: its disk, its permissions",
+                f"revocations could not be read for more than {STALE_SECONDS:g} seconds",
+                remedy="check the disk and the permissions of the state directory",
             ) from error
 
     def _is_revoked(self, name: str, issued_at: float) -> bool:
@@ -243,19 +243,19 @@ class Revocations:
     # -- revoking ----------------------------------------------------------------------------------------------------
 
     def revoke(self, ref: str, *, reason: str, by: str) -> Revocation:
-        """End what a reference names, and all below it. After the return, none of it starts in this process.
+        """Revoke a reference: end all sessions that it names. When this returns, no call of theirs starts in this process.
 
         `by` is the agent, or the operating system's user.
 
         Raises:
             ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
-            DeniedError, LedgerError: it could not be stored or recorded; it took effect in this process anyway.
+            DeniedError, LedgerError: it could not be stored or recorded, but took effect in this process.
         """
-        checked_phrase("reason", reason)
+        check_phrase("reason", reason)
         reference = self._known(ref)
         now = self._clock()
         ended: list[Revocable] = []
-        with self._looking:  # a look that read the store before must not write over this
+        with self._looking:  # a `look` that has read the store already must not overwrite this
             for each in self._same_place():
                 each._revoked[reference.text] = None  # noqa: SLF001 - one of its own
                 ended += each._end(reference)  # noqa: SLF001 - see above
@@ -268,13 +268,13 @@ class Revocations:
         return Revocation(reference.text, reference.kind, True, reason, by, now, is_new, len(ended))
 
     def reinstate(self, ref: str, *, reason: str | None, by: str) -> Revocation:
-        """Allow what is issued from the next second on. What was issued before stays revoked.
+        """Lift a revocation for tokens and grants issued from the next second on. Older ones stay revoked.
 
         Raises:
             ConfigurationError: `reference_malformed`; `not_revoked`.
         """
         if reason is not None:
-            checked_phrase("reason", reason)
+            check_phrase("reason", reason)
         reference = self._read(ref)
         now = self._clock()
         with self._looking:
@@ -296,13 +296,13 @@ class Revocations:
         if is_here and not self.is_known(reference):
             raise ConfigurationError(
                 "reference_unknown",
-                f"this ledger knows no {reference.kind} {reference.text}",
-                remedy=f"write {FORMS}",
+                f"this ledger has no {reference.kind} {reference.text}",
+                remedy=f"check the id; a reference is one of {FORMS}",
             )
         return reference
 
     def _read(self, ref: str) -> Reference:
-        """A reference as sessions have it: the authority's own principals have no issuer."""
+        """Read a reference in the form that sessions use, where the authority's own principals have no issuer."""
         reference = read_reference(ref)
         principal = reference.principal
         if principal is None or self._own_issuer is None or principal.iss != self._own_issuer:
@@ -337,7 +337,7 @@ class Revocations:
         return set()
 
     def _record(self, kind: str, reference: Reference, reason: str | None, by: str) -> bool:
-        """Record it. Return whether the principal or agent is new to this ledger."""
+        """Record a revocation or its lifting. Return whether the principal or agent is new to this ledger."""
         principal = reference.principal
         is_new = self._is_new(reference)
         pseudonym = None if principal is None else self._ledger.pseudonym(principal)
@@ -371,7 +371,7 @@ class Revocations:
     # -- what other processes revoked --------------------------------------------------------------------------------
 
     def look(self) -> None:
-        """Read the revocations of other processes from the store.
+        """Read the revocations of other processes from the store, and end the sessions that they name.
 
         Raises:
             DeniedError: the store can't be read.
@@ -407,7 +407,7 @@ class Revocations:
         self._watch.stop()
 
     def start_over(self) -> None:
-        """In a forked child: the next session that opens starts the child's own watch."""
+        """In a forked child: the next session that opens starts a watch of its own."""
         self._looking = threading.Lock()
         self._watch = Upkeep(self._look_quietly, every=LOOK_SECONDS)
         self._version = None
@@ -418,12 +418,12 @@ def revoked_error(reference: Reference) -> RevokedError:
     """The error for a call or session that is refused because of a revocation."""
     if reference.kind == "everything":
         return RevokedError(
-            "everything_revoked", "everything is revoked", remedy='an operator reinstates "*"'
+            "everything_revoked", "everything is revoked", remedy='ask an operator to reinstate "*"'
         )
     return RevokedError(
         _CODES[reference.kind],
         f"the {reference.kind} was revoked",
-        remedy="what was issued before stays ended; an operator lets new work begin with `agent-identity reinstate`",
+        remedy="ask an operator for `agent-identity reinstate`, then open a new session; the old one stays ended",
     )
 
 

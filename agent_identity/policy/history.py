@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The history of one transaction: what was permitted in a root session, its sub-agents and accepted sessions.
 
-A permitted call enters at the moment of decision. Between reading and entering nothing is locked: `enter` says whether the
-past that was decided upon is still the past, and if it isn't, policy decides again.
+A permitted call is added right after the decision. No lock is held while policy decides: `enter` returns False if another call
+was added in the meantime, and then policy decides again.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import threading
 import weakref
 from typing import Final, NamedTuple
 
-from agent_identity.forks import StillLock, hold_still
+from agent_identity.forks import StillLock
 
-__all__ = ["History", "Past", "accepted_history", "new_history"]
+__all__ = ["History", "Past", "begin_history", "join_history"]
 
 
 class Past(NamedTuple):
@@ -33,20 +33,20 @@ class Past(NamedTuple):
 class History:
     """The history of one transaction."""
 
-    __slots__ = ("__weakref__", "_handed", "_is_foreign", "_lock", "past")
+    __slots__ = ("__weakref__", "_handed_over", "_is_foreign", "_lock", "past")
 
     def __init__(self) -> None:
         self.past: Past = Past(0, 0, frozenset(), frozenset(), frozenset())
         self._is_foreign = False
-        self._handed: set[str] = set()
+        self._handed_over: set[str] = set()
         self._lock = threading.Lock()
 
     def renew_lock(self) -> None:
-        """Start over in a forked child, where the lock may be held by a thread that isn't there."""
+        """Replace the lock in a forked child: a thread of the parent may hold the old one."""
         self._lock = threading.Lock()
 
     def enter(self, seen: Past, tool: str, resource: str, labels: frozenset[str]) -> bool:
-        """Let a permitted call in; False when another got in since `seen` and the decision has to be made again."""
+        """Add a permitted call. Returns False if the history has changed since `seen`; then policy must decide again."""
         with self._lock:
             past = self.past
             if past is not seen:
@@ -61,30 +61,30 @@ class History:
             )
             return True
 
-    def came_from_elsewhere(self) -> None:
-        """Note that the transaction began in another process, which has that part of its history."""
+    def mark_foreign(self) -> None:
+        """Note that part of the history is in another process."""
         with self._lock:
             self._is_foreign = True
-            self._tell()
+            self._update_whole()
 
-    def hand_over(self, jti: str) -> None:
-        """Note that work was handed over by this grant. Its calls are unknown here, unless it is accepted in this process."""
+    def note_handover(self, jti: str) -> None:
+        """Note that work was handed over by this grant. Its calls are unknown here unless this process accepts it."""
         with self._lock:
-            self._handed.add(jti)
-            self._tell()
+            self._handed_over.add(jti)
+            self._update_whole()
 
     def accept(self, jti: str) -> None:
         """Note that the work handed over by this grant continues in this process."""
         with self._lock:
-            self._handed.discard(jti)
-            self._tell()
+            self._handed_over.discard(jti)
+            self._update_whole()
 
-    def _tell(self) -> None:
-        whole = not self._is_foreign and not self._handed
+    def _update_whole(self) -> None:
+        whole = not self._is_foreign and not self._handed_over
         self.past = self.past._replace(version=self.past.version + 1, whole=whole)
 
-    def reached(self, resource: str) -> None:
-        """A credential for `resource` was permitted outside any tool; it counts as reached, and as no call."""
+    def add_resource(self, resource: str) -> None:
+        """Note that a credential for `resource` was permitted outside any tool. It isn't counted as a call."""
         with self._lock:
             past = self.past
             if resource not in past.resources:
@@ -93,58 +93,61 @@ class History:
                 )
 
 
-class _Split:
-    """After a fork each process has its own part of the histories that both have."""
+class _Histories(StillLock):
+    """The histories of this process by transaction. After a fork each process continues them without the other's calls."""
 
-    def before_fork(self) -> None: ...
+    def __init__(self) -> None:
+        super().__init__()
+        self.by_txn: dict[str, weakref.ReferenceType[History]] = {}
+        self._purge_at = 64
+
+    def add(self, txn: str, history: History) -> None:
+        """Add a history, and from time to time remove those of closed sessions. The caller holds the lock."""
+        if len(self.by_txn) >= self._purge_at:
+            for other, reference in list(self.by_txn.items()):
+                if reference() is None:
+                    del self.by_txn[other]
+            self._purge_at = max(64, 2 * len(self.by_txn))
+        self.by_txn[txn] = weakref.ref(history)
 
     def after_fork_in_parent(self) -> None:
-        self.after_fork_in_child()
+        super().after_fork_in_parent()
+        self._mark_foreign()
 
     def after_fork_in_child(self) -> None:
-        for reference in list(_histories.values()):
+        super().after_fork_in_child()
+        self._mark_foreign()
+
+    def _mark_foreign(self) -> None:
+        for reference in list(self.by_txn.values()):
             history = reference()
             if history is not None:
                 history.renew_lock()
-                history.came_from_elsewhere()
+                history.mark_foreign()
 
 
-_split: Final = _Split()
-hold_still(_split)
-_still: Final = StillLock()
-_histories: Final[dict[str, weakref.ReferenceType[History]]] = {}
-_purged: Final = [64]
-"""How many there may be before those of sessions that are gone are removed."""
+_histories: Final = _Histories()
 
 
-def new_history(txn: str) -> History:
-    """The history of a transaction that begins here."""
-    with _still.lock:
+def begin_history(txn: str) -> History:
+    """Make the history of a transaction that begins in this process."""
+    with _histories.lock:
         history = History()
-        _keep(txn, history)
+        _histories.add(txn, history)
     return history
 
 
-def accepted_history(txn: str, jti: str) -> History:
-    """The history of a transaction of which a part was handed over to this process by the grant `jti`.
+def join_history(txn: str, jti: str) -> History:
+    """Return the history of a transaction whose grant `jti` was handed over to this process.
 
-    A transaction that began in this process has one history, whichever identity accepts a part of it.
+    A transaction that began in this process keeps its one history, whichever identity accepts the grant.
     """
-    with _still.lock:
-        reference = _histories.get(txn)
+    with _histories.lock:
+        reference = _histories.by_txn.get(txn)
         history = None if reference is None else reference()
         if history is None:
             history = History()
-            history.came_from_elsewhere()
-            _keep(txn, history)
+            history.mark_foreign()
+            _histories.add(txn, history)
     history.accept(jti)
     return history
-
-
-def _keep(txn: str, history: History) -> None:
-    if len(_histories) >= _purged[0]:
-        for other, reference in list(_histories.items()):
-            if reference() is None:
-                del _histories[other]
-        _purged[0] = max(64, 2 * len(_histories))
-    _histories[txn] = weakref.ref(history)

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """A policy's request, in AuthZEN's terms: subject, action, resource, context.
 
-Nothing here can be changed, and nothing is worked out before a policy asks for it.
+All of it is immutable, and `context` is computed when a policy first reads it.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _TYPES = {"user": "User", "service": "Service", "trigger": "Trigger"}
 
 
 class Request:
-    """One question to a policy. `resource.id` is the tool's name, `context["args"]` the arguments, frozen."""
+    """One question to a policy. `resource.id` is the tool's name, `context["args"]` holds the arguments, immutable."""
 
     __slots__ = ("_context", "_facts")
 
@@ -83,10 +83,10 @@ class Request:
     @property
     def context(self) -> Mapping[str, Any]:
         if self._context is None:
-            self._context = self._worked_out()
+            self._context = self._make_context()
         return self._context
 
-    def _worked_out(self) -> Mapping[str, object]:
+    def _make_context(self) -> Mapping[str, object]:
         facts = self._facts
         past = facts.past
         session = MappingProxyType(
@@ -107,7 +107,7 @@ class Request:
                 "depth": len(facts.chain) - 1,
                 "purpose": facts.purpose,
                 "task": facts.task,
-                "args": frozen(jose.loads(facts.arguments)),
+                "args": freeze(jose.loads(facts.arguments)),
                 "args_hash": canonical.digest(facts.arguments),
                 "time": facts.now,
                 "approved": False,
@@ -117,10 +117,10 @@ class Request:
         )
 
 
-def frozen(value: JSON) -> object:
-    """Immutable JSON: objects as read-only mappings, lists as tuples."""
+def freeze(value: JSON) -> object:
+    """Make JSON immutable: objects become read-only mappings, lists become tuples."""
     if isinstance(value, dict):
-        return MappingProxyType({name: frozen(member) for name, member in value.items()})
+        return MappingProxyType({name: freeze(member) for name, member in value.items()})
     if isinstance(value, list):
-        return tuple(frozen(member) for member in value)
+        return tuple(freeze(member) for member in value)
     return value

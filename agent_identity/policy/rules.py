@@ -29,10 +29,10 @@ __all__ = [
     "PolicyLike",
     "answers_at_once",
     "as_policy",
-    "asked",
-    "immediate",
+    "ask_policy",
+    "decide_now_of",
     "is_async",
-    "judged",
+    "require_permit",
     "takes_one_argument",
 ]
 
@@ -69,10 +69,10 @@ class CallablePolicy:
         self._id: str = getattr(function, "__name__", type(function).__name__)
 
     def decide_now(self, request: Request, /) -> Decision:
-        """Ask the callable, in the thread of the call: nobody else is waited for.
+        """Call the function in the thread of the tool call.
 
         Raises:
-            DeniedError: it raised, or answered neither a `Decision` nor a bool.
+            DeniedError: it raised, or returned neither a `Decision` nor a bool.
         """
         try:
             answer = self._function(request)
@@ -84,7 +84,7 @@ class CallablePolicy:
             raise DeniedError(
                 "policy_failed",
                 f"the policy function {self._id!r} raised {type(error).__name__}",
-                remedy="repair the policy; the exception above this one says where",
+                remedy="fix the policy; the exception above this one says where",
                 policy_id=self._id,
             ) from error
         if isinstance(answer, Decision):
@@ -98,8 +98,8 @@ class CallablePolicy:
             answer.close()  # it won't be awaited
         raise DeniedError(
             "policy_undecided",
-            f"the policy function {self._id!r} answered a {kind}, neither a Decision nor a bool",
-            remedy="return a Decision, or a literal True or False",
+            f"the policy function {self._id!r} returned a {kind}, neither a Decision nor a bool",
+            remedy="return a Decision, True or False",
             policy_id=self._id,
         )
 
@@ -109,54 +109,43 @@ class CallablePolicy:
 
 
 def as_policy(policy: PolicyLike | None) -> Policy:
-    """Take a policy object, a callable, or None for `GrantsOnly`.
-
-    What could never decide is refused here, where it is given, and not at the first call.
+    """Take a policy object, a callable, or None for `GrantsOnly`. An object that could never decide is refused at once.
 
     Raises:
-        ConfigurationError: it is neither, it is a class, it answers later than it is asked, or doesn't take the request.
+        ConfigurationError: it is neither, it is a class or async, or it doesn't take the request.
     """
     if policy is None:
         return GrantsOnly()
     if isinstance(policy, type):
-        raise _unusable(
-            f"{policy.__qualname__} is a class", f"give an object of it, {policy.__qualname__}(…)"
+        raise _unusable_error(
+            f"{policy.__qualname__} is a class", f"pass an object of it, {policy.__qualname__}(…)"
         )
     if isinstance(policy, Policy):
-        _check_flow(policy)
+        if is_async(policy.decide):
+            raise _unusable_error(
+                f"{type(policy).__qualname__}.decide is async",
+                "write it with `def`: a flow does its I/O by `yield from`, and returns a Decision",
+            )
         return policy
     if not callable(policy):
-        raise _unusable(
-            f"a {type(policy).__qualname__} decides nothing",
-            "give a function that takes the request and returns a Decision or a bool",
+        raise _unusable_error(
+            f"a {type(policy).__qualname__} is not a policy",
+            "pass a function that takes the request and returns a Decision or a bool",
         )
     if not answers_at_once(policy):
-        raise _unusable(
-            f"{_name(policy)} is async or a generator, and answers no call of it with a decision",
-            "write it as a plain function, `def` with `return`; what has to wait is an object whose `decide` is a flow",
+        raise _unusable_error(
+            f"{_name(policy)} is async or a generator, so calling it returns no decision",
+            "write it as a plain function, `def` with `return`; a policy that does I/O is an object whose `decide` is a flow",
         )
     if not takes_one_argument(policy):
-        raise _unusable(
+        raise _unusable_error(
             f"{_name(policy)} can't be called with the request alone",
             "write it with one parameter, the request",
         )
     return CallablePolicy(policy)
 
 
-def _check_flow(policy: Policy) -> None:
-    """Pass for an object whose `decide` may be a flow.
-
-    Raises:
-        ConfigurationError: it is async, which no flow is.
-    """
-    if is_async(policy.decide):
-        raise _unusable(
-            f"{type(policy).__qualname__}.decide is async",
-            "write it with `def`: a flow asks by `yield from`, or returns a Decision without a `yield` that is reached",
-        )
-
-
-def _unusable(why: str, remedy: str) -> ConfigurationError:
+def _unusable_error(why: str, remedy: str) -> ConfigurationError:
     return ConfigurationError("policy_unusable", f"policy=: {why}", remedy=remedy)
 
 
@@ -164,19 +153,16 @@ def _name(function: object) -> str:
     return getattr(function, "__qualname__", type(function).__qualname__)
 
 
-def immediate(policy: Policy) -> Callable[[Request], Decision] | None:
-    """The policy as a plain function, if it does no I/O; None where deciding is a flow."""
+def decide_now_of(policy: Policy) -> Callable[[Request], Decision] | None:
+    """The `decide_now` of a policy that does no I/O; None if deciding is a flow."""
     # Exactly these classes: a subclass may decide differently.
-    if isinstance(policy, GrantsOnly | CallablePolicy) and type(policy) in (
-        GrantsOnly,
-        CallablePolicy,
-    ):
+    if type(policy) is GrantsOnly or type(policy) is CallablePolicy:
         return policy.decide_now
     return None
 
 
-def asked(policy: Policy, request: Request) -> Flow[Decision]:
-    """Ask a policy. Return its permit, or raise; a policy that fails denies.
+def ask_policy(policy: Policy, request: Request) -> Flow[Decision]:
+    """Ask a policy, and return its permit. A policy that fails denies.
 
     Raises:
         DeniedError: the decision isn't a permit.
@@ -191,24 +177,28 @@ def asked(policy: Policy, request: Request) -> Flow[Decision]:
         raise DeniedError(
             "policy_failed", f"the policy raised {type(error).__name__} instead of deciding"
         ) from error
-    return judged(decision)
+    return require_permit(decision)
 
 
-def judged(decision: object) -> Decision:
+def require_permit(decision: object) -> Decision:
     """Return a permit; raise the error of any other decision.
 
     Raises:
-        DeniedError: policy said no, asked for an approval, or answered nothing that is a decision.
+        DeniedError: policy denied the call, requires an approval, or returned no decision.
     """
     if not isinstance(decision, Decision):
-        raise DeniedError("policy_undecided", "the policy answered something that is no Decision")
+        raise DeniedError(
+            "policy_undecided",
+            f"the policy returned a {type(decision).__qualname__}, not a Decision",
+            remedy="return a Decision from `decide`",
+        )
     if decision.verdict == "permit":
         return decision
     if decision.verdict == "approval":
         raise ApprovalRequiredError(
             "approval_required",
-            f"somebody in the role {decision.role} has to approve this call",
-            remedy="no approver is set up, so nobody can be asked",
+            f"the call needs the approval of somebody in the role {decision.role}, and no approver is set up",
+            remedy="change the policy: this version can't ask for approvals",
             policy_id=decision.policy_id,
         )
     raise DeniedError(
@@ -217,12 +207,12 @@ def judged(decision: object) -> Decision:
 
 
 def is_async(function: object) -> bool:
-    """Whether a call of it gives a coroutine or an async generator: `async def`, also behind `__call__` or a partial object."""
+    """Whether calling it returns a coroutine or an async generator: `async def`, also behind `__call__` or a partial object."""
     return _is_any(function, inspect.iscoroutinefunction, inspect.isasyncgenfunction)
 
 
 def answers_at_once(function: object) -> bool:
-    """Whether calling it returns the answer itself, and no coroutine or generator."""
+    """Whether calling it returns the answer itself, not a coroutine or generator."""
     return not is_async(function) and not _is_any(function, inspect.isgeneratorfunction)
 
 
@@ -235,7 +225,7 @@ def takes_one_argument(function: object) -> bool:
     except TypeError:
         return False
     except ValueError:
-        return True  # a builtin that doesn't tell
+        return True  # a builtin without a signature
     return True
 
 
@@ -253,4 +243,4 @@ def _is_any(function: object, *tests: Callable[[object], bool]) -> bool:
 
 
 _DEEPEST: Final = 32
-"""Partial objects and objects with `__call__` within one another; no end of them is followed."""
+"""How many nested partial objects and objects with `__call__` are unwrapped."""

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happened, on whose behalf, kept so that it can be proven years later.
+"""Records of what happened on whose behalf, which can be verified years later.
 
-`records` says what an entry is and how entries are chained, `ledger` where they are kept, `subjects` whose key opens
-what in them names a person, `trace` how they answer "who triggered this?".
+`records` and `chain` define the entries and their hash chain, `ledger` and `sqlite` store them, `pseudonyms` has the keys of the
+people in them, and `trace` answers "who triggered this?".
 """

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""One hash chain for each writer: how it grows, and whether what is kept is what it says.
+"""Extends and verifies the hash chain of each writer.
 
-A tail that was cut off, or a whole older file put back, doesn't show in a chain; it shows against a checkpoint kept
-elsewhere.
+A chain doesn't show that its end was cut off or that an older file was put back; a checkpoint that is kept elsewhere does.
 """
 
 from __future__ import annotations
@@ -13,17 +12,18 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
+from agent_identity import canonical
 from agent_identity.errors import LedgerError
 from agent_identity.provenance.records import (
     ALIASES,
     Row,
     alias_of,
-    encoded,
+    encode_record,
     read_record,
     seal_context,
     subject_of,
 )
-from agent_identity.values import b64url, new_id
+from agent_identity.values import new_id
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -39,23 +39,22 @@ __all__ = [
     "FirstBad",
     "LedgerReport",
     "Seal",
-    "broken_among",
-    "link",
-    "sealed_digest",
+    "find_broken",
+    "hash_link",
     "verify_rows",
 ]
 
 Seal: TypeAlias = Callable[[bytes, bytes], bytes]
 
 GENESIS: Final = bytes(32)
-"""What stands in for the hash before a writer's first entry."""
+"""The hash before a writer's first entry."""
 
 _CHANGED: Final = "its bytes or its place in the chain were changed"
 _MISSING: Final = "it is missing"
 
 
 class Chain:
-    """One writer's chain: makes the next entry, and moves on once that is committed."""
+    """One writer's chain. `next` makes an entry, `advance` appends it once it is committed."""
 
     __slots__ = ("head", "seq", "writer")
 
@@ -65,9 +64,9 @@ class Chain:
         self.head: bytes = GENESIS
 
     def next(self, draft: Draft, at: int, seal: Seal | None) -> Row:
-        """The entry that `draft` becomes at `at` (Unix microseconds); the chain itself stays where it is.
+        """Make an entry of `draft` at `at` (Unix microseconds), without changing the chain.
 
-        `seal` seals for the draft's subject; it is None where nothing is to be sealed.
+        `seal` encrypts for the draft's subject; None if the draft has nothing to encrypt.
 
         Raises:
             LedgerError: the draft has no canonical form.
@@ -78,9 +77,9 @@ class Chain:
         digest: str | None = None
         if secret is not None and seal is not None:
             context = seal_context(subject_of(draft), self.writer, seq)
-            sealed = seal(encoded(kind, secret), context)
-            digest = sealed_digest(sealed)
-        body = encoded(
+            sealed = seal(encode_record(kind, secret), context)
+            digest = canonical.digest(sealed)
+        body = encode_record(
             kind,
             {
                 "at": at,
@@ -98,28 +97,23 @@ class Chain:
             },
         )
         alias = alias_of(kind, public) if kind in ALIASES else None
-        own = sha256(self.head + body).digest()  # as `link` does, without its frame
+        own = sha256(self.head + body).digest()  # `hash_link`, without the cost of a call
         return Row(
             self.writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, own
         )
 
     def advance(self, row: Row) -> None:
-        """Take a committed entry as the new end."""
+        """Make a committed entry the end of the chain."""
         self.seq, self.head = row.seq, row.hash
 
 
-def link(previous: bytes, body: bytes) -> bytes:
+def hash_link(previous: bytes, body: bytes) -> bytes:
     """The hash of an entry that follows the one with the hash `previous`."""
     return sha256(previous + body).digest()
 
 
-def sealed_digest(sealed: bytes) -> str:
-    """What the body says of its sealed part."""
-    return "sha-256:" + b64url(sha256(sealed).digest())
-
-
 class FirstBad(NamedTuple):
-    """The first record, in the order of commits, that isn't what its chain says it must be."""
+    """The first record, in the order of commits, that doesn't match its chain."""
 
     writer: str
     seq: int
@@ -127,7 +121,7 @@ class FirstBad(NamedTuple):
 
 
 class LedgerReport(NamedTuple):
-    """What a verification found: `records` read, `writers` whose chains they form, the first bad one if there is any."""
+    """The result of a verification: the numbers of records and writers, and the first bad record if there is one."""
 
     ok: bool
     records: int
@@ -143,14 +137,12 @@ class LedgerReport(NamedTuple):
             "records": self.records,
             "writers": self.writers,
             "checkpoint": self.checkpoint,
-            "first_bad": None
-            if bad is None
-            else {"writer": bad.writer, "seq": bad.seq, "reason": bad.reason},
+            "first_bad": None if bad is None else bad._asdict(),
         }
 
 
 class Check(Protocol):
-    """Looks at the signatures in a record, and says what is wrong with them; None when nothing is."""
+    """Verifies the signatures in a record. Returns what is wrong with them, or None."""
 
     def __call__(self, record: Record, /) -> str | None: ...
 
@@ -159,7 +151,7 @@ def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> Led
     """Recompute all chains, given every row in the order of commits.
 
     Raises:
-        LedgerError: not even the first row can be read.
+        LedgerError: the first row can't be read.
     """
     ends: dict[str, tuple[int, bytes]] = {}
     count = 0
@@ -173,7 +165,7 @@ def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> Led
             end, head = ends.get(writer, (0, GENESIS))
             ends[writer] = (seq, row.hash)
             if bad is None:
-                bad = _fault(row, end, head)
+                bad = _find_fault(row, end, head)
                 if bad is None and check is not None:
                     reason = check(read_record(row, unseal))
                     bad = None if reason is None else FirstBad(writer, seq, reason)
@@ -184,14 +176,14 @@ def verify_rows(rows: Iterable[Row], unseal: Unseal, check: Check | None) -> Led
     return LedgerReport(ok=bad is None, records=count, writers=len(ends), first_bad=bad)
 
 
-def broken_among(
+def find_broken(
     records: Sequence[Record],
     row_at: Callable[[tuple[str, int]], Row | None],
     last_of: Callable[[str], int | None],
 ) -> FirstBad | None:
-    """The first of some records that doesn't hold by itself, or whose link to a neighbour doesn't.
+    """Find the first of some records that is wrong itself, or has a wrong link to a neighbour.
 
-    `row_at` finds a row by writer and number, `last_of` the highest number of a writer.
+    `row_at` returns a row by writer and number, `last_of` the highest number of a writer.
     """
     for record in records:
         row = record.row
@@ -202,23 +194,23 @@ def broken_among(
             if before is None:
                 return FirstBad(writer, seq - 1, _MISSING)
             head = before.hash
-        bad = _fault(row, seq - 1, head)
+        bad = _find_fault(row, seq - 1, head)
         if bad is not None:
             return bad
         after = row_at((writer, seq + 1))
         if after is None:
             if (last_of(writer) or 0) > seq:
                 return FirstBad(writer, seq + 1, _MISSING)
-        elif link(row.hash, after.body) != after.hash:
+        elif hash_link(row.hash, after.body) != after.hash:
             return FirstBad(writer, seq + 1, _CHANGED)
     return None
 
 
-def _fault(row: Row, end: int, head: bytes) -> FirstBad | None:
-    """What is wrong with a row that should follow the one numbered `end` with the hash `head`."""
-    if link(head, row.body) != row.hash:
+def _find_fault(row: Row, end: int, head: bytes) -> FirstBad | None:
+    """The fault of a row that must follow the one with number `end` and hash `head`; None if it has none."""
+    if hash_link(head, row.body) != row.hash:
         return _placement_fault(row, end)
-    reason = _unlike_its_body(row, end + 1)
+    reason = _compare_with_body(row, end + 1)
     return None if reason is None else FirstBad(row.writer, end + 1, reason)
 
 
@@ -226,11 +218,11 @@ def _placement_fault(row: Row, end: int) -> FirstBad:
     if row.seq > end + 1:
         return FirstBad(row.writer, end + 1, _MISSING)
     if 0 < row.seq <= end:
-        return FirstBad(row.writer, row.seq, "it is there twice, or out of order")
+        return FirstBad(row.writer, row.seq, "it is repeated, or out of order")
     return FirstBad(row.writer, end + 1, _CHANGED)
 
 
-def _unlike_its_body(row: Row, seq: int) -> str | None:
+def _compare_with_body(row: Row, seq: int) -> str | None:
     try:
         entry = orjson.loads(row.body)
         digest = entry["sealed"]
@@ -246,9 +238,9 @@ def _unlike_its_body(row: Row, seq: int) -> str | None:
             alias_of(entry["kind"], entry["public"]),
         )
     except (ValueError, KeyError, TypeError, AttributeError):
-        return "it is no record of ours"
+        return "it isn't a record of agent_identity"
     if columns != row[:9] or row.seq != seq:
         return "a column that repeats its body was changed"
-    if row.sealed is not None and digest != sealed_digest(row.sealed):
+    if row.sealed is not None and digest != canonical.digest(row.sealed):
         return "its sealed part was changed"
     return None

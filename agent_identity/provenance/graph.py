@@ -46,7 +46,7 @@ class Entry(dict[str, "JSON"]):
 
 @dataclass(slots=True)
 class CallStory:
-    """One call: what was to be done (or denied), how it ended, and what became of its credential.
+    """One call: its intent or refusal, its outcome, and its credential.
 
     `acquired` is the record of that credential, `used` are the records of its refused uses and step-ups.
     """
@@ -59,19 +59,19 @@ class CallStory:
 
     @property
     def took(self) -> float | None:
-        """Seconds from the intent to the outcome; None for a call that never ran, or hasn't ended."""
+        """Seconds from the intent to the outcome; None for a call that didn't run, or hasn't ended."""
         if self.ended is None or self.ended.kind == CALL_DENIED:
             return None
         return (self.ended.at - self.begun.at).total_seconds()
 
     @property
     def approval(self) -> JSON:
-        """Who said yes to it, None when nobody had to."""
+        """The approval of the call; None if it needed none."""
         return None if self.begun.sealed is None else self.begun.sealed.get("approval")
 
     @property
     def credential(self) -> Entry | None:
-        """What the call was done with, None where it had no credential and tried to use none."""
+        """The credential of the call; None if it had none and tried to use none."""
         if self.acquired is None and not self.used:
             return None
         body: Mapping[str, JSON] = {} if self.acquired is None else self.acquired.body
@@ -99,7 +99,7 @@ class CallStory:
     def entry(self) -> Entry:
         """The call as a trace lists it."""
         body = dict(self.begun.body)
-        if self.ended is not None:  # a refusal may follow the intent, and says more than it
+        if self.ended is not None:  # a refusal may follow the intent, and has more information
             body |= self.ended.body
         return Entry(
             call_id=self.begun.call_id,
@@ -124,7 +124,7 @@ class CallStory:
 
 
 def moment(seconds: int) -> datetime:
-    """A time of a record's body, which holds Unix seconds."""
+    """A time in a record's body, which is in Unix seconds."""
     return datetime(1970, 1, 1, tzinfo=UTC) + timedelta(seconds=seconds)
 
 
@@ -145,7 +145,7 @@ class Branch:
 
     @property
     def began(self) -> datetime:
-        """When it was opened, or first called; one of which nothing is known comes last."""
+        """When it was opened, or when its first call began. A session without records comes last."""
         record = self.opening or (self.calls[0].begun if self.calls else None)
         return datetime.max.replace(tzinfo=UTC) if record is None else record.at
 
@@ -158,7 +158,7 @@ class Branch:
 
 @dataclass(slots=True)
 class Graph:
-    """What a reference names: its transaction from the root down, the chain of agents to it, and its calls."""
+    """The transaction that a reference names, from the root down, with the chain of agents, and its calls."""
 
     root: Branch
     chain: list[Entry]
@@ -171,20 +171,20 @@ class Graph:
         return sorted(stories, key=lambda story: story.begun.at)
 
 
-_DEEPEST: Final = 64  # sessions above one another; records that were tampered with may form a ring
+_DEEPEST: Final = 64  # levels of sessions; manipulated records may form a ring
 
 
 def graph_of(ledger: Ledger, ref: str, unknown: frozenset[str] = frozenset()) -> Graph:
-    """Read what a reference names; the outcome of the calls in `unknown` was lost.
+    """Read the graph of a reference. `unknown` are calls whose outcome was lost.
 
     Raises:
-        LedgerError: nothing has that reference, or more than one transaction has.
+        LedgerError: no record has that reference, or several transactions have.
     """
-    return _Gathering(ledger, unknown).gather(ref)
+    return _GraphReader(ledger, unknown).read(ref)
 
 
-class _Gathering:
-    """Reads records for one answer, each once, and remembers which."""
+class _GraphReader:
+    """Reads the records for one graph, each once, and collects them."""
 
     def __init__(self, ledger: Ledger, unknown: frozenset[str]) -> None:
         self._ledger = ledger
@@ -195,10 +195,10 @@ class _Gathering:
         self._credentials: dict[str, list[Record]] = {}
         self._branches: dict[str, Branch] = {}
 
-    def gather(self, ref: str) -> Graph:
+    def read(self, ref: str) -> Graph:
         records = self._records_of(ref) if can_be_signed(ref) else []
-        call_ids = _named_calls(records)
-        sessions = _named_sessions(self._use(records), ref)
+        call_ids = _call_ids_of(records)
+        sessions = _session_ids_of(self._use(records), ref)
         if not sessions:
             raise LedgerError(
                 "unknown_reference",
@@ -220,8 +220,9 @@ class _Gathering:
                 self._add_calls(self._use(self._ledger.find(call_id)))
         else:
             self._add_subtrees(sessions)
-        self._order()
-        chain = self._chain(_common(paths))
+        for branch in self._branches.values():
+            branch.calls.sort(key=lambda story: story.begun.at)
+        chain = self._chain(_common_prefix(paths))
         return Graph(
             root=self._branches[paths[0][0]],
             chain=chain,
@@ -251,7 +252,7 @@ class _Gathering:
         return self._openings[session_id]
 
     def _path(self, session_id: str) -> tuple[str, ...]:
-        """Sessions from the root down to this one, as far as this ledger knows them."""
+        """The sessions from the root down to this one, as far as this ledger has them."""
         path = [session_id]
         while len(path) < _DEEPEST:
             opening = self._opening(path[-1])
@@ -272,7 +273,7 @@ class _Gathering:
             above = branch
 
     def _add_subtrees(self, sessions: list[str]) -> None:
-        """Add what was done in some sessions, and in all that were delegated from them."""
+        """Add the calls of some sessions, and of all sessions that were delegated from them."""
         for session_id in sessions:
             opening = self._opening(session_id)
             txn = None if opening is None else opening.body.get("txn")
@@ -315,7 +316,7 @@ class _Gathering:
                 )
 
     def _credential_of(self, begun: Record) -> Record | None:
-        """The record of the credential that a call began with: the last one of its session for the same grant."""
+        """The record of a call's credential: the session's last one for the same grant before the call."""
         if begun.kind != CALL_INTENDED or begun.session_id is None:
             return None
         if begun.session_id not in self._credentials:
@@ -343,10 +344,6 @@ class _Gathering:
             self._live[begun.writer] = self._ledger.is_live(begun.writer)
         return None if self._live[begun.writer] else "unknown"
 
-    def _order(self) -> None:
-        for branch in self._branches.values():
-            branch.calls.sort(key=lambda story: story.begun.at)
-
     def _chain(self, path: tuple[str, ...]) -> list[Entry]:
         grants = self._grants()
         hops = self._entries_above(path)
@@ -354,16 +351,16 @@ class _Gathering:
             opening = self._opening(session_id)
             branch = self._branches[session_id]
             body: Mapping[str, JSON] = {} if opening is None else opening.body
-            made = grants.get(session_id) or self._made_in(session_id)
+            grants_made = grants.get(session_id) or self._grants_of(session_id)
             scope = sorted(
-                {str(token) for grant in made for token in _list_of(grant.body["scope"])}
+                {str(token) for grant in grants_made for token in _list_of(grant.body["scope"])}
             )
-            evidence = [grant.body.get("evidence") for grant in made]
+            evidence = [grant.body.get("evidence") for grant in grants_made]
             hops.append(
                 Entry(
                     agent=branch.agent,
                     depth=body.get("depth", len(hops)),
-                    scope=[*scope] if made else [*_list_of(body.get("scopes"))],
+                    scope=[*scope] if grants_made else [*_list_of(body.get("scopes"))],
                     evidence=next((word for word in evidence if word is not None), None),
                 )
             )
@@ -385,7 +382,7 @@ class _Gathering:
         ]
 
     def _grants(self) -> dict[str, list[Record]]:
-        """By session, the grants under which the calls were made: each call's own, and those above it."""
+        """The grants of the calls by session: each call's own grant, and those above it."""
         hashes = {
             str(story.begun.body["grant_hash"])
             for branch in self._branches.values()
@@ -397,31 +394,33 @@ class _Gathering:
         while hashes:
             grant_hash = hashes.pop()
             seen.add(grant_hash)
-            made = [grant for grant in self._ledger.frame(grant_hash) if grant.kind == GRANT_MADE]
-            for grant in self._use(made):
+            grants_made = [
+                grant for grant in self._ledger.frame(grant_hash) if grant.kind == GRANT_MADE
+            ]
+            for grant in self._use(grants_made):
                 by_session.setdefault(grant.session_id or "", []).append(grant)
                 chain = _list_of(None if grant.sealed is None else grant.sealed.get("chain"))
                 hashes |= {hash_of(str(compact)) for compact in chain} - seen
         return by_session
 
-    def _made_in(self, session_id: str) -> list[Record]:
+    def _grants_of(self, session_id: str) -> list[Record]:
         frame = self._ledger.frame(session_id)
         return self._use(record for record in frame if record.kind == GRANT_MADE)
 
 
-def _named_calls(records: list[Record]) -> list[str]:
-    """The calls that a reference names; none if it names a session, a grant or a token."""
+def _call_ids_of(records: list[Record]) -> list[str]:
+    """The ids of the calls that a reference names; empty if it names a session, a grant or a token."""
     calls = [record.call_id for record in records if record.kind.startswith("call.")]
     return list(dict.fromkeys(call_id for call_id in calls if call_id is not None))
 
 
-def _named_sessions(records: list[Record], ref: str) -> list[str]:
-    """The sessions that a reference names, or those of the calls that it names."""
+def _session_ids_of(records: list[Record], ref: str) -> list[str]:
+    """The ids of the sessions that a reference names, or of the sessions of the calls that it names."""
     sessions = list(dict.fromkeys(record.session_id for record in records if record.session_id))
     return [ref] if ref in sessions else sessions
 
 
-def _common(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
+def _common_prefix(paths: list[tuple[str, ...]]) -> tuple[str, ...]:
     """The common beginning of all paths."""
     common = paths[0]
     for path in paths[1:]:

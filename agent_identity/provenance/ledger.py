@@ -14,7 +14,6 @@ from agent_identity.provenance.sqlite.ledger import SqliteLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport
@@ -115,13 +114,7 @@ class Ledger(Protocol):
 
     def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, *_: object) -> None: ...
 
 
 def open_ledger(

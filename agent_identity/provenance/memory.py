@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A ledger in memory: the same records, sealed and chained alike, gone with the process that made them.
+"""A ledger in memory. Its records are sealed and chained like those in a file, and end with the process.
 
 It grows with every call and is never trimmed, since a trimmed ledger proves nothing. Use it in tests and short runs.
 """
@@ -17,20 +17,19 @@ from agent_identity.errors import LedgerError
 from agent_identity.flow import Draft
 from agent_identity.forks import StillLock
 from agent_identity.keys.sealing import KEY_BYTES
-from agent_identity.provenance.chain import Chain, broken_among, verify_rows
+from agent_identity.provenance.chain import Chain, find_broken, verify_rows
 from agent_identity.provenance.pseudonyms import MemoryShelf, Subjects
 from agent_identity.provenance.records import (
     SESSION_OPENED,
     Row,
-    encoded,
+    encode_record,
     read_record,
+    strip_round,
     subject_of,
-    without_round,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
-    from types import TracebackType
 
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
     from agent_identity.provenance.records import Record
@@ -39,33 +38,24 @@ if TYPE_CHECKING:
 __all__ = ["MemoryLedger"]
 
 _LEASE_SECONDS: Final = 30.0
-_Taken: TypeAlias = tuple[
-    int,
-    str,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    str | None,
-    bytes,
-    bytes | None,
-]
+_Text: TypeAlias = "str | None"
+_Pending: TypeAlias = tuple[int, str, _Text, _Text, _Text, _Text, _Text, _Text, bytes, bytes | None]
+"""Time, kind, pseudonym, session, call, trace, span, reference, body, and what is to be sealed."""
 
 
 class MemoryLedger(StillLock):
     """The ledger of one process, without a file. A forked child has a copy of it, and a chain of its own.
 
-    What is appended is encoded at once, and sealed and chained when somebody first looks: whoever could change it in
-    between could change the chain as well.
+    A draft is encoded at once, but sealed and chained only when the ledger is read: code that could change it until then could
+    also change the chain.
     """
 
     def __init__(self, *, clock: Callable[[], float] = time.time) -> None:
         super().__init__()
-        shelf = MemoryShelf(before_removal=self._settle)
+        shelf = MemoryShelf(before_removal=self._chain_pending)
         self.subjects: Subjects = Subjects(shelf, os.urandom(KEY_BYTES))
         self._clock = clock
-        self._taken: deque[_Taken] = deque()
+        self._pending: deque[_Pending] = deque()
         # the lock guards what follows
         self._chain = Chain()
         self._rows: list[Row] = []
@@ -83,15 +73,15 @@ class MemoryLedger(StillLock):
         if self._closed:
             self.probe()
         kind, public, secret, pseudonym, session, call, trace, span, ref = draft
-        # copied, since orjson's own bytes hold on to the larger buffer that they were written into
-        body = b"%b" % encoded(kind, public)
+        # copied, since the bytes from orjson keep a larger buffer
+        body = b"%b" % encode_record(kind, public)
         sealed = None
         if secret is not None:
-            sealed = b"%b" % encoded(kind, secret)
-            self.subjects.sealer(subject_of(draft))  # there is one, or it raises
+            sealed = b"%b" % encode_record(kind, secret)
+            self.subjects.sealer(subject_of(draft))  # raises if the subject was erased
         at = int(self._clock() * 1_000_000)
-        # one atomic step, so that no lock is needed; plain values, so that the garbage collector has nothing to follow
-        self._taken.append((at, kind, pseudonym, session, call, trace, span, ref, body, sealed))
+        # atomic, so that no lock is needed; plain values, which the garbage collector doesn't track
+        self._pending.append((at, kind, pseudonym, session, call, trace, span, ref, body, sealed))
 
     async def aappend(self, draft: Draft, /) -> None:
         self.append(draft)
@@ -104,7 +94,7 @@ class MemoryLedger(StillLock):
         return self.subjects.pseudonym(principal)
 
     def find(self, ref: str, /) -> list[Record]:
-        return self._read(self._rows_of(ref) or self._rows_of(without_round(ref)))
+        return self._read(self._rows_of(ref) or self._rows_of(strip_round(ref)))
 
     def frame(self, ref: str, /) -> list[Record]:
         return self._read(row for row in self._rows_of(ref) if not row.kind.startswith("call."))
@@ -113,17 +103,17 @@ class MemoryLedger(StillLock):
         return self._read(row for row in self._rows_of(session_id) if row.session == session_id)
 
     def sessions(self) -> Iterator[Record]:
-        rows = (row for row in reversed(self._settled_rows()) if row.kind == SESSION_OPENED)
-        unseal = self.subjects.reading()
+        rows = (row for row in reversed(self._all_rows()) if row.kind == SESSION_OPENED)
+        unseal = self.subjects.make_unseal()
         return (read_record(row, unseal) for row in rows)
 
     def references(self, beginning: str, /, *, limit: int) -> list[str]:
-        self._settle()
+        self._chain_pending()
         return sorted(ref for ref in tuple(self._places) if ref.startswith(beginning))[:limit]
 
     def records(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
-        return (read_record(row, unseal) for row in self._settled_rows())
+        unseal = self.subjects.make_unseal()
+        return (read_record(row, unseal) for row in self._all_rows())
 
     def is_live(self, writer: str, /) -> bool:
         if writer == self._chain.writer:
@@ -131,45 +121,39 @@ class MemoryLedger(StillLock):
         return self._clock() < self._forked_from.get(writer, 0.0)
 
     def first_broken(self, records: Sequence[Record], /) -> FirstBad | None:
-        self._settle()
-        return broken_among(records, self._row_at, self._ends.get)
+        self._chain_pending()
+        return find_broken(records, self._row_at, self._ends.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
-        return verify_rows(self._settled_rows(), self.subjects.reading(), check)
+        return verify_rows(self._all_rows(), self.subjects.make_unseal(), check)
 
     def close(self) -> None:
         self._closed = True
 
     def before_fork(self) -> None:
-        """Chain what this process took under its own name, and keep the lock."""
-        self._settle()
+        """Chain the pending drafts under this process's name, and keep the lock."""
+        self._chain_pending()
         super().before_fork()
 
     def after_fork_in_child(self) -> None:
-        """Go on as another writer; what the parent took at the last moment is the parent's."""
+        """Continue as a new writer. Drafts that are still pending belong to the parent."""
         super().after_fork_in_child()
-        self._taken.clear()
+        self._pending.clear()
         self._forked_from[self._chain.writer] = self._clock() + _LEASE_SECONDS
         self._chain = Chain()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _settle(self) -> None:
-        """Seal and chain what was taken until now; others may take more meanwhile, faster than this."""
+    def _chain_pending(self) -> None:
+        """Seal and chain the drafts that are pending now. Other threads may append more in the meantime."""
         with self.lock:
-            for _ in range(len(self._taken)):
+            for _ in range(len(self._pending)):
                 at, kind, pseudonym, session, call, trace, span, ref, body, sealed = (
-                    self._taken.popleft()
+                    self._pending.popleft()
                 )
                 public = orjson.loads(body)
                 secret = None if sealed is None else orjson.loads(sealed)
@@ -187,15 +171,15 @@ class MemoryLedger(StillLock):
             return None
         try:
             return self.subjects.sealer(subject_of(draft)).seal
-        except LedgerError:  # erased since it was taken
+        except LedgerError:  # erased in the meantime
             return None
 
-    def _settled_rows(self) -> tuple[Row, ...]:
-        self._settle()
+    def _all_rows(self) -> tuple[Row, ...]:
+        self._chain_pending()
         return tuple(self._rows)
 
     def _rows_of(self, ref: str) -> list[Row]:
-        self._settle()
+        self._chain_pending()
         return [self._rows[place] for place in tuple(self._places.get(ref, ()))]
 
     def _row_at(self, place: tuple[str, int]) -> Row | None:
@@ -205,5 +189,5 @@ class MemoryLedger(StillLock):
         return rows[0] if rows and rows[0].writer == writer else None
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return [read_record(row, unseal) for row in rows]

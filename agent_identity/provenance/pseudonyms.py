@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whom records are about: a random pseudonym and a key for each subject, kept apart from the ledger.
+"""A random pseudonym and a key for each subject of records, stored apart from the ledger.
 
-Whatever in a record names a person is sealed under that person's key, and so is the way from the pseudonym back to the
-person. Deleting the one row erases both, and every proof of the ledger holds.
+Everything in a record that names a person is encrypted under that person's key, and so is the person's name for a pseudonym.
+Deleting the subject's row erases both, and every proof of the ledger stays valid.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar
 import orjson
 
 from agent_identity.errors import ConfigurationError, LedgerError
-from agent_identity.keys.private_files import private_file, settle
+from agent_identity.keys.private_files import make_once, make_private_file
 from agent_identity.keys.sealing import KEY_BYTES, Sealer
 from agent_identity.provenance.sqlite.database import ledger_error, open_database
 from agent_identity.storage.sqlite import Database
@@ -32,7 +32,7 @@ _SEALERS: Final = 8_192  # 2.5 KB each, one for each subject with a live session
 
 
 class Subject(NamedTuple):
-    """A subject as it is kept: subject by `lookup`, a keyed digest; `key` and `principal` are sealed."""
+    """A stored subject. `lookup` is a keyed digest of the principal; `key` and `principal` are encrypted."""
 
     pseudonym: str
     lookup: bytes
@@ -41,12 +41,12 @@ class Subject(NamedTuple):
 
 
 class Shelf(Protocol):
-    """Where subjects are kept."""
+    """A store of subjects."""
 
     def by_lookup(self, lookup: bytes, /) -> Subject | None: ...
     def by_pseudonym(self, pseudonym: str, /) -> Subject | None: ...
     def add(self, subject: Subject, /) -> Subject:
-        """Keep it unless its lookup is taken; give what is kept."""
+        """Add a subject, unless there is one with this lookup. Return the stored one."""
         ...
 
     def remove(self, pseudonym: str, /) -> bool: ...
@@ -54,16 +54,15 @@ class Shelf(Protocol):
 
 
 class Subjects:
-    """Pseudonyms and keys by subject.
+    """The pseudonyms and keys of subjects.
 
-    Keys are cached for sealing alone: whatever is read asks the shelf, so that an erasure by another process counts
-    at once.
+    Keys are cached only for encryption. Reading always asks the shelf, so that an erasure by another process counts at once.
     """
 
     def __init__(self, shelf: Shelf, master: bytes) -> None:
         self._shelf = shelf
         # Keys live in closures and ciphers, which have no readable form.
-        self._lookup: Callable[[Principal], bytes] = _looking_up(master)
+        self._lookup: Callable[[Principal], bytes] = _lookup_function(master)
         self._wrap = Sealer(hmac.digest(master, b"wrap", "sha256"))
         self._sealers: dict[str, Sealer] = {}
 
@@ -72,7 +71,7 @@ class Subjects:
         lookup = self._lookup(principal)
         subject = self._shelf.by_lookup(lookup)
         if subject is None:
-            subject = self._shelf.add(self._new(principal, lookup))
+            subject = self._shelf.add(self._make_subject(principal, lookup))
         return subject.pseudonym
 
     def find(self, principal: Principal) -> str | None:
@@ -100,30 +99,14 @@ class Subjects:
             subject = self._shelf.by_pseudonym(pseudonym)
             if subject is None:
                 raise LedgerError(
-                    "subject_erased", f"{pseudonym} was erased; nothing can be kept for it"
+                    "subject_erased", f"{pseudonym} was erased, so nothing can be recorded for it"
                 )
             sealer = Sealer(self._unwrap(subject))
             _keep(self._sealers, pseudonym, sealer, _SEALERS)
         return sealer
 
-    def seal(self, pseudonym: str, plaintext: bytes, context: bytes) -> bytes:
-        """Encrypt for a subject, bound to `context`.
-
-        Raises:
-            LedgerError: the subject was erased.
-        """
-        return self.sealer(pseudonym).seal(plaintext, context)
-
-    def unseal(self, pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
-        """Decrypt data of a subject; None once erased.
-
-        Raises:
-            VerificationError: it was sealed for another subject or context.
-        """
-        return self.reading()(pseudonym, sealed, context)
-
-    def reading(self) -> Callable[[str, bytes, bytes], bytes | None]:
-        """An `unseal` that reads each subject's key once. Use it for one answer only."""
+    def make_unseal(self) -> Callable[[str, bytes, bytes], bytes | None]:
+        """An `unseal` that reads each subject's key once. Use it for one query only."""
         known: dict[str, Sealer | None] = {}
 
         def unseal(pseudonym: str, sealed: bytes, context: bytes) -> bytes | None:
@@ -146,7 +129,7 @@ class Subjects:
         self._sealers.clear()
         self._shelf.close()
 
-    def _new(self, principal: Principal, lookup: bytes) -> Subject:
+    def _make_subject(self, principal: Principal, lookup: bytes) -> Subject:
         pseudonym, key = new_id("psn_"), os.urandom(KEY_BYTES)
         context = pseudonym.encode()
         return Subject(
@@ -160,25 +143,25 @@ class Subjects:
         return self._wrap.unseal(subject.key, subject.pseudonym.encode())
 
 
-def _looking_up(master: bytes) -> Callable[[Principal], bytes]:
+def _lookup_function(master: bytes) -> Callable[[Principal], bytes]:
     key = hmac.digest(master, b"lookup", "sha256")
     return lambda principal: hmac.digest(key, _encode(principal), "sha256")
 
 
 def _encode(principal: Principal) -> bytes:
-    """One spelling for each principal, which its readable form isn't."""
+    """The one encoding of a principal; its readable form isn't unique."""
     return orjson.dumps([principal.profile, principal.iss, principal.sub])
 
 
 def _keep(cache: dict[str, _V], pseudonym: str, value: _V, size: int) -> None:
-    """Cache a value; a full cache starts over, which needs no lock."""
+    """Cache a value. A full cache is cleared, which needs no lock."""
     if len(cache) >= size:
         cache.clear()
     cache[pseudonym] = value
 
 
 class MemoryShelf:
-    """Subjects of this process, gone with it. `before_removal` is called while a subject's key is still there."""
+    """Subjects in memory. `before_removal` is called before a subject's key is deleted."""
 
     def __init__(self, *, before_removal: Callable[[], None] | None = None) -> None:
         self._before_removal = before_removal
@@ -209,7 +192,7 @@ class MemoryShelf:
 
 
 class SqliteShelf:
-    """Subjects in a file of their own, which backups of the ledger leave out."""
+    """Subjects in a file of their own, which must not be in backups of the ledger."""
 
     def __init__(self, path: Path, *, durability: str) -> None:
         def connect() -> sqlite3.Connection:
@@ -223,10 +206,10 @@ class SqliteShelf:
         self._failed = f"{path} can't be used"
 
     def by_lookup(self, lookup: bytes, /) -> Subject | None:
-        return self._one("SELECT * FROM subjects WHERE lookup = ?", lookup)
+        return self._select("SELECT * FROM subjects WHERE lookup = ?", lookup)
 
     def by_pseudonym(self, pseudonym: str, /) -> Subject | None:
-        return self._one("SELECT * FROM subjects WHERE pseudonym = ?", pseudonym)
+        return self._select("SELECT * FROM subjects WHERE pseudonym = ?", pseudonym)
 
     def add(self, subject: Subject, /) -> Subject:
         with self._database.lock, self._database.writing(self._failed) as connection:
@@ -244,7 +227,7 @@ class SqliteShelf:
     def close(self) -> None:
         self._database.close()
 
-    def _one(self, query: str, value: str | bytes) -> Subject | None:
+    def _select(self, query: str, value: str | bytes) -> Subject | None:
         with self._database.lock, self._database.reading(self._failed) as connection:
             row = connection.execute(query, (value,)).fetchone()
         return None if row is None else Subject._make(row)
@@ -258,14 +241,14 @@ CREATE TABLE subjects (
 
 
 def master_key(path: Path) -> bytes:
-    """The key beside a store of subjects, made when there is none; of two that make it at once, one wins.
+    """Read the key of a store of subjects, or make it if there is none.
 
     Raises:
         ConfigurationError: it can't be read or made, or isn't a key.
     """
     try:
-        settle(path, lambda: os.urandom(KEY_BYTES))
-        private_file(path)
+        make_once(path, lambda: os.urandom(KEY_BYTES))
+        make_private_file(path)
         key = path.read_bytes()
     except OSError as error:
         raise ConfigurationError("state_unusable", f"{path} can't be read or made") from error

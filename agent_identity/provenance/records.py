@@ -1,12 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Ledger entries: their canonical bytes, their place in a writer's hash chain, and how they are read back.
+"""The entries of a ledger: their canonical bytes, their place in a writer's hash chain, and how they are read.
 
     body = RFC 8785 of {at, writer, seq, kind, references, pseudonym, public fields, digest of the sealed part}
     hash = SHA-256(hash of the writer's previous entry ‖ body)          32 zero bytes before the first
 
-The sealed part itself stays outside the body, encrypted under its subject's key: the chain holds when that key, or even
-the ciphertext, is gone. Bodies hold no floats and only ASCII member names, for which sorted orjson is RFC 8785 byte for
-byte; tests/unit/test_records.py holds that property.
+The sealed part is outside the body, encrypted under its subject's key: the chain stays valid when that key, or even the
+ciphertext, is deleted. Bodies have no floats and only ASCII member names, for which sorted orjson output is RFC 8785 byte for
+byte; tests/unit/test_records.py tests that.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ __all__ = [
     "CREDENTIAL_REVOKED",
     "CREDENTIAL_STEPPED_UP",
     "GRANT_MADE",
-    "KINDS",
     "OUTCOMES",
     "REINSTATED",
     "REVOKED",
@@ -49,12 +48,12 @@ __all__ = [
     "Record",
     "Row",
     "alias_of",
-    "encoded",
+    "encode_record",
     "read_record",
     "rfc3339",
     "seal_context",
+    "strip_round",
     "subject_of",
-    "without_round",
 ]
 
 SESSION_OPENED: Final = "session.opened"
@@ -75,25 +74,6 @@ CALL_FAILED: Final = "call.failed"
 CALL_CANCELLED: Final = "call.cancelled"
 CALL_UNKNOWN: Final = "call.unknown"
 
-KINDS: Final = (
-    SESSION_OPENED,
-    SESSION_CLOSED,
-    GRANT_MADE,
-    CREDENTIAL_ACQUIRED,
-    CREDENTIAL_DECIDED,
-    CREDENTIAL_REFUSED,
-    CREDENTIAL_REVOKED,
-    CREDENTIAL_STEPPED_UP,
-    AGENT_REGISTERED,
-    REVOKED,
-    REINSTATED,
-    CALL_INTENDED,
-    CALL_DENIED,
-    CALL_COMPLETED,
-    CALL_FAILED,
-    CALL_CANCELLED,
-    CALL_UNKNOWN,
-)
 
 OUTCOMES: Final = {
     CALL_DENIED: "denied",
@@ -135,7 +115,7 @@ class Row(NamedTuple):
         return self[3:9]
 
 
-def encoded(kind: str, members: Mapping[str, JSON]) -> bytes:
+def encode_record(kind: str, members: Mapping[str, JSON]) -> bytes:
     """The canonical bytes of a record of this kind.
 
     Raises:
@@ -150,13 +130,15 @@ def encoded(kind: str, members: Mapping[str, JSON]) -> bytes:
 
 
 def subject_of(draft: Draft) -> str:
-    """The pseudonym of whom a draft's sealed part is about.
+    """The pseudonym of the subject of a draft's sealed part.
 
     Raises:
-        LedgerError: it names nobody.
+        LedgerError: it has none.
     """
     if draft.pseudonym is None:
-        raise LedgerError("record_malformed", f"a {draft.kind} record seals for no subject")
+        raise LedgerError(
+            "record_malformed", f"a {draft.kind} record has a sealed part and no subject"
+        )
     return draft.pseudonym
 
 
@@ -172,7 +154,7 @@ def alias_of(kind: str, public: Mapping[str, JSON]) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def without_round(ref: str) -> str:
+def strip_round(ref: str) -> str:
     """The call's id in an assertion's `jti`: `<call.id>.<n>` and `<call.id>.r<n>` name the same call."""
     match = _ROUND.fullmatch(ref)
     return ref if match is None else match[1]
@@ -187,10 +169,10 @@ def rfc3339(at: datetime) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """One ledger entry as read back.
+    """One ledger entry as it was read.
 
-    `body` holds the public fields, `sealed` the decrypted rest: None when there is none, or when the subject's key was
-    deleted, which `erased` tells apart. `row` is the entry as it is kept.
+    `body` has the public fields, `sealed` the decrypted ones. `sealed` is None if there are none, or if the subject's key was
+    deleted; then `erased` is True. `row` is the stored entry.
     """
 
     kind: str
@@ -209,7 +191,7 @@ class Record:
     row: Row = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, JSON]:
-        """The entry as JSON: references, public fields, times as RFC 3339, and a call's assertion in clear."""
+        """The entry as JSON: references, public fields, times as RFC 3339, and a call's assertion."""
         entry: dict[str, JSON] = {
             "kind": self.kind,
             "at": rfc3339(self.at),
@@ -234,8 +216,8 @@ class Record:
 def read_record(row: Row, unseal: Unseal) -> Record:
     """Read a stored entry as a `Record`, from its body and its sealed part alone.
 
-    `unseal` answers None for a subject whose key was deleted. What was sealed for another entry stays unread, and
-    whoever checks the chain finds out why.
+    `unseal` returns None for a subject whose key was deleted. A sealed part that was moved from another entry isn't read;
+    verifying the chain reports it.
 
     Raises:
         LedgerError: the body isn't one of ours.

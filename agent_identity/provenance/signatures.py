@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Whether what the ledger holds is signed by whom it says: grants under the anchor's key as it was used, assertions under theirs.
+"""Verifies the signatures in a ledger: grants with the anchor's key of that time, assertions with the agents' keys.
 
-A record keeps the public key of its anchor, since an issuer forgets keys and an auditor comes years later. Whether that key
-deserved trust is what a `TrustAnchor` says; here it is whether the statements and the records about them agree.
+A grant's record has the public key of its anchor, since issuers delete old keys and an audit may be years later. Whether that
+key is trusted is a matter of `TrustAnchor`; here the signed statements are compared with the records about them.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _SKEW: Final = 60.0
 
 
 class SignatureCheck:
-    """Checks the signatures in records of one ledger; a record whose subject was erased has none that could be checked."""
+    """Checks the signatures in records of one ledger. Those of an erased subject can't be checked any more."""
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
         self._leaves: dict[str, Grant | None] = {}
 
     def __call__(self, record: Record, /) -> str | None:
-        """What is wrong with the signatures in a record, None when nothing is."""
+        """What is wrong with the signatures in a record; None if nothing is."""
         if record.sealed is None:
             return None
         try:
@@ -46,7 +46,7 @@ class SignatureCheck:
             elif record.kind == CALL_INTENDED:
                 self._check_assertion(record)
         except VerificationError as error:
-            return f"its signature doesn't hold: {error.code}"
+            return f"its signature is invalid: {error.code}"
         return None
 
     def _check_assertion(self, record: Record) -> None:
@@ -54,7 +54,7 @@ class SignatureCheck:
         assertion = read_assertion(compact if isinstance(compact, str) else "")
         leaf = self._leaf(assertion.grant_hash)
         if leaf is None:
-            return  # the grant's subject was erased, and its key with it
+            return  # the grant's subject was erased
         jose.verify(
             assertion.compact,
             (holder_key(assertion.jwk, leaf.jkt),),
@@ -73,10 +73,10 @@ class SignatureCheck:
         """
         if grant_hash not in self._leaves:
             records = self._ledger.find(grant_hash)
-            made = [record for record in records if record.kind == GRANT_MADE]
-            if not made:
+            grants = [record for record in records if record.kind == GRANT_MADE]
+            if not grants:
                 raise InvalidAssertionError("grant_unknown", "its grant is not on record")
-            self._leaves[grant_hash] = _leaf_of(made[0])
+            self._leaves[grant_hash] = _leaf_of(grants[0])
         return self._leaves[grant_hash]
 
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The span of a call, in the user's own tracing: ids and digests, never an argument, a result or a token.
+"""The span of a call in the user's own tracing, with ids and digests, but never an argument, a result or a token.
 
-Telemetry never changes a call's result. Where no tracer provider is set up there is no span at all, and the trace and span
-ids that assertion and record carry are made here. Attribute names stand in this module alone.
+Telemetry never changes a call's result. Without a tracer provider there is no span, and the trace and span ids of assertion and
+record are made here. All attribute names are in this module.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class CallSpan:
         self.span_id: str = span_id
 
     @property
-    def recording(self) -> bool:
+    def is_recording(self) -> bool:
         """Whether the span records attributes."""
         return self._span is not None
 
@@ -91,16 +91,16 @@ def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str |
     """
     if tool_call_id is not None:
         attributes = {**attributes, TOOL_CALL_ID: tool_call_id}
-    if _inside_execute_tool():
+    if _is_inside_execute_tool():
         attributes = {key: value for key, value in attributes.items() if key != OPERATION}
     return open_span(name, attributes)
 
 
 def inject(carrier: MutableMapping[str, Any]) -> None:
-    """Write the current span's context into what travels (W3C Trace Context), where there is one and nothing of it yet."""
+    """Write the context of the current span, if there is one, into a carrier (W3C Trace Context) that has none yet."""
     if "traceparent" in carrier:
         return
-    from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415 - for those who hand something over
+    from opentelemetry.trace.propagation import tracecontext  # noqa: PLC0415 - loads on first use
 
     tracecontext.TraceContextTextMapPropagator().inject(carrier)
 
@@ -124,7 +124,7 @@ def open_span(name: str, attributes: Mapping[str, str]) -> CallSpan:
             raise
         _log.warning("a span could not be opened: %s", scrub(type(failure).__name__))
         context = otel.INVALID_SPAN_CONTEXT
-    # Nobody traces here, or the sampler said no; a caller's trace that came in with a request goes on all the same.
+    # No tracing, or not sampled. A trace that a caller started is continued anyway.
     if context.is_valid:
         return CallSpan(None, f"{context.trace_id:032x}", new_id("")[:16])
     return CallSpan(None, new_id(""), new_id("")[:16])
@@ -134,8 +134,8 @@ _tracer: Final = otel.get_tracer("agent_identity")
 """A proxy tracer: it makes no spans until the program sets up a tracer provider."""
 
 
-def _inside_execute_tool() -> bool:
-    """Whether a framework's own span for this call is open; then ours nests without counting the call twice."""
+def _is_inside_execute_tool() -> bool:
+    """Whether a framework's own span for this call is open."""
     if not otel_context.get_current():
         return False
     attributes = getattr(otel.get_current_span(), "attributes", None)

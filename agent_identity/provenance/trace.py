@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who triggered this: the answer for one call, a session, or anything else that a record can be found by."""
+"""Answers who triggered a call, a session, or anything else that is the reference of a record."""
 
 from __future__ import annotations
 
@@ -42,20 +42,20 @@ __all__ = [
 ]
 
 WIDTH: Final = 80
-"""Columns of a text whose reader's width isn't known."""
+"""The default width of a text, in columns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
+    """Who asked for it, through which agents, for what purpose, which rule allowed it, and how it ended.
 
-    `chain` goes from the root to the agent that acted, `calls` are in the order in which they began. `decision`,
-    `outcome` and `approval` are those of the one call that the reference names, else None. `principal` is None once
-    erased; `pseudonym` stays.
+    `chain` goes from the root to the acting agent, `calls` are in the order in which they began. `decision`, `outcome` and
+    `approval` are those of the call if the reference names a single one, else None. `principal` is None once erased;
+    `pseudonym` stays.
 
-    `verified` says that these records, their signatures and their links to the neighbours were checked again now;
-    `unsound` is what was wrong where it is False, `unverifiable` what can't be checked any more since a key was deleted.
-    `witnessed` says that a checkpoint kept elsewhere covers them.
+    `verified` is True if these records, their signatures and their links to the neighbours passed the check. Otherwise
+    `unsound` says what is wrong. `unverifiable` is what can't be checked any more, since a key was deleted. `witnessed` is True
+    if a checkpoint that is kept elsewhere covers the records.
     """
 
     ref: str
@@ -99,7 +99,7 @@ class Trace:
         return as_mermaid(self._tree())
 
     def to_text(self, width: int = WIDTH) -> str:
-        """The trace as a tree for people, in lines of `width` columns that break no word and no id."""
+        """The trace as a tree in plain text, in lines of `width` columns. Words and ids are never broken."""
         proof = "\n".join(wrap_text(visible(self._proof()), width))
         return f"{as_text(self._tree(), width)}\n{proof}"
 
@@ -120,7 +120,7 @@ class Trace:
         who = f"{self.pseudonym} (erased)" if self.principal is None else str(self.principal)
         trigger = "" if self.trigger is None else f", triggered by {self.trigger}"
         purpose = "" if self.purpose is None else f": {self.purpose}"
-        below = [] if self._root is None else [_elsewhere(self._root, _branch(self._root))]
+        below = [] if self._root is None else [_wrap_in_callers(self._root, _branch(self._root))]
         return Node(f"{who}{trigger}{purpose}", below)
 
     def _proof(self) -> str:
@@ -153,7 +153,7 @@ def trace_of(
     sealed: Mapping[str, JSON] = (opening.sealed or {}) if opening is not None else {}
     one = stories[0] if graph.one_call and len(stories) == 1 else None
     calls = [story.entry() for story in stories]
-    unsound = _unsound(ledger, graph.used, check)
+    unsound = _find_fault(ledger, graph.used, check)
     return Trace(
         ref=ref,
         principal=_principal_of(ledger, first, sealed),
@@ -188,7 +188,7 @@ _MARKS: Final = {"completed": "✔", "failed": "✘", "cancelled": "✘", "denie
 _DECISIONS: Final = {"permit": "permitted", "deny": "denied", "approval": "needs approval"}
 
 
-def _unsound(ledger: Ledger, used: list[Record], check: Check | None) -> str | None:
+def _find_fault(ledger: Ledger, used: list[Record], check: Check | None) -> str | None:
     """The first fault in the records of an answer; None where there is none."""
     bad = ledger.first_broken(used)
     if bad is not None:
@@ -220,7 +220,7 @@ def _branch(branch: Branch) -> Node:
     return Node(name if task is None else f"{name}: {task}", ordered)
 
 
-def _elsewhere(root: Branch, node: Node) -> Node:
+def _wrap_in_callers(root: Branch, node: Node) -> Node:
     """Wrap a session that was handed over in the nodes of the agents above it, which ran in other processes."""
     above = None if root.opening is None else root.opening.body.get("above")
     for hop in reversed(above if isinstance(above, list) else []):

@@ -21,7 +21,7 @@ from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.errors import AgentIdentityError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.policy.request import Entity, Facts, Request
-from agent_identity.policy.rules import asked
+from agent_identity.policy.rules import ask_policy
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
     CREDENTIAL_ACQUIRED,
@@ -34,7 +34,7 @@ from agent_identity.runtime.current import running_call
 from agent_identity.runtime.parts import check_credential, granted
 from agent_identity.runtime.reach import Reach
 from agent_identity.runtime.reports import Reporting, refused_draft
-from agent_identity.uris import checked_resource
+from agent_identity.uris import check_resource
 from agent_identity.values import LOCAL, keep, scope_set
 
 if TYPE_CHECKING:
@@ -508,7 +508,7 @@ def _credential(
     now = parts.clock()
     parts.gate.check()
     session.check(now)
-    checked_resource(resource)
+    check_resource(resource)
     asked_for = None if scopes is None else scope_set(scopes)
     wanted = yield from _permitted(session, resource, asked_for, now)
     ready = yield from reach(session, resource, wanted)
@@ -648,8 +648,8 @@ def _decided(
         b"{}",
         session.history.past,
     )
-    decision = yield from asked(session.parts.policy, Request(facts))
-    session.history.reached(resource)
+    decision = yield from ask_policy(session.parts.policy, Request(facts))
+    session.history.add_resource(resource)
     return decision
 
 

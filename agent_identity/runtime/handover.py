@@ -13,7 +13,7 @@ from agent_identity.delegation.carriers import (
     ASSERTION,
     HANDOVER,
     META,
-    chain_fits,
+    check_chain_size,
     join_chain,
 )
 from agent_identity.delegation.grant import mint_child
@@ -55,7 +55,7 @@ def checked_key(key: JWK) -> str:
     for alg in _RECIPIENT_KEYS:
         try:
             public_keys.refuse_private(key)
-            if public_keys.is_signed(b"", b"", alg, *public_keys.candidates([key], alg, None)):
+            if public_keys.is_signed(b"", b"", alg, *public_keys.find_candidates([key], alg, None)):
                 break
             return thumbprint(key)
         except (VerificationError, ConfigurationError, TypeError, AttributeError):
@@ -100,7 +100,7 @@ def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
         expires_at=int(child.expires_at),
     )
     chain = (grant, *above)
-    chain_fits([hop.compact for hop in chain], limit=parts.header_limit)
+    check_chain_size([hop.compact for hop in chain], limit=parts.header_limit)
     yield from grant_made(child, chain)
     return chain
 

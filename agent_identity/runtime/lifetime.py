@@ -321,7 +321,7 @@ def _not_open(life: Life) -> AgentIdentityError:
         )
     if life.state == "revoked":
         if life.revoked_by is not None:
-            return life.revoked_by.again()
+            return life.revoked_by.copy()
         return RevokedError("session_revoked", "the session was revoked")
     return DeniedError(
         "session_ended", "the session has ended", remedy="keep the work inside its `with` block"

@@ -9,7 +9,7 @@ from agent_identity.delegation.details import details_from
 from agent_identity.delegation.grant import MAX_HOPS
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import resource_set
-from agent_identity.values import checked_task, scope_set
+from agent_identity.values import check_task, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -66,7 +66,7 @@ class Options(NamedTuple):
                 f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
             )
         return cls(
-            checked_task(task),
+            check_task(task),
             None if scopes is None else scope_set(scopes),
             None if resources is None else resource_set(resources),
             None if authorization_details is None else details_from(authorization_details),

@@ -13,7 +13,7 @@ import orjson
 
 from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.delegation.carriers import HEADER_LIMIT
-from agent_identity.delegation.details import Details, about, details_from
+from agent_identity.delegation.details import Details, details_from, resource_detail
 from agent_identity.errors import DeniedError, LedgerError
 from agent_identity.flow import Draft
 from agent_identity.provenance.records import CALL_UNKNOWN, OUTCOMES
@@ -296,7 +296,7 @@ def granted(limits: Limits, resources: Resources, audiences: frozenset[str]) -> 
     if limits.details is None:
         return configured
     reached = audiences | {LOCAL}
-    kept = limits.details.towards(reached)
+    kept = limits.details.for_resources(reached)
     if kept is None:
         raise DeniedError(
             "details_not_granted",
@@ -305,7 +305,9 @@ def granted(limits: Limits, resources: Resources, audiences: frozenset[str]) -> 
         )
     if configured is None:
         return kept
-    kept = kept.apart(reached)  # always, so that a child's objects are covered one by one as well
+    kept = kept.split_by_resource(
+        reached
+    )  # always, so that a child's objects are covered one by one as well
     if not configured.covers(kept):
         raise DeniedError(
             "details_not_configured",
@@ -369,4 +371,4 @@ def _configured(resources: Resources, audiences: frozenset[str]) -> Details | No
 def _claims(limited: Iterable[Details], free: list[str]) -> Iterator[Mapping[str, JSON]]:
     for each in limited:
         yield from each.claim
-    yield about([*free])
+    yield resource_detail([*free])

@@ -16,7 +16,7 @@ from agent_identity.errors import ConfigurationError, LedgerError, NoSessionErro
 from agent_identity.flow import Append, Draft, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.revocation import revoked_error
-from agent_identity.policy.history import accepted_history, new_history
+from agent_identity.policy.history import begin_history, join_history
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
 from agent_identity.runtime.closing import give_back
 from agent_identity.runtime.lifetime import SKEW, Life, Proof
@@ -99,9 +99,9 @@ class SessionState:
         self.history: History = (
             parent.history
             if parent is not None
-            else accepted_history(self.txn, taken_over.grants[0].jti)
+            else join_history(self.txn, taken_over.grants[0].jti)
             if taken_over is not None
-            else new_history(self.txn)
+            else begin_history(self.txn)
         )
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
         self.reference: weakref.ReferenceType[SessionState] = weakref.ref(self)
@@ -200,7 +200,9 @@ class SessionState:
         if known is not None:
             return known
         configured = self.parts.resources.scopes(resource)
-        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
+        asked_for = (
+            scopes if scopes is not None else self.limits.default_scopes(resource, configured)
+        )
         self.limits.check(resource, asked_for, configured)
         self._needed[resource, scopes] = asked_for
         return asked_for

@@ -20,7 +20,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.forks import StillLock
-from agent_identity.keys.private_files import private_file
+from agent_identity.keys.private_files import make_private_file
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
@@ -35,8 +35,8 @@ __all__ = [
     "connect",
     "file_identity",
     "is_busy",
-    "patiently",
     "primary_code",
+    "retry_while_busy",
     "roll_back",
     "transaction",
     "use_wal",
@@ -61,7 +61,7 @@ def connect(path: Path | None) -> sqlite3.Connection:
         ConfigurationError: the file is a link, belongs to another user, or can't be made.
     """
     if path is not None:
-        private_file(path)
+        make_private_file(path)
     return sqlite3.connect(
         ":memory:" if path is None else path.absolute(),
         isolation_level=None,
@@ -73,12 +73,12 @@ def connect(path: Path | None) -> sqlite3.Connection:
 
 def use_wal(database: sqlite3.Connection) -> None:
     """Switch to a write-ahead log. SQLite's own wait leaves that out: it fails at once when two do it together."""
-    patiently(lambda: database.execute("PRAGMA journal_mode = WAL"))
+    retry_while_busy(lambda: database.execute("PRAGMA journal_mode = WAL"))
 
 
 def begin(database: sqlite3.Connection) -> None:
     """Begin a write transaction, waiting up to `BUSY_SECONDS` for other writers, also where SQLite's own wait is off."""
-    patiently(lambda: database.execute("BEGIN IMMEDIATE"))
+    retry_while_busy(lambda: database.execute("BEGIN IMMEDIATE"))
 
 
 @contextlib.contextmanager
@@ -101,7 +101,7 @@ def roll_back(database: sqlite3.Connection) -> None:
         database.execute("ROLLBACK")
 
 
-def patiently(step: Callable[[], object]) -> None:
+def retry_while_busy(step: Callable[[], object]) -> None:
     """Take a step that begins to write, waiting up to `BUSY_SECONDS` for others."""
     deadline = time.monotonic() + BUSY_SECONDS
     pause = 0.0002

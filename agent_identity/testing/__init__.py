@@ -1,9 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""For tests of agents and of what extends this library: play a flow by hand, run an issuer on loopback, look for leaks.
+"""For tests of agents and of extensions: play a flow by hand, run an issuer on loopback, look for leaks.
 
 `FakeIssuer` is a light authorization server, `FakeWeb` any server; `agent_identity.testing.hostile` makes either misbehave.
-
-With pytest installed, the fixtures `identity`, `issuer`, `ledger` and `spans` come by themselves (`agent_identity.testing.plugin`).
+pytest finds the fixtures `identity`, `issuer`, `ledger` and `spans` by itself (`agent_identity.testing.plugin`).
 """
 
 from agent_identity.testing.issuer import FakeIssuer

@@ -35,13 +35,8 @@ def answers(
     *,
     content_type: str = _JSON,
 ) -> Script:
-    """Answer this, whatever was asked."""
-
-    def script(request: Received, write: Callable[[bytes], None]) -> None:
-        del request
-        write(_whole(status, body, headers or {}, content_type))
-
-    return script
+    """Give this answer to every request."""
+    return lambda _, write: write(_response(status, body, headers or {}, content_type))
 
 
 def redirects(to: str, status: int = 307) -> Script:
@@ -50,12 +45,12 @@ def redirects(to: str, status: int = 307) -> Script:
 
 
 def echoes(status: int = 400) -> Script:
-    """Say back all that was sent, in an error's description and in a header."""
+    """Send the request's body back, in an error's description and in a header."""
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
         echo = request.body.decode("utf-8", "replace")
         document = {"error": echo, "error_description": echo, "access_token": echo}
-        write(_whole(status, document, {"X-Echo": echo.replace("\n", " ")[:4000]}, _JSON))
+        write(_response(status, document, {"X-Echo": echo.replace("\n", " ")[:4000]}, _JSON))
 
     return script
 
@@ -75,7 +70,7 @@ def drips(seconds: float, body: bytes = b"x" * 10_000) -> Script:
 
 
 def floods(size: int, chunk: int = 65_536) -> Script:
-    """Send so many bytes of white space, in chunks that announce no end."""
+    """Send so many bytes of white space, in chunks, without a Content-Length."""
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
         del request
@@ -91,7 +86,7 @@ def floods(size: int, chunk: int = 65_536) -> Script:
 
 
 def truncates(body: bytes = b'{"access_token": "abc", "token_ty') -> Script:
-    """Promise more than is sent."""
+    """Send less than Content-Length says."""
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
         del request
@@ -105,29 +100,24 @@ def truncates(body: bytes = b'{"access_token": "abc", "token_ty') -> Script:
 
 
 def says_nothing(seconds: float) -> Script:
-    """Take the request, and leave it at that."""
-
-    def script(request: Received, write: Callable[[bytes], None]) -> None:
-        del request, write
-        time.sleep(seconds)
-
-    return script
+    """Read the request, and don't answer."""
+    return lambda _, _write: time.sleep(seconds)
 
 
 def wants_nonces() -> Script:
-    """Ask for another DPoP nonce, for ever."""
-    asked = iter(range(1_000_000))
+    """Ask for a new DPoP nonce each time."""
+    numbers = iter(range(1_000_000))
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
         del request
-        nonce = {"DPoP-Nonce": f"nonce-{next(asked)}"}
-        write(_whole(400, {"error": "use_dpop_nonce"}, nonce, _JSON))
+        nonce = {"DPoP-Nonce": f"nonce-{next(numbers)}"}
+        write(_response(400, {"error": "use_dpop_nonce"}, nonce, _JSON))
 
     return script
 
 
 def in_turn(*scripts: Script) -> Script:
-    """One after the other, the last of them for ever."""
+    """Run the scripts one after the other, then the last one for every further request."""
     left = list(scripts)
 
     def script(request: Received, write: Callable[[bytes], None]) -> None:
@@ -137,7 +127,7 @@ def in_turn(*scripts: Script) -> Script:
     return script
 
 
-def _whole(
+def _response(
     status: int, body: Mapping[str, Any] | bytes, headers: Mapping[str, str], content_type: str
 ) -> bytes:
     data = body if isinstance(body, bytes) else json.dumps(body).encode()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """A light authorization server on loopback, for tests and examples: real HTTP, real signatures, real proofs of possession.
 
-It believes every client and every scope, so it guards nothing; what it issues is made as the standards say, bound to the
-key of a DPoP proof where there is one, and remembered, so that a test can look. `scripts` make it misbehave.
+It accepts every client and every scope, so it protects nothing. Its tokens follow the standards, are bound to the key of a DPoP
+proof if there is one, and are kept for the test to inspect. `scripts` make it misbehave.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, urlencode, urlsplit
 from agent_identity import jose
 from agent_identity.errors import AgentIdentityError
 from agent_identity.keys.signing import SigningKey, public_signing_jwk
-from agent_identity.testing.web import FakeWeb, Received, Said
+from agent_identity.testing.web import FakeResponse, FakeWeb, Received
 from agent_identity.values import b64url, new_id
 from agent_identity.verify.dpop import verify_proof
 
@@ -34,9 +34,9 @@ _TXN: Final = f"{_TYPES}txn_token"
 
 
 class FakeIssuer(FakeWeb):
-    """One issuer. `trusts` are others whose assertions it takes, `lifetime` is seconds of what it issues.
+    """One issuer. `trusts` are the issuers whose assertions it accepts, `lifetime` is that of its tokens in seconds.
 
-    `issued` counts access tokens, `tokens` holds their claims, `revoked` what was given back.
+    `issued` counts access tokens, `tokens` holds their claims, `revoked` the revoked tokens.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class FakeIssuer(FakeWeb):
             "jti": new_id(""),
             **(claims or {}),
         }
-        header = jose.header(self.key.alg, typ=typ, kid=self.key.thumbprint)
+        header = jose.encode_header(self.key.alg, typ=typ, kid=self.key.thumbprint)
         return self.key.compact(header, json.dumps(body).encode())
 
     def metadata(self) -> dict[str, JSON]:
@@ -101,7 +101,7 @@ class FakeIssuer(FakeWeb):
             "authorization_response_iss_parameter_supported": True,
         }
 
-    def answer(self, request: Received) -> Said:
+    def answer(self, request: Received) -> FakeResponse:
         parts = urlsplit(request.path)
         if parts.path.startswith("/.well-known/"):
             return _respond(200, self.metadata())
@@ -112,38 +112,38 @@ class FakeIssuer(FakeWeb):
         form = {**_members(parts.query), **_members(request.body.decode())}
         places = {
             "/authorize": self._authorize,
-            "/par": self._pushed_request,
-            "/device": self._device,
+            "/par": self._push_request,
+            "/device": self._start_device,
             "/revoke": self._revoke,
         }
         if parts.path in places:
             return places[parts.path](form)
         return _respond(404, {"error": "not_found"})
 
-    def _revoke(self, form: dict[str, str]) -> Said:
+    def _revoke(self, form: dict[str, str]) -> FakeResponse:
         self.revoked.append(form["token"])
         return _respond(200, {})
 
     # -- the token endpoint --------------------------------------------------------------------------------------------
 
-    def _token(self, request: Received, form: dict[str, str]) -> Said:
+    def _token(self, request: Received, form: dict[str, str]) -> FakeResponse:
         try:
-            jkt = self._proven(request)
-            sub = self._whose(form)
+            jkt = self._check_proof(request)
+            sub = self._subject_of(form)
         except (AgentIdentityError, KeyError):
             return _respond(400, {"error": "invalid_grant"})
         kind = form.get("requested_token_type")
         if kind in (_ID_JAG, f"{_TYPES}jwt", _TXN):
-            return self._between(kind, sub, form, jkt)
-        return self._access(sub, form, jkt)
+            return self._issue_for_domain(kind, sub, form, jkt)
+        return self._issue_access_token(sub, form, jkt)
 
-    def _proven(self, request: Received) -> str | None:
+    def _check_proof(self, request: Received) -> str | None:
         proof = request.headers.get("dpop")
         if proof is None:
             return None
         return verify_proof(proof, method="POST", url=f"{self.url}/token", now=self._clock()).jkt
 
-    def _whose(self, form: dict[str, str]) -> str:
+    def _subject_of(self, form: dict[str, str]) -> str:
         grant = form["grant_type"]
         if grant == "client_credentials":
             return form.get("client_id", "client")
@@ -172,7 +172,7 @@ class FakeIssuer(FakeWeb):
                 )
         return str(claims["sub"])
 
-    def _access(self, sub: str, form: dict[str, str], jkt: str | None) -> Said:
+    def _issue_access_token(self, sub: str, form: dict[str, str], jkt: str | None) -> FakeResponse:
         bound: dict[str, JSON] = {} if jkt is None else {"cnf": {"jkt": jkt}}
         audience = form.get("audience") or form.get("resource") or self.url
         more: dict[str, JSON] = {"scope": form.get("scope", ""), **bound}
@@ -188,16 +188,18 @@ class FakeIssuer(FakeWeb):
         if form["grant_type"] == f"{_GRANTS}token-exchange":
             document["issued_token_type"] = f"{_TYPES}access_token"
         if form["grant_type"] in ("authorization_code", "refresh_token", f"{_GRANTS}device_code"):
-            document["refresh_token"] = self._fresh_refresh(sub)
+            document["refresh_token"] = self._issue_refresh_token(sub)
         return _respond(200, document)
 
-    def _fresh_refresh(self, sub: str) -> str:
+    def _issue_refresh_token(self, sub: str) -> str:
         token = new_id("refresh_")
         with self._lock:
             self._refresh[token] = sub
         return token
 
-    def _between(self, kind: str, sub: str, form: dict[str, str], jkt: str | None) -> Said:
+    def _issue_for_domain(
+        self, kind: str, sub: str, form: dict[str, str], jkt: str | None
+    ) -> FakeResponse:
         """A grant for another domain, or a transaction token."""
         typ = {_ID_JAG: "oauth-id-jag+jwt", _TXN: "txntoken+jwt"}.get(kind, "JWT")
         more: dict[str, JSON] = {"scope": form.get("scope", "")}
@@ -214,14 +216,14 @@ class FakeIssuer(FakeWeb):
         }
         return _respond(200, document)
 
-    # -- where somebody signs in -----------------------------------------------------------------------------------------
+    # -- sign-in ---------------------------------------------------------------------------------------------------------
 
-    def _pushed_request(self, form: dict[str, str]) -> Said:
+    def _push_request(self, form: dict[str, str]) -> FakeResponse:
         uri = f"urn:ietf:params:oauth:request_uri:{new_id('')}"
         self._pushed[uri] = form
         return _respond(201, {"request_uri": uri, "expires_in": 60})
 
-    def _authorize(self, members: dict[str, str]) -> Said:
+    def _authorize(self, members: dict[str, str]) -> FakeResponse:
         """Sign in as `sub`, and consent."""
         request = self._pushed.pop(members.get("request_uri", ""), members)
         if "redirect_uri" not in request:  # a pushed request is good once (RFC 9126 §4)
@@ -230,9 +232,9 @@ class FakeIssuer(FakeWeb):
         with self._lock:
             self._codes[code] = {"sub": self.sub}
         back = {"code": code, "state": request["state"], "iss": self.url}
-        return Said(302, {"Location": f"{request['redirect_uri']}?{urlencode(back)}"}, b"")
+        return FakeResponse(302, {"Location": f"{request['redirect_uri']}?{urlencode(back)}"}, b"")
 
-    def _device(self, form: dict[str, str]) -> Said:
+    def _start_device(self, form: dict[str, str]) -> FakeResponse:
         del form
         code = new_id("device_")
         with self._lock:
@@ -251,5 +253,5 @@ def _members(text: str) -> dict[str, str]:
     return {name: values[0] for name, values in parse_qs(text, keep_blank_values=True).items()}
 
 
-def _respond(status: int, document: dict[str, Any]) -> Said:
-    return Said(status, {"Cache-Control": "no-store"}, json.dumps(document).encode())
+def _respond(status: int, document: dict[str, Any]) -> FakeResponse:
+    return FakeResponse(status, {"Cache-Control": "no-store"}, json.dumps(document).encode())

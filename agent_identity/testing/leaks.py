@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Looks for secrets where none may be: in texts, objects, exceptions with their frames, spans and log records.
+"""Looks for leaked secrets in texts, objects, exceptions with their frames, spans and log records.
 
-A secret is searched as it is and as it could be spelled: base64 at all three offsets, base64url, percent-encoded, hex,
-escaped as JSON or by `repr`, and each part of a signed token.
+A secret is searched as it is and encoded: base64 at all three offsets, base64url, percent-encoded, hex, escaped as JSON or by
+`repr`, and each part of a signed token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _SHORTEST: Final = 8
 
 
 class LeakError(AssertionError):
-    """A secret shows where none may. It holds what was looked for, so that a report of the failure can be scrubbed of that."""
+    """A leaked secret. It holds the secrets, so that the report of the failure can be scrubbed of them."""
 
     def __init__(self, where: str, secrets: Iterable[Secret]) -> None:
         super().__init__(f"a secret shows in the {where}")
@@ -34,23 +34,23 @@ class LeakError(AssertionError):
 
 
 def assert_no_leak(secrets: Iterable[str], *places: object) -> None:
-    """Fail when a secret, in any spelling, shows in a place: a text, bytes, an exception, or any object's readable forms.
+    """Fail if a secret, in any encoding, shows in a place: a text, bytes, an exception, or any object's readable forms.
 
-    Pytest shows such a failure without the values of variables, and scrubbed: a CI log is no place for a secret either.
+    pytest reports the failure scrubbed and without the values of variables, since CI logs must not have secrets, either.
 
     Raises:
-        AssertionError: one does; the message says where, and not what.
+        AssertionError: a secret shows; the message says where, but not which.
     """
     __tracebackhide__ = True
     held = [Secret(secret) for secret in secrets]
-    where = _leak(held, places)
-    del secrets, places  # pytest, and a crash reporter, show the variables of each frame
+    where = _find_leak(held, places)
+    del secrets, places  # pytest and crash reporters show the variables of each frame
     if where is not None:
         raise LeakError(where, held)
 
 
-def _leak(secrets: Iterable[Secret], places: Iterable[object]) -> str | None:
-    """Where the first of them shows."""
+def _find_leak(secrets: Iterable[Secret], places: Iterable[object]) -> str | None:
+    """The first place where a secret shows."""
     spellings = {spelling for secret in secrets for spelling in _spellings(secret.reveal())}
     for number, place in enumerate(places):
         for kind, text in traces_of(place):
@@ -60,31 +60,31 @@ def _leak(secrets: Iterable[Secret], places: Iterable[object]) -> str | None:
 
 
 def traces_of(place: object) -> Iterator[tuple[str, str]]:
-    """Every text that a place can turn into, with the name of the way."""
+    """Every text that a place can turn into, with the kind of text."""
     if isinstance(place, str):
         yield "text", place
     elif isinstance(place, bytes):
         yield "bytes", place.decode("utf-8", "replace")
     elif isinstance(place, BaseException):
-        yield from _of_exception(place, set())
+        yield from _exception_traces(place, set())
     else:
-        yield from _of_object(place)
+        yield from _object_traces(place)
 
 
-def _of_object(place: object) -> Iterator[tuple[str, str]]:
-    yield "repr", _readable(place)
-    yield "str", _readable(place, str)
-    yield "format", _readable(place, format)
+def _object_traces(place: object) -> Iterator[tuple[str, str]]:
+    yield "repr", _render(place)
+    yield "str", _render(place, str)
+    yield "format", _render(place, format)
     if hasattr(place, "__dict__"):
-        yield "vars", _readable(vars(place))
+        yield "vars", _render(vars(place))
     for kind in type(place).__mro__:
         slots = kind.__dict__.get("__slots__", ())
         for name in (slots,) if isinstance(slots, str) else slots:
             if hasattr(place, name):
-                yield f"slot {name}", _readable(getattr(place, name))
+                yield f"slot {name}", _render(getattr(place, name))
 
 
-def _of_exception(error: BaseException, seen: set[int]) -> Iterator[tuple[str, str]]:
+def _exception_traces(error: BaseException, seen: set[int]) -> Iterator[tuple[str, str]]:
     """An exception as a crash reporter sees it: text, args, notes, and the locals of every frame, of its causes too."""
     if id(error) in seen:
         return
@@ -92,28 +92,28 @@ def _of_exception(error: BaseException, seen: set[int]) -> Iterator[tuple[str, s
     yield "error", "".join(traceback.format_exception(error))
     yield "args", repr(error.args)
     yield "error vars", repr(vars(error))
-    yield from _of_frames(error.__traceback__)
+    yield from _frame_traces(error.__traceback__)
     for inner in (error.__cause__, error.__context__):
         if inner is not None:
-            yield from _of_exception(inner, seen)
+            yield from _exception_traces(inner, seen)
     if isinstance(error, BaseExceptionGroup):
         for inner in error.exceptions:  # pyright: ignore[reportUnknownMemberType,reportUnknownVariableType]
-            yield from _of_exception(inner, seen)  # pyright: ignore[reportUnknownArgumentType]
+            yield from _exception_traces(inner, seen)  # pyright: ignore[reportUnknownArgumentType]
 
 
-def _of_frames(frames: TracebackType | None) -> Iterator[tuple[str, str]]:
+def _frame_traces(frames: TracebackType | None) -> Iterator[tuple[str, str]]:
     while frames is not None:
         place = f"{frames.tb_frame.f_code.co_filename}:{frames.tb_lineno}"
-        if "agent_identity" in place:  # a tool's own frames are its own affair
+        if "agent_identity" in place:  # not the frames of tools
             for name, value in frames.tb_frame.f_locals.items():
-                yield f"local {name} at {place}", _readable(value)
+                yield f"local {name} at {place}", _render(value)
         frames = frames.tb_next
 
 
-def _readable(value: object, how: Callable[[object], str] = repr) -> str:
+def _render(value: object, how: Callable[[object], str] = repr) -> str:
     try:
         return how(value)
-    except Exception:  # noqa: BLE001 - a half-made object has no readable form, so it shows nothing
+    except Exception:  # noqa: BLE001 - an unfinished object has no readable form, so it shows nothing
         return ""
 
 
@@ -129,7 +129,7 @@ def _spellings(secret: str) -> Iterator[str]:
             yield from (quoted, _ESCAPE.sub(lambda match: match[0].lower(), quoted))
         yield from (data.hex(), data.hex().upper())
         for offset in range(3):
-            # What a text of this length looks like inside a longer one, whatever comes before and after it.
+            # The encoding inside of a longer text, whatever comes before and after.
             padded = base64.b64encode(b"\0" * offset + data).decode()
             middle = padded[4 if offset else 0 :].rstrip("=")[:-1]
             if len(middle) >= _SHORTEST:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
 from agent_identity.credentials.oauth.issuer import Issuer, KnownClient
@@ -46,42 +47,40 @@ def play(
 ) -> T:
     """Drive a flow with these answers to its HTTP requests, in order; an error among them is raised into the flow.
 
-    What is shared is fetched by playing its own flow, records are taken and forgotten, pauses pass at once. `asks` collects
-    all that was asked. `secrets` answers references, `svids` the Workload API by audience; `visitor` is given a redirect URI
-    and what a person is shown, and says what comes back; `kept` collects what is to be kept, and answers references first.
+    Shared values are fetched by playing their flows, records are dropped, pauses end at once. `asks` collects everything that
+    the flow asks. `secrets` answers references, `svids` the Workload API by audience. `visitor` gets a redirect URI and the
+    prompt for a person, and returns the callback. `kept` collects written secrets, and answers references first.
 
     Raises:
-        AssertionError: it asked for more than there are answers, or for less.
+        AssertionError: the flow asked for more or less than the answers.
     """
-    stage = _Stage(list(answers), asks, secrets or {}, svids or {}, visitor, kept)
-    value = run(flow, stage.answer)
-    if stage.left:
-        raise AssertionError(f"the flow left {len(stage.left)} answers unasked for")
+    player = _Player(
+        list(answers),
+        [] if asks is None else asks,
+        secrets or {},
+        svids or {},
+        visitor,
+        {} if kept is None else kept,
+    )
+    value = run(flow, player.answer)
+    if player.left:
+        raise AssertionError(f"the flow left {len(player.left)} answers unused")
     return value
 
 
-class _Stage:
-    """The world of one played flow."""
+@dataclass(slots=True)
+class _Player:
+    """Answers what one played flow asks."""
 
-    def __init__(
-        self,
-        left: list[HttpResponse | AgentIdentityError],
-        asks: list[Ask] | None,
-        secrets: Mapping[str, Secret],
-        svids: Mapping[str | None, Secret | Certificate],
-        visitor: Callable[[str, Prompt], Callback] | None,
-        kept: dict[str, Secret] | None,
-    ) -> None:
-        self.left = left
-        self._asks = asks
-        self._secrets = secrets
-        self._svids = svids
-        self._visitor = visitor
-        self._kept: dict[str, Secret] = {} if kept is None else kept
+    left: list[HttpResponse | AgentIdentityError]
+    asks: list[Ask]
+    secrets: Mapping[str, Secret]
+    svids: Mapping[str | None, Secret | Certificate]
+    visitor: Callable[[str, Prompt], Callback] | None
+    kept: dict[str, Secret]
 
     def answer(self, ask: Ask) -> Answer:
-        if self._asks is not None:
-            self._asks.append(ask)
+        self.asks.append(ask)
         if isinstance(ask, HttpRequest):
             return self._exchange(ask)
         if isinstance(ask, Shared):
@@ -95,32 +94,32 @@ class _Stage:
 
     def _look_up(self, ask: Append | Keep | Pause | Read | Show | Svid) -> Answer:
         if isinstance(ask, Read):
-            return self._kept.get(ask.reference) or self._secrets.get(ask.reference)
+            return self.kept.get(ask.reference) or self.secrets.get(ask.reference)
         if isinstance(ask, Svid):
-            return self._svids.get(ask.audience)
+            return self.svids.get(ask.audience)
         if isinstance(ask, Keep) and ask.secret is None:
-            self._kept.pop(ask.reference, None)
+            self.kept.pop(ask.reference, None)
         elif isinstance(ask, Keep) and ask.secret is not None:
-            self._kept[ask.reference] = ask.secret
+            self.kept[ask.reference] = ask.secret
         return None
 
     def _exchange(self, ask: HttpRequest) -> HttpResponse:
         if not self.left:
-            raise AssertionError(f"the flow asks for one more exchange: {ask}")
+            raise AssertionError(f"there is no answer left for {ask}")
         answer = self.left.pop(0)
         if isinstance(answer, Exception):
             raise answer
         return answer
 
     def _visit(self, ask: Visit) -> Callback:
-        if self._visitor is None:
+        if self.visitor is None:
             raise AssertionError("the flow sends a person somewhere, and there is no visitor")
         redirect_uri = "http://127.0.0.1:1/callback"
-        return self._visitor(redirect_uri, run(ask.prepare(redirect_uri), self.answer))
+        return self.visitor(redirect_uri, run(ask.prepare(redirect_uri), self.answer))
 
 
 class KnownIssuer(Issuer):
-    """An issuer whose metadata a test gives, so that a flow asks it for nothing but what the test is about."""
+    """An issuer with the given metadata, so that a played flow doesn't ask for it."""
 
     def __init__(
         self,

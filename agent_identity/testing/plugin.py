@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Fixtures for tests of agents: an identity with an authority of its own, a session of it, its ledger, its spans.
 
-A test suite gives its own policy by a fixture `agent_policy` of its own, which replaces the one here. These names are longer than
-the others because `policy` and `session` are fixtures of many suites already.
+To set a policy, define a fixture `agent_policy`. It and `agent_session` have long names because many test suites have fixtures
+named `policy` and `session`.
 
-The report of a failed `assert_no_leak` shows no secret: neither the values of variables (`--showlocals`, arguments), nor what
-was printed, as far as the secret stands there whole.
+The report of a failed `assert_no_leak` shows no secret: it has no values of variables (`--showlocals`, arguments), and output is
+scrubbed.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ __all__ = ["agent_policy", "agent_session", "identity", "issuer", "ledger", "spa
 def pytest_runtest_makereport(
     call: pytest.CallInfo[None],
 ) -> Generator[None, pytest.TestReport, pytest.TestReport]:
-    """Take secrets out of the report of a leak: it goes where everybody reads it."""
+    """Remove the secrets from the report of a leak."""
     from agent_identity.testing.leaks import LeakError  # noqa: PLC0415 - see `issuer`
     from agent_identity.values import scrub  # noqa: PLC0415 - see `issuer`
 
     report = yield
-    if call.excinfo is None or not _is_of(call.excinfo.value, LeakError, set()):
+    if call.excinfo is None or not _is_or_has(call.excinfo.value, LeakError, set()):
         return report
-    # "short" prints lines of source; any other style prints variables too, cut short, where nothing finds a secret.
+    # "short" prints lines of source. Other styles also print variables, cut short, where a secret can't be found.
     text = call.excinfo.getrepr(style="short", showlocals=False, funcargs=False)
     report.longrepr = scrub(str(text))
     report.sections = [(scrub(name), scrub(text)) for name, text in report.sections]
     return report
 
 
-def _is_of(error: BaseException | None, kind: type[BaseException], seen: set[int]) -> bool:
-    """Whether an exception, or one that belongs to it, is of a class."""
+def _is_or_has(error: BaseException | None, kind: type[BaseException], seen: set[int]) -> bool:
+    """Whether an exception, or one of its causes, contexts and members, is of this class."""
     if error is None or id(error) in seen:
         return False
     seen.add(id(error))
     members: tuple[BaseException, ...] = getattr(error, "exceptions", ())
     inner = (error.__cause__, error.__context__, *members)
-    return isinstance(error, kind) or any(_is_of(each, kind, seen) for each in inner)
+    return isinstance(error, kind) or any(_is_or_has(each, kind, seen) for each in inner)
 
 
 @pytest.fixture
@@ -87,8 +87,8 @@ def identity(
     """An agent named `test-agent` whose calls go the whole way: real grants, tokens, assertions and records."""
     from agent_identity.identity import AgentIdentity  # noqa: PLC0415 - see `issuer`
 
-    with AgentIdentity("test-agent", authority=issuer, ledger=ledger, policy=agent_policy) as made:
-        yield made
+    with AgentIdentity("test-agent", authority=issuer, ledger=ledger, policy=agent_policy) as agent:
+        yield agent
 
 
 @pytest.fixture
@@ -100,7 +100,7 @@ def agent_session(identity: AgentIdentity) -> Iterator[Session]:
 
 @pytest.fixture
 def spans() -> Iterator[Any]:
-    """The spans finished so far, as a list that grows; needs the OpenTelemetry SDK, and sets its provider for the process."""
+    """A function that returns the finished spans. It needs the OpenTelemetry SDK, and sets its provider for the process."""
     exporting = pytest.importorskip("opentelemetry.sdk.trace.export.in_memory_span_exporter")
     from opentelemetry import trace  # noqa: PLC0415 - see `issuer`
     from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415 - see `issuer`

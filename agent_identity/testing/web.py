@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A web server on loopback for tests: it answers by path, keeps what reached it, and can be told to misbehave."""
+"""A web server on loopback for tests. It keeps the requests, and can misbehave by script."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
 
-__all__ = ["FakeWeb", "Received", "Said", "Script"]
+__all__ = ["FakeResponse", "FakeWeb", "Received", "Script"]
 
 
 class Received(NamedTuple):
-    """One request as it came; header names are in lower case."""
+    """One received request. Header names are in lower case."""
 
     method: str
     path: str
@@ -27,8 +26,8 @@ class Received(NamedTuple):
         return f"<Received {self.method} {self.path.partition('?')[0]}>"
 
 
-class Said(NamedTuple):
-    """One answer."""
+class FakeResponse(NamedTuple):
+    """One response."""
 
     status: int
     headers: dict[str, str]
@@ -39,9 +38,9 @@ Script: TypeAlias = "Callable[[Received, Callable[[bytes], None]], None]"
 
 
 class FakeWeb:
-    """A server on a loopback port of its own, running while its block lasts. `received` is all that reached it.
+    """A server on a free loopback port, which runs until `close`. `received` has all requests.
 
-    `scripts` maps a path to what is done there instead of answering (see `hostile`).
+    `scripts` maps a path to a script that runs there instead of `answer` (see `hostile`).
     """
 
     def __init__(self) -> None:
@@ -58,10 +57,10 @@ class FakeWeb:
         )
         self._thread.start()
 
-    def answer(self, request: Received) -> Said:
-        """What is answered where no script stands; subclasses say more."""
+    def answer(self, request: Received) -> FakeResponse:
+        """The response to a request for a path without a script. Subclasses override it."""
         del request
-        return Said(200, {}, b"{}")
+        return FakeResponse(200, {}, b"{}")
 
     def close(self) -> None:
         self._server.shutdown()
@@ -71,12 +70,7 @@ class FakeWeb:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        frames: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
 
@@ -87,7 +81,7 @@ class _Server(ThreadingHTTPServer):
     web: FakeWeb
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that breaks off is part of most tests here."""
+        """Ignore clients that disconnect, which many tests do."""
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -116,7 +110,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(answer.body)
         self.wfile.flush()
 
-    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - the names they have in the library
+    do_GET = do_POST = do_PUT = do_DELETE = _handle  # noqa: N815 - the names of http.server
 
     @property
     def _write(self) -> Callable[[bytes], None]:
@@ -126,5 +120,5 @@ class _Handler(BaseHTTPRequestHandler):
 
         return write
 
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name it has in the library
-        """Nothing: request lines may hold codes."""
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name of http.server
+        """Log nothing, since request lines may have codes."""

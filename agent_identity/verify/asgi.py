@@ -40,11 +40,11 @@ __all__ = [
     "Send",
     "VerifyMiddleware",
     "body_of",
-    "check_placed",
+    "check_header_order",
     "fix_headers",
     "headers_of",
     "path_of",
-    "replaying",
+    "replay_body",
     "require",
     "respond",
     "target_of",
@@ -113,7 +113,7 @@ class VerifyMiddleware:
         except GoneError:
             return
         else:
-            seen = replaying(body, receive) if kind == "http" else receive
+            seen = replay_body(body, receive) if kind == "http" else receive
             await self._hand_on(scope, seen, send, call)
 
     def _is_public(self, scope: Message) -> bool:
@@ -125,7 +125,7 @@ class VerifyMiddleware:
         """Verify a request. Return the call and the body, which is read only if the headers pass."""
         if not any(name.lower() == DELEGATION.lower().encode() for name, _ in scope["headers"]):
             raise InvalidAssertionError("chain_missing", "the request carries no delegation")
-        check_placed(scope["headers"], _DECIDING)
+        check_header_order(scope["headers"], _DECIDING)
         examined = await self._verifier.aexamine_request(
             scope.get("method", "GET"),  # a websocket's handshake has no other
             url_of(scope),
@@ -206,12 +206,12 @@ def url_of(scope: Message) -> str:
     path, query = path_of(scope), _query_of(scope)
     scheme = _SCHEMES.get(scope.get("scheme", "http"))
     if scheme is None or not path.startswith("/") or "?" in path or "#" in path or "#" in query:
-        raise _malformed_url("the request's target isn't a path with an optional query")
+        raise _malformed_url_error("the request's target isn't a path with an optional query")
     if _DOT_SEGMENT.search(unquote(path)) or _DOT_SEGMENT.search(scope["path"]):
-        raise _malformed_url("the request's path has a dot segment")
+        raise _malformed_url_error("the request's path has a dot segment")
     hosts = [value.decode("latin-1") for name, value in scope["headers"] if name.lower() == b"host"]
     if len(hosts) != 1 or _HOST.fullmatch(hosts[0]) is None:
-        raise _malformed_url("the request doesn't have exactly one valid Host header")
+        raise _malformed_url_error("the request doesn't have exactly one valid Host header")
     return f"{scheme}://{hosts[0]}{target_of(scope)}"
 
 
@@ -238,7 +238,7 @@ def path_of(scope: Message) -> str:
     try:
         return quote(scope["path"], safe=_PATH)
     except UnicodeEncodeError:
-        raise _malformed_url("the request's path has a lone surrogate") from None
+        raise _malformed_url_error("the request's path has a lone surrogate") from None
 
 
 _PATH: Final = "/!$&'()*+,;=:@"
@@ -249,7 +249,7 @@ def fix_headers(scope: Message) -> None:
     scope["headers"] = [*scope["headers"]]
 
 
-def check_placed(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> None:
+def check_header_order(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> None:
     """Refuse headers with these names (lower case) that could be trailers, if the server lists trailers among the headers.
 
     Trailers exist only with `Transfer-Encoding`, and can't be listed before it.
@@ -285,7 +285,7 @@ async def body_of(scope: Message, receive: Receive, limit: int, timeout: float) 
     """
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and _exceeds(value, limit):
-            raise _too_large(limit)
+            raise _too_large_error(limit)
     try:
         async with asyncio.timeout(timeout):
             return await _read_body(receive, limit)
@@ -303,7 +303,7 @@ async def _read_body(receive: Receive, limit: int) -> bytes:
             raise GoneError
         body += message.get("body", b"")
         if len(body) > limit:
-            raise _too_large(limit)
+            raise _too_large_error(limit)
         if not message.get("more_body", False):
             return bytes(body)
 
@@ -324,7 +324,7 @@ async def respond(
     await send({"type": f"{kind}.body", "body": body, "more_body": False})
 
 
-def replaying(body: bytes, receive: Receive) -> Receive:
+def replay_body(body: bytes, receive: Receive) -> Receive:
     """A `receive` that returns the body again, in one piece, and then the server's further messages."""
     kept: list[bytes] = [body]
 
@@ -342,9 +342,9 @@ def _exceeds(content_length: bytes, limit: int) -> bool:
     return not digits.isdigit() or len(digits) > len(str(limit)) or int(digits) > limit
 
 
-def _too_large(limit: int) -> DeniedError:
+def _too_large_error(limit: int) -> DeniedError:
     return DeniedError("body_too_large", f"the request's body has more than {limit} bytes")
 
 
-def _malformed_url(what: str) -> InvalidAssertionError:
+def _malformed_url_error(what: str) -> InvalidAssertionError:
     return InvalidAssertionError("url_malformed", what)

@@ -97,12 +97,12 @@ class DiscoveredAnchor:
                 self._failure = None  # the list may be signed with that key
         failure = self._failure
         if failure is not None and not self._retry_pause.is_over(now):
-            raise failure.again()
+            raise failure.copy()
         try:
             yield from self._read(now)
         except (CredentialError, VerificationError) as error:
             self._retry_pause.start(now)
-            self._failure = error.again()
+            self._failure = error.copy()
             raise
         self._failure = None
 

@@ -17,7 +17,7 @@ from agent_identity.delegation.assertion import Assertion, read_assertion
 from agent_identity.delegation.chain import Handover, verify_chain
 from agent_identity.errors import InvalidAssertionError, VerificationError
 from agent_identity.verify import rules
-from agent_identity.verify.plugins import is_first_use, used_before
+from agent_identity.verify.plugins import is_first_use, read_not_before
 from agent_identity.verify.request import check_body, check_bound
 from agent_identity.verify.result import VerifiedCall, call_of
 from agent_identity.verify.token import PROOF_AGE, TokenEvidence, TokenRules
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.anchors import Anchors
     from agent_identity.verify.replay import Replay
-    from agent_identity.verify.request import HttpSeen
+    from agent_identity.verify.request import ReceivedRequest
 
-__all__ = ["Examined", "Judge", "Seen"]
+__all__ = ["Examined", "Judge", "Submission"]
 
 
-class Seen(NamedTuple):
+class Submission(NamedTuple):
     """The input of a verification: a tool and its arguments, or an HTTP request, with its chain, assertion and token."""
 
     chain: Sequence[str]
@@ -42,11 +42,11 @@ class Seen(NamedTuple):
     handover: Sequence[str]
     scopes: frozenset[str]
     token: str | None = None
-    request: HttpSeen | None = None
+    request: ReceivedRequest | None = None
     tool: str = ""
     arguments: bytes = b""
 
-    def signed_by_anchors(self) -> Iterator[str]:
+    def anchor_tokens(self) -> Iterator[str]:
         """The tokens that an anchor's key may have signed: the roots of both chains, and the access token."""
         yield from (chain[-1] for chain in (self.chain, self.handover) if chain)
         token = self.token
@@ -57,12 +57,12 @@ class Seen(NamedTuple):
 
 
 class Examined(NamedTuple):
-    """What passed all rules but two: whether the body is the one that was signed, and whether it was used before.
+    """A request that passed all rules except two: that the body is the signed one, and that it is the first use.
 
-    `ends` is when it stops passing (Unix seconds).
+    `ends` is when it expires (Unix seconds).
     """
 
-    seen: Seen
+    seen: Submission
     grants: tuple[Grant, ...]
     assertion: Assertion | None
     token_evidence: TokenEvidence
@@ -74,8 +74,8 @@ class Examined(NamedTuple):
         return f"<Examined call of {self.grants[0].agent}>"
 
 
-class _Used(NamedTuple):
-    """What is good once; times are Unix seconds."""
+class _SingleUse(NamedTuple):
+    """An assertion or proof, which may be used once. Times are Unix seconds."""
 
     kind: str
     jti: str
@@ -84,7 +84,7 @@ class _Used(NamedTuple):
 
 
 class Judge:
-    """The rules of one service: whom it believes and how far, who it is, what it relaxes, and what was used here before."""
+    """The rules of one service, with its anchors, its audience, its relaxations, and its replay store."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class Judge:
         self._replay = replay
         self._tokens = TokenRules(anchors, audience, skew, unlinked="unlinked_token" in allow)
 
-    def examine(self, seen: Seen, now: float) -> Examined:
+    def examine(self, seen: Submission, now: float) -> Examined:
         """Apply all rules at `now` except those about the body and about replay. Nothing is remembered yet.
 
         Raises:
@@ -121,7 +121,7 @@ class Judge:
             rules.check_assertion(assertion, leaf, self._audience, now=now, skew=self._skew)
             rules.check_approval(assertion, grants)
         rules.check_audience(grants, self._audience)
-        self._check_door(seen, assertion, leaf)
+        self._check_use(seen, assertion, leaf)
         if not seen.scopes <= leaf.scopes:
             raise InvalidAssertionError(
                 "insufficient_scope", "the chain doesn't carry the scopes that this call needs"
@@ -182,12 +182,12 @@ class Judge:
         if examined.token_evidence.claims is not None:
             rules.check_token_revocation(self._anchors, examined.token_evidence.claims, grants)
 
-    def _check_door(self, seen: Seen, assertion: Assertion | None, leaf: Grant) -> None:
+    def _check_use(self, seen: Submission, assertion: Assertion | None, leaf: Grant) -> None:
         """Check that the assertion is of the right kind, and matches the call or the request."""
         if seen.request is None:
             if assertion is None:
                 raise InvalidAssertionError("assertion_missing", "the call has no assertion")
-            rules.check_call_door(assertion)
+            rules.check_is_for_call(assertion)
             rules.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
             _check_details(leaf, self._audience, seen)
             return
@@ -208,7 +208,7 @@ class Judge:
         )
 
     def _check_token(
-        self, seen: Seen, assertion: Assertion | None, grants: Sequence[Grant], now: float
+        self, seen: Submission, assertion: Assertion | None, grants: Sequence[Grant], now: float
     ) -> TokenEvidence:
         if seen.request is None:
             ath = None if assertion is None else assertion.ath
@@ -221,13 +221,13 @@ class Judge:
         self, assertion: Assertion | None, leaf: Grant, token_evidence: TokenEvidence
     ) -> None:
         """The last rule: assertion and proof are used once. A request that failed an earlier rule can be sent again."""
-        used: list[_Used] = []
+        used: list[_SingleUse] = []
         if assertion is not None:
-            used.append(_Used("assertion", assertion.jti, assertion.iat, assertion.exp))
+            used.append(_SingleUse("assertion", assertion.jti, assertion.iat, assertion.exp))
         if token_evidence.proof is not None:
             proof = token_evidence.proof
-            used.append(_Used("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
-        not_before = used_before(self._replay) if used else 0
+            used.append(_SingleUse("proof", proof.jti, proof.iat, proof.iat + PROOF_AGE))
+        not_before = read_not_before(self._replay) if used else 0
         for each in used:
             if each.issued_at + self._skew < not_before:
                 raise InvalidAssertionError(
@@ -240,7 +240,7 @@ class Judge:
                 raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
 
 
-def _check_details(leaf: Grant, audience: str, seen: Seen) -> None:
+def _check_details(leaf: Grant, audience: str, seen: Submission) -> None:
     if leaf.details is None:
         return
     arguments: dict[str, JSON] = orjson.loads(seen.arguments)

@@ -18,13 +18,12 @@ from agent_identity.verify.revocations import keys_in
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from agent_identity.errors import AgentIdentityError
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
     from agent_identity.verify.replay import Replay, ReplayKey
     from agent_identity.verify.revocations import RevocationCheck
 
-__all__ = ["is_first_use", "is_revoked", "keys_from", "ticking", "used_before"]
+__all__ = ["is_first_use", "is_revoked", "keys_from", "read_not_before", "wrap_clock"]
 
 
 def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
@@ -33,19 +32,22 @@ def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     Raises:
         DeniedError: the store is full or unavailable, or its answer is neither True nor False.
     """
-    return _decision(lambda: replay.remember(key, until), _store_failed)
+    answer = _call(lambda: replay.remember(key, until), _store_error)
+    if answer is True or answer is False:
+        return answer
+    raise _store_error(f"answered with {_kind_of(answer)}, not with True or False")
 
 
-def used_before(replay: Replay) -> float:
+def read_not_before(replay: Replay) -> float:
     """The store's `not_before`, in Unix seconds.
 
     Raises:
         DeniedError: it isn't a time.
     """
-    answer = _ask(lambda: replay.not_before, _store_failed)
+    answer = _call(lambda: replay.not_before, _store_error)
     if _is_time(answer):
         return answer
-    raise _store_failed(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
+    raise _store_error(f"has {_kind_of(answer)} as its not_before, not Unix seconds")
 
 
 def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: float) -> bool:
@@ -54,7 +56,10 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     Raises:
         VerificationError: that isn't known, or the answer is neither True nor False.
     """
-    return _decision(lambda: check.is_revoked(references, issued_at), _revocations_failed)
+    answer = _call(lambda: check.is_revoked(references, issued_at), _revocations_error)
+    if answer is True or answer is False:
+        return answer
+    raise _revocations_error(f"answered with {_kind_of(answer)}, not with True or False")
 
 
 def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
@@ -64,54 +69,44 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
         VerificationError: `anchor_unavailable`, it returns no keys.
     """
 
-    def failed(what: str) -> VerificationError:
-        return VerificationError(
-            "anchor_unavailable",
-            f"the function for the keys of {issuer} {what}",
-            remedy="let jwks() return a JWK set or a list of keys",
-        )
+    def read_keys() -> object:
+        answer: object = jwks()
+        return keys_in(answer) if isinstance(answer, Mapping | list | tuple) else answer
 
-    answer = _ask(jwks, failed)
-    if isinstance(answer, Mapping | list | tuple):
-        keys = _ask(lambda: keys_in(answer), failed)
-        if _are_keys(keys):
-            return keys
-    raise failed(f"returned {_kind_of(answer)}")
+    answer = _call(read_keys, lambda what: _keys_error(issuer, what))
+    if isinstance(answer, tuple) and _are_objects(answer):
+        return answer
+    raise _keys_error(issuer, f"returned {_kind_of(answer)}")
 
 
-def ticking(clock: Callable[[], float]) -> Callable[[], float]:
+def wrap_clock(clock: Callable[[], float]) -> Callable[[], float]:
     """Wrap a clock so that it returns a time or raises."""
 
     def now() -> float:
-        answer = _ask(clock, _clock_failed)
+        answer = _call(clock, _clock_error)
         if _is_time(answer):
             return answer
-        raise _clock_failed(f"answered with {_kind_of(answer)}, not with Unix seconds")
+        raise _clock_error(f"answered with {_kind_of(answer)}, not with Unix seconds")
 
     return now
 
 
-def _ask(question: Callable[[], object], failed: Callable[[str], AgentIdentityError]) -> object:
-    """What a plug-in answers. An exception of its own is a failure; ours, and an interrupt, are raised as they are."""
+def _call(
+    function: Callable[[], object], failure: Callable[[str], DeniedError | VerificationError]
+) -> object:
+    """Call a plugged-in function, and convert its exceptions. Those of the library pass through unchanged."""
     try:
-        return question()
+        return function()
     except (DeniedError, VerificationError):
         raise
     except Exception as error:
         if is_interrupt(error):
             raise
-        raise failed(f"raised {type(error).__name__}") from error
+        raise failure(f"raised {type(error).__name__}") from error
 
 
-def _decision(question: Callable[[], object], failed: Callable[[str], AgentIdentityError]) -> bool:
-    answer = _ask(question, failed)
-    if answer is True or answer is False:
-        return answer
-    raise failed(f"answered with {_kind_of(answer)}, not with True or False")
-
-
-def _are_keys(keys: object) -> TypeGuard[Sequence[JWK]]:
-    return isinstance(keys, list | tuple) and all(isinstance(key, Mapping) for key in keys)
+def _are_objects(keys: Sequence[object]) -> bool:
+    return all(isinstance(key, Mapping) for key in keys)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:
@@ -128,7 +123,7 @@ def _kind_of(answer: object) -> str:
     return type(answer).__name__
 
 
-def _store_failed(what: str) -> DeniedError:
+def _store_error(what: str) -> DeniedError:
     return DeniedError(
         "replay_store_failed",
         f"the replay store {what}",
@@ -136,7 +131,7 @@ def _store_failed(what: str) -> DeniedError:
     )
 
 
-def _revocations_failed(what: str) -> VerificationError:
+def _revocations_error(what: str) -> VerificationError:
     return VerificationError(
         "revocations_failed",
         f"the source of revocations {what}",
@@ -144,7 +139,15 @@ def _revocations_failed(what: str) -> VerificationError:
     )
 
 
-def _clock_failed(what: str) -> VerificationError:
+def _keys_error(issuer: str, what: str) -> VerificationError:
+    return VerificationError(
+        "anchor_unavailable",
+        f"the function for the keys of {issuer} {what}",
+        remedy="let jwks() return a JWK set or a list of keys",
+    )
+
+
+def _clock_error(what: str) -> VerificationError:
     return VerificationError(
         "clock_failed",
         f"the clock {what}",

@@ -18,7 +18,15 @@ from agent_identity.values import b64url, unb64url
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
 
-__all__ = ["Headers", "HttpSeen", "check_body", "check_bound", "is_same", "is_text", "read_request"]
+__all__ = [
+    "Headers",
+    "ReceivedRequest",
+    "check_body",
+    "check_bound",
+    "is_same",
+    "is_text",
+    "read_request",
+]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
@@ -29,7 +37,7 @@ _ABSOLUTE: Final = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*://[^/?#]*")
 _NUMBERED: Final = re.compile(r"(.+)\.[1-9][0-9]*", re.ASCII)
 
 
-class HttpSeen(NamedTuple):
+class ReceivedRequest(NamedTuple):
     """A request: headers by lower-case name, the URL that the caller used, and `htu`, the signed form of that URL."""
 
     method: str
@@ -44,7 +52,7 @@ class HttpSeen(NamedTuple):
 
 def read_request(
     method: str, url: str, headers: Headers, body: bytes | None, *, public_url: str | None
-) -> HttpSeen:
+) -> ReceivedRequest:
     """Read a request. `public_url` is the URL of this service in front of a proxy.
 
     Raises:
@@ -57,10 +65,10 @@ def read_request(
         raise InvalidAssertionError(
             "url_malformed", "the request's URL has a fragment or a dot segment"
         )
-    return HttpSeen(method, seen, _htu(seen), sent, body)
+    return ReceivedRequest(method, seen, _htu(seen), sent, body)
 
 
-def check_bound(assertion: Assertion, seen: HttpSeen, *, unbound_body: bool) -> None:
+def check_bound(assertion: Assertion, seen: ReceivedRequest, *, unbound_body: bool) -> None:
     """Check an assertion against the head of its request. `unbound_body` accepts a body that it doesn't bind.
 
     Raises:

@@ -95,7 +95,8 @@ class Revocations:
         clock: Callable[[], float] = time.time,
     ) -> None:
         self._issuer = issuer
-        self._keys = jwks if callable(jwks) else _constant(keys_in(jwks))
+        fixed = () if callable(jwks) else keys_in(jwks)
+        self._keys = jwks if callable(jwks) else lambda: fixed
         self._max_age = max_age
         self._skew = skew
         self._clock = clock
@@ -154,11 +155,11 @@ class Revocations:
             token, keys, algorithms=DELEGATION_ALGORITHMS, typ=REVOCATIONS_TYPE
         )
         header = Claims(token.header, VerificationError)
-        header.only(_HEADER)
+        header.check_names(_HEADER)
         header.text("kid")
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
-        claims.only(_CLAIMS)
+        claims.check_names(_CLAIMS)
         if claims.text("iss") != self._issuer:
             raise VerificationError("issuer_mismatch", "the revocation list is another anchor's")
         seq, issued, ends = (claims.integer(name) for name in ("seq", "iat", "exp"))
@@ -189,14 +190,10 @@ def _entries(value: JSON) -> dict[str, int]:
         if not isinstance(entry, dict):
             raise VerificationError("claim_malformed", "an entry of revoked isn't an object")
         claims = Claims(entry, VerificationError)
-        claims.only(_ENTRY)
+        claims.check_names(_ENTRY)
         ref, at = claims.text("ref"), claims.integer("at")
         entries[ref] = max(at, entries.get(ref, at))
     return entries
-
-
-def _constant(keys: Sequence[JWK]) -> Callable[[], Sequence[JWK]]:
-    return lambda: keys
 
 
 def keys_in(jwks: Mapping[str, JSON] | Sequence[JWK]) -> tuple[JWK, ...]:

@@ -29,8 +29,8 @@ __all__ = [
     "check_assertion",
     "check_audience",
     "check_call",
-    "check_call_door",
     "check_details_unseen",
+    "check_is_for_call",
     "check_revocations",
     "check_token_revocation",
     "read_handover",
@@ -69,7 +69,7 @@ def check_assertion(
             "not_yet_valid", "the assertion is older than its grant, or from the future"
         )
     holder = _holder(assertion.parsed.head, leaf.jkt)
-    holder.prepared(assertion.parsed).check(error=InvalidAssertionError)
+    holder.prepare(assertion.parsed).check(error=InvalidAssertionError)
 
 
 def _audience_mismatch(what: str, named: Collection[str], audience: str) -> InvalidAssertionError:
@@ -86,9 +86,9 @@ def _audience_mismatch(what: str, named: Collection[str], audience: str) -> Inva
 
 
 @lru_cache(256)
-def _holder(head: str, jkt: str) -> jose.Fitting:
+def _holder(head: str, jkt: str) -> jose.FittingKeys:
     """The key in an assertion's header, checked against the leaf. Cached: it is the same for every call of an agent."""
-    return jose.fitting(
+    return jose.fit_keys(
         head,
         (holder_key(Claims(jose.read_header(head)).mapping("jwk"), jkt),),
         algorithms=DELEGATION_ALGORITHMS,
@@ -104,7 +104,7 @@ def check_approval(assertion: Assertion, grants: Sequence[Grant]) -> None:
         raise InvalidAssertionError("approval_by_actor", "an agent of the chain approved the call")
 
 
-def check_call_door(assertion: Assertion) -> None:
+def check_is_for_call(assertion: Assertion) -> None:
     """Check that the assertion is for a call, not for one HTTP request."""
     resent = None if assertion.jti == assertion.call_id else _RESENT.fullmatch(assertion.jti)
     if assertion.call_id != (assertion.jti if resent is None else resent[1]):

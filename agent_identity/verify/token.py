@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import JSON
     from agent_identity.verify.anchors import Anchors
-    from agent_identity.verify.request import HttpSeen
+    from agent_identity.verify.request import ReceivedRequest
 
 __all__ = ["PROOF_AGE", "TokenEvidence", "TokenRules"]
 
@@ -49,7 +49,7 @@ class TokenRules(NamedTuple):
     unlinked: bool = False
 
     def check(
-        self, ath: str | None, grants: Sequence[Grant], seen: HttpSeen, now: float
+        self, ath: str | None, grants: Sequence[Grant], seen: ReceivedRequest, now: float
     ) -> TokenEvidence:
         """Check the token of a request against the chain (newest first) and the assertion's `ath`.
 
@@ -79,7 +79,7 @@ class TokenRules(NamedTuple):
         return TokenEvidence(self._claims(token, grants, now, is_bound=is_bound))
 
     def check_unasserted(
-        self, grants: Sequence[Grant], seen: HttpSeen, now: float
+        self, grants: Sequence[Grant], seen: ReceivedRequest, now: float
     ) -> TokenEvidence:
         """Check the token of a request without an assertion: it must be verified, and bound to the leaf's key by a DPoP proof."""
         scheme, _, token = seen.headers.get("authorization", "").partition(" ")
@@ -113,7 +113,7 @@ class TokenRules(NamedTuple):
             raise VerificationError("binding_mismatch", "the token isn't bound to a key")
         return claims
 
-    def _proof(self, token: str, leaf: Grant, seen: HttpSeen, now: float) -> Proof:
+    def _proof(self, token: str, leaf: Grant, seen: ReceivedRequest, now: float) -> Proof:
         compact = seen.headers.get("dpop")
         if compact is None:
             raise VerificationError("proof_missing", "a bound token was sent without a DPoP proof")

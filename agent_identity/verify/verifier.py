@@ -26,8 +26,8 @@ from agent_identity.uris import htu_of
 from agent_identity.values import scope_set
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
-from agent_identity.verify.judge import Examined, Judge, Seen
-from agent_identity.verify.plugins import ticking
+from agent_identity.verify.judge import Examined, Judge, Submission
+from agent_identity.verify.plugins import wrap_clock
 from agent_identity.verify.replay import MemoryReplay, Replay
 from agent_identity.verify.request import is_text, read_request
 
@@ -73,7 +73,7 @@ class Verifier:
     ) -> None:
         _check_settings(evidence, approvers, allow, public_url, skew)
         self.audience: Final = audience
-        clock = ticking(clock)
+        clock = wrap_clock(clock)
         self._discovery = Discovery(clock)
         self._anchors = Anchors(trust, self._discovery.find)
         self._judge = Judge(
@@ -198,13 +198,13 @@ class Verifier:
 
     # -- driving -----------------------------------------------------------------------------------------------------
 
-    def _verify(self, seen: Seen) -> VerifiedCall:
+    def _verify(self, seen: Submission) -> VerifiedCall:
         return self._judge.admit(self._examine(seen), _body_of(seen))
 
-    async def _averify(self, seen: Seen) -> VerifiedCall:
+    async def _averify(self, seen: Submission) -> VerifiedCall:
         return self._judge.admit(await self._aexamine(seen), _body_of(seen))
 
-    def _examine(self, seen: Seen) -> Examined:
+    def _examine(self, seen: Submission) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             self._discovery.refresh(stale)
@@ -217,7 +217,7 @@ class Verifier:
         self._discovery.refresh(again.anchors, missing=again.kid)
         return self._judge.examine(seen, now)
 
-    async def _aexamine(self, seen: Seen) -> Examined:
+    async def _aexamine(self, seen: Submission) -> Examined:
         now = self._clock()
         if stale := self._stale(seen, now):
             await self._discovery.arefresh(stale)
@@ -230,7 +230,7 @@ class Verifier:
         await self._discovery.arefresh(again.anchors, missing=again.kid)
         return self._judge.examine(seen, now)
 
-    def _stale(self, seen: Seen, now: float) -> list[DiscoveredAnchor]:
+    def _stale(self, seen: Submission, now: float) -> list[DiscoveredAnchor]:
         """The discovered anchors to refresh first. Only those that the call names: failures of others don't matter."""
         stale = [anchor for anchor in self._anchors.discovered if anchor.is_stale(now)]
         if not stale:
@@ -238,7 +238,9 @@ class Verifier:
         named = _named_issuers(seen)
         return [anchor for anchor in stale if anchor.issuer in named]
 
-    def _second_look(self, error: VerificationError, seen: Seen, now: float) -> _SecondLook | None:
+    def _second_look(
+        self, error: VerificationError, seen: Submission, now: float
+    ) -> _SecondLook | None:
         """The discovered anchors that may have a new key with the unknown `kid`, unless they were asked a moment ago."""
         if error.code != "unknown_key" or not self._anchors.discovered:
             return None
@@ -246,7 +248,7 @@ class Verifier:
         anchors = [anchor for anchor in self._anchors.discovered if anchor.issuer in named]
         anchors = [anchor for anchor in anchors if anchor.may_look_again(now)]
         known = {key.get("kid") for keys in [anchor.keys() for anchor in anchors] for key in keys}
-        kids = [kid for kid in map(_kid_of, seen.signed_by_anchors()) if kid is not None]
+        kids = [kid for kid in map(_kid_of, seen.anchor_tokens()) if kid is not None]
         missing = next((kid for kid in kids if kid not in known), None)
         return _SecondLook(anchors, missing) if anchors and missing is not None else None
 
@@ -257,14 +259,14 @@ class Verifier:
         headers: Headers,
         body: bytes | None,
         scopes: Iterable[str],
-    ) -> Seen:
+    ) -> Submission:
         needed = _required_scopes(scopes)
         request = read_request(method, url, headers, body, public_url=self._public_url)
         carried = request.headers.get(DELEGATION.lower())
         if carried is None:
             raise InvalidAssertionError("chain_missing", "the request carries no delegation")
         handed = request.headers.get(HANDOVER.lower())
-        return Seen(
+        return Submission(
             chain=split_chain(carried),
             assertion=request.headers.get(ASSERTION.lower()),
             handover=() if handed is None else split_chain(handed),
@@ -281,16 +283,16 @@ def _read_call(
     scopes: Iterable[str],
     token: str | None,
     handover: Sequence[str],
-) -> Seen:
+) -> Submission:
     if not _is_object(args):
         raise InvalidAssertionError("args_malformed", "the arguments of a call must be an object")
     try:
-        arguments = canonical.bound(args, frozenset())[1]
+        arguments = canonical.copy_and_encode(args, frozenset())[1]
     except DeniedError as error:
         raise InvalidAssertionError(error.code, str(error)) from None
     if token is not None and not is_text(token):
         raise InvalidAssertionError("token_malformed", "the access token must be a string")
-    return Seen(
+    return Submission(
         chain=_compacts(chain),
         assertion=assertion,
         handover=_compacts(handover),
@@ -301,7 +303,7 @@ def _read_call(
     )
 
 
-def _body_of(seen: Seen) -> bytes | None:
+def _body_of(seen: Submission) -> bytes | None:
     return None if seen.request is None else seen.request.body
 
 
@@ -341,10 +343,10 @@ class _SecondLook(NamedTuple):
     kid: str
 
 
-def _named_issuers(seen: Seen) -> frozenset[str]:
+def _named_issuers(seen: Submission) -> frozenset[str]:
     """The issuers that a call names, unverified. No other anchor is refreshed for it."""
     named: set[str] = set()
-    for compact in seen.signed_by_anchors():
+    for compact in seen.anchor_tokens():
         try:
             claims = jose.loads_object(jose.unverified(compact).payload)
         except VerificationError:

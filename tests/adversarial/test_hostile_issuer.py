@@ -101,9 +101,9 @@ def good(idp: FakeIssuer, bot: AgentIdentity, **change: Any) -> dict[str, Any]:
     } | change
 
 
-Said = Callable[[FakeIssuer, AgentIdentity], dict[str, Any]]
+FakeResponse = Callable[[FakeIssuer, AgentIdentity], dict[str, Any]]
 
-ANSWERS: dict[str, tuple[Said, str]] = {
+ANSWERS: dict[str, tuple[FakeResponse, str]] = {
     "token_type mac": (lambda i, b: good(i, b, token_type="mac"), "binding_missing"),
     "a plain bearer": (lambda i, b: good(i, b, token_type="Bearer"), "binding_missing"),
     "wider scope": (lambda i, b: good(i, b, scope="read admin"), "scope_widened"),

@@ -420,7 +420,7 @@ def test_F05_a_writer_renamed_is_found(ledger, edit) -> None:
 
 
 def test_F05_an_edit_with_its_hash_made_to_fit_breaks_the_next_link(ledger, edit) -> None:
-    from agent_identity.provenance.chain import link
+    from agent_identity.provenance.chain import hash_link
 
     calls = [new_id("call_") for _ in range(3)]
     for call in calls:
@@ -428,7 +428,7 @@ def test_F05_an_edit_with_its_hash_made_to_fit_breaks_the_next_link(ledger, edit
     ((before,),) = edit(["SELECT hash FROM records WHERE seq = 1"])
     ((body,),) = edit(["SELECT body FROM records WHERE seq = 2"])
     forged = body.replace(b'"pay"', b'"get"')
-    values = (forged, link(before, forged))
+    values = (forged, hash_link(before, forged))
     edit(["UPDATE records SET body = ?, hash = ? WHERE seq = 2", values])
     assert ledger.verify().first_bad.seq == 3
     trace = trace_of(ledger, calls[1])
@@ -582,7 +582,7 @@ def test_F11_files_and_folder_open_to_others_are_closed_and_that_is_said(tmp_pat
     open_ledger("sqlite:", state_dir=state).close()
     assert state.stat().st_mode & 0o777 == 0o700
     assert {path.stat().st_mode & 0o777 for path in state.iterdir()} == {0o600}
-    assert "ledger.db was open to others" in caplog.text
+    assert "ledger.db was readable or writable by others" in caplog.text
 
 
 @pytest.mark.parametrize("name", ["ledger.db", "subjects.db", "subjects.key"])

@@ -125,7 +125,7 @@ class Spies:
         for owner, name, what in (
             (jose, "unb64url", "base64"),
             (strict, "read", "json"),
-            (public_keys, "holds", "crypto"),
+            (public_keys, "is_valid", "crypto"),
         ):
             monkeypatch.setattr(owner, name, self._spied(getattr(owner, name), what))
 
@@ -718,7 +718,7 @@ def test_A23_an_ed25519_key_is_read_with_either_sign():
     for seed in range(8):
         key = SigningKey(ed25519.Ed25519PrivateKey.from_private_bytes(bytes([seed]) * 32))
         signs.add(unb64url(key.public_jwk["x"])[31] >> 7)
-        verify(key.compact(jose.header("Ed25519", typ=GRANT), b"{}"), [key.public_jwk])
+        verify(key.compact(jose.encode_header("Ed25519", typ=GRANT), b"{}"), [key.public_jwk])
     assert signs == {0, 1}
 
 

@@ -94,7 +94,7 @@ def answer_of(status: int = 200, /, **members: Any) -> HttpResponse:
 
 def signed(typ: str = "at+jwt", **claims: Any) -> str:
     present = {name: value for name, value in claims.items() if value is not None}
-    return ISSUER_KEY.compact(jose.header("ES256", typ=typ), json.dumps(present).encode())
+    return ISSUER_KEY.compact(jose.encode_header("ES256", typ=typ), json.dumps(present).encode())
 
 
 def token(**changes: Any) -> str:

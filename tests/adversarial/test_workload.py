@@ -73,7 +73,7 @@ def clock() -> float:
 def jwt(**changes: Any) -> str:
     claims = {"sub": "job-1", "aud": BILLING, "exp": NOW + 600} | changes
     members = {name: value for name, value in claims.items() if value is not None}
-    return KEY.compact(jose.header("ES256", typ="JWT"), json.dumps(members).encode())
+    return KEY.compact(jose.encode_header("ES256", typ="JWT"), json.dumps(members).encode())
 
 
 def certificate(*uris: str) -> Certificate:

@@ -35,7 +35,7 @@ from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import FakeIssuer, FakeWeb, hostile
-from agent_identity.testing.web import Received, Said
+from agent_identity.testing.web import FakeResponse, Received
 
 BILLING = "https://billing.example"
 MAIL = "https://mail.example"
@@ -671,13 +671,13 @@ class KeptKey(FakeWeb):
         self.pem = pem
         super().__init__()
 
-    def answer(self, request: Received) -> Said:
+    def answer(self, request: Received) -> FakeResponse:
         if request.path == "/v1/auth/jwt/login":
             assert json.loads(request.body) == {"role": "r", "jwt": "token-of-the-platform"}
             body: object = {"auth": {"client_token": "t", "lease_duration": 60}}
         else:
             body = {"data": {"data": {"value": self.pem}, "metadata": {"version": 1}}}
-        return Said(200, {}, json.dumps(body).encode())
+        return FakeResponse(200, {}, json.dumps(body).encode())
 
 
 def test_a_clients_document_has_its_key_wherever_that_is_kept(

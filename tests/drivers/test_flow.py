@@ -146,7 +146,7 @@ def test_requests_and_answers_show_neither_headers_nor_bodies() -> None:
 
 
 def test_play_says_when_a_flow_asks_for_more_or_less_than_expected() -> None:
-    with pytest.raises(AssertionError, match="one more exchange"):
+    with pytest.raises(AssertionError, match="no answer left"):
         play(two_requests(), HttpResponse(200))
-    with pytest.raises(AssertionError, match="unasked"):
+    with pytest.raises(AssertionError, match="unused"):
         play(two_requests(), *[HttpResponse(200)] * 3)

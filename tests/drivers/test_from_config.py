@@ -39,11 +39,11 @@ from agent_identity.cli.app import app
 from agent_identity.credentials import SubjectTokens
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN
 from agent_identity.flow import Flow, run
-from agent_identity.jose import header, loads_object, unverified
+from agent_identity.jose import encode_header, loads_object, unverified
 from agent_identity.keys.signing import SigningKey
 from agent_identity.signers import MemorySigner
 from agent_identity.testing import FakeIssuer, FakeWeb, play
-from agent_identity.testing.web import Said
+from agent_identity.testing.web import FakeResponse
 from agent_identity.values import Certificate, Secret, scrub
 from agent_identity.verify import Verifier
 
@@ -755,8 +755,8 @@ def test_an_embedded_resource_gets_the_chain_unless_the_file_says_otherwise(
 class Confused(FakeIssuer):
     """An issuer that answers about somebody else."""
 
-    def _access(self, sub: str, form: dict[str, str], jkt: str | None) -> Said:
-        return super()._access("bob", form, jkt)
+    def _issue_access_token(self, sub: str, form: dict[str, str], jkt: str | None) -> FakeResponse:
+        return super()._issue_access_token("bob", form, jkt)
 
 
 def test_another_table_of_the_principals_issuer_does_not_switch_the_check_off(
@@ -837,7 +837,7 @@ class FakeWorkloadApi:
     def __init__(self, name: str) -> None:
         key = SigningKey.generate()
         body = json.dumps({"sub": name}).encode()
-        self.token = key.compact(header(key.alg, typ="JWT", kid="k"), body)
+        self.token = key.compact(encode_header(key.alg, typ="JWT", kid="k"), body)
 
     def fetch_jwt_svid(self, audience: set[str], timeout: float) -> FakeWorkloadApi:
         return self

@@ -363,7 +363,7 @@ def test_upkeep_renews_the_lease(open_sqlite, clock) -> None:
     writing.append(draft())
     writer = next(iter(reading.records())).writer
     clock.now += 25
-    writing._tend()
+    writing._do_upkeep()
     clock.now += 25
     assert reading.is_live(writer)
 

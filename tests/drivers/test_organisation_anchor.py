@@ -32,7 +32,7 @@ from agent_identity.config import read_configuration
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey, public_signing_jwk
 from agent_identity.testing import FakeIssuer, FakeWeb
-from agent_identity.testing.web import Received, Said
+from agent_identity.testing.web import FakeResponse, Received
 from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier
 
 AUDIENCE = "https://agents.acme.example"
@@ -46,7 +46,7 @@ class Service(FakeWeb):
         self.calls: list[Any] = []
         super().__init__()
 
-    def answer(self, request: Received) -> Said:
+    def answer(self, request: Received) -> FakeResponse:
         assert self.verifier is not None
         try:
             call = self.verifier.verify_request(
@@ -57,9 +57,9 @@ class Service(FakeWeb):
                 scopes=["invoices:read"],
             )
         except VerificationError as error:
-            return Said(403, {"X-Code": error.code}, b"{}")
+            return FakeResponse(403, {"X-Code": error.code}, b"{}")
         self.calls.append(call)
-        return Said(200, {}, b"{}")
+        return FakeResponse(200, {}, b"{}")
 
 
 class Anchor:
@@ -473,11 +473,11 @@ trust = ["subjects"]
     file.chmod(0o600)
     authority = organisations_authority(read_configuration(file, needs_policy=False), None, "")
     from agent_identity.flow import HttpRequest
-    from agent_identity.jose import header
+    from agent_identity.jose import encode_header
 
     now = int(time.time())
     svid = domain.compact(
-        header(domain.alg, typ="JWT", kid=domain.thumbprint),
+        encode_header(domain.alg, typ="JWT", kid=domain.thumbprint),
         json.dumps(
             {"sub": "spiffe://acme.example/bot", "aud": [AUDIENCE], "iat": now, "exp": now + 60}
         ).encode(),

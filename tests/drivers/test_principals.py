@@ -33,7 +33,7 @@ from agent_identity.flow import run
 from agent_identity.jose import loads_object, unverified
 from agent_identity.keys.signing import SigningKey
 from agent_identity.testing import FakeIssuer, FakeWeb, assert_no_leak
-from agent_identity.testing.web import Received, Said
+from agent_identity.testing.web import FakeResponse, Received
 from agent_identity.values import b64url, scrub
 
 BILLING = "https://billing.example"
@@ -68,20 +68,20 @@ class People(FakeIssuer):
             ),
         }
 
-    def answer(self, request: Received) -> Said:
+    def answer(self, request: Received) -> FakeResponse:
         if request.path == "/introspect":
-            return Said(200, {}, json.dumps(self.introspection).encode())
+            return FakeResponse(200, {}, json.dumps(self.introspection).encode())
         return super().answer(request)
 
-    def _access(self, sub: str, form: dict[str, str], jkt: str | None) -> Said:
+    def _issue_access_token(self, sub: str, form: dict[str, str], jkt: str | None) -> FakeResponse:
         if form["grant_type"] != "refresh_token" or self.refreshed is None:
-            return super()._access(sub, form, jkt)
+            return super()._issue_access_token(sub, form, jkt)
         said = {"token_type": "Bearer", "expires_in": 300, **self.refreshed(form)}
-        return Said(200, {}, json.dumps(said).encode())
+        return FakeResponse(200, {}, json.dumps(said).encode())
 
     def left(self, sub: str) -> str:
         """A refresh token of somebody's."""
-        return self._fresh_refresh(sub)
+        return self._issue_refresh_token(sub)
 
     @property
     def asked(self) -> list[dict[str, str]]:
@@ -235,9 +235,9 @@ def test_a_refresh_token_that_was_left_for_all_gives_nobody_alices_access(
 def test_a_grant_about_somebody_else_never_reaches_the_other_domain(
     configured: Configured, idp: People, other: People, source: str, monkeypatch: Any
 ) -> None:
-    between = FakeIssuer._between
+    between = FakeIssuer._issue_for_domain
     monkeypatch.setattr(
-        idp, "_between", lambda kind, sub, form, jkt: between(idp, kind, "bob", form, jkt)
+        idp, "_issue_for_domain", lambda kind, sub, form, jkt: between(idp, kind, "bob", form, jkt)
     )
     text = acme(idp) + table(other, "other")
     lines = (f'source = "{source}"', 'via = "acme"', 'issuer = "other"')

@@ -88,7 +88,7 @@ def test_a_refresh_token_that_sessions_share_is_used_by_one_at_a_time(
 ) -> None:
     """It rotates at each use: used twice, the second would be refused, and a strict issuer would take back the family."""
     kept = tmp_path / "refresh"
-    kept.write_text(idp._fresh_refresh("alice"))
+    kept.write_text(idp._issue_refresh_token("alice"))
     kept.chmod(0o600)
     identity = configured('source = "refresh-token"\nrefresh_token = "file:refresh"')
 
@@ -192,7 +192,7 @@ def test_a_turn_that_comes_too_late_is_refused_before_the_token_is_sent(
 
     idp.answer = slower
     kept = tmp_path / "refresh"
-    kept.write_text(idp._fresh_refresh("alice"))
+    kept.write_text(idp._issue_refresh_token("alice"))
     kept.chmod(0o600)
     identity = configured(
         'source = "refresh-token"\nrefresh_token = "file:refresh"\n[http]\ndeadline = 3.0'

@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent_identity import jose
-from agent_identity.canonical import args_digest, bound, digest, encode
+from agent_identity.canonical import args_digest, copy_and_encode, digest, encode
 from agent_identity.errors import DeniedError
 from agent_identity.values import unb64url
 
@@ -47,12 +47,12 @@ objects = st.dictionaries(utf8, values, max_size=4)
 
 
 def form_of(value: object) -> object:
-    return json.loads(bound({"it": value}, NOTHING)[1])["it"]
+    return json.loads(copy_and_encode({"it": value}, NOTHING)[1])["it"]
 
 
 def refusal_of(value: object) -> DeniedError:
     with pytest.raises(DeniedError) as caught:
-        bound({"fine": 1, "it": value}, NOTHING)
+        copy_and_encode({"fine": 1, "it": value}, NOTHING)
     assert caught.value.code == "undigestible_argument"
     assert "argument 'it'" in str(caught.value)
     return caught.value
@@ -81,7 +81,7 @@ def test_digests_are_equal_exactly_when_canonical_json_is(left, right):
 
 @given(objects)
 def test_a_digest_survives_a_round_trip_through_json(arguments):
-    data = bound(arguments, NOTHING)[1]
+    data = copy_and_encode(arguments, NOTHING)[1]
     assert args_digest(jose.loads_object(data)) == digest(data) == args_digest(arguments)
 
 
@@ -94,9 +94,9 @@ def test_the_order_of_arguments_does_not_count(arguments, random):
 
 @given(objects)
 def test_the_copy_equals_the_arguments_and_shares_no_container_with_them(arguments):
-    copied, data = bound(arguments, NOTHING)
+    copied, data = copy_and_encode(arguments, NOTHING)
     assert copied == arguments
-    assert bound(copied, NOTHING)[1] == data
+    assert copy_and_encode(copied, NOTHING)[1] == data
     assert not containers(copied) & containers(arguments)
 
 
@@ -240,13 +240,13 @@ class Order(pydantic.BaseModel):
 )
 def test_values_beyond_json_have_the_form_of_the_contract(value, form):
     assert form_of(value) == form
-    copied = bound({"it": value}, NOTHING)[0]["it"]
+    copied = copy_and_encode({"it": value}, NOTHING)[0]["it"]
     assert copied == value
     assert type(copied) is type(value)
 
 
 def test_numbers_in_a_set_are_numbers_in_the_form():
-    assert bound({"it": {2.0, 1}}, NOTHING)[1] == b'{"it":[1,2]}'
+    assert copy_and_encode({"it": {2.0, 1}}, NOTHING)[1] == b'{"it":[1,2]}'
 
 
 class Text(str):
@@ -316,10 +316,10 @@ class Posed:
         ("\ud800", "holds text with a lone surrogate", "UTF-8"),
         ({"\udfff": 1}, "lone surrogate", "UTF-8"),
         (Path("\udc80"), "lone surrogate", "UTF-8"),
-        ({1: "a"}, "name that is no string", "`str(name)`"),
-        ({Text("a"): 1}, "name that is no string", "`str(name)`"),
-        ({"1", Decimal(1)}, "written alike", "pass `list(x)`"),
-        ({(1,), frozenset({1})}, "written alike", "pass `list(x)`"),
+        ({1: "a"}, "name that isn't a string", "`str(name)`"),
+        ({Text("a"): 1}, "name that isn't a string", "`str(name)`"),
+        ({"1", Decimal(1)}, "of the same form", "pass `list(x)`"),
+        ({(1,), frozenset({1})}, "of the same form", "pass `list(x)`"),
         (Text("a"), "a Text, a class derived from str", "pass `str(x)`"),
         (Whole(1), "a Whole, a class derived from int", "pass `int(x)`"),
         (Real(1), "a Real, a class derived from float", "pass `float(x)`"),
@@ -342,7 +342,7 @@ class Posed:
         (Point, "a type,", "pass it as a string"),
         (len, "a builtin_function_or_method,", "pass it as a string"),
         (1j, "a complex,", "pass it as a string"),
-        (Shelf("a"), "isn't just its fields", "pass a dict"),
+        (Shelf("a"), "state besides its fields", "pass a dict"),
         ([[{"deep": 2**53}]], "integer beyond", "pass `str(x)`"),
         (Point(1, [object()]), "a object,", "pass it as a string"),
     ],
@@ -359,9 +359,9 @@ def test_what_has_no_canonical_form_is_refused_by_its_argument_with_what_to_pass
 
 def test_a_refusal_names_the_tool():
     with pytest.raises(DeniedError, match="argument 'it' of list_invoices holds a object"):
-        bound({"it": object()}, NOTHING, "list_invoices")
+        copy_and_encode({"it": object()}, NOTHING, "list_invoices")
     with pytest.raises(DeniedError, match="argument 'n' of pay holds an integer beyond"):
-        bound({"it": 1, "n": 2**53}, NOTHING, "pay")
+        copy_and_encode({"it": 1, "n": 2**53}, NOTHING, "pay")
 
 
 def test_a_scalar_of_a_library_that_derives_from_float_is_unwrapped_by_its_own_method():
@@ -378,7 +378,9 @@ def test_a_scalar_of_a_library_that_derives_from_float_is_unwrapped_by_its_own_m
 def test_copies_of_containers_keep_their_type_and_share_nothing():
     order, lists = OrderedDict(b=[1], a=[2]), defaultdict(list, a=[1])
     line, raw = Line("a", ["b"]), bytearray(b"abc")
-    copied, data = bound({"order": order, "lists": lists, "line": line, "raw": raw}, NOTHING)
+    copied, data = copy_and_encode(
+        {"order": order, "lists": lists, "line": line, "raw": raw}, NOTHING
+    )
     order["b"].append(9)
     order["c"] = []
     lists["a"].append(9)
@@ -390,7 +392,7 @@ def test_copies_of_containers_keep_their_type_and_share_nothing():
     assert copied["line"] == Line("a", ["b"])
     assert type(copied["line"]) is Line
     assert copied["raw"] == bytearray(b"abc")
-    assert bound(copied, NOTHING)[1] == data
+    assert copy_and_encode(copied, NOTHING)[1] == data
 
 
 def test_what_another_thread_adds_to_a_defaultdict_meanwhile_is_in_neither_copy_nor_digest():
@@ -406,7 +408,7 @@ def test_what_another_thread_adds_to_a_defaultdict_meanwhile_is_in_neither_copy_
     thread.start()
     try:
         for _ in range(50):
-            copied, data = bound({"it": shared}, NOTHING)
+            copied, data = copy_and_encode({"it": shared}, NOTHING)
             assert json.loads(data)["it"] == copied["it"]
     finally:
         stop.set()
@@ -437,7 +439,7 @@ def test_nesting_ends_at_32_levels(wrap):
     value: object = 1
     for _ in range(31):
         value = wrap(value)
-    assert jose.loads(bound({"it": value}, NOTHING)[1])
+    assert jose.loads(copy_and_encode({"it": value}, NOTHING)[1])
     assert "nested deeper" in str(refusal_of(wrap(value)))
 
 
@@ -457,7 +459,7 @@ def test_a_cycle_is_refused():
 
 @pytest.mark.parametrize("arguments", [{1: "a"}, {Text("a"): 1}, {b"a": 1}])
 def test_arguments_are_named_by_strings(arguments):
-    with pytest.raises(DeniedError, match="name that is no string"):
+    with pytest.raises(DeniedError, match="name that isn't a string"):
         args_digest(arguments)
 
 
@@ -481,13 +483,13 @@ def test_an_opaque_argument_is_passed_through_and_not_looked_at():
             raise AssertionError(name)
 
     handle = Handle()
-    copied, data = bound({"handle": handle, "n": 1}, frozenset({"handle"}))
+    copied, data = copy_and_encode({"handle": handle, "n": 1}, frozenset({"handle"}))
     assert copied["handle"] is handle
     assert data == b'{"handle":{"opaque":true},"n":1}'
 
 
 def test_an_opaque_argument_stays_opaque_when_it_happens_to_be_plain():
-    assert bound({"n": 1}, frozenset({"n"})) == ({"n": 1}, b'{"n":{"opaque":true}}')
+    assert copy_and_encode({"n": 1}, frozenset({"n"})) == ({"n": 1}, b'{"n":{"opaque":true}}')
 
 
 def test_a_change_after_the_copy_reaches_neither_tool_nor_digest():
@@ -497,7 +499,7 @@ def test_a_change_after_the_copy_reaches_neither_tool_nor_digest():
         "order": Order(id=1, lines=["a"]),
         "k": {"n": [1]},
     }
-    copied, data = bound(arguments, NOTHING)
+    copied, data = copy_and_encode(arguments, NOTHING)
     arguments["to"].append("mallory")
     arguments["at"].tags.append("b")
     arguments["order"].lines.append("b")
@@ -506,7 +508,7 @@ def test_a_change_after_the_copy_reaches_neither_tool_nor_digest():
     assert copied["at"] == Point(1, ["a"])
     assert copied["order"] == Order(id=1, lines=["a"])
     assert copied["k"] == {"n": [1]}
-    assert bound(copied, NOTHING)[1] == data
+    assert copy_and_encode(copied, NOTHING)[1] == data
 
 
 def test_a_mapping_is_read_once_and_what_was_read_counts():
@@ -517,9 +519,9 @@ def test_a_mapping_is_read_once_and_what_was_read_counts():
             self.reads += 1
             return self.reads
 
-    copied, data = bound(Shifty(a=None), NOTHING)
+    copied, data = copy_and_encode(Shifty(a=None), NOTHING)
     assert copied == json.loads(data)
-    assert bound(MappingProxyType({"a": 1}), NOTHING) == ({"a": 1}, b'{"a":1}')
+    assert copy_and_encode(MappingProxyType({"a": 1}), NOTHING) == ({"a": 1}, b'{"a":1}')
 
 
 def test_a_dataclass_copy_keeps_its_state_and_drops_what_was_only_cached():
@@ -534,23 +536,23 @@ def test_a_dataclass_copy_keeps_its_state_and_drops_what_was_only_cached():
     cart = Cart([1, 2])
     assert cart.total == 3
     cart.__dict__["total"] = 999
-    copied = bound({"cart": cart}, NOTHING)[0]["cart"]
+    copied = copy_and_encode({"cart": cart}, NOTHING)[0]["cart"]
     assert copied.total == 3
 
 
 def test_an_object_that_holds_more_than_its_fields_is_refused():
     point = Point(1, [])
     point.hidden = "not in the digest"
-    assert "isn't just its fields" in str(refusal_of(point))
+    assert "state besides its fields" in str(refusal_of(point))
 
     unset = object.__new__(Point)
-    assert "isn't just its fields" in str(refusal_of(unset))
+    assert "state besides its fields" in str(refusal_of(unset))
 
 
 def test_a_model_that_holds_more_than_its_fields_is_refused():
     order = Order(id=1)
     order.__dict__["hidden"] = "not in the digest"
-    assert "isn't just its fields" in str(refusal_of(order))
+    assert "state besides its fields" in str(refusal_of(order))
 
 
 def test_a_model_with_private_state_is_refused():
@@ -558,12 +560,12 @@ def test_a_model_with_private_state_is_refused():
         id: int
         _secret: str = "x"
 
-    assert "isn't just its fields" in str(refusal_of(Job(id=1)))
+    assert "state besides its fields" in str(refusal_of(Job(id=1)))
 
 
 def test_a_model_copy_keeps_its_extras_apart_and_what_was_set():
     order = Order.model_validate({"id": 1, "note": ["a"]})
-    copied = bound({"order": order}, NOTHING)[0]["order"]
+    copied = copy_and_encode({"order": order}, NOTHING)[0]["order"]
     assert copied.model_fields_set == order.model_fields_set
     assert copied.note == ["a"]
     assert copied.note is not order.note
@@ -580,7 +582,7 @@ def test_a_model_copy_drops_what_was_only_cached():
 
     cart = Cart(prices=[1, 2])
     cart.__dict__["total"] = 999
-    assert bound({"cart": cart}, NOTHING)[0]["cart"].total == 3
+    assert copy_and_encode({"cart": cart}, NOTHING)[0]["cart"].total == 3
 
 
 def test_a_frozen_model_can_be_copied():
@@ -589,7 +591,7 @@ def test_a_frozen_model_can_be_copied():
         names: list[str]
 
     fixed = Fixed(names=["a"])
-    copied = bound({"it": fixed}, NOTHING)[0]["it"]
+    copied = copy_and_encode({"it": fixed}, NOTHING)[0]["it"]
     assert copied == fixed
     assert copied.names is not fixed.names
 

@@ -264,8 +264,8 @@ def signature_checks(monkeypatch) -> list[object]:
     from agent_identity.jose import public_keys
 
     checked: list[object] = []
-    real = public_keys.holds
-    monkeypatch.setattr(public_keys, "holds", lambda check: checked.append(check) or real(check))
+    real = public_keys.is_valid
+    monkeypatch.setattr(public_keys, "is_valid", lambda check: checked.append(check) or real(check))
     return checked
 
 

@@ -352,7 +352,7 @@ def test_tools_nest_and_each_has_a_call_of_its_own(bot: AgentIdentity) -> None:
 def test_decorating_what_is_no_function_is_a_clear_error() -> None:
     with pytest.raises(ConfigurationError, match="function"):
         tool()(classmethod(lambda cls: None))
-    with pytest.raises(ConfigurationError, match="one string"):
+    with pytest.raises(ConfigurationError, match="list of strings"):
         tool(labels="risk:high")
-    with pytest.raises(ConfigurationError, match="one string"):
+    with pytest.raises(ConfigurationError, match="list of strings"):
         tool(scopes="invoices:read")

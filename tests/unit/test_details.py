@@ -218,10 +218,10 @@ def test_every_object_of_a_child_needs_one_object_above_it() -> None:
 
 def test_towards_a_resource_only_what_is_about_it_is_kept() -> None:
     found = details({"tools": ["a"]}, {"resources": [HOTELS]}, {"resources": [FLIGHTS]})
-    kept = found.towards([HOTELS])
+    kept = found.for_resources([HOTELS])
     assert kept is not None
     assert [each.get("resources") for each in kept.claim] == [None, [HOTELS]]
-    assert details({"resources": [HOTELS]}).towards([FLIGHTS]) is None
+    assert details({"resources": [HOTELS]}).for_resources([FLIGHTS]) is None
 
 
 def test_a_tool_or_an_argument_is_seen_by_those_who_see_the_call() -> None:

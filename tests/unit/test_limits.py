@@ -47,7 +47,7 @@ def test_nothing_is_not_everything() -> None:
 @pytest.mark.parametrize("scopes", [None, frozenset(), READ, BOTH])
 def test_a_child_takes_over_what_isnt_named(scopes: frozenset[str] | None) -> None:
     parent = limits(scopes, scopes)
-    assert parent.narrowed("child", None, None) == Limits("child", scopes, scopes)
+    assert parent.narrow("child", None, None) == Limits("child", scopes, scopes)
 
 
 @pytest.mark.parametrize(
@@ -55,8 +55,8 @@ def test_a_child_takes_over_what_isnt_named(scopes: frozenset[str] | None) -> No
     [(None, frozenset()), (None, READ), (READ, frozenset()), (READ, READ), (BOTH, READ)],
 )
 def test_a_child_may_have_as_much_or_less(above, below) -> None:
-    assert limits(above).narrowed("child", below, None) == Limits("child", below, None)
-    assert limits(None, above).narrowed("child", None, below) == Limits("child", None, below)
+    assert limits(above).narrow("child", below, None) == Limits("child", below, None)
+    assert limits(None, above).narrow("child", None, below) == Limits("child", None, below)
 
 
 @pytest.mark.parametrize(
@@ -64,5 +64,5 @@ def test_a_child_may_have_as_much_or_less(above, below) -> None:
     [(frozenset(), READ), (READ, BOTH), (READ, frozenset({"write"})), (READ, frozenset({"READ"}))],
 )
 def test_B01_a_child_never_has_more(above, below) -> None:
-    assert code(limits(above).narrowed, "child", below, None) == "scope_widened"
-    assert code(limits(None, above).narrowed, "child", None, below) == "audience_widened"
+    assert code(limits(above).narrow, "child", below, None) == "scope_widened"
+    assert code(limits(None, above).narrow, "child", None, below) == "audience_widened"

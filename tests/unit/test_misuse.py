@@ -171,7 +171,7 @@ def test_a_tool_is_no_tool_once_more() -> None:
         (lambda: bare(1, 2, 3), "bare(): too many positional arguments (its parameters: a, b)"),
         (lambda: bare(1, c=2), "bare(): got an unexpected keyword argument 'c'"),
         (lambda: Box().open(), "open(): missing a required argument: 'key'"),
-        (lambda: Box.open(key="k"), "open() is a method, and was called without its object"),
+        (lambda: Box.open(key="k"), "open() is a method and was called without its object"),
     ],
     ids=range(6),
 )
@@ -248,14 +248,14 @@ def test_labels_and_opaque_are_lists_of_texts(name, given) -> None:
         ("billing.example", "it has no scheme", "for instance https://billing.example"),
         ("https://Billing.example/a", "in lower case", "write https://billing.example/a"),
         ("https://billing.example:443", "default port", "write https://billing.example"),
-        ("https://billing.example/#x", "it has a fragment", "leave out the #"),
+        ("https://billing.example/#x", "it has a fragment", "remove the #"),
         ("https://billing.example/a b", "isn't an http or https URL", "an absolute URI"),
-        ("urn:a\u200bb", "can't be seen", "leave them out"),
+        ("urn:a\u200bb", "invisible", "remove them"),
         ("https://alice:canary@billing.example", "without userinfo", "an absolute URI"),
         ("https://a:x/canary@b.example", "without userinfo", "an absolute URI"),
         ("HTTPS://billing.example/?key=canary", "in lower case", "write https://billing.example/"),
-        (b"https://billing.example", "a bytes is no resource", "an absolute URI"),
-        (5, "a int is no resource", "an absolute URI"),
+        (b"https://billing.example", "a bytes is not a resource", "an absolute URI"),
+        (5, "a int is not a resource", "an absolute URI"),
     ],
     ids=range(12),
 )
@@ -423,8 +423,8 @@ def test_a_policy_that_answers_later_is_refused_when_it_is_given(policy, tmp_pat
     [
         (GrantsOnly, "GrantsOnly is a class", "GrantsOnly(…)"),
         (Decision, "Decision is a class", "Decision(…)"),
-        (True, "a bool decides nothing", "a function that takes the request"),
-        ("grants-only", "a str decides nothing", "a function that takes the request"),
+        (True, "a bool is not a policy", "a function that takes the request"),
+        ("grants-only", "a str is not a policy", "a function that takes the request"),
         (lambda: True, "can't be called with the request alone", "one parameter"),
         (lambda one, two: True, "can't be called with the request alone", "one parameter"),
         (lambda *, request: True, "can't be called with the request alone", "one parameter"),
@@ -461,7 +461,7 @@ def test_a_policy_that_turns_out_to_be_async_denies_and_leaves_no_coroutine_behi
     with identity.on_behalf_of("user:alice", purpose="try"), pytest.raises(DeniedError) as caught:
         bare(1)
     assert caught.value.code == "policy_undecided"
-    assert "answered a coroutine" in str(caught.value)
+    assert "returned a coroutine" in str(caught.value)
     assert "return a Decision" in caught.value.remedy
 
 

@@ -294,7 +294,7 @@ def test_the_outcome_is_on_record_when_the_span_ends(make_identity) -> None:
         seen: list[str] = []
 
         class FakeSpan:
-            recording = True
+            is_recording = True
             trace_id = "0" * 31 + "1"
             span_id = "0" * 15 + "1"
 

@@ -158,18 +158,18 @@ def test_many_secrets_are_found_as_few_are() -> None:
 
 
 def test_a_secret_that_nobody_holds_any_more_is_forgotten() -> None:
-    before = len(redaction._known._held)
+    before = len(redaction._secrets._held)
     held = [Secret(f"short-lived-{n}") for n in range(400)]
     assert scrub("short-lived-7 ") == "<secret> "
     held.clear()
     assert scrub("short-lived-7 ") == "short-lived-7 "
-    assert len(redaction._known._held) <= before
-    assert not redaction._known._dead
+    assert len(redaction._secrets._held) <= before
+    assert not redaction._secrets._dead
 
 
 def test_what_is_searched_for_has_no_readable_form_and_is_not_pickled() -> None:
     scrub("have all of them indexed")
-    for found in (redaction._known, *redaction._known._held.values()):
+    for found in (redaction._secrets, *redaction._secrets._held.values()):
         assert_no_leak([KEY, TOKEN], found)
         with pytest.raises(TypeError):
             pickle.dumps(found)
@@ -180,7 +180,7 @@ def test_a_forked_child_searches_for_what_its_parent_held_whoever_had_the_lock()
     acquired, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with redaction._known._lock:
+        with redaction._secrets._lock:
             acquired.set()
             done.wait()
 
@@ -572,7 +572,7 @@ def test_numbers_are_looked_at_only_while_a_secret_can_stand_in_one(
             super().__init__(value)
 
     monkeypatch.setattr(scrubbing, "_Node", Counted)
-    monkeypatch.setattr(redaction, "_known", redaction._Known())
+    monkeypatch.setattr(redaction, "_secrets", redaction._SecretIndex())
     key, numbers = Secret("sk-live/none of digits"), [*range(300), *(n / 7 for n in range(300))]
     assert scrubbed(numbers) is numbers
     assert looked_at == [numbers]

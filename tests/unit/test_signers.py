@@ -30,8 +30,8 @@ from agent_identity.keys.signing import (
     SigningKey,
     public_key_of,
     public_signing_jwk,
-    published,
     thumbprint,
+    to_published_jwk,
 )
 from agent_identity.signers import MemorySigner, Signer, public_keys_of
 from agent_identity.testing import play
@@ -182,7 +182,7 @@ def test_a_key_that_can_t_sign_here_is_refused(jwk: Any) -> None:
 
 
 def test_nothing_private_of_a_key_is_published() -> None:
-    found = published({**KEY.public_jwk, "d": "c2VjcmV0"})
+    found = to_published_jwk({**KEY.public_jwk, "d": "c2VjcmV0"})
     assert found == public_signing_jwk(KEY)
 
 

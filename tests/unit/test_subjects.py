@@ -73,29 +73,29 @@ def test_looking_for_a_stranger_makes_no_pseudonym(subjects) -> None:
 
 def test_what_is_sealed_for_a_subject_opens_for_it_and_its_context_alone(subjects) -> None:
     alice, bob = subjects.pseudonym(ALICE), subjects.pseudonym(BOB)
-    sealed = subjects.seal(alice, b"canary", b"here")
+    sealed = subjects.sealer(alice).seal(b"canary", b"here")
     assert b"canary" not in sealed
-    assert subjects.unseal(alice, sealed, b"here") == b"canary"
+    assert subjects.make_unseal()(alice, sealed, b"here") == b"canary"
     for pseudonym, context in ((alice, b"there"), (bob, b"here")):
         with pytest.raises(VerificationError) as caught:
-            subjects.unseal(pseudonym, sealed, context)
+            subjects.make_unseal()(pseudonym, sealed, context)
         assert caught.value.code == "seal_broken"
 
 
 def test_the_same_text_is_never_sealed_alike(subjects) -> None:
     alice = subjects.pseudonym(ALICE)
-    assert len({subjects.seal(alice, b"x", b"") for _ in range(50)}) == 50
+    assert len({subjects.sealer(alice).seal(b"x", b"") for _ in range(50)}) == 50
 
 
 def test_erasure_takes_key_and_name(subjects) -> None:
     alice = subjects.pseudonym(ALICE)
-    sealed = subjects.seal(alice, b"canary", b"")
+    sealed = subjects.sealer(alice).seal(b"canary", b"")
     assert subjects.erase(alice)
-    assert subjects.unseal(alice, sealed, b"") is None
+    assert subjects.make_unseal()(alice, sealed, b"") is None
     assert subjects.principal(alice) is None
     assert subjects.find(ALICE) is None
     with pytest.raises(LedgerError) as caught:
-        subjects.seal(alice, b"more", b"")
+        subjects.sealer(alice).seal(b"more", b"")
     assert caught.value.code == "subject_erased"
     assert not subjects.erase(alice)
 
@@ -109,9 +109,9 @@ def test_who_comes_back_after_an_erasure_is_somebody_new(subjects) -> None:
 def test_an_erasure_elsewhere_counts_at_once_for_all_that_is_read(shelf) -> None:
     here, elsewhere = Subjects(shelf, b"m" * 32), Subjects(shelf, b"m" * 32)
     alice = here.pseudonym(ALICE)
-    sealed = here.seal(alice, b"canary", b"")
+    sealed = here.sealer(alice).seal(b"canary", b"")
     elsewhere.erase(alice)
-    assert here.unseal(alice, sealed, b"") is None
+    assert here.make_unseal()(alice, sealed, b"") is None
     assert here.principal(alice) is None
     assert here.find(ALICE) is None
 
@@ -119,8 +119,10 @@ def test_an_erasure_elsewhere_counts_at_once_for_all_that_is_read(shelf) -> None
 def test_a_key_evicted_from_the_cache_is_found_again(subjects, monkeypatch) -> None:
     monkeypatch.setattr(module, "_SEALERS", 2)
     everybody = [subjects.pseudonym(Principal(f"p{n}")) for n in range(8)]
-    sealed = {who: subjects.seal(who, who.encode(), b"") for who in everybody * 2}
-    assert all(subjects.unseal(who, text, b"") == who.encode() for who, text in sealed.items())
+    sealed = {who: subjects.sealer(who).seal(who.encode(), b"") for who in everybody * 2}
+    assert all(
+        subjects.make_unseal()(who, text, b"") == who.encode() for who, text in sealed.items()
+    )
     assert len(subjects._sealers) <= 2
 
 
@@ -134,7 +136,7 @@ def test_nothing_in_the_files_names_a_subject_or_shows_a_key(tmp_path) -> None:
     shelf = SqliteShelf(tmp_path / "subjects.db", durability="process")
     subjects = Subjects(shelf, b"m" * 32)
     alice = subjects.pseudonym(ALICE)
-    subjects.seal(alice, b"x", b"")
+    subjects.sealer(alice).seal(b"x", b"")
     key = subjects._unwrap(shelf.by_pseudonym(alice))
     on_disk = b"".join(path.read_bytes() for path in tmp_path.iterdir())
     shelf.close()

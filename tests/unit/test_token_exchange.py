@@ -78,7 +78,7 @@ ANSWER: dict[str, Any] = {
 
 def token(**changes: Any) -> str:
     claims = {name: value for name, value in (CLAIMS | changes).items() if value is not None}
-    return ANCHOR.compact(jose.header("ES256", typ="at+jwt"), json.dumps(claims).encode())
+    return ANCHOR.compact(jose.encode_header("ES256", typ="at+jwt"), json.dumps(claims).encode())
 
 
 def answered(access_token: str | None = None, **changes: Any) -> HttpResponse:

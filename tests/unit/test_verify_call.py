@@ -326,7 +326,7 @@ def test_B20_a_chain_of_another_form_is_refused_before_any_signature(
     rig: Rig, monkeypatch: pytest.MonkeyPatch, chain: Any, code: str
 ) -> None:
     sent = rig.sent()
-    monkeypatch.setattr("agent_identity.jose.public_keys.holds", pytest.fail)
+    monkeypatch.setattr("agent_identity.jose.public_keys.is_valid", pytest.fail)
     assert rig.refused(sent, chain=chain) == code
 
 

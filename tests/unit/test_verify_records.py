@@ -50,7 +50,7 @@ class Books:
 
     def problem(self, record: Record) -> str | None:
         found = SignatureCheck(self._ledger)(record)
-        return None if found is None else found.removeprefix("its signature doesn't hold: ")
+        return None if found is None else found.removeprefix("its signature is invalid: ")
 
 
 @pytest.fixture

@@ -22,7 +22,7 @@ from agent_identity.cli.finding import named_configuration, world_of
 from agent_identity.config import References, read_configuration, state_directory
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import run
-from agent_identity.keys.private_files import private_directory
+from agent_identity.keys.private_files import make_private_directory
 from agent_identity.lifecycle import Revocations
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import REINSTATED, REVOKED
@@ -243,7 +243,7 @@ def _revocations(state_dir: Path | None, config: Path | None) -> Generator[tuple
         )
     had_ledger = (directory / "ledger.db").exists() or url != "sqlite:"
     with (
-        closing(Authority(private_directory(directory / "authority"))) as authority,
+        closing(Authority(make_private_directory(directory / "authority"))) as authority,
         open_ledger(url, state_dir=directory, durability=durability) as ledger,
     ):
         revocations = Revocations(

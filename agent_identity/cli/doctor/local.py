@@ -20,7 +20,7 @@ from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import run
 from agent_identity.keys.signing import SigningKey, read_certificate
 from agent_identity.provenance.ledger import open_ledger
-from agent_identity.signers import probed
+from agent_identity.signers import probe_signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -127,7 +127,7 @@ def check_secret(path: tuple[str, ...], reference: str, setup: Setup) -> list[Fi
 
 
 def _check_vault_key(name: str, reference: str, setup: Setup) -> Finding:
-    key = run(probed(setup.secrets.signer(reference)), setup.world.answer)
+    key = run(probe_signer(setup.secrets.signer(reference)), setup.world.answer)
     return ok(name, f"{reference} signs with {key['alg']}, kid {key['kid']}")
 
 

@@ -96,7 +96,7 @@ def sign_assertion(
     jti: str,
 ) -> Secret:
     """Sign an assertion that is valid for a minute (RFC 7523 §3). The default `kid` is the key's thumbprint."""
-    header = jose.header(key.alg, typ=typ, kid=kid or key.thumbprint)
+    header = jose.encode_header(key.alg, typ=typ, kid=kid or key.thumbprint)
     claims: dict[str, JSON] = {
         "iss": iss,
         "sub": sub,

@@ -59,7 +59,7 @@ class ProofKey:
 
     def __init__(self, key: SigningKey) -> None:
         self._key = key
-        self._header = jose.header(key.alg, typ="dpop+jwt", jwk=key.public_jwk)
+        self._header = jose.encode_header(key.alg, typ="dpop+jwt", jwk=key.public_jwk)
         self.thumbprint: str = key.thumbprint
 
     def proof(

@@ -137,7 +137,7 @@ class IssuerKeys:
             if known.issued_at <= now < known.expires_at or stale:
                 return known, False
         elif self._keys_refused is not None and not self._reading.is_over(self.clock()):
-            raise self._keys_refused.again()
+            raise self._keys_refused.copy()
         return (yield from self._newer(known, self._read_keys)), True
 
     def _look_again(self, keys: KeySet, *, at_once: bool) -> Flow[KeySet]:
@@ -172,7 +172,7 @@ class IssuerKeys:
         try:
             self._keys = yield from self._or_stale(Shared(key, start), known)
         except CredentialRejectedError as error:
-            self._keys_refused = error.again()
+            self._keys_refused = error.copy()
             raise
         return self._keys
 

@@ -13,7 +13,7 @@ from agent_identity import jose
 from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
 from agent_identity.errors import CredentialRejectedError, VerificationError
 from agent_identity.flow import Flow, HttpRequest, read
-from agent_identity.jose.public_keys import candidates, checker
+from agent_identity.jose.public_keys import find_candidates, load_checker
 from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.uris import origin, origin_or_none
 
@@ -280,7 +280,7 @@ def _is_usable(key: dict[str, JSON]) -> bool:
     """Whether a key can verify signatures: a public signature key that isn't weak."""
     for alg in KEY_TYPES:
         with suppress(VerificationError):
-            checker(alg, *candidates([key], alg, None))
+            load_checker(alg, *find_candidates([key], alg, None))
             return True
     return False
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded ledger: one SQLite file, which several processes may write to, and what is kept beside it.
+"""The embedded ledger: one SQLite file, to which several processes may write, and the files beside it.
 
-ledger.db         every record once, append-only             ledger-index.db   what they are found by, made anew at need
-subjects.db       whom they are about, in the state folder   subjects.key      what opens that
+ledger.db         every record once, append-only                 ledger-index.db   an index, rebuilt when needed
+subjects.db       the subjects' keys, in the state directory     subjects.key      the key of subjects.db
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ import time
 from typing import TYPE_CHECKING, Final, Self
 
 from agent_identity.errors import ConfigurationError, LedgerError
-from agent_identity.keys.private_files import private_directory
-from agent_identity.provenance.chain import broken_among, verify_rows
+from agent_identity.keys.private_files import make_private_directory
+from agent_identity.provenance.chain import find_broken, verify_rows
 from agent_identity.provenance.pseudonyms import SqliteShelf, Subjects, master_key
 from agent_identity.provenance.records import (
     SESSION_OPENED,
     read_record,
+    strip_round,
     subject_of,
-    without_round,
 )
 from agent_identity.provenance.sqlite.database import open_database
 from agent_identity.provenance.sqlite.lookup import Lookup
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     import sqlite3
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
-    from types import TracebackType
 
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Check, FirstBad, LedgerReport, Seal
@@ -47,12 +46,12 @@ _PAGE_BYTES: Final = (
 )
 _LONG_WAL: Final = 16_384  # pages
 _UPKEEP_SECONDS: Final = 10.0
-_MOVE_EVERY: Final = 4  # rounds of upkeep, when they follow one another closely
+_CHECKPOINT_EVERY: Final = 4  # rounds of upkeep, when they follow one another closely
 _log = logging.getLogger("agent_identity.provenance")
 
 
 class SqliteLedger:
-    """A ledger in a file that only its owner can read. Open it by `open_ledger`."""
+    """A ledger in a file that only its owner can read. Open it with `open_ledger`."""
 
     def __init__(
         self,
@@ -79,12 +78,12 @@ class SqliteLedger:
             )  # upkeep does that, beside the calls
             return connection
 
-        private_directory(state_dir)
-        _closed_to_others(path.absolute().parent)
+        make_private_directory(state_dir)
+        _check_folder(path.absolute().parent)
         self._clock = clock
         self._grouped = durability == "power"
-        self._unmoved, self._moved_at = 0, time.monotonic()
-        self._upkeep = Upkeep(self._tend, every=_UPKEEP_SECONDS)
+        self._rounds_since_checkpoint, self._checkpoint_at = 0, time.monotonic()
+        self._upkeep = Upkeep(self._do_upkeep, every=_UPKEEP_SECONDS)
         self._writer = Writer(path, connect_writer, clock=clock, due=self._upkeep.wake)
         self._lookup = Lookup(path, lambda: connect(waits=True))
         shelf = SqliteShelf(state_dir / "subjects.db", durability=durability)
@@ -95,18 +94,18 @@ class SqliteLedger:
         return self._writer.healthy
 
     def append(self, draft: Draft, /) -> None:
-        seal = None if draft.sealed is None else self._seal_for(draft)
+        seal = self._seal_for(draft)
         if self._grouped:
             self._writer.commit_enqueued(self._writer.enqueue(draft, seal))
         else:
             self._writer.append(draft, seal)
 
     async def aappend(self, draft: Draft, /) -> None:
-        # a commit to the page cache takes microseconds; whatever would wait, for others or for the disk, goes to a thread
-        seal = None if draft.sealed is None else self._seal_for(draft)
+        # A commit to the page cache takes microseconds. One that must wait, for other writers or for the disk, runs in a thread.
+        seal = self._seal_for(draft)
         if self._grouped or not self._writer.try_append(draft, seal):
-            # It takes its place before anything is awaited, so that a cancelled call's outcome comes behind its intent. Shielded,
-            # so that a caller that is cancelled while the thread pool is busy takes no record along.
+            # Enqueued before anything is awaited, so that a cancelled call's outcome comes after its intent. Shielded, so that
+            # no record is lost if the caller is cancelled while the thread pool is busy.
             waiting = self._writer.enqueue(draft, seal)
             await asyncio.shield(asyncio.to_thread(self._writer.commit_enqueued, waiting))
 
@@ -120,8 +119,8 @@ class SqliteLedger:
         self._writer.settle()
         rows = (
             self._lookup.by_ref(ref)
-            or self._lookup.by_ref(without_round(ref))
-            or self._lookup.by_ref(without_round(ref), indexed=False)  # the index may have lost it
+            or self._lookup.by_ref(strip_round(ref))
+            or self._lookup.by_ref(strip_round(ref), indexed=False)  # the index may be damaged
         )
         return self._read(rows)
 
@@ -134,7 +133,7 @@ class SqliteLedger:
         return self._read(row for row in rows if row.session == session_id)
 
     def sessions(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         for row in self._lookup.latest(SESSION_OPENED):
             yield read_record(row, unseal)
 
@@ -142,7 +141,7 @@ class SqliteLedger:
         return self._lookup.references(beginning, limit)
 
     def records(self) -> Iterator[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         for row in self._lookup.all_rows():
             yield read_record(row, unseal)
 
@@ -154,40 +153,34 @@ class SqliteLedger:
         beside = {(writer, seq + step) for writer, seq in own for step in (-1, 1)} - own.keys()
         rows = self._lookup.by_place(beside) | own
         lasts = self._lookup.last_places({record.writer for record in records})
-        return broken_among(records, rows.get, lasts.get)
+        return find_broken(records, rows.get, lasts.get)
 
     def verify(self, check: Check | None = None, /) -> LedgerReport:
-        return verify_rows(self._lookup.all_rows(), self.subjects.reading(), check)
+        return verify_rows(self._lookup.all_rows(), self.subjects.make_unseal(), check)
 
     def close(self) -> None:
         self._upkeep.stop()
         with contextlib.suppress(LedgerError):
             self._lookup.catch_up(for_seconds=_CLOSING_SECONDS)
         self._lookup.close()
-        self._writer.close()  # the last to leave the file tidies up after it
+        self._writer.close()  # last, since SQLite cleans up when the last connection is closed
         self.subjects.close()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _seal_for(self, draft: Draft) -> Seal:
-        return self.subjects.sealer(subject_of(draft)).seal
+    def _seal_for(self, draft: Draft) -> Seal | None:
+        return None if draft.sealed is None else self.subjects.sealer(subject_of(draft)).seal
 
     def _read(self, rows: Iterable[Row]) -> list[Record]:
-        unseal = self.subjects.reading()
+        unseal = self.subjects.make_unseal()
         return [read_record(row, unseal) for row in rows]
 
-    def _tend(self) -> None:
-        """What upkeep does: each part by itself, since one that fails is done again soon."""
+    def _do_upkeep(self) -> None:
+        """Do the upkeep. A part that fails is repeated soon, and doesn't stop the others."""
         for work in (self._writer.renew, self._lookup.catch_up, self._checkpoint):
             try:
                 work()
@@ -195,12 +188,15 @@ class SqliteLedger:
                 _log.debug("upkeep of the ledger: %s", error)
 
     def _checkpoint(self) -> None:
-        """Move the -wal file into the ledger now and then; each time waits for the disk, and appends may feel it."""
-        self._unmoved += 1
+        """Move the -wal file into the ledger, but not often: it waits for the disk, which can delay appends."""
+        self._rounds_since_checkpoint += 1
         now = time.monotonic()
-        if self._unmoved < _MOVE_EVERY and now - self._moved_at < _UPKEEP_SECONDS / 2:
+        if (
+            self._rounds_since_checkpoint < _CHECKPOINT_EVERY
+            and now - self._checkpoint_at < _UPKEEP_SECONDS / 2
+        ):
             return
-        self._unmoved, self._moved_at = 0, now
+        self._rounds_since_checkpoint, self._checkpoint_at = 0, now
         if self._lookup.checkpoint() > _LONG_WAL:
             self._writer.checkpoint()
 
@@ -208,17 +204,13 @@ class SqliteLedger:
 _CLOSING_SECONDS: Final = 2.0
 
 
-def _closed_to_others(folder: Path) -> None:
-    """Make a ledger's folder 0700, or see to it that nobody else can write where there is one.
-
-    Raises:
-        ConfigurationError: others can write there, or it can't be made.
-    """
+def _check_folder(folder: Path) -> None:
+    """Make a ledger's folder with mode 0700, or check that other users can't write to the existing one."""
     if not folder.exists():
-        private_directory(folder)
+        make_private_directory(folder)
     elif folder.stat().st_mode & 0o022:
         raise ConfigurationError(
             "state_not_private",
-            f"others can write to {folder}",
-            remedy="keep the ledger in a folder of its own",
+            f"other users can write to {folder}",
+            remedy="put the ledger into a folder of its own",
         )

@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Finding records in a SQLite ledger, at the same cost in a million of them as in ten thousand.
+"""Finds records in a SQLite ledger, as fast among a million as among ten thousand.
 
-The ledger's own table has no index, so that a commit writes as little as it can. What records are found by lies in a
-second file beside it, filled in the background and made anew whenever it is missing or doesn't belong to its ledger.
-A reader looks there, and over the records that aren't in it yet.
+The ledger's own table has no index, so that a commit writes little. The index is in a second file beside it, which is filled in
+the background, and rebuilt if it is missing or belongs to another ledger. A query reads the index, and then scans the records
+that aren't in it yet.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ if TYPE_CHECKING:
 
 __all__ = ["Lookup"]
 
-_STEP: Final = 1_024  # records taken into the index in one transaction
-_TAIL: Final = 64  # records that a reader looks over without a second thought
+_STEP: Final = 1_024  # records indexed in one transaction
+_TAIL: Final = 64  # records that a query may scan
 _READER_SECONDS: Final = 2.0
-_PAGE: Final = 1_000  # records read at a time when all are
-_PAIRS: Final = 200  # places asked for in one query
+_PAGE: Final = 1_000  # records read at a time
+_PAIRS: Final = 200  # places in one query
 
 _SCHEMA: Final = """
 CREATE TABLE refs (
@@ -53,7 +53,7 @@ _INTO_PLACES: Final = """
 INSERT OR IGNORE INTO places
 SELECT writer, seq, id FROM ledger.records WHERE id > :after AND id <= :last
 """
-# cast, since an edited file may have values of other types
+# cast, since a manipulated file may have values of other types
 _COLUMNS: Final = """
 SELECT coalesce(w.name, ''), coalesce(CAST(r.seq AS INTEGER), 0),
        r.kind, r.session, r.call, r.trace, r.span, r.ref, r.alias,
@@ -124,10 +124,10 @@ class Lookup:
         )  # of its own, since it waits for the disk
         for database in (self.index, self.reader):
             with database.lock, database.reading(self._unreadable):
-                """Open, so that what is wrong with a file shows at the start."""
+                """Open them, so that a damaged file is reported at the start."""
 
     def by_ref(self, ref: str, *, calls: bool = True, indexed: bool = True) -> list[Row]:
-        """Rows that carry a reference, with or without those that are about a call; slowly, if need be, by looking at all."""
+        """Rows with a reference; `calls=False` leaves out those about calls, `indexed=False` scans all rows."""
         query = _BY_REF.format(calls="0, 1" if calls else "0")
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
@@ -136,7 +136,7 @@ class Lookup:
         return [row for row in map(Row._make, rows) if ref in row.references]
 
     def by_place(self, places: Iterable[tuple[str, int]]) -> dict[tuple[str, int], Row]:
-        """Rows by writer and number; where there is none, there is none in the answer."""
+        """The existing rows with these writers and numbers."""
         wanted = list(places)
         rows: dict[tuple[str, int], Row] = {}
         self._shorten_tail()
@@ -146,8 +146,8 @@ class Lookup:
                 pairs = wanted[start : start + _PAIRS]
                 query = _BY_PLACE.format(pairs=", ".join(["(?, ?)"] * len(pairs)))
                 values = [value for pair in pairs for value in pair]
-                for found in database.execute(query, (*values, mark)):
-                    row = Row._make(found)
+                for columns in database.execute(query, (*values, mark)):
+                    row = Row._make(columns)
                     rows[row.writer, row.seq] = row
         return rows
 
@@ -167,7 +167,7 @@ class Lookup:
         return lasts
 
     def all_rows(self) -> Iterator[Row]:
-        """Every row, in the order of commits; those appended meanwhile too."""
+        """Every row, in the order of commits, including those that are appended in the meantime."""
         after = 0
         failure: LedgerError | None = None
         while failure is None:
@@ -175,8 +175,8 @@ class Lookup:
             try:
                 with self.reader.lock, self.reader.reading(self._unreadable) as database:
                     (last,) = database.execute(_PAGE_END, (after, _PAGE)).fetchone()
-                    for found in database.execute(_PAGE_ROWS, (after, last)):
-                        page.append(Row._make(found))  # noqa: PERF401 - what precedes damage is kept
+                    for columns in database.execute(_PAGE_ROWS, (after, last)):
+                        page.append(Row._make(columns))  # noqa: PERF401 - what precedes damage is kept
                     after = last
             except LedgerError as error:
                 failure = error
@@ -187,7 +187,7 @@ class Lookup:
             raise failure
 
     def references(self, beginning: str, limit: int) -> list[str]:
-        """References that begin so, in alphabetical order, at most `limit`."""
+        """References with a prefix, in alphabetical order, at most `limit`."""
         self._shorten_tail()
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
             parameters: dict[str, str | int] = {
@@ -214,24 +214,24 @@ class Lookup:
             before = page[-1][-1]
 
     def lease_of(self, writer: str) -> float:
-        """When a writer's lease ends, in Unix seconds; 0 for one that is closed or unknown."""
+        """The end of a writer's lease, in Unix seconds; 0 for a closed or unknown writer."""
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
             query = "SELECT lease_until FROM main.writers WHERE name = ?"
             row = database.execute(query, (writer,)).fetchone()
         return 0.0 if row is None else float(row[0])
 
     def catch_up(self, *, for_seconds: float = 60.0) -> None:
-        """Take the records that aren't in the index yet into it.
+        """Index the records that aren't in the index yet.
 
         Raises:
-            LedgerError: the index can't be written; lookups are slower then, and still right.
+            LedgerError: the index can't be written. Queries are then slower, but still correct.
         """
         end = time.monotonic() + for_seconds
-        while self._step() and time.monotonic() < end:
+        while self._index_step() and time.monotonic() < end:
             pass
 
     def checkpoint(self) -> int:
-        """Move what was committed from the -wal file into the ledger; the answer is the length of that file in pages."""
+        """Move committed pages from the -wal file into the ledger. Return the length of that file in pages."""
         with self.mover.lock, self.mover.reading(self._unreadable) as database:
             _, pages, _ = database.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         return int(pages)
@@ -242,7 +242,7 @@ class Lookup:
         self.index.close()
 
     def _shorten_tail(self) -> None:
-        """Take a tail that is long to look over into the index first, as far as that goes quickly."""
+        """If many records aren't indexed yet, index them first, for at most `_READER_SECONDS`."""
         with self.reader.lock, self.reader.reading(self._unreadable) as database:
             (newest,) = database.execute("SELECT max(id) FROM main.records").fetchone()
             behind = (newest or 0) - _mark(database)
@@ -250,8 +250,8 @@ class Lookup:
             with contextlib.suppress(LedgerError):
                 self.catch_up(for_seconds=_READER_SECONDS)
 
-    def _step(self) -> bool:
-        """Take up to `_STEP` records into the index; False when there are no more."""
+    def _index_step(self) -> bool:
+        """Index up to `_STEP` records. Return False if there are no more."""
         with (
             self.index.lock,
             self.index.writing(f"the index of {self._path} can't be written") as database,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Work that no call waits for: one daemon thread for each ledger that is written to."""
+"""Runs background work in a daemon thread, such as the upkeep of a ledger."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ __all__ = ["Upkeep"]
 
 _STOP_SECONDS: Final = 5.0
 _Bell: TypeAlias = (
-    "queue.SimpleQueue[bool]"  # unlike an Event, it may be rung inside a garbage collection
+    "queue.SimpleQueue[bool]"  # unlike an Event, it can be used inside a garbage collection
 )
 
 
 class Upkeep:
-    """Runs `work`, a method, every so many seconds and soon after each `wake`, from the first `wake` on.
+    """Runs `work`, a method, every few seconds and soon after each `wake`, from the first `wake` or `start` on.
 
-    It holds the method's object weakly and ends with it. A forked child has a thread of its own once it wakes it.
+    It has a weak reference to the method's object, and ends with it. A forked child starts a thread of its own when it wakes it.
     """
 
     def __init__(self, work: Callable[[], None], *, every: float) -> None:
@@ -35,16 +35,14 @@ class Upkeep:
         self._stopped = False
 
     def wake(self) -> None:
-        """Have the work done soon."""
+        """Run the work soon."""
         self.start()
         self._bell.put(True)
 
     def start(self) -> None:
-        """Have the work done every so many seconds from now on."""
-        if self._stopped:
-            return
-        if sys.is_finalizing():
-            return  # a thread that is started now never runs, and the thread that starts it waits for ever
+        """Run the work every few seconds from now on."""
+        if self._stopped or sys.is_finalizing():
+            return  # at finalization a new thread never runs, and starting it would wait for ever
         if self._thread is None or not self._thread.is_alive():
             self._bell = (
                 queue.SimpleQueue()
@@ -54,7 +52,7 @@ class Upkeep:
             self._thread.start()
 
     def stop(self) -> None:
-        """End the thread, once it has finished what it does at this moment."""
+        """End the thread after its current run."""
         self._stopped = True
         if self._thread is not None and self._thread.is_alive():
             self._bell.put(False)
@@ -72,4 +70,4 @@ def _run(work: weakref.WeakMethod[Callable[[], None]], bell: _Bell, every: float
         if step is None or not go_on:
             return
         step()
-        del step  # or it would keep the object alive while this waits
+        del step  # so that it doesn't keep the object alive while this waits

@@ -1,14 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
 """The writing side of a SQLite ledger: one connection, one chain, one lease for each process.
 
-W1  `append` returns after the commit. What is committed survives a killed process; with durability "power" it is
-    flushed to the disk too, one flush for all who wait at that moment.
-W2  The chain in memory counts only between a commit that worked and the next one that begins. Whatever interrupts a
-    commit makes the next append ask the file where the chain ends.
-W3  A process writes under a name of its own and holds a lease on it. Once that has expired or ended, its calls without
-    outcome read `unknown`.
+W1  `append` returns after the commit. A committed record survives a killed process. With durability "power" it is also flushed
+    to the disk, with one flush for all waiting records.
+W2  The chain in memory is valid from a successful commit until the next one begins. After an interrupted commit, the next append
+    reads the end of the chain from the file.
+W3  A process writes under a name of its own and holds a lease on it. When the lease has ended, its calls without an outcome
+    read `unknown`.
 
-tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
+tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py have the tests of these rules.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from agent_identity.storage.sqlite import (
     begin,
     file_identity,
     is_busy,
-    patiently,
+    retry_while_busy,
     roll_back,
     transaction,
 )
@@ -63,15 +63,15 @@ _INSERT: Final = """
 INSERT INTO records (writer, seq, kind, session, call, trace, span, ref, alias, body, sealed, hash)
 VALUES ({}, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 """
-"""With the number of the writer in its place, which is the same for all that it writes."""
+"""The placeholder is the writer's number, which is the same for all of its records."""
 
 
 _PLACE_SECONDS: Final = 0.05
-"""How long a ledger file that was replaced may go unnoticed; one that was deleted or moved is noticed at the next intent."""
+"""How long a replaced ledger file may go unnoticed. A deleted or moved one is noticed at the next intent."""
 
 
 class Waiting:
-    """A draft whose commit somebody waits for."""
+    """A draft that waits for its commit."""
 
     __slots__ = ("done", "draft", "error", "seal")
 
@@ -83,7 +83,7 @@ class Waiting:
 
 
 class Writer:
-    """Appends to one ledger file. `due` is called when there is upkeep to do."""
+    """Appends to one ledger file. It calls `due` when upkeep is needed."""
 
     def __init__(
         self,
@@ -103,9 +103,9 @@ class Writer:
         self._chain = Chain()
         self._number: int | None = None
         self._statement = ""
-        self._born_after = 0
+        self._first_id = 0
         self._lease_until = 0.0
-        self._sure = False
+        self._is_end_known = False
         self._waiting: deque[Waiting] = deque()
         self._closed = False
         with self._database.lock, self._database.reading(self._failed) as connection:
@@ -127,13 +127,13 @@ class Writer:
             self._commit(draft, seal, patient=True)
 
     def try_append(self, draft: Draft, seal: Seal | None) -> bool:
-        """Commit a draft at once, or don't when that would have to wait; the answer says which.
+        """Commit a draft at once. Return False, without committing, if that would have to wait.
 
         Raises:
             LedgerError: it is not on record, and waiting wouldn't help.
         """
         if self._waiting:
-            return False  # what waits was there first
+            return False  # waiting drafts come first
         lock = self._database.lock
         outcome: list[bool] = []
         try:
@@ -144,15 +144,15 @@ class Writer:
                 lock.release()
 
     def enqueue(self, draft: Draft, seal: Seal | None) -> Waiting:
-        """Put a draft behind all that wait; `commit_enqueued` commits it. The order of these calls is that of the records."""
+        """Add a draft to the end of the queue; `commit_enqueued` commits it. Records keep the order of these calls."""
         if self._process != os.getpid():
-            self._waiting = deque()  # who waited there, waits in the parent
+            self._waiting = deque()  # the inherited queue is the parent's
         own = Waiting(draft, seal)
         self._waiting.append(own)
         return own
 
     def commit_enqueued(self, own: Waiting) -> None:
-        """Commit a draft together with all that wait at this moment: the thread that gets the lock commits for the others.
+        """Commit a draft together with all waiting ones: the thread that gets the lock commits for the others.
 
         Raises:
             LedgerError: it is not on record.
@@ -160,12 +160,12 @@ class Writer:
         with self._database.lock:  # held for a bounded time, by the thread that commits
             if not own.done:
                 self._commit_waiting(own)
-        # shared by all who waited, so each raises one of its own
+        # the error is shared by all waiting threads, so each raises one of its own
         if (error := own.error) is not None:
             raise LedgerError(error.code, str(error), remedy=error.remedy) from error
 
     def settle(self) -> None:
-        """Let what was enqueued until now be committed, or fail: those who enqueued it may have been cancelled."""
+        """Commit what is in the queue, since the callers that enqueued it may have been cancelled."""
         lock = self._database.lock
         if self._process == os.getpid() and (self._waiting or lock.locked()):
             with lock:
@@ -185,30 +185,30 @@ class Writer:
         self.healthy = True
 
     def renew(self) -> None:
-        """Hold the lease for another `LEASE_SECONDS`, if this process has one and a third of it is over."""
+        """Renew the lease for `LEASE_SECONDS`, if this process has one and a third of it is over."""
         now = self._clock()
         if self._lease_until - now < _RENEW_BELOW:
             self._set_lease(now + LEASE_SECONDS)
 
     def checkpoint(self) -> None:
-        """Move what is left in the -wal file, with nothing appended meanwhile, so that it starts over."""
+        """Move the rest of the -wal file while nothing is appended, so that the file starts over."""
         with self._database.lock, self._database.reading(self._failed) as database:
             database.execute("PRAGMA wal_checkpoint(PASSIVE)")
 
     def is_own(self, writer: str) -> bool:
-        """Whether this process writes under that name, and still can."""
+        """Whether this process writes under that name, and isn't closed."""
         return writer == self._chain.writer and self._process == os.getpid() and not self._closed
 
     def close(self) -> None:
-        """End the lease, so that what is open reads `unknown` at once, and close."""
+        """End the lease, so that calls without an outcome read `unknown` at once, and close."""
         with contextlib.suppress(LedgerError):
             self._set_lease(0.0)
         self._closed = True
         self._database.close()
 
     def _is_ready(self) -> bool:
-        """Whether a commit can begin without opening, registering or asking the file first."""
-        return self._sure and self._connection is self._database.current
+        """Whether a commit can begin without opening the file, registering, or reading the end of the chain first."""
+        return self._is_end_known and self._connection is self._database.current
 
     def _prepare(self, connection: sqlite3.Connection) -> None:
         """Prepare the connection, the writer's name and the chain for a commit; the caller must hold the lock."""
@@ -218,25 +218,25 @@ class Writer:
         self._check_place()
         if self._number is None:
             self._register(connection)
-        elif not self._sure:
+        elif not self._is_end_known:
             self._find_end(connection)
         self._connection = connection
         self._execute = connection.cursor().execute
-        self._sure = True
+        self._is_end_known = True
         self._due()
 
     def _forget(self) -> None:
-        """Start as a writer that nobody has heard of: in a new process, and in a forked child."""
+        """Become a new writer, in a new process and in a forked child."""
         self._process = os.getpid()
         self._chain = Chain()
         self._number = None
-        self._sure = False
+        self._is_end_known = False
         self._waiting = deque()
 
     def _register(self, connection: sqlite3.Connection) -> None:
         with transaction(connection):
             query = "SELECT coalesce(max(id), 0) FROM records"
-            (self._born_after,) = connection.execute(query).fetchone()
+            (self._first_id,) = connection.execute(query).fetchone()
             query = "INSERT INTO writers (name, lease_until) VALUES (?, ?)"
             lease_until = self._clock() + LEASE_SECONDS
             number = connection.execute(query, (self._chain.writer, lease_until)).lastrowid
@@ -245,23 +245,23 @@ class Writer:
 
     def _find_end(self, connection: sqlite3.Connection) -> None:
         query = "SELECT seq, hash FROM records WHERE id > ? AND writer = ? ORDER BY id DESC LIMIT 1"
-        row = connection.execute(query, (self._born_after, self._number)).fetchone()
+        row = connection.execute(query, (self._first_id, self._number)).fetchone()
         self._chain.seq, self._chain.head = (0, GENESIS) if row is None else row
 
     def _commit(self, draft: Draft, seal: Seal | None, *, patient: bool) -> bool:
-        """Commit one draft, for whoever holds the lock; False when that would have to wait and isn't `patient`."""
+        """Commit one draft; the caller holds the lock. False if that would have to wait and isn't `patient`."""
         try:
-            if not (self._sure and self._connection is self._database.current):
+            if not (self._is_end_known and self._connection is self._database.current):
                 self._prepare(self._database.connection())
             now = self._clock()
             row = self._chain.next(draft, int(now * 1_000_000), seal)
-            if draft.kind not in OUTCOMES and (  # the next call is refused soon enough
+            if draft.kind not in OUTCOMES and (  # for an outcome, refusing the next call is enough
                 not os.access(self._place, os.F_OK)
                 or not 0 <= now - self._place_checked_at < _PLACE_SECONDS
             ):
                 self._check_place()
             values = row[1:]
-            self._sure = False
+            self._is_end_known = False
             try:
                 self._execute(
                     self._statement, values
@@ -270,27 +270,29 @@ class Writer:
                 if not is_busy(error):
                     raise
                 if not patient:
-                    self._sure = True
+                    self._is_end_known = True
                     return False
-                patiently(lambda: self._execute(self._statement, values))
+                retry_while_busy(lambda: self._execute(self._statement, values))
         except sqlite3.Error as error:
             raise self._abandon(error) from error
         except BaseException:
             self._undo()
             raise
         self._chain.advance(row)
-        self._sure = True
+        self._is_end_known = True
         self.healthy = True
         if row.seq % _UPKEEP_EVERY == 0:
             self._due()
         return True
 
     def _commit_waiting(self, own: Waiting | None) -> None:
-        """Commit all that wait in one transaction, `own` among them; the caller holds the lock."""
+        """Commit all waiting drafts in one transaction, including `own`. The caller holds the lock."""
         batch: list[Waiting] = []
         while self._waiting:
             batch.append(self._waiting.popleft())
-        if own is not None and own not in batch:  # an interrupt lost the batch that it was in
+        if (
+            own is not None and own not in batch
+        ):  # an interrupted thread had taken it out of the queue
             batch.append(own)
         failure: LedgerError | None = None
         has_begun, is_decided = False, True
@@ -298,14 +300,14 @@ class Writer:
         try:
             if not self._is_ready():
                 self._prepare(self._database.connection())
-            self._sure = False
+            self._is_end_known = False
             begin(self._connection)
             has_begun = True
             self._check_place()
             for waiting in batch:
                 self._insert(waiting)
             self._execute("COMMIT")
-            self._sure = True
+            self._is_end_known = True
             self.healthy = True
         except sqlite3.Error as error:
             failure = self._abandon(error)
@@ -313,7 +315,7 @@ class Writer:
             self._undo()
             failure = error
         except BaseException:
-            # Where nothing is committed, the other threads commit their own records.
+            # If nothing was committed, the other threads commit their own records.
             is_decided = has_begun and not self._connection.in_transaction
             self._undo()
             raise
@@ -325,7 +327,7 @@ class Writer:
             self._due()
 
     def _insert(self, waiting: Waiting) -> None:
-        """Write one of several; what can't be written as JSON fails alone."""
+        """Write one draft of a batch. If it can't be written as JSON, only this one fails."""
         try:
             row = self._chain.next(waiting.draft, int(self._clock() * 1_000_000), waiting.seal)
         except LedgerError as error:
@@ -335,7 +337,7 @@ class Writer:
         self._chain.advance(row)
 
     def _check_place(self) -> None:
-        """What is written has to be the file that the path names.
+        """Check that the open file is the one that the path names.
 
         Raises:
             LedgerError: `ledger_moved`.
@@ -351,13 +353,13 @@ class Writer:
         self._place_checked_at = self._clock()
 
     def _abandon(self, error: sqlite3.Error) -> LedgerError:
-        """Undo a commit that failed, and say so."""
+        """Undo a failed commit, and return its error."""
         self.healthy = False
         self._undo()
         return ledger_error(error, self._failed)
 
     def _undo(self) -> None:
-        """Roll back what was begun; a connection that can't even do that is given up."""
+        """Roll back the transaction. If that fails, drop the connection."""
         try:
             if self._database.current is not None:
                 roll_back(self._database.current)
@@ -365,7 +367,7 @@ class Writer:
             self._database.drop()
 
     def _wait_for(self, lock: threading.Lock) -> None:
-        """Wait until another thread has written, but not for one that hangs.
+        """Wait until another thread has written, for at most `BUSY_SECONDS`.
 
         Raises:
             LedgerError: `ledger_busy`.

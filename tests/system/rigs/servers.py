@@ -71,8 +71,8 @@ def node_modules() -> Path:
     lock = (HERE / "package-lock.json").read_bytes()
     stamp = target / "installed.json"
     target.mkdir(parents=True, exist_ok=True)
-    with (target / "lock").open("w") as one_at_a_time:
-        fcntl.flock(one_at_a_time, fcntl.LOCK_EX)
+    with (target / "lock").open("w") as locked_file:
+        fcntl.flock(locked_file, fcntl.LOCK_EX)
         if not stamp.exists() or stamp.read_bytes() != lock:
             stamp.unlink(missing_ok=True)
             _install(target)

@@ -20,7 +20,7 @@ from agent_identity.authority.clients import dump_client, load_client
 from agent_identity.authority.store import open_store
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import HttpRequest
-from agent_identity.keys.private_files import one_at_a_time
+from agent_identity.keys.private_files import locked_file
 from agent_identity.keys.signing import SigningKey
 
 BILLING = "https://billing.example/api"
@@ -163,10 +163,10 @@ def test_a_state_directory_is_opened_by_one_at_a_time(tmp_path) -> None:
     entered = Event()
 
     def enter() -> None:
-        with one_at_a_time(tmp_path / "lock"):
+        with locked_file(tmp_path / "lock"):
             entered.set()
 
-    with one_at_a_time(tmp_path / "lock"):
+    with locked_file(tmp_path / "lock"):
         other = Thread(target=enter)
         other.start()
         assert not entered.wait(0.05)

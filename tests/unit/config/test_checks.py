@@ -756,7 +756,7 @@ def test_an_error_survives_a_copy(refuse, write) -> None:
         read_configuration(write("x = 1"))
     again = pickle.loads(pickle.dumps(caught.value))  # noqa: S301 - our own
     assert again.problems == caught.value.problems
-    assert caught.value.again().problems == caught.value.problems
+    assert caught.value.copy().problems == caught.value.problems
 
 
 @pytest.mark.parametrize("escape", ["001b[31m", "009b31m", "202e", "0007"])

@@ -29,7 +29,7 @@ def jwt():
             "exp": NOW + 600
         }
         members = {name: value for name, value in (claims | changes).items() if value is not None}
-        return KEY.compact(jose.header("ES256", typ="JWT"), json.dumps(members).encode())
+        return KEY.compact(jose.encode_header("ES256", typ="JWT"), json.dumps(members).encode())
 
     return make
 

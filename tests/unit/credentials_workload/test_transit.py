@@ -28,7 +28,7 @@ from agent_identity.errors import (
 )
 from agent_identity.flow import HttpRequest, HttpResponse, Pause, Shared, pure, run
 from agent_identity.keys.signing import SigningKey
-from agent_identity.signers import probed
+from agent_identity.signers import probe_signer
 from agent_identity.testing import assert_no_leak, play
 from agent_identity.values import Principal, Secret, b64url
 
@@ -441,14 +441,14 @@ def test_a_busy_vault_is_asked_again() -> None:
 
 def test_a_probe_signs_what_no_verifier_takes() -> None:
     held = Held("Ed25519")
-    assert run(probed(signer()), held)["kid"] == held.kids[0]
+    assert run(probe_signer(signer()), held)["kid"] == held.kids[0]
     signing_input = base64.b64decode(json.loads(held.sent[-1].body)["input"]).decode()
     head, _, body = signing_input.partition(".")
     assert json.loads(base64.urlsafe_b64decode(head + "==="))["typ"] == "agent-identity-probe"
     assert base64.urlsafe_b64decode(body + "==") == b"{}"
     held.signed = lambda _: FORBIDDEN
     with pytest.raises(CredentialRejectedError):
-        run(probed(signer()), held)
+        run(probe_signer(signer()), held)
 
 
 def test_a_signer_shows_where_its_key_is_and_no_secret() -> None:

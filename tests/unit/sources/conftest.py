@@ -104,7 +104,9 @@ class Rig:
         return Wanted(**(members | changes))
 
     def signed(self, claims: dict[str, Any], typ: str = "at+jwt") -> str:
-        return self.issuer_key.compact(jose.header("ES256", typ=typ), json.dumps(claims).encode())
+        return self.issuer_key.compact(
+            jose.encode_header("ES256", typ=typ), json.dumps(claims).encode()
+        )
 
     def token(self, typ: str = "at+jwt", **changes: Any) -> str:
         """A JWT access token that holds all that was asked for; None leaves a claim out."""

@@ -192,7 +192,7 @@ def test_an_unknown_key_asks_once_while_a_look_is_under_way_and_after_it_failed(
         play(ask.start(), *AWAY)
     for flow in (first, late):
         with pytest.raises(CredentialRejectedError):
-            advance(flow, away.value.again())
+            advance(flow, away.value.copy())
     asks: list[Any] = []
     with pytest.raises(CredentialUnavailableError) as refused:
         play(joined.start(), asks=asks)  # boarded just after the first one had landed
