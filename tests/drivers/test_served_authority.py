@@ -16,7 +16,6 @@ import uvicorn
 
 from agent_identity import AgentIdentity, CredentialUnavailableError, current_credential, tool
 from agent_identity.authority import Authority
-from agent_identity.http.transport import Transport
 from agent_identity.jose import loads_object, unverified
 from agent_identity.provenance.memory import MemoryLedger
 
@@ -26,7 +25,7 @@ BILLING = "https://billing.example"
 class Served:
     """An authority behind uvicorn on loopback, and an identity that knows no other way to it."""
 
-    def __init__(self, state: Path, *, require_nonce: bool) -> None:
+    def __init__(self, state: Path, kind: type[AgentIdentity], *, require_nonce: bool) -> None:
         self._listener = socket.create_server(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
         self.authority = Authority(state, issuer=url, require_nonce=require_nonce)
@@ -39,10 +38,7 @@ class Served:
         limit = time.monotonic() + 60
         while not self._server.started and time.monotonic() < limit:
             time.sleep(0.01)  # uvicorn has no event for it
-        self.identity = AgentIdentity(
-            "invoice-bot", authority=self.authority, ledger=MemoryLedger()
-        )
-        self.identity._parts.world._open_transport = Transport
+        self.identity = kind("invoice-bot", authority=self.authority, ledger=MemoryLedger())
 
     def stop(self) -> None:
         self._server.should_exit = True
@@ -55,8 +51,8 @@ class Served:
 
 
 @pytest.fixture(params=[False, True], ids=["plain", "nonces"])
-def served(request, tmp_path: Path) -> Iterator[Served]:
-    one = Served(tmp_path, require_nonce=request.param)
+def served(request, tmp_path: Path, client_elsewhere: type[AgentIdentity]) -> Iterator[Served]:
+    one = Served(tmp_path, client_elsewhere, require_nonce=request.param)
     yield one
     one.close()
 
