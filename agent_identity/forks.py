@@ -18,16 +18,6 @@ from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "Forkable",
-    "Registry",
-    "StartsOver",
-    "StillLock",
-    "acquire",
-    "hold_still",
-    "reset_in_child",
-    "start_over_in_child",
-]
 
 T = TypeVar("T")
 

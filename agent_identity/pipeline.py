@@ -63,7 +63,6 @@ if TYPE_CHECKING:
     from agent_identity.tools import Tool
     from agent_identity.values import JSON
 
-__all__ = ["Call"]
 
 _log: Final = logging.getLogger("agent_identity")
 

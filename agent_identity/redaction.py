@@ -24,16 +24,6 @@ from agent_identity.forks import reset_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = [
-    "SHORTEST",
-    "Revealing",
-    "is_clean",
-    "keep",
-    "remember",
-    "scrub",
-    "scrub_bytes",
-    "small_numbers_are_clean",
-]
 
 SHORTEST: Final = 4
 """The minimum length of a secret that is searched for. In hex or base64 it is found from 8 characters on."""

@@ -35,7 +35,6 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["scrubbed", "scrubs"]
 
 T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")

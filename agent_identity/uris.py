@@ -21,17 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from re import Match
 
-__all__ = [
-    "check_resource",
-    "covers",
-    "has_one_reading",
-    "htu_of",
-    "is_loopback",
-    "is_safe_link",
-    "origin",
-    "origin_or_none",
-    "resource_set",
-]
 
 _URL: Final = re.compile(
     r"(https?)://"

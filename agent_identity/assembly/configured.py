@@ -35,17 +35,6 @@ if TYPE_CHECKING:
     from agent_identity.signers import Signer
     from agent_identity.values import Secret
 
-__all__ = [
-    "Settings",
-    "assemble",
-    "minted_resources",
-    "other_resources",
-    "secrets_of",
-    "svids_of",
-    "transport_of",
-    "vault_signer",
-]
-
 
 def assemble(
     configuration: Configuration,

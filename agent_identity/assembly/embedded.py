@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from agent_identity.delegation.details import Details
 
-__all__ = ["Minted", "OwnClient", "assemble_embedded"]
-
 
 class OwnClient(Anchor, Source, Revoker, Protocol):
     """What the identity is at the authority of its own process."""

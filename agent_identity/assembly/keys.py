@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from agent_identity.config import Configuration
 
-__all__ = ["first_signer", "referenced_key", "state_key", "uses_authority"]
-
 
 def uses_authority(configuration: Configuration) -> bool:
     """Whether first grants come from an authority in this process, because nothing else is configured."""

@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
-__all__ = ["details_of", "resources_of", "workload_token"]
-
 
 @dataclass(frozen=True, slots=True)
 class _Means:

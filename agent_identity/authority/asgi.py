@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.authority.endpoints import Endpoints
     from agent_identity.verify.asgi import Message, Receive, Send
 
-__all__ = ["AsgiApp"]
 
 _HEADERS_LIMIT: Final = 96 * 1024
 _HEADERS: Final = 100

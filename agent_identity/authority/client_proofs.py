@@ -22,19 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = [
-    "JWT_BEARER",
-    "JWT_SPIFFE",
-    "SKEW",
-    "ClientProof",
-    "KeySource",
-    "OneUse",
-    "OwnAssertion",
-    "PlatformToken",
-    "SpiffeSvid",
-    "check_own_assertion",
-    "signed_by",
-]
 
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"

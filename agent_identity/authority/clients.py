@@ -18,15 +18,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-__all__ = [
-    "GRANT_TYPES",
-    "ClientRecord",
-    "Configured",
-    "Terms",
-    "dump_client",
-    "json_key",
-    "load_client",
-]
 
 CLIENT_CREDENTIALS: Final = "client_credentials"
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.dpop import Proof
     from agent_identity.verify.replay import Replay
 
-__all__ = ["Proofs"]
 
 _SKEW: Final = 30.0
 _MAX_AGE: Final = 300.0

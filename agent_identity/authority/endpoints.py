@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = ["Endpoints", "endpoints_of"]
 
 _WELL_KNOWN: Final = "/.well-known/oauth-authorization-server"
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.details import Details
     from agent_identity.delegation.grant import Grant
 
-__all__ = ["GRANT_LIFETIME", "AccessToken", "GrantRequest", "Issuance"]
 
 GRANT_LIFETIME: Final = 900
 """Seconds a grant lives, at most."""

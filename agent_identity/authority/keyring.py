@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from agent_identity.keys.signing import JWK
 
-__all__ = ["GRACE", "Keyring", "open_keyring"]
 
 GRACE: Final = 3600
 """Seconds a key verifies after another took over: longer than any token or grant lives."""

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.authority.subjects import IdentityProvider
     from agent_identity.flow import Ask, Flow
 
-__all__ = ["Clients", "Organisation", "alone", "configured_client"]
 
 T = TypeVar("T")
 

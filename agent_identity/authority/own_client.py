@@ -36,7 +36,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = ["OwnClient"]
 
 T = TypeVar("T")
 

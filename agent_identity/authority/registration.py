@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import Secret
 
-__all__ = ["created", "new_client", "read_registration"]
 
 _AUTH_METHOD: Final = "private_key_jwt"
 _KEYS: Final = 10

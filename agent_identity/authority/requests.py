@@ -27,18 +27,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import HttpRequest
     from agent_identity.values import JSON
 
-__all__ = [
-    "BODY_LIMIT",
-    "REFUSALS",
-    "Asked",
-    "Form",
-    "OAuthError",
-    "answer",
-    "read_form",
-    "read_request",
-    "refusal_of",
-    "refused",
-]
 
 BODY_LIMIT: Final = 128 * 1024
 """Bytes: three tokens of the largest size, and room for the rest of a form."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from agent_identity.authority.tokens import OwnToken, Tokens
     from agent_identity.values import JSON
 
-__all__ = ["Inspection", "RevocationList"]
 
 _SHOWN: Final = (
     *(

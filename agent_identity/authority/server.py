@@ -50,8 +50,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import JSON
 
-__all__ = ["Authority"]
-
 
 class Authority:
     """The embedded issuer. Thread-safe and fork-safe.

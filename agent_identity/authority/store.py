@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.authority.clients import ClientRecord
 
-__all__ = ["EVERYTHING", "Store", "open_store"]
 
 EVERYTHING: Final = "*"
 _KEPT: Final = 1000

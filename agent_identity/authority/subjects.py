@@ -41,17 +41,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = [
-    "ACCESS_TOKEN",
-    "ID_TOKEN",
-    "JWT",
-    "SUBJECT_TYPE",
-    "IdentityProvider",
-    "Principals",
-    "Subject",
-    "Subjects",
-    "directory_subject",
-]
 
 SUBJECT_TYPE: Final = "agent-subject+jwt"
 ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type name

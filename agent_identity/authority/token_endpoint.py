@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.dpop import Proof
 
-__all__ = ["GRANT", "Rates", "TokenEndpoint"]
 
 GRANT: Final = "urn:agent-identity:token-type:grant"
 

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.authority.keyring import Keyring
     from agent_identity.values import JSON
 
-__all__ = ["LIFETIME", "OwnToken", "TokenDraft", "Tokens", "grant_id", "is_issued_to"]
 
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
 LIFETIME: Final = 300

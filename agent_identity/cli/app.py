@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.cli.tokens import Wish
     from agent_identity.lifecycle import Revocation
 
-__all__ = ["app"]
 
 P = ParamSpec("P")
 R = TypeVar("R")

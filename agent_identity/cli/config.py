@@ -31,13 +31,6 @@ _Value: TypeAlias = (
     "Table | tuple[_Value, ...] | list[_Value] | dict[str, _Value] | str | float | None"
 )
 
-__all__ = [
-    "inferred_documents",
-    "show_client_document",
-    "show_configuration",
-    "show_schema",
-]
-
 
 def show_schema() -> None:
     """Print the JSON Schema of the file."""

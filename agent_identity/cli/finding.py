@@ -28,14 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
     from agent_identity.provenance.ledger import Ledger
 
-__all__ = [
-    "NAME",
-    "ledger_file",
-    "named_configuration",
-    "needed_configuration",
-    "opened_ledger",
-    "world_of",
-]
 
 NAME: Final = "agent-identity.toml"
 

@@ -21,7 +21,6 @@ from agent_identity.values import agent_uri
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["KINDS", "choose_kind", "template_text", "write_configuration"]
 
 _NAME: Final = '"my-agent"'
 _ISSUER: Final = '"https://idp.example"'

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.session import Session
     from agent_identity.values import JSON, Secret
 
-__all__ = ["Aim", "Wish", "binding_of", "check_may_act", "is_bound", "print_token", "session_for"]
 
 PURPOSE: Final = "a token for the command line"
 

@@ -12,7 +12,6 @@ from agent_identity.values import can_be_signed
 if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
 
-__all__ = ["newest_session", "whole_reference"]
 
 _LISTED: Final = 5
 

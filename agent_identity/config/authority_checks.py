@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable, Configuration
 
-__all__ = ["ISSUERS_URL", "check_authority"]
 
 _BY_AUTH: Final = {
     "private_key_jwt": Keys("jwks"),

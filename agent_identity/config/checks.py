@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
     from agent_identity.config.model import AgentTable, Configuration, IssuerTable
 
-__all__ = ["check", "check_policy", "check_supported"]
-
 
 def check(configuration: Configuration) -> Iterator[Fault]:
     """All faults of a configuration in which everything is inferred."""

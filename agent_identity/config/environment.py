@@ -9,8 +9,6 @@ from typing import Final
 
 from agent_identity.errors import ConfigurationError
 
-__all__ = ["configuration_file", "state_directory", "workload_api"]
-
 STATE_DIR: Final = "AGENT_IDENTITY_STATE_DIR"
 CONFIG: Final = "AGENT_IDENTITY_CONFIG"
 SPIFFE_SOCKET: Final = "SPIFFE_ENDPOINT_SOCKET"

@@ -27,7 +27,6 @@ from agent_identity.values import b64url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["OWN_MEANS", "infer", "uses_platform"]
 
 T = TypeVar("T", bound=Table)
 

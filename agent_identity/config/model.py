@@ -20,36 +20,6 @@ if TYPE_CHECKING:
 
     from pydantic_core import core_schema
 
-__all__ = [
-    "CERTIFICATE_SOURCES",
-    "LEGACY_SOURCES",
-    "MAX_DEPTH",
-    "OAUTH_SOURCES",
-    "AgentTable",
-    "AuthorityClientTable",
-    "AuthorityTable",
-    "Binding",
-    "Bytes",
-    "Configuration",
-    "Inferred",
-    "IssuerTable",
-    "Kind",
-    "LedgerTable",
-    "PolicyTable",
-    "ProviderName",
-    "Reference",
-    "ResourceTable",
-    "Seconds",
-    "SharedTable",
-    "Table",
-    "Text",
-    "Texts",
-    "VaultTable",
-    "configuration_schema",
-    "tables_in",
-    "values_of",
-]
-
 
 class Kind(Enum):
     """What a string of the file stands for."""

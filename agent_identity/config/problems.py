@@ -18,19 +18,6 @@ from agent_identity.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-__all__ = [
-    "Fault",
-    "InvalidConfigurationError",
-    "Lines",
-    "Problem",
-    "conflict",
-    "key_text",
-    "malformed",
-    "missing",
-    "nearest",
-    "unused",
-    "without_consequences",
-]
 
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO: Final = re.compile(r"//[^/]*@")

@@ -46,7 +46,6 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-__all__ = ["read_configuration", "with_absolute_paths"]
 
 _LIMIT: Final = 1024 * 1024
 _READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)

@@ -27,16 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-__all__ = [
-    "Place",
-    "References",
-    "TransitKey",
-    "Vault",
-    "is_in_vault",
-    "is_reference",
-    "parse_reference",
-    "transit_key",
-]
 
 T = TypeVar("T")
 

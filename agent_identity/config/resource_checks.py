@@ -17,8 +17,6 @@ if TYPE_CHECKING:
 
     from agent_identity.config.model import Configuration, Table
 
-__all__ = ["Keys", "check_keys", "check_resource_uri", "check_resources", "check_scopes"]
-
 
 class Keys(NamedTuple):
     """The keys of a table by one of its values, for instance by `source`; names are separated by blanks."""

@@ -8,8 +8,6 @@ import threading
 from agent_identity.credentials.oauth.dpop import ProofKey
 from agent_identity.keys.signing import SigningKey
 
-__all__ = ["Agent"]
-
 
 class Agent:
     """One agent instance. Its key is made on first use, and again in a forked child: two processes never share one.

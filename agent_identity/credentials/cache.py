@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Expiring
 
-__all__ = ["Cache", "CacheKey", "Cooldown", "Entry", "Refusals", "digest_of", "fresh_until"]
-
 
 class Cooldown:
     """A pause of `seconds` after `start` before the next attempt. Setting the clock back ends it."""

@@ -42,13 +42,6 @@ if TYPE_CHECKING:
     from agent_identity.redaction import Revealing
     from agent_identity.values import JSON
 
-__all__ = [
-    "SubjectTokens",
-    "TokenSource",
-    "Trusted",
-    "tokens_of",
-    "verify_subject",
-]
 
 T = TypeVar("T")
 

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.signers import Signer
     from agent_identity.values import JSON, Principal, Secret
 
-__all__ = ["GRANT", "Anchor", "IssuedGrants", "RootWanted", "SignedGrants"]
 
 _SKEW: Final = 60
 GRANT: Final = "urn:agent-identity:token-type:grant"

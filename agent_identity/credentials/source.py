@@ -22,20 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Principal, Secret
 
-__all__ = [
-    "Described",
-    "Renewal",
-    "Revoker",
-    "Source",
-    "StepUp",
-    "Subject",
-    "SubjectToken",
-    "Verified",
-    "Wanted",
-    "name_at",
-    "named_by",
-]
-
 
 class SubjectToken(NamedTuple):
     """A token of the principal, and its type (`token_types.ACCESS_TOKEN` and so on)."""

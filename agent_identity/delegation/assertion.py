@@ -23,14 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
-__all__ = [
-    "ASSERTION_TYPE",
-    "LIFETIME",
-    "Assertion",
-    "RequestBinding",
-    "Statement",
-    "read_assertion",
-]
 
 ASSERTION_TYPE: Final = "agent-assertion+jwt"
 LIFETIME: Final = 60

@@ -10,15 +10,6 @@ from agent_identity.errors import ConfigurationError, InvalidAssertionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-__all__ = [
-    "ASSERTION",
-    "DELEGATION",
-    "HANDOVER",
-    "META",
-    "check_chain_size",
-    "join_chain",
-    "split_chain",
-]
 
 ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = ["Claims"]
 
 _LARGEST = 2**53 - 1
 

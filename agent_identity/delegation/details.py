@@ -31,15 +31,6 @@ from agent_identity.values import TOOL_DETAILS
 if TYPE_CHECKING:
     from agent_identity.values import JSON
 
-__all__ = [
-    "Constraint",
-    "Detail",
-    "Details",
-    "details_from",
-    "pin_details",
-    "read_details",
-    "resource_detail",
-]
 
 _DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
 _LARGEST: Final = 64

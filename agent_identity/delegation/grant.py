@@ -28,18 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
-__all__ = [
-    "EVIDENCE",
-    "GRANT_TYPE",
-    "MAX_HOPS",
-    "Grant",
-    "hash_of",
-    "mint_child",
-    "mint_root",
-    "read_grant",
-    "read_signed",
-    "root_signing_input",
-]
 
 GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8

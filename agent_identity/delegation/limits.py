@@ -15,8 +15,6 @@ from agent_identity.values import LOCAL
 if TYPE_CHECKING:
     from agent_identity.delegation.details import Details
 
-__all__ = ["Limits"]
-
 
 @dataclass(frozen=True, slots=True)
 class Limits:

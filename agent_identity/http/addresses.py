@@ -18,8 +18,6 @@ from agent_identity.errors import TransportError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["AsyncGuardedBackend", "addresses_of", "check_addresses", "is_public"]
-
 
 _EMBEDDING: Final = tuple(
     ipaddress.IPv6Network(network)

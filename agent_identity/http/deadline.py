@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Generator, Iterable
 
-__all__ = ["DeadlineBackend", "deadline_at"]
 
 _current = threading.local()
 

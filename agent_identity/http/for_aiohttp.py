@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from agent_identity.http.credential import Credential
 
-__all__ = ["aiohttp_middleware"]
-
 
 def aiohttp_middleware(credential: Credential) -> ClientMiddlewareType:
     """A middleware that signs as the credential does: `aiohttp.ClientSession(middlewares=[aiohttp_middleware(credential)])`.

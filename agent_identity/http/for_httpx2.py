@@ -14,8 +14,6 @@ if TYPE_CHECKING:
 
     from agent_identity.http.credential import Credential
 
-__all__ = ["httpx2_auth"]
-
 
 class _Auth(httpx2.Auth):
     def __init__(self, credential: Credential) -> None:

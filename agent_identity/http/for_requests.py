@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.http.sending import Signing
 
-__all__ = ["requests_auth"]
-
 
 class _Auth(AuthBase):
     def __init__(self, credential: Credential) -> None:

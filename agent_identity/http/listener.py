@@ -16,7 +16,6 @@ from agent_identity.flow import Callback
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Listener"]
 
 Members: TypeAlias = tuple[tuple[str, str], ...]
 

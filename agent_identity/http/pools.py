@@ -27,7 +27,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Certificate
 
-__all__ = ["DISCOVERED", "ISSUERS", "TOOLS", "Pools"]
 
 ISSUERS: Final = "issuers"
 TOOLS: Final = "tools"

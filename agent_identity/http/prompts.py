@@ -21,8 +21,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Prompt
 
-__all__ = ["await_prompt", "on_terminal", "show_prompt"]
-
 
 def show_prompt(prompt: Prompt, on_interaction: Callable[[Prompt], object]) -> object:
     """Call `on_interaction` with a prompt. Only https links, and http links to loopback, are passed on.

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Certificate
 
-__all__ = ["AsyncNetwork", "Network", "client_context", "tls"]
 
 _CONNECTIONS: Final = 100
 _KEPT: Final = 20

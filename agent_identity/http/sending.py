@@ -28,8 +28,6 @@ if TYPE_CHECKING:
     )
 
 
-__all__ = ["Sending", "Signing", "check_sendable", "sign_into"]
-
 Signing: TypeAlias = (
     "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
 )

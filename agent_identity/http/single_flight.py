@@ -24,7 +24,6 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-__all__ = ["SingleFlight"]
 
 T = TypeVar("T")
 

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from agent_identity.redaction import Revealing
     from agent_identity.values import Certificate, Prompt, Secret
 
-__all__ = ["Secrets", "Surroundings", "Svids"]
 
 T = TypeVar("T")
 

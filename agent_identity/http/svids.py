@@ -23,7 +23,6 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from agent_identity.values import Certificate
 
-__all__ = ["WorkloadApi"]
 
 _SECONDS: Final = 5.0
 _WHO: Final = "the SPIFFE Workload API"

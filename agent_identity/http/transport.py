@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Generator, Iterable
 
-__all__ = ["CERTIFICATE", "Transport"]
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.http.transport import Transport
     from agent_identity.values import Certificate
 
-__all__ = ["Appender", "World"]
 
 DEADLINE: Final = 10.0
 

@@ -31,15 +31,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-__all__ = [
-    "Check",
-    "Checker",
-    "find_candidates",
-    "is_signed",
-    "is_valid",
-    "load_checker",
-    "refuse_private",
-]
 
 _MAX_TRIES: Final = 4
 _KEPT: Final = 1024

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = ["read", "read_object"]
-
 
 def read(data: bytes) -> JSON:
     """What `jose.loads` does."""

@@ -5,8 +5,6 @@ from __future__ import annotations
 
 from typing import Final, Literal, TypeAlias
 
-__all__ = ["ALGORITHMS", "DELEGATION_ALGORITHMS", "KEY_TYPES", "PROOF_ALGORITHMS", "Algorithm"]
-
 Algorithm: TypeAlias = Literal[
     "ES256",
     "ES384",

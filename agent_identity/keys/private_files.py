@@ -19,17 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-__all__ = [
-    "create_private",
-    "locked_file",
-    "make_once",
-    "make_private_directory",
-    "make_private_file",
-    "read_or_make",
-    "read_private",
-    "read_secret",
-    "write_private",
-]
 
 _log: Final = logging.getLogger("agent_identity")
 

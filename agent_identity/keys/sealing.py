@@ -11,8 +11,6 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from agent_identity.errors import VerificationError
 
-__all__ = ["KEY_BYTES", "Sealer"]
-
 KEY_BYTES = 32
 _NONCE_BYTES = 12
 

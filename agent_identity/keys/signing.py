@@ -29,16 +29,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = [
-    "JWK",
-    "SigningKey",
-    "certificate_of",
-    "public_key_of",
-    "public_signing_jwk",
-    "read_certificate",
-    "thumbprint",
-    "to_published_jwk",
-]
 
 JWK: TypeAlias = Mapping[str, object]
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON
 
-__all__ = ["Revocable", "Revocation", "RevocationStore", "Revocations"]
 
 LOOK_SECONDS: Final = 0.25
 """Seconds between two reads of the store for revocations of other processes."""

@@ -13,8 +13,6 @@ from typing import Final, NamedTuple
 
 from agent_identity.forks import StillLock
 
-__all__ = ["History", "Past", "begin_history", "join_history"]
-
 
 class Past(NamedTuple):
     """One moment of a history; immutable, so a decision can't see it change.

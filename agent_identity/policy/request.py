@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agent_identity.policy.history import Past
     from agent_identity.values import JSON, Principal
 
-__all__ = ["Entity", "Facts", "Request"]
-
 
 class Entity(NamedTuple):
     """A subject, action or resource of a decision."""

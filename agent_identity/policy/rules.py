@@ -23,19 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.policy.request import Request
 
-__all__ = [
-    "GrantsOnly",
-    "Policy",
-    "PolicyLike",
-    "answers_at_once",
-    "as_policy",
-    "ask_policy",
-    "decide_now_of",
-    "is_async",
-    "require_permit",
-    "takes_one_argument",
-]
-
 
 @runtime_checkable
 class Policy(Protocol):

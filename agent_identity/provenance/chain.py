@@ -32,17 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record, Unseal
     from agent_identity.values import JSON
 
-__all__ = [
-    "GENESIS",
-    "Chain",
-    "Check",
-    "FirstBad",
-    "LedgerReport",
-    "Seal",
-    "find_broken",
-    "hash_link",
-    "verify_rows",
-]
 
 Seal: TypeAlias = Callable[[bytes, bytes], bytes]
 

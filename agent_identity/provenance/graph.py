@@ -29,8 +29,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
 
-__all__ = ["Branch", "CallStory", "Entry", "Graph", "graph_of", "moment"]
-
 
 class Entry(dict[str, "JSON"]):
     """A JSON object whose members can be read as attributes too."""

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
 
-__all__ = ["Ledger", "open_ledger"]
-
 
 class Ledger(Protocol):
     """Append-only records in one hash chain for each writer, and the subjects that they are about.

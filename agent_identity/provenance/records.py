@@ -25,36 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.values import JSON
 
-__all__ = [
-    "AGENT_REGISTERED",
-    "ALIASES",
-    "CALL_CANCELLED",
-    "CALL_COMPLETED",
-    "CALL_DENIED",
-    "CALL_FAILED",
-    "CALL_INTENDED",
-    "CALL_UNKNOWN",
-    "CREDENTIAL_ACQUIRED",
-    "CREDENTIAL_DECIDED",
-    "CREDENTIAL_REFUSED",
-    "CREDENTIAL_REVOKED",
-    "CREDENTIAL_STEPPED_UP",
-    "GRANT_MADE",
-    "OUTCOMES",
-    "REINSTATED",
-    "REVOKED",
-    "SESSION_CLOSED",
-    "SESSION_OPENED",
-    "Record",
-    "Row",
-    "alias_of",
-    "encode_record",
-    "read_record",
-    "rfc3339",
-    "seal_context",
-    "strip_round",
-    "subject_of",
-]
 
 SESSION_OPENED: Final = "session.opened"
 SESSION_CLOSED: Final = "session.closed"

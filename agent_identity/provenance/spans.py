@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from contextvars import Token
 
-__all__ = ["Attachment", "CallSpan", "call_attributes", "inject", "open_call_span", "open_span"]
 
 _log: Final = logging.getLogger("agent_identity")
 

@@ -52,18 +52,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.state import SessionState
     from agent_identity.values import JSON, Decision
 
-__all__ = [
-    "aacquire",
-    "aclient",
-    "acquire",
-    "chain_of",
-    "client",
-    "credential_of",
-    "grant_made",
-    "reach",
-    "reach_for_call",
-]
-
 
 def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
     """A credential outside any tool: decided by policy and recorded.

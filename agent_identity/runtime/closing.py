@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Parts
     from agent_identity.values import JSON
 
-__all__ = ["give_back"]
 
 _log: Final = logging.getLogger("agent_identity")
 

@@ -39,21 +39,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.state import SessionState
     from agent_identity.tools import Tool
 
-__all__ = [
-    "Current",
-    "Entered",
-    "RunningCall",
-    "activate",
-    "activated",
-    "bound",
-    "current",
-    "deactivate",
-    "enter",
-    "leave",
-    "open_session",
-    "running_call",
-]
-
 
 class RunningCall(Protocol):
     """A call whose tool runs, as the modules below the pipeline see it."""

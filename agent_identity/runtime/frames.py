@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 if TYPE_CHECKING:
     from types import CodeType, FrameType
 
-__all__ = ["Progress", "is_task_end", "owning_generator", "progress"]
 
 Progress: TypeAlias = Literal["running", "awaiting", "suspended"]
 """`running` is on a stack, `awaiting` waits at an `await`, `suspended` waits at a `yield` or is finished."""

@@ -41,7 +41,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Resources
     from agent_identity.runtime.state import SessionState
 
-__all__ = ["checked_key", "handed_over", "inject", "taken_over"]
 
 _RECIPIENT_KEYS: Final = ("ES256", "Ed25519")
 

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
 
-__all__ = ["SKEW", "Life", "Proof", "way_out"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.details import Details
     from agent_identity.values import JSON
 
-__all__ = ["MAX_DELEGATIONS", "SHORTEST", "Options"]
 
 SHORTEST: Final = 2
 """Seconds that a session lasts at least: grants end on whole seconds, so one that ends within a second is useless."""

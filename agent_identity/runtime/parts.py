@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON, Decision
 
-__all__ = ["Gate", "Parts", "Resource", "Resources", "check_call", "check_credential", "granted"]
-
 
 _BEGINNING_SECONDS: Final = 1.0
 """How long a revocation waits for calls that are about to begin: they need microseconds, and longer where every core is busy."""

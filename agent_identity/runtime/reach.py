@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Ready
     from agent_identity.runtime.parts import Resource
 
-__all__ = ["Reach"]
-
 
 class Reach:
     """The grants and the credential for one resource with certain scopes, until `fresh_until` (Unix seconds).

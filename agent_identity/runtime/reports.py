@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.state import SessionState
 
-__all__ = ["Reporting", "refused_draft"]
 
 _log: Final = logging.getLogger("agent_identity")
 _writing: Final = set[asyncio.Task[None]]()

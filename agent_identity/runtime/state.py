@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from agent_identity.runtime.reach import Reach
     from agent_identity.values import JSON, Principal
 
-__all__ = ["SessionState"]
 
 _log: Final = logging.getLogger("agent_identity")
 

@@ -26,21 +26,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-__all__ = [
-    "BUSY_SECONDS",
-    "ClosedError",
-    "Database",
-    "ForkedError",
-    "begin",
-    "connect",
-    "file_identity",
-    "is_busy",
-    "primary_code",
-    "retry_while_busy",
-    "roll_back",
-    "transaction",
-    "use_wal",
-]
 
 BUSY_SECONDS: Final = 5.0
 """Seconds that a write waits for another process that holds the file."""

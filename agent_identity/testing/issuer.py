@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-__all__ = ["FakeIssuer"]
 
 _GRANTS: Final = "urn:ietf:params:oauth:grant-type:"
 _TYPES: Final = "urn:ietf:params:oauth:token-type:"

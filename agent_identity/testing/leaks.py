@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from types import TracebackType
 
-__all__ = ["LeakError", "assert_no_leak", "traces_of"]
 
 _SHORTEST: Final = 8
 

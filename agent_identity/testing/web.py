@@ -11,9 +11,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 
-__all__ = ["FakeResponse", "FakeWeb", "Received", "Script"]
-
-
 class Received(NamedTuple):
     """One received request. Header names are in lower case."""
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.discovery import DiscoveredAnchor
 
-__all__ = ["Anchors", "Keys", "TrustAnchor"]
 
 Keys: TypeAlias = "Mapping[str, JSON] | Sequence[JWK]"
 

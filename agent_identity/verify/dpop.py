@@ -20,8 +20,6 @@ from agent_identity.keys.signing import JWK, thumbprint
 from agent_identity.uris import htu_of
 from agent_identity.values import b64url
 
-__all__ = ["Proof", "verify_proof"]
-
 _TYPE: Final = "dpop+jwt"
 _HEADER_LIMIT: Final = 1024
 

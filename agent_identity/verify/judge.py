@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.replay import Replay
     from agent_identity.verify.request import ReceivedRequest
 
-__all__ = ["Examined", "Judge", "Submission"]
-
 
 class Submission(NamedTuple):
     """The input of a verification: a tool and its arguments, or an HTTP request, with its chain, assertion and token."""

@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.replay import Replay, ReplayKey
     from agent_identity.verify.revocations import RevocationCheck
 
-__all__ = ["is_first_use", "is_revoked", "keys_from", "read_not_before", "wrap_clock"]
-
 
 def is_first_use(replay: Replay, key: ReplayKey, until: float) -> bool:
     """Remember a key. Return whether this was its first use.

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.errors import VerificationError
 
-__all__ = ["Problem", "RefusedError", "problem"]
 
 _log: Final = logging.getLogger("agent_identity")
 

@@ -18,15 +18,6 @@ from agent_identity.values import b64url, unb64url
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
 
-__all__ = [
-    "Headers",
-    "ReceivedRequest",
-    "check_body",
-    "check_bound",
-    "is_same",
-    "is_text",
-    "read_request",
-]
 
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 

@@ -20,8 +20,6 @@ from agent_identity.values import scope_set
 from agent_identity.verify.problems import RefusedError, problem
 from agent_identity.verify.result import VerifiedCall
 
-__all__ = ["CALL", "REFUSALS", "Connection", "Refusals", "Required", "require", "verified_call"]
-
 CALL: Final = "agent_identity.call"
 """The key of a request's `VerifiedCall` in its scope; None on a public path."""
 

@@ -17,8 +17,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.grant import Grant
     from agent_identity.values import Approval
 
-__all__ = ["Actor", "AssertedCall", "VerifiedCall", "call_of"]
-
 
 class Actor(NamedTuple):
     """One agent of a verified chain. `vouched` is True where an anchor, not another agent, named it."""

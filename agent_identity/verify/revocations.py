@@ -30,15 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-__all__ = [
-    "ALL",
-    "REVOCATIONS_TYPE",
-    "RevocationCheck",
-    "Revocations",
-    "UnsafeNoRevocations",
-    "keys_in",
-    "revocation_claims",
-]
 
 REVOCATIONS_TYPE: Final = "agent-revocations+jwt"
 LIST_LIMIT: Final = 1024 * 1024

@@ -24,17 +24,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.anchors import Anchors
 
-__all__ = [
-    "check_approval",
-    "check_assertion",
-    "check_audience",
-    "check_call",
-    "check_details_unseen",
-    "check_is_for_call",
-    "check_revocations",
-    "check_token_revocation",
-    "read_handover",
-]
 
 _RESENT: Final = re.compile(r"(.+)\.r[1-9][0-9]*", re.ASCII)
 

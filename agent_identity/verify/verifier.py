@@ -39,7 +39,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.request import Headers
     from agent_identity.verify.result import VerifiedCall
 
-__all__ = ["Verifier"]
 
 _RELAXATIONS: Final = frozenset(
     {"unbound_body", "unasserted", "unseen_arguments", "unlinked_token"}

@@ -40,16 +40,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON
 
-__all__ = [
-    "anchor_keys",
-    "listening",
-    "reinstate",
-    "revoke",
-    "rotate_key",
-    "serve_authority",
-    "server_of",
-    "serving",
-]
 
 _STOP: Final = 10.0
 """Seconds that running requests have to finish when the block ends."""

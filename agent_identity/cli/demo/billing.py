@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from agent_identity.verify import VerifiedCall, Verifier
 
-__all__ = ["BillingApi", "describe", "serve_billing"]
 
 _INVOICES = {
     "ACME": [

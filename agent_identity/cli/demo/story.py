@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.trace import Trace
     from agent_identity.session import Session
 
-__all__ = ["run_demo"]
 
 PURPOSE = "close the October books"
 

@@ -51,7 +51,6 @@ if TYPE_CHECKING:
 
     from agent_identity.config import Configuration
 
-__all__ = ["examine"]
 
 _WORKERS: Final = 16
 _COLOURS: Final = {"ok": "green", "warning": "yellow", "failed": "red"}

@@ -30,21 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.http.world import World
     from agent_identity.values import Secret
 
-__all__ = [
-    "FAILED",
-    "Finding",
-    "Setup",
-    "check_expiry",
-    "check_ledger",
-    "check_policy",
-    "check_secret",
-    "check_state",
-    "failure",
-    "failure_of",
-    "ok",
-    "secret_places",
-    "warning",
-]
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 FAILED: Final = "failed"

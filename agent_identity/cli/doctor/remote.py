@@ -41,14 +41,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.metadata import ProtectedResource
     from agent_identity.flow import Answer, Ask
 
-__all__ = [
-    "check_issuer",
-    "check_resource",
-    "check_spiffe",
-    "check_vault",
-    "resources_with_issuers",
-    "wants_spiffe",
-]
 
 SKEW: Final = 30.0
 """Seconds that clocks may differ without a warning."""

@@ -27,18 +27,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Certificate
 
-__all__ = [
-    "Authentication",
-    "Client",
-    "NoProof",
-    "PlatformJwt",
-    "PrivateKeyJwt",
-    "SecretBasic",
-    "SecretPost",
-    "SpiffeJwt",
-    "TlsCertificate",
-    "sign_assertion",
-]
 
 _JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 _JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import Certificate
 
-__all__ = ["Clients", "Issuer", "KnownClient"]
-
 
 class Clients(Protocol):
     """Provides the client of an issuer: a configured one, or one that registers."""

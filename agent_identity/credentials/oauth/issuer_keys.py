@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = ["STALE", "IssuerKeys"]
 
 E = TypeVar("E", bound=Expiring)
 T = TypeVar("T")

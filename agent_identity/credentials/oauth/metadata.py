@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON, Secret
 
-__all__ = ["Endpoints", "KeySet", "ProtectedResource", "discover", "discover_resource", "read_keys"]
 
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64

@@ -25,14 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Secret
 
-__all__ = [
-    "DocumentedClient",
-    "InstanceRegistration",
-    "Registered",
-    "instance_metadata",
-    "metadata_document",
-    "register",
-]
 
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.dpop import Nonces, ProofKey
     from agent_identity.credentials.oauth.metadata import Endpoints
 
-__all__ = ["UNBOUND", "Binding", "Form", "Issued", "form_request"]
-
 
 @dataclass(frozen=True, slots=True)
 class Issued:

@@ -25,23 +25,6 @@ from agent_identity.errors import (
 from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
 from agent_identity.values import JSON, Secret
 
-__all__ = [
-    "Answer",
-    "Fields",
-    "ath_of",
-    "check_scope_claim",
-    "check_scopes",
-    "error_code",
-    "failure_of",
-    "is_sendable",
-    "json_object",
-    "known_error",
-    "looks_signed",
-    "read_answer",
-    "read_jwt",
-    "send",
-]
-
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")
 _LONGEST_LIFE: Final = 24 * 3600

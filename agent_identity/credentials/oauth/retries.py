@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Flow
 
-__all__ = ["ATTEMPTS", "Breaker", "retry_after", "wait_for"]
 
 ATTEMPTS: Final = 3
 LONGEST_WAIT: Final = 3600.0

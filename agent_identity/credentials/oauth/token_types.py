@@ -5,23 +5,6 @@ from __future__ import annotations
 
 from typing import Final
 
-__all__ = [
-    "ACCESS_TOKEN",
-    "AUTHORIZATION_CODE",
-    "CIBA",
-    "CLIENT_CREDENTIALS",
-    "DEVICE_CODE",
-    "ID_JAG",
-    "ID_TOKEN",
-    "JWT",
-    "JWT_BEARER",
-    "REFRESH",
-    "REFRESH_TOKEN",
-    "SAML2",
-    "TOKEN_EXCHANGE",
-    "TXN_TOKEN",
-]
-
 _TYPE: Final = "urn:ietf:params:oauth:token-type:"
 _GRANT: Final = "urn:ietf:params:oauth:grant-type:"
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.sources.signing_in import SignIn
     from agent_identity.flow import Callback, Flow
 
-__all__ = ["AuthorizationCode", "challenge_of"]
 
 _CREATED: Final = frozenset({200, 201})
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")

@@ -20,8 +20,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Flow
 
-__all__ = ["ChainAlone"]
-
 
 @dataclass(frozen=True, slots=True)
 class ChainAlone:

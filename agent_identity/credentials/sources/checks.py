@@ -34,15 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Certificate
 
-__all__ = [
-    "Expected",
-    "check_answer",
-    "check_details",
-    "check_forwarded",
-    "check_issued_type",
-    "check_step_up",
-    "expect",
-]
 
 _SKEW: Final = 30.0
 _UNSTATED_LIFE: Final = 60.0

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.sources.signing_in import SignIn
     from agent_identity.flow import Flow
 
-__all__ = ["Ciba"]
 
 _MESSAGE: Final = 60
 

@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = ["ClientCredentials"]
-
 
 @dataclass(frozen=True, slots=True)
 class ClientCredentials:

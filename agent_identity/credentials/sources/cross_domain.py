@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
-__all__ = ["CrossDomain"]
 
 _SUBJECT_TYPES: Final = {
     "id-jag": (ID_TOKEN, SAML2, REFRESH_TOKEN),

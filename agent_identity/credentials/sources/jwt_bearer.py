@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import Secret
 
-__all__ = ["JwtBearer"]
-
 
 @dataclass(frozen=True, slots=True)
 class JwtBearer:

@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Certificate
 
-__all__ = ["ApiKey", "Basic", "ClientCertificate", "Static"]
 
 LIFE: Final = 300.0
 """Seconds until a secret is read again."""

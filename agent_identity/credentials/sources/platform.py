@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import Provider, WorkloadToken
     from agent_identity.flow import Flow
 
-__all__ = ["SpiffeJwtSource", "SpiffeX509Source", "WorkloadTokenSource"]
 
 _WORKLOAD_API: Final = "the SPIFFE Workload API"
 

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
-__all__ = ["RefreshToken", "RefreshTokens", "refresh"]
-
 
 class Store(Protocol):
     """Reads and writes secrets by reference."""

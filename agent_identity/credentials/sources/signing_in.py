@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
-__all__ = ["OPENID", "SignIn", "poll", "span_of"]
 
 OPENID: Final = frozenset({"openid"})
 _SLOWER: Final = 5.0

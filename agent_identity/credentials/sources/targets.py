@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Wanted
     from agent_identity.values import JSON
 
-__all__ = ["details_text", "target"]
-
 
 def target(
     wanted: Wanted,

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-__all__ = ["TokenExchange", "check_may_act", "check_same_context"]
-
 
 @dataclass(frozen=True, slots=True)
 class TokenExchange:

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import JSON
 
-__all__ = ["Reference", "Vault", "parse_reference"]
 
 _SCHEME: Final = "vault:"
 _SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._~@-]+"  # none is "." or ".."

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-__all__ = ["TransitSigner"]
 
 _P256: Final = "ecdsa-p256"
 _ED25519: Final = "ed25519"

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
 
-__all__ = ["GitHub", "GitLab"]
 
 _SERVICE_URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"
 _SERVICE_TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a variable

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
 
-__all__ = ["AWS", "GCP", "Azure"]
 
 _OK: Final = 200
 

@@ -16,8 +16,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
 
-__all__ = ["File", "Kubernetes"]
-
 
 @dataclass(frozen=True, slots=True)
 class Kubernetes:

@@ -13,14 +13,6 @@ from agent_identity.flow import Flow, pause, read
 if TYPE_CHECKING:
     from agent_identity.values import Secret
 
-__all__ = [
-    "check_path",
-    "machine_says",
-    "refuse_inside",
-    "token_in_file",
-    "token_in_named_file",
-    "token_in_variable",
-]
 
 _WHILE_WRITING: Final = 0.05
 """Seconds until a half-written file is read again."""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.values import Certificate, Secret
 
-__all__ = ["Spiffe", "SpiffeId", "check_jwt_svid", "check_trust_domain", "check_x509_svid"]
 
 _WHO: Final = "the SPIFFE Workload API"
 

@@ -23,16 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
 
-__all__ = [
-    "Provider",
-    "WorkloadToken",
-    "check_audience",
-    "check_token",
-    "is_whole",
-    "malformed_token",
-    "quote_audience",
-    "trim",
-]
 
 _UNSTATED_LIFE: Final = 60.0
 """Seconds that a token without an expiry is used."""

@@ -19,7 +19,6 @@ from agent_identity.storage.sqlite import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-__all__ = ["ledger_error", "open_database"]
 
 _CODES: Final = {
     sqlite3.SQLITE_BUSY: "ledger_busy",

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record, Row
     from agent_identity.values import Principal
 
-__all__ = ["SqliteLedger"]
 
 _VERSION: Final = 1
 _PAGE_BYTES: Final = (

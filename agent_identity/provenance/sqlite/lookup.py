@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-__all__ = ["Lookup"]
 
 _STEP: Final = 1_024  # records indexed in one transaction
 _TAIL: Final = 64  # records that a query may scan

@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Upkeep"]
 
 _STOP_SECONDS: Final = 5.0
 _Bell: TypeAlias = (

@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Seal
 
-__all__ = ["LEASE_SECONDS", "RECORDS_SCHEMA", "Waiting", "Writer"]
 
 LEASE_SECONDS: Final = 30.0
 _RENEW_BELOW: Final = 20.0
