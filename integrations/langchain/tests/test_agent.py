@@ -419,7 +419,7 @@ def test_what_cannot_be_guarded_is_refused(identity: AgentIdentity) -> None:
 
     with pytest.raises(ConfigurationError, match="invoke"):
         protect(Past.from_function(func=lambda x: x, name="past", description="past"))
-    with pytest.raises(ConfigurationError, match="one string"):
+    with pytest.raises(ConfigurationError, match="list of strings"):
         protect(list_invoices, labels="sends:external")
     with pytest.raises(ConfigurationError):
         IdentityMiddleware(identity, rules={"pay": {"scopes": "payments:write"}})
