@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.cli.tokens import Wish
     from agent_identity.lifecycle import Revocation
 
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -172,7 +171,7 @@ def _report_errors(command: Callable[P, R]) -> Callable[P, R]:
                 typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
                 if error.remedy:
                     typer.echo(f"what to do: {error.remedy}", err=True)
-            raise typer.Exit(UNSOUND if _is_no(error) else UNREADABLE) from None
+            raise typer.Exit(UNSOUND if _is_refusal(error) else UNREADABLE) from None
 
     return run
 
@@ -182,7 +181,7 @@ def _print_error(code: str, message: str, remedy: str | None) -> None:
     typer.echo(json.dumps(document), err=True)
 
 
-def _is_no(error: AgentIdentityError) -> bool:
+def _is_refusal(error: AgentIdentityError) -> bool:
     refusals = (DeniedError, CredentialRejectedError, VerificationError)
     return error.code == "unknown_reference" or isinstance(error, refusals)
 
@@ -238,8 +237,7 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Show who triggered a call: for whom, through which agents, by which rule, and how it ended."""
-    from agent_identity.cli.finding import opened_ledger
-    from agent_identity.cli.why import newest_session, whole_reference
+    from agent_identity.cli.finding import newest_session, opened_ledger, whole_reference
     from agent_identity.provenance.signatures import SignatureCheck
     from agent_identity.provenance.trace import trace_of
 
@@ -285,7 +283,7 @@ def init(
 @_report_errors
 def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0: no check failed, 1: a check failed, 2: unreadable."""
-    from agent_identity.cli.doctor.command import examine
+    from agent_identity.cli.doctor import examine
     from agent_identity.cli.finding import needed_configuration
 
     directory = state_directory(state_dir)
@@ -399,8 +397,7 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
         )
         typer.echo("records cut off at the end can be detected only with an external checkpoint")
     else:
-        bad = report.first_bad
-        typer.secho(f"unsound: {bad}", fg=typer.colors.RED)
+        typer.secho(f"unsound: {report.first_bad}", fg=typer.colors.RED)
     raise typer.Exit(0 if report.ok else UNSOUND)
 
 

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
     from agent_identity.cli.tokens import Wish
 
-
 VARIABLE: Final = "AGENT_IDENTITY_TOKEN"
 PURPOSE: Final = "a token for one program of the command line"
 

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.session import Session
     from agent_identity.values import JSON, Secret
 
-
 PURPOSE: Final = "a token for the command line"
 
 
@@ -179,9 +178,6 @@ def _subject_token(reference: str) -> Secret:
             remedy="put the principal's token there",
         )
     return token
-
-
-# -- bound or not -----------------------------------------------------------------------------------------------------
 
 
 def binding_of(resource: str, configuration: Configuration) -> str | None:

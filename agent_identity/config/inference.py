@@ -27,7 +27,6 @@ from agent_identity.values import b64url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-
 T = TypeVar("T", bound=Table)
 
 
@@ -86,21 +85,10 @@ def _agent_rules(configuration: Configuration) -> list[_Rule[AgentTable]]:
     return [_Rule("signer_id", f"urn:agent-identity:signer:{name}", why, _always)]
 
 
-# -- issuers ----------------------------------------------------------------------------------------------------------
-
-
 def _issuer_rules(table: IssuerTable) -> Iterable[_Rule[IssuerTable]]:
     yield from _ISSUER_RULES
     if table.client_id is not None and "subjects" in table.trust:
         yield _Rule("audience", table.client_id, "it is the client_id", _always)
-
-
-def _has_document(table: IssuerTable) -> bool:
-    return (table.client_id or "").startswith("https://")
-
-
-def _has_client_id(table: IssuerTable) -> bool:
-    return table.client_id is not None
 
 
 def _proves(key: str, *others: str) -> Callable[[IssuerTable], bool]:
@@ -119,15 +107,22 @@ _has_certificate = _proves("client_certificate", "client_key")
 _has_key = _proves("client_key")
 
 _ISSUER_RULES: Final[tuple[_Rule[IssuerTable], ...]] = (
-    _Rule("registration", "cimd", "the client_id is an https URL", _has_document),
-    _Rule("registration", "configured", "there is a client_id", _has_client_id),
+    _Rule(
+        "registration",
+        "cimd",
+        "the client_id is an https URL",
+        lambda table: (table.client_id or "").startswith("https://"),
+    ),
+    _Rule(
+        "registration",
+        "configured",
+        "there is a client_id",
+        lambda table: table.client_id is not None,
+    ),
     _Rule("client_auth", "client_secret_basic", "there is a client_secret", _has_secret),
     _Rule("client_auth", "tls_client_auth", "there is a client_certificate", _has_certificate),
     _Rule("client_auth", "private_key_jwt", "there is a client_key", _has_key),
 )
-
-
-# -- resources --------------------------------------------------------------------------------------------------------
 
 OWN_MEANS: Final = ("secret", "username", "password", "token", "certificate", "key", "provider")
 """Keys that only sources without an issuer have, and that show what a table without `source` means."""
@@ -155,24 +150,8 @@ def _is(*sources: str | None) -> Callable[[ResourceTable], bool]:
     return lambda table: table.source in sources
 
 
-def _has_issuer(table: ResourceTable) -> bool:
-    return table.issuer is not None
-
-
-def _is_authorization(table: ResourceTable) -> bool:
-    return (table.header or "").lower() == "authorization"
-
-
-def _has_header(table: ResourceTable) -> bool:
-    return bool(table.header)
-
-
-def _has_files(table: PolicyTable) -> bool:
-    return bool(table.files)
-
-
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
-    _Rule("source", "token-exchange", "there is an issuer", _has_issuer),
+    _Rule("source", "token-exchange", "there is an issuer", lambda table: table.issuer is not None),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
     _Rule("binding", "none", "the source has no token that can be bound", _always),
@@ -187,10 +166,10 @@ _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
         "scheme",
         "Bearer",
         "Authorization needs a scheme",
-        _is_authorization,
+        lambda table: (table.header or "").lower() == "authorization",
     ),
-    _Rule("scheme", "", "any other header holds the key alone", _has_header),
+    _Rule("scheme", "", "any other header holds the key alone", lambda table: bool(table.header)),
 )
 _POLICY_RULES: Final[tuple[_Rule[PolicyTable], ...]] = (
-    _Rule("engine", "cedar", "there are policy files", _has_files),
+    _Rule("engine", "cedar", "there are policy files", lambda table: bool(table.files)),
 )

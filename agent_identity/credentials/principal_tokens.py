@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from agent_identity.redaction import Revealing
     from agent_identity.values import JSON
 
-
 T = TypeVar("T")
 
 _VERIFIED: Final = ("access_token", "id_token")

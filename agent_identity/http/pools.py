@@ -17,8 +17,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import httpcore
 
 from agent_identity.forks import start_over_in_child
-from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, check_addresses
-from agent_identity.http.deadline import DeadlineBackend
+from agent_identity.http.backends import (
+    AsyncGuardedBackend,
+    DeadlineBackend,
+    addresses_of,
+    check_addresses,
+)
 from agent_identity.http.seams import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
@@ -26,7 +30,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
     from agent_identity.values import Certificate
-
 
 ISSUERS: Final = "issuers"
 TOOLS: Final = "tools"

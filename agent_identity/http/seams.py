@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import Certificate
 
-
 _CONNECTIONS: Final = 100
 _KEPT: Final = 20
 _IDLE: Final = 30.0

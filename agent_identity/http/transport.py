@@ -15,8 +15,7 @@ import httpx
 
 from agent_identity.errors import AgentIdentityError, DeniedError, TransportError, is_interrupt
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http.addresses import addresses_of
-from agent_identity.http.deadline import deadline_at
+from agent_identity.http.backends import addresses_of, deadline_at
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Pools
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
@@ -24,7 +23,6 @@ from agent_identity.values import Certificate
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Generator, Iterable
-
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.http.world import World
     from agent_identity.values import Secret
 
-
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 FAILED: Final = "failed"
 
@@ -84,9 +83,6 @@ class Setup(NamedTuple):
     secrets: Secrets
     world: World
     clock: Callable[[], float]
-
-
-# -- secrets ----------------------------------------------------------------------------------------------------------
 
 
 def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], str]]:
@@ -171,9 +167,6 @@ def _check_mode(name: str, reference: str) -> Iterator[Finding]:
         yield warning(name, f"other users can open {place}", f"chmod 600 {place}")
 
 
-# -- the state directory and the ledger -------------------------------------------------------------------------------
-
-
 def check_state(directory: Path) -> list[Finding]:
     """Whether the state directory is private. Nothing is created or changed."""
     name, elsewhere = "state directory", "choose another AGENT_IDENTITY_STATE_DIR"
@@ -215,9 +208,6 @@ def check_ledger(configuration: Configuration, directory: Path) -> list[Finding]
     except AgentIdentityError as error:
         return [failure_of(name, error)]
     return [ok(name, f"{file or table.url} opens and can be written")]
-
-
-# -- policy -----------------------------------------------------------------------------------------------------------
 
 
 def check_policy(configuration: Configuration) -> list[Finding]:

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Secret
 
-
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
 _REDIRECT: Final = "http://127.0.0.1/callback"

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Certificate
 
-
 _SKEW: Final = 30.0
 _UNSTATED_LIFE: Final = 60.0
 """Seconds that a token without an `expires_in` is used."""

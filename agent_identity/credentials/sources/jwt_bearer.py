@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.client import sign_assertion
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
-from agent_identity.credentials.source import Described, Wanted, name_at
+from agent_identity.credentials.source import Described, Wanted, name_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
-from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import new_id
 

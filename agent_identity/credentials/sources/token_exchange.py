@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.source import Described, Wanted, details_text, named_by, target
 from agent_identity.credentials.sources.checks import check_answer, check_issued_type, expect
-from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.values import Secret

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.oauth.responses import failure_of, json_object, send
-from agent_identity.credentials.workload.places import refuse_inside, token_in_variable
+from agent_identity.credentials.workload.files import refuse_inside, token_in_variable
 from agent_identity.credentials.workload.tokens import (
     check_token,
     malformed_token,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
-
 
 _SERVICE_URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"
 _SERVICE_TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a variable

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote
 
 from agent_identity.credentials.oauth.responses import failure_of, json_object, send
-from agent_identity.credentials.workload.places import machine_says, token_in_named_file
+from agent_identity.credentials.workload.files import machine_says, token_in_named_file
 from agent_identity.credentials.workload.tokens import (
     check_token,
     malformed_token,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
-
 
 _OK: Final = 200
 
