@@ -31,7 +31,7 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.cli.tokens import Wish
+    from agent_identity.cli.tokens import TokenRequest
     from agent_identity.lifecycle import Revocation
 
 P = ParamSpec("P")
@@ -186,15 +186,10 @@ def _is_refusal(error: AgentIdentityError) -> bool:
     return error.code == "unknown_reference" or isinstance(error, refusals)
 
 
-def _columns() -> int:
-    """The width of the terminal, 80 without one."""
-    return shutil.get_terminal_size().columns
+def _token_request(resource: str, scopes: list[str] | None, subject: str | None) -> TokenRequest:
+    from agent_identity.cli.tokens import TokenRequest
 
-
-def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
-    from agent_identity.cli.tokens import Wish
-
-    return Wish(resource, scopes or [], subject)
+    return TokenRequest(resource, scopes or [], subject)
 
 
 @app.command()
@@ -246,7 +241,8 @@ def why(
     with opened_ledger(state_dir, config) as ledger:
         whole = newest_session(ledger) if ref is None else whole_reference(ledger, ref)
         trace = trace_of(ledger, whole, check=SignatureCheck(ledger))
-    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(_columns()))
+    width = shutil.get_terminal_size().columns
+    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(width))
 
 
 @app.command()
@@ -304,13 +300,13 @@ def token(
 ) -> None:
     """Print a credential for one resource; a bound credential as the headers of one request."""
     from agent_identity.cli.finding import needed_configuration
-    from agent_identity.cli.tokens import Aim, print_token
+    from agent_identity.cli.tokens import RequestLine, print_token
 
     if (method is None) != (url is None):
         raise ConfigurationError("request_incomplete", "--method and --url belong together")
-    aim = None if method is None or url is None else Aim(method, url)
-    wish = _wish(resource, scope, subject_token)
-    print_token(needed_configuration(config), state_dir, wish, aim, as_json=as_json)
+    line = None if method is None or url is None else RequestLine(method, url)
+    request = _token_request(resource, scope, subject_token)
+    print_token(needed_configuration(config), state_dir, request, line, as_json=as_json)
 
 
 @app.command("exec")
@@ -337,9 +333,9 @@ def exec_(
     from agent_identity.cli.exec import run_with_token
     from agent_identity.cli.finding import needed_configuration
 
-    wish = _wish(resource, scope, subject_token)
+    request = _token_request(resource, scope, subject_token)
     path = needed_configuration(config)
-    raise typer.Exit(run_with_token(path, state_dir, wish, env, command, as_json=as_json))
+    raise typer.Exit(run_with_token(path, state_dir, request, env, command, as_json=as_json))
 
 
 @config_app.command("schema")
@@ -401,7 +397,7 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
     raise typer.Exit(0 if report.ok else UNSOUND)
 
 
-Ended = Annotated[
+Revoked = Annotated[
     str,
     typer.Argument(
         metavar="REF",
@@ -413,7 +409,7 @@ Ended = Annotated[
 @app.command("revoke")
 @_report_errors
 def revoke(
-    ref: Ended,
+    ref: Revoked,
     reason: Annotated[
         str, typer.Option(help="The reason, in one line; it is recorded.")
     ] = "revoked by an operator",
@@ -433,7 +429,7 @@ def revoke(
 @app.command("reinstate")
 @_report_errors
 def reinstate(
-    ref: Ended,
+    ref: Revoked,
     reason: Annotated[
         str | None, typer.Option(help="The reason, in one line; it is recorded.")
     ] = None,

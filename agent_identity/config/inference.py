@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a short file means in full. Each rule fills one key that is missing and says why; no rule replaces a written value.
+"""Infers missing values from other keys. Each rule fills one missing key and says why; no rule replaces a written value.
 
 Where a rule would have to choose between several values, the key stays empty and `checks` asks for it.
 """

@@ -211,7 +211,8 @@ def _expectation(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "literal_error":
-            return f"must be one of {_alternatives(str(context['expected']))}"
+            names = re.findall(r"'([^']*)'", str(context["expected"]))
+            return f"must be one of {', '.join(names)}"
         case "greater_than":
             return f"must be more than {context['gt']}"
         case "greater_than_equal":
@@ -235,10 +236,6 @@ _TYPES: Final = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-
-
-def _alternatives(expected: str) -> str:
-    return ", ".join(re.findall(r"'([^']*)'", expected))
 
 
 def _path(location: Iterable[int | str], data: Toml) -> tuple[str, ...]:

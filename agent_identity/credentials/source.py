@@ -102,7 +102,7 @@ class Wanted:
     step_up: StepUp | None = None
 
 
-def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
+def sub_at(issuer: Issuer, wanted: Wanted) -> str | None:
     """Return the principal's `sub` at an issuer; None where it isn't known, and for a trigger.
 
     A `sub` is unique at its own issuer (OIDC Core §2). It also holds at issuers whose configuration lists that issuer in
@@ -113,26 +113,26 @@ def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
     return principal.sub if is_known and principal.profile != "trigger" else None
 
 
-def name_at(issuer: Issuer, wanted: Wanted) -> str:
+def required_sub_at(issuer: Issuer, wanted: Wanted) -> str:
     """Return the principal's `sub` at an issuer that has to be told who the principal is.
 
     Raises:
         CredentialRejectedError: `principal_unknown_there`, the `sub` may belong to another person there.
     """
-    name = named_by(issuer, wanted)
-    if name is None and wanted.principal.profile == "trigger":
+    sub = sub_at(issuer, wanted)
+    if sub is None and wanted.principal.profile == "trigger":
         raise CredentialRejectedError(
             "principal_unknown_there",
             f"{issuer.url} needs the name of a principal, and an autonomous session has none",
             remedy="open the session with on_behalf_of(token), or use client-credentials for this resource",
         )
-    if name is None:
+    if sub is None:
         raise CredentialRejectedError(
             "principal_unknown_there",
             f"the principal's sub is from {wanted.principal.iss}, and may name another person at {issuer.url}",
             remedy="if both issuers use the same sub for the same person, list the first in subjects_of of the second",
         )
-    return name
+    return sub
 
 
 class Renewal(NamedTuple):

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connection pools: separate ones for issuers, for tools and for discovered URLs, and for each client certificate.
 
-Sync pools belong to the process; each async pool belongs to one event loop and closes with it. The pool of a server in this
-process calls it instead of opening a socket.
+Sync pools belong to the process; each async pool belongs to one event loop and closes with it.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The httpx transports behind our clients: sockets with a deadline, or a server in this process."""
+"""The httpx transports behind our clients, and their TLS contexts."""
 
 from __future__ import annotations
 

@@ -37,9 +37,8 @@ _METADATA_HOSTS: Final = frozenset({"169.254.169.254", "metadata.google.internal
 class Transport:
     """Sends `HttpRequest`s. Thread-safe, fork-safe, usable from several event loops.
 
-    `body_limit` is bytes. `allow_private` are hosts that may be in a
-    private network although a peer named them; `resolve` returns the addresses of such a host. `authorities` is a PEM file of
-    authorities that are trusted beside the public ones.
+    `body_limit` is bytes. `allow_private` are hosts that may be in a private network although a peer named them; `resolve`
+    returns the addresses of such a host. `authorities` is a PEM file of authorities that are trusted beside the public ones.
     """
 
     def __init__(

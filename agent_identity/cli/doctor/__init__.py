@@ -30,7 +30,6 @@ from agent_identity.cli.doctor.local import (
     check_policy,
     check_secret,
     check_state,
-    secret_places,
 )
 from agent_identity.cli.doctor.remote import (
     check_issuer,
@@ -42,6 +41,7 @@ from agent_identity.cli.doctor.remote import (
 )
 from agent_identity.cli.finding import world_of
 from agent_identity.config import read_configuration
+from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import InvalidConfigurationError
 
 if TYPE_CHECKING:
@@ -89,7 +89,7 @@ def _findings(configuration: Configuration, directory: Path) -> list[Finding]:
     setup = Setup(configuration, secrets_of(configuration, time.time), world, time.time)
     checks: list[Callable[[], list[Finding]]] = [
         partial(check_secret, key, reference, setup)
-        for key, reference in secret_places(configuration)
+        for key, reference in values_of(configuration, Kind.REFERENCE)
     ]
     asked = configuration.asked_issuers
     checks += [

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from agent_identity.cli.finding import ledger_file
-from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
 from agent_identity.errors import AgentIdentityError
@@ -83,11 +82,6 @@ class Setup(NamedTuple):
     secrets: Secrets
     world: World
     clock: Callable[[], float]
-
-
-def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], str]]:
-    """Every reference of a configuration, with its path."""
-    return list(values_of(configuration, Kind.REFERENCE))
 
 
 def check_secret(path: tuple[str, ...], reference: str, setup: Setup) -> list[Finding]:

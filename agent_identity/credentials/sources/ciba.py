@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from agent_identity.credentials.oauth.responses import json_object
 from agent_identity.credentials.oauth.token_types import CIBA, ID_TOKEN
-from agent_identity.credentials.source import name_at
+from agent_identity.credentials.source import required_sub_at
 from agent_identity.credentials.sources.signing_in import OPENID, SignInSource, poll, span_of
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
@@ -70,7 +70,7 @@ class Ciba(SignInSource):
 
     def _hint(self, wanted: Wanted) -> Flow[tuple[str, str | Secret]]:
         if self.login_hint_from == "sub":
-            return "login_hint", name_at(self.sign_in.issuer, wanted)
+            return "login_hint", required_sub_at(self.sign_in.issuer, wanted)
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing", "this session has no ID token of the principal as a hint"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.token_types import REFRESH
-from agent_identity.credentials.source import Described, Wanted, named_by, target
+from agent_identity.credentials.source import Described, Wanted, sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.errors import AgentIdentityError, CredentialRejectedError
 from agent_identity.flow import Shared, keep, read, shared
@@ -224,5 +224,5 @@ class RefreshToken:
                 remedy="sign in once and store the refresh token there, or use authorization-code or device",
             )
         expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
-        expected = replace(expected, sub=named_by(self.issuer, wanted), shown_by="kept")
+        expected = replace(expected, sub=sub_at(self.issuer, wanted), shown_by="kept")
         return (yield from refresh(self.issuer, self.tokens, wanted, token, expected))

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, details_text, named_by, target
+from agent_identity.credentials.source import Described, details_text, sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.refresh_token import RefreshTokens, refresh
 from agent_identity.errors import (
@@ -75,7 +75,7 @@ class SignIn:
         return frozenset() if self._expected_sub(wanted) is None else OPENID
 
     def _expected_sub(self, wanted: Wanted) -> str | None:
-        return named_by(self.issuer, wanted) if self.names_principal else None
+        return sub_at(self.issuer, wanted) if self.names_principal else None
 
     def fetch(
         self,

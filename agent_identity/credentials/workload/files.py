@@ -158,7 +158,7 @@ def token_in_variable(variable: str, who: str) -> Flow[Secret | None]:
     return token
 
 
-def refuse_inside(marker: str, variable: str, setup: str) -> Flow[None]:
+def check_job_has_token(marker: str, variable: str, setup: str) -> Flow[None]:
     """Refuse a job of a platform that gave it no token: the `marker` variable is set, the token's variable isn't.
 
     Other identities that the machine may have aren't this job's, so the next platform isn't tried.
@@ -173,7 +173,7 @@ def refuse_inside(marker: str, variable: str, setup: str) -> Flow[None]:
         )
 
 
-def machine_says(path: str, *names: str) -> Flow[bool]:
+def firmware_names(path: str, *names: str) -> Flow[bool]:
     """Whether the firmware's file at `path` holds one of these names."""
     text = yield from read(f"file:{path}")
     return text is not None and text.reveal().strip() in names
