@@ -75,6 +75,11 @@ def _always(_: Table) -> bool:
     return True
 
 
+def _has(key: str) -> Callable[[Table], bool]:
+    """The table has a value for this key, and not an empty one."""
+    return lambda table: bool(getattr(table, key))
+
+
 def _agent_rules(configuration: Configuration) -> list[_Rule[AgentTable]]:
     signer, vault = configuration.agent.signer, configuration.vault
     if signer is None or vault is None or not is_in_vault(signer):
@@ -89,6 +94,10 @@ def _issuer_rules(table: IssuerTable) -> Iterable[_Rule[IssuerTable]]:
     yield from _ISSUER_RULES
     if table.client_id is not None and "subjects" in table.trust:
         yield _Rule("audience", table.client_id, "it is the client_id", _always)
+
+
+def _has_document(table: IssuerTable) -> bool:
+    return (table.client_id or "").startswith("https://")
 
 
 def _proves(key: str, *others: str) -> Callable[[IssuerTable], bool]:
@@ -107,18 +116,8 @@ _has_certificate = _proves("client_certificate", "client_key")
 _has_key = _proves("client_key")
 
 _ISSUER_RULES: Final[tuple[_Rule[IssuerTable], ...]] = (
-    _Rule(
-        "registration",
-        "cimd",
-        "the client_id is an https URL",
-        lambda table: (table.client_id or "").startswith("https://"),
-    ),
-    _Rule(
-        "registration",
-        "configured",
-        "there is a client_id",
-        lambda table: table.client_id is not None,
-    ),
+    _Rule("registration", "cimd", "the client_id is an https URL", _has_document),
+    _Rule("registration", "configured", "there is a client_id", _has("client_id")),
     _Rule("client_auth", "client_secret_basic", "there is a client_secret", _has_secret),
     _Rule("client_auth", "tls_client_auth", "there is a client_certificate", _has_certificate),
     _Rule("client_auth", "private_key_jwt", "there is a client_key", _has_key),
@@ -150,8 +149,12 @@ def _is(*sources: str | None) -> Callable[[ResourceTable], bool]:
     return lambda table: table.source in sources
 
 
+def _is_authorization(table: ResourceTable) -> bool:
+    return (table.header or "").lower() == "authorization"
+
+
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
-    _Rule("source", "token-exchange", "there is an issuer", lambda table: table.issuer is not None),
+    _Rule("source", "token-exchange", "there is an issuer", _has("issuer")),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
     _Rule("binding", "none", "the source has no token that can be bound", _always),
@@ -162,14 +165,9 @@ _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
     _Rule("login_hint_from", "sub", "every principal has one", _is("ciba")),
     _Rule("provider", "ambient", "the platform is detected", uses_platform),
     _Rule("header", "Authorization", "it is the usual header for keys", _is("api-key")),
-    _Rule(
-        "scheme",
-        "Bearer",
-        "Authorization needs a scheme",
-        lambda table: (table.header or "").lower() == "authorization",
-    ),
-    _Rule("scheme", "", "any other header holds the key alone", lambda table: bool(table.header)),
+    _Rule("scheme", "Bearer", "Authorization needs a scheme", _is_authorization),
+    _Rule("scheme", "", "any other header holds the key alone", _has("header")),
 )
 _POLICY_RULES: Final[tuple[_Rule[PolicyTable], ...]] = (
-    _Rule("engine", "cedar", "there are policy files", lambda table: bool(table.files)),
+    _Rule("engine", "cedar", "there are policy files", _has("files")),
 )
