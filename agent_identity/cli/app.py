@@ -31,9 +31,8 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from agent_identity.cli.tokens import Wish
+    from agent_identity.cli.tokens import TokenRequest
     from agent_identity.lifecycle import Revocation
-
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -172,7 +171,7 @@ def _report_errors(command: Callable[P, R]) -> Callable[P, R]:
                 typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
                 if error.remedy:
                     typer.echo(f"what to do: {error.remedy}", err=True)
-            raise typer.Exit(UNSOUND if _is_no(error) else UNREADABLE) from None
+            raise typer.Exit(UNSOUND if _is_refusal(error) else UNREADABLE) from None
 
     return run
 
@@ -182,20 +181,15 @@ def _print_error(code: str, message: str, remedy: str | None) -> None:
     typer.echo(json.dumps(document), err=True)
 
 
-def _is_no(error: AgentIdentityError) -> bool:
+def _is_refusal(error: AgentIdentityError) -> bool:
     refusals = (DeniedError, CredentialRejectedError, VerificationError)
     return error.code == "unknown_reference" or isinstance(error, refusals)
 
 
-def _columns() -> int:
-    """The width of the terminal, 80 without one."""
-    return shutil.get_terminal_size().columns
+def _token_request(resource: str, scopes: list[str] | None, subject: str | None) -> TokenRequest:
+    from agent_identity.cli.tokens import TokenRequest
 
-
-def _wish(resource: str, scopes: list[str] | None, subject: str | None) -> Wish:
-    from agent_identity.cli.tokens import Wish
-
-    return Wish(resource, scopes or [], subject)
+    return TokenRequest(resource, scopes or [], subject)
 
 
 @app.command()
@@ -238,8 +232,7 @@ def why(
     as_json: Json = False,
 ) -> None:
     """Show who triggered a call: for whom, through which agents, by which rule, and how it ended."""
-    from agent_identity.cli.finding import opened_ledger
-    from agent_identity.cli.why import newest_session, whole_reference
+    from agent_identity.cli.finding import newest_session, opened_ledger, whole_reference
     from agent_identity.provenance.signatures import SignatureCheck
     from agent_identity.provenance.trace import trace_of
 
@@ -248,7 +241,8 @@ def why(
     with opened_ledger(state_dir, config) as ledger:
         whole = newest_session(ledger) if ref is None else whole_reference(ledger, ref)
         trace = trace_of(ledger, whole, check=SignatureCheck(ledger))
-    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(_columns()))
+    width = shutil.get_terminal_size().columns
+    typer.echo(json.dumps(trace.to_dict(), indent=2) if as_json else trace.to_text(width))
 
 
 @app.command()
@@ -285,7 +279,7 @@ def init(
 @_report_errors
 def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
     """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0: no check failed, 1: a check failed, 2: unreadable."""
-    from agent_identity.cli.doctor.command import examine
+    from agent_identity.cli.doctor import examine
     from agent_identity.cli.finding import needed_configuration
 
     directory = state_directory(state_dir)
@@ -306,13 +300,13 @@ def token(
 ) -> None:
     """Print a credential for one resource; a bound credential as the headers of one request."""
     from agent_identity.cli.finding import needed_configuration
-    from agent_identity.cli.tokens import Aim, print_token
+    from agent_identity.cli.tokens import RequestLine, print_token
 
     if (method is None) != (url is None):
         raise ConfigurationError("request_incomplete", "--method and --url belong together")
-    aim = None if method is None or url is None else Aim(method, url)
-    wish = _wish(resource, scope, subject_token)
-    print_token(needed_configuration(config), state_dir, wish, aim, as_json=as_json)
+    line = None if method is None or url is None else RequestLine(method, url)
+    request = _token_request(resource, scope, subject_token)
+    print_token(needed_configuration(config), state_dir, request, line, as_json=as_json)
 
 
 @app.command("exec")
@@ -339,9 +333,9 @@ def exec_(
     from agent_identity.cli.exec import run_with_token
     from agent_identity.cli.finding import needed_configuration
 
-    wish = _wish(resource, scope, subject_token)
+    request = _token_request(resource, scope, subject_token)
     path = needed_configuration(config)
-    raise typer.Exit(run_with_token(path, state_dir, wish, env, command, as_json=as_json))
+    raise typer.Exit(run_with_token(path, state_dir, request, env, command, as_json=as_json))
 
 
 @config_app.command("schema")
@@ -399,12 +393,11 @@ def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Js
         )
         typer.echo("records cut off at the end can be detected only with an external checkpoint")
     else:
-        bad = report.first_bad
-        typer.secho(f"unsound: {bad}", fg=typer.colors.RED)
+        typer.secho(f"unsound: {report.first_bad}", fg=typer.colors.RED)
     raise typer.Exit(0 if report.ok else UNSOUND)
 
 
-Ended = Annotated[
+Revoked = Annotated[
     str,
     typer.Argument(
         metavar="REF",
@@ -416,7 +409,7 @@ Ended = Annotated[
 @app.command("revoke")
 @_report_errors
 def revoke(
-    ref: Ended,
+    ref: Revoked,
     reason: Annotated[
         str, typer.Option(help="The reason, in one line; it is recorded.")
     ] = "revoked by an operator",
@@ -436,7 +429,7 @@ def revoke(
 @app.command("reinstate")
 @_report_errors
 def reinstate(
-    ref: Ended,
+    ref: Revoked,
     reason: Annotated[
         str | None, typer.Option(help="The reason, in one line; it is recorded.")
     ] = None,

@@ -30,8 +30,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import FrameType
 
-    from agent_identity.cli.tokens import Wish
-
+    from agent_identity.cli.tokens import TokenRequest
 
 VARIABLE: Final = "AGENT_IDENTITY_TOKEN"
 PURPOSE: Final = "a token for one program of the command line"
@@ -47,7 +46,7 @@ _FROM_KEYS: Final = frozenset({signal.SIGINT, signal.SIGQUIT})
 def run_with_token(
     config: Path,
     state_dir: Path | None,
-    wish: Wish,
+    request: TokenRequest,
     variable: str,
     command: Sequence[str],
     *,
@@ -67,9 +66,9 @@ def run_with_token(
             "--env takes the name of a variable",
             remedy=f"without --env, the token is in {VARIABLE}",
         )
-    check_may_act(wish, configuration)
-    if binding_of(wish.resource, configuration) is not None:
-        raise _bound_error(wish.resource)
+    check_may_act(request, configuration)
+    if binding_of(request.resource, configuration) is not None:
+        raise _bound_error(request.resource)
     program = shutil.which(command[0])
     if program is None:
         return _not_run(_NotRunError(_NOT_FOUND, f"{command[0]}: no such program"), as_json=as_json)
@@ -77,11 +76,11 @@ def run_with_token(
     with (
         signals,
         AgentIdentity.from_config(config, state_dir=state_dir) as identity,
-        session_for(identity, wish, PURPOSE) as session,
+        session_for(identity, request, PURPOSE) as session,
     ):
-        credential = session.credential(wish.resource, wish.wanted_scopes)
+        credential = session.credential(request.resource, request.wanted_scopes)
         if is_bound(credential):
-            raise _bound_error(wish.resource)
+            raise _bound_error(request.resource)
         environment = {**os.environ, variable: credential.reveal()}
         try:
             code = signals.run([*command], program, environment)

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Which configuration and which ledger a command uses.
+"""Which configuration, which ledger and which session a command uses.
 
 `--config` names the configuration, otherwise `AGENT_IDENTITY_CONFIG`. A file in the working directory is mentioned in an
 error, but never opened: another user may have put it there.
@@ -21,13 +21,14 @@ from agent_identity.http.surroundings import Surroundings
 from agent_identity.http.world import World
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.memory import MemoryLedger
+from agent_identity.provenance.trace import visible
+from agent_identity.values import can_be_signed
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.config import Configuration
     from agent_identity.provenance.ledger import Ledger
-
 
 NAME: Final = "agent-identity.toml"
 
@@ -115,3 +116,39 @@ def world_of(configuration: Configuration, clock: Callable[[], float] = time.tim
         clock=clock,
         deadline=settings.deadline,
     )
+
+
+_LISTED: Final = 5
+
+
+def whole_reference(ledger: Ledger, ref: str) -> str:
+    """The id that begins with `ref`; `ref` itself if it is an id, or if no id begins with it.
+
+    Raises:
+        LedgerError: `ambiguous_reference`, several ids begin with it.
+    """
+    if not ref or not can_be_signed(ref):
+        return ref
+    ids = ledger.references(ref, limit=_LISTED + 1)
+    if not ids or ref in ids:
+        return ref
+    if len(ids) == 1:
+        return ids[0]
+    more = ", …" if len(ids) > _LISTED else ""
+    raise LedgerError(
+        "ambiguous_reference",
+        f"several ids begin with {visible(ref)}: {', '.join(map(visible, ids[:_LISTED]))}{more}",
+        remedy="give more characters of the id",
+    )
+
+
+def newest_session(ledger: Ledger) -> str:
+    """The session that was opened last and has no parent.
+
+    Raises:
+        LedgerError: `unknown_reference`.
+    """
+    for opened in ledger.sessions():
+        if opened.body.get("parent") is None and opened.session_id is not None:
+            return opened.session_id
+    raise LedgerError("unknown_reference", "the ledger has no session yet")

@@ -21,7 +21,6 @@ from agent_identity.values import agent_uri
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 _NAME: Final = '"my-agent"'
 _ISSUER: Final = '"https://idp.example"'
 """What a template has in place of the agent's name and of the issuer."""

@@ -28,11 +28,10 @@ if TYPE_CHECKING:
     from agent_identity.session import Session
     from agent_identity.values import JSON, Secret
 
-
 PURPOSE: Final = "a token for the command line"
 
 
-class Aim(NamedTuple):
+class RequestLine(NamedTuple):
     """The request that headers are made for."""
 
     method: str
@@ -40,37 +39,47 @@ class Aim(NamedTuple):
 
 
 def print_token(
-    config: Path, state_dir: Path | None, wish: Wish, aim: Aim | None, *, as_json: bool
+    config: Path,
+    state_dir: Path | None,
+    request: TokenRequest,
+    line: RequestLine | None,
+    *,
+    as_json: bool,
 ) -> None:
     """Get the credential and print it; `state_dir` None is the default.
 
     Raises:
-        AgentIdentityError: there is no credential, or it is bound and `aim` is missing.
+        AgentIdentityError: there is no credential, or it is bound and `line` is missing.
     """
     # In a context of its own, since the session is never left.
-    contextvars.copy_context().run(_print_token, config, state_dir, wish, aim, as_json=as_json)
+    contextvars.copy_context().run(_print_token, config, state_dir, request, line, as_json=as_json)
 
 
 def _print_token(
-    config: Path, state_dir: Path | None, wish: Wish, aim: Aim | None, *, as_json: bool
+    config: Path,
+    state_dir: Path | None,
+    request: TokenRequest,
+    line: RequestLine | None,
+    *,
+    as_json: bool,
 ) -> None:
     configuration = read_configuration(config)
-    check_may_act(wish, configuration)
-    if aim is None and binding_of(wish.resource, configuration) is not None:
-        raise _needs_aim(wish.resource)
+    check_may_act(request, configuration)
+    if line is None and binding_of(request.resource, configuration) is not None:
+        raise _request_line_missing(request.resource)
     identity = AgentIdentity.from_config(config, state_dir=state_dir)
     with identity, contextlib.ExitStack() as leaving:
-        session = leaving.enter_context(session_for(identity, wish, PURPOSE))
-        credential = session.credential(wish.resource, wish.wanted_scopes)
-        if aim is None and is_bound(credential):
-            raise _needs_aim(wish.resource)
-        document = _document(credential, aim)
+        session = leaving.enter_context(session_for(identity, request, PURPOSE))
+        credential = session.credential(request.resource, request.wanted_scopes)
+        if line is None and is_bound(credential):
+            raise _request_line_missing(request.resource)
+        document = _document(credential, line)
         sys.stdout.write(json.dumps(document, indent=2) + "\n" if as_json else _text(document))
         sys.stdout.flush()
         leaving.pop_all()
 
 
-def _needs_aim(resource: str) -> ConfigurationError:
+def _request_line_missing(resource: str) -> ConfigurationError:
     return ConfigurationError(
         "credential_bound",
         f"the credential for {resource} is bound to a key of this process, so the token alone is useless",
@@ -78,15 +87,15 @@ def _needs_aim(resource: str) -> ConfigurationError:
     )
 
 
-def _document(credential: Credential, aim: Aim | None) -> dict[str, JSON]:
+def _document(credential: Credential, line: RequestLine | None) -> dict[str, JSON]:
     document: dict[str, JSON] = {
         "resource": credential.resource,
         "token_type": credential.token_type,
     }
-    if aim is None:
+    if line is None:
         document["access_token"] = credential.reveal()
     else:
-        document["headers"] = {**credential.headers(aim.method, aim.url)}
+        document["headers"] = {**credential.headers(line.method, line.url)}
     ends = datetime.fromtimestamp(int(credential.expires_at), UTC)
     document["expires_at"] = ends.isoformat().replace("+00:00", "Z")
     document["scopes"] = [*sorted(credential.scopes)]
@@ -109,7 +118,7 @@ TRIGGER: Final = "cli"
 _SCHEMES: Final = ("env", "file", "keyring", "keyring+plaintext")
 
 
-class Wish(NamedTuple):
+class TokenRequest(NamedTuple):
     """What a command asks for. `subject` is a reference, or None; without scopes, those of the configuration."""
 
     resource: str
@@ -121,14 +130,14 @@ class Wish(NamedTuple):
         return self.scopes or None
 
 
-def check_may_act(wish: Wish, configuration: Configuration) -> None:
+def check_may_act(request: TokenRequest, configuration: Configuration) -> None:
     """Refuse a command without a subject unless the configuration allows it.
 
     Raises:
         ConfigurationError: `autonomous_not_allowed`, or the subject is not a reference.
     """
-    if wish.subject is not None:
-        _check_reference(wish.subject)
+    if request.subject is not None:
+        _check_reference(request.subject)
     elif not configuration.cli.autonomous:
         raise ConfigurationError(
             "autonomous_not_allowed",
@@ -137,15 +146,15 @@ def check_may_act(wish: Wish, configuration: Configuration) -> None:
         )
 
 
-def session_for(identity: AgentIdentity, wish: Wish, purpose: str) -> Session:
+def session_for(identity: AgentIdentity, request: TokenRequest, purpose: str) -> Session:
     """The session for a command's credential.
 
     Raises:
         ConfigurationError: there is no token at the reference, or no issuer is trusted for tokens of principals.
     """
-    if wish.subject is None:
+    if request.subject is None:
         return identity.autonomous(trigger=TRIGGER, purpose=purpose)
-    token = _subject_token(wish.subject)
+    token = _subject_token(request.subject)
     return identity.on_behalf_of(SubjectTokens(access_token=token.reveal()), purpose=purpose)
 
 
@@ -179,9 +188,6 @@ def _subject_token(reference: str) -> Secret:
             remedy="put the principal's token there",
         )
     return token
-
-
-# -- bound or not -----------------------------------------------------------------------------------------------------
 
 
 def binding_of(resource: str, configuration: Configuration) -> str | None:

@@ -5,8 +5,7 @@
     model             every table and key, and the JSON Schema
     inference         the values of missing keys that follow from others
     checks            contradictions, secrets in the file, what this version doesn't support
-    resource_checks   `[resources]`: the keys that each source needs and takes
-    authority_checks  `[authority]`
+    table_checks      `[resources]` and `[authority]`: the keys that each source needs and takes
     problems          faults and their lines
     reading           all of that in order: reads the file and returns a `Configuration`, or raises one error
     references        reads `env:`, `file:` and `keyring:` references to secrets

@@ -10,11 +10,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.config.authority_checks import ISSUERS_URL, check_authority
 from agent_identity.config.model import Kind, PolicyTable, SharedTable, values_of
 from agent_identity.config.problems import Fault, conflict, malformed, missing, nearest, unused
 from agent_identity.config.references import is_in_vault, is_reference, parse_reference, transit_key
-from agent_identity.config.resource_checks import check_resources
+from agent_identity.config.table_checks import ISSUERS_URL, check_authority, check_resources
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link, origin_or_none
 from agent_identity.values import agent_uri, check_phrase
@@ -48,8 +47,6 @@ def check_policy(configuration: Configuration) -> Iterator[Fault]:
             'add [policy] engine = "grants-only" to allow what the grants allow, or pass a policy',
         )
 
-
-# -- the agent --------------------------------------------------------------------------------------------------------
 
 _NAMES: Final = "use letters, digits, dots, dashes and underscores, or a whole URI"
 
@@ -94,9 +91,6 @@ def _is_agent(name: str) -> bool:
     except ConfigurationError:
         return False
     return True
-
-
-# -- issuers ----------------------------------------------------------------------------------------------------------
 
 
 def _issuer_names(configuration: Configuration) -> Iterator[Fault]:
@@ -227,9 +221,6 @@ def _proof(
         yield unused((*path, "client_assertion_audience"), f"{method} makes no assertion")
 
 
-# -- secrets and addresses --------------------------------------------------------------------------------------------
-
-
 def _references(configuration: Configuration) -> Iterator[Fault]:
     for path, text in values_of(configuration, Kind.REFERENCE):
         if is_reference(text):
@@ -279,8 +270,6 @@ def _url(url: str, path: tuple[str, ...], *, is_plain: bool) -> Iterator[Fault]:
         what = "an https URL without query and fragment" if is_plain else "an https URL"
         yield malformed(path, f"must be {what}", "write the whole URL in ASCII")
 
-
-# -- policy and ledger ------------------------------------------------------------------------------------------------
 
 _LEDGER: Final = re.compile(r"memory:|sqlite:|sqlite:///.*[^/].*|postgres(?:ql)?:.*", re.DOTALL)
 

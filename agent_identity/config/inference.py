@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a short file means in full. Each rule fills one key that is missing and says why; no rule replaces a written value.
+"""Infers missing values from other keys. Each rule fills one missing key and says why; no rule replaces a written value.
 
 Where a rule would have to choose between several values, the key stays empty and `checks` asks for it.
 """
@@ -26,7 +26,6 @@ from agent_identity.values import b64url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
-
 
 T = TypeVar("T", bound=Table)
 
@@ -76,6 +75,11 @@ def _always(_: Table) -> bool:
     return True
 
 
+def _has(key: str) -> Callable[[Table], bool]:
+    """The table has a value for this key, and not an empty one."""
+    return lambda table: bool(getattr(table, key))
+
+
 def _agent_rules(configuration: Configuration) -> list[_Rule[AgentTable]]:
     signer, vault = configuration.agent.signer, configuration.vault
     if signer is None or vault is None or not is_in_vault(signer):
@@ -86,9 +90,6 @@ def _agent_rules(configuration: Configuration) -> list[_Rule[AgentTable]]:
     return [_Rule("signer_id", f"urn:agent-identity:signer:{name}", why, _always)]
 
 
-# -- issuers ----------------------------------------------------------------------------------------------------------
-
-
 def _issuer_rules(table: IssuerTable) -> Iterable[_Rule[IssuerTable]]:
     yield from _ISSUER_RULES
     if table.client_id is not None and "subjects" in table.trust:
@@ -97,10 +98,6 @@ def _issuer_rules(table: IssuerTable) -> Iterable[_Rule[IssuerTable]]:
 
 def _has_document(table: IssuerTable) -> bool:
     return (table.client_id or "").startswith("https://")
-
-
-def _has_client_id(table: IssuerTable) -> bool:
-    return table.client_id is not None
 
 
 def _proves(key: str, *others: str) -> Callable[[IssuerTable], bool]:
@@ -120,14 +117,11 @@ _has_key = _proves("client_key")
 
 _ISSUER_RULES: Final[tuple[_Rule[IssuerTable], ...]] = (
     _Rule("registration", "cimd", "the client_id is an https URL", _has_document),
-    _Rule("registration", "configured", "there is a client_id", _has_client_id),
+    _Rule("registration", "configured", "there is a client_id", _has("client_id")),
     _Rule("client_auth", "client_secret_basic", "there is a client_secret", _has_secret),
     _Rule("client_auth", "tls_client_auth", "there is a client_certificate", _has_certificate),
     _Rule("client_auth", "private_key_jwt", "there is a client_key", _has_key),
 )
-
-
-# -- resources --------------------------------------------------------------------------------------------------------
 
 OWN_MEANS: Final = ("secret", "username", "password", "token", "certificate", "key", "provider")
 """Keys that only sources without an issuer have, and that show what a table without `source` means."""
@@ -155,24 +149,12 @@ def _is(*sources: str | None) -> Callable[[ResourceTable], bool]:
     return lambda table: table.source in sources
 
 
-def _has_issuer(table: ResourceTable) -> bool:
-    return table.issuer is not None
-
-
 def _is_authorization(table: ResourceTable) -> bool:
     return (table.header or "").lower() == "authorization"
 
 
-def _has_header(table: ResourceTable) -> bool:
-    return bool(table.header)
-
-
-def _has_files(table: PolicyTable) -> bool:
-    return bool(table.files)
-
-
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
-    _Rule("source", "token-exchange", "there is an issuer", _has_issuer),
+    _Rule("source", "token-exchange", "there is an issuer", _has("issuer")),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
     _Rule("binding", "none", "the source has no token that can be bound", _always),
@@ -183,14 +165,9 @@ _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
     _Rule("login_hint_from", "sub", "every principal has one", _is("ciba")),
     _Rule("provider", "ambient", "the platform is detected", uses_platform),
     _Rule("header", "Authorization", "it is the usual header for keys", _is("api-key")),
-    _Rule(
-        "scheme",
-        "Bearer",
-        "Authorization needs a scheme",
-        _is_authorization,
-    ),
-    _Rule("scheme", "", "any other header holds the key alone", _has_header),
+    _Rule("scheme", "Bearer", "Authorization needs a scheme", _is_authorization),
+    _Rule("scheme", "", "any other header holds the key alone", _has("header")),
 )
 _POLICY_RULES: Final[tuple[_Rule[PolicyTable], ...]] = (
-    _Rule("engine", "cedar", "there are policy files", _has_files),
+    _Rule("engine", "cedar", "there are policy files", _has("files")),
 )

@@ -18,7 +18,6 @@ from agent_identity.errors import ConfigurationError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-
 _BARE: Final = re.compile(r"[A-Za-z0-9_-]+")
 _USERINFO: Final = re.compile(r"//[^/]*@")
 _QUERY: Final = re.compile(r"\?.*", re.DOTALL)

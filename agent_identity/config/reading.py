@@ -38,6 +38,7 @@ from agent_identity.config.problems import (
     nearest,
     without_consequences,
 )
+from agent_identity.config.references import READING, WRITABLE_BY_OTHERS, decode_text
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -46,10 +47,7 @@ if TYPE_CHECKING:
 
     from pydantic_core import ErrorDetails
 
-
 _LIMIT: Final = 1024 * 1024
-_READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
-_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 
 
 def read_configuration(
@@ -64,7 +62,7 @@ def read_configuration(
         ConfigurationError: no file is named, or it can't be read or trusted.
     """
     file = _find_file(path)
-    text = _decode(_read_bytes(file))
+    text = decode_text(_read_bytes(file))
     if text is None:
         raise _not_toml(file, None, "isn't UTF-8")
     data = _parse(text)
@@ -90,9 +88,6 @@ def _problems(faults: Iterable[Fault], text: str) -> list[Problem]:
     return sorted(problems, key=lambda problem: problem.line or len(text) + 1)
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
-
-
 def _find_file(path: str | Path | None) -> Path:
     file = configuration_file() if path is None else Path(path)
     if file is None:
@@ -106,7 +101,7 @@ def _find_file(path: str | Path | None) -> Path:
 
 def _read_bytes(file: Path) -> bytes:
     try:
-        descriptor = os.open(file, _READING)
+        descriptor = os.open(file, READING)
         with os.fdopen(descriptor, "rb") as opened:
             _check_safe(file, os.fstat(opened.fileno()))
             data = opened.read(_LIMIT + 1)
@@ -127,7 +122,7 @@ def _check_safe(file: Path, status: os.stat_result) -> None:
         raise ConfigurationError("config_unreadable", f"{file} is not a regular file")
     if os.name != "posix":
         return
-    if status.st_mode & _WRITABLE_BY_OTHERS:
+    if status.st_mode & WRITABLE_BY_OTHERS:
         raise ConfigurationError(
             "config_unsafe",
             f"its group or all users can write {file}",
@@ -139,13 +134,6 @@ def _check_safe(file: Path, status: os.stat_result) -> None:
             f"{file} belongs to another user",
             remedy="create a copy that belongs to this user or to root",
         )
-
-
-def _decode(data: bytes) -> str | None:
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:  # the error contains all the bytes
-        return None
 
 
 _AT_LINE: Final = re.compile(r"\(at line ([0-9]+), column [0-9]+\)\Z")
@@ -223,7 +211,8 @@ def _expectation(detail: ErrorDetails) -> str:
     context = detail.get("ctx", {})
     match detail["type"]:
         case "literal_error":
-            return f"must be one of {_alternatives(str(context['expected']))}"
+            names = re.findall(r"'([^']*)'", str(context["expected"]))
+            return f"must be one of {', '.join(names)}"
         case "greater_than":
             return f"must be more than {context['gt']}"
         case "greater_than_equal":
@@ -247,10 +236,6 @@ _TYPES: Final = {
     "string_type": "text",
     "tuple_type": "a list",
 }
-
-
-def _alternatives(expected: str) -> str:
-    return ", ".join(re.findall(r"'([^']*)'", expected))
 
 
 def _path(location: Iterable[int | str], data: Toml) -> tuple[str, ...]:

@@ -27,20 +27,21 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from types import ModuleType
 
-
 T = TypeVar("T")
 
 LIMIT: Final = 64 * 1024
 SERVICE: Final = "agent-identity"
 SCHEMES: Final = ("env", "file", "keyring", "keyring+plaintext", "vault")
 
-_WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
+WRITABLE_BY_OTHERS: Final = stat.S_IWGRP | stat.S_IWOTH
 _VARIABLE: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-_SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._~@-]+"  # none is "." or ".."
-_TRANSIT: Final = re.compile(rf"vault:({_SEGMENT}(?:/{_SEGMENT})*)/({_SEGMENT})")
+SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._~@-]+"
+"""One segment of a path in a vault; none is `.` or `..`."""
+
+_TRANSIT: Final = re.compile(rf"vault:({SEGMENT}(?:/{SEGMENT})*)/({SEGMENT})")
 _FOREIGN: Final = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 _NOTHING_THERE: Final = frozenset({errno.ENOENT, errno.ENOTDIR})
-_READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
+READING: Final = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0)
 
 
 class Vault(Protocol):
@@ -215,14 +216,11 @@ def _unreadable(place: Place, what: str) -> ConfigurationError:
     )
 
 
-# -- files ------------------------------------------------------------------------------------------------------------
-
-
 def _read_file(place: Place) -> Secret | None:
     data = _bytes_of(place)
     if data is None:
         return None
-    text = _decode(data)
+    text = decode_text(data)
     if text is None:
         raise _unreadable(place, "doesn't contain text")
     return _secret(text.removesuffix("\n").removesuffix("\r"), place)
@@ -230,7 +228,7 @@ def _read_file(place: Place) -> Secret | None:
 
 def _bytes_of(place: Place) -> bytes | None:
     try:
-        descriptor = os.open(place.name, _READING)
+        descriptor = os.open(place.name, READING)
         with os.fdopen(descriptor, "rb") as file:
             _check_file(place, os.fstat(file.fileno()))
             data = file.read(LIMIT + 1)
@@ -246,7 +244,7 @@ def _bytes_of(place: Place) -> bytes | None:
 def _check_file(place: Place, status: os.stat_result) -> None:
     if not stat.S_ISREG(status.st_mode):
         raise _unreadable(place, "is not a regular file")
-    if os.name == "posix" and status.st_mode & _WRITABLE_BY_OTHERS:
+    if os.name == "posix" and status.st_mode & WRITABLE_BY_OTHERS:
         raise ConfigurationError(
             "secret_unsafe",
             f"its group or all users can write {place}",
@@ -254,7 +252,7 @@ def _check_file(place: Place, status: os.stat_result) -> None:
         )
 
 
-def _decode(data: bytes) -> str | None:
+def decode_text(data: bytes) -> str | None:
     """The text, or None; an error of the codec would contain the bytes."""
     try:
         return data.decode("utf-8")
@@ -287,9 +285,6 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-# -- the keyring ------------------------------------------------------------------------------------------------------
 
 
 def _read_keyring(place: Place) -> Secret | None:

@@ -128,10 +128,14 @@ class Cache:
     __slots__ = ("_entries", "_lock", "_paused", "_size")
 
     def __init__(self, size: int = 20_000) -> None:
+        self._size = size
+        self.start_over()
+
+    def start_over(self) -> None:
+        """In a forked child: a thread that doesn't exist there may hold the lock, and the answers are the parent's."""
+        self._lock = threading.Lock()
         self._entries: OrderedDict[bytes, Entry] = OrderedDict()
         self._paused: dict[bytes, Cooldown] = {}
-        self._lock = threading.Lock()
-        self._size = size
 
     def get(self, key: bytes) -> Entry | None:
         with self._lock:
@@ -168,12 +172,6 @@ class Cache:
             if key not in self._entries:
                 return False
             return self._paused.setdefault(key, Cooldown(_RETRY_PAUSE)).claim(monotonic)
-
-    def start_over(self) -> None:
-        """In a forked child: a thread that doesn't exist there may hold the lock, and the answers are the parent's."""
-        self._lock = threading.Lock()
-        self._entries = OrderedDict()
-        self._paused = {}
 
 
 _REFUSED: Final = 5.0

@@ -42,7 +42,6 @@ if TYPE_CHECKING:
     from agent_identity.redaction import Revealing
     from agent_identity.values import JSON
 
-
 T = TypeVar("T")
 
 _VERIFIED: Final = ("access_token", "id_token")
@@ -269,7 +268,7 @@ class TokenSubject:
         self._principal: Principal | None = None
         self._known: dict[str, tuple[Secret, _Known]] = {}
         self._seen: tuple[Secret | None, Secret | None] = (None, None)
-        self._is_news = False
+        self._is_uncounted = False
         self._secrets: dict[int, Revealing] = {}
 
     @property
@@ -281,7 +280,7 @@ class TokenSubject:
         tokens = self._tokens
         seen = _tokens_to_verify(tokens)
         self._principal, self._known = yield from self._verify_all(tokens)
-        self._seen, self._is_news = seen, True
+        self._seen, self._is_uncounted = seen, True
         return self._principal
 
     def issued_at(self) -> float:
@@ -292,7 +291,7 @@ class TokenSubject:
         """When the first of the verified tokens expires (Unix seconds). Tokens that have already expired don't count."""
         now = self._trust.issuer.clock()
         ends = [known.expires_at for _, known in self._known.values()]
-        self._is_news = False
+        self._is_uncounted = False
         return min((end for end in ends if end > now), default=min(ends))
 
     def renew(self) -> Flow[float]:
@@ -304,7 +303,7 @@ class TokenSubject:
         """
         yield from self._catch_up()
         # Tokens that were counted before don't extend the proof, even if one of them is still valid.
-        if not self._is_news or self.proven_until() <= self._trust.issuer.clock() + _SPARE:
+        if not self._is_uncounted or self.proven_until() <= self._trust.issuer.clock() + _SPARE:
             yield from self._renew_tokens()
         return self.proven_until()
 
@@ -387,7 +386,7 @@ class TokenSubject:
             tokens = _fetch_tokens(self._source)
             _, self._known = yield from self._verify_all(tokens)
             self._tokens = tokens
-            self._seen, self._is_news = _tokens_to_verify(tokens), True
+            self._seen, self._is_uncounted = _tokens_to_verify(tokens), True
             return
         key = digest_of(("subject", self._tokens.name, str(self._tokens.renewals)))
         yield from shared(Shared(key, self._refresh, once=True))

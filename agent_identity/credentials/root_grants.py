@@ -13,7 +13,7 @@ from agent_identity import jose
 from agent_identity.credentials.oauth.requests import Binding
 from agent_identity.credentials.oauth.responses import check_scopes
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.credentials.sources.targets import details_text
+from agent_identity.credentials.source import details_text
 from agent_identity.delegation.grant import (
     EVIDENCE,
     GRANT_TYPE,
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.signers import Signer
     from agent_identity.values import JSON, Principal, Secret
-
 
 _SKEW: Final = 60
 GRANT: Final = "urn:agent-identity:token-type:grant"

@@ -10,17 +10,19 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
+import orjson
+
 from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Collection
+    from collections.abc import Callable, Collection, Sequence
 
     from agent_identity.credentials.oauth.dpop import ProofKey
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
-    from agent_identity.values import Principal, Secret
+    from agent_identity.values import JSON, Principal, Secret
 
 
 class SubjectToken(NamedTuple):
@@ -100,7 +102,7 @@ class Wanted:
     step_up: StepUp | None = None
 
 
-def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
+def sub_at(issuer: Issuer, wanted: Wanted) -> str | None:
     """Return the principal's `sub` at an issuer; None where it isn't known, and for a trigger.
 
     A `sub` is unique at its own issuer (OIDC Core §2). It also holds at issuers whose configuration lists that issuer in
@@ -111,26 +113,26 @@ def named_by(issuer: Issuer, wanted: Wanted) -> str | None:
     return principal.sub if is_known and principal.profile != "trigger" else None
 
 
-def name_at(issuer: Issuer, wanted: Wanted) -> str:
+def required_sub_at(issuer: Issuer, wanted: Wanted) -> str:
     """Return the principal's `sub` at an issuer that has to be told who the principal is.
 
     Raises:
         CredentialRejectedError: `principal_unknown_there`, the `sub` may belong to another person there.
     """
-    name = named_by(issuer, wanted)
-    if name is None and wanted.principal.profile == "trigger":
+    sub = sub_at(issuer, wanted)
+    if sub is None and wanted.principal.profile == "trigger":
         raise CredentialRejectedError(
             "principal_unknown_there",
             f"{issuer.url} needs the name of a principal, and an autonomous session has none",
             remedy="open the session with on_behalf_of(token), or use client-credentials for this resource",
         )
-    if name is None:
+    if sub is None:
         raise CredentialRejectedError(
             "principal_unknown_there",
             f"the principal's sub is from {wanted.principal.iss}, and may name another person at {issuer.url}",
             remedy="if both issuers use the same sub for the same person, list the first in subjects_of of the second",
         )
-    return name
+    return sub
 
 
 class Renewal(NamedTuple):
@@ -172,3 +174,33 @@ class Source(Protocol):
             CredentialUnavailableError: an issuer could not be reached, or no person acted in time.
         """
         ...
+
+
+def target(
+    wanted: Wanted,
+    *,
+    audience: str | None = None,
+    details: Sequence[JSON] = (),
+    names_resource: bool = True,
+) -> list[tuple[str, str]]:
+    """Return the form members for a request.
+
+    `resource` is sent even if an issuer ignores it; `names_resource=False` is for issuers that refuse it.
+    """
+    form = [("resource", wanted.resource)] if names_resource else []
+    if audience is not None:
+        form.append(("audience", audience))
+    if wanted.scopes:
+        form.append(("scope", " ".join(sorted(wanted.scopes))))
+    if details:
+        form.append(("authorization_details", details_text(details)))
+    if wanted.step_up is not None and wanted.step_up.acr_values:
+        form.append(("acr_values", " ".join(wanted.step_up.acr_values)))
+    if wanted.step_up is not None and wanted.step_up.max_age is not None:
+        form.append(("max_age", str(wanted.step_up.max_age)))
+    return form
+
+
+def details_text(details: Sequence[JSON]) -> str:
+    """Authorization details as JSON text, for the wire and the cache key; empty for none."""
+    return orjson.dumps([*details], option=orjson.OPT_SORT_KEYS).decode() if details else ""

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
-
 ASSERTION_TYPE: Final = "agent-assertion+jwt"
 LIFETIME: Final = 60
 """The lifetime of an assertion in seconds, and the longest that a verifier accepts."""

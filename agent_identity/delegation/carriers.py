@@ -10,7 +10,6 @@ from agent_identity.errors import ConfigurationError, InvalidAssertionError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-
 ASSERTION: Final = "Agent-Assertion"
 DELEGATION: Final = "Agent-Delegation"
 HANDOVER: Final = "Agent-Handover"

@@ -31,9 +31,6 @@ from agent_identity.keys.signing import JWK, thumbprint
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-
-__all__ = ["EVIDENCE", "TRIGGER", "Anchor", "Handover", "holder_key", "verify_chain"]
-
 TRIGGER: Final = "trigger"
 """The `sub_profile` of an unattended run. The agent itself declares the trigger."""
 

@@ -12,7 +12,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-
 _LARGEST = 2**53 - 1
 
 

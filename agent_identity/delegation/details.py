@@ -31,7 +31,6 @@ from agent_identity.values import TOOL_DETAILS
 if TYPE_CHECKING:
     from agent_identity.values import JSON
 
-
 _DETAIL: Final = frozenset({"type", "tools", "resources", "arguments"})
 _LARGEST: Final = 64
 """The maximum number of objects in a grant, and of arguments in an object."""

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON
 
-
 GRANT_TYPE: Final = "agent-grant+jwt"
 MAX_HOPS: Final = 8
 HEADER_LIMIT: Final = 1024

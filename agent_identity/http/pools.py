@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Connection pools: separate ones for issuers, for tools and for discovered URLs, and for each client certificate.
 
-Sync pools belong to the process; each async pool belongs to one event loop and closes with it. The pool of a server in this
-process calls it instead of opening a socket.
+Sync pools belong to the process; each async pool belongs to one event loop and closes with it.
 """
 
 from __future__ import annotations
@@ -17,8 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import httpcore
 
 from agent_identity.forks import start_over_in_child
-from agent_identity.http.addresses import AsyncGuardedBackend, addresses_of, check_addresses
-from agent_identity.http.deadline import DeadlineBackend
+from agent_identity.http.backends import (
+    AsyncGuardedBackend,
+    DeadlineBackend,
+    addresses_of,
+    check_addresses,
+)
 from agent_identity.http.seams import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
@@ -26,7 +29,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterable
 
     from agent_identity.values import Certificate
-
 
 ISSUERS: Final = "issuers"
 TOOLS: Final = "tools"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The httpx transports behind our clients: sockets with a deadline, or a server in this process."""
+"""The httpx transports behind our clients, and their TLS contexts."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
     from agent_identity.values import Certificate
-
 
 _CONNECTIONS: Final = 100
 _KEPT: Final = 20

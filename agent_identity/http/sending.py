@@ -27,7 +27,6 @@ if TYPE_CHECKING:
         Sequence,
     )
 
-
 Signing: TypeAlias = (
     "Generator[dict[str, str] | Renewal, tuple[int, Mapping[str, str]] | None, None]"
 )

@@ -24,7 +24,6 @@ from agent_identity.errors import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-
 T = TypeVar("T")
 
 _led: ContextVar[frozenset[bytes]] = ContextVar("agent_identity_led", default=frozenset())

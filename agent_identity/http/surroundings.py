@@ -15,8 +15,7 @@ from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
-from agent_identity.http.listener import Listener
-from agent_identity.http.prompts import await_prompt, on_terminal, show_prompt
+from agent_identity.http.interaction import Listener, await_prompt, on_terminal, show_prompt
 from agent_identity.values import keep
 
 if TYPE_CHECKING:
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Answer, Ask, Callback
     from agent_identity.redaction import Revealing
     from agent_identity.values import Certificate, Prompt, Secret
-
 
 T = TypeVar("T")
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.credentials.workload.spiffe import (
+    WORKLOAD_API,
     check_jwt_svid,
     check_trust_domain,
     check_x509_svid,
@@ -23,9 +24,7 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from agent_identity.values import Certificate
 
-
 _SECONDS: Final = 5.0
-_WHO: Final = "the SPIFFE Workload API"
 
 
 class WorkloadApi:
@@ -68,7 +67,7 @@ class WorkloadApi:
             svid = type(error).__name__
         if isinstance(svid, str):
             raise _unavailable(svid)
-        check_jwt_svid(svid, self._trust_domain, who=_WHO)
+        check_jwt_svid(svid, self._trust_domain, who=WORKLOAD_API)
         return svid
 
     def certificate(self) -> Certificate | None:
@@ -97,7 +96,7 @@ class WorkloadApi:
         if isinstance(certificate, str):
             self._discard(source)  # a failed source never recovers; the next call makes another
             raise _unavailable(certificate)
-        check_x509_svid(certificate, self._trust_domain, who=_WHO)
+        check_x509_svid(certificate, self._trust_domain, who=WORKLOAD_API)
         return certificate
 
     def close(self) -> None:

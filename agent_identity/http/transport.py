@@ -15,8 +15,7 @@ import httpx
 
 from agent_identity.errors import AgentIdentityError, DeniedError, TransportError, is_interrupt
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http.addresses import addresses_of
-from agent_identity.http.deadline import deadline_at
+from agent_identity.http.backends import addresses_of, deadline_at
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Pools
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
@@ -24,7 +23,6 @@ from agent_identity.values import Certificate
 if TYPE_CHECKING:
     import ssl
     from collections.abc import Callable, Generator, Iterable
-
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
@@ -39,9 +37,8 @@ _METADATA_HOSTS: Final = frozenset({"169.254.169.254", "metadata.google.internal
 class Transport:
     """Sends `HttpRequest`s. Thread-safe, fork-safe, usable from several event loops.
 
-    `body_limit` is bytes. `allow_private` are hosts that may be in a
-    private network although a peer named them; `resolve` returns the addresses of such a host. `authorities` is a PEM file of
-    authorities that are trusted beside the public ones.
+    `body_limit` is bytes. `allow_private` are hosts that may be in a private network although a peer named them; `resolve`
+    returns the addresses of such a host. `authorities` is a PEM file of authorities that are trusted beside the public ones.
     """
 
     def __init__(

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.http.transport import Transport
     from agent_identity.values import Certificate
 
-
 DEADLINE: Final = 10.0
 
 _log: Final = logging.getLogger("agent_identity")
@@ -144,8 +143,6 @@ class World:
         own = self.deadline if patience is None else patience
         return min(outer, time.monotonic() + own)
 
-    # -- in sync code ------------------------------------------------------------------------------------------------
-
     def _answer_by(self, ask: Ask, deadline: float) -> Answer:
         if isinstance(ask, Shared):
             return self._fetch(ask, self._end(ask, deadline))
@@ -195,8 +192,6 @@ class World:
                 _log_failed_renewal(error)
 
         threading.Thread(target=renew, name="agent-identity-renewal", daemon=True).start()
-
-    # -- in async code -----------------------------------------------------------------------------------------------
 
     async def _aanswer_by(self, ask: Ask, deadline: float) -> Answer:
         if isinstance(ask, Shared):
@@ -251,8 +246,6 @@ class World:
         task = asyncio.create_task(renew())
         self._renewals.add(task)
         task.add_done_callback(self._renewals.discard)
-
-    # -- what both share ---------------------------------------------------------------------------------------------
 
     def _from_cache(
         self, ask: Shared[Expiring], renew: Callable[[Shared[Expiring]], None]

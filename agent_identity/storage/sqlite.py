@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """SQLite files that only their owner can read, and connections that survive a fork.
 
-S1  A file is 0600 whatever the umask; its -wal and -shm take that over from it.
+S1  A file is 0600 whatever the umask; SQLite gives its -wal and -shm the same mode.
 S2  Every write transaction starts with `BEGIN IMMEDIATE`.
 S3  No lock is taken while another is held, so that `fork` can wait for all of them.
 S4  No connection to a file crosses a fork: SQLite keeps its file locks by process, and a child that inherited them would
-    believe that it holds what it doesn't. All are closed before the fork, and opened again on both sides at the next use.
+    believe that it holds locks that it doesn't. All are closed before the fork, and opened again on both sides at the next use.
 
 The ledger and the authority's store both use it. Each gives SQLite's errors codes of its own.
 tests/drivers/test_ledger.py and tests/adversarial/test_ledger.py hold the tests of these rules.
@@ -25,7 +25,6 @@ from agent_identity.keys.private_files import make_private_file
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
-
 
 BUSY_SECONDS: Final = 5.0
 """Seconds that a write waits for another process that holds the file."""
@@ -185,7 +184,7 @@ class Database(StillLock):
             connection.close()
 
     def __del__(self) -> None:
-        """Close what was dropped; nobody is left who could hold the lock."""
+        """Close the connection: nothing refers to this object any more, so no thread holds the lock."""
         self.drop()
 
     def before_fork(self) -> None:

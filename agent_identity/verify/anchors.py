@@ -6,7 +6,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from agent_identity.delegation.chain import EVIDENCE, Anchor
+from agent_identity.delegation.chain import Anchor
+from agent_identity.delegation.grant import EVIDENCE
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_safe_link
 from agent_identity.verify.plugins import is_revoked, keys_from
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
     from agent_identity.verify.discovery import DiscoveredAnchor
-
 
 Keys: TypeAlias = "Mapping[str, JSON] | Sequence[JWK]"
 

@@ -30,27 +30,7 @@ if TYPE_CHECKING:
     from agent_identity.verify.result import VerifiedCall
     from agent_identity.verify.verifier import Verifier
 
-__all__ = [
-    "BODY_TIMEOUT",
-    "CALL",
-    "GoneError",
-    "Message",
-    "Receive",
-    "RefusedError",
-    "Send",
-    "VerifyMiddleware",
-    "body_of",
-    "check_header_order",
-    "fix_headers",
-    "headers_of",
-    "path_of",
-    "replay_body",
-    "require",
-    "respond",
-    "target_of",
-    "url_of",
-    "verified_call",
-]
+__all__ = ["CALL", "RefusedError", "VerifyMiddleware", "require", "verified_call"]
 
 _BODY_LIMIT: Final = 1024 * 1024
 BODY_TIMEOUT: Final = 10.0

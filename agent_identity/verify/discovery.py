@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.http.world import World
     from agent_identity.keys.signing import JWK
 
-
 REFRESH: Final = 30.0
 """Seconds after which a revocation list is read again."""
 

@@ -7,18 +7,17 @@ a token or a grant is bound to, and remembers `Proof.jti` (`replay`) after all o
 
 from __future__ import annotations
 
-import hashlib
 import hmac
 from dataclasses import dataclass
 from typing import Final
 
 from agent_identity import jose
 from agent_identity.delegation.claims import Claims
+from agent_identity.delegation.grant import hash_of
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 from agent_identity.keys.algorithms import PROOF_ALGORITHMS
 from agent_identity.keys.signing import JWK, thumbprint
 from agent_identity.uris import htu_of
-from agent_identity.values import b64url
 
 _TYPE: Final = "dpop+jwt"
 _HEADER_LIMIT: Final = 1024
@@ -99,7 +98,7 @@ def _htu(url: str, error: type[VerificationError]) -> str:
 def _ath(access_token: str, error: type[VerificationError]) -> str:
     if not access_token.isascii():
         raise error("dpop_token", "the access token has characters that are not ASCII")
-    return b64url(hashlib.sha256(access_token.encode("ascii")).digest())
+    return hash_of(access_token)
 
 
 def _is_same(left: str, right: str) -> bool:

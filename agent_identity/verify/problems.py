@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.errors import VerificationError
 
-
 _log: Final = logging.getLogger("agent_identity")
 
 _TYPE: Final = "urn:agent-identity:problem:"

@@ -23,7 +23,6 @@ from agent_identity.forks import start_over_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 ReplayKey: TypeAlias = "str | tuple[str, ...]"
 
 

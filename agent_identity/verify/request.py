@@ -18,7 +18,6 @@ from agent_identity.values import b64url, unb64url
 if TYPE_CHECKING:
     from agent_identity.delegation.assertion import Assertion
 
-
 Headers: TypeAlias = "Mapping[str, str] | Iterable[tuple[str, str]]"
 
 _SINGLE: Final = tuple(
@@ -38,7 +37,7 @@ class ReceivedRequest(NamedTuple):
     body: bytes | None
 
     def __repr__(self) -> str:
-        return f"<HttpSeen {self.method}>"
+        return f"<ReceivedRequest {self.method}>"
 
 
 def read_request(

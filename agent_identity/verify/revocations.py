@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-
 REVOCATIONS_TYPE: Final = "agent-revocations+jwt"
 LIST_LIMIT: Final = 1024 * 1024
 """The maximum size of a list, in characters."""
@@ -128,9 +127,8 @@ class Revocations:
             )
         now = self._clock()
         end = min(known.ends, known.issued_at + self._max_age)
-        if (
-            not known.issued_at - self._skew <= now < end + self._skew
-        ):  # the first, if the clock was set back
+        # `now` is before `issued_at` if the clock was set back.
+        if not known.issued_at - self._skew <= now < end + self._skew:
             raise VerificationError(
                 "revocations_stale",
                 f"the newest revocation list of {self._issuer} is too old",

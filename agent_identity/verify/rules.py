@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
     from agent_identity.verify.anchors import Anchors
 
-
 _RESENT: Final = re.compile(r"(.+)\.r[1-9][0-9]*", re.ASCII)
 
 

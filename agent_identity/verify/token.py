@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.anchors import Anchors
     from agent_identity.verify.request import ReceivedRequest
 
-
 PROOF_AGE: Final = 300.0
 """Seconds for which a proof is valid."""
 

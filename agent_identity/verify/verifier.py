@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeGuard
 
 from agent_identity import canonical, jose
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION, HANDOVER, split_chain
-from agent_identity.delegation.chain import EVIDENCE
+from agent_identity.delegation.grant import EVIDENCE
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.verify.discovery import DiscoveredAnchor
     from agent_identity.verify.request import Headers
     from agent_identity.verify.result import VerifiedCall
-
 
 _RELAXATIONS: Final = frozenset(
     {"unbound_body", "unasserted", "unseen_arguments", "unlinked_token"}
@@ -194,8 +193,6 @@ class Verifier:
     async def aclose(self) -> None:
         """The async twin of `close`."""
         await self._discovery.aclose()
-
-    # -- driving -----------------------------------------------------------------------------------------------------
 
     def _verify(self, seen: Submission) -> VerifiedCall:
         return self._judge.admit(self._examine(seen), _body_of(seen))

@@ -12,7 +12,7 @@ import pytest
 
 from agent_identity import ConfigurationError, CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Visit, pure, run, show, visit
-from agent_identity.http.listener import Listener
+from agent_identity.http.interaction import Listener
 from agent_identity.http.surroundings import Surroundings
 from agent_identity.http.world import World
 from agent_identity.values import Prompt

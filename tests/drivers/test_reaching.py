@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from agent_identity import ConfigurationError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.http import seams
-from agent_identity.http.addresses import is_public
+from agent_identity.http.backends import is_public
 from agent_identity.http.seams import client_context
 from agent_identity.http.transport import Transport
 from agent_identity.keys.signing import certificate_of, read_certificate

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.config.model import AuthorityClientTable, AuthorityTable
     from agent_identity.flow import Flow
 
-
 T = TypeVar("T")
 
 

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON
 
-
 _STOP: Final = 10.0
 """Seconds that running requests have to finish when the block ends."""
 

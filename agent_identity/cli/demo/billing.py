@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 
     from agent_identity.verify import VerifiedCall, Verifier
 
-
 _INVOICES = {
     "ACME": [
         {"number": "2026-1041", "total": "1200.00"},

@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.trace import Trace
     from agent_identity.session import Session
 
-
 PURPOSE = "close the October books"
 
 
@@ -82,7 +81,7 @@ class Books:
 class Story:
     """Prints what happens while it happens, and collects it for `--json`.
 
-    A long line is wrap_text between words and keeps its indentation.
+    A long line is wrapped between words and keeps its indentation.
     """
 
     def __init__(self, console: Console) -> None:
@@ -108,7 +107,7 @@ class Story:
         self.say(f"{error.code}: {error}", "red", indent=indent + 2)
 
     def show(self, text: str) -> None:
-        """Print a text that is wrap_text already."""
+        """Print a text that is wrapped already."""
         self._console.print(text)
 
     def command(self, *words: str) -> None:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple
 
 from agent_identity.cli.finding import ledger_file
-from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
 from agent_identity.errors import AgentIdentityError
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
     from agent_identity.http.world import World
     from agent_identity.values import Secret
-
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 FAILED: Final = "failed"
@@ -84,14 +82,6 @@ class Setup(NamedTuple):
     secrets: Secrets
     world: World
     clock: Callable[[], float]
-
-
-# -- secrets ----------------------------------------------------------------------------------------------------------
-
-
-def secret_places(configuration: Configuration) -> list[tuple[tuple[str, ...], str]]:
-    """Every reference of a configuration, with its path."""
-    return list(values_of(configuration, Kind.REFERENCE))
 
 
 def check_secret(path: tuple[str, ...], reference: str, setup: Setup) -> list[Finding]:
@@ -171,9 +161,6 @@ def _check_mode(name: str, reference: str) -> Iterator[Finding]:
         yield warning(name, f"other users can open {place}", f"chmod 600 {place}")
 
 
-# -- the state directory and the ledger -------------------------------------------------------------------------------
-
-
 def check_state(directory: Path) -> list[Finding]:
     """Whether the state directory is private. Nothing is created or changed."""
     name, elsewhere = "state directory", "choose another AGENT_IDENTITY_STATE_DIR"
@@ -215,9 +202,6 @@ def check_ledger(configuration: Configuration, directory: Path) -> list[Finding]
     except AgentIdentityError as error:
         return [failure_of(name, error)]
     return [ok(name, f"{file or table.url} opens and can be written")]
-
-
-# -- policy -----------------------------------------------------------------------------------------------------------
 
 
 def check_policy(configuration: Configuration) -> list[Finding]:

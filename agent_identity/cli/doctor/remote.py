@@ -41,16 +41,12 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.metadata import ProtectedResource
     from agent_identity.flow import Answer, Ask
 
-
 SKEW: Final = 30.0
 """Seconds that clocks may differ without a warning."""
 
 _REPLIES: Final = frozenset({200, 429, 472, 473})
 _NOT_STARTED: Final = 501
 _SEALED: Final = 503
-
-
-# -- issuers ----------------------------------------------------------------------------------------------------------
 
 
 def check_issuer(label: str, table: IssuerTable, setup: Setup, *, is_asked: bool) -> list[Finding]:
@@ -92,16 +88,16 @@ class _TimedWorld:
     """Answers flows, and compares this machine's clock with the `Date` of each response."""
 
     def __init__(self, setup: Setup) -> None:
-        self._looked = setup
+        self._setup = setup
         self._skew: float | None = None
 
     def answer(self, ask: Ask) -> Answer:
-        before = self._looked.clock()
-        answer = self._looked.world.answer(ask)
+        before = self._setup.clock()
+        answer = self._setup.world.answer(ask)
         if isinstance(answer, HttpResponse):
             date = _date(answer.headers.get("date", ""))
             if date is not None:
-                self._skew = (before + self._looked.clock()) / 2 - date
+                self._skew = (before + self._setup.clock()) / 2 - date
         return answer
 
     def check_clock(self, name: str) -> Iterator[Finding]:
@@ -126,9 +122,6 @@ def _date(text: str) -> float | None:
     return None
 
 
-# -- connections ------------------------------------------------------------------------------------------------------
-
-
 def _check_tls(name: str, url: str, setup: Setup) -> list[Finding]:
     """Whether a TLS connection works; nothing for plain http on loopback."""
     parts = urlsplit(url)
@@ -142,11 +135,11 @@ def _check_tls(name: str, url: str, setup: Setup) -> list[Finding]:
             ) as plain,
             tls(setup.configuration.http.ca).wrap_socket(plain, server_hostname=host) as secured,
         ):
-            shown = secured.getpeercert() or {}
+            certificate = secured.getpeercert() or {}
             version = secured.version() or "TLS"
     except (OSError, ValueError) as error:
         return [failure(name, f"{host}: {_reason(error)}", _remedy(error))]
-    ends = ssl.cert_time_to_seconds(str(shown.get("notAfter", "")))
+    ends = ssl.cert_time_to_seconds(str(certificate.get("notAfter", "")))
     what = f"{version.replace('TLSv', 'TLS ')}, the certificate of {host} is trusted"
     return [check_expiry(name, what, ends, setup.clock())]
 
@@ -195,9 +188,6 @@ def check_vault(table: VaultTable, setup: Setup) -> list[Finding]:
     state = what.get(status, f"answers {status}, unlike OpenBao and Vault")
     message = f"{table.address} {state}"
     return [*findings, failure(name, message, "check the state of the server")]
-
-
-# -- SPIFFE -----------------------------------------------------------------------------------------------------------
 
 
 def wants_spiffe(configuration: Configuration) -> bool:

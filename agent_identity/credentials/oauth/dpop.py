@@ -16,7 +16,6 @@ from agent_identity.values import JSON, new_id
 if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
 
-
 _NONCE_LIMIT: Final = 512
 _NONCE_ORIGINS: Final = 100
 

@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-
 E = TypeVar("E", bound=Expiring)
 T = TypeVar("T")
 
@@ -158,9 +157,8 @@ class IssuerKeys:
         try:
             self._keys = yield from self._read_keys()
         except AgentIdentityError:
-            look.has_ended = (
-                True  # after an interrupt it stays open, and the next caller continues it
-            )
+            # After an interrupt it stays open, and the next caller continues it.
+            look.has_ended = True
             raise
         look.has_ended = True  # only now: callers that see this use the new keys
         return self._keys

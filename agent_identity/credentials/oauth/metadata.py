@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON, Secret
 
-
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 64
 _NOT_FOUND: Final = 404

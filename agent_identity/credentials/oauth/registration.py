@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Secret
 
-
 _CREATED: Final = 201
 _LIFE: Final = 12 * 3600.0
 _REDIRECT: Final = "http://127.0.0.1/callback"
@@ -153,14 +152,10 @@ def _usage(grant_types: Sequence[str]) -> dict[str, JSON]:
 
 
 def _headers(initial_token: Secret | None) -> dict[str, str]:
-    authorization = (
-        {} if initial_token is None else {"Authorization": f"Bearer {initial_token.reveal()}"}
-    )
-    return {
-        "Accept": "application/json",
-        "Content-Type": "application/json",
-        **authorization,
-    }
+    headers = {"Accept": "application/json", "Content-Type": "application/json"}
+    if initial_token is not None:
+        headers["Authorization"] = f"Bearer {initial_token.reveal()}"
+    return headers
 
 
 def _client_id(response: HttpResponse) -> str | None:

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Flow
 
-
 ATTEMPTS: Final = 3
 LONGEST_WAIT: Final = 3600.0
 _FIRST_PAUSE: Final = 0.2

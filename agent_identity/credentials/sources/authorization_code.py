@@ -12,11 +12,12 @@ import hmac
 import os
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.responses import json_object, known_error
 from agent_identity.credentials.oauth.token_types import AUTHORIZATION_CODE
+from agent_identity.credentials.sources.signing_in import SignInSource
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import visit
 from agent_identity.uris import is_safe_link
@@ -28,10 +29,8 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.oauth.responses import Answer
-    from agent_identity.credentials.source import Described, Wanted
-    from agent_identity.credentials.sources.signing_in import SignIn
+    from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Callback, Flow
-
 
 _CREATED: Final = frozenset({200, 201})
 _PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")
@@ -39,19 +38,12 @@ _PLAIN: Final = re.compile(r"[A-Za-z0-9._~:/?&=%@+,\[\]-]+")
 
 
 @dataclass(frozen=True, slots=True)
-class AuthorizationCode:
+class AuthorizationCode(SignInSource):
     """Sign-in in a browser. `random` returns random bytes; tests replace it."""
 
-    sign_in: SignIn
+    kind: ClassVar[str] = "authorization-code"
+
     random: Callable[[int], bytes] = os.urandom
-
-    @property
-    def patience(self) -> float:
-        return self.sign_in.patience
-
-    @property
-    def described(self) -> Described:
-        return self.sign_in.described("authorization-code")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """Have the person sign in, unless there is a refresh token.

@@ -21,7 +21,7 @@ from agent_identity.credentials.oauth.responses import (
     looks_signed,
     read_jwt,
 )
-from agent_identity.credentials.source import named_by
+from agent_identity.credentials.source import sub_at
 from agent_identity.errors import CredentialError, CredentialRejectedError
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import StepUp, Wanted
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Certificate
-
 
 _SKEW: Final = 30.0
 _UNSTATED_LIFE: Final = 60.0
@@ -108,8 +107,8 @@ def check_forwarded(claims: Fields, issuer: Issuer, wanted: Wanted, *, tacit: bo
     end = claims.number("exp")
     if end is None or end <= issuer.clock():
         raise CredentialRejectedError("already_expired", f"{issuer.url} issued an expired token")
-    name = named_by(issuer, wanted)
-    if name is not None and (claims.has("sub") or not tacit) and claims.get("sub") != name:
+    sub = sub_at(issuer, wanted)
+    if sub is not None and (claims.has("sub") or not tacit) and claims.get("sub") != sub:
         raise CredentialRejectedError(
             "subject_mismatch", f"{issuer.url} sent a token that names another principal"
         )

@@ -4,12 +4,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from agent_identity.credentials.oauth.responses import json_object
 from agent_identity.credentials.oauth.token_types import CIBA, ID_TOKEN
-from agent_identity.credentials.source import name_at
-from agent_identity.credentials.sources.signing_in import OPENID, poll, span_of
+from agent_identity.credentials.source import required_sub_at
+from agent_identity.credentials.sources.signing_in import OPENID, SignInSource, poll, span_of
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
 from agent_identity.values import Prompt, Secret
@@ -17,28 +17,19 @@ from agent_identity.values import Prompt, Secret
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.oauth.responses import Answer
-    from agent_identity.credentials.source import Described, Wanted
-    from agent_identity.credentials.sources.signing_in import SignIn
+    from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Flow
-
 
 _MESSAGE: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
-class Ciba:
+class Ciba(SignInSource):
     """Sign-in through the issuer's own channel to the person. The hint is the principal's `sub` or their ID token."""
 
-    sign_in: SignIn
+    kind: ClassVar[str] = "ciba"
+
     login_hint_from: Literal["sub", "id-token"] = "sub"
-
-    @property
-    def patience(self) -> float:
-        return self.sign_in.patience
-
-    @property
-    def described(self) -> Described:
-        return self.sign_in.described("ciba")
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """Have the issuer ask the person, unless there is a refresh token.
@@ -79,7 +70,7 @@ class Ciba:
 
     def _hint(self, wanted: Wanted) -> Flow[tuple[str, str | Secret]]:
         if self.login_hint_from == "sub":
-            return "login_hint", name_at(self.sign_in.issuer, wanted)
+            return "login_hint", required_sub_at(self.sign_in.issuer, wanted)
         if wanted.subject is None:
             raise CredentialRejectedError(
                 "subject_token_missing", "this session has no ID token of the principal as a hint"

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
-from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.source import Described, Wanted, details_text, target
 from agent_identity.credentials.sources.checks import check_answer, expect
-from agent_identity.credentials.sources.targets import details_text, target
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

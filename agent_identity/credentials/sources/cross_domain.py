@@ -22,14 +22,13 @@ from agent_identity.credentials.oauth.token_types import (
     SAML2,
     TOKEN_EXCHANGE,
 )
-from agent_identity.credentials.source import Described, Wanted
+from agent_identity.credentials.source import Described, Wanted, details_text, target
 from agent_identity.credentials.sources.checks import (
     check_answer,
     check_forwarded,
     check_issued_type,
     expect,
 )
-from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
@@ -39,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
-
 
 _SUBJECT_TYPES: Final = {
     "id-jag": (ID_TOKEN, SAML2, REFRESH_TOKEN),

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.oauth.responses import json_object
 from agent_identity.credentials.oauth.token_types import DEVICE_CODE
-from agent_identity.credentials.sources.signing_in import poll, span_of
+from agent_identity.credentials.sources.signing_in import SignInSource, poll, span_of
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import show
 from agent_identity.uris import is_safe_link
@@ -17,27 +17,17 @@ from agent_identity.values import Prompt, Secret
 if TYPE_CHECKING:
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.oauth.responses import Answer
-    from agent_identity.credentials.source import Described, Wanted
-    from agent_identity.credentials.sources.signing_in import SignIn
+    from agent_identity.credentials.source import Wanted
     from agent_identity.flow import Flow
-
 
 _CODE_LIMIT: Final = 64
 
 
 @dataclass(frozen=True, slots=True)
-class DeviceAuthorization:
+class DeviceAuthorization(SignInSource):
     """Sign-in on another device."""
 
-    sign_in: SignIn
-
-    @property
-    def patience(self) -> float:
-        return self.sign_in.patience
-
-    @property
-    def described(self) -> Described:
-        return self.sign_in.described("device")
+    kind: ClassVar[str] = "device"
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """Show the person a code and wait, unless there is a refresh token.

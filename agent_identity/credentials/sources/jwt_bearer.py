@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.client import sign_assertion
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
-from agent_identity.credentials.source import Described, Wanted, name_at
+from agent_identity.credentials.source import Described, Wanted, required_sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
-from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.values import new_id
 
@@ -100,7 +99,7 @@ class JwtBearer:
                 f"{self.issuer.url} requires an assertion signed by the client, which has no key",
                 remedy="set client_key for this issuer",
             )
-        sub = name_at(self.issuer, wanted)
+        sub = required_sub_at(self.issuer, wanted)
         key = yield from self.key()
         client = yield from self.issuer.client()
         return lambda: self._sign(key, client.client_id, sub)

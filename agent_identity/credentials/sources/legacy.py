@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Certificate
 
-
 LIFE: Final = 300.0
 """Seconds until a secret is read again."""
 
@@ -38,7 +37,11 @@ _TEXT: Final = re.compile(r"[^\0-\x1f\x7f-\x9f\ud800-\udfff]{1,4096}")  # no con
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Kept:
-    """A secret at `reference`, which is for messages and the cache key. `clock` returns Unix seconds."""
+    """What the four sources share.
+
+    The callable of a secret makes the flow that reads it; the flow returns None where there is none. `reference` names the
+    secret's place, for messages and the cache key. `clock` returns Unix seconds.
+    """
 
     clock: Callable[[], float] = field(repr=False)
     reference: str = ""
@@ -47,11 +50,7 @@ class _Kept:
 
 @dataclass(frozen=True, slots=True)
 class ApiKey(_Kept):
-    """A key in a header, after `scheme` (empty: the key alone).
-
-    `secret` makes the flow that reads it; the flow returns None where there is none. `reference` names its place, for messages
-    and the cache key. `clock` returns Unix seconds.
-    """
+    """A key in a header, after `scheme` (empty: the key alone)."""
 
     secret: Callable[[], Flow[Secret | None]] = field(repr=False)
     header: str = "Authorization"
@@ -101,10 +100,7 @@ class ApiKey(_Kept):
 
 @dataclass(frozen=True, slots=True)
 class Basic(_Kept):
-    """A user name and a password, in UTF-8 (RFC 7617). `username` is the name itself, or makes the flow that reads it.
-
-    `reference` names the password's place, for messages and the cache key. `clock` returns Unix seconds.
-    """
+    """A user name and a password, in UTF-8 (RFC 7617). `username` is the name itself, or makes the flow that reads it."""
 
     username: str | Callable[[], Flow[Secret | None]] = field(repr=False)
     password: Callable[[], Flow[Secret | None]] = field(repr=False)
@@ -149,10 +145,7 @@ class Basic(_Kept):
 
 @dataclass(frozen=True, slots=True)
 class Static(_Kept):
-    """A bearer token that was obtained elsewhere. A JWT is used until its `exp` at most.
-
-    `reference` names its place, for messages and the cache key. `clock` returns Unix seconds.
-    """
+    """A bearer token that was obtained elsewhere. A JWT is used until its `exp` at most."""
 
     token: Callable[[], Flow[Secret | None]] = field(repr=False)
 
@@ -194,10 +187,7 @@ class Static(_Kept):
 
 @dataclass(frozen=True, slots=True)
 class ClientCertificate(_Kept):
-    """A TLS client certificate as the whole credential.
-
-    `certificate` makes the flow that reads it; the flow returns None where there is none. `clock` returns Unix seconds.
-    """
+    """A TLS client certificate as the whole credential."""
 
     certificate: Callable[[], Flow[Certificate | None]] = field(repr=False)
 

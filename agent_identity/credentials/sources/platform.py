@@ -7,12 +7,17 @@ Such a token names only the workload; the chain beside it names the principal. O
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Final
+from typing import TYPE_CHECKING, ClassVar
 
 from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.oauth.responses import ath_of, read_jwt
 from agent_identity.credentials.source import Described
-from agent_identity.credentials.workload.spiffe import Spiffe, check_trust_domain, check_x509_svid
+from agent_identity.credentials.workload.spiffe import (
+    WORKLOAD_API,
+    Spiffe,
+    check_trust_domain,
+    check_x509_svid,
+)
 from agent_identity.errors import (
     ConfigurationError,
     CredentialRejectedError,
@@ -27,9 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.source import Wanted
     from agent_identity.credentials.workload.tokens import Provider, WorkloadToken
     from agent_identity.flow import Flow
-
-
-_WORKLOAD_API: Final = "the SPIFFE Workload API"
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,11 +127,11 @@ class SpiffeX509Source(_SpiffeSource):
         svid = yield from certificate_svid()
         if svid is None:
             raise _no_workload_api(wanted.resource, "an X.509-SVID")
-        check_x509_svid(svid, self.trust_domain, who=_WORKLOAD_API)
+        check_x509_svid(svid, self.trust_domain, who=WORKLOAD_API)
         if svid.expires_at <= now:
             raise CredentialRejectedError(
                 "certificate_expired",
-                f"the X.509-SVID of {_WORKLOAD_API} has expired",
+                f"the X.509-SVID of {WORKLOAD_API} has expired",
                 remedy="check that it is renewed, and this machine's clock",
             )
         return Issued(

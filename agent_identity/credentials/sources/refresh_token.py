@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
 
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.token_types import REFRESH
-from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.source import Described, Wanted, sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
-from agent_identity.credentials.sources.targets import target
 from agent_identity.errors import AgentIdentityError, CredentialRejectedError
 from agent_identity.flow import Shared, keep, read, shared
 from agent_identity.values import new_id
@@ -49,7 +48,7 @@ class RefreshTokens:
     `store` is the secret store, by default that of the flow's driver.
     """
 
-    __slots__ = ("_fixed", "_id", "_reference", "_scope", "_store", "_tokens")
+    __slots__ = ("_id", "_reference", "_scope", "_store", "_tokens", "is_fixed")
 
     def __init__(
         self,
@@ -62,7 +61,7 @@ class RefreshTokens:
         self._store: Store = store or _DriverStore()
         self._reference = reference
         self._scope = scope
-        self._fixed = fixed
+        self.is_fixed = fixed
         self._tokens: dict[str, Secret] = {}
         self._id = new_id("refresh_")
 
@@ -88,11 +87,6 @@ class RefreshTokens:
             raise mine[0]
         return mine[0]
 
-    @property
-    def is_fixed(self) -> bool:
-        """Whether there is one token for all principals, which the operator put there."""
-        return self._fixed
-
     def get(self, wanted: Wanted) -> Flow[Secret | None]:
         name = self._name(wanted)
         if self._reference is None:
@@ -114,7 +108,7 @@ class RefreshTokens:
             if token.equals(self._tokens.get(name)):
                 del self._tokens[name]
             return
-        if self._fixed:
+        if self.is_fixed:
             return
         if token.equals((yield from self._store.read(self._place(name)))):
             yield from self._store.keep(self._place(name), None)
@@ -124,7 +118,7 @@ class RefreshTokens:
         self._tokens = {}
 
     def _name(self, wanted: Wanted) -> str:
-        if self._fixed:
+        if self.is_fixed:
             return ""
         # In memory the key is part of the name: a public client's refresh token is bound to it (RFC 9449 §5).
         key = wanted.proof_key.thumbprint if self._reference is None else ""
@@ -230,5 +224,5 @@ class RefreshToken:
                 remedy="sign in once and store the refresh token there, or use authorization-code or device",
             )
         expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
-        expected = replace(expected, sub=named_by(self.issuer, wanted), shown_by="kept")
+        expected = replace(expected, sub=sub_at(self.issuer, wanted), shown_by="kept")
         return (yield from refresh(self.issuer, self.tokens, wanted, token, expected))

@@ -7,13 +7,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Final, Literal
+from typing import TYPE_CHECKING, ClassVar, Final, Literal
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
-from agent_identity.credentials.source import Described, named_by
+from agent_identity.credentials.source import Described, details_text, sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
 from agent_identity.credentials.sources.refresh_token import RefreshTokens, refresh
-from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,
@@ -31,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
-
 
 OPENID: Final = frozenset({"openid"})
 _SLOWER: Final = 5.0
@@ -56,15 +54,6 @@ class SignIn:
     client_name: str = ""
     patience: float = 300.0
 
-    def described(self, kind: str) -> Described:
-        return Described(
-            kind,
-            self.issuer.url,
-            self.client_name,
-            f"{self.binding} {self.audience or ''}",
-            details_text(self.details),
-        )
-
     def bound_to(self, wanted: Wanted) -> Binding:
         return Binding(self.binding, wanted.proof_key)
 
@@ -86,7 +75,7 @@ class SignIn:
         return frozenset() if self._expected_sub(wanted) is None else OPENID
 
     def _expected_sub(self, wanted: Wanted) -> str | None:
-        return named_by(self.issuer, wanted) if self.names_principal else None
+        return sub_at(self.issuer, wanted) if self.names_principal else None
 
     def fetch(
         self,
@@ -149,6 +138,30 @@ class SignIn:
             sub=self._expected_sub(wanted),
             shown_by="sign-in",
             extra_scopes=extra_scopes | self._openid(wanted),
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class SignInSource:
+    """A source in which a person signs in, in one of several ways; `kind` names the way."""
+
+    kind: ClassVar[str]
+
+    sign_in: SignIn
+
+    @property
+    def patience(self) -> float:
+        return self.sign_in.patience
+
+    @property
+    def described(self) -> Described:
+        sign_in = self.sign_in
+        return Described(
+            self.kind,
+            sign_in.issuer.url,
+            sign_in.client_name,
+            f"{sign_in.binding} {sign_in.audience or ''}",
+            details_text(sign_in.details),
         )
 
 

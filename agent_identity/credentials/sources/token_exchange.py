@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.credentials.source import Described, Wanted, named_by
+from agent_identity.credentials.source import Described, Wanted, details_text, sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, check_issued_type, expect
-from agent_identity.credentials.sources.targets import details_text, target
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.values import Secret
@@ -83,7 +82,7 @@ class TokenExchange:
         check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
         expected = replace(
             expected,
-            sub=named_by(self.issuer, wanted) if self.names_principal else None,
+            sub=sub_at(self.issuer, wanted) if self.names_principal else None,
             actor=wanted.agent if self.actor == "grant" else None,
         )
         return (yield from check_answer(self.issuer, answer, expected))

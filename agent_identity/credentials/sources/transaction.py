@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
 
-
 HEADER: Final = "Txn-Token"
 _TYP: Final = "txntoken+jwt"
 

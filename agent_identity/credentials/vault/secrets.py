@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 import orjson
 
+from agent_identity.config.references import SEGMENT
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
 from agent_identity.credentials.oauth.retries import ATTEMPTS, wait_for
@@ -34,10 +35,8 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import JSON
 
-
 _SCHEME: Final = "vault:"
-_SEGMENT: Final = r"(?!\.\.?(?:/|\Z))[A-Za-z0-9._~@-]+"  # none is "." or ".."
-_PATH: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
+_PATH: Final = re.compile(rf"{SEGMENT}(?:/{SEGMENT})*")
 _FIELD: Final = re.compile(r"[A-Za-z0-9._-]{1,255}")
 _LONE: Final = re.compile("[\ud800-\udfff]")
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
@@ -197,8 +196,6 @@ class Vault:
             remedy="give each writer a field or path of its own",
         )
 
-    # -- secrets -----------------------------------------------------------------------------------------------------
-
     def _newest(self, place: Reference) -> Flow[_Version]:
         response = yield from self.retry(lambda: self._request("GET", place))
         if response.status == _NOT_FOUND:
@@ -219,8 +216,6 @@ class Vault:
 
     def _access(self) -> str:
         return f"give the policies of role {self.role} the path, with data/ after the mount {self._kv_mount}"
-
-    # -- one exchange ------------------------------------------------------------------------------------------------
 
     def ask(
         self, method: str, path: str, body: Callable[[], bytes] = bytes, *, what: str, access: str
@@ -269,8 +264,6 @@ class Vault:
                 remedy=access,
             )
         return failure_of(response, self.address, what, self._clock())
-
-    # -- the login ---------------------------------------------------------------------------------------------------
 
     def _login(self) -> Flow[_Login]:
         number = self._number

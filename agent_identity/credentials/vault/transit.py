@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-
 _P256: Final = "ecdsa-p256"
 _ED25519: Final = "ed25519"
 _POINT: Final = 32
@@ -95,8 +94,6 @@ class TransitSigner:
             body |= {"input": base64.b64encode(digest).decode("ascii"), "prehashed": True}
         response = yield from self._request("POST", path, orjson.dumps(body))
         return self._signature(response, version)
-
-    # -- one exchange ------------------------------------------------------------------------------------------------
 
     def _request(self, method: str, path: str, body: bytes) -> Flow[HttpResponse]:
         what = f"the key {self._name} of {self._mount}"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Workload identity: the platform's own token for this workload and one audience, instead of a stored secret.
 
-`ci`, `clouds`, `files` and `spiffe` have the platforms. `fetch` returns None where this isn't the platform, and raises where it is but fails; a failure never
-falls back to the next platform. Environment variables and files are read by the flow's driver.
+`ci`, `clouds`, `files` and `spiffe` have the platforms. `fetch` returns None where this isn't the platform, and raises where it
+is but fails; a failure never falls back to the next platform. Environment variables and files are read by the flow's driver.
 """
 
 from __future__ import annotations

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, ClassVar, Final
 
 from agent_identity.credentials.oauth.responses import failure_of, json_object, send
-from agent_identity.credentials.workload.places import refuse_inside, token_in_variable
+from agent_identity.credentials.workload.files import check_job_has_token, token_in_variable
 from agent_identity.credentials.workload.tokens import (
     check_token,
     malformed_token,
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
-
 
 _SERVICE_URL: Final = "ACTIONS_ID_TOKEN_REQUEST_URL"
 _SERVICE_TOKEN: Final = "ACTIONS_ID_TOKEN_REQUEST_TOKEN"  # noqa: S105 - the name of a variable
@@ -70,7 +69,7 @@ class GitHub:
         query = f"audience={quote_audience(audience)}"
         url = yield from read(f"env:{_SERVICE_URL}")
         if url is None:
-            yield from refuse_inside("GITHUB_ACTIONS", _SERVICE_URL, self.setup)
+            yield from check_job_has_token("GITHUB_ACTIONS", _SERVICE_URL, self.setup)
             return None
         if not self._trusts(url):
             raise ConfigurationError(
@@ -151,6 +150,6 @@ class GitLab:
         """
         token = yield from token_in_variable(self.variable, _GITLAB)
         if token is None:
-            yield from refuse_inside("GITLAB_CI", self.variable, self.setup)
+            yield from check_job_has_token("GITLAB_CI", self.variable, self.setup)
             return None
         return check_token(token, audience, now, who=_GITLAB, expect=self.expect)

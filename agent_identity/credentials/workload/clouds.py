@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import quote
 
 from agent_identity.credentials.oauth.responses import failure_of, json_object, send
-from agent_identity.credentials.workload.places import machine_says, token_in_named_file
+from agent_identity.credentials.workload.files import firmware_names, token_in_named_file
 from agent_identity.credentials.workload.tokens import (
     check_token,
     malformed_token,
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from agent_identity.credentials.workload.tokens import WorkloadToken
-
 
 _OK: Final = 200
 
@@ -96,7 +95,7 @@ class Azure:
         if token is not None:
             return check_token(token, audience, now, who=_AZURE, expect=self.expect)
         if not self.certain:
-            here = yield from machine_says(_AZURE_FIRMWARE, _AZURE_TAG)
+            here = yield from firmware_names(_AZURE_FIRMWARE, _AZURE_TAG)
             if not here:
                 return None
         token = yield from self._managed_identity_token(resource, audience, now)
@@ -153,7 +152,7 @@ class GCP:
     def fetch(self, audience: str, now: float, /) -> Flow[WorkloadToken | None]:
         url = f"{_GCP_TOKEN_URL}&audience={quote_audience(audience)}"
         if not self.certain:
-            here = yield from machine_says(_GCP_FIRMWARE, "Google", "Google Compute Engine")
+            here = yield from firmware_names(_GCP_FIRMWARE, "Google", "Google Compute Engine")
             if not here:
                 return None
         request = HttpRequest("GET", url, {"Metadata-Flavor": "Google"}, plain=_GCP_HOST)

@@ -23,8 +23,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.values import Certificate, Secret
 
-
-_WHO: Final = "the SPIFFE Workload API"
+WORKLOAD_API: Final = "the SPIFFE Workload API"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,9 +53,9 @@ class Spiffe:
             return None
         token = trim(svid)
         if token is None:
-            raise malformed_token(_WHO)
-        checked = check_token(token, audience, now, who=_WHO, expect=self.expect)
-        check_jwt_svid(token, self.trust_domain, who=_WHO)
+            raise malformed_token(WORKLOAD_API)
+        checked = check_token(token, audience, now, who=WORKLOAD_API, expect=self.expect)
+        check_jwt_svid(token, self.trust_domain, who=WORKLOAD_API)
         return checked
 
 

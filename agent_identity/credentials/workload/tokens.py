@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.flow import Flow
 
-
 _UNSTATED_LIFE: Final = 60.0
 """Seconds that a token without an expiry is used."""
 

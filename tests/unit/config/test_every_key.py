@@ -13,7 +13,7 @@ import pytest
 
 from agent_identity import AgentIdentity
 from agent_identity.cli.authority.configured import organisations_authority
-from agent_identity.cli.tokens import Wish, check_may_act
+from agent_identity.cli.tokens import TokenRequest, check_may_act
 from agent_identity.config import read_configuration
 from agent_identity.config.model import Configuration, Table
 from agent_identity.config.problems import InvalidConfigurationError
@@ -232,5 +232,5 @@ def test_something_reads_it_or_it_is_refused(
     AgentIdentity.from_config(file, policy=lambda _: None).close()
     if configuration.authority is not None:
         organisations_authority(configuration, None, "http://127.0.0.1:8700").close()
-    check_may_act(Wish(B, (), "env:X" if key != "cli.autonomous" else None), configuration)
+    check_may_act(TokenRequest(B, (), "env:X" if key != "cli.autonomous" else None), configuration)
     assert (model, name) in read
