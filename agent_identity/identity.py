@@ -683,7 +683,7 @@ class AgentIdentity:
             name=self.name,
             agent=self._agent,
             signer=signer,
-            recorded=self._registered,
+            recorded=self._record_registration,
             clock=self._clock,
         )
 
@@ -703,11 +703,11 @@ class AgentIdentity:
             name=self.name,
             agent=self._agent,
             owner=self._owner,
-            recorded=self._registered,
+            record=self._record_registration,
         )
         return embedded(client, minted=minted, described=elsewhere, clock=self._clock)
 
-    def _registered(self) -> Flow[None]:
+    def _record_registration(self) -> Flow[None]:
         yield from append(
             Draft(
                 AGENT_REGISTERED,

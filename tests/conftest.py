@@ -268,7 +268,7 @@ class ClientElsewhere(AgentIdentity):
             self._agent,
             owner=self._owner,
             initial_token=lambda: pure(authority.registration_token()),
-            recorded=self._registered,
+            recorded=self._record_registration,
         )
         issuer = Issuer(authority.issuer, clients=clients, clock=self._clock)
         source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authority behind a web server: raw ASGI 3, which only translates. Limits are kept before anything is parsed.
+"""The authority behind a web server: raw ASGI 3, which only translates. Limits are checked before anything is parsed.
 
-On loopback a page in the user's browser can reach us under a name of its own (DNS rebinding), so that there the `Host` has to
-be the issuer's and an `Origin`, if any, too.
+On loopback, a page in the user's browser can reach the authority under another host name (DNS rebinding). There the `Host`
+header has to be the issuer's, and so does `Origin` if it is present.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, MutableMapping
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from agent_identity.authority.requests import BODY_LIMIT, OAuthError, refused
+from agent_identity.authority.requests import BODY_LIMIT, OAuthError
 from agent_identity.errors import VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
@@ -32,7 +32,7 @@ _BODY_SECONDS: Final = 10.0
 
 
 class AsgiApp:
-    """`uvicorn.run(authority.asgi())`, or any other ASGI server. `body_timeout` is seconds, ten if it is left out."""
+    """`uvicorn.run(authority.asgi())`, or any other ASGI server. `body_timeout` is in seconds; the default is ten."""
 
     def __init__(
         self,
@@ -48,38 +48,37 @@ class AsgiApp:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _serve_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             try:
-                headers = self._headers(scope)
+                headers = self._read_headers(scope)
                 async with asyncio.timeout(self._body_timeout):
-                    body = await _body(scope, receive)
-                request = self._request(scope, headers, body)
+                    body = await _read_body(scope, receive)
+                request = self._build_request(scope, headers, body)
             except TimeoutError:
-                slow = OAuthError("invalid_request", "body_too_slow", status=408)
-                response = slow.response()
+                response = OAuthError("invalid_request", "body_too_slow", status=408).response()
             except OAuthError as error:
                 response = error.response()
             except _DisconnectedError:
                 return
             else:
                 response = await asyncio.to_thread(self._handle, request)
-            await _answer(response, send)
+            await _send(response, send)
 
-    def _headers(self, scope: Message) -> dict[str, str]:
-        """The headers as they are before the body is read: a server may append its trailers to the same list."""
+    def _read_headers(self, scope: Message) -> dict[str, str]:
+        """Read the headers before the body: a server may append trailers to the same list."""
         try:
             check_placed(scope["headers"], _SINGLE_NAMES)
         except VerificationError as error:
-            raise refused("invalid_request", error) from None
-        headers = _headers(scope["headers"])
+            raise OAuthError("invalid_request", error.code) from None
+        headers = _join_headers(scope["headers"])
         if "host" in headers:
             self._check_names(headers)
         return headers
 
-    def _request(self, scope: Message, headers: dict[str, str], body: bytes) -> HttpRequest:
+    def _build_request(self, scope: Message, headers: dict[str, str], body: bytes) -> HttpRequest:
         self._check_names(headers)
         raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
         path = raw.partition(b"?")[0].decode("latin-1")
@@ -97,11 +96,11 @@ class AsgiApp:
 
 
 class _DisconnectedError(Exception):
-    """Whoever asked is gone."""
+    """The client disconnected before its request was complete."""
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers, each once: what is repeated could be read one way here and another way before us."""
+def _join_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Join repeated headers; refuse those of `_SINGLE`, which a proxy in front could read differently."""
     pairs = list(raw)
     size = sum(len(name) + len(value) for name, value in pairs)
     if size > _HEADERS_LIMIT or len(pairs) > _HEADERS:
@@ -132,7 +131,7 @@ _SINGLE: Final = frozenset(
 _SINGLE_NAMES: Final = frozenset(name.encode() for name in _SINGLE)
 
 
-async def _body(scope: Message, receive: Receive) -> bytes:
+async def _read_body(scope: Message, receive: Receive) -> bytes:
     for name, value in scope["headers"]:
         if name.lower() == b"content-length" and not _is_short(value):
             raise OAuthError("invalid_request", "body_too_large", status=413)
@@ -153,7 +152,7 @@ def _is_short(content_length: bytes) -> bool:
     return digits.isdigit() and len(digits) <= len(str(BODY_LIMIT)) and int(digits) <= BODY_LIMIT
 
 
-async def _answer(response: HttpResponse, send: Send) -> None:
+async def _send(response: HttpResponse, send: Send) -> None:
     headers = [
         (name.encode("latin-1"), value.encode("latin-1"))
         for name, value in response.headers.items()
@@ -165,7 +164,7 @@ async def _answer(response: HttpResponse, send: Send) -> None:
     await send({"type": "http.response.body", "body": response.body})
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _serve_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})
