@@ -59,15 +59,15 @@ def refuse(name: str, error: AgentIdentityError) -> None:
     Raises:
         NoSessionError: there is no session here.
     """
-    _call_of(name).refuse(error)
+    _make_call(name).refuse(error)
 
 
 async def arefuse(name: str, error: AgentIdentityError) -> None:
     """The async twin of `refuse`."""
-    await _call_of(name).arefuse(error)
+    await _make_call(name).arefuse(error)
 
 
-def _call_of(name: str) -> Call:
+def _make_call(name: str) -> Call:
     session, found = open_session()
     # The name may be a model's own text, which can hold what no record can.
     described = Tool(name.encode("utf-8", "replace").decode())

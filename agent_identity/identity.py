@@ -33,7 +33,7 @@ from agent_identity.policy.rules import as_policy, immediate
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
-from agent_identity.runtime.handover import taken_over
+from agent_identity.runtime.handover import read_handover
 from agent_identity.runtime.options import Options
 from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
@@ -138,13 +138,13 @@ class AgentIdentity:
         self._clock = clock
         self._settings = Settings.of(configuration)
         held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
-        self._assembled = self._put_together(held, resources or {})
+        self._assembled = self._assemble(held, resources or {})
         self._is_operator = authority is not None or operator is not None
-        self._kept_here: Store | None = None
+        self._own_store: Store | None = None
         if revocations is None and authority is not None:
             revocations = authority.store
         elif revocations is None:
-            revocations = self._kept_here = open_store(None)
+            revocations = self._own_store = open_store(None)
         gate = Gate(ledger)
         self._parts = Parts(
             agent=self._agent,
@@ -212,7 +212,7 @@ class AgentIdentity:
         return cls(
             name,
             authority=Authority(directory / "authority", clock=clock),
-            ledger=_ledger(ledger or "sqlite:", directory, clock),
+            ledger=_open_ledger(ledger or "sqlite:", directory, clock),
             policy=decider,
             resources=resources,
             on_interaction=on_interaction,
@@ -273,7 +273,7 @@ class AgentIdentity:
             revocations=kept,
             signer=signer or first_signer(configuration, directory),
             key=None if table.key is None else referenced_key(References(), table.key, "agent.key"),
-            ledger=_ledger(
+            ledger=_open_ledger(
                 ledger or configuration.ledger.url,
                 directory,
                 clock,
@@ -283,7 +283,7 @@ class AgentIdentity:
             on_interaction=on_interaction,
             clock=clock,
         )
-        identity._kept_here = kept  # closed with the identity
+        identity._own_store = kept  # closed with the identity
         return identity
 
     @property
@@ -353,7 +353,9 @@ class AgentIdentity:
             budget=budget,
         )
         if self._authority is not None:
-            return Session(self._state(self._principal(subject), purpose, options, "issuer"))
+            return Session(
+                self._make_state(self._read_principal(subject), purpose, options, "issuer")
+            )
         if isinstance(subject, Principal) or (
             isinstance(subject, str) and subject.startswith(_PROFILES)
         ):
@@ -362,12 +364,12 @@ class AgentIdentity:
                 "a name proves nothing where other issuers are configured",
                 remedy="give on_behalf_of their token, or SubjectTokens(…)",
             )
-        given = tokens_of(_subject(subject))
+        given = tokens_of(_check_subject(subject))
 
         def verify() -> Flow[Verified]:
             return verify_subject(given, self._assembled.trusted, agent=self._agent.uri)
 
-        return Session(self._state(None, purpose, options, "issuer", verify=verify))
+        return Session(self._make_state(None, purpose, options, "issuer", verify=verify))
 
     def autonomous(
         self,
@@ -403,7 +405,7 @@ class AgentIdentity:
             "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
         )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
-        return Session(self._state(principal, purpose, options, "agent", trigger=trigger))
+        return Session(self._make_state(principal, purpose, options, "agent", trigger=trigger))
 
     def accept(self, call: VerifiedCall) -> Session:
         """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
@@ -418,7 +420,7 @@ class AgentIdentity:
         """
         self._parts.gate.check_open()
         jkt, now = self._agent.key.thumbprint, self._clock()
-        handover = taken_over(call, jkt=jkt, now=now)
+        handover = read_handover(call, jkt=jkt, now=now)
         leaf, root = handover.grants[0], handover.grants[-1]
         named = self._agent if leaf.agent == self._agent.uri else Agent(leaf.agent, self._agent.key)
         state = SessionState(
@@ -433,14 +435,14 @@ class AgentIdentity:
             max_depth=leaf.max_depth,
             evidence=root.evidence or "asserted",
             trigger=leaf.sub if leaf.sub_profile == "trigger" else None,
-            taken_over=handover,
+            accepted=handover,
         )
         return Session(state)
 
-    def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
+    def _read_principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
         """A principal of the embedded authority's own directory."""
         if not isinstance(subject, str | Principal):
-            _subject(subject)
+            _check_subject(subject)
             raise ConfigurationError(
                 "no_issuer_trusted",
                 "no issuer is configured whose tokens about principals could be verified",
@@ -462,7 +464,7 @@ class AgentIdentity:
         # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
         return Principal(principal.sub, profile=principal.profile)
 
-    def _state(
+    def _make_state(
         self,
         principal: Principal | None,
         purpose: str,
@@ -563,13 +565,13 @@ class AgentIdentity:
             ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
             CredentialError: see `jwks`.
         """
-        return self._verifier(audience, None if self._authority else self.jwks())
+        return self._make_verifier(audience, None if self._authority else self.jwks())
 
     async def averifier(self, audience: str) -> Verifier:
         """The async twin of `verifier`."""
-        return self._verifier(audience, None if self._authority else await self.ajwks())
+        return self._make_verifier(audience, None if self._authority else await self.ajwks())
 
-    def _verifier(self, audience: str, keys: dict[str, JSON] | None) -> Verifier:
+    def _make_verifier(self, audience: str, keys: dict[str, JSON] | None) -> Verifier:
         from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
 
         # What this process's own authority has revoked or rotated is known here at once.
@@ -613,8 +615,8 @@ class AgentIdentity:
         self.ledger.close()
         if self._authority is not None:
             self._authority.close()
-        if self._kept_here is not None:
-            self._kept_here.close()
+        if self._own_store is not None:
+            self._own_store.close()
 
     async def aclose(self) -> None:
         """The async twin of `close`."""
@@ -664,9 +666,11 @@ class AgentIdentity:
     def __repr__(self) -> str:
         return f"<AgentIdentity {self._agent.uri}>"
 
-    def _put_together(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
+    def _assemble(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
         configuration = self._configuration
-        minted = {checked_resource(uri): _minted(uri, value) for uri, value in described.items()}
+        minted = {
+            checked_resource(uri): _read_description(uri, value) for uri, value in described.items()
+        }
         if configuration is None:
             return self._with_authority(minted, {})
         from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
@@ -736,7 +740,7 @@ def _operator_required(what: str) -> DeniedError:
     )
 
 
-def _subject(given: object) -> str | SubjectTokens | TokenSource:
+def _check_subject(given: object) -> str | SubjectTokens | TokenSource:
     """What a caller says about the principal, if it is anything that can hold their token.
 
     Raises:
@@ -775,7 +779,7 @@ def _check_supported(approver: object, shared: str | None) -> None:
         )
 
 
-def _ledger(
+def _open_ledger(
     given: str | Ledger,
     directory: Path,
     clock: Callable[[], float],
@@ -786,7 +790,7 @@ def _ledger(
     return open_ledger(given, state_dir=directory, clock=clock, durability=durability)
 
 
-def _minted(uri: str, described: Described) -> Minted:
+def _read_description(uri: str, described: Described) -> Minted:
     """A resource's description: the most scopes there, and what may be done beyond them."""
     if not isinstance(described, Mapping):
         return Minted(None if described is None else scope_set(described))
@@ -831,7 +835,7 @@ def on_behalf_of(
             "AGENT_IDENTITY_CONFIG names no configuration",
             remedy='use AgentIdentity.embedded("…").on_behalf_of(…), or set AGENT_IDENTITY_CONFIG',
         )
-    return _identity(path).on_behalf_of(
+    return _find_identity(path).on_behalf_of(
         subject,
         purpose=purpose,
         task=task,
@@ -844,7 +848,7 @@ def on_behalf_of(
     )
 
 
-def _identity(path: Path) -> AgentIdentity:
+def _find_identity(path: Path) -> AgentIdentity:
     """One identity a file, made when it is first needed and closed when the program ends."""
     with _lock:
         found = _identities.get(path)

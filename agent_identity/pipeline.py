@@ -45,9 +45,9 @@ from agent_identity.provenance.records import (
     CALL_FAILED,
     CALL_INTENDED,
 )
-from agent_identity.runtime.acquire import credential_of, reach, reach_for_call
+from agent_identity.runtime.acquire import make_credential, reach, reach_for_call
 from agent_identity.runtime.current import Current, activate, deactivate
-from agent_identity.runtime.parts import check_call, unknown_draft
+from agent_identity.runtime.parts import check_call, draft_unknown
 from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
@@ -169,7 +169,7 @@ class Call:
         Raises:
             ConfigurationError: its tool has no resource.
         """
-        return credential_of(self.session, self.reach, self)
+        return make_credential(self.session, self.reach, self)
 
     def asserted(self, *, with_token: bool) -> tuple[str, list[str]]:
         """The assertion of this call as a whole, for a message or `_meta`, and the grants of its chain, newest first.
@@ -226,14 +226,14 @@ class Call:
         parts = self.session.parts
         try:
             self._begin()
-            if not self._ready():
-                run(self._rest(), parts.world.answer)
+            if not self._prepare_now():
+                run(self._prepare(), parts.world.answer)
             self.session.life.check(parts.clock())
-            parts.ledger.append(self._intent())
-            self._committed()
+            parts.ledger.append(self._draft_intent())
+            self._start()
         except BaseException as error:
-            refusal = self._refusal(error)
-            self._put(self._given_up(refusal))
+            refusal = self._explain(error)
+            self._record(self._give_up(refusal))
             self._end_span(refusal)
             if refusal is error:
                 raise
@@ -244,14 +244,14 @@ class Call:
         parts = self.session.parts
         try:
             self._begin()
-            if not self._ready():
-                await arun(self._rest(), parts.world.aanswer)
+            if not self._prepare_now():
+                await arun(self._prepare(), parts.world.aanswer)
             self.session.life.check(parts.clock())
-            await parts.ledger.aappend(self._intent())
-            self._committed()
+            await parts.ledger.aappend(self._draft_intent())
+            self._start()
         except BaseException as error:
-            refusal = self._refusal(error)
-            await self._aput(self._given_up(refusal))
+            refusal = self._explain(error)
+            await self._arecord(self._give_up(refusal))
             self._end_span(refusal)
             if refusal is error:
                 raise
@@ -260,13 +260,13 @@ class Call:
     def refuse(self, error: AgentIdentityError) -> None:
         """Record that the call is refused before anything else is asked: an adapter knows that the tool must not run."""
         self._begin()
-        self._put(self._given_up(error))
+        self._record(self._give_up(error))
         self._end_span(error)
 
     async def arefuse(self, error: AgentIdentityError) -> None:
         """The async twin of `refuse`."""
         self._begin()
-        await self._aput(self._given_up(error))
+        await self._arecord(self._give_up(error))
         self._end_span(error)
 
     def _begin(self) -> None:
@@ -275,7 +275,7 @@ class Call:
             raise ConfigurationError("call_reused", "a call is entered once", remedy="make another")
         self._state = "entering"
 
-    def _committed(self) -> None:
+    def _start(self) -> None:
         """The intent is on record. The ledger may have been waited for, so life is checked once more.
 
         Raises:
@@ -288,7 +288,7 @@ class Call:
         self.session.life.check(parts.clock())
         self._state = "running"
 
-    def _ready(self) -> bool:
+    def _prepare_now(self) -> bool:
         """The part of the way in that asks nobody; True when that was all of it, as it is for most calls."""
         session, tool = self.session, self.tool
         parts = session.parts
@@ -308,7 +308,7 @@ class Call:
         self._reach = reached
         return True
 
-    def _rest(self) -> Flow[None]:
+    def _prepare(self) -> Flow[None]:
         """What somebody has to be asked for: a policy engine, an issuer."""
         session, tool = self.session, self.tool
         parts = session.parts
@@ -329,7 +329,7 @@ class Call:
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
-        raise _contended()
+        raise _contended_error()
 
     def _decide(self, policy: Policy) -> Flow[None]:
         tool, history = self.tool, self.session.history
@@ -339,7 +339,7 @@ class Call:
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
-        raise _contended()
+        raise _contended_error()
 
     def _request(self, past: Past) -> Request:
         session = self.session
@@ -359,7 +359,7 @@ class Call:
             )
         )
 
-    def _intent(self) -> Draft:
+    def _draft_intent(self) -> Draft:
         """Sign what is about to happen, and say it to the ledger."""
         tool, span, reached = self.tool, self._span, self.reach
         self._facts = CallFacts(
@@ -367,22 +367,22 @@ class Call:
         )
         assertion = reached.statement.recorded(self._facts, int(self._now))
         policy_id = None if self.decision is None else self.decision.policy_id
-        said = self._said(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
+        said = self._draft_decided(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
         said.public["grant_hash"] = reached.grant_hash
         said.public["labels"] = tool.labels_json
         return said
 
-    def _refused(self, error: AgentIdentityError) -> Draft:
+    def _draft_denied(self, error: AgentIdentityError) -> Draft:
         """The evidence of a call that never ran."""
         verdict, policy_id = _verdict(error)
         reason = str(error).encode("utf-8", "replace").decode()
-        said = self._said(CALL_DENIED, verdict, policy_id, None)
+        said = self._draft_decided(CALL_DENIED, verdict, policy_id, None)
         said.public["labels"] = self.tool.labels_json
         said.public["code"] = error.code
         said.public["reason"] = reason
         return said
 
-    def _said(
+    def _draft_decided(
         self,
         kind: str,
         verdict: str,
@@ -454,7 +454,7 @@ class Call:
         """
         if self._state == "running":
             self._state = "ending"
-            self._put(self._outcome(error))
+            self._record(self._draft_outcome(error))
         elif (
             self._state == "ending"
         ):  # an interrupt came in between, and the outcome may be on record or not
@@ -468,7 +468,7 @@ class Call:
         """The async twin of `leave`."""
         if self._state == "running":
             self._state = "ending"
-            await self._aput(self._outcome(error))
+            await self._arecord(self._draft_outcome(error))
         elif self._state == "ending":
             await asyncio.to_thread(self._settle)
         else:
@@ -476,21 +476,21 @@ class Call:
         self._state = "ended"
         self._end_span(error)
 
-    def _put(self, draft: Draft) -> None:
+    def _record(self, draft: Draft) -> None:
         gate = self.session.parts.gate
         try:
             self.session.parts.ledger.append(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
         else:
             gate.ended(self)
 
-    async def _aput(self, draft: Draft) -> None:
+    async def _arecord(self, draft: Draft) -> None:
         gate = self.session.parts.gate
         try:
             await self.session.parts.ledger.aappend(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
         else:
             gate.ended(self)
 
@@ -498,9 +498,9 @@ class Call:
         try:
             self.session.parts.gate.settle(self.call_id)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
-    def _refusal(self, error: BaseException) -> BaseException:
+    def _explain(self, error: BaseException) -> BaseException:
         """Why the call doesn't happen. An issuer refuses what was revoked in words of its own; that it was revoked says more."""
         if isinstance(error, CredentialError):
             try:
@@ -509,17 +509,19 @@ class Call:
                 return ended
         return error
 
-    def _given_up(self, error: BaseException) -> Draft:
+    def _give_up(self, error: BaseException) -> Draft:
         """The evidence of a call whose body never runs: it was refused, cancelled or interrupted on the way in."""
         self._state = "refused"
         if isinstance(error, AgentIdentityError):
             error.call_id = self.call_id
-            return self._refused(error)
+            return self._draft_denied(error)
         if self._is_intended:
-            return self._outcome(error)
-        return self._refused(DeniedError("interrupted", f"{type(error).__name__} came in between"))
+            return self._draft_outcome(error)
+        return self._draft_denied(
+            DeniedError("interrupted", f"{type(error).__name__} came in between")
+        )
 
-    def _outcome(self, error: BaseException | None) -> Draft:
+    def _draft_outcome(self, error: BaseException | None) -> Draft:
         kind, what = CALL_COMPLETED, self._failure
         if error is not None:
             # The class alone: an error's text may hold anything.
@@ -536,7 +538,7 @@ class Call:
             call_id=self.call_id,
         )
 
-    def _unrecorded(self, failure: LedgerError) -> None:
+    def _shut_gate(self, failure: LedgerError) -> None:
         """What became of a call isn't on record: it reads `unknown`, and new calls are refused until the ledger can be written."""
         gate = self.session.parts.gate
         if self._is_intended:
@@ -551,7 +553,7 @@ class Call:
         )
 
     def _unknown(self) -> Draft:
-        return unknown_draft(self.session.known_as, self.session.id, self.call_id)
+        return draft_unknown(self.session.known_as, self.session.id, self.call_id)
 
     def _end_span(self, error: BaseException | None) -> None:
         span = self._span
@@ -637,7 +639,7 @@ def _verdict(error: AgentIdentityError) -> tuple[str, str | None]:
     return verdict, error.policy_id if isinstance(error, DeniedError) else None
 
 
-def _contended() -> DeniedError:
+def _contended_error() -> DeniedError:
     return DeniedError(
         "history_contended",
         "other calls of this session kept getting in while policy decided",

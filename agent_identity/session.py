@@ -15,9 +15,10 @@ from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call
 from agent_identity.runtime import acquire
-from agent_identity.runtime.current import bound, enter, leave, open_session, running_call
-from agent_identity.runtime.handover import checked_key, handed_over, inject
-from agent_identity.runtime.lifetime import Life, way_out
+from agent_identity.runtime.current import bind, enter, leave, open_session, running_call
+from agent_identity.runtime.grants import record_grant
+from agent_identity.runtime.handover import inject, read_recipient_key, sign_handover
+from agent_identity.runtime.lifetime import Life, exit_method
 from agent_identity.runtime.options import Options
 from agent_identity.runtime.state import SessionState
 from agent_identity.values import LOCAL, agent_uri
@@ -69,7 +70,7 @@ class Session:
             if state.verify is not None:
                 state.set_verified(run(state.verify(), state.parts.world.answer))
             state.set_pseudonym(state.parts.ledger.pseudonym(state.principal))
-            run(_opening(state), state.parts.world.answer)
+            run(_record_opening(state), state.parts.world.answer)
             self._entered = enter(state.reference)
         except BaseException:
             self._end()
@@ -85,14 +86,14 @@ class Session:
             state.set_pseudonym(
                 await asyncio.to_thread(state.parts.ledger.pseudonym, state.principal)
             )
-            await arun(_opening(state), state.parts.world.aanswer)
+            await arun(_record_opening(state), state.parts.world.aanswer)
             self._entered = enter(state.reference)
         except BaseException:
             self._end()
             raise
         return self
 
-    @way_out
+    @exit_method
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -102,7 +103,7 @@ class Session:
         if self._end():
             self._state.close("left" if error is None else "failed")
 
-    @way_out
+    @exit_method
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -219,9 +220,9 @@ class Session:
             authorization_details=authorization_details,
             expires_in=expires_in,
         )
-        child = self._child(agent, options)
+        child = self._make_child(agent, options)
         if key is not None:
-            run(_hand_over(child, checked_key(key)), child.parts.world.answer)
+            run(_hand_over(child, read_recipient_key(key)), child.parts.world.answer)
         return Session(child)
 
     async def adelegate(
@@ -243,12 +244,12 @@ class Session:
             authorization_details=authorization_details,
             expires_in=expires_in,
         )
-        child = self._child(agent, options)
+        child = self._make_child(agent, options)
         if key is not None:
-            await arun(_hand_over(child, checked_key(key)), child.parts.world.aanswer)
+            await arun(_hand_over(child, read_recipient_key(key)), child.parts.world.aanswer)
         return Session(child)
 
-    def _child(self, agent: str, options: Options) -> SessionState:
+    def _make_child(self, agent: str, options: Options) -> SessionState:
         state = self._state
         uri = agent_uri(agent)
         state.parts.gate.check_open()
@@ -305,13 +306,13 @@ class Session:
         Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
         own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
         """
-        return acquire.client(self._state, self._place(resource))
+        return acquire.client(self._state, self._find_resource(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
         """The async twin of `http`; to be made and used inside one event loop."""
-        return acquire.aclient(self._state, self._place(resource))
+        return acquire.aclient(self._state, self._find_resource(resource))
 
-    def _place(self, resource: str | None) -> str:
+    def _find_resource(self, resource: str | None) -> str:
         if resource is not None:
             return resource
         call = self._running
@@ -349,7 +350,7 @@ class Session:
         Raises:
             ConfigurationError: a generator function, whose body runs wherever it is iterated.
         """
-        return bound(self._state, function)
+        return bind(self._state, function)
 
     def revoke(self, reason: str) -> None:
         """End this session and everything below it, now; `reason` goes into the record.
@@ -414,20 +415,20 @@ def current_credential() -> Credential:
     return call.credential()
 
 
-def _opening(state: SessionState) -> Flow[None]:
+def _record_opening(state: SessionState) -> Flow[None]:
     state.register()
     yield from state.record_opening()
-    if state.taken_over is not None and state.parent is None:
-        yield from acquire.grant_made(state, state.taken_over.grants)
+    if state.accepted is not None and state.parent is None:
+        yield from record_grant(state, state.accepted.grants)
 
 
 def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
     """Sign the grant for another process; from then on the child acts there alone."""
     child.set_pseudonym(child.pseudonym)
-    handed = yield from handed_over(child, jkt)
+    handed = yield from sign_handover(child, jkt)
     child.life.handed = handed
     child.history.hand_over(handed[0].jti)
-    child.life.lasts_until(handed[0].exp)
+    child.life.end_by(handed[0].exp)
     child.register()
     yield from child.record_opening()
     try:

@@ -280,8 +280,8 @@ class ClientElsewhere(AgentIdentity):
         anchor = IssuedGrants(issuer)
         return Assembled(anchor, Resources(dict(described), reached), {"": issuer}, {})
 
-    def _state(self, *args: Any, **options: Any) -> SessionState:
-        state = super()._state(*args, **options)
+    def _make_state(self, *args: Any, **options: Any) -> SessionState:
+        state = super()._make_state(*args, **options)
         end = state.expires_at
         state.subject = DirectorySubject(
             state.principal, self._agent, txn=state.txn, expires_at=end

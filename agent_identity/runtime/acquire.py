@@ -12,12 +12,9 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.cache import CacheKey
 from agent_identity.credentials.oauth.requests import Issued
-from agent_identity.credentials.root_grants import RootWanted
 from agent_identity.credentials.source import Renewal, Wanted
 from agent_identity.credentials.sources.checks import check_step_up
-from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.errors import AgentIdentityError, DeniedError
 from agent_identity.flow import Draft, Shared, append, arun, run, shared
 from agent_identity.policy.request import Entity, Facts, Request
@@ -27,13 +24,13 @@ from agent_identity.provenance.records import (
     CREDENTIAL_ACQUIRED,
     CREDENTIAL_DECIDED,
     CREDENTIAL_STEPPED_UP,
-    GRANT_MADE,
 )
-from agent_identity.runtime.closing import give_back
+from agent_identity.runtime.closing import revoke_tokens
 from agent_identity.runtime.current import running_call
-from agent_identity.runtime.parts import check_credential, granted
+from agent_identity.runtime.grants import make_chain, share_key
+from agent_identity.runtime.parts import check_credential
 from agent_identity.runtime.reach import Reach
-from agent_identity.runtime.reports import Reporting, refused_draft
+from agent_identity.runtime.reports import Reporting, draft_refused
 from agent_identity.uris import checked_resource
 from agent_identity.values import LOCAL, keep, scope_set
 
@@ -43,10 +40,9 @@ if TYPE_CHECKING:
     import httpx
 
     from agent_identity.credentials.source import Source, StepUp
-    from agent_identity.delegation.chain import Handover
+    from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.http.credential import Credential, LateCredential, Ready
-    from agent_identity.keys.signing import JWK
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Resource
     from agent_identity.runtime.state import SessionState
@@ -56,10 +52,8 @@ __all__ = [
     "aacquire",
     "aclient",
     "acquire",
-    "chain_of",
     "client",
-    "credential_of",
-    "grant_made",
+    "make_credential",
     "reach",
     "reach_for_call",
 ]
@@ -72,19 +66,19 @@ def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) 
         DeniedError: policy or the session's limits refuse it.
         CredentialError: the issuer refused or could not be reached.
     """
-    with traced(session, resource):
-        return run(_credential(session, resource, scopes), session.parts.world.answer)
+    with trace_acquisition(session, resource):
+        return run(_acquire(session, resource, scopes), session.parts.world.answer)
 
 
 async def aacquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Credential:
     """The async twin of `acquire`."""
-    with traced(session, resource):
-        return await arun(_credential(session, resource, scopes), session.parts.world.aanswer)
+    with trace_acquisition(session, resource):
+        return await arun(_acquire(session, resource, scopes), session.parts.world.aanswer)
 
 
-def credential_of(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
+def make_credential(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
     """The credential as a tool is handed it; with a call, it asserts that call on every request.
 
     Raises:
@@ -127,10 +121,10 @@ def reach_for_call(
     place, issued = reached.place, reached.issued
     if place is None or place.transaction is None or issued is None:
         return reached
-    wanted = _wanted(session, reached.chain, place, reached.scopes, None)
+    wanted = _make_wanted(session, reached.chain, place, reached.scopes, None)
     token = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
     yield from append(
-        _acquired_draft(
+        _draft_acquired(
             session,
             call.call_id,
             token.txn,
@@ -143,12 +137,12 @@ def reach_for_call(
         )
     )
     with_token = replace(issued, txn_token=token.token)
-    return _reach_of(
+    return _make_reach(
         session, reached.resource, reached.scopes, reached.chain, place, with_token, reached.key
     )
 
 
-def _reach_of(
+def _make_reach(
     session: SessionState,
     resource: str,
     scopes: frozenset[str],
@@ -174,7 +168,7 @@ def _reach_of(
 
 
 class Renewing:
-    """Gets the credential of a session anew when its resource says that this one won't do."""
+    """Gets the credential of a session renew_if_due when its resource says that this one won't do."""
 
     __slots__ = ("_call", "_reached", "_session")
 
@@ -184,12 +178,12 @@ class Renewing:
         self._call = call
 
     def renew(self, renewal: Renewal, /) -> Ready:
-        flow = renewed(self._session, self._reached, renewal, self._call)
+        flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
         return self._reached.ready(with_call=self._call is not None)
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
-        flow = renewed(self._session, self._reached, renewal, self._call)
+        flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
         return self._reached.ready(with_call=self._call is not None)
 
@@ -207,20 +201,20 @@ def reach(
         CredentialError: an issuer refused or could not be reached.
         LedgerError: what was issued could not be recorded, so it isn't used.
     """
-    yield from session.proof.anew()
+    yield from session.proof.renew_if_due()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
-    chain = yield from chain_of(session, audiences, scopes)
+    chain = yield from make_chain(session, audiences, scopes)
     if place is None:
-        return _reach_of(session, resource, scopes, chain, None, None, None)
-    source = place.source_for(is_handed=session.is_taken_over)
-    key = _key(session, place, source, chain[0].hash(), scopes, step_up)
-    start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
+        return _make_reach(session, resource, scopes, chain, None, None, None)
+    source = place.source_for(is_handed=session.is_accepted)
+    key = _credential_key(session, place, source, chain[0].hash(), scopes, step_up)
+    start = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
     issued = yield from shared(Shared(key, start, source.patience))
-    return _reach_of(session, resource, scopes, chain, place, issued, key)
+    return _make_reach(session, resource, scopes, chain, place, issued, key)
 
 
-def _key(
+def _credential_key(
     session: SessionState,
     place: Resource,
     source: Source,
@@ -230,135 +224,20 @@ def _key(
 ) -> bytes:
     described = source.described
     sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
-    return _shared_key(
+    return share_key(
         session,
-        CacheKey(
-            grant_type=described.kind,
-            issuer=described.issuer,
-            client=described.client,
-            principal=_owner(session),
-            chain=chain,
-            resource=place.uri,
-            audience=described.audience + sign_in,
-            scopes=scopes,
-            details=described.details,
-            binding_key=session.agent.key.thumbprint,
-            policy_epoch=session.parts.policy_epoch,
-        ),
-    )
-
-
-def _hop_key(session: SessionState, above: str, place: str, scopes: frozenset[str]) -> bytes:
-    return _shared_key(
-        session,
-        CacheKey(
-            grant_type="hop",
-            issuer=session.parts.anchor.name,
-            client=session.parts.agent.key.thumbprint,
-            principal=_owner(session),
-            chain=above,
-            resource=place,
-            audience="",
-            scopes=scopes,
-            details="",
-            binding_key=session.agent.key.thumbprint,
-            policy_epoch=session.parts.policy_epoch,
-        ),
-    )
-
-
-def _owner(session: SessionState) -> tuple[str, str, str]:
-    return str(session.principal), session.txn, session.id
-
-
-def _shared_key(session: SessionState, key: CacheKey) -> bytes:
-    digest = key.digest()
-    session.cache_keys.add(digest)  # dropped when the session ends: nobody else can ask by this key
-    return digest
-
-
-def chain_of(
-    session: SessionState, audiences: frozenset[str], scopes: frozenset[str]
-) -> Flow[tuple[Grant, ...]]:
-    """The grants down to a session, newest first, for some resources and scopes; each hop is made once and shared."""
-    if session.taken_over is not None:
-        return _taken_over(session, session.taken_over)
-    place = " ".join(sorted(audiences))
-    if session.parent is None:
-        key = _hop_key(session, "", place, scopes)
-        root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
-        return (root,)
-    above = yield from chain_of(session.parent, audiences, scopes)
-    key = _hop_key(session, above[0].hash(), place, scopes)
-    hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
-    return (hop, *above)
-
-
-def _taken_over(session: SessionState, handover: Handover) -> tuple[Grant, ...]:
-    """The grants that were handed over; they are for one key, and nobody here can make others."""
-    if session.agent.key.thumbprint != handover.grants[0].jkt:
-        raise DeniedError(
-            "key_renewed",
-            "what was handed over is for the key that the agent had before it forked",
-            remedy="have it handed over anew, or configure [agent] key",
-        )
-    return handover.grants
-
-
-def _root(session: SessionState, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
-    parts = session.parts
-    now = parts.clock()
-    session.check(now)
-    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proof.until - now)
-    if lifetime < 1:
-        raise DeniedError("session_expired", "the session ends within a second")
-    grant = yield from parts.anchor.grant(
-        RootWanted(
-            principal=session.principal,
-            subject=session.subject,
-            agent=session.agent.uri,
-            resources=audiences or frozenset({LOCAL}),
-            scopes=scopes,
-            details=granted(session.limits, parts.resources, audiences),
-            purpose=session.purpose,
-            task=session.task,
-            txn=session.txn,
-            max_depth=session.max_depth,
-            lifetime=lifetime,
-            evidence=session.evidence,
-            proof_key=session.agent.proof_key,
-        )
-    )
-    yield from grant_made(session, (grant,))
-    return grant
-
-
-def _child(
-    session: SessionState,
-    above: tuple[Grant, ...],
-    audiences: frozenset[str],
-    scopes: frozenset[str],
-) -> Flow[Grant]:
-    parent = session.parent
-    assert parent is not None  # noqa: S101 - `_chain` asks for a child's hop only below a parent
-    now = session.parts.clock()
-    grant = mint_child(
-        parent.agent.key,
-        above[0],
-        agent=session.agent.uri,
-        jkt=session.agent.key.thumbprint,
-        aud=audiences,
+        grant_type=described.kind,
+        issuer=described.issuer,
+        client=described.client,
+        chain=chain,
+        resource=place.uri,
+        audience=described.audience + sign_in,
         scopes=scopes,
-        details=granted(session.limits, session.parts.resources, audiences),
-        task=session.task,
-        now=int(now),
-        expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
+        details=described.details,
     )
-    yield from grant_made(session, (grant, *above))
-    return grant
 
 
-def _acquired(
+def _fetch_credential(
     session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
@@ -367,16 +246,18 @@ def _acquired(
     step_up: StepUp | None,
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
-    issued = yield from source.fetch(_wanted(session, chain, place, scopes, step_up))
+    issued = yield from source.fetch(_make_wanted(session, chain, place, scopes, step_up))
     if not issued.opens_something:
         return issued
     if not session.take(place, issued):
-        yield from give_back(session.parts, session.id, session.pseudonym, [(place.issuer, issued)])
+        yield from revoke_tokens(
+            session.parts, session.id, session.pseudonym, [(place.issuer, issued)]
+        )
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
     check_step_up(issued, step_up)
     yield from append(
-        _acquired_draft(
+        _draft_acquired(
             session,
             None,
             issued.jti,
@@ -397,7 +278,7 @@ def _acquired(
     return issued
 
 
-def _wanted(
+def _make_wanted(
     session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
@@ -418,7 +299,7 @@ def _wanted(
     )
 
 
-def _acquired_draft(
+def _draft_acquired(
     session: SessionState,
     call_id: str | None,
     ref: str | None,
@@ -436,46 +317,8 @@ def _acquired_draft(
     )
 
 
-def grant_made(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
-    """Put a grant on record with its whole chain, and with the anchor's key as it was used: the anchor itself forgets it."""
-    root = chain[-1]
-    known = session.anchor_key
-    if known is None:
-        key = yield from session.parts.anchor.key(root.kid or "")
-    else:
-        key = _public(known)
-    yield from append(_grant_draft(session, chain, key))
-
-
-def _public(jwk: JWK) -> dict[str, JSON]:
-    """A public key as JSON; all of its members that matter are texts."""
-    return {name: value for name, value in jwk.items() if isinstance(value, str)}
-
-
-def _grant_draft(session: SessionState, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
-    grant, root = chain[0], chain[-1]
-    return Draft(
-        GRANT_MADE,
-        {
-            "agent": grant.agent,
-            "depth": grant.depth,
-            "scope": [*sorted(grant.scopes)],
-            "aud": [*sorted(grant.aud)],
-            "expires_at": grant.exp,
-            "grant_hash": grant.hash(),
-            "evidence": grant.evidence,
-            "anchor": root.iss,
-            "anchor_key": key,
-        },
-        {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
-        pseudonym=session.pseudonym,
-        session_id=session.id,
-        ref=grant.jti,
-    )
-
-
 @contextlib.contextmanager
-def traced(session: SessionState, resource: str) -> Generator[None]:
+def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
     """The span of one acquisition; it belongs to who drives the flow, not to the flow."""
     span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
@@ -495,7 +338,7 @@ def traced(session: SessionState, resource: str) -> Generator[None]:
         span.end(attributes, error)
 
 
-def _credential(
+def _acquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Flow[Credential]:
     """Decide on it, put the decision on record, get it.
@@ -510,16 +353,16 @@ def _credential(
     session.check(now)
     checked_resource(resource)
     asked_for = None if scopes is None else scope_set(scopes)
-    wanted = yield from _permitted(session, resource, asked_for, now)
+    wanted = yield from _decide_and_record(session, resource, asked_for, now)
     ready = yield from reach(session, resource, wanted)
     session.check(parts.clock())
-    return credential_of(session, ready, None)
+    return make_credential(session, ready, None)
 
 
-def renewed(
+def renew(
     session: SessionState, reached: Reach, renewal: Renewal, call: RunningCall | None
 ) -> Flow[Reach]:
-    """The credential anew, since its resource refused this one; `call` is the one that uses it, None outside of any.
+    """The credential renew_if_due, since its resource refused this one; `call` is the one that uses it, None outside of any.
 
     More scopes are decided on like any other credential. What its resource wants of it, a step-up, is on record, and so is
     the refusal of one.
@@ -535,7 +378,7 @@ def renewed(
         session.check(now)
         scopes = reached.scopes
         if renewal.scopes is not None:
-            scopes = yield from _permitted(
+            scopes = yield from _decide_and_record(
                 session, reached.resource, renewal.scopes, now, own=reached.scopes, call_id=call_id
             )
         if renewal == Renewal():
@@ -545,15 +388,15 @@ def renewed(
     except AgentIdentityError as error:
         error.call_id = call_id
         yield from append(
-            refused_draft(session, reached.resource, error, reached.resource, call_id)
+            draft_refused(session, reached.resource, error, reached.resource, call_id)
         )
         raise
     if renewal != Renewal():
-        yield from append(_stepped_up(session, reached.resource, scopes, renewal, call_id))
+        yield from append(_draft_stepped_up(session, reached.resource, scopes, renewal, call_id))
     return found
 
 
-def _stepped_up(
+def _draft_stepped_up(
     session: SessionState,
     resource: str,
     scopes: frozenset[str],
@@ -586,7 +429,7 @@ def _forget(session: SessionState, reached: Reach) -> None:
         session.reaches.pop((reached.resource, reached.scopes), None)
 
 
-def _permitted(
+def _decide_and_record(
     session: SessionState,
     resource: str,
     scopes: frozenset[str] | None,
@@ -605,16 +448,16 @@ def _permitted(
         if own is None:
             check_credential(session.limits, session.parts.resources, resource)
         else:
-            _check_cap(session, resource, wanted, own)
-        decision = yield from _decided(session, resource, wanted, now)
+            _check_more_scopes(session, resource, wanted, own)
+        decision = yield from _decide(session, resource, wanted, now)
     except AgentIdentityError as error:
-        yield from append(_draft(session, resource, wanted, None, error, call_id))
+        yield from append(_draft_decided(session, resource, wanted, None, error, call_id))
         raise
-    yield from append(_draft(session, resource, wanted, decision, None, call_id))
+    yield from append(_draft_decided(session, resource, wanted, decision, None, call_id))
     return wanted
 
 
-def _check_cap(
+def _check_more_scopes(
     session: SessionState, resource: str, wanted: frozenset[str], own: frozenset[str]
 ) -> None:
     """Hold a resource's wish for more scopes to the tool's own, where neither configuration nor session say what is allowed."""
@@ -628,7 +471,7 @@ def _check_cap(
     )
 
 
-def _decided(
+def _decide(
     session: SessionState, resource: str, wanted: frozenset[str], now: float
 ) -> Flow[Decision]:
     facts = Facts(
@@ -653,7 +496,7 @@ def _decided(
     return decision
 
 
-def _draft(
+def _draft_decided(
     session: SessionState,
     resource: str,
     wanted: frozenset[str],
@@ -685,7 +528,7 @@ def client(session: SessionState, resource: str) -> httpx.Client:
 
     transport = session.parts.world.transport.network()
     reporter = Reporting(session, resource, running_call(session))
-    return confined_client(_late(session, resource), resource, transport, reporter)
+    return confined_client(_make_late_credential(session, resource), resource, transport, reporter)
 
 
 def aclient(session: SessionState, resource: str) -> httpx.AsyncClient:
@@ -694,10 +537,10 @@ def aclient(session: SessionState, resource: str) -> httpx.AsyncClient:
 
     transport = session.parts.world.transport.anetwork()
     reporter = Reporting(session, resource, running_call(session))
-    return confined_aclient(_late(session, resource), resource, transport, reporter)
+    return confined_aclient(_make_late_credential(session, resource), resource, transport, reporter)
 
 
-def _late(session: SessionState, resource: str) -> LateCredential:
+def _make_late_credential(session: SessionState, resource: str) -> LateCredential:
     from agent_identity.http.credential import LateCredential  # noqa: PLC0415 - httpx loads on first use
 
     def of_running_call() -> Credential | None:

@@ -23,12 +23,12 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Parts
     from agent_identity.values import JSON
 
-__all__ = ["give_back"]
+__all__ = ["revoke_tokens"]
 
 _log: Final = logging.getLogger("agent_identity")
 
 
-def give_back(
+def revoke_tokens(
     parts: Parts,
     session_id: str,
     pseudonym: str,
@@ -50,9 +50,9 @@ def give_back(
         elif issuer is not None and now >= ends:
             why = "deadline_exceeded"
         elif issuer is not None:
-            why = yield from _refused(issuer, issued, unreachable)
+            why = yield from _revoke(issuer, issued, unreachable)
         try:
-            yield from append(_draft(session_id, pseudonym, issued, why))
+            yield from append(_draft_revoked(session_id, pseudonym, issued, why))
         except LedgerError as failure:
             parts.gate.shut()
             _log.warning(
@@ -60,7 +60,7 @@ def give_back(
             )
 
 
-def _refused(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
+def _revoke(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
     """Ask the issuer to take a token back, once. None when it did, else why not."""
     try:
         is_revoked = yield from issuer.revoke(issued)
@@ -72,7 +72,7 @@ def _refused(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str
     return None if is_revoked else "no_revocation"
 
 
-def _draft(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> Draft:
+def _draft_revoked(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> Draft:
     public: dict[str, JSON] = {
         "resource": issued.resource,
         "issuer": issued.issuer,

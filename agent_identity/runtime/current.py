@@ -45,7 +45,7 @@ __all__ = [
     "RunningCall",
     "activate",
     "activated",
-    "bound",
+    "bind",
     "current",
     "deactivate",
     "enter",
@@ -131,7 +131,7 @@ class Entered(Current):
         )
         self.below = below
         self.is_mixed: bool = False
-        self.place: _Place = _place()
+        self.place: _Place = _find_place()
 
     @property
     def is_left(self) -> bool:
@@ -163,7 +163,7 @@ def current() -> Current | None:
         session = named.session()
         if session is not None and not session.life.is_left:
             return named
-    return _resolved(named)
+    return _resolve(named)
 
 
 def open_session() -> tuple[SessionState, Current]:
@@ -208,14 +208,14 @@ def running_call(session: SessionState) -> RunningCall | None:
     return entry.call
 
 
-def _resolved(named: Current | None) -> Current | None:
+def _resolve(named: Current | None) -> Current | None:
     """Rules C2 to C4."""
-    found = _on_stack(inspect.currentframe()) if _by_generator else None
+    found = _find_on_stack(inspect.currentframe()) if _by_generator else None
     if found is not None:
         return found
-    place = _place()
+    place = _find_place()
     if isinstance(named, Entered) and named.is_left and _is_same(named.place, place):
-        around = _open_below(named)
+        around = _find_open_below(named)
         if around is None:
             return named
         named = around
@@ -223,31 +223,31 @@ def _resolved(named: Current | None) -> Current | None:
     is_suspended = False
     while isinstance(named, Entered) and named.generator is not None:
         if not _is_same(named.place, place):
-            return _in_task(named, named.generator)
+            return _check_task(named, named.generator)
         if (
             progress(named.generator) == "running"
         ):  # below a driver, where the walk of the stack ends
             return named
         is_suspended = True
-        named = _open_below(named.below)
+        named = _find_open_below(named.below)
     if named is None and is_suspended:
-        raise _suspended()
+        raise _suspended_error()
     return named
 
 
-def _in_task(entry: Entered, generator: FrameType) -> Entered:
+def _check_task(entry: Entered, generator: FrameType) -> Entered:
     """Rule C3: what the context says in a task or thread."""
     if not entry.is_left and (entry.is_mixed or progress(generator) == "suspended"):
-        raise _suspended()
+        raise _suspended_error()
     return entry
 
 
-def _on_stack(frame: FrameType | None) -> Current | None:
+def _find_on_stack(frame: FrameType | None) -> Current | None:
     """What the nearest generator that entered a session has current, within the running task."""
     while frame is not None:
         entries = _by_generator.get(id(frame))
         if entries is not None:
-            found = _innermost(entries, frame)
+            found = _find_open(entries, frame)
             if found is not None:
                 return found
         if is_task_end(frame):
@@ -256,7 +256,7 @@ def _on_stack(frame: FrameType | None) -> Current | None:
     return None
 
 
-def _innermost(entries: list[Current], frame: FrameType) -> Current | None:
+def _find_open(entries: list[Current], frame: FrameType) -> Current | None:
     """The last entry that is still open; those that an interrupt left behind are removed."""
     first = entries[0] if entries else None
     if not isinstance(first, Entered) or (first.generator is not frame and not first.is_left):
@@ -273,7 +273,7 @@ def _innermost(entries: list[Current], frame: FrameType) -> Current | None:
     return None
 
 
-def _suspended() -> NoSessionError:
+def _suspended_error() -> NoSessionError:
     return NoSessionError(
         "session_suspended",
         "nothing says which session applies: the generator that entered one here waits at a `yield`, or several take turns",
@@ -288,7 +288,7 @@ def activate(entry: Current) -> None:
     """Make something current for code that runs below the caller, until `deactivate`."""
     entry.below = _CURRENT.get()
     if _by_generator:
-        entry.entries = _entries_of(inspect.currentframe())
+        entry.entries = _find_entries(inspect.currentframe())
         if entry.entries is not None:
             entry.entries.append(entry)
     _CURRENT.set(entry)
@@ -318,7 +318,7 @@ def activated(entry: Current) -> Generator[None]:
 def enter(session: weakref.ReferenceType[SessionState]) -> Entered:
     """Make a session current in the block that is being entered, whose frame is above the library's own."""
     before = _CURRENT.get()
-    entry = Entered(session, owning_generator(inspect.currentframe()), _open_below(before))
+    entry = Entered(session, owning_generator(inspect.currentframe()), _find_open_below(before))
     if entry.generator is not None:
         entry.is_mixed = _is_mixed(entry.below) or _is_around_others(entry)
         if len(_by_generator) >= _SWEPT[0]:
@@ -340,13 +340,13 @@ def leave(entry: Entered) -> None:
     while top is not None and top.call is not None and not top.call.is_running:
         top = top.below  # an interrupt kept that call from being deactivated
     if top is entry:
-        _CURRENT.set(_open_below(entry.below))
+        _CURRENT.set(_find_open_below(entry.below))
 
 
-def _entries_of(frame: FrameType | None) -> list[Current] | None:
+def _find_entries(frame: FrameType | None) -> list[Current] | None:
     while frame is not None:
         entries = _by_generator.get(id(frame))
-        if entries is not None and _innermost(entries, frame) is not None:
+        if entries is not None and _find_open(entries, frame) is not None:
             return entries
         if is_task_end(frame):
             return None
@@ -361,7 +361,7 @@ def _remove(entries: list[Current], entry: Current) -> None:
             return
 
 
-def _open_below(entry: Current | None) -> Current | None:
+def _find_open_below(entry: Current | None) -> Current | None:
     """The first entry whose block was not left. Those that were are unlinked, so that no chain grows."""
     while isinstance(entry, Entered) and entry.is_left:
         entry = entry.below
@@ -413,7 +413,7 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-def _place() -> _Place:
+def _find_place() -> _Place:
     """The running thread and asyncio task."""
     try:
         task = asyncio.current_task()
@@ -434,7 +434,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
+def bind(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
     """The function, run in a copy of this context with `session` current; sync and async functions alike.
 
     Raises:
@@ -443,19 +443,19 @@ def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
             "bind_generator",
-            "a generator's body runs where it is iterated, so it can't be bound",
+            "a generator's body runs where it is iterated, so it can't be bind",
             remedy="bind the function that iterates it",
         )
     running = running_call(session)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def acarried(*args: P.args, **kwargs: P.kwargs) -> object:
+        async def awrapper(*args: P.args, **kwargs: P.kwargs) -> object:
             with activated(Current(session.reference, running)):
                 return await function(*args, **kwargs)
 
-        acarried.__dict__["_session"] = session  # what is current holds it weakly
-        return acarried  # type: ignore[return-value]  # R is the coroutine that `acarried` makes
+        awrapper.__dict__["_session"] = session  # what is current holds it weakly
+        return awrapper  # type: ignore[return-value]  # R is the coroutine that `awrapper` makes
 
     context = contextvars.copy_context()
 
@@ -464,17 +464,17 @@ def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     @functools.wraps(function)
-    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         result = context.copy().run(run, *args, **kwargs)
         if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
             if not isinstance(result, AsyncGeneratorType):
                 result.close()
             raise ConfigurationError(
                 "bind_generator",
-                "what was bound returned a coroutine or generator, whose body runs wherever it is awaited",
+                "what was bind returned a coroutine or generator, whose body runs wherever it is awaited",
                 remedy="bind the async function itself, or a function that finishes the work",
             )
         return result
 
-    carried.__dict__["_session"] = session  # what is current holds it weakly
-    return carried
+    wrapper.__dict__["_session"] = session  # what is current holds it weakly
+    return wrapper

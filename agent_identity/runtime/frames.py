@@ -50,9 +50,9 @@ def owning_generator(frame: FrameType | None) -> FrameType | None:
         back = frame.f_back
         flags = frame.f_code.co_flags
         if flags & _GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE:
-            outermost = _delegating(frame)
+            outermost = _find_outermost(frame)
             back = outermost.f_back
-            if back is None or not _lends(back):
+            if back is None or not _is_context_manager(back):
                 return frame
         elif flags & _AWAITABLE and is_task_end(frame):
             return None if _is_task(frame) else frame
@@ -60,7 +60,7 @@ def owning_generator(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def _delegating(frame: FrameType) -> FrameType:
+def _find_outermost(frame: FrameType) -> FrameType:
     """The outermost generator of a chain of `yield from` that ends in this one."""
     back = frame.f_back
     while (
@@ -92,7 +92,7 @@ def progress(frame: FrameType) -> Progress:
     return "awaiting" if frame.f_lasti in offsets.paused_at_await else "suspended"
 
 
-def _lends(driver: FrameType) -> bool:
+def _is_context_manager(driver: FrameType) -> bool:
     name = driver.f_globals.get("__name__")
     return name in _LENDERS or (name, driver.f_code.co_name) == _ANYIO
 
@@ -123,21 +123,21 @@ _RETURNS: Final = frozenset(
 )
 _AFTER_AWAIT: Final = 3  # RESUME's argument, in its two lowest bits
 _KEPT: Final = 4096
-_known: Final[dict[int, tuple[CodeType, _Offsets]]] = {}
+_offsets_by_id: Final[dict[int, tuple[CodeType, _Offsets]]] = {}
 
 
 def _offsets(code: CodeType) -> _Offsets:
-    known = _known.get(id(code))
+    known = _offsets_by_id.get(id(code))
     if known is not None and known[0] is code:
         return known[1]
-    found = _scanned(code.co_code)
-    if len(_known) >= _KEPT:
-        _known.clear()
-    _known[id(code)] = (code, found)
+    found = _scan(code.co_code)
+    if len(_offsets_by_id) >= _KEPT:
+        _offsets_by_id.clear()
+    _offsets_by_id[id(code)] = (code, found)
     return found
 
 
-def _scanned(units: bytes) -> _Offsets:
+def _scan(units: bytes) -> _Offsets:
     """Read bytecode, two bytes an instruction; `co_code` has zeros in its inline caches."""
     awaiting: set[int] = set()
     paused: set[int] = set()

@@ -16,7 +16,6 @@ from agent_identity.delegation.carriers import (
     chain_fits,
     join_chain,
 )
-from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -26,9 +25,8 @@ from agent_identity.errors import (
 from agent_identity.jose import public_keys
 from agent_identity.keys.signing import thumbprint
 from agent_identity.provenance import spans
-from agent_identity.runtime.acquire import chain_of, grant_made
 from agent_identity.runtime.current import running_call
-from agent_identity.runtime.parts import granted
+from agent_identity.runtime.grants import make_chain, record_grant, sign_hop
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -41,12 +39,12 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Resources
     from agent_identity.runtime.state import SessionState
 
-__all__ = ["checked_key", "handed_over", "inject", "taken_over"]
+__all__ = ["inject", "read_handover", "read_recipient_key", "sign_handover"]
 
 _RECIPIENT_KEYS: Final = ("ES256", "Ed25519")
 
 
-def checked_key(key: JWK) -> str:
+def read_recipient_key(key: JWK) -> str:
     """The thumbprint of a recipient's public key.
 
     Raises:
@@ -67,7 +65,7 @@ def checked_key(key: JWK) -> str:
     )
 
 
-def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
+def sign_handover(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
     """Sign the hop below a session for a key elsewhere, and put it on record; gives the chain, newest first.
 
     Raises:
@@ -77,8 +75,8 @@ def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
     parent = child.parent
     assert parent is not None  # noqa: S101 - `delegate` makes children alone
     parts = parent.parts
-    audiences, scopes = _reach(child)
-    above = yield from chain_of(parent, audiences, scopes)
+    audiences, scopes = _check_reach(child)
+    above = yield from make_chain(parent, audiences, scopes)
     if jkt in {grant.jkt for grant in above}:
         raise DeniedError(
             "actor_repeated",
@@ -87,25 +85,22 @@ def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
         )
     now = parts.clock()
     parent.check(now)
-    grant = mint_child(
-        parent.agent.key,
-        above[0],
-        agent=child.agent.uri,
+    grant = sign_hop(
+        child,
+        above,
         jkt=jkt,
-        aud=audiences,
+        audiences=audiences,
         scopes=scopes,
-        details=granted(child.limits, parts.resources, audiences),
-        task=child.task,
-        now=int(now),
-        expires_at=int(child.expires_at),
+        expires_at=child.expires_at,
+        now=now,
     )
     chain = (grant, *above)
     chain_fits([hop.compact for hop in chain], limit=parts.header_limit)
-    yield from grant_made(child, chain)
+    yield from record_grant(child, chain)
     return chain
 
 
-def _reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
+def _check_reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
     """What is handed over; it is signed at once, so that it has to be said, and held to the configuration here."""
     resources = (child.limits.resources or frozenset[str]()) - {LOCAL}
     if not resources:
@@ -114,7 +109,7 @@ def _reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
             "a hand-over names the resources that it is for",
             remedy="say delegate(…, key=…, resources=[…])",
         )
-    most = _configured(child.parts.resources, resources)
+    most = _configured_scopes(child.parts.resources, resources)
     scopes = child.limits.scopes
     if scopes is None:
         if most is None:
@@ -133,7 +128,7 @@ def _reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
     return resources, scopes
 
 
-def _configured(resources: Resources, wanted: frozenset[str]) -> frozenset[str] | None:
+def _configured_scopes(resources: Resources, wanted: frozenset[str]) -> frozenset[str] | None:
     """The most scopes that these resources are configured with; None where one has no limit of its own."""
     limits = [resources.scopes(uri) for uri in wanted]
     known = [each for each in limits if each is not None]
@@ -191,7 +186,7 @@ def _is_meta(carrier: MutableMapping[str, object]) -> bool:
     return any(name.startswith(META) for name in carrier) and ASSERTION not in carrier
 
 
-def taken_over(call: object, *, jkt: str, now: float) -> Handover:
+def read_handover(call: object, *, jkt: str, now: float) -> Handover:
     """What a verified call hands over to this process.
 
     Raises:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
 
-__all__ = ["SKEW", "Life", "Proof", "way_out"]
+__all__ = ["SKEW", "Life", "Proof", "exit_method"]
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -113,14 +113,14 @@ class Life:
         if self.above is not None:
             self.above.check(self._clock())
             self.above.add(self)
-        self.lasts_until(self.expires_at)
+        self.end_by(self.expires_at)
         if (
             self._handle is None or self._handle() is None
         ):  # no `with` statement: `end` alone ends it
             self._handle, self._handles_gone = None, []
         self.state = "open"
 
-    def lasts_until(self, expires_at: float) -> None:
+    def end_by(self, expires_at: float) -> None:
         """It ends then, or sooner where that was said before."""
         self.expires_at = min(self.expires_at, expires_at)
         ends = time.monotonic() + (self.expires_at - self._clock())
@@ -164,7 +164,7 @@ class Life:
             NoSessionError: it never began.
         """
         if self.state == "new":
-            raise _not_open(self)
+            raise _closed_error(self)
         if error is not None and self.state in ("open", "handed"):
             self.revoked_by = error
         was_handed = self.state == "handed"
@@ -196,7 +196,7 @@ class Life:
         monotonic = time.monotonic()
         while level is not None:
             if level.state != "open" or level._handles_gone:  # noqa: SLF001 - one of its own
-                raise _not_open(level)
+                raise _closed_error(level)
             if now >= level.expires_at or monotonic >= level.ends_monotonic:
                 raise DeniedError(
                     "session_expired",
@@ -213,17 +213,17 @@ class Life:
         """
         now = self._clock()
         if self.state != "handed":
-            raise _not_open(self)
+            raise _closed_error(self)
         if self.above is not None:
             self.above.check(now)
         if now >= self.expires_at:
             raise DeniedError("session_expired", "the time of what was handed over is up")
 
-    def all_taken(self) -> list[tuple[Revoker | None, Issued]]:
+    def close_taken(self) -> list[tuple[Revoker | None, Issued]]:
         """What was acquired for it, and for every one below: to be given back, and nothing more is taken."""
         taken = self.taken.close()
         for below in self._lives_below():
-            taken += below.all_taken()
+            taken += below.close_taken()
         return taken
 
     def forget_cached(self) -> set[bytes]:
@@ -235,11 +235,11 @@ class Life:
             keys |= below.forget_cached()
         return keys
 
-    def hand_overs(self) -> list[Grant]:
+    def list_handovers(self) -> list[Grant]:
         """What was handed over here and below: it ends with it, as far as the word of that reaches."""
         found = [] if self.handed is None else [self.handed[0]]
         for below in self._lives_below():
-            found += below.hand_overs()
+            found += below.list_handovers()
         return found
 
     def add(self, below: Life) -> None:
@@ -285,12 +285,12 @@ class Life:
         return [life for life in found if life is not None]
 
 
-def way_out(function: F) -> F:
+def exit_method(function: F) -> F:
     """Make `__exit__` or `__aexit__` of an object with a `_life` give each `with` statement a handle of its own (`Life.follow`)."""
-    return _WayOut(function)  # type: ignore[return-value]  # as a method it is called like the function
+    return _ExitMethod(function)  # type: ignore[return-value]  # as a method it is called like the function
 
 
-class _WayOut:
+class _ExitMethod:
     """A method that a `with` statement looks up before it calls `__enter__`, and holds until its block is left."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -306,7 +306,7 @@ class _WayOut:
         return handle
 
 
-def _not_open(life: Life) -> AgentIdentityError:
+def _closed_error(life: Life) -> AgentIdentityError:
     if life.state == "new":
         return NoSessionError(
             "session_not_entered",
@@ -349,7 +349,7 @@ class Proof:
     def given(self, until: float, renew: Callable[[], Flow[float]] | None) -> None:
         """Tokens were verified; `renew` verifies fresh ones and says until when those prove it, None where none can be had."""
         self._renew = renew
-        self._lasts(until)
+        self._set_until(until)
 
     def holds(self, now: float) -> bool:
         """Whether it holds at `now` (Unix seconds), by the wall clock and by the monotonic one."""
@@ -365,10 +365,10 @@ class Proof:
             raise DeniedError(
                 "principal_outdated",
                 "the tokens that proved whom this session acts for have ended",
-                remedy="make another call, or get the credential anew: that verifies fresh ones first",
+                remedy="make another call, or get the credential renew_if_due: that verifies fresh ones first",
             )
 
-    def anew(self) -> Flow[None]:
+    def renew_if_due(self) -> Flow[None]:
         """Have fresh tokens verified, once shortly before the old ones end, and always after that.
 
         Raises:
@@ -384,11 +384,11 @@ class Proof:
         except AgentIdentityError as error:
             if not holds:
                 raise
-            _log.warning("a principal isn't proven anew yet (%s)", error.code)
+            _log.warning("a principal isn't proven renew_if_due yet (%s)", error.code)
             return
-        self._lasts(until)
+        self._set_until(until)
 
-    def _lasts(self, until: float) -> None:
+    def _set_until(self, until: float) -> None:
         life = until - self._clock()
         self.until = until
         self._monotonic = time.monotonic() + life

@@ -33,7 +33,15 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON, Decision
 
-__all__ = ["Gate", "Parts", "Resource", "Resources", "check_call", "check_credential", "granted"]
+__all__ = [
+    "Gate",
+    "Parts",
+    "Resource",
+    "Resources",
+    "check_call",
+    "check_credential",
+    "grant_details",
+]
 
 
 _BEGINNING_SECONDS: Final = 1.0
@@ -141,7 +149,7 @@ class Gate:
         records = self._ledger.find(call_id)
         if not any(record.kind in OUTCOMES for record in records):
             intent = records[0]
-            self._ledger.append(unknown_draft(intent.pseudonym, intent.session_id, call_id))
+            self._ledger.append(draft_unknown(intent.pseudonym, intent.session_id, call_id))
 
     def close(self) -> None:
         """Let nothing begin any more, and record what can still be recorded of calls whose outcome was lost."""
@@ -173,7 +181,7 @@ class Gate:
             self._lost.pop(call_id, None)
 
 
-def unknown_draft(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
+def draft_unknown(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
     """The outcome of a call of which nobody knows how it ended."""
     return Draft(
         CALL_UNKNOWN,
@@ -283,16 +291,20 @@ def own_principal(principal: Principal, own_issuer: str | None) -> Principal:
     return Principal(principal.sub, profile=principal.profile)
 
 
-_REMEDY = "call it within what was granted, or grant more when the session is opened or delegated"
+_REMEDY = (
+    "call it within what was grant_details, or grant more when the session is opened or delegated"
+)
 
 
-def granted(limits: Limits, resources: Resources, audiences: frozenset[str]) -> Details | None:
+def grant_details(
+    limits: Limits, resources: Resources, audiences: frozenset[str]
+) -> Details | None:
     """The details of a grant for these resources; None limits nothing.
 
     Raises:
         DeniedError: `details_not_granted` or `details_not_configured`.
     """
-    configured = _configured(resources, audiences)
+    configured = _configured_details(resources, audiences)
     if limits.details is None:
         return configured
     reached = audiences | {LOCAL}
@@ -357,16 +369,16 @@ def check_credential(limits: Limits, resources: Resources, resource: str) -> Non
             )
 
 
-def _configured(resources: Resources, audiences: frozenset[str]) -> Details | None:
+def _configured_details(resources: Resources, audiences: frozenset[str]) -> Details | None:
     """The configured details of all these resources together; what has none of its own is named without a limit."""
     limited = {uri: found for uri in audiences if (found := resources.details(uri)) is not None}
     if not limited:
         return None
     free = sorted((audiences - limited.keys()) | {LOCAL})
-    return details_from(_claims(limited.values(), free))
+    return details_from(_join_claims(limited.values(), free))
 
 
-def _claims(limited: Iterable[Details], free: list[str]) -> Iterator[Mapping[str, JSON]]:
+def _join_claims(limited: Iterable[Details], free: list[str]) -> Iterator[Mapping[str, JSON]]:
     for each in limited:
         yield from each.claim
     yield about([*free])

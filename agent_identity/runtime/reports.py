@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.state import SessionState
 
-__all__ = ["Reporting", "refused_draft"]
+__all__ = ["Reporting", "draft_refused"]
 
 _log: Final = logging.getLogger("agent_identity")
 _writing: Final = set[asyncio.Task[None]]()
@@ -42,13 +42,13 @@ class Reporting:
     def refused(self, error: DeniedError, place: str, /) -> None:
         """Record it; on the thread of a loop without waiting there for whoever else writes."""
         draft = self._draft(error, place)
-        if _loop() is not None:
+        if _running_loop() is not None:
             _begin(self._awrite(draft))
             return
         try:
             self._session.parts.ledger.append(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
     async def arefused(self, error: DeniedError, place: str, /) -> None:
         """The async twin of `refused`."""
@@ -71,7 +71,7 @@ class Reporting:
         try:
             await self._session.parts.ledger.aappend(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
     def _draft(self, error: DeniedError, place: str) -> Draft:
         call_id = None if self._call is None else self._call.call_id
@@ -82,14 +82,14 @@ class Reporting:
             place,
             error.code,
         )
-        return refused_draft(self._session, self._resource, error, place, call_id)
+        return draft_refused(self._session, self._resource, error, place, call_id)
 
-    def _unrecorded(self, failure: LedgerError) -> None:
+    def _shut_gate(self, failure: LedgerError) -> None:
         self._session.parts.gate.shut()
         _log.warning("a refused use of a credential could not be recorded (%s)", failure.code)
 
 
-def refused_draft(
+def draft_refused(
     session: SessionState, resource: str, error: AgentIdentityError, place: str, call_id: str | None
 ) -> Draft:
     """What goes on record of a use of a credential that was refused; `place` is where it would have gone."""
@@ -102,7 +102,7 @@ def refused_draft(
     )
 
 
-def _loop() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:

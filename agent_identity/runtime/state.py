@@ -18,7 +18,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.policy.history import accepted_history, new_history
 from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
-from agent_identity.runtime.closing import give_back
+from agent_identity.runtime.closing import revoke_tokens
 from agent_identity.runtime.lifetime import SKEW, Life, Proof
 from agent_identity.values import new_id
 
@@ -47,7 +47,7 @@ _log: Final = logging.getLogger("agent_identity")
 class SessionState:
     """What a session is, without the verbs that users call.
 
-    `parent` is the session above, None for one that a principal opened or another process handed over (`taken_over`). `verify`
+    `parent` is the session above, None for one that a principal opened or another process handed over (`accepted`). `verify`
     makes the flow that verifies the principal's token when the session is entered; without it, `principal` is known.
     """
 
@@ -67,7 +67,7 @@ class SessionState:
         trigger: str | None = None,
         subject: Subject | None = None,
         verify: Callable[[], Flow[Verified]] | None = None,
-        taken_over: Handover | None = None,
+        accepted: Handover | None = None,
     ) -> None:
         self.parts = parts
         self.id: str = new_id("ses_")
@@ -82,11 +82,11 @@ class SessionState:
         self.max_depth = max_depth
         self.evidence: str = evidence
         self.trigger = trigger
-        self.taken_over = taken_over
+        self.accepted = accepted
         above_life = None if parent is None else parent.life
         self.life: Life = Life(self.id, above_life, expires_at, parts.clock)
-        above = () if taken_over is None else taken_over.grants[1:]
-        root_txn = self.id if taken_over is None else taken_over.grants[0].txn
+        above = () if accepted is None else accepted.grants[1:]
+        root_txn = self.id if accepted is None else accepted.grants[0].txn
         self.txn: str = root_txn if parent is None else parent.txn
         self.depth: int = len(above) if parent is None else parent.depth + 1
         self.chain: tuple[str, ...] = (
@@ -94,13 +94,13 @@ class SessionState:
             *(parent.chain if parent else (grant.agent for grant in above)),
         )
         self.anchor_key: JWK | None = (
-            taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
+            accepted.anchor_key if accepted else parent.anchor_key if parent else None
         )
         self.history: History = (
             parent.history
             if parent is not None
-            else accepted_history(self.txn, taken_over.grants[0].jti)
-            if taken_over is not None
+            else accepted_history(self.txn, accepted.grants[0].jti)
+            if accepted is not None
             else new_history(self.txn)
         )
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
@@ -110,8 +110,8 @@ class SessionState:
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._issued_at: float | None = (
-            min(grant.iat for grant in taken_over.grants)
-            if taken_over
+            min(grant.iat for grant in accepted.grants)
+            if accepted
             else parent.issued_at
             if parent
             else None
@@ -169,13 +169,13 @@ class SessionState:
         return self.parts.clock() if self._issued_at is None else self._issued_at
 
     @property
-    def is_taken_over(self) -> bool:
+    def is_accepted(self) -> bool:
         """Whether it, or a session above it, came from another process: the principal's token stayed there."""
         return self.anchor_key is not None
 
     def names(self) -> frozenset[str]:
         """What it may be revoked by: principal, agent, session and transaction ids, and the grants that were handed over."""
-        grants = [] if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
+        grants = [] if self.accepted is None else [grant.jti for grant in self.accepted.grants]
         if self.handed is not None:
             grants.append(self.handed[0].jti)
         principal = str(self.parts.own_principal(self.principal))
@@ -232,7 +232,7 @@ class SessionState:
         self._issued_at = verified.issued_at
         self.proof.given(verified.proven_until, verified.renew)
         if verified.renew is None:
-            self.life.lasts_until(verified.proven_until)
+            self.life.end_by(verified.proven_until)
 
     def set_pseudonym(self, pseudonym: str) -> None:
         self._pseudonym = pseudonym
@@ -260,8 +260,8 @@ class SessionState:
                     "depth": self.depth,
                     "parent": None if parent is None else parent.id,
                     "txn": self.txn,
-                    "scopes": _listed(self.limits.scopes),
-                    "resources": _listed(self.limits.resources),
+                    "scopes": _sorted_or_none(self.limits.scopes),
+                    "resources": _sorted_or_none(self.limits.resources),
                     "expires_at": int(self.expires_at),
                     **self._handover_members(),
                 },
@@ -278,9 +278,9 @@ class SessionState:
 
     def _handover_members(self) -> dict[str, JSON]:
         """The agents above, for a session that came from another process; the recipient's key, for one that goes to one."""
-        if self.taken_over is not None:
-            above = reversed(self.taken_over.grants[1:])
-            return {"above": [_actor(grant) for grant in above]}
+        if self.accepted is not None:
+            above = reversed(self.accepted.grants[1:])
+            return {"above": [_describe_actor(grant) for grant in above]}
         return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
 
     # -- closing -----------------------------------------------------------------------------------------------------
@@ -337,7 +337,7 @@ class SessionState:
 
     def closing(self, reason: str) -> Flow[None]:
         """Give back what it acquired, and record its end."""
-        yield from give_back(self.parts, self.id, self.pseudonym, self.life.all_taken())
+        yield from revoke_tokens(self.parts, self.id, self.pseudonym, self.life.close_taken())
         self._revoke_hand_overs()
         draft = Draft(
             SESSION_CLOSED,
@@ -359,7 +359,7 @@ class SessionState:
     def _revoke_hand_overs(self) -> None:
         """Have the authority refuse what was handed over by it and below it."""
         if self.parts.take_back is not None:
-            for grant in self.life.hand_overs():
+            for grant in self.life.list_handovers():
                 self.parts.take_back(grant.jti, grant.exp + SKEW)
 
     def start_over(self) -> None:
@@ -369,7 +369,7 @@ class SessionState:
         self.agent.renew()
 
 
-def _actor(grant: Grant) -> dict[str, JSON]:
+def _describe_actor(grant: Grant) -> dict[str, JSON]:
     """What a record says of an agent that acts above, in another process."""
     return {
         "agent": grant.agent,
@@ -379,5 +379,5 @@ def _actor(grant: Grant) -> dict[str, JSON]:
     }
 
 
-def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
+def _sorted_or_none(limit: frozenset[str] | None) -> list[JSON] | None:
     return None if limit is None else [*sorted(limit)]

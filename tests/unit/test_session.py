@@ -151,7 +151,7 @@ def test_a_clock_that_is_set_back_lengthens_no_life(clock) -> None:
     life.begin()
     ends = life.ends_monotonic
     clock.now -= 3600
-    life.lasts_until(life.expires_at - 1)
+    life.end_by(life.expires_at - 1)
     assert life.ends_monotonic == ends
 
 
