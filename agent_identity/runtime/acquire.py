@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a session reaches a resource: a grant for every hop down to it, then the credential that its own hop earns.
+"""Gets the credential of a session for a resource, and renews it.
 
-Grants are made when a resource is first reached, for that resource and the scopes of the call, root first; a parent's hop
-is made when a child first needs it. Everything is shared by who asks for the same, and recorded by whoever fetched it.
+A credential is fetched when a resource is first reached, for the grants of the session's chain (`grants.py`). Equal requests
+share one fetch, and the request that fetches also records it.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ __all__ = [
 
 
 def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
-    """A credential outside any tool: decided by policy and recorded.
+    """Get a credential outside any tool: policy decides on it, and the decision is recorded.
 
     Raises:
         DeniedError: policy or the session's limits refuse it.
@@ -79,10 +79,10 @@ async def aacquire(
 
 
 def make_credential(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
-    """The credential as a tool is handed it; with a call, it asserts that call on every request.
+    """Make the credential that users get; with a call, each request asserts that call.
 
     Raises:
-        ConfigurationError: what is reached is local and has no credential.
+        ConfigurationError: a local tool has no credential.
     """
     from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
 
@@ -110,14 +110,14 @@ def _check_use(session: SessionState, reached: Reach, call: RunningCall | None) 
         call.check_running()
     if session.agent.proof_key is not reached.proof_key:
         raise DeniedError(
-            "key_renewed", "the agent has another key in this process since it forked"
+            "key_renewed", "this process has forked, and the agent has another key here"
         )
 
 
 def reach_for_call(
     session: SessionState, reached: Reach, call: RunningCall, trace_id: str
 ) -> Flow[Reach]:
-    """The same for one call alone: with a transaction token that says what the call is about."""
+    """Add a transaction token for one call, if the resource is configured to get one."""
     place, issued = reached.place, reached.issued
     if place is None or place.transaction is None or issued is None:
         return reached
@@ -168,7 +168,7 @@ def _make_reach(
 
 
 class Renewing:
-    """Gets the credential of a session renew_if_due when its resource says that this one won't do."""
+    """Renews the credential of a session after its resource refused it."""
 
     __slots__ = ("_call", "_reached", "_session")
 
@@ -191,15 +191,15 @@ class Renewing:
 def reach(
     session: SessionState, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
 ) -> Flow[Reach]:
-    """Get all that a call to `resource` needs; a local resource needs no credential.
+    """Get the grants and the credential that a call to `resource` needs; a local resource needs no credential.
 
-    Whoever is acted for is proven first: by the tokens that were verified, or by fresh ones where those have ended.
+    If the principal's tokens have ended, fresh ones are verified first.
 
     Raises:
-        DeniedError: nothing says how to get a credential for it.
-        InvalidSubjectError: there are no fresh tokens of the principal, or they name another one.
+        DeniedError: the configuration has no credential for this resource.
+        InvalidSubjectError: there are no fresh tokens of the principal, or they name another principal.
         CredentialError: an issuer refused or could not be reached.
-        LedgerError: what was issued could not be recorded, so it isn't used.
+        LedgerError: the credential could not be recorded, so it isn't used.
     """
     yield from session.proof.renew_if_due()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
@@ -209,8 +209,8 @@ def reach(
         return _make_reach(session, resource, scopes, chain, None, None, None)
     source = place.source_for(is_handed=session.is_accepted)
     key = _credential_key(session, place, source, chain[0].hash(), scopes, step_up)
-    start = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
-    issued = yield from shared(Shared(key, start, source.patience))
+    fetch = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - only the leader makes the flow
+    issued = yield from shared(Shared(key, fetch, source.patience))
     return _make_reach(session, resource, scopes, chain, place, issued, key)
 
 
@@ -319,7 +319,7 @@ def _draft_acquired(
 
 @contextlib.contextmanager
 def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
-    """The span of one acquisition; it belongs to who drives the flow, not to the flow."""
+    """Trace one acquisition. The span belongs to the driver of the flow, not to the flow (rule F1)."""
     span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
     try:
@@ -341,34 +341,27 @@ def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
 def _acquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Flow[Credential]:
-    """Decide on it, put the decision on record, get it.
-
-    Raises:
-        DeniedError: policy or the session's limits refuse it.
-        CredentialError: the issuer refused or could not be reached.
-    """
     parts = session.parts
     now = parts.clock()
     parts.gate.check()
     session.check(now)
     checked_resource(resource)
-    asked_for = None if scopes is None else scope_set(scopes)
-    wanted = yield from _decide_and_record(session, resource, asked_for, now)
-    ready = yield from reach(session, resource, wanted)
+    requested = None if scopes is None else scope_set(scopes)
+    allowed = yield from _decide_and_record(session, resource, requested, now)
+    reached = yield from reach(session, resource, allowed)
     session.check(parts.clock())
-    return make_credential(session, ready, None)
+    return make_credential(session, reached, None)
 
 
 def renew(
     session: SessionState, reached: Reach, renewal: Renewal, call: RunningCall | None
 ) -> Flow[Reach]:
-    """The credential renew_if_due, since its resource refused this one; `call` is the one that uses it, None outside of any.
+    """Renew a credential that its resource refused. `call` is the call that uses it, None outside a tool.
 
-    More scopes are decided on like any other credential. What its resource wants of it, a step-up, is on record, and so is
-    the refusal of one.
+    Policy decides on more scopes as on any other credential. A step-up is recorded, and so is a refused renewal.
 
     Raises:
-        DeniedError: policy, the configuration or the session's limits don't allow that much.
+        DeniedError: policy, the configuration or the session's limits refuse the renewal.
         CredentialError: the issuer refused or could not be reached.
     """
     parts = session.parts
@@ -383,7 +376,7 @@ def renew(
             )
         if renewal == Renewal():
             _forget(session, reached)
-        found = yield from reach(session, reached.resource, scopes, renewal.step_up)
+        renewed = yield from reach(session, reached.resource, scopes, renewal.step_up)
         session.check(parts.clock())
     except AgentIdentityError as error:
         error.call_id = call_id
@@ -393,7 +386,7 @@ def renew(
         raise
     if renewal != Renewal():
         yield from append(_draft_stepped_up(session, reached.resource, scopes, renewal, call_id))
-    return found
+    return renewed
 
 
 def _draft_stepped_up(
@@ -419,12 +412,12 @@ def _draft_stepped_up(
 
 
 def _forget(session: SessionState, reached: Reach) -> None:
-    """Let go of a credential that was refused, unless another has taken its place: many may hold the same one."""
+    """Drop a refused credential from the cache, unless another one has replaced it there already."""
     if reached.key is None or reached.issued is None:
         return
     entry = session.parts.world.cache.get(reached.key)
-    held = None if entry is None else entry.value
-    if isinstance(held, Issued) and held.token.equals(reached.issued.token):
+    cached = None if entry is None else entry.value
+    if isinstance(cached, Issued) and cached.token.equals(reached.issued.token):
         session.parts.world.drop(reached.key)
         session.reaches.pop((reached.resource, reached.scopes), None)
 
@@ -438,9 +431,9 @@ def _decide_and_record(
     own: frozenset[str] | None = None,
     call_id: str | None = None,
 ) -> Flow[frozenset[str]]:
-    """Decide on a credential apart from a call's own decision, and put that on record.
+    """Decide on a credential apart from a call's own decision, and record the decision; return the scopes.
 
-    `own` are the scopes of the credential in hand, where a resource asks for more: what was permitted once.
+    `own` are the scopes of the current credential, if its resource asks for more.
     """
     wanted = scopes or frozenset[str]()
     try:
@@ -460,14 +453,14 @@ def _decide_and_record(
 def _check_more_scopes(
     session: SessionState, resource: str, wanted: frozenset[str], own: frozenset[str]
 ) -> None:
-    """Hold a resource's wish for more scopes to the tool's own, where neither configuration nor session say what is allowed."""
+    """Refuse more scopes than the current credential has, unless the session or the configuration limits them."""
     is_limited = session.limits.scopes is not None
     if is_limited or session.parts.resources.scopes(resource) is not None or wanted <= own:
         return
     raise DeniedError(
         "scope_not_granted",
-        f"{resource} asks for {min(wanted - own)}, which nothing allows {session.agent.uri}",
-        remedy="name the scope at the tool, for the resource, or when the session is opened",
+        f"{resource} asks for {min(wanted - own)}, and {session.agent.uri} isn't allowed that scope",
+        remedy="add the scope to the tool, to the resource's configuration, or to the session",
     )
 
 
@@ -523,7 +516,7 @@ def _draft_decided(
 
 
 def client(session: SessionState, resource: str) -> httpx.Client:
-    """A client that can't leave `resource`."""
+    """Make a client that can't leave `resource`."""
     from agent_identity.http.credential import confined_client  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.network()

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What happens to a session's tokens when it ends: they are taken back where their issuer does that (RFC 7009).
+"""Revokes a session's tokens when it ends, where their issuer supports that (RFC 7009).
 
-What can't be taken back is put on record with its end. Nothing here keeps a session from ending: a token that is still good is
-a fact to be known, no reason to go on.
+A token that can't be revoked is recorded with its expiry. An error here never keeps a session from ending.
 """
 
 from __future__ import annotations
@@ -32,36 +31,38 @@ def revoke_tokens(
     parts: Parts,
     session_id: str,
     pseudonym: str,
-    taken: Sequence[tuple[Revoker | None, Issued]],
+    tokens: Sequence[tuple[Revoker | None, Issued]],
 ) -> Flow[None]:
-    """Give back what still serves, each on record: revoked, or alive until its end.
+    """Revoke the tokens that haven't expired, and record for each whether that succeeded.
 
-    All of it together gets the time of one acquisition: whoever leaves a session isn't kept waiting by a slow issuer.
+    All revocations together get the deadline of one acquisition, so that a slow issuer doesn't delay the end of a session.
     """
     unreachable: set[str] = set()
     ends = parts.clock() + parts.world.deadline
-    for issuer, issued in taken:
+    for issuer, issued in tokens:
         now = parts.clock()
         if issued.expires_at <= now:
             continue
-        why: str | None = "no_revocation"
-        if issuer is not None and issuer.url in unreachable:
-            why = "issuer_unreachable"
-        elif issuer is not None and now >= ends:
-            why = "deadline_exceeded"
-        elif issuer is not None:
-            why = yield from _revoke(issuer, issued, unreachable)
+        code: str | None
+        if issuer is None:
+            code = "no_revocation"
+        elif issuer.url in unreachable:
+            code = "issuer_unreachable"
+        elif now >= ends:
+            code = "deadline_exceeded"
+        else:
+            code = yield from _revoke(issuer, issued, unreachable)
         try:
-            yield from append(_draft_revoked(session_id, pseudonym, issued, why))
+            yield from append(_draft_revoked(session_id, pseudonym, issued, code))
         except LedgerError as failure:
             parts.gate.shut()
             _log.warning(
-                "what became of a token of %s is not on record (%s)", session_id, failure.code
+                "the end of a token of %s could not be recorded (%s)", session_id, failure.code
             )
 
 
 def _revoke(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
-    """Ask the issuer to take a token back, once. None when it did, else why not."""
+    """Ask the issuer once to revoke a token; return None if it did, else the code of the reason."""
     try:
         is_revoked = yield from issuer.revoke(issued)
     except CredentialUnavailableError as failure:
@@ -72,12 +73,12 @@ def _revoke(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str 
     return None if is_revoked else "no_revocation"
 
 
-def _draft_revoked(session_id: str, pseudonym: str, issued: Issued, why: str | None) -> Draft:
+def _draft_revoked(session_id: str, pseudonym: str, issued: Issued, code: str | None) -> Draft:
     public: dict[str, JSON] = {
         "resource": issued.resource,
         "issuer": issued.issuer,
-        "revoked": why is None,
-        "code": why,
+        "revoked": code is None,
+        "code": code,
         "expires_at": int(issued.expires_at),
         "bound": issued.is_bound,
     }

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of one session: who acts, for whom, within which limits, and how it opens and closes.
+"""The state of one session: its agent, principal and limits, and how it opens and closes.
 
-Everything inside the library works on a `SessionState`. What users hold is a `Session`, which has the verbs.
+The library works on a `SessionState`. Users have a `Session`, which has the verbs.
 """
 
 from __future__ import annotations
@@ -45,10 +45,11 @@ _log: Final = logging.getLogger("agent_identity")
 
 
 class SessionState:
-    """What a session is, without the verbs that users call.
+    """The data of a session, without the verbs that users call.
 
-    `parent` is the session above, None for one that a principal opened or another process handed over (`accepted`). `verify`
-    makes the flow that verifies the principal's token when the session is entered; without it, `principal` is known.
+    `parent` is the session that delegated to this one, None for one of a principal, and for one that this process `accepted` from
+    another. `verify` makes the flow that verifies the principal's token when the session is entered; without it, `principal` is
+    known.
     """
 
     def __init__(
@@ -125,21 +126,21 @@ class SessionState:
 
     @property
     def principal(self) -> Principal:
-        """The principal; where a token names them, they are known once the session was entered.
+        """The principal.
 
         Raises:
-            NoSessionError: their token wasn't verified yet.
+            NoSessionError: the principal's token wasn't verified yet.
         """
         if self._principal is None:
             raise NoSessionError(
                 "session_not_entered",
-                "the principal's token is verified when the session is entered",
+                "the principal is unknown until the session is entered, which verifies their token",
             )
         return self._principal
 
     @property
     def pseudonym(self) -> str:
-        """What spans and records call the principal.
+        """The principal's name in spans and records.
 
         Raises:
             NoSessionError: the session has not been entered.
@@ -155,26 +156,26 @@ class SessionState:
 
     @property
     def expires_at(self) -> float:
-        """When it ends at the latest, in Unix seconds."""
+        """When it expires, in Unix seconds."""
         return self.life.expires_at
 
     @property
     def handed(self) -> tuple[Grant, ...] | None:
-        """The chain that it handed over to another process, newest grant first."""
+        """The chain that was handed over to another process, newest grant first."""
         return self.life.handed
 
     @property
     def issued_at(self) -> float:
-        """When its evidence was issued, in Unix seconds: the principal's token, the grants that were handed over, or itself."""
+        """When its evidence was issued, in Unix seconds: the principal's token, the accepted grants, or else the session itself."""
         return self.parts.clock() if self._issued_at is None else self._issued_at
 
     @property
     def is_accepted(self) -> bool:
-        """Whether it, or a session above it, came from another process: the principal's token stayed there."""
+        """Whether it or a parent was accepted from another process, so this process has no token of the principal."""
         return self.anchor_key is not None
 
     def names(self) -> frozenset[str]:
-        """What it may be revoked by: principal, agent, session and transaction ids, and the grants that were handed over."""
+        """What it may be revoked by: principal, agent, session, transaction, and grants of a hand-over."""
         grants = [] if self.accepted is None else [grant.jti for grant in self.accepted.grants]
         if self.handed is not None:
             grants.append(self.handed[0].jti)
@@ -182,55 +183,55 @@ class SessionState:
         return frozenset({principal, self.agent.uri, self.id, self.txn, *grants})
 
     def check(self, now: float) -> None:
-        """Pass while this session and every one above it may act; `now` is Unix seconds.
+        """Check that this session and all its parents may act; `now` is Unix seconds.
 
         Raises:
             NoSessionError: it was never entered.
-            DeniedError: it ended, or its time is up.
+            DeniedError: it has ended or expired.
         """
         self.life.check(now)
 
     def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
-        """The scopes that a call asks for, held to what the session and the configuration allow.
+        """The scopes that a call needs, after checking that the session and the configuration allow them.
 
         Raises:
-            DeniedError: it is more than that, so no request is made.
+            DeniedError: they don't, so no request is made.
         """
-        known = self._needed.get((resource, scopes))
-        if known is not None:
-            return known
+        cached = self._needed.get((resource, scopes))
+        if cached is not None:
+            return cached
         configured = self.parts.resources.scopes(resource)
-        asked_for = scopes if scopes is not None else self.limits.allowed(resource, configured)
-        self.limits.check(resource, asked_for, configured)
-        self._needed[resource, scopes] = asked_for
-        return asked_for
+        needed = scopes if scopes is not None else self.limits.allowed(resource, configured)
+        self.limits.check(resource, needed, configured)
+        self._needed[resource, scopes] = needed
+        return needed
 
     # -- opening -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
-        """Open its life.
+        """Begin its life.
 
         Raises:
             ConfigurationError: it was handed over, or entered before.
-            DeniedError: the identity was closed, or the session above has ended.
+            DeniedError: the identity was closed, or the parent session has ended.
             LedgerError: the ledger still can't be written.
         """
         if self.life.handed is not None:
             raise ConfigurationError(
                 "session_handed_over",
-                "this session is for another process, and nothing in this one acts by it",
-                remedy="write it beside a call to that agent with inject(…), outside of any `with`",
+                "the session was handed over to another process and can't be entered in this one",
+                remedy="send it to that agent with inject(…), without entering it",
             )
         self.parts.gate.check()
         self.life.begin()
 
     def set_verified(self, verified: Verified) -> None:
-        """Take the principal from their verified token, and the time until which it proves them."""
+        """Store the principal of the verified token, and until when the token proves them."""
         self._principal = verified.principal
         self.subject = verified.subject
         self.evidence = verified.evidence
         self._issued_at = verified.issued_at
-        self.proof.given(verified.proven_until, verified.renew)
+        self.proof.set(verified.proven_until, verified.renew)
         if verified.renew is None:
             self.life.end_by(verified.proven_until)
 
@@ -238,10 +239,10 @@ class SessionState:
         self._pseudonym = pseudonym
 
     def register(self) -> None:
-        """Have revocations end it from here on.
+        """Register it with the revocations, which end it from now on.
 
         Raises:
-            RevokedError: something that it rests on is revoked.
+            RevokedError: one of its names is revoked.
             DeniedError: `revocations_stale`.
         """
         if self._issued_at is None:
@@ -277,7 +278,7 @@ class SessionState:
         )
 
     def _handover_members(self) -> dict[str, JSON]:
-        """The agents above, for a session that came from another process; the recipient's key, for one that goes to one."""
+        """The agents above, for an accepted session; the recipient's key, for one that is handed over."""
         if self.accepted is not None:
             above = reversed(self.accepted.grants[1:])
             return {"above": [_describe_actor(grant) for grant in above]}
@@ -286,18 +287,18 @@ class SessionState:
     # -- closing -----------------------------------------------------------------------------------------------------
 
     def take(self, place: Resource, issued: Issued) -> bool:
-        """Remember what was acquired for it, to be given back when it ends. False when it has ended."""
+        """Keep a token, to be revoked when the session ends; False if it has ended."""
         return self.life.taken.add(place.issuer, issued, self.parts.clock())
 
     def end(self) -> bool:
-        """End it; False where a revocation had ended it, and recorded that, before."""
+        """End it; False if a revocation had already ended it, and recorded that."""
         was_open = self.life.end()
         self._drop_credentials()
         self.parts.revocations.close(self.id)
         return was_open
 
     def revoke(self) -> bool:
-        """End it before its time; False where it had ended before.
+        """Revoke it; False if it had already ended.
 
         Raises:
             NoSessionError: it was never entered.
@@ -307,7 +308,7 @@ class SessionState:
         return was_open
 
     def end_revoked(self, reference: Reference) -> bool:
-        """End it because of a revocation; False where it had ended."""
+        """End it because `reference` was revoked; False if it had already ended."""
         if self.life.state == "new":
             return False
         was_open = self.life.revoke(revoked_error(reference))
@@ -316,27 +317,27 @@ class SessionState:
         return was_open
 
     def close(self, reason: str) -> None:
-        """Give back what it acquired, and record its end."""
+        """Run `closing`."""
         self.parts.gate.sweep()
         run(self.closing(reason), self.parts.world.answer)
 
     async def aclose(self, reason: str) -> None:
-        """`close` in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
+        """`close` in a thread, so that tokens are revoked even if the task is cancelled or the loop ends."""
         context = contextvars.copy_context()
 
         def close() -> None:
             context.run(self.close_revoked, reason)
 
-        # No task, as `to_thread` makes one: a loop that ends cancels its tasks, and with them what no thread has begun.
+        # Not `to_thread`, whose task a loop cancels when it ends, together with work that no thread has begun.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
     def close_revoked(self, reason: str) -> None:
-        """`close` beside the program's own work: the identity's clients stay open until it is done."""
+        """`close` while the program goes on: the identity's clients stay open until it is done."""
         with self.parts.world.closing():
             self.close(reason)
 
     def closing(self, reason: str) -> Flow[None]:
-        """Give back what it acquired, and record its end."""
+        """Revoke its tokens and hand-overs, and record its end."""
         yield from revoke_tokens(self.parts, self.id, self.pseudonym, self.life.close_taken())
         self._revoke_hand_overs()
         draft = Draft(
@@ -352,25 +353,25 @@ class SessionState:
             _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
 
     def _drop_credentials(self) -> None:
-        """Nothing that was acquired for it, or below it, serves any more."""
+        """Drop the credentials of it and of all sessions below from the cache."""
         for key in self.life.forget_cached():
             self.parts.world.drop(key)
 
     def _revoke_hand_overs(self) -> None:
-        """Have the authority refuse what was handed over by it and below it."""
+        """Revoke the hand-overs of it and of all sessions below at the authority."""
         if self.parts.take_back is not None:
             for grant in self.life.list_handovers():
                 self.parts.take_back(grant.jti, grant.exp + SKEW)
 
     def start_over(self) -> None:
-        """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
+        """Use nothing of the parent process in a forked child; grants are made again at first use, with the same `txn`."""
         self.life.start_over()
         self.history.renew_lock()
         self.agent.renew()
 
 
 def _describe_actor(grant: Grant) -> dict[str, JSON]:
-    """What a record says of an agent that acts above, in another process."""
+    """The members of a record about an agent above, in another process."""
     return {
         "agent": grant.agent,
         "depth": grant.depth,

@@ -179,7 +179,7 @@ def test_a_principal_that_no_grant_can_name_is_refused(said: dict[str, Any]) -> 
 
 
 def test_a_principal_of_another_issuer_is_refused(bot: AgentIdentity) -> None:
-    with pytest.raises(ConfigurationError, match="its own principals"):
+    with pytest.raises(ConfigurationError, match="belongs to another issuer"):
         bot.on_behalf_of(Principal("alice", iss="https://idp.example"), purpose="p")
 
 
