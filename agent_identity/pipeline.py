@@ -474,22 +474,22 @@ class Call:
         self._end_span(error)
 
     def _record(self, draft: Draft) -> None:
-        gate = self.session.parts.gate
+        parts = self.session.parts
         try:
-            self.session.parts.ledger.append(draft)
+            parts.ledger.append(draft)
         except LedgerError as failure:
             self._shut_gate(failure)
         else:
-            gate.remove(self)
+            parts.gate.remove(self)
 
     async def _arecord(self, draft: Draft) -> None:
-        gate = self.session.parts.gate
+        parts = self.session.parts
         try:
-            await self.session.parts.ledger.aappend(draft)
+            await parts.ledger.aappend(draft)
         except LedgerError as failure:
             self._shut_gate(failure)
         else:
-            gate.remove(self)
+            parts.gate.remove(self)
 
     def _settle(self) -> None:
         try:

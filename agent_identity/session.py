@@ -428,7 +428,6 @@ def _record_opening(state: SessionState) -> Flow[None]:
 
 def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
     """Sign the grant for another process; from then on only that process acts by the child."""
-    child.set_pseudonym(child.pseudonym)
     handed = yield from sign_handover(child, jkt)
     child.life.handed = handed
     child.history.hand_over(handed[0].jti)

@@ -27,9 +27,9 @@ if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.requests import Form, ParsedRequest
     from agent_identity.flow import Flow
-    from agent_identity.verify.replay import Replay
+    from agent_identity.verify.replay import Replay, ReplayKey
 
-__all__ = ["SKEW", "Authenticator", "ClientTable", "Drive"]
+__all__ = ["SKEW", "Authenticator", "ClientTable", "Drive", "UsedOnce"]
 
 T = TypeVar("T")
 
@@ -46,17 +46,39 @@ class ClientTable(Protocol):
     def client(self, client_id: str, now: float, /) -> ClientRecord | None: ...
 
 
-class Authenticator:
-    """Authenticates clients. `run` identifies this run of the authority, which began when `replay` did."""
+class UsedOnce:
+    """Refuses assertions and proofs that were already used. `run` identifies this run of the authority, which began with `replay`."""
 
-    def __init__(
-        self, issuer: str, table: ClientTable, replay: Replay, drive: Drive, run: str
+    def __init__(self, replay: Replay, run: str) -> None:
+        self._replay = replay
+        self._run = run
+
+    def check(
+        self, client: ClientRecord, key: ReplayKey, issued_at: float, until: float, now: float
     ) -> None:
+        """Check that `key` wasn't used, and remember it until `until`; times are Unix seconds.
+
+        Raises:
+            VerificationError: `replayed`, or `issued_before_start`: an earlier run may have seen it.
+        """
+        # If the clock was set back after this run registered the client, no earlier run has seen what the client sends.
+        is_set_back = now < self._replay.not_before and client.registrar == self._run
+        if issued_at + SKEW < self._replay.not_before and not is_set_back:
+            raise VerificationError(
+                "issued_before_start", "the assertion or proof was issued before this run started"
+            )
+        if not self._replay.remember(key, until):
+            raise VerificationError("replayed", "the assertion or proof was already used")
+
+
+class Authenticator:
+    """Authenticates clients."""
+
+    def __init__(self, issuer: str, table: ClientTable, used: UsedOnce, drive: Drive) -> None:
         self._issuer = issuer
         self._table = table
-        self._replay = replay
+        self._used = used
         self._drive = drive
-        self._run = run
 
     def client(self, request: ParsedRequest, form: Form, now: float) -> ClientRecord:
         """Authenticate the client by the assertion in its request.
@@ -74,7 +96,10 @@ class Authenticator:
         try:
             parsed = jose.unverified(assertion)
             client = self._find_client(form.optional("client_id") or _read_issuer(parsed), now)
-            self._check_unused(client, self._check_assertion(client, parsed, kind, now), now)
+            once = self._check_assertion(client, parsed, kind, now)
+            if once is not None:
+                key = ("client", client.client_id, once.jti)
+                self._used.check(client, key, once.issued_at, once.expires_at + SKEW, now)
         except VerificationError as error:
             raise _client_error(error.code) from None
         return client
@@ -98,22 +123,6 @@ class Authenticator:
             body = jose.loads_object(payload)
             return check_own_assertion(body, client.client_id, self._issuer, now)
         return self._drive(proof.check(parsed, client.client_id, self._issuer, now))
-
-    def _check_unused(self, client: ClientRecord, once: OneUse | None, now: float) -> None:
-        if once is None:
-            return
-        if once.issued_at + SKEW < self._replay.not_before and not self._is_set_back(client, now):
-            raise VerificationError(
-                "issued_before_start", "the assertion was issued before this process started"
-            )
-        if not self._replay.remember(
-            ("client", client.client_id, once.jti), once.expires_at + SKEW
-        ):
-            raise VerificationError("replayed", "the assertion was already used")
-
-    def _is_set_back(self, client: ClientRecord, now: float) -> bool:
-        """Whether the clock was set back after this run registered the client, so no earlier run has seen its assertions."""
-        return now < self._replay.not_before and client.registrar == self._run
 
 
 def _read_issuer(parsed: jose.Parsed) -> str:

@@ -7,34 +7,30 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
+from agent_identity.authority.client_proofs import SKEW
 from agent_identity.authority.requests import OAuthError
 from agent_identity.errors import VerificationError
 from agent_identity.values import b64url
 from agent_identity.verify.dpop import verify_proof
 
 if TYPE_CHECKING:
+    from agent_identity.authority.authentication import UsedOnce
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.requests import ParsedRequest
     from agent_identity.verify.dpop import Proof
-    from agent_identity.verify.replay import Replay
 
 __all__ = ["Proofs"]
 
-_SKEW: Final = 30.0
 _MAX_AGE: Final = 300.0
 _NONCE_LIFE: Final = 300
 
 
 class Proofs:
-    """Checks proofs. `nonce_key` None requires no nonce; with a key, a nonce is valid for five to ten minutes.
+    """Checks proofs. `nonce_key` None requires no nonce; with a key, a nonce is valid for five to ten minutes."""
 
-    `run` identifies this run of the authority, which began when `replay` did.
-    """
-
-    def __init__(self, replay: Replay, nonce_key: bytes | None, run: str) -> None:
-        self._replay = replay
+    def __init__(self, used: UsedOnce, nonce_key: bytes | None) -> None:
+        self._used = used
         self._nonce_key = nonce_key
-        self._run = run
 
     def check(
         self, request: ParsedRequest, url: str, client: ClientRecord, now: float
@@ -49,18 +45,14 @@ class Proofs:
             return None
         try:
             proof = verify_proof(
-                header, method=request.method, url=url, now=now, skew=_SKEW, max_age=_MAX_AGE
+                header, method=request.method, url=url, now=now, skew=SKEW, max_age=_MAX_AGE
             )
+            if not self._has_nonce(proof, now):
+                raise OAuthError("use_dpop_nonce", "nonce_needed", headers=self.headers(now))
+            key = ("dpop", proof.jkt, proof.jti)
+            self._used.check(client, key, proof.iat, proof.iat + _MAX_AGE, now)
         except VerificationError as error:
             raise OAuthError("invalid_dpop_proof", error.code) from None
-        if not self._has_nonce(proof, now):
-            raise OAuthError("use_dpop_nonce", "nonce_needed", headers=self.headers(now))
-        # If the clock was set back after this run registered the client, no earlier run has seen its proofs.
-        is_set_back = now < self._replay.not_before and client.registrar == self._run
-        if proof.iat + _SKEW < self._replay.not_before and not is_set_back:
-            raise OAuthError("invalid_dpop_proof", "issued_before_start")
-        if not self._replay.remember(("dpop", proof.jkt, proof.jti), proof.iat + _MAX_AGE):
-            raise OAuthError("invalid_dpop_proof", "replayed")
         return proof
 
     def headers(self, now: float) -> dict[str, str]:

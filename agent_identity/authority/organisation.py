@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.subjects import IdentityProvider
     from agent_identity.flow import Ask, Flow
 
-__all__ = ["Clients", "Organisation", "configured_client", "run_offline"]
+__all__ = ["STANDALONE", "Clients", "Organisation", "configured_client", "run_offline"]
 
 T = TypeVar("T")
 
@@ -35,7 +35,7 @@ class Organisation:
 
     `providers` are the identity providers by issuer URL, `audiences` the audiences that their tokens may have. `drive` fetches
     their keys, over HTTP or from files. `registers` also lets agents register themselves, for principals of the authority's own
-    directory only. `requests_per_minute` limits each client.
+    directory only. `requests_per_minute` limits each client, None is no limit.
     """
 
     clients: Mapping[str, ClientRecord]
@@ -43,15 +43,15 @@ class Organisation:
     audiences: Collection[str]
     drive: Drive
     registers: bool = False
-    requests_per_minute: int = 600
+    requests_per_minute: int | None = 600
 
 
 class Clients:
     """All clients: those of the configuration, and the registered ones where registration is allowed."""
 
-    def __init__(self, organisation: Organisation | None, store: ClientTable) -> None:
-        self._configured: Mapping[str, ClientRecord] = organisation.clients if organisation else {}
-        self._store = store if organisation is None or organisation.registers else None
+    def __init__(self, organisation: Organisation, store: ClientTable) -> None:
+        self._configured = organisation.clients
+        self._store = store if organisation.registers else None
 
     def client(self, client_id: str, now: float) -> ClientRecord | None:
         configured = self._configured.get(client_id)
@@ -91,12 +91,23 @@ def configured_client(
 
 def run_offline(flow: Flow[T], /) -> T:
     """Run a flow of an authority that has all keys and needs no network."""
-    return run(flow, _refuse)
+    return run(flow, _refuse_ask)
 
 
-def _refuse(ask: Ask) -> NoReturn:
+def _refuse_ask(ask: Ask) -> NoReturn:
     raise ConfigurationError(
         "nobody_to_ask",
         f"this authority runs without network, and can't answer {type(ask).__name__}",
         remedy="pass an Organisation whose drive does the I/O",
     )
+
+
+STANDALONE: Final = Organisation(
+    clients={},
+    providers={},
+    audiences=(),
+    drive=run_offline,
+    registers=True,
+    requests_per_minute=None,
+)
+"""An authority in the agent's process: it has registered clients and its own directory, and no identity providers."""

@@ -13,13 +13,13 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from agent_identity.authority.asgi import AsgiApp
-from agent_identity.authority.authentication import Authenticator
+from agent_identity.authority.authentication import Authenticator, UsedOnce
 from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
 from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.issuance import Issuance
 from agent_identity.authority.keyring import open_keyring
-from agent_identity.authority.organisation import Clients, run_offline
+from agent_identity.authority.organisation import STANDALONE, Clients
 from agent_identity.authority.registration import (
     new_client,
     read_registration,
@@ -99,14 +99,16 @@ class Authority:
             if require_nonce
             else None
         )
-        self._replay = MemoryReplay(clock=clock)
         self._run = new_id("run_")
+        organisation = organisation or STANDALONE
         self._organisation = organisation
-        drive = run_offline if organisation is None else organisation.drive
         self._clients = Clients(organisation, self._store)
-        authenticator = Authenticator(self.issuer, self._clients, self._replay, drive, self._run)
+        self._replay = MemoryReplay(clock=clock)
+        used = UsedOnce(self._replay, self._run)
+        authenticator = Authenticator(self.issuer, self._clients, used, organisation.drive)
         tokens = Tokens(self.issuer, self._keyring)
-        subjects = Subjects(self.issuer, tokens, self._make_principals(), drive)
+        principals = Principals(self.issuer, organisation.providers, organisation.audiences)
+        subjects = Subjects(self.issuer, tokens, principals, organisation.drive)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
         self.issuance: Issuance = Issuance(
             self.issuer, self._keyring, tokens, self._store, self._count
@@ -114,8 +116,8 @@ class Authority:
         self._token_endpoint = TokenEndpoint(
             self.endpoints.token,
             authenticator=authenticator,
-            rates=Rates(None if organisation is None else organisation.requests_per_minute),
-            proofs=Proofs(self._replay, nonce_key, self._run),
+            rates=Rates(organisation.requests_per_minute),
+            proofs=Proofs(used, nonce_key),
             subjects=subjects,
             issuance=self.issuance,
         )
@@ -128,7 +130,7 @@ class Authority:
             self.endpoints.revocation: ("POST", self._inspection.revoke),
             self.endpoints.revocations: ("GET", self._revocations.answer),
         }
-        if self._registers:
+        if organisation.registers:
             self._routes[self.endpoints.registration] = ("POST", self._answer_registration)
 
     def handle(self, request: HttpRequest) -> HttpResponse:
@@ -161,11 +163,10 @@ class Authority:
         Raises:
             OAuthError: `invalid_client_metadata`.
         """
-        providers = () if self._organisation is None else self._organisation.providers
         client = new_client(
             metadata,
             terms=self._terms,
-            issuers={self.issuer, *providers},
+            issuers={self.issuer, *self._organisation.providers},
             registrar=self._run,
             now=int(self.clock()),
         )
@@ -241,23 +242,12 @@ class Authority:
         return json_response(self._build_metadata(), public=True)
 
     def _build_metadata(self) -> dict[str, JSON]:
-        organisation, registers = self._organisation, self._registers
+        registers = self._organisation.registers
         methods = {"private_key_jwt"} if registers else set[str]()
-        if organisation is not None:
-            clients = organisation.clients.values()
-            methods |= {each.configured.proof.method for each in clients if each.configured}
+        clients = self._organisation.clients.values()
+        methods |= {each.configured.proof.method for each in clients if each.configured}
         types = GRANT_TYPES if registers else (TOKEN_EXCHANGE,)
         return self.endpoints.document(types, methods, registers=registers)
-
-    @property
-    def _registers(self) -> bool:
-        return self._organisation is None or self._organisation.registers
-
-    def _make_principals(self) -> Principals:
-        organisation = self._organisation
-        if organisation is None:
-            return Principals(self.issuer, {}, ())
-        return Principals(self.issuer, organisation.providers, organisation.audiences)
 
     def _answer_jwks(self, _request: ParsedRequest, _now: float) -> HttpResponse:
         return json_response(self.jwks(), public=True)

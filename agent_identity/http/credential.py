@@ -227,17 +227,11 @@ class Credential(httpx.Auth):
         Raises:
             DeniedError: `foreign_url`, it is outside the resource; the refusal is recorded.
         """
-        if not covers(self.resource, url):
-            error = _foreign_url(self.resource, left=left)
-            self._reporter.refused(error, _read_origin(url))
-            raise error
+        _stay(self.resource, url, self._reporter, left=left)
 
     async def astay(self, url: str, *, left: bool = False) -> None:
         """The async twin of `stay`."""
-        if not covers(self.resource, url):
-            error = _foreign_url(self.resource, left=left)
-            await self._reporter.arefused(error, _read_origin(url))
-            raise error
+        await _astay(self.resource, url, self._reporter, left=left)
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
         """Report a response, for clients that use plain headers. True means: sign the request again and send it once more.
@@ -344,6 +338,20 @@ class Credential(httpx.Auth):
 
     def __deepcopy__(self, memo: object, /) -> NoReturn:
         raise TypeError("a Credential can't be pickled or copied")
+
+
+def _stay(resource: str, url: str, reporter: Reporter, *, left: bool = False) -> None:
+    if not covers(resource, url):
+        error = _foreign_url(resource, left=left)
+        reporter.refused(error, _read_origin(url))
+        raise error
+
+
+async def _astay(resource: str, url: str, reporter: Reporter, *, left: bool = False) -> None:
+    if not covers(resource, url):
+        error = _foreign_url(resource, left=left)
+        await reporter.arefused(error, _read_origin(url))
+        raise error
 
 
 def _foreign_url(resource: str, *, left: bool) -> DeniedError:
@@ -453,11 +461,7 @@ class _Confined(httpx.BaseTransport):
         self._reporter = reporter
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = str(request.url)
-        if not covers(self._resource, url):
-            error = _foreign_url(self._resource, left=False)
-            self._reporter.refused(error, _read_origin(url))
-            raise error
+        _stay(self._resource, str(request.url), self._reporter)
         return self._inner.handle_request(request)
 
 
@@ -468,11 +472,7 @@ class _AConfined(httpx.AsyncBaseTransport):
         self._reporter = reporter
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = str(request.url)
-        if not covers(self._resource, url):
-            error = _foreign_url(self._resource, left=False)
-            await self._reporter.arefused(error, _read_origin(url))
-            raise error
+        await _astay(self._resource, str(request.url), self._reporter)
         return await self._inner.handle_async_request(request)
 
 

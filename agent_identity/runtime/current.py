@@ -211,9 +211,9 @@ def running_call(session: SessionState) -> RunningCall | None:
 
 def _resolve(entry: Current | None) -> Current | None:
     """Apply rules C2 to C4 to the entry of the context variable."""
-    on_stack = _find_on_stack(inspect.currentframe()) if _by_generator else None
-    if on_stack is not None:
-        return on_stack
+    entries = _find_on_stack(inspect.currentframe()) if _by_generator else None
+    if entries is not None:
+        return entries[-1]
     place = _find_place()
     if isinstance(entry, Entered) and entry.is_left and _is_same(entry.place, place):
         around = _find_open_below(entry)
@@ -242,35 +242,33 @@ def _check_task(entry: Entered, generator: FrameType) -> Entered:
     return entry
 
 
-def _find_on_stack(frame: FrameType | None) -> Current | None:
-    """Find the current entry of the nearest generator that entered a session, within the running task."""
+def _find_on_stack(frame: FrameType | None) -> list[Current] | None:
+    """Find the entries of the nearest generator with an open session, within the running task; the last one is current."""
     while frame is not None:
         entries = _by_generator.get(id(frame))
-        if entries is not None:
-            entry = _find_open(entries, frame)
-            if entry is not None:
-                return entry
+        if entries is not None and _has_open(entries, frame):
+            return entries
         if is_task_end(frame):
             return None
         frame = frame.f_back
     return None
 
 
-def _find_open(entries: list[Current], frame: FrameType) -> Current | None:
-    """Find the last entry that is still open; remove those that an interrupt has left behind."""
+def _has_open(entries: list[Current], frame: FrameType) -> bool:
+    """Whether one of the entries is still open; those that an interrupt has left behind it are removed."""
     first = entries[0] if entries else None
     if not isinstance(first, Entered) or (first.generator is not frame and not first.is_left):
-        return None
+        return False
     while entries:
         last = entries[-1]
         if isinstance(last, Entered):
             if not last.is_left:
-                return last
+                return True
         elif last.call is None or last.call.is_running:
-            return last
+            return True
         entries.pop()
     _by_generator.pop(id(frame), None)
-    return None
+    return False
 
 
 def _suspended_error() -> NoSessionError:
@@ -288,7 +286,7 @@ def activate(entry: Current) -> None:
     """Make an entry current until `deactivate`."""
     entry.below = _CURRENT.get()
     if _by_generator:
-        entry.entries = _find_entries(inspect.currentframe())
+        entry.entries = _find_on_stack(inspect.currentframe())
         if entry.entries is not None:
             entry.entries.append(entry)
     _CURRENT.set(entry)
@@ -341,17 +339,6 @@ def leave(entry: Entered) -> None:
         top = top.below  # an interrupt has kept this call from being deactivated
     if top is entry:
         _CURRENT.set(_find_open_below(entry.below))
-
-
-def _find_entries(frame: FrameType | None) -> list[Current] | None:
-    while frame is not None:
-        entries = _by_generator.get(id(frame))
-        if entries is not None and _find_open(entries, frame) is not None:
-            return entries
-        if is_task_end(frame):
-            return None
-        frame = frame.f_back
-    return None
 
 
 def _remove(entries: list[Current], entry: Current) -> None:
