@@ -161,9 +161,8 @@ def check_own_assertion(
     claims = Claims(body, VerificationError)
     if (claims.text("iss"), claims.text("sub")) != (client_id, client_id):
         raise VerificationError("client_mismatch", "the assertion is another client's")
-    if (
-        body.get("aud") != issuer
-    ):  # one string; a list or a token URL could be meant for another issuer
+    # One string: a list or a token URL could be meant for another issuer.
+    if body.get("aud") != issuer:
         raise VerificationError("audience_mismatch", "the assertion is for another audience")
     expires = jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
     return OneUse(claims.text("jti"), jose.numeric_date(body, "iat"), expires)

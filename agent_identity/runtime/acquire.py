@@ -249,7 +249,7 @@ def _fetch_credential(
     issued = yield from source.fetch(_make_wanted(session, chain, place, scopes, step_up))
     if not issued.opens_something:
         return issued
-    if not session.take(place, issued):
+    if not session.hold_token(place, issued):
         yield from revoke_tokens(
             session.parts, session.id, session.pseudonym, [(place.issuer, issued)]
         )

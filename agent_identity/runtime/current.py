@@ -127,9 +127,7 @@ class Entered(Current):
         below: Current | None,
     ) -> None:
         super().__init__(session, None)
-        self.generator: FrameType | None = (
-            generator  # the key of `_by_generator` is the id of this frame
-        )
+        self.generator: FrameType | None = generator
         self.below = below
         self.is_mixed: bool = False
         self.place: _Place = _find_place()
@@ -441,9 +439,8 @@ def bind(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
             with activated(Current(session.reference, running)):
                 return await function(*args, **kwargs)
 
-        awrapper.__dict__["_session"] = (
-            session  # keeps the session alive: `Current` holds it weakly
-        )
+        # This keeps the session alive, because `Current` holds it weakly.
+        awrapper.__dict__["_session"] = session
         return awrapper  # type: ignore[return-value]  # R is the coroutine that `awrapper` makes
 
     context = contextvars.copy_context()
@@ -465,5 +462,5 @@ def bind(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
             )
         return result
 
-    wrapper.__dict__["_session"] = session  # keeps the session alive: `Current` holds it weakly
+    wrapper.__dict__["_session"] = session  # as above
     return wrapper

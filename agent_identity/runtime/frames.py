@@ -84,9 +84,8 @@ def is_task_end(frame: FrameType) -> bool:
 def progress(frame: FrameType) -> Progress:
     """Whether a generator or coroutine runs, waits at an `await`, or waits at a `yield`."""
     offsets = _offsets(frame.f_code)
-    if (
-        frame.f_lasti in offsets.idle
-    ):  # a finished generator may have an `f_back` that is out of date
+    # This comes first, because the `f_back` of a finished generator may be out of date.
+    if frame.f_lasti in offsets.idle:
         return "suspended"
     if frame.f_back is not None:
         return "running"

@@ -38,7 +38,7 @@ SKEW: Final = 60
 """Seconds by which a verifier may believe a grant for longer than it lasts."""
 
 
-class Taken:
+class HeldTokens:
     """The tokens that a session has acquired and that have to be revoked. Thread-safe; a closed one accepts no more."""
 
     __slots__ = ("_held", "_is_closed", "_lock")
@@ -77,7 +77,7 @@ class Life:
         self.state: Literal["new", "open", "handed", "revoked", "ended"] = "new"
         self.expires_at: float = expires_at
         self.handed: tuple[Grant, ...] | None = None
-        self.taken: Taken = Taken()
+        self.tokens: HeldTokens = HeldTokens()
         self.reaches: dict[tuple[str, frozenset[str]], Any] = {}
         """The `Reach` of each resource and scopes."""
         self.cache_keys: set[bytes] = set()
@@ -116,9 +116,8 @@ class Life:
             self.above.check(self._clock())
             self.above.add(self)
         self.end_by(self.expires_at)
-        if (
-            self._handle is None or self._handle() is None
-        ):  # no `with` statement: `end` alone ends it
+        # Without a `with` statement, only `end` ends it.
+        if self._handle is None or self._handle() is None:
             self._handle, self._handles_gone = None, []
         self.state = "open"
 
@@ -219,11 +218,11 @@ class Life:
         if now >= self.expires_at:
             raise DeniedError("session_expired", "the hand-over has expired")
 
-    def close_taken(self) -> list[tuple[Revoker | None, Issued]]:
+    def close_tokens(self) -> list[tuple[Revoker | None, Issued]]:
         """Return the tokens of it and of all sessions below, to be revoked; no more tokens are accepted."""
-        tokens = self.taken.close()
+        tokens = self.tokens.close()
         for below in self._lives_below():
-            tokens += below.close_taken()
+            tokens += below.close_tokens()
         return tokens
 
     def forget_cached(self) -> set[bytes]:
@@ -267,7 +266,7 @@ class Life:
 
     def start_over(self) -> None:
         """Forget all tokens in a forked child process: the parent process revokes them."""
-        self.taken = Taken()
+        self.tokens = HeldTokens()
         self.reaches.clear()
         self.cache_keys.clear()
 

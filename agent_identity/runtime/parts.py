@@ -59,7 +59,7 @@ class Beginning(Protocol):
 
     @property
     def is_beginning(self) -> bool:
-        """Whether its intent is on record, and its body is about to run."""
+        """Whether its intent is recorded, and its body is about to run."""
         ...
 
 

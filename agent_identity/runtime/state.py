@@ -286,9 +286,9 @@ class SessionState:
 
     # -- closing -----------------------------------------------------------------------------------------------------
 
-    def take(self, place: Resource, issued: Issued) -> bool:
+    def hold_token(self, place: Resource, issued: Issued) -> bool:
         """Keep a token, to be revoked when the session ends; False if it has ended."""
-        return self.life.taken.add(place.issuer, issued, self.parts.clock())
+        return self.life.tokens.add(place.issuer, issued, self.parts.clock())
 
     def end(self) -> bool:
         """End it; False if a revocation had already ended it, and recorded that."""
@@ -338,7 +338,7 @@ class SessionState:
 
     def closing(self, reason: str) -> Flow[None]:
         """Revoke its tokens and hand-overs, and record its end."""
-        yield from revoke_tokens(self.parts, self.id, self.pseudonym, self.life.close_taken())
+        yield from revoke_tokens(self.parts, self.id, self.pseudonym, self.life.close_tokens())
         self._revoke_hand_overs()
         draft = Draft(
             SESSION_CLOSED,
