@@ -34,7 +34,6 @@ from agent_identity.errors import (
     LedgerError,
 )
 from agent_identity.flow import Draft, arun, run
-from agent_identity.policy.request import Facts, Request
 from agent_identity.policy.rules import asked, judged
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
@@ -43,10 +42,11 @@ from agent_identity.provenance.records import (
     CALL_DENIED,
     CALL_FAILED,
     CALL_INTENDED,
+    CALL_UNKNOWN,
 )
 from agent_identity.runtime.acquire import make_credential, reach, reach_for_call
 from agent_identity.runtime.current import Current, activate, deactivate
-from agent_identity.runtime.parts import check_call, draft_unknown
+from agent_identity.runtime.parts import check_call
 from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
+    from agent_identity.policy.request import Request
     from agent_identity.runtime.reach import Reach
     from agent_identity.runtime.state import SessionState
     from agent_identity.tools import Tool
@@ -342,22 +343,8 @@ class Call:
         raise _contended_error()
 
     def _request(self, past: Past) -> Request:
-        session = self.session
-        return Request(
-            Facts(
-                "call",
-                self.tool.target(self._scopes),
-                session.principal,
-                session.evidence,
-                session.agent.uri,
-                session.chain,
-                session.purpose,
-                session.task,
-                self._now,
-                self._canonical,
-                past,
-            )
-        )
+        target = self.tool.target(self._scopes)
+        return self.session.policy_request("call", target, self._now, self._canonical, past)
 
     def _draft_intent(self) -> Draft:
         """Sign the call, and draft the record of its intent."""
@@ -526,21 +513,14 @@ class Call:
             kind = CALL_CANCELLED if isinstance(error, self.tool.pauses) else CALL_FAILED
         elif what is not None:
             kind = CALL_FAILED
-        session = self.session
-        return Draft(
-            kind,
-            {"error": what},
-            pseudonym=session.known_as,
-            session_id=session.id,
-            call_id=self.call_id,
-        )
+        return self.session.draft(kind, {"error": what}, call_id=self.call_id)
 
     def _shut_gate(self, failure: LedgerError) -> None:
         """Refuse new calls until the ledger can be written, and let this one read `unknown`."""
         gate = self.session.parts.gate
         if self._is_intended:
-            session = self.session
-            gate.lose(self.call_id, draft_unknown(session.known_as, session.id, self.call_id))
+            unknown = self.session.draft(CALL_UNKNOWN, {"error": None}, call_id=self.call_id)
+            gate.lose(self.call_id, unknown)
         elif gate.is_closed:
             return  # the refusal is `identity_closed`, and the ledger is closed too
         gate.shut()

@@ -16,8 +16,8 @@ from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.source import Renewal, Wanted
 from agent_identity.credentials.sources.checks import check_step_up
 from agent_identity.errors import AgentIdentityError, DeniedError
-from agent_identity.flow import Draft, Shared, append, arun, run, shared
-from agent_identity.policy.request import Entity, Facts, Request
+from agent_identity.flow import Shared, append, arun, run, shared
+from agent_identity.policy.request import Entity
 from agent_identity.policy.rules import asked
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
@@ -25,7 +25,6 @@ from agent_identity.provenance.records import (
     CREDENTIAL_DECIDED,
     CREDENTIAL_STEPPED_UP,
 )
-from agent_identity.runtime.closing import revoke_tokens
 from agent_identity.runtime.current import running_call
 from agent_identity.runtime.grants import make_chain, share_key
 from agent_identity.runtime.parts import check_credential
@@ -41,12 +40,12 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.source import Source, StepUp
     from agent_identity.delegation.grant import Grant
-    from agent_identity.flow import Flow
+    from agent_identity.flow import Draft, Flow
     from agent_identity.http.credential import Credential, LateCredential, Ready
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Resource
     from agent_identity.runtime.state import SessionState
-    from agent_identity.values import JSON, Decision
+    from agent_identity.values import Decision
 
 __all__ = [
     "aacquire",
@@ -124,16 +123,16 @@ def reach_for_call(
     wanted = _make_wanted(session, reached.chain, place, reached.scopes, None)
     token = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
     yield from append(
-        _draft_acquired(
-            session,
-            call.call_id,
-            token.txn,
+        session.draft(
+            CREDENTIAL_ACQUIRED,
             {
                 "resource": place.uri,
                 "source": "transaction-token",
                 "issuer": place.transaction.issuer.url,
                 "token_type": "N_A",
             },
+            call_id=call.call_id,
+            ref=token.txn,
         )
     )
     with_token = replace(issued, txn_token=token.token)
@@ -208,33 +207,14 @@ def reach(
     if place is None:
         return _make_reach(session, resource, scopes, chain, None, None, None)
     source = place.source_for(is_handed=session.is_accepted)
-    key = _credential_key(session, place, source, chain[0].hash(), scopes, step_up)
+    described = source.described
+    if step_up is not None:
+        sign_in = f" {step_up.acr_values} {step_up.max_age}"
+        described = described._replace(audience=described.audience + sign_in)
+    key = share_key(session, described, chain[0].hash(), place.uri, scopes)
     fetch = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - only the leader makes the flow
     issued = yield from shared(Shared(key, fetch, source.patience))
     return _make_reach(session, resource, scopes, chain, place, issued, key)
-
-
-def _credential_key(
-    session: SessionState,
-    place: Resource,
-    source: Source,
-    chain: str,
-    scopes: frozenset[str],
-    step_up: StepUp | None,
-) -> bytes:
-    described = source.described
-    sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
-    return share_key(
-        session,
-        grant_type=described.kind,
-        issuer=described.issuer,
-        client=described.client,
-        chain=chain,
-        resource=place.uri,
-        audience=described.audience + sign_in,
-        scopes=scopes,
-        details=described.details,
-    )
 
 
 def _fetch_credential(
@@ -250,17 +230,13 @@ def _fetch_credential(
     if not issued.opens_something:
         return issued
     if not session.hold_token(place, issued):
-        yield from revoke_tokens(
-            session.parts, session.id, session.pseudonym, [(place.issuer, issued)]
-        )
+        yield from session.revoke_tokens([(place.issuer, issued)])
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
     check_step_up(issued, step_up)
     yield from append(
-        _draft_acquired(
-            session,
-            None,
-            issued.jti,
+        session.draft(
+            CREDENTIAL_ACQUIRED,
             {
                 "resource": place.uri,
                 "grant_hash": chain[0].hash(),
@@ -273,6 +249,7 @@ def _fetch_credential(
                 "opaque": issued.is_opaque,
             },
             None if issued.details is None else {"authorization_details": issued.details},
+            ref=issued.jti,
         )
     )
     return issued
@@ -296,24 +273,6 @@ def _make_wanted(
         txn=session.txn,
         purpose=session.purpose,
         step_up=step_up,
-    )
-
-
-def _draft_acquired(
-    session: SessionState,
-    call_id: str | None,
-    ref: str | None,
-    public: dict[str, JSON],
-    sealed: dict[str, JSON] | None = None,
-) -> Draft:
-    return Draft(
-        CREDENTIAL_ACQUIRED,
-        public,
-        sealed,
-        pseudonym=session.pseudonym,
-        session_id=session.id,
-        call_id=call_id,
-        ref=ref,
     )
 
 
@@ -397,7 +356,7 @@ def _draft_stepped_up(
     call_id: str | None,
 ) -> Draft:
     sign_in = renewal.step_up
-    return Draft(
+    return session.draft(
         CREDENTIAL_STEPPED_UP,
         {
             "resource": resource,
@@ -405,8 +364,6 @@ def _draft_stepped_up(
             "acr_values": None if sign_in is None else [*sign_in.acr_values],
             "max_age": None if sign_in is None else sign_in.max_age,
         },
-        pseudonym=session.known_as,
-        session_id=session.id,
         call_id=call_id,
     )
 
@@ -467,24 +424,10 @@ def _check_more_scopes(
 def _decide(
     session: SessionState, resource: str, wanted: frozenset[str], now: float
 ) -> Flow[Decision]:
-    facts = Facts(
-        "credential",
-        Entity(
-            "Resource",
-            resource,
-            MappingProxyType({"resource": resource, "scopes": wanted, "labels": frozenset[str]()}),
-        ),
-        session.principal,
-        session.evidence,
-        session.agent.uri,
-        session.chain,
-        session.purpose,
-        session.task,
-        now,
-        b"{}",
-        session.history.past,
-    )
-    decision = yield from asked(session.parts.policy, Request(facts))
+    attributes = {"resource": resource, "scopes": wanted, "labels": frozenset[str]()}
+    target = Entity("Resource", resource, MappingProxyType(attributes))
+    request = session.policy_request("credential", target, now, b"{}", session.history.past)
+    decision = yield from asked(session.parts.policy, request)
     session.history.reached(resource)
     return decision
 
@@ -498,7 +441,7 @@ def _draft_decided(
     call_id: str | None,
 ) -> Draft:
     policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
-    return Draft(
+    return session.draft(
         CREDENTIAL_DECIDED,
         {
             "resource": resource,
@@ -509,8 +452,6 @@ def _draft_decided(
             "policy_id": policy_id,
             "code": None if error is None else error.code,
         },
-        pseudonym=session.pseudonym,
-        session_id=session.id,
         call_id=call_id,
     )
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from agent_identity.credentials.cache import CacheKey
 from agent_identity.credentials.root_grants import RootWanted
+from agent_identity.credentials.source import Described
 from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import DeniedError
-from agent_identity.flow import Draft, Shared, append, shared
+from agent_identity.flow import Shared, append, shared
 from agent_identity.provenance.records import GRANT_MADE
 from agent_identity.runtime.parts import grant_details
 from agent_identity.values import LOCAL
@@ -46,28 +47,19 @@ def make_chain(
 
 
 def share_key(
-    session: SessionState,
-    *,
-    grant_type: str,
-    issuer: str,
-    client: str,
-    chain: str,
-    resource: str,
-    scopes: frozenset[str],
-    audience: str = "",
-    details: str = "",
+    session: SessionState, source: Described, chain: str, resource: str, scopes: frozenset[str]
 ) -> bytes:
-    """Make the key under which something of a session is cached; it is dropped when the session ends."""
+    """Make the key under which a grant or credential is cached; it is dropped when the session ends."""
     key = CacheKey(
-        grant_type=grant_type,
-        issuer=issuer,
-        client=client,
+        grant_type=source.kind,
+        issuer=source.issuer,
+        client=source.client,
         principal=(str(session.principal), session.txn, session.id),
         chain=chain,
         resource=resource,
-        audience=audience,
+        audience=source.audience,
         scopes=scopes,
-        details=details,
+        details=source.details,
         binding_key=session.agent.key.thumbprint,
         policy_epoch=session.parts.policy_epoch,
     ).digest()
@@ -110,7 +102,7 @@ def record_grant(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
     else:
         key = _public_members(session.anchor_key)
     yield from append(
-        Draft(
+        session.draft(
             GRANT_MADE,
             {
                 "agent": grant.agent,
@@ -124,8 +116,6 @@ def record_grant(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
                 "anchor_key": key,
             },
             {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
-            pseudonym=session.pseudonym,
-            session_id=session.id,
             ref=grant.jti,
         )
     )
@@ -139,15 +129,9 @@ def _public_members(jwk: JWK) -> dict[str, JSON]:
 def _hop_key(
     session: SessionState, above: str, audiences: frozenset[str], scopes: frozenset[str]
 ) -> bytes:
-    return share_key(
-        session,
-        grant_type="hop",
-        issuer=session.parts.anchor.name,
-        client=session.parts.agent.key.thumbprint,
-        chain=above,
-        resource=" ".join(sorted(audiences)),
-        scopes=scopes,
-    )
+    parts = session.parts
+    source = Described("hop", parts.anchor.name, parts.agent.key.thumbprint)
+    return share_key(session, source, above, " ".join(sorted(audiences)), scopes)
 
 
 def _check_handover_key(session: SessionState, handover: Handover) -> tuple[Grant, ...]:

@@ -149,7 +149,15 @@ class Gate:
         records = self._ledger.find(call_id)
         if not any(record.kind in OUTCOMES for record in records):
             intent = records[0]
-            self._ledger.append(draft_unknown(intent.pseudonym, intent.session_id, call_id))
+            self._ledger.append(
+                Draft(
+                    CALL_UNKNOWN,
+                    {"error": None},
+                    pseudonym=intent.pseudonym,
+                    session_id=intent.session_id,
+                    call_id=call_id,
+                )
+            )
 
     def close(self) -> None:
         """Refuse all calls from now on, and record lost outcomes if the ledger can be written."""
@@ -179,17 +187,6 @@ class Gate:
         for call_id, draft in list(self._lost.items()):
             self._ledger.append(draft)
             self._lost.pop(call_id, None)
-
-
-def draft_unknown(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
-    """Draft the outcome of a call whose end is unknown."""
-    return Draft(
-        CALL_UNKNOWN,
-        {"error": None},
-        pseudonym=pseudonym,
-        session_id=session_id,
-        call_id=call_id,
-    )
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,29 +12,36 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.errors import ConfigurationError, LedgerError, NoSessionError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    CredentialUnavailableError,
+    LedgerError,
+    NoSessionError,
+)
 from agent_identity.flow import Append, Draft, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.policy.history import accepted_history, new_history
-from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
-from agent_identity.runtime.closing import revoke_tokens
+from agent_identity.policy.request import Facts, Request
+from agent_identity.provenance.records import CREDENTIAL_REVOKED, SESSION_CLOSED, SESSION_OPENED
 from agent_identity.runtime.lifetime import SKEW, Life, Proof
 from agent_identity.values import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.source import Subject, Verified
+    from agent_identity.credentials.source import Revoker, Subject, Verified
     from agent_identity.delegation.chain import Handover
     from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import JWK
     from agent_identity.lifecycle import Reference
-    from agent_identity.policy.history import History
+    from agent_identity.policy.history import History, Past
+    from agent_identity.policy.request import Entity
     from agent_identity.runtime.parts import Parts, Resource
     from agent_identity.runtime.reach import Reach
     from agent_identity.values import JSON, Principal
@@ -206,6 +213,45 @@ class SessionState:
         self._needed[resource, scopes] = needed
         return needed
 
+    def policy_request(
+        self, action: str, target: Entity, now: float, arguments: bytes, past: Past
+    ) -> Request:
+        """What policy decides on: an action on a target, with the facts of this session."""
+        facts = Facts(
+            action,
+            target,
+            self.principal,
+            self.evidence,
+            self.agent.uri,
+            self.chain,
+            self.purpose,
+            self.task,
+            now,
+            arguments,
+            past,
+        )
+        return Request(facts)
+
+    def draft(
+        self,
+        kind: str,
+        public: dict[str, JSON],
+        sealed: dict[str, JSON] | None = None,
+        *,
+        call_id: str | None = None,
+        ref: str | None = None,
+    ) -> Draft:
+        """Draft a record of this session, which has to have been entered."""
+        return Draft(
+            kind,
+            public,
+            sealed,
+            pseudonym=self.pseudonym,
+            session_id=self.id,
+            call_id=call_id,
+            ref=ref,
+        )
+
     # -- opening -----------------------------------------------------------------------------------------------------
 
     def begin(self) -> None:
@@ -252,7 +298,7 @@ class SessionState:
     def record_opening(self) -> Flow[None]:
         parent = self.parent
         yield Append(
-            Draft(
+            self.draft(
                 SESSION_OPENED,
                 {
                     "purpose": self.purpose,
@@ -272,8 +318,6 @@ class SessionState:
                     "profile": self.principal.profile,
                     "trigger": self.trigger,
                 },
-                pseudonym=self.pseudonym,
-                session_id=self.id,
             )
         )
 
@@ -338,19 +382,52 @@ class SessionState:
 
     def closing(self, reason: str) -> Flow[None]:
         """Revoke its tokens and hand-overs, and record its end."""
-        yield from revoke_tokens(self.parts, self.id, self.pseudonym, self.life.close_tokens())
+        yield from self.revoke_tokens(self.life.close_tokens())
         self._revoke_hand_overs()
-        draft = Draft(
-            SESSION_CLOSED,
-            {"reason": reason.encode(errors="backslashreplace").decode()},
-            pseudonym=self.pseudonym,
-            session_id=self.id,
-        )
+        text = reason.encode(errors="backslashreplace").decode()
         try:
-            yield Append(draft)
+            yield Append(self.draft(SESSION_CLOSED, {"reason": text}))
         except LedgerError as failure:
             self.parts.gate.shut()
             _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
+
+    def revoke_tokens(self, tokens: Sequence[tuple[Revoker | None, Issued]]) -> Flow[None]:
+        """Revoke tokens that haven't expired (RFC 7009), and record for each whether its issuer did that.
+
+        All revocations together get the deadline of one acquisition, so that a slow issuer doesn't delay the end of a session. No
+        error here keeps the session from ending.
+        """
+        parts = self.parts
+        unreachable: set[str] = set()
+        ends = parts.clock() + parts.world.deadline
+        for issuer, issued in tokens:
+            now = parts.clock()
+            if issued.expires_at <= now:
+                continue
+            code: str | None
+            if issuer is None:
+                code = "no_revocation"
+            elif issuer.url in unreachable:
+                code = "issuer_unreachable"
+            elif now >= ends:
+                code = "deadline_exceeded"
+            else:
+                code = yield from _revoke(issuer, issued, unreachable)
+            public: dict[str, JSON] = {
+                "resource": issued.resource,
+                "issuer": issued.issuer,
+                "revoked": code is None,
+                "code": code,
+                "expires_at": int(issued.expires_at),
+                "bound": issued.is_bound,
+            }
+            try:
+                yield Append(self.draft(CREDENTIAL_REVOKED, public, ref=issued.jti))
+            except LedgerError as failure:
+                parts.gate.shut()
+                _log.warning(
+                    "the end of a token of %s could not be recorded (%s)", self.id, failure.code
+                )
 
     def _drop_credentials(self) -> None:
         """Drop the credentials of it and of all sessions below from the cache."""
@@ -368,6 +445,18 @@ class SessionState:
         self.life.start_over()
         self.history.renew_lock()
         self.agent.renew()
+
+
+def _revoke(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
+    """Ask the issuer once to revoke a token; return None if it did, else the code of the reason."""
+    try:
+        is_revoked = yield from issuer.revoke(issued)
+    except CredentialUnavailableError as failure:
+        unreachable.add(issuer.url)
+        return failure.code
+    except AgentIdentityError as failure:
+        return failure.code
+    return None if is_revoked else "no_revocation"
 
 
 def _describe_actor(grant: Grant) -> dict[str, JSON]:
