@@ -115,12 +115,13 @@ class AgentIdentity:
         """Make an identity from its parts; `embedded` and `from_config` use the usual ones.
 
         `authority` is an authority in this process; without it, `configuration` names the issuers, and `signer` signs the first
-        grants if no issuer does. `key` is the agent's key, by default a new one. `resources` maps a resource's URI to the scopes that
-        it is limited to; None is no limit. `operator` is the key that lets this process revoke more than the agent's own sessions and
-        grants; with an `authority`, it isn't needed. `revocations` stores the revocations, by default the authority's store, or memory.
+        grants if no issuer does. `key` is the agent's key, by default a new one. `resources` maps a resource's URI to the
+        scopes that it is limited to; None is no limit. `operator` is the key that lets this process revoke more than the
+        agent's own sessions and grants; with an `authority`, it isn't needed. `revocations` stores the revocations, by default
+        the authority's store, or memory.
 
         Raises:
-            ConfigurationError: there is neither an authority nor a configuration, or `owner` is longer than one line of 200 characters.
+            ConfigurationError: there is neither an authority nor a configuration, or `owner` is too long.
         """
         from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx loads on first use
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
@@ -196,10 +197,10 @@ class AgentIdentity:
     ) -> Self:
         """Make an identity with its own authority in this process, and a SQLite ledger: no account, no network.
 
-        Keys and ledger are stored in `state_dir` (default: the user's state directory), files 0600 in a folder 0700.
-        `ledger` is a URL (`memory:`, `sqlite:…`) or an object. `resources` maps a resource's URI to the scopes that it is limited to,
-        as a list or as `{"scopes": […]}`. `on_interaction` shows a person what to do.
-        This version has no approvers, and no `shared` store but `memory:`.
+        Keys and ledger are stored in `state_dir` (default: the user's state directory), files 0600 in a folder 0700. `ledger`
+        is a URL (`memory:`, `sqlite:…`) or an object. `resources` maps a resource's URI to the scopes that it is limited to, as
+        a list or as `{"scopes": […]}`. `on_interaction` shows a person what to do. This version has no approvers, and no
+        `shared` store but `memory:`.
 
         Raises:
             ConfigurationError: the state directory can't be used or isn't private, or an argument isn't supported.
@@ -235,9 +236,9 @@ class AgentIdentity:
     ) -> Self:
         """Make the identity that `agent-identity.toml` describes; by default, the file that `AGENT_IDENTITY_CONFIG` names.
 
-        `state_dir` is the folder for keys and ledger, by default the user's state directory.
-        The keywords are those of `embedded`, and override the file. `signer` holds the key of first grants, if the file can't name
-        it. No issuer is contacted yet.
+        `state_dir` is the folder for keys and ledger, by default the user's state directory. The keywords are those of
+        `embedded`, and override the file. `signer` holds the key of first grants, if the file can't name it. No issuer is
+        contacted yet.
 
         Raises:
             ConfigurationError: no file is named, or the file has problems, which are all listed.
@@ -331,13 +332,12 @@ class AgentIdentity:
     ) -> Session:
         """Open a session for a principal. Enter it with `with` or `async with`, which verifies the principal's token first.
 
-        `subject` is the token, `SubjectTokens`, or a `TokenSource` that supplies fresh tokens. With the embedded authority, which has
-        its own directory of principals, it is their name (`user:alice`).
-        `purpose` is a short sentence that each resource in the chain can read, so put no personal data in it. `task` describes the
-        task of the first agent. Each is one line of at most 200 characters.
-        `scopes` and `resources` limit the session (None is no limit, `()` is nothing), `expires_in` is in seconds, and `max_depth` is
-        how many delegations may follow. `authorization_details` (RFC 9396, type `urn:agent-identity:tool`) limit which tools may be
-        called with which arguments.
+        `subject` is the token, `SubjectTokens`, or a `TokenSource` that supplies fresh tokens. With the embedded authority,
+        which has its own directory of principals, it is their name (`user:alice`). `purpose` is a short sentence that each
+        resource in the chain can read, so put no personal data in it. `task` describes the task of the first agent. Each is one
+        line of at most 200 characters. `scopes` and `resources` limit the session (None is no limit, `()` is nothing),
+        `expires_in` is in seconds, and `max_depth` is how many delegations may follow. `authorization_details` (RFC 9396, type
+        `urn:agent-identity:tool`) limit which tools may be called with which arguments.
 
         Raises:
             ConfigurationError: an argument can't be used.
@@ -494,10 +494,10 @@ class AgentIdentity:
     def revoke(self, ref: str | Session | Principal, *, reason: str) -> Revocation:
         """Revoke a principal, session, grant, agent or everything (`"*"`), with all sessions and grants below it.
 
-        It takes effect in this process at once: after this returns, no call under it starts, and its cached credentials are dropped.
-        Other processes that share the state directory follow within a second. Everything issued until now stays revoked; after
-        `reinstate`, new work may begin. `ref` is `user:alice`, `user:<iss>#<sub>`, a session or its id, a grant's `jti`, `agent:NAME`
-        or an agent's URI. `reason` is one line of at most 200 characters, and is recorded.
+        It takes effect in this process at once: after this returns, no call under it starts, and its cached credentials are
+        dropped. Other processes that share the state directory follow within a second. Everything issued until now stays
+        revoked; after `reinstate`, new work may begin. `ref` is `user:alice`, `user:<iss>#<sub>`, a session or its id, a
+        grant's `jti`, `agent:NAME` or an agent's URI. `reason` is one line of at most 200 characters, and is recorded.
 
         Raises:
             ConfigurationError: `reference_malformed`; `reference_unknown`, the ledger doesn't know the session or grant.
@@ -558,8 +558,9 @@ class AgentIdentity:
     def verifier(self, audience: str) -> Verifier:
         """Make a verifier for the service `audience` that trusts the signer of this identity's first grants.
 
-        If that is this identity's own authority, the verifier sees new keys and revocations at once. If it is a `signer`, the verifier
-        has its current keys and no revocations: a signer doesn't publish any, so its grants are accepted until they expire.
+        If that is this identity's own authority, the verifier sees new keys and revocations at once. If it is a `signer`, the
+        verifier has its current keys and no revocations: a signer doesn't publish any, so its grants are accepted until they
+        expire.
 
         Raises:
             ConfigurationError: `anchor_keys`, another issuer signs them; make a `Verifier` with that issuer's keys.

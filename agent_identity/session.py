@@ -203,8 +203,8 @@ class Session:
         """Open a session for a sub-agent; it can't exceed this one. Enter it with `with` or `async with`.
 
         `scopes` and `resources` default to this session's; `()` is none. `expires_in` is the longest lifetime in seconds.
-        `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`: the tools that the child may call, with
-        which arguments.
+        `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`: the tools that the child may call,
+        with which arguments.
 
         With `key`, the public JWK of another process, the work is handed over: the grant is signed at once, and `resources` are
         required. Don't enter the child: this process can't act by it. Send it to the other agent with `inject`. It ends with this
@@ -333,8 +333,8 @@ class Session:
     ) -> None:
         """Write this session into an outgoing request or message.
 
-        For a session from `delegate(…, key=…)`, this writes its grants. Inside a tool, it writes the assertion and the chain of the
-        running call. W3C trace context is added in both cases.
+        For a session from `delegate(…, key=…)`, this writes its grants. Inside a tool, it writes the assertion and the chain of
+        the running call. W3C trace context is added in both cases.
 
         `carrier` is the headers of a request, MCP's `_meta` (`form="meta"`) or a message (`form="message"`). Without `form`, a
         carrier that already has our `_meta` members is `_meta`, and any other one is headers. In `_meta`, the assertion names the

@@ -47,7 +47,7 @@ class ClientTable(Protocol):
 
 
 class UsedOnce:
-    """Refuses assertions and proofs that were already used. `run` identifies this run of the authority, which began with `replay`."""
+    """Refuses assertions and proofs that were already used. `run` is the id of this run of the authority."""
 
     def __init__(self, replay: Replay, run: str) -> None:
         self._replay = replay

@@ -35,7 +35,7 @@ GRANT_TYPES: Final = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a client may ask for. `directory` True lets it name principals of the authority's directory, by assertions that it signs.
+    """What a client may ask for. `directory` True lets it sign assertions that name principals of the authority's directory.
 
     `resources` and `scopes` None mean any; `lease` is how many seconds a registration lasts.
     """

@@ -58,7 +58,7 @@ def read_registration(request: ParsedRequest, initial_token: Secret) -> dict[str
 def new_client(
     metadata: dict[str, JSON], *, terms: Terms, issuers: Collection[str], registrar: str, now: int
 ) -> ClientRecord:
-    """Make a client from its metadata. An agent can't have the name of one of the `issuers`; `registrar` is this run of the authority.
+    """Make a client from its metadata. An agent can't have the name of one of the `issuers`.
 
     Raises:
         OAuthError: the metadata is refused.
@@ -123,7 +123,7 @@ def _read_keys(value: JSON) -> tuple[JWK, ...]:
 
 
 def _read_key(value: JSON) -> JWK:
-    """Read the public members of a key; a missing `kid` becomes the thumbprint. A private key is refused: it has been disclosed."""
+    """Read the public members of a key; a missing `kid` becomes the thumbprint. A private key is refused."""
     if not isinstance(value, dict):
         raise _metadata_error("jwks")
     refuse_private(value)

@@ -148,7 +148,7 @@ del _PUBLIC["pragma"]
 
 
 class OAuthError(Exception):
-    """The authority refuses a request (RFC 6749 §5.2). `reason` is one of a fixed set of codes, so the response quotes no input."""
+    """The authority refuses a request (RFC 6749 §5.2). `reason` is a code, so the response quotes no input."""
 
     def __init__(
         self,

@@ -181,7 +181,7 @@ class Subjects:
 def directory_subject(
     client: ClientRecord, principal: Principal, *, txn: str, now: float, expires_at: float
 ) -> Subject:
-    """Make the subject for a principal of the authority's own directory, for whom a client in this process acts until `expires_at`.
+    """Make the subject for a principal of the authority's own directory, for a client in this process.
 
     Raises:
         OAuthError: `invalid_grant`, as for a subject assertion.

@@ -91,9 +91,9 @@ class RunningCall(Protocol):
 class Current:
     """A session that is current, and its running call.
 
-    The reference to the session is weak. If a task dies without leaving its session, the session is collected, and the next job in
-    the same pool finds no session. `tool_call_id` is the model's id of the next call. `below` is the entry that was current before,
-    and `entries` is the generator's list that contains this entry.
+    The reference to the session is weak. If a task dies without leaving its session, the session is collected, and the next job
+    in the same pool finds no session. `tool_call_id` is the model's id of the next call. `below` is the entry that was current
+    before, and `entries` is the generator's list that contains this entry.
     """
 
     __slots__ = ("below", "call", "entries", "session", "tool_call_id")

@@ -44,8 +44,8 @@ _ANYIO: Final = ("anyio._backends._asyncio", "_run_tests_and_fixtures")
 def owning_generator(frame: FrameType | None) -> FrameType | None:
     """Find the generator whose body runs in `frame`: the nearest one on the stack that isn't run as a context manager.
 
-    None if the search reaches the running task first, because a task has its own context. A coroutine that is driven without an event loop
-    counts as a generator.
+    None if the search reaches the running task first, because a task has its own context. A coroutine that is driven without an
+    event loop counts as a generator.
     """
     while frame is not None:
         back = frame.f_back

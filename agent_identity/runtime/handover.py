@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Handing work over to another process: a grant for the key of that process, which opens a session there (DESIGN section 4).
 
-The sender signs one more hop for the recipient's key, and can't act by it. The chain is sent with an ordinary call, as a header or
-in MCP's `_meta`. It isn't a secret, because only the holder of the recipient's key can use it.
+The sender signs one more hop for the recipient's key, and can't act by it. The chain is sent with an ordinary call, as a header
+or in MCP's `_meta`. It isn't a secret, because only the holder of the recipient's key can use it.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def sign_handover(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
 
 
 def _check_reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
-    """Check the resources and scopes of a hand-over. It is signed at once, so they have to be named, and within the configuration."""
+    """Check that a hand-over names its resources and scopes, within the configuration, because it is signed at once."""
     resources = (child.limits.resources or frozenset[str]()) - {LOCAL}
     if not resources:
         raise ConfigurationError(

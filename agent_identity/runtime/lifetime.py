@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The lifetime of a session: from entering its block until the block is left, the session expires, or it or its parent is revoked.
+"""The lifetime of a session: from entering its block until it is left, expires or is revoked, or until its parent ends.
 
 It also holds what ends with the session: acquired tokens, hand-overs, and the lives of child sessions.
 """
@@ -130,8 +130,8 @@ class Life:
     def follow(self, handle: object) -> None:
         """End with the block whose exit method is `handle`: the `with` statement holds it until the block is left.
 
-        An interrupt at the first instruction of `__exit__` keeps its body from running. The handle is collected all the same, and a
-        callback without Python code notes that.
+        An interrupt at the first instruction of `__exit__` keeps its body from running. The handle is collected all the same,
+        and a callback without Python code notes that.
         """
         gone: list[object] = []
         self._handle, self._handles_gone = weakref.ref(handle, gone.append), gone

@@ -26,8 +26,8 @@ class Reach:
     """The grants and the credential for one resource with certain scopes, until `fresh_until` (Unix seconds).
 
     `place` is the resource's configuration, None for a local resource, which needs no credential. `key` is the cache key of the
-    credential. `is_per_call` is True if each call adds a transaction token. `proven_until` is when the proof of the principal ends,
-    `now` the time.
+    credential. `is_per_call` is True if each call adds a transaction token. `proven_until` is when the proof of the principal
+    ends, `now` the time.
     """
 
     __slots__ = (

@@ -28,8 +28,8 @@ _writing: Final = set[asyncio.Task[None]]()
 class Reporting:
     """Records that a credential of a session refused a request to another resource.
 
-    `call` is the call that used it, None outside a tool. If the record can't be written, the request stays refused, and so are the
-    next calls.
+    `call` is the call that used it, None outside a tool. If the record can't be written, the request stays refused, and so are
+    the next calls.
     """
 
     __slots__ = ("_call", "_resource", "_session")

@@ -173,7 +173,7 @@ class SessionState:
 
     @property
     def issued_at(self) -> float:
-        """When its evidence was issued, in Unix seconds: the principal's token, the accepted grants, or else the session itself."""
+        """When its evidence was issued, in Unix seconds: the principal's token, the accepted grants, or the session itself."""
         return self.parts.clock() if self._issued_at is None else self._issued_at
 
     @property
