@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an integration builds on: a framework's tool becomes a `Tool` and its function a wrapped one; nothing is decided there.
+"""The interface for integrations. They turn a framework's tool into a `Tool`, wrap its function, and decide nothing.
 
-An `if` about identity inside an integration is a line that belongs into the library.
+An `if` about identity in an integration is a line that belongs in the library.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ __all__ = [
 
 @contextlib.contextmanager
 def within(session: Session | None, *, tool_call_id: str | None = None) -> Generator[Session]:
-    """Run the block under a session that the framework carried here, or under the current one where it carried none.
+    """Run the block under the session that the framework carried here; None is the current session.
 
-    `tool_call_id` is the model's id of the tool call that is made in the block; `who_triggered` finds it.
+    `tool_call_id` is the model's id of the tool call in the block; `who_triggered` finds it.
 
     Raises:
-        NoSessionError: neither is there.
+        NoSessionError: there is no session.
     """
     entered = session or current_session()
     state = state_of(entered)
@@ -52,29 +52,29 @@ def within(session: Session | None, *, tool_call_id: str | None = None) -> Gener
 
 
 def refuse(name: str, error: AgentIdentityError) -> None:
-    """Record that a call of the tool `name` was refused, for a tool that can't be guarded and so must not run.
+    """Record that a call of the tool `name` was refused, because the adapter can't guard that tool.
 
-    It is a call of the current session, and `within` says of which tool call of the model. `error` gets its `call_id`.
+    The call belongs to the current session, and `within` gives the model's id of it. `error` gets its `call_id`.
 
     Raises:
-        NoSessionError: there is no session here.
+        NoSessionError: there is no current session.
     """
-    _call_of(name).refuse(error)
+    _make_call(name).refuse(error)
 
 
 async def arefuse(name: str, error: AgentIdentityError) -> None:
     """The async twin of `refuse`."""
-    await _call_of(name).arefuse(error)
+    await _make_call(name).arefuse(error)
 
 
-def _call_of(name: str) -> Call:
-    session, found = open_session()
-    # The name may be a model's own text, which can hold what no record can.
-    described = Tool(name.encode("utf-8", "replace").decode())
-    return Call(session, described, {}, found.tool_call_id)
+def _make_call(name: str) -> Call:
+    session, entry = open_session()
+    # The name may be a model's own text, with characters that a record can't contain.
+    tool = Tool(name.encode("utf-8", "replace").decode())
+    return Call(session, tool, {}, entry.tool_call_id)
 
 
 def refusal_text(error: AgentIdentityError) -> str:
-    """What a model is told of a refusal: the code and the way out. No argument, and no word of the policy's."""
+    """The text for a model about a refusal: its code and remedy, without arguments or the policy's reason."""
     help_text = f" {error.remedy}" if error.remedy else ""
     return f"The call was refused and did not run ({error.code}).{help_text}"

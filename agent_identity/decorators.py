@@ -20,7 +20,6 @@ from agent_identity.tools import Binder, Tool, check_function
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 
-
 __all__ = ["tool", "tool_of", "wrap"]
 
 P = ParamSpec("P")

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An agent's identity: puts the parts together, opens sessions, answers who triggered what."""
+"""An agent's identity: it assembles the parts, opens sessions, revokes, and traces who triggered what."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ from agent_identity.policy.rules import as_policy, decide_now_of
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
 from agent_identity.provenance.trace import Trace, trace_of
-from agent_identity.runtime.handover import taken_over
+from agent_identity.runtime.handover import read_handover
 from agent_identity.runtime.options import Options
 from agent_identity.runtime.parts import Gate, Parts
 from agent_identity.runtime.state import SessionState
@@ -86,11 +86,11 @@ _SETTLED: Final = {
     **{name: f"pass {name}= when the identity is made" for name in _MADE_WITH},
     **{name: f"pass {name}= when a session is opened, on_behalf_of(…)" for name in _OPENED_WITH},
 }
-"""What looks as if it could be set at an identity, and where it is given instead."""
+"""Attributes that users might try to set, and the remedy for each."""
 
 
 class AgentIdentity:
-    """The identity of one agent in this process: its key, what it may ask of whom, its policy, its ledger.
+    """The identity of one agent in this process: its key, issuers, resources, policy and ledger.
 
     Thread-safe, fork-safe, usable from several event loops. A context manager; `close()` flushes and releases.
     """
@@ -112,18 +112,18 @@ class AgentIdentity:
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """Put an identity together from parts; `embedded` and `from_config` do it with the usual ones.
+        """Make an identity from its parts; `embedded` and `from_config` use the usual ones.
 
-        `authority` is the one of this process; without it `configuration` says which issuers there are, and `signer` is what
-        signs first grants where none of them does. `key` is the agent's own, by default made here. `resources` maps a
-        resource's URI to the most scopes that may be asked for there; None is no limit of its own. `operator` is the key by which
-        this process may revoke what isn't the agent's own; with an authority of its own it needs none. `revocations` is where those
-        are kept, by default with the authority, else in memory.
+        `authority` is an authority in this process; without it, `configuration` names the issuers, and `signer` signs the first
+        grants if no issuer does. `key` is the agent's key, by default a new one. `resources` maps a resource's URI to the
+        scopes that it is limited to; None is no limit. `operator` is the key that lets this process revoke more than the
+        agent's own sessions and grants; with an `authority`, it isn't needed. `revocations` stores the revocations, by default
+        the authority's store, or memory.
 
         Raises:
-            ConfigurationError: there is neither an authority nor a configuration; or `owner` isn't one line of 200 characters.
+            ConfigurationError: there is neither an authority nor a configuration, or `owner` is too long.
         """
-        from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx stays out of the import
+        from agent_identity.http.surroundings import Surroundings  # noqa: PLC0415 - httpx loads on first use
         from agent_identity.http.world import World  # noqa: PLC0415 - see above
 
         decider = as_policy(policy)
@@ -133,18 +133,19 @@ class AgentIdentity:
         self._configuration = configuration
         uri = configuration.agent.id if configuration and configuration.agent.id else name
         self._agent = Agent(agent_uri(uri), key)
-        named = owner or (configuration.agent.owner if configuration else None)
-        self._owner = None if named is None else check_phrase("owner", named)
+        owner = owner or (configuration.agent.owner if configuration else None)
+        self._owner = None if owner is None else check_phrase("owner", owner)
         self._clock = clock
         self._settings = Settings.of(configuration)
-        held = MemorySigner(signer) if isinstance(signer, SigningKey) else signer
-        self._assembled = self._put_together(held, resources or {})
+        if isinstance(signer, SigningKey):
+            signer = MemorySigner(signer)
+        self._assembled = self._assemble(signer, resources or {})
         self._is_operator = authority is not None or operator is not None
-        self._kept_here: Store | None = None
+        self._own_store: Store | None = None
         if revocations is None and authority is not None:
             revocations = authority.store
         elif revocations is None:
-            revocations = self._kept_here = open_store(None)
+            revocations = self._own_store = open_store(None)
         gate = Gate(ledger)
         self._parts = Parts(
             agent=self._agent,
@@ -194,25 +195,25 @@ class AgentIdentity:
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """An identity with an authority of its own in this process, and a SQLite ledger: no account, no network.
+        """Make an identity with its own authority in this process, and a SQLite ledger: no account, no network.
 
-        Keys and ledger are kept under `state_dir` (default: the user's state directory), files 0600 in a folder 0700.
-        `ledger` is a URL (`memory:`, `sqlite:…`) or an object. `resources` describes resources by their URI: the most scopes
-        that may be asked for there, as a list or as `{"scopes": […]}`. `on_interaction` shows a person what to do.
-        Approvers and a `shared` store other than `memory:` aren't part of this version.
+        Keys and ledger are stored in `state_dir` (default: the user's state directory), files 0600 in a folder 0700. `ledger`
+        is a URL (`memory:`, `sqlite:…`) or an object. `resources` maps a resource's URI to the scopes that it is limited to, as
+        a list or as `{"scopes": […]}`. `on_interaction` shows a person what to do. This version has no approvers, and no
+        `shared` store but `memory:`.
 
         Raises:
-            ConfigurationError: the state directory can't be used, or isn't private; or one of those was asked for.
+            ConfigurationError: the state directory can't be used or isn't private, or an argument isn't supported.
         """
         _check_supported(approver, shared)
-        decider = as_policy(policy)  # before a folder, a key or a file is made
-        from agent_identity.authority import Authority  # noqa: PLC0415 - loads what serves, only where it is used
+        decider = as_policy(policy)  # raises before a folder, a key or a file is made
+        from agent_identity.authority import Authority  # noqa: PLC0415 - loads on first use
 
         directory = state_directory(state_dir)
         return cls(
             name,
             authority=Authority(directory / "authority", clock=clock),
-            ledger=_ledger(ledger or "sqlite:", directory, clock),
+            ledger=_open_ledger(ledger or "sqlite:", directory, clock),
             policy=decider,
             resources=resources,
             on_interaction=on_interaction,
@@ -233,17 +234,17 @@ class AgentIdentity:
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> Self:
-        """The identity that `agent-identity.toml` describes; without a path, the file that `AGENT_IDENTITY_CONFIG` names.
+        """Make the identity that `agent-identity.toml` describes; by default, the file that `AGENT_IDENTITY_CONFIG` names.
 
-        `state_dir` is where keys and ledger are kept, by default the user's state directory.
-        The keywords go before what the file says, and are those of `embedded`; `signer` holds the key of first grants where the
-        file can't name its place. Nothing is asked of any issuer yet.
+        `state_dir` is the folder for keys and ledger, by default the user's state directory. The keywords are those of
+        `embedded`, and override the file. `signer` holds the key of first grants, if the file can't name it. No issuer is
+        contacted yet.
 
         Raises:
-            ConfigurationError: no file is named, or what is wrong with it, all at once.
+            ConfigurationError: no file is named, or the file has problems, which are all listed.
         """
-        from agent_identity.assembly.keys import first_signer, referenced_key, uses_authority  # noqa: PLC0415 - for those who have a file
-        from agent_identity.config import References, read_configuration  # noqa: PLC0415 - pydantic, likewise
+        from agent_identity.assembly.keys import first_signer, referenced_key, uses_authority  # noqa: PLC0415 - loads only for a file
+        from agent_identity.config import References, read_configuration  # noqa: PLC0415 - loads pydantic
 
         _check_supported(approver, shared)
         decider = None if policy is None else as_policy(policy)
@@ -258,11 +259,11 @@ class AgentIdentity:
         if signer is not None and table.grants is not None:
             raise ConfigurationError(
                 "value_conflict",
-                "the first grant comes from an issuer or from a signer",
+                "both agent.grants and signer say where the first grant comes from",
                 remedy="leave agent.grants out, or pass no signer",
             )
         operator = configuration.operator.key
-        kept = None if authority else open_store(make_private_directory(directory / "authority"))
+        store = None if authority else open_store(make_private_directory(directory / "authority"))
         identity = cls(
             table.name or table.id or "agent",
             authority=authority,
@@ -270,10 +271,10 @@ class AgentIdentity:
             operator=None
             if operator is None
             else referenced_key(References(), operator, "operator.key"),
-            revocations=kept,
+            revocations=store,
             signer=signer or first_signer(configuration, directory),
             key=None if table.key is None else referenced_key(References(), table.key, "agent.key"),
-            ledger=_ledger(
+            ledger=_open_ledger(
                 ledger or configuration.ledger.url,
                 directory,
                 clock,
@@ -283,17 +284,17 @@ class AgentIdentity:
             on_interaction=on_interaction,
             clock=clock,
         )
-        identity._kept_here = kept  # closed with the identity
+        identity._own_store = store  # closed with the identity
         return identity
 
     @property
     def name(self) -> str:
-        """What the agent was named when its identity was made."""
+        """The name that was passed when the identity was made."""
         return self._name
 
     @property
     def ledger(self) -> Ledger:
-        """Where everything is recorded."""
+        """The ledger that records everything."""
         return self._ledger
 
     @property
@@ -301,13 +302,13 @@ class AgentIdentity:
         """The authority of this process.
 
         Raises:
-            ConfigurationError: `no_authority`, other issuers are configured.
+            ConfigurationError: `no_authority`, this identity uses the configured issuers.
         """
         if self._authority is None:
             raise ConfigurationError(
                 "no_authority",
-                "this identity has no authority of its own, its configuration names issuers",
-                remedy="ask those, or use AgentIdentity.embedded(…)",
+                "this identity has no authority of its own; it uses the configured issuers",
+                remedy="use AgentIdentity.embedded(…) for one with an authority",
             )
         return self._authority
 
@@ -329,15 +330,14 @@ class AgentIdentity:
         max_depth: int = 3,
         budget: object = None,
     ) -> Session:
-        """A session for a principal: enter it with `with` or `async with`, which verifies their token first.
+        """Open a session for a principal. Enter it with `with` or `async with`, which verifies the principal's token first.
 
-        `subject` is their token, `SubjectTokens`, or a `TokenSource` that keeps fresh ones; with the embedded authority, which
-        is a directory of its own principals, their name (`user:alice`).
-        `purpose` is one short sentence that every resource on the way can read, so no personal data; `task` says what the first
-        agent is to do. Each is one line of at most 200 characters.
-        `scopes` and `resources` limit the session (None = no limit of its own, `()` = nothing), `expires_in` is seconds,
-        `max_depth` how many delegations may follow. `authorization_details` (RFC 9396, type `urn:agent-identity:tool`) say which tools
-        may be called with which arguments.
+        `subject` is the token, `SubjectTokens`, or a `TokenSource` that supplies fresh tokens. With the embedded authority,
+        which has its own directory of principals, it is their name (`user:alice`). `purpose` is a short sentence that each
+        resource in the chain can read, so put no personal data in it. `task` describes the task of the first agent. Each is one
+        line of at most 200 characters. `scopes` and `resources` limit the session (None is no limit, `()` is nothing),
+        `expires_in` is in seconds, and `max_depth` is how many delegations may follow. `authorization_details` (RFC 9396, type
+        `urn:agent-identity:tool`) limit which tools may be called with which arguments.
 
         Raises:
             ConfigurationError: an argument can't be used.
@@ -353,21 +353,23 @@ class AgentIdentity:
             budget=budget,
         )
         if self._authority is not None:
-            return Session(self._state(self._principal(subject), purpose, options, "issuer"))
+            return Session(
+                self._make_state(self._read_principal(subject), purpose, options, "issuer")
+            )
         if isinstance(subject, Principal) or (
             isinstance(subject, str) and subject.startswith(_PROFILES)
         ):
             raise ConfigurationError(
                 "principal_unproven",
-                "a name proves nothing where other issuers are configured",
-                remedy="give on_behalf_of their token, or SubjectTokens(…)",
+                "on_behalf_of was given the principal's name, and the configured issuers need their token",
+                remedy="pass the principal's token to on_behalf_of, or SubjectTokens(…)",
             )
-        given = tokens_of(_subject(subject))
+        tokens = tokens_of(_check_subject(subject))
 
         def verify() -> Flow[Verified]:
-            return verify_subject(given, self._assembled.trusted, agent=self._agent.uri)
+            return verify_subject(tokens, self._assembled.trusted, agent=self._agent.uri)
 
-        return Session(self._state(None, purpose, options, "issuer", verify=verify))
+        return Session(self._make_state(None, purpose, options, "issuer", verify=verify))
 
     def autonomous(
         self,
@@ -382,9 +384,9 @@ class AgentIdentity:
         max_depth: int = 3,
         budget: object = None,
     ) -> Session:
-        """A session for an unattended run: `trigger` (`cron:nightly-close`, a webhook's id) is the root of its chain.
+        """Open a session for an unattended run: `trigger` (`cron:nightly-close`, a webhook's id) is the root of its chain.
 
-        No principal was verified, so its evidence is `agent`, which a service accepts only if it says so.
+        No principal is verified, so the evidence is `agent`, which a service has to accept explicitly.
 
         Raises:
             ConfigurationError: an argument can't be used; a trigger is one line of at most 200 characters.
@@ -400,31 +402,31 @@ class AgentIdentity:
             budget=budget,
         )
         check_phrase(
-            "trigger", trigger, remedy="name what set the run off, for instance cron:nightly-close"
+            "trigger", trigger, remedy="name what started the run, for example cron:nightly-close"
         )
         principal = Principal(trigger, iss=self._agent.uri, profile="trigger")
-        return Session(self._state(principal, purpose, options, "agent", trigger=trigger))
+        return Session(self._make_state(principal, purpose, options, "agent", trigger=trigger))
 
     def accept(self, call: VerifiedCall) -> Session:
-        """The session that a verified call hands over to this agent's key: enter it with `with` or `async with`.
+        """Open the session that another process handed over to this agent's key. Enter it with `with` or `async with`.
 
-        Principal, purpose and transaction are those of the sender, one hop deeper; what it may do and until when is what was handed
-        over. `call` is what a `Verifier` returned for the request that brought it.
+        It has the sender's principal, purpose and transaction, one hop deeper, with the limits and the expiry of the hand-over.
+        `call` is the result of a `Verifier` for the request with the hand-over.
 
         Raises:
-            ConfigurationError: that is no verified call.
-            InvalidAssertionError: it hands nothing over, or to another key (`handover_key`), or its time is over.
+            ConfigurationError: `call` isn't a verified call.
+            InvalidAssertionError: the call has no hand-over, or one for another key (`handover_key`) or an expired one.
             DeniedError: `identity_closed`.
         """
         self._parts.gate.check_open()
         jkt, now = self._agent.key.thumbprint, self._clock()
-        handover = taken_over(call, jkt=jkt, now=now)
+        handover = read_handover(call, jkt=jkt, now=now)
         leaf, root = handover.grants[0], handover.grants[-1]
-        named = self._agent if leaf.agent == self._agent.uri else Agent(leaf.agent, self._agent.key)
+        agent = self._agent if leaf.agent == self._agent.uri else Agent(leaf.agent, self._agent.key)
         state = SessionState(
             self._parts,
             Principal(leaf.sub, iss=leaf.sub_iss, profile=leaf.sub_profile),
-            agent=named,
+            agent=agent,
             parent=None,
             purpose=leaf.purpose,
             task=leaf.task,
@@ -433,36 +435,36 @@ class AgentIdentity:
             max_depth=leaf.max_depth,
             evidence=root.evidence or "asserted",
             trigger=leaf.sub if leaf.sub_profile == "trigger" else None,
-            taken_over=handover,
+            accepted=handover,
         )
         return Session(state)
 
-    def _principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
-        """A principal of the embedded authority's own directory."""
+    def _read_principal(self, subject: str | Principal | SubjectTokens | TokenSource) -> Principal:
+        """Read the name of a principal of the embedded authority's own directory."""
         if not isinstance(subject, str | Principal):
-            _subject(subject)
+            _check_subject(subject)
             raise ConfigurationError(
                 "no_issuer_trusted",
-                "no issuer is configured whose tokens about principals could be verified",
-                remedy='add one with trust = ["subjects"], or name the principal, for instance "user:alice"',
+                "no configured issuer is trusted to name principals, so their tokens can't be verified",
+                remedy='add an issuer with trust = ["subjects"], or pass the principal\'s name, for example "user:alice"',
             )
         principal = Principal.parse(subject) if isinstance(subject, str) else subject
         if principal.iss not in (None, self.authority.issuer):
             raise ConfigurationError(
                 "foreign_principal",
-                "the embedded authority is the directory of its own principals alone",
-                remedy='name the principal without an issuer, for instance "user:alice"',
+                "the principal belongs to another issuer, not to the embedded authority's directory",
+                remedy='name the principal without an issuer, for example "user:alice"',
             )
         if principal.profile == "trigger":
             raise ConfigurationError(
                 "trigger_principal",
-                "a trigger is nobody to act for",
+                "on_behalf_of was given a trigger, which isn't a user or service",
                 remedy="use autonomous(trigger=…)",
             )
-        # One spelling for each principal, in policy and ledger: its own directory's have no issuer.
+        # Policy and ledger have one spelling for each principal: those of the own directory have no issuer.
         return Principal(principal.sub, profile=principal.profile)
 
-    def _state(
+    def _make_state(
         self,
         principal: Principal | None,
         purpose: str,
@@ -490,16 +492,16 @@ class AgentIdentity:
         )
 
     def revoke(self, ref: str | Session | Principal, *, reason: str) -> Revocation:
-        """End a principal, session, grant, agent or everything (`"*"`), and all below it, for good.
+        """Revoke a principal, session, grant, agent or everything (`"*"`), with all sessions and grants below it.
 
-        In this process it takes effect at once: when this returns, nothing of it starts any more, and cached credentials serve nobody.
-        Other processes that share the state directory follow within a second. What was issued until now stays ended; `reinstate`
-        lets later work begin. `ref` is `user:alice`, `user:<iss>#<sub>`, a session or its id, a grant's `jti`, `agent:NAME` or an
-        agent's URI. `reason` is one line of at most 200 characters, and goes into the record.
+        It takes effect in this process at once: after this returns, no call under it starts, and its cached credentials are
+        dropped. Other processes that share the state directory follow within a second. Everything issued until now stays
+        revoked; after `reinstate`, new work may begin. `ref` is `user:alice`, `user:<iss>#<sub>`, a session or its id, a
+        grant's `jti`, `agent:NAME` or an agent's URI. `reason` is one line of at most 200 characters, and is recorded.
 
         Raises:
-            ConfigurationError: `reference_malformed`; `reference_unknown`, a session or grant that the ledger doesn't know.
-            DeniedError: `operator_required`, it isn't the agent's own, and this process holds no operator's key.
+            ConfigurationError: `reference_malformed`; `reference_unknown`, the ledger doesn't know the session or grant.
+            DeniedError: `operator_required`, the reference isn't the agent's own, and this process has no operator's key.
         """
         self._parts.gate.check_open()
         text = ref.id if isinstance(ref, Session) else str(ref)
@@ -511,11 +513,11 @@ class AgentIdentity:
         return await asyncio.shield(asyncio.to_thread(self.revoke, ref, reason=reason))
 
     def reinstate(self, ref: str | Principal, *, reason: str | None = None) -> Revocation:
-        """Let what is issued from the next second on begin again, for a reference that was revoked. What was issued before stays ended.
+        """Allow new work under a revoked reference from the next second on. Everything issued before stays revoked.
 
         Raises:
             ConfigurationError: `reference_malformed`; `not_revoked`.
-            DeniedError: `operator_required`, this process holds no operator's key.
+            DeniedError: `operator_required`, this process has no operator's key.
         """
         self._parts.gate.check_open()
         if not self._is_operator:
@@ -527,16 +529,16 @@ class AgentIdentity:
         return await asyncio.shield(asyncio.to_thread(self.reinstate, ref, reason=reason))
 
     def _check_operator(self, ref: str) -> None:
-        """An agent may revoke itself and what is below it."""
+        """Check that this process has an operator's key, or that the reference is the agent or one of its sessions and grants."""
         reference = read_reference(ref)
         if self._is_operator or reference == ("agent", self._agent.uri):
             return
         own = reference.kind in ("session", "grant", "token")
         if not (own and self._parts.revocations.is_known(reference)):
-            raise _operator_required("revoking what isn't this agent's own")
+            raise _operator_required("revoking more than this agent's own sessions and grants")
 
     def who_triggered(self, ref: str | Session) -> Trace:
-        """Who asked for it, through which agents, for what, allowed by which rule, and how it ended.
+        """Trace who asked for something, through which agents, for which purpose, by which policy, and how it ended.
 
         `ref` is a session, or the id of a call, session, trace or span, the model's tool call id, or any `jti` or `txn`.
 
@@ -544,7 +546,7 @@ class AgentIdentity:
             LedgerError: `unknown_reference`.
         """
         reference = ref.id if isinstance(ref, Session) else ref
-        from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - for those who ask
+        from agent_identity.provenance.signatures import SignatureCheck  # noqa: PLC0415 - loads on first use
 
         unknown = self._parts.gate.unknown
         return trace_of(self.ledger, reference, check=SignatureCheck(self.ledger), unknown=unknown)
@@ -554,25 +556,25 @@ class AgentIdentity:
         return await asyncio.to_thread(self.who_triggered, ref)
 
     def verifier(self, audience: str) -> Verifier:
-        """A verifier for the service `audience` that trusts what this identity trusts: whoever signs its first grants.
+        """Make a verifier for the service `audience` that trusts the signer of this identity's first grants.
 
-        With an authority of its own it knows of each new key and each revocation at once. Of a signer it has the keys that there
-        are now, and no revocations: nobody keeps any of a signer, whose grants are believed until they expire.
+        If that is this identity's own authority, the verifier sees new keys and revocations at once. If it is a `signer`, the
+        verifier has its current keys and no revocations: a signer doesn't publish any, so its grants are accepted until they
+        expire.
 
         Raises:
-            ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, whose keys a verifier has to be given.
+            ConfigurationError: `anchor_keys`, another issuer signs them; make a `Verifier` with that issuer's keys.
             CredentialError: see `jwks`.
         """
-        return self._verifier(audience, None if self._authority else self.jwks())
+        return self._make_verifier(audience, None if self._authority else self.jwks())
 
     async def averifier(self, audience: str) -> Verifier:
         """The async twin of `verifier`."""
-        return self._verifier(audience, None if self._authority else await self.ajwks())
+        return self._make_verifier(audience, None if self._authority else await self.ajwks())
 
-    def _verifier(self, audience: str, keys: dict[str, JSON] | None) -> Verifier:
-        from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - serves elsewhere
+    def _make_verifier(self, audience: str, keys: dict[str, JSON] | None) -> Verifier:
+        from agent_identity.verify import TrustAnchor, UnsafeNoRevocations, Verifier  # noqa: PLC0415 - loads on first use
 
-        # What this process's own authority has revoked or rotated is known here at once.
         own = self._authority
         anchor = TrustAnchor(
             self._assembled.anchor.name,
@@ -584,10 +586,10 @@ class AgentIdentity:
         return Verifier([anchor], audience=audience, clock=self._clock)
 
     def jwks(self) -> dict[str, JSON]:
-        """The public keys by which services check this identity's first grants, as a JWK set; a signer elsewhere is asked.
+        """The public keys that verify this identity's first grants, as a JWK set. A remote signer is asked for its keys.
 
         Raises:
-            ConfigurationError: `anchor_keys`, an issuer elsewhere signs them, and publishes its keys itself.
+            ConfigurationError: `anchor_keys`, another issuer signs them, and publishes its own keys.
             CredentialError: the signer refused, or could not be reached.
         """
         if self._authority is not None:
@@ -603,9 +605,9 @@ class AgentIdentity:
         return {"keys": [*keys]}
 
     def close(self) -> None:
-        """Flush and release what the identity holds.
+        """Flush the ledger, and close connections and files.
 
-        Calls, credentials and sessions are refused from here on (`identity_closed`), also those of sessions that are still open.
+        From now on calls, credentials and sessions are refused (`identity_closed`), also in sessions that are still open.
         """
         self._parts.revocations.stop()
         self._parts.gate.close()
@@ -613,13 +615,13 @@ class AgentIdentity:
         self.ledger.close()
         if self._authority is not None:
             self._authority.close()
-        if self._kept_here is not None:
-            self._kept_here.close()
+        if self._own_store is not None:
+            self._own_store.close()
 
     async def aclose(self) -> None:
         """The async twin of `close`."""
         closing = asyncio.get_running_loop().run_in_executor(None, self.close)
-        await asyncio.shield(closing)  # it goes on in its thread, whoever is cancelled
+        await asyncio.shield(closing)  # its thread goes on even if this task is cancelled
         await self._parts.world.aclose()
 
     def __enter__(self) -> Self:
@@ -645,7 +647,7 @@ class AgentIdentity:
         await self.aclose()
 
     def __setattr__(self, name: str, value: object) -> None:
-        """Refuse what was settled when the identity was made: its sessions share it, and would not see another value.
+        """Refuse to set an argument after the identity was made, which would have no effect on its sessions.
 
         Raises:
             ConfigurationError: `attribute_settled`.
@@ -664,12 +666,14 @@ class AgentIdentity:
     def __repr__(self) -> str:
         return f"<AgentIdentity {self._agent.uri}>"
 
-    def _put_together(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
+    def _assemble(self, signer: Signer | None, described: Mapping[str, Described]) -> Assembled:
         configuration = self._configuration
-        minted = {check_resource(uri): _minted(uri, value) for uri, value in described.items()}
+        minted = {
+            check_resource(uri): _read_description(uri, value) for uri, value in described.items()
+        }
         if configuration is None:
             return self._with_authority(minted, {})
-        from agent_identity.assembly import configured  # noqa: PLC0415 - for those who have a file
+        from agent_identity.assembly import configured  # noqa: PLC0415 - loads only for a file
 
         secrets = configured.secrets_of(configuration, self._clock)
         if self._authority is not None:
@@ -683,7 +687,7 @@ class AgentIdentity:
             name=self.name,
             agent=self._agent,
             signer=signer,
-            recorded=self._registered,
+            recorded=self._record_registration,
             clock=self._clock,
         )
 
@@ -693,7 +697,7 @@ class AgentIdentity:
         if self._authority is None:
             raise ConfigurationError(
                 "no_issuer",
-                "an identity needs an authority of its own, or a configuration that names issuers",
+                "the identity has neither an authority of its own nor a configuration that names issuers",
                 remedy="use AgentIdentity.embedded(…) or AgentIdentity.from_config(…)",
             )
         from agent_identity.authority.own_client import OwnClient  # noqa: PLC0415 - see `embedded`
@@ -703,11 +707,11 @@ class AgentIdentity:
             name=self.name,
             agent=self._agent,
             owner=self._owner,
-            recorded=self._registered,
+            record=self._record_registration,
         )
         return assemble_embedded(client, minted=minted, described=elsewhere, clock=self._clock)
 
-    def _registered(self) -> Flow[None]:
+    def _record_registration(self) -> Flow[None]:
         yield from append(
             Draft(
                 AGENT_REGISTERED,
@@ -720,7 +724,7 @@ class AgentIdentity:
         )
 
     def start_over(self) -> None:
-        """In a forked child: keys are made anew, and grants and credentials at their first use, under the same sessions."""
+        """In a forked child process, make new keys now, and new grants and credentials at first use."""
         self._agent.renew()
         self._parts.nonces.forget()
         self._parts.gate.start_over()
@@ -731,38 +735,38 @@ class AgentIdentity:
 def _operator_required(what: str) -> DeniedError:
     return DeniedError(
         "operator_required",
-        f"{what} takes the operator's key",
-        remedy='configure [operator] key = "file:…", or use `agent-identity revoke` where that key is',
+        f"{what} needs the operator's key",
+        remedy='configure [operator] key = "file:…", or run `agent-identity revoke` where that key is',
     )
 
 
-def _subject(given: object) -> str | SubjectTokens | TokenSource:
-    """What a caller says about the principal, if it is anything that can hold their token.
+def _check_subject(subject: object) -> str | SubjectTokens | TokenSource:
+    """Check that `subject` is a token of the principal, or a source of tokens.
 
     Raises:
-        ConfigurationError: it isn't.
+        ConfigurationError: `subject_empty` or `subject_malformed`.
     """
-    if isinstance(given, str) and not given:
+    if isinstance(subject, str) and not subject:
         raise ConfigurationError(
             "subject_empty",
             "the principal's token is empty",
-            remedy="give on_behalf_of their token",
+            remedy="pass the principal's token to on_behalf_of",
         )
-    if isinstance(given, str | SubjectTokens):
-        return given
-    if isinstance(given, TokenSource) and callable(given.token):
-        return given
-    if given is None:
+    if isinstance(subject, str | SubjectTokens):
+        return subject
+    if isinstance(subject, TokenSource) and callable(subject.token):
+        return subject
+    if subject is None:
         raise ConfigurationError(
             "subject_malformed",
-            "on_behalf_of was given None, which names nobody to act for",
-            remedy="give the token of the person who asked; where nobody asked, use autonomous(trigger=…)",
+            "on_behalf_of was given None instead of the principal's token",
+            remedy="pass the token of the user or service; for an unattended run, use autonomous(trigger=…)",
         )
     raise ConfigurationError(
         "subject_malformed",
-        f"a {type(given).__qualname__} is no principal and no principal's token",
-        remedy="give a token as text, SubjectTokens(…), or an object with a method token(token_type); "
-        'with the embedded authority a name, for instance "user:alice"',
+        f"on_behalf_of was given a {type(subject).__qualname__}, not a principal or their token",
+        remedy="pass a token as str, SubjectTokens(…), or an object with a method token(token_type); "
+        'with the embedded authority, pass a name, for example "user:alice"',
     )
 
 
@@ -770,30 +774,32 @@ def _check_supported(approver: object, shared: str | None) -> None:
     if approver is not None or shared not in (None, "memory:"):
         raise ConfigurationError(
             "not_supported",
-            "approvers and shared stores aren't part of this version",
+            "this version has no approvers and no shared stores",
             remedy="leave out approver and shared",
         )
 
 
-def _ledger(
-    given: str | Ledger,
+def _open_ledger(
+    ledger: str | Ledger,
     directory: Path,
     clock: Callable[[], float],
     durability: str = "process",
 ) -> Ledger:
-    if not isinstance(given, str):
-        return given
-    return open_ledger(given, state_dir=directory, clock=clock, durability=durability)
+    if not isinstance(ledger, str):
+        return ledger
+    return open_ledger(ledger, state_dir=directory, clock=clock, durability=durability)
 
 
-def _minted(uri: str, described: Described) -> Minted:
-    """A resource's description: the most scopes there, and what may be done beyond them."""
+def _read_description(uri: str, described: Described) -> Minted:
+    """Read the description of a resource: its scopes and authorization details."""
     if not isinstance(described, Mapping):
         return Minted(None if described is None else scope_set(described))
-    foreign = described.keys() - {"scopes", "authorization_details"}
-    if foreign:
+    unknown = described.keys() - {"scopes", "authorization_details"}
+    if unknown:
         raise ConfigurationError(
-            "unknown_key", f"a resource has no {min(foreign)}", remedy="describe it by scopes"
+            "unknown_key",
+            f"the description of {uri} has an unknown key {min(unknown)}",
+            remedy="use scopes and authorization_details",
         )
     scopes = described.get("scopes")
     details = described.get("authorization_details")
@@ -819,19 +825,19 @@ def on_behalf_of(
     max_depth: int = 3,
     budget: object = None,
 ) -> Session:
-    """A session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded one.
+    """Open a session of the identity that `AGENT_IDENTITY_CONFIG` configures. It never falls back to an embedded identity.
 
     Raises:
-        ConfigurationError: nothing is configured, or what is can't be used.
+        ConfigurationError: `AGENT_IDENTITY_CONFIG` isn't set, or its configuration can't be used.
     """
     path = configuration_file()
     if path is None:
         raise ConfigurationError(
             "not_configured",
-            "AGENT_IDENTITY_CONFIG names no configuration",
+            "AGENT_IDENTITY_CONFIG doesn't name a configuration",
             remedy='use AgentIdentity.embedded("…").on_behalf_of(…), or set AGENT_IDENTITY_CONFIG',
         )
-    return _identity(path).on_behalf_of(
+    return _find_identity(path).on_behalf_of(
         subject,
         purpose=purpose,
         task=task,
@@ -844,11 +850,11 @@ def on_behalf_of(
     )
 
 
-def _identity(path: Path) -> AgentIdentity:
-    """One identity a file, made when it is first needed and closed when the program ends."""
+def _find_identity(path: Path) -> AgentIdentity:
+    """The identity of a file; it is made on first use, and closed when the program ends."""
     with _lock:
-        found = _identities.get(path)
-        if found is None:
-            found = _identities[path] = AgentIdentity.from_config(path)
-            atexit.register(found.close)
-        return found
+        identity = _identities.get(path)
+        if identity is None:
+            identity = _identities[path] = AgentIdentity.from_config(path)
+            atexit.register(identity.close)
+        return identity

@@ -1,20 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The order of one call. This module alone knows it; decorators and adapters only translate into a `Call`.
+"""The order of one call. Only this module knows it; decorators and adapters translate into a `Call`.
 
     session ─▶ span opens ─▶ policy decides ─▶ (approval) ─▶ credential ─▶ assertion ─▶ intent recorded ─▶ tool runs
             ─▶ outcome recorded ─▶ span closes
 
 P1  The span opens first, so that a refusal leaves evidence too.
-P2  The intent is committed before the tool runs. If it can't be, the tool doesn't run. That the session is alive is checked
-    last, before the commit and after it, because policy, credential and ledger may have been waited for.
-P3  Absence never means allow: no session, no decision, an error on the way ⇒ the tool doesn't run, with a typed reason.
-P4  Arguments are copied and digested once; the tool gets that copy, which nobody else holds.
-P5  The tool's own exception passes through untouched, and so does an interrupt on the way in or out. An outcome that can't be
-    written costs the caller nothing: the call reads `unknown`, and the identity refuses new calls until the ledger can be
-    written again.
+P2  The intent is committed before the tool runs. If that fails, the tool doesn't run. The session's life is checked last, before
+    the commit and after it, because policy, credential and ledger may have taken time.
+P3  Absence never means allow: without a session or a decision, or after an error, the tool doesn't run, and a typed error says why.
+P4  Arguments are copied and digested once; the tool gets that copy, and no other code has it.
+P5  The tool's own exception passes through unchanged, and so does an interrupt on the way in or out. An outcome that can't be
+    written raises nothing: the call reads `unknown`, and the identity refuses new calls until the ledger can be written again.
 P6  The outcome is appended before the span ends, so that no span processor delays or loses it.
 
-tests/unit/test_pipeline.py has a test for each.
+tests/unit/test_pipeline.py has a test for each rule.
 """
 
 from __future__ import annotations
@@ -35,7 +34,6 @@ from agent_identity.errors import (
     LedgerError,
 )
 from agent_identity.flow import Draft, arun, run
-from agent_identity.policy.request import Facts, Request
 from agent_identity.policy.rules import ask_policy, require_permit
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
@@ -44,10 +42,11 @@ from agent_identity.provenance.records import (
     CALL_DENIED,
     CALL_FAILED,
     CALL_INTENDED,
+    CALL_UNKNOWN,
 )
-from agent_identity.runtime.acquire import credential_of, reach, reach_for_call
+from agent_identity.runtime.acquire import make_credential, reach, reach_for_call
 from agent_identity.runtime.current import Current, activate, deactivate
-from agent_identity.runtime.parts import check_call, unknown_draft
+from agent_identity.runtime.parts import check_call
 from agent_identity.values import Decision, new_id
 
 if TYPE_CHECKING:
@@ -58,11 +57,11 @@ if TYPE_CHECKING:
     from agent_identity.http.credential import Credential
     from agent_identity.policy import Policy
     from agent_identity.policy.history import Past
+    from agent_identity.policy.request import Request
     from agent_identity.runtime.reach import Reach
     from agent_identity.runtime.state import SessionState
     from agent_identity.tools import Tool
     from agent_identity.values import JSON
-
 
 _log: Final = logging.getLogger("agent_identity")
 
@@ -73,8 +72,8 @@ class Call:
         with session.call(tool, {"customer": "ACME"}) as call:
             result = list_invoices(**call.arguments)
 
-    Entering permits the call or raises; the body then runs at most once, with `call.arguments`, the copy that was digested.
-    Leaving records how it ended. A framework that turns a failure into a value says so by `call.failed("…")`.
+    Entering permits the call or raises. The body then runs at most once, with `call.arguments`, the copy that was digested.
+    Leaving records how it ended. A framework that returns a failure as a value reports it with `call.failed("…")`.
     """
 
     __slots__ = (
@@ -136,47 +135,47 @@ class Call:
 
     @property
     def args_hash(self) -> str:
-        """The digest of the arguments, as policy sees it and the assertion carries it."""
+        """The digest of the arguments, for policy and the assertion."""
         if self._args_hash is None:
             self._args_hash = canonical.digest(self._canonical)
         return self._args_hash
 
     @property
     def reach(self) -> Reach:
-        """The grants and the credential of this call; there is one once the call was permitted."""
+        """The grants and the credential of this call, after it was permitted."""
         if self._reach is None:
             raise DeniedError("not_permitted", "the call has not been permitted")
         return self._reach
 
     @property
     def facts(self) -> CallFacts:
-        """What every assertion of this call says."""
+        """The members that all assertions of this call have in common."""
         if self._facts is None:
             raise DeniedError("not_permitted", "the call has not been permitted")
         return self._facts
 
     @property
     def numbers(self) -> Iterator[int]:
-        """Counts the HTTP requests of this call, from 1; each carries an assertion of its own."""
+        """Counts the HTTP requests of this call, from 1; each has its own assertion."""
         if self._numbers is None:
             self._numbers = itertools.count(1)
         return self._numbers
 
     def credential(self) -> Credential:
-        """The credential of the running call, which asserts it on every request.
+        """The credential of the running call; each request asserts the call.
 
         Raises:
-            ConfigurationError: its tool has no resource.
+            ConfigurationError: the tool has no resource.
         """
-        return credential_of(self.session, self.reach, self)
+        return make_credential(self.session, self.reach, self)
 
-    def asserted(self, *, with_token: bool) -> tuple[str, list[str]]:
-        """The assertion of this call as a whole, for a message or `_meta`, and the grants of its chain, newest first.
+    def sign_assertion(self, *, with_token: bool) -> tuple[str, list[str]]:
+        """Sign an assertion of the whole call, for a message or `_meta`; return it with the grants of the chain, newest first.
 
-        Each assertion is numbered from 0 and used once. `with_token` binds it to the resource's access token, where there is one.
+        Each assertion is numbered from 0 and used once. `with_token` binds it to the resource's access token, if there is one.
 
         Raises:
-            DeniedError: it has ended.
+            DeniedError: the call has ended.
         """
         self.check_running()
         if self._rounds is None:
@@ -193,7 +192,7 @@ class Call:
 
     @property
     def is_beginning(self) -> bool:
-        """Whether its intent is on record, and its body is about to run."""
+        """Whether its intent is recorded, and its body is about to run."""
         return not self._has_begun and self._state in ("entering", "running")
 
     @property
@@ -202,37 +201,35 @@ class Call:
         return self._state == "running"
 
     def check_running(self) -> None:
-        """Whether the body still runs; nothing is signed for a call whose outcome is on record.
+        """Check that the body still runs; nothing is signed for a call whose outcome is recorded.
 
         Raises:
-            DeniedError: it has ended.
+            DeniedError: the call has ended.
         """
         if self._state != "running":
             raise DeniedError("call_ended", "the call that this credential is for has ended")
 
     def failed(self, what: str) -> None:
-        """Say that the body's result is a failure, although it raised nothing; `what` names its kind."""
+        """Report that the body failed without raising; `what` names the kind of failure."""
         self._failure = what
 
-    # -- the way in --------------------------------------------------------------------------------------------------
-
     def enter(self) -> None:
-        """All that comes before the tool runs. When this returns, the intent is on record.
+        """Do all that comes before the tool runs. When this returns, the intent is recorded.
 
         Raises:
-            AgentIdentityError: the call was refused, or something that it needs could not be had; the tool must not run.
+            AgentIdentityError: the call was refused, or its credential could not be acquired; the tool must not run.
         """
         parts = self.session.parts
         try:
             self._begin()
-            if not self._ready():
-                run(self._rest(), parts.world.answer)
+            if not self._prepare_now():
+                run(self._prepare(), parts.world.answer)
             self.session.life.check(parts.clock())
-            parts.ledger.append(self._intent())
-            self._committed()
+            parts.ledger.append(self._draft_intent())
+            self._start()
         except BaseException as error:
-            refusal = self._refusal(error)
-            self._put(self._given_up(refusal))
+            refusal = self._explain(error)
+            self._record(self._give_up(refusal))
             self._end_span(refusal)
             if refusal is error:
                 raise
@@ -243,52 +240,53 @@ class Call:
         parts = self.session.parts
         try:
             self._begin()
-            if not self._ready():
-                await arun(self._rest(), parts.world.aanswer)
+            if not self._prepare_now():
+                await arun(self._prepare(), parts.world.aanswer)
             self.session.life.check(parts.clock())
-            await parts.ledger.aappend(self._intent())
-            self._committed()
+            await parts.ledger.aappend(self._draft_intent())
+            self._start()
         except BaseException as error:
-            refusal = self._refusal(error)
-            await self._aput(self._given_up(refusal))
+            refusal = self._explain(error)
+            await self._arecord(self._give_up(refusal))
             self._end_span(refusal)
             if refusal is error:
                 raise
             raise refusal from error
 
     def refuse(self, error: AgentIdentityError) -> None:
-        """Record that the call is refused before anything else is asked: an adapter knows that the tool must not run."""
+        """Record a call that an adapter refuses, without asking policy or issuers."""
         self._begin()
-        self._put(self._given_up(error))
+        self._record(self._give_up(error))
         self._end_span(error)
 
     async def arefuse(self, error: AgentIdentityError) -> None:
         """The async twin of `refuse`."""
         self._begin()
-        await self._aput(self._given_up(error))
+        await self._arecord(self._give_up(error))
         self._end_span(error)
 
     def _begin(self) -> None:
-        """A call is made once: another one has an id of its own."""
         if self._state != "new":
-            raise ConfigurationError("call_reused", "a call is entered once", remedy="make another")
+            raise ConfigurationError(
+                "call_reused", "the call was already entered once", remedy="make another call"
+            )
         self._state = "entering"
 
-    def _committed(self) -> None:
-        """The intent is on record. The ledger may have been waited for, so life is checked once more.
+    def _start(self) -> None:
+        """Start the body after the intent was recorded. That may have taken time, so the session's life is checked again.
 
         Raises:
-            AgentIdentityError: the session ended meanwhile; the body doesn't run, and the refusal is the outcome.
+            AgentIdentityError: the session has ended meanwhile; the body doesn't run, and the refusal is the outcome.
         """
         self._is_intended = True
         parts = self.session.parts
         # Before the check: a revocation waits for the calls that passed it, and finds them at the gate.
-        parts.gate.began(self)
+        parts.gate.add(self)
         self.session.life.check(parts.clock())
         self._state = "running"
 
-    def _ready(self) -> bool:
-        """The part of the way in that asks nobody; True when that was all of it, as it is for most calls."""
+    def _prepare_now(self) -> bool:
+        """Do the part of the way in that needs no I/O; True if nothing else is left, as for most calls."""
         session, tool = self.session, self.tool
         parts = session.parts
         self._now = parts.clock()
@@ -309,8 +307,8 @@ class Call:
         self._reach = reached
         return True
 
-    def _rest(self) -> Flow[None]:
-        """What somebody has to be asked for: a policy engine, an issuer."""
+    def _prepare(self) -> Flow[None]:
+        """Do the part of the way in that needs I/O: ask a policy engine and an issuer."""
         session, tool = self.session, self.tool
         parts = session.parts
         if self.decision is None:
@@ -330,7 +328,7 @@ class Call:
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
-        raise _contended()
+        raise _contended_error()
 
     def _decide(self, policy: Policy) -> Flow[None]:
         tool, history = self.tool, self.session.history
@@ -340,57 +338,42 @@ class Call:
             if history.enter(past, tool.name, tool.resource, tool.labels):
                 self.decision = decision
                 return
-        raise _contended()
+        raise _contended_error()
 
     def _request(self, past: Past) -> Request:
-        session = self.session
-        return Request(
-            Facts(
-                "call",
-                self.tool.target(self._scopes),
-                session.principal,
-                session.evidence,
-                session.agent.uri,
-                session.chain,
-                session.purpose,
-                session.task,
-                self._now,
-                self._canonical,
-                past,
-            )
-        )
+        target = self.tool.target(self._scopes)
+        return self.session.policy_request("call", target, self._now, self._canonical, past)
 
-    def _intent(self) -> Draft:
-        """Sign what is about to happen, and say it to the ledger."""
+    def _draft_intent(self) -> Draft:
+        """Sign the call, and draft the record of its intent."""
         tool, span, reached = self.tool, self._span, self.reach
         self._facts = CallFacts(
             self.call_id, tool.name_json, self.args_hash, span.trace_id, span.span_id
         )
         assertion = reached.statement.for_record(self._facts, int(self._now))
         policy_id = None if self.decision is None else self.decision.policy_id
-        said = self._said(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
-        said.public["grant_hash"] = reached.grant_hash
-        said.public["labels"] = tool.labels_json
-        return said
+        draft = self._draft_decided(CALL_INTENDED, "permit", policy_id, {"assertion": assertion})
+        draft.public["grant_hash"] = reached.grant_hash
+        draft.public["labels"] = tool.labels_json
+        return draft
 
-    def _refused(self, error: AgentIdentityError) -> Draft:
-        """The evidence of a call that never ran."""
+    def _draft_denied(self, error: AgentIdentityError) -> Draft:
+        """Draft the record of a call that was refused."""
         verdict, policy_id = _verdict(error)
-        reason = str(error).encode("utf-8", "replace").decode()
-        said = self._said(CALL_DENIED, verdict, policy_id, None)
-        said.public["labels"] = self.tool.labels_json
-        said.public["code"] = error.code
-        said.public["reason"] = reason
-        return said
+        draft = self._draft_decided(CALL_DENIED, verdict, policy_id, None)
+        draft.public["labels"] = self.tool.labels_json
+        draft.public["code"] = error.code
+        draft.public["reason"] = str(error).encode("utf-8", "replace").decode()
+        return draft
 
-    def _said(
+    def _draft_decided(
         self,
         kind: str,
         verdict: str,
         policy_id: str | None,
         sealed: dict[str, JSON] | None,
     ) -> Draft:
-        """What goes on record of a call before its body runs, or instead of it."""
+        """Draft the record of a decision: to run the body, or not to."""
         session, tool, span = self.session, self.tool, self._span
         return Draft(
             kind,
@@ -412,17 +395,15 @@ class Call:
             ref=self._tool_call_id,
         )
 
-    # -- the body ----------------------------------------------------------------------------------------------------
-
     def resume(self) -> None:
-        """Make this call and its span the current ones, while the body runs."""
+        """Make this call and its span current while the body runs."""
         self._current = Current(self.session.reference, self)
         activate(self._current)
         self._span_token = self._span.attach()
         self._has_begun = True
 
     def suspend(self) -> None:
-        """Give the context back to the caller or the reader."""
+        """Restore the context of the caller, or of the code that iterates the body."""
         entry, self._current = self._current, None
         try:
             if entry is not None:
@@ -433,10 +414,10 @@ class Call:
                 self._span.detach(span_token)
 
     def check_resumption(self) -> None:
-        """Whether a generator's body may go on: not once its session, or the proof of its principal, has ended.
+        """Check that a generator's body may go on: its session and the proof of its principal haven't ended.
 
         Raises:
-            DeniedError: it may not.
+            DeniedError: one of them has.
         """
         try:
             now = self.session.parts.clock()
@@ -446,19 +427,15 @@ class Call:
             error.call_id = self.call_id
             raise
 
-    # -- the way out -------------------------------------------------------------------------------------------------
-
     def leave(self, error: BaseException | None) -> None:
-        """Record how the body ended, then close the span. The caller's result is safe, whatever happens here.
+        """Record how the body ended, then close the span. No error here changes the caller's result.
 
-        Does nothing for a call that was refused, or that was left before.
+        Does nothing for a call that was refused, or that was already left.
         """
         if self._state == "running":
             self._state = "ending"
-            self._put(self._outcome(error))
-        elif (
-            self._state == "ending"
-        ):  # an interrupt came in between, and the outcome may be on record or not
+            self._record(self._draft_outcome(error))
+        elif self._state == "ending":  # after an interrupt, the outcome may be recorded or not
             self._settle()
         else:
             return
@@ -469,7 +446,7 @@ class Call:
         """The async twin of `leave`."""
         if self._state == "running":
             self._state = "ending"
-            await self._aput(self._outcome(error))
+            await self._arecord(self._draft_outcome(error))
         elif self._state == "ending":
             await asyncio.to_thread(self._settle)
         else:
@@ -477,32 +454,32 @@ class Call:
         self._state = "ended"
         self._end_span(error)
 
-    def _put(self, draft: Draft) -> None:
-        gate = self.session.parts.gate
+    def _record(self, draft: Draft) -> None:
+        parts = self.session.parts
         try:
-            self.session.parts.ledger.append(draft)
+            parts.ledger.append(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
         else:
-            gate.ended(self)
+            parts.gate.remove(self)
 
-    async def _aput(self, draft: Draft) -> None:
-        gate = self.session.parts.gate
+    async def _arecord(self, draft: Draft) -> None:
+        parts = self.session.parts
         try:
-            await self.session.parts.ledger.aappend(draft)
+            await parts.ledger.aappend(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
         else:
-            gate.ended(self)
+            parts.gate.remove(self)
 
     def _settle(self) -> None:
         try:
             self.session.parts.gate.settle(self.call_id)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
-    def _refusal(self, error: BaseException) -> BaseException:
-        """Why the call doesn't happen. An issuer refuses what was revoked in words of its own; that it was revoked says more."""
+    def _explain(self, error: BaseException) -> BaseException:
+        """The reason of a refusal. If an issuer refused because the session was revoked, that is the reason."""
         if isinstance(error, CredentialError):
             try:
                 self.session.check(self.session.parts.clock())
@@ -510,49 +487,42 @@ class Call:
                 return ended
         return error
 
-    def _given_up(self, error: BaseException) -> Draft:
-        """The evidence of a call whose body never runs: it was refused, cancelled or interrupted on the way in."""
+    def _give_up(self, error: BaseException) -> Draft:
+        """Draft the record of a call whose body never runs: it was refused, cancelled or interrupted on the way in."""
         self._state = "refused"
         if isinstance(error, AgentIdentityError):
             error.call_id = self.call_id
-            return self._refused(error)
+            return self._draft_denied(error)
         if self._is_intended:
-            return self._outcome(error)
-        return self._refused(DeniedError("interrupted", f"{type(error).__name__} came in between"))
+            return self._draft_outcome(error)
+        return self._draft_denied(
+            DeniedError("interrupted", f"{type(error).__name__} interrupted the call")
+        )
 
-    def _outcome(self, error: BaseException | None) -> Draft:
+    def _draft_outcome(self, error: BaseException | None) -> Draft:
         kind, what = CALL_COMPLETED, self._failure
         if error is not None:
-            # The class alone: an error's text may hold anything.
+            # Only the class: the text of a foreign error may contain secrets.
             what = type(error).__name__
             kind = CALL_CANCELLED if isinstance(error, self.tool.pauses) else CALL_FAILED
         elif what is not None:
             kind = CALL_FAILED
-        session = self.session
-        return Draft(
-            kind,
-            {"error": what},
-            pseudonym=session.known_as,
-            session_id=session.id,
-            call_id=self.call_id,
-        )
+        return self.session.draft(kind, {"error": what}, call_id=self.call_id)
 
-    def _unrecorded(self, failure: LedgerError) -> None:
-        """What became of a call isn't on record: it reads `unknown`, and new calls are refused until the ledger can be written."""
+    def _shut_gate(self, failure: LedgerError) -> None:
+        """Refuse new calls until the ledger can be written, and let this one read `unknown`."""
         gate = self.session.parts.gate
         if self._is_intended:
-            gate.lost(self.call_id, self._unknown())
+            unknown = self.session.draft(CALL_UNKNOWN, {"error": None}, call_id=self.call_id)
+            gate.lose(self.call_id, unknown)
         elif gate.is_closed:
-            return  # the refusal says that the identity was closed, and its ledger is closed with it
+            return  # the refusal is `identity_closed`, and the ledger is closed too
         gate.shut()
         _log.warning(
             "the outcome of %s could not be recorded (%s): it reads unknown, new calls are refused",
             self.call_id,
             failure.code,
         )
-
-    def _unknown(self) -> Draft:
-        return unknown_draft(self.session.known_as, self.session.id, self.call_id)
 
     def _end_span(self, error: BaseException | None) -> None:
         span = self._span
@@ -584,8 +554,6 @@ class Call:
         if self._reach is not None:
             attributes[spans.GRANT_HASH] = self._reach.grant_hash
         span.end(attributes, code)
-
-    # -- as a context manager ----------------------------------------------------------------------------------------
 
     def __enter__(self) -> Self:
         try:
@@ -633,14 +601,14 @@ _NO_SCOPES: Final[frozenset[str]] = frozenset()
 
 
 def _verdict(error: AgentIdentityError) -> tuple[str, str | None]:
-    """What a refusal amounts to as a decision, and the policy that made it."""
+    """The decision that a refusal stands for, and the policy that made it."""
     verdict = "approval" if isinstance(error, ApprovalRequiredError) else "deny"
     return verdict, error.policy_id if isinstance(error, DeniedError) else None
 
 
-def _contended() -> DeniedError:
+def _contended_error() -> DeniedError:
     return DeniedError(
         "history_contended",
-        "other calls of this session kept getting in while policy decided",
-        remedy="make the policy faster, and let it call no tools of the session that it decides for",
+        "policy could not decide, because other calls of this session kept changing its history",
+        remedy="make the policy faster, and call no tools of this session in it",
     )

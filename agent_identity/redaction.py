@@ -24,7 +24,6 @@ from agent_identity.forks import reset_in_child
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
 SHORTEST: Final = 4
 """The minimum length of a secret that is searched for. In hex or base64 it is found from 8 characters on."""
 
@@ -100,9 +99,6 @@ def keep(kept: dict[int, Revealing], *secrets: Revealing) -> None:
 
 
 _KEPT: Final = 1024
-
-
-# -- searching a text --------------------------------------------------------------------------------------------------
 
 
 def _find_spans(text: str, depth: int, *, has_escapes: bool = True) -> list[_Span]:
@@ -373,9 +369,6 @@ def _repeating_end(form: str) -> str:
     """The text that would continue a form's repetition of its beginning (of at most half its length), or nothing."""
     period = form.find(form[: (len(form) + 1) // 2], 1)
     return form[-period:] if period > 0 and form.startswith(form[period:]) else ""
-
-
-# -- the secrets -------------------------------------------------------------------------------------------------------
 
 
 def _forms(secret: str) -> tuple[str, ...]:

@@ -35,7 +35,6 @@ from agent_identity.values import Secret
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-
 T = TypeVar("T")
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -198,8 +197,6 @@ class _Walk:
             if key not in self._tainted:
                 self._tainted.add(key)
                 waiting += self._nodes[key].held_by
-
-    # -- copying -------------------------------------------------------------------------------------------------------
 
     def copy(self, value: Any) -> Any:
         """A copy of the value; the value itself if it leads to no secret."""

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""A session: the verbs that users call, and what is current in the running code.
+"""A session: the verbs that users call, and the current session and credential.
 
-`with` and `async with` are two thin shells around the same flows. What a session consists of is its `SessionState`.
+`with` and `async with` run the same flows. The data of a session is its `SessionState`.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call
 from agent_identity.runtime import acquire
-from agent_identity.runtime.current import bound, enter, leave, open_session, running_call
-from agent_identity.runtime.handover import checked_key, handed_over, inject
-from agent_identity.runtime.lifetime import Life, way_out
+from agent_identity.runtime.current import bind, enter, leave, open_session, running_call
+from agent_identity.runtime.grants import record_grant
+from agent_identity.runtime.handover import inject, read_recipient_key, sign_handover
+from agent_identity.runtime.lifetime import Life, exit_method
 from agent_identity.runtime.options import Options
 from agent_identity.runtime.state import SessionState
 from agent_identity.values import LOCAL, agent_uri
@@ -48,7 +49,7 @@ _SETTLED: Final = {
         for name in ("authorization_details", "budget", "expires_in", "resources", "scopes")
     },
 }
-"""What looks as if it could be set at a session, and where it is given instead."""
+"""Attributes that users might try to set, and the remedy for each."""
 
 
 class Session:
@@ -60,8 +61,6 @@ class Session:
         self._entered: Entered | None = None
         state.face = weakref.ref(self)
 
-    # -- entering and leaving ----------------------------------------------------------------------------------------
-
     def __enter__(self) -> Self:
         state = self._state
         state.begin()
@@ -69,7 +68,7 @@ class Session:
             if state.verify is not None:
                 state.set_verified(run(state.verify(), state.parts.world.answer))
             state.set_pseudonym(state.parts.ledger.pseudonym(state.principal))
-            run(_opening(state), state.parts.world.answer)
+            run(_record_opening(state), state.parts.world.answer)
             self._entered = enter(state.reference)
         except BaseException:
             self._end()
@@ -85,14 +84,14 @@ class Session:
             state.set_pseudonym(
                 await asyncio.to_thread(state.parts.ledger.pseudonym, state.principal)
             )
-            await arun(_opening(state), state.parts.world.aanswer)
+            await arun(_record_opening(state), state.parts.world.aanswer)
             self._entered = enter(state.reference)
         except BaseException:
             self._end()
             raise
         return self
 
-    @way_out
+    @exit_method
     def __exit__(
         self,
         kind: type[BaseException] | None,
@@ -102,7 +101,7 @@ class Session:
         if self._end():
             self._state.close("left" if error is None else "failed")
 
-    @way_out
+    @exit_method
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -113,14 +112,12 @@ class Session:
             await self._state.aclose("left" if error is None else "failed")
 
     def _end(self) -> bool:
-        """End it, and give the context back; False where a revocation had ended it, and recorded that, before."""
+        """End it, and restore the context; False if a revocation had already ended it, and recorded that."""
         was_open = self._state.end()
         entered, self._entered = self._entered, None
         if entered is not None:
             leave(entered)
         return was_open
-
-    # -- who, for whom, and until when -------------------------------------------------------------------------------
 
     @property
     def id(self) -> str:
@@ -129,12 +126,12 @@ class Session:
 
     @property
     def txn(self) -> str:
-        """The transaction's id: that of the session that the principal opened, the same for all below it."""
+        """The transaction's id: that of the principal's session, the same for all sessions below it."""
         return self._state.txn
 
     @property
     def principal(self) -> Principal:
-        """The principal; where a token names them, they are known once the session was entered."""
+        """The principal. If a token names them, they are known after the session was entered."""
         return self._state.principal
 
     @property
@@ -144,7 +141,7 @@ class Session:
 
     @property
     def chain(self) -> tuple[str, ...]:
-        """The URIs of the agents that act, this session's first, the principal's own agent last."""
+        """The URIs of the agents in the chain: this session's first, the principal's own agent last."""
         return self._state.chain
 
     @property
@@ -154,7 +151,7 @@ class Session:
 
     @property
     def purpose(self) -> str:
-        """What all of it is for, as it was given to `on_behalf_of`."""
+        """The purpose that was passed to `on_behalf_of`."""
         return self._state.purpose
 
     @property
@@ -164,12 +161,12 @@ class Session:
 
     @property
     def expires_at(self) -> float:
-        """When it ends at the latest, in Unix seconds."""
+        """When it expires, in Unix seconds."""
         return self._state.expires_at
 
     @property
     def is_open(self) -> bool:
-        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
+        """Whether its block was entered and not left. It may have expired, or been revoked, all the same."""
         return self._life.is_open
 
     @property
@@ -183,10 +180,8 @@ class Session:
         return running_call(self._state)
 
     def records(self) -> list[Record]:
-        """What the ledger holds of this session, in order."""
+        """The records of this session in the ledger, in order."""
         return self._state.parts.ledger.session_records(self.id)
-
-    # -- verbs -------------------------------------------------------------------------------------------------------
 
     def delegate(
         self,
@@ -199,18 +194,18 @@ class Session:
         authorization_details: Iterable[Mapping[str, JSON]] | None = None,
         expires_in: float | None = None,
     ) -> Session:
-        """A session for a sub-agent, below this one and never wider: enter it with `with` or `async with`.
+        """Open a session for a sub-agent; it can't exceed this one. Enter it with `with` or `async with`.
 
-        `scopes` and `resources` default to this session's, `()` is none; `expires_in` is seconds and a ceiling.
-        `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`, which say what the child may call with
-        which arguments.
+        `scopes` and `resources` default to this session's; `()` is none. `expires_in` is the longest lifetime in seconds.
+        `authorization_details` are RFC 9396 objects of the type `urn:agent-identity:tool`: the tools that the child may call,
+        with which arguments.
 
-        With `key`, the public JWK of another process, the work is handed over: the grant is signed at once, for `resources` that have
-        to be named. The child isn't entered, because this process can't act by it; `inject` writes it beside a call to that agent.
-        It ends with its parent, or by `revoke`.
+        With `key`, the public JWK of another process, the work is handed over: the grant is signed at once, and `resources` are
+        required. Don't enter the child: this process can't act by it. Send it to the other agent with `inject`. It ends with this
+        session, or by `revoke`.
 
         Raises:
-            DeniedError: it would be wider, deeper than allowed, or the agent acts in this chain already.
+            DeniedError: the child would exceed this session or its depth, or the agent is already in its chain.
         """
         options = Options.read(
             task=task,
@@ -219,9 +214,9 @@ class Session:
             authorization_details=authorization_details,
             expires_in=expires_in,
         )
-        child = self._child(agent, options)
+        child = self._make_child(agent, options)
         if key is not None:
-            run(_hand_over(child, checked_key(key)), child.parts.world.answer)
+            run(_hand_over(child, read_recipient_key(key)), child.parts.world.answer)
         return Session(child)
 
     async def adelegate(
@@ -235,7 +230,7 @@ class Session:
         authorization_details: Iterable[Mapping[str, JSON]] | None = None,
         expires_in: float | None = None,
     ) -> Session:
-        """The async twin of `delegate`, which waits only where a hand-over is signed."""
+        """The async twin of `delegate`; it waits only to sign a hand-over."""
         options = Options.read(
             task=task,
             scopes=scopes,
@@ -243,22 +238,23 @@ class Session:
             authorization_details=authorization_details,
             expires_in=expires_in,
         )
-        child = self._child(agent, options)
+        child = self._make_child(agent, options)
         if key is not None:
-            await arun(_hand_over(child, checked_key(key)), child.parts.world.aanswer)
+            await arun(_hand_over(child, read_recipient_key(key)), child.parts.world.aanswer)
         return Session(child)
 
-    def _child(self, agent: str, options: Options) -> SessionState:
+    def _make_child(self, agent: str, options: Options) -> SessionState:
         state = self._state
         uri = agent_uri(agent)
         state.parts.gate.check_open()
         state.check(state.parts.clock())
         if state.depth >= state.max_depth:
             raise DeniedError(
-                "depth_exceeded", f"this chain may be {state.max_depth} delegations deep, and is"
+                "depth_exceeded",
+                f"this chain already has {state.max_depth} delegations, its maximum",
             )
         if uri in state.chain:
-            raise DeniedError("actor_repeated", f"{uri} acts in this chain already")
+            raise DeniedError("actor_repeated", f"{uri} is already in this chain")
         now = state.parts.clock()
         return SessionState(
             state.parts,
@@ -278,14 +274,14 @@ class Session:
     def call(
         self, tool: Tool, arguments: Mapping[str, object], *, tool_call_id: str | None = None
     ) -> Call:
-        """One tool call under this session, as a context manager around the tool's body; for adapters.
+        """Make a tool call of this session, a context manager around the tool's body; for adapters.
 
-        `tool_call_id` is the model's own id of the call, where a framework has one.
+        `tool_call_id` is the model's own id of the call, if the framework has one.
         """
         return Call(self._state, tool, arguments, tool_call_id)
 
     def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
-        """A credential outside any tool: decided by policy and recorded, but with no call to assert.
+        """Get a credential outside any tool: policy decides on it, and it is recorded, but its requests assert no call.
 
         Our own `Verifier` refuses its requests (`assertion_missing`) unless it allows `unasserted`.
 
@@ -300,26 +296,26 @@ class Session:
         return await acquire.aacquire(self._state, resource, scopes)
 
     def http(self, resource: str | None = None) -> httpx.Client:
-        """An httpx client that signs every request and can't leave its resource; default: the running tool's.
+        """Make an httpx client that signs every request and can't leave its resource, by default the running tool's.
 
-        Inside a tool of that resource a request asserts the call. Outside one it carries credential and delegation alone, which our
-        own `Verifier` refuses (`assertion_missing`) unless it allows `unasserted`.
+        Inside a tool of that resource, a request asserts the call. Outside it has only the credential and the chain, and our own
+        `Verifier` refuses it (`assertion_missing`) unless it allows `unasserted`.
         """
-        return acquire.client(self._state, self._place(resource))
+        return acquire.client(self._state, self._find_resource(resource))
 
     def ahttp(self, resource: str | None = None) -> httpx.AsyncClient:
-        """The async twin of `http`; to be made and used inside one event loop."""
-        return acquire.aclient(self._state, self._place(resource))
+        """The async twin of `http`; make and use the client in one event loop."""
+        return acquire.aclient(self._state, self._find_resource(resource))
 
-    def _place(self, resource: str | None) -> str:
+    def _find_resource(self, resource: str | None) -> str:
         if resource is not None:
             return resource
         call = self._running
         if call is None or call.tool.resource == LOCAL:
             raise ConfigurationError(
                 "no_resource",
-                "there is no running tool with a resource",
-                remedy="name the resource",
+                "no tool with a resource is running",
+                remedy="pass the resource",
             )
         return call.tool.resource
 
@@ -329,27 +325,30 @@ class Session:
         *,
         form: Literal["headers", "meta", "message"] | None = None,
     ) -> None:
-        """Write into what travels: of a session that `delegate(…, key=…)` gave, its grants; inside a tool, the call's assertion.
+        """Write this session into an outgoing request or message.
 
-        `carrier` is the headers of a request, MCP's `_meta` (`form="meta"`) or a message (`form="message"`); by default what the
-        carrier is by what stands in it already. In `_meta` the assertion names the resource's access token, which goes in the
-        same request; in a message it names none. W3C trace context goes along.
+        For a session from `delegate(…, key=…)`, this writes its grants. Inside a tool, it writes the assertion and the chain of
+        the running call. W3C trace context is added in both cases.
+
+        `carrier` is the headers of a request, MCP's `_meta` (`form="meta"`) or a message (`form="message"`). Without `form`, a
+        carrier that already has our `_meta` members is `_meta`, and any other one is headers. In `_meta`, the assertion names the
+        resource's access token, which the same request carries; in a message, it names none.
 
         Raises:
-            ConfigurationError: there is nothing to write, or not into such a carrier.
-            DeniedError: it has ended.
+            ConfigurationError: there is nothing to write, or the carrier is unsuitable for it.
+            DeniedError: the session has ended.
         """
         inject(self._state, carrier, form)
 
     def bind(self, function: Callable[P, R]) -> Callable[P, R]:
         """Carry this session into a thread or an executor: `executor.submit(session.bind(fn), …)`.
 
-        Context variables don't follow into threads by themselves, and what a pool's worker has left over isn't trusted.
+        Threads don't inherit context variables, and a pool's worker may still have those of another job.
 
         Raises:
-            ConfigurationError: a generator function, whose body runs wherever it is iterated.
+            ConfigurationError: `function` is a generator function, whose body would run where it is iterated.
         """
-        return bound(self._state, function)
+        return bind(self._state, function)
 
     def revoke(self, reason: str) -> None:
         """End this session and everything below it, now; `reason` goes into the record.
@@ -381,7 +380,7 @@ def current_session() -> Session:
     """The session of the running code.
 
     Raises:
-        NoSessionError: there is none, it has ended, or nothing says which one applies.
+        NoSessionError: there is no session, it has ended, or it is ambiguous.
     """
     return session_of(open_session()[0])
 
@@ -398,48 +397,47 @@ def session_of(state: SessionState) -> Session:
 
 
 def current_credential() -> Credential:
-    """The credential of the running tool, as `auth=` of an httpx client or by its `headers`.
+    """The credential of the running tool, for `auth=` of an httpx client, or for plain headers.
 
     Raises:
-        NoSessionError: there is no session here.
+        NoSessionError: there is no current session.
         ConfigurationError: no tool is running, or the running one has no resource.
     """
     call = open_session()[1].call
     if call is None or call.tool.resource == LOCAL:
         raise ConfigurationError(
             "no_resource",
-            "there is no running tool with a resource",
-            remedy="give the tool a resource, or ask session.credential(resource)",
+            "no tool with a resource is running",
+            remedy="give the tool a resource, or use session.credential(resource)",
         )
     return call.credential()
 
 
-def _opening(state: SessionState) -> Flow[None]:
+def _record_opening(state: SessionState) -> Flow[None]:
     state.register()
     yield from state.record_opening()
-    if state.taken_over is not None and state.parent is None:
-        yield from acquire.grant_made(state, state.taken_over.grants)
+    if state.accepted is not None and state.parent is None:
+        yield from record_grant(state, state.accepted.grants)
 
 
 def _hand_over(child: SessionState, jkt: str) -> Flow[None]:
-    """Sign the grant for another process; from then on the child acts there alone."""
-    child.set_pseudonym(child.pseudonym)
-    handed = yield from handed_over(child, jkt)
+    """Sign the grant for another process; from then on only that process acts by the child."""
+    handed = yield from sign_handover(child, jkt)
     child.life.handed = handed
     child.history.note_handover(handed[0].jti)
-    child.life.lasts_until(handed[0].exp)
+    child.life.end_by(handed[0].exp)
     child.register()
     yield from child.record_opening()
     try:
         child.life.hand_over(child)
-    except DeniedError:  # it ended while this was signed, and knew nothing of it yet
+    except DeniedError:  # the parent ended while the grant was signed
         child.end()
         yield from child.closing("left")
         raise
 
 
 class _Settled:
-    """A name that a session doesn't have. Setting it would look as if it limited the session, and change nothing.
+    """Refuses to set an attribute that would have no effect on the session.
 
     A descriptor, because `__setattr__` would run for each attribute of each session.
     """

@@ -21,7 +21,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from re import Match
 
-
 _URL: Final = re.compile(
     r"(https?)://"
     r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::([0-9]{0,5}))?"

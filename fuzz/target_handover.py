@@ -16,7 +16,7 @@ from target_chain import GOOD, ISSUER, JWKS, KEYS, NOW
 with runner.instrumented():
     from agent_identity.delegation.carriers import split_chain
     from agent_identity.errors import AgentIdentityError, InvalidAssertionError
-    from agent_identity.runtime.handover import taken_over
+    from agent_identity.runtime.handover import read_handover
     from agent_identity.values import b64url
     from agent_identity.verify import (
         TrustAnchor,
@@ -77,12 +77,12 @@ def who_acts(members: list[str]) -> list[tuple[str, str]]:
 def check_taken(call: VerifiedCall, handed: list[str]) -> None:
     """The recipient's key opens it, as it came, and the caller's doesn't."""
     jkt = reader.part(handed[0], 1)["cnf"]["jkt"]
-    taken = taken_over(call, jkt=jkt, now=NOW)
+    taken = read_handover(call, jkt=jkt, now=NOW)
     assert [grant.compact for grant in taken.grants] == handed
     assert taken.anchor_key in JWKS
     assert reader.part(handed[-1], 0)["kid"] == taken.anchor_key["kid"]
     try:
-        taken_over(call, jkt=call.chain[0].instance, now=NOW)
+        read_handover(call, jkt=call.chain[0].instance, now=NOW)
     except InvalidAssertionError:
         return
     raise AssertionError("a caller takes over what it hands over")

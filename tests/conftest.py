@@ -268,7 +268,7 @@ class ClientElsewhere(AgentIdentity):
             self._agent,
             owner=self._owner,
             initial_token=lambda: pure(authority.registration_token()),
-            recorded=self._registered,
+            recorded=self._record_registration,
         )
         issuer = Issuer(authority.issuer, clients=clients, clock=self._clock)
         source = TokenExchange(issuer, actor="grant", names_principal=True, subject_types=(JWT,))
@@ -280,8 +280,8 @@ class ClientElsewhere(AgentIdentity):
         anchor = IssuedGrants(issuer)
         return Assembled(anchor, Resources(dict(described), reached), {"": issuer}, {})
 
-    def _state(self, *args: Any, **options: Any) -> SessionState:
-        state = super()._state(*args, **options)
+    def _make_state(self, *args: Any, **options: Any) -> SessionState:
+        state = super()._make_state(*args, **options)
         end = state.expires_at
         state.subject = DirectorySubject(
             state.principal, self._agent, txn=state.txn, expires_at=end

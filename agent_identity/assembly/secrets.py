@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.signers import Signer
     from agent_identity.values import Certificate, Secret
 
-
 _LIFE: Final = 300.0
 _VAULT: Final = "vault:"
 

@@ -103,9 +103,6 @@ def _for_issuer(table: ResourceTable) -> list[JSON]:
     return [each for each in table.authorization_details if each.get("type") != TOOL_DETAILS]
 
 
-# -- an issuer's tokens --------------------------------------------------------------------------------------------------
-
-
 def _issuer(table: ResourceTable, means: _Means) -> Issuer:
     return means.issuers[table.issuer or ""]
 
@@ -206,9 +203,6 @@ def _refresh_token(table: ResourceTable, means: _Means) -> Source:
     )
 
 
-# -- the platform's tokens -------------------------------------------------------------------------------------------------
-
-
 def workload_token(
     table: ResourceTable, audience: str, clock: Callable[[], float]
 ) -> Callable[[], Flow[WorkloadToken]]:
@@ -235,9 +229,6 @@ def _provider(table: ResourceTable) -> Provider:
         expect=table.expect,
         token_host=table.token_host,
     )
-
-
-# -- static credentials ----------------------------------------------------------------------------------------------------
 
 
 def _api_key(table: ResourceTable, means: _Means) -> Source:

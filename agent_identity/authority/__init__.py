@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The embedded issuer: an OAuth authorization server in small.
+"""The embedded issuer: a small OAuth authorization server.
 
-`server` answers one request and says which module does; `authentication`, `proofs` and `subjects` say who asks, with which
-key and for whom; `exchange` and `token_endpoint` mint; `keyring`, `store` and `state` keep; `asgi` serves.
-In front of an organisation's identity providers it has an `organisation`: clients of a configuration, who prove themselves by
-`client_proofs` and bring other issuers' `principals`.
+`server` routes each request. `authentication`, `dpop` and `subjects` check the client, its key and the principal.
+`token_endpoint` reads a token request, `issuance` signs what it asks for, and `own_client` does the same without HTTP.
+`keyring` and `store` hold the state, and `asgi` serves it.
+As the anchor of an organisation it has an `organisation`: configured clients, which authenticate by `client_proofs` and bring
+tokens of other identity providers.
 """
 
 from agent_identity.authority.clients import ClientRecord, Terms

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authority behind a web server: raw ASGI 3, which only translates. Limits are kept before anything is parsed.
+"""The authority as an ASGI 3 application. Limits are checked before anything is parsed.
 
-On loopback a page in the user's browser can reach us under a name of its own (DNS rebinding), so that there the `Host` has to
-be the issuer's and an `Origin`, if any, too.
+On loopback a page in the user's browser can reach the port under another name (DNS rebinding). There the `Host` must be the
+issuer's, and so must an `Origin` if there is one.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority.requests import BODY_LIMIT, OAuthError, refused
+from agent_identity.authority.requests import BODY_LIMIT, OAuthError
 from agent_identity.errors import DeniedError, VerificationError
 from agent_identity.flow import HttpRequest, HttpResponse
 from agent_identity.uris import is_loopback
@@ -51,17 +51,17 @@ class AsgiApp:
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
-            await _lifespan(receive, send)
+            await _serve_lifespan(receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1008})
         elif scope["type"] == "http":
             try:
-                headers = self._headers(scope)
+                headers = self._read_headers(scope)
                 body = await body_of(scope, receive, BODY_LIMIT, self._body_timeout)
-                request = self._request(scope, headers, body)
+                request = self._build_request(scope, headers, body)
             except DeniedError as error:
                 status = _STATUS[error.code]
-                response = refused("invalid_request", error, status=status).response()
+                response = OAuthError("invalid_request", error.code, status=status).response()
             except OAuthError as error:
                 response = error.response()
             except GoneError:
@@ -71,18 +71,18 @@ class AsgiApp:
             length = {"content-length": str(len(response.body))}
             await respond(send, response.status, {**response.headers, **length}, response.body)
 
-    def _headers(self, scope: Message) -> dict[str, str]:
+    def _read_headers(self, scope: Message) -> dict[str, str]:
         """The headers as they are before the body is read: a server may append its trailers to the same list."""
         try:
             check_header_order(scope["headers"], _SINGLE_NAMES)
         except VerificationError as error:
-            raise refused("invalid_request", error) from None
-        headers = _headers(scope["headers"])
+            raise OAuthError("invalid_request", error.code) from None
+        headers = _join_headers(scope["headers"])
         if "host" in headers:
             self._check_names(headers)
         return headers
 
-    def _request(self, scope: Message, headers: dict[str, str], body: bytes) -> HttpRequest:
+    def _build_request(self, scope: Message, headers: dict[str, str], body: bytes) -> HttpRequest:
         self._check_names(headers)
         raw: bytes = scope.get("raw_path") or scope["path"].encode("utf-8", "replace")
         path = raw.partition(b"?")[0].decode("latin-1")
@@ -99,8 +99,8 @@ class AsgiApp:
             raise OAuthError("invalid_request", "origin_mismatch", status=403)
 
 
-def _headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
-    """The headers, each once: what is repeated could be read one way here and another way before us."""
+def _join_headers(raw: Iterable[tuple[bytes, bytes]]) -> dict[str, str]:
+    """Join repeated headers; refuse those of `_SINGLE`, which a proxy in front could read differently."""
     pairs = list(raw)
     size = sum(len(name) + len(value) for name, value in pairs)
     if size > _HEADERS_LIMIT or len(pairs) > _HEADERS:
@@ -131,7 +131,7 @@ _SINGLE: Final = frozenset(
 _SINGLE_NAMES: Final = frozenset(name.encode() for name in _SINGLE)
 
 
-async def _lifespan(receive: Receive, send: Send) -> None:
+async def _serve_lifespan(receive: Receive, send: Send) -> None:
     while True:
         message = await receive()
         await send({"type": f"{message['type']}.complete"})

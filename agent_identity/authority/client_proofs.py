@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What proves a client that a configuration names: an assertion of its own, a JWT-SVID, or what its platform says of it.
+"""How a configured client authenticates: by an assertion of its own, a JWT-SVID, or its platform's token.
 
-Each way is a small object with one method, a flow that checks one `client_assertion`. An assertion of the client's own is
-good once. A JWT-SVID and a platform's token are made by somebody else and shown until they end: what keeps a stolen one from
-being of use is that its only audience is this authority, and that a grant is bound to the key of the proof beside it.
+Each way is a small class whose `check` is a flow that checks one `client_assertion`. A client's own assertion is accepted
+once. A JWT-SVID or a platform's token comes from another issuer and is accepted until it expires. A stolen one is of no use:
+its only audience is this authority, and a grant is bound to the key of the DPoP proof in the same request.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-
 JWT_BEARER: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-bearer"
 JWT_SPIFFE: Final = "urn:ietf:params:oauth:client-assertion-type:jwt-spiffe"
 TYPE: Final = "client-authentication+jwt"
@@ -33,19 +32,19 @@ _PLAIN: Final = frozenset({None, "JWT", "JOSE"})
 
 
 class KeySource(Protocol):
-    """Whoever publishes keys, found by `kid`."""
+    """Published keys, found by `kid`."""
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
-        """The public key of that name.
+        """Fetch the public key with this `kid`.
 
         Raises:
-            CredentialRejectedError: `unknown_key`, there is none.
+            CredentialRejectedError: `unknown_key`, no key has it.
         """
         ...
 
 
 class OneUse(NamedTuple):
-    """What an assertion that is good once is remembered by; times are Unix seconds."""
+    """Identifies an assertion that is accepted once; times are Unix seconds."""
 
     jti: str
     issued_at: float
@@ -53,7 +52,7 @@ class OneUse(NamedTuple):
 
 
 class ClientProof(Protocol):
-    """One way in which a client proves itself; `assertion_type` is its `client_assertion_type`, `method` its registered name."""
+    """A way to authenticate: `assertion_type` is its `client_assertion_type`, `method` its registered name."""
 
     @property
     def assertion_type(self) -> str: ...
@@ -64,10 +63,10 @@ class ClientProof(Protocol):
     def check(
         self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        """Check an assertion for `issuer`; returns what to remember of one that is good once.
+        """Check an assertion for `issuer`; return its id if it may be used only once, else None.
 
         Raises:
-            VerificationError: it proves nothing, or another client.
+            VerificationError: the assertion is invalid, or another client's.
             CredentialError: the keys can't be fetched.
         """
         ...
@@ -75,7 +74,7 @@ class ClientProof(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class OwnAssertion:
-    """`private_key_jwt`: signed by a key of the client's, good once (RFC 7523 §3, RFC 10070)."""
+    """`private_key_jwt`: signed by the client's key, accepted once (RFC 7523 §3, RFC 10070)."""
 
     keys: KeySource = field(repr=False)
     assertion_type: str = JWT_BEARER
@@ -84,13 +83,13 @@ class OwnAssertion:
     def check(
         self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        body = yield from signed_by(self.keys, parsed, typs={TYPE})
+        body = yield from verify_claims(self.keys, parsed, typs={TYPE})
         return check_own_assertion(body, client_id, issuer, now)
 
 
 @dataclass(frozen=True, slots=True)
 class SpiffeSvid:
-    """A JWT-SVID of one SPIFFE ID, by the keys of its trust domain (draft-ietf-oauth-spiffe-client-auth-02)."""
+    """A JWT-SVID of one SPIFFE ID, signed by a key of its trust domain (draft-ietf-oauth-spiffe-client-auth-02)."""
 
     subject: str
     keys: KeySource = field(repr=False)
@@ -100,20 +99,20 @@ class SpiffeSvid:
     def check(
         self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        del client_id  # an SVID knows the workload alone
-        body = yield from signed_by(self.keys, parsed, typs=_PLAIN)
+        del client_id  # an SVID names the workload, not the client
+        body = yield from verify_claims(self.keys, parsed, typs=_PLAIN)
         if Claims(body, VerificationError).text("sub") != self.subject:
-            raise VerificationError("client_mismatch", "the SVID is of another workload")
-        _check_alone(body, issuer)
+            raise VerificationError("client_mismatch", "the SVID belongs to another workload")
+        _check_sole_audience(body, issuer)
         jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=None)
         return None
 
 
 @dataclass(frozen=True, slots=True)
 class PlatformToken:
-    """What a platform says of the job or pod that runs there, in a token for this authority alone.
+    """A platform's token for a job or pod, with this authority as its only audience.
 
-    `claims` are all that it has to say, `sub` among them where that is enough; each is compared as text, exactly.
+    `claims` are the claims that it has to contain, for example `sub`; each is compared exactly, as text.
     """
 
     platform: str
@@ -126,13 +125,13 @@ class PlatformToken:
     def check(
         self, parsed: jose.Parsed, client_id: str, issuer: str, now: float, /
     ) -> Flow[OneUse | None]:
-        del client_id  # the platform doesn't know it
-        body = yield from signed_by(self.keys, parsed, typs=_PLAIN, algorithms=self.algorithms)
+        del client_id  # the platform's token doesn't contain it
+        body = yield from verify_claims(self.keys, parsed, typs=_PLAIN, algorithms=self.algorithms)
         if body.get("iss") != self.platform:
-            raise VerificationError("issuer_mismatch", "the token is of another platform")
+            raise VerificationError("issuer_mismatch", "the token comes from another platform")
         if not self.claims or any(body.get(name) != wanted for name, wanted in self.claims.items()):
-            raise VerificationError("client_mismatch", "the token is of another job or pod")
-        _check_alone(body, issuer)
+            raise VerificationError("client_mismatch", "the token belongs to another job or pod")
+        _check_sole_audience(body, issuer)
         jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST_OF_OTHERS)
         return None
 
@@ -140,53 +139,56 @@ class PlatformToken:
 def check_own_assertion(
     body: Mapping[str, JSON], client_id: str, issuer: str, now: float
 ) -> OneUse:
-    """Hold the claims of a client's own assertion to what they have to be.
+    """Check the claims of a client's own assertion.
 
     Raises:
-        VerificationError: it is another's, for another audience, or not of now.
+        VerificationError: it has another issuer, subject or audience, or isn't valid now.
     """
     claims = Claims(body, VerificationError)
     if (claims.text("iss"), claims.text("sub")) != (client_id, client_id):
-        raise VerificationError("client_mismatch", "the assertion speaks for another client")
-    if body.get("aud") != issuer:  # one string: a list, or a token URL, could be meant for another
+        raise VerificationError("client_mismatch", "the assertion is another client's")
+    # One string: a list or a token URL could be meant for another issuer.
+    if body.get("aud") != issuer:
         raise VerificationError("audience_mismatch", "the assertion is for another audience")
     expires = jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
     return OneUse(claims.text("jti"), jose.numeric_date(body, "iat"), expires)
 
 
-def signed_by(
+def verify_claims(
     keys: KeySource,
     parsed: jose.Parsed,
     *,
     typs: Collection[str | None],
     algorithms: Collection[str] = ALGORITHMS,
 ) -> Flow[dict[str, JSON]]:
-    """The claims of a token, once a key of `keys` has verified it; `typs` are the header types that it may have.
+    """Verify the signature of a token by one of `keys`, and return its claims; `typs` are the accepted header types.
 
     Raises:
-        VerificationError: it has another type, names no key or an unknown one, or its signature isn't good.
-        CredentialError: the keys can't be had.
+        VerificationError: the token has another type, no key or an unknown key, or an invalid signature.
+        CredentialError: the keys can't be fetched.
     """
     typ, kid = parsed.header.get("typ"), parsed.header.get("kid")
     if not (typ is None or isinstance(typ, str)) or typ not in typs:
-        raise VerificationError("wrong_typ", "a token of another kind")
+        raise VerificationError("wrong_typ", "the token has another type")
     if not isinstance(kid, str):
-        raise VerificationError("key_unknown", "the token doesn't name its key")
-    key = yield from _named(keys, kid)
+        raise VerificationError("key_unknown", "the token has no kid")
+    key = yield from _fetch_key(keys, kid)
     _, payload = jose.verify(parsed, [key], algorithms=algorithms)
     return jose.loads_object(payload)
 
 
-def _named(keys: KeySource, kid: str) -> Flow[dict[str, JSON]]:
+def _fetch_key(keys: KeySource, kid: str) -> Flow[dict[str, JSON]]:
     try:
         return (yield from keys.key(kid))
     except CredentialRejectedError as error:
         if error.code != "unknown_key":
             raise
-    raise VerificationError("key_unknown", "signed by a key that nobody publishes")
+    raise VerificationError("key_unknown", "the token's kid isn't among its issuer's keys")
 
 
-def _check_alone(body: Mapping[str, JSON], issuer: str) -> None:
-    """Platforms write even one audience as a list; a second one could show the token here too."""
+def _check_sole_audience(body: Mapping[str, JSON], issuer: str) -> None:
+    """Check that this authority is the only audience: another one could replay the token here. Platforms write a list of one."""
     if body.get("aud") not in (issuer, [issuer]):
-        raise VerificationError("audience_mismatch", "the token isn't for this authority alone")
+        raise VerificationError(
+            "audience_mismatch", "this authority isn't the token's only audience"
+        )

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Who may ask: the record of a client, and the table of them. What a client may is read here, never from its request."""
+"""The record of a client, and its terms: what a client may ask for is stored here, never read from its request."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-
 CLIENT_CREDENTIALS: Final = "client_credentials"
 TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name
 GRANT_TYPES: Final = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
@@ -26,7 +25,7 @@ GRANT_TYPES: Final = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """What a client may. `directory`: speak for string principals, by signing their subject tokens itself.
+    """What a client may ask for. `directory` True lets it sign assertions that name principals of the authority's directory.
 
     `resources` and `scopes` None mean any; `lease` is how many seconds a registration lasts.
     """
@@ -40,10 +39,10 @@ class Terms:
 
 @dataclass(frozen=True, slots=True)
 class Configured:
-    """What a configuration says of a client beside its terms: how it proves itself, and whose principals it may bring.
+    """The configuration of a client beside its terms: how it authenticates, and which principals' tokens it may present.
 
-    `subject_clients` are those to which a principal's token may have been issued, `subject_issuers` (URLs) whose tokens it may
-    be; () is none and nobody's.
+    `subject_clients` are the clients that a principal's token may have been issued to, `subject_issuers` the URLs of the
+    issuers whose tokens are accepted; an empty set accepts none.
     """
 
     proof: ClientProof
@@ -53,10 +52,10 @@ class Configured:
 
 @dataclass(frozen=True, slots=True)
 class ClientRecord:
-    """One client: the agent (a URI) that it is, and the public keys by which it is known. Times are Unix seconds.
+    """One client: the URI of its agent, and its public keys. Times are Unix seconds.
 
-    One that is `configured` is in no store: it is a client for as long as the configuration says so. `registrar` is the run of
-    an authority that registered it, which has seen all that the client ever sent.
+    A `configured` client isn't stored: it is a client for as long as the configuration contains it. `registrar` is the run of
+    the authority that registered it, and that has seen everything that the client has sent.
     """
 
     client_id: str
@@ -95,10 +94,10 @@ def dump_client(client: ClientRecord) -> bytes:
 
 @lru_cache(1024)
 def load_client(data: bytes) -> ClientRecord:
-    """Read a record of ours.
+    """Read a stored record.
 
     Raises:
-        VerificationError: the table was tampered with or is damaged.
+        VerificationError: the record is damaged.
     """
     record = jose.loads_object(data)
     claims = Claims(record, VerificationError)
@@ -128,5 +127,5 @@ def _optional_set(claims: Claims, name: str) -> frozenset[str] | None:
 
 
 def json_key(key: JWK) -> dict[str, JSON]:
-    """A public key as JSON; all its members are texts."""
+    """Copy a public key as JSON; all its members are text."""
     return {name: value for name, value in key.items() if isinstance(value, str)}

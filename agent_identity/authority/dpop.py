@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""DPoP at the authority's own endpoints: whose key it is, once, and with our nonce where we ask for one (RFC 9449 §5, §8)."""
+"""DPoP at the authority's endpoints: each proof is accepted once, with the authority's nonce if required (RFC 9449 §5, §8)."""
 
 from __future__ import annotations
 
@@ -7,61 +7,54 @@ import hashlib
 import hmac
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.authority.requests import OAuthError, refused
+from agent_identity.authority.client_proofs import SKEW
+from agent_identity.authority.requests import OAuthError
 from agent_identity.errors import VerificationError
 from agent_identity.values import b64url
 from agent_identity.verify.dpop import verify_proof
 
 if TYPE_CHECKING:
+    from agent_identity.authority.authentication import UsedOnce
     from agent_identity.authority.clients import ClientRecord
-    from agent_identity.authority.requests import Asked
+    from agent_identity.authority.requests import ParsedRequest
     from agent_identity.verify.dpop import Proof
-    from agent_identity.verify.replay import Replay
 
-
-_SKEW: Final = 30.0
 _MAX_AGE: Final = 300.0
 _NONCE_LIFE: Final = 300
 
 
 class Proofs:
-    """Checks proofs. `nonce_key` None asks for no nonce; with one, a nonce is good for five to ten minutes.
+    """Checks proofs. `nonce_key` None requires no nonce; with a key, a nonce is valid for five to ten minutes."""
 
-    `run` is what registers clients since `replay` remembers.
-    """
-
-    def __init__(self, replay: Replay, nonce_key: bytes | None, run: str) -> None:
-        self._replay = replay
+    def __init__(self, used: UsedOnce, nonce_key: bytes | None) -> None:
+        self._used = used
         self._nonce_key = nonce_key
-        self._run = run
 
-    def check(self, asked: Asked, url: str, client: ClientRecord, now: float) -> Proof | None:
-        """The proof on a client's request to `url`; None where there is none.
+    def check(
+        self, request: ParsedRequest, url: str, client: ClientRecord, now: float
+    ) -> Proof | None:
+        """Check the proof of a client's request to `url`; None if the request has no proof.
 
         Raises:
             OAuthError: `invalid_dpop_proof`, or `use_dpop_nonce` with a nonce to use.
         """
-        header = asked.headers.get("dpop")
+        header = request.headers.get("dpop")
         if header is None:
             return None
         try:
             proof = verify_proof(
-                header, method=asked.method, url=url, now=now, skew=_SKEW, max_age=_MAX_AGE
+                header, method=request.method, url=url, now=now, skew=SKEW, max_age=_MAX_AGE
             )
+            if not self._has_nonce(proof, now):
+                raise OAuthError("use_dpop_nonce", "nonce_needed", headers=self.headers(now))
+            key = ("dpop", proof.jkt, proof.jti)
+            self._used.check(client, key, proof.iat, proof.iat + _MAX_AGE, now)
         except VerificationError as error:
-            raise refused("invalid_dpop_proof", error) from None
-        if not self._has_nonce(proof, now):
-            raise OAuthError("use_dpop_nonce", "nonce_needed", headers=self.headers(now))
-        # Where the clock was set back to before this run, its clients have sent nothing that was used in another.
-        is_set_back = now < self._replay.not_before and client.registrar == self._run
-        if proof.iat + _SKEW < self._replay.not_before and not is_set_back:
-            raise OAuthError("invalid_dpop_proof", "issued_before_start")
-        if not self._replay.remember(("dpop", proof.jkt, proof.jti), proof.iat + _MAX_AGE):
-            raise OAuthError("invalid_dpop_proof", "replayed")
+            raise OAuthError("invalid_dpop_proof", error.code) from None
         return proof
 
     def headers(self, now: float) -> dict[str, str]:
-        """What an answer carries, so that the next proof has a nonce of ours."""
+        """The response header with the nonce for the client's next proof."""
         if self._nonce_key is None:
             return {}
         return {"dpop-nonce": self._nonce(int(now) // _NONCE_LIFE, self._nonce_key)}

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Where the authority's endpoints are, and what its metadata says of itself (RFC 8414, RFC 9449 §5.1)."""
+"""The URLs of the authority's endpoints, and its metadata document (RFC 8414, RFC 9449 §5.1)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from agent_identity.values import JSON
-
 
 _WELL_KNOWN: Final = "/.well-known/oauth-authorization-server"
 _PATH: Final = re.compile(r"(?:/[A-Za-z0-9._~-]+)*/?")
@@ -38,7 +37,7 @@ class Endpoints:
     def document(
         self, grant_types: Iterable[str], auth_methods: Iterable[str], *, registers: bool
     ) -> dict[str, JSON]:
-        """The metadata document: what clients may ask for, how they prove themselves, and whether they may register."""
+        """The metadata document: grant types, client authentication methods, and whether clients may register."""
         methods: list[JSON] = [*sorted(auth_methods)]
         types: list[JSON] = [*grant_types]
         algorithms: list[JSON] = [*sorted(PROOF_ALGORITHMS)]
@@ -65,10 +64,10 @@ class Endpoints:
 
 
 def endpoints_of(issuer: str) -> Endpoints:
-    """The endpoints of an issuer.
+    """The endpoints of an issuer: an https URL (http on loopback) with a plain path and no query or fragment.
 
     Raises:
-        ConfigurationError: an issuer is an https URL (http on loopback), without query and fragment, its path plain.
+        ConfigurationError: `issuer_malformed`.
     """
     try:
         base = origin(issuer)
@@ -79,7 +78,7 @@ def endpoints_of(issuer: str) -> Endpoints:
     if not base or not issuer.startswith(base) or not is_safe or not _PATH.fullmatch(path):
         raise ConfigurationError(
             "issuer_malformed",
-            "an authority's issuer is an https URL in its normal form, or http on loopback",
+            "the authority's issuer isn't an https URL in normal form, or an http one on loopback",
             remedy="write it like https://agents.example or http://127.0.0.1:8600",
         )
     below = issuer.rstrip("/")

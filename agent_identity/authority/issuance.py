@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authority issues, and the rules for it: the first grant of a chain, and access tokens.
+"""The authority's rules for issuing: the first grant of a chain, and access tokens.
 
-The token endpoint and the identity of this process (`own_client.py`) come here, once they know the client, the principal and
-the key that the client proved.
+The token endpoint and the identity of this process (`own_client.py`) both call this, once they have checked the client, the
+principal and the client's key.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import hmac
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.authority.client_proofs import SKEW
-from agent_identity.authority.requests import OAuthError, refused
+from agent_identity.authority.requests import OAuthError
 from agent_identity.authority.subjects import TRIGGER
-from agent_identity.authority.tokens import LIFETIME, TokenDraft, grant_id, principal_ref
+from agent_identity.authority.tokens import LIFETIME, TokenDraft, new_grant_id, principal_ref
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from agent_identity.delegation.details import Details
     from agent_identity.delegation.grant import Grant
 
-
 GRANT_LIFETIME: Final = 900
 """Seconds a grant lives, at most."""
 
@@ -40,7 +39,7 @@ _RESOURCE_LIMIT: Final = 2048
 
 
 class GrantRequest(NamedTuple):
-    """A request for the first grant of a chain. `lifetime` is seconds; None is the authority's default."""
+    """A request for the first grant of a chain. `lifetime` is in seconds; None is the authority's default."""
 
     resources: Sequence[str]
     scopes: frozenset[str]
@@ -53,7 +52,7 @@ class GrantRequest(NamedTuple):
 
 
 class AccessToken(NamedTuple):
-    """An access token as it was issued. Times are Unix seconds."""
+    """An issued access token. Times are Unix seconds."""
 
     compact: str
     jti: str
@@ -64,7 +63,7 @@ class AccessToken(NamedTuple):
 
 
 class Issuance:
-    """Issues grants and access tokens. `count` is called with the kind of each: `grant` or `access_token`."""
+    """Issues grants and access tokens. Each calls `count` with its kind: `grant` or `access_token`."""
 
     def __init__(
         self,
@@ -81,7 +80,7 @@ class Issuance:
         self._count = count
 
     def check_client(self, client: ClientRecord, now: float) -> None:
-        """Refuse a client that was revoked, or whose agent was.
+        """Refuse a client that is revoked, or whose agent is.
 
         Raises:
             OAuthError: `invalid_grant`.
@@ -92,14 +91,14 @@ class Issuance:
     def grant(
         self, client: ClientRecord, subject: Subject, request: GrantRequest, now: int
     ) -> Grant:
-        """Sign the first grant of a chain, for the agent that the client is.
+        """Sign the first grant of a chain, for the client's agent.
 
         Raises:
             OAuthError: the request is refused.
         """
         self._check_subject(subject)
-        scopes = _allowed_scopes(request.scopes, client.terms.scopes, subject.scopes)
-        purpose = _phrase("purpose", request.purpose)
+        scopes = _check_scopes(request.scopes, client.terms.scopes, subject.scopes)
+        purpose = _check_phrase("purpose", request.purpose)
         if purpose is None:
             raise OAuthError("invalid_request", "purpose_missing")
         key = self._keyring.signing
@@ -113,22 +112,22 @@ class Issuance:
                 sub_profile=subject.profile,
                 agent=client.agent,
                 jkt=request.jkt,
-                aud=_resources(request.resources, client),
+                aud=_check_resources(request.resources, client),
                 scopes=scopes,
                 details=request.details,
                 purpose=purpose,
-                task=_phrase("task", request.task),
+                task=_check_phrase("task", request.task),
                 txn=subject.txn,
                 now=now,
                 expires_at=min(
                     subject.exp, now + min(request.lifetime or GRANT_LIFETIME, GRANT_LIFETIME)
                 ),
-                max_depth=_depth(request.max_depth, client),
+                max_depth=_check_depth(request.max_depth, client),
                 evidence="agent" if subject.profile == TRIGGER else "issuer",
-                jti=grant_id(client.client_id),
+                jti=new_grant_id(client.client_id),
             )
-        except VerificationError as error:  # it would be larger than any verifier reads
-            raise refused("invalid_request", error) from None
+        except VerificationError as error:  # it would be larger than verifiers accept
+            raise OAuthError("invalid_request", error.code) from None
         self._count("grant")
         return grant
 
@@ -149,14 +148,14 @@ class Issuance:
             OAuthError: the request is refused.
         """
         self._check_subject(subject)
-        grants = self._verify(chain, client, subject, now)
+        grants = self._verify_chain(chain, client, subject, now)
         leaf = grants[0]
         if not hmac.compare_digest(leaf.jkt.encode(), jkt.encode()):
             raise OAuthError("invalid_grant", "key_mismatch")
-        resource = _one_resource(resources, client)
+        resource = _check_one_resource(resources, client)
         if resource not in leaf.aud:
             raise OAuthError("invalid_target", "resource_not_granted")
-        scopes = _allowed_scopes(scopes, leaf.scopes, client.terms.scopes, subject.scopes)
+        scopes = _check_scopes(scopes, leaf.scopes, client.terms.scopes, subject.scopes)
         issued_at = int(now)
         end = min(leaf.exp, subject.exp, issued_at + LIFETIME)
         if end <= now:
@@ -193,12 +192,12 @@ class Issuance:
         draft = TokenDraft(
             sub=client.client_id,
             sub_profile="ai_agent",
-            resource=_one_resource(resources, client),
+            resource=_check_one_resource(resources, client),
             client_id=client.client_id,
-            scopes=_allowed_scopes(scopes, client.terms.scopes),
+            scopes=_check_scopes(scopes, client.terms.scopes),
             jkt=jkt,
         )
-        # The token names no agent; as a source, the agent still ends it when it is revoked.
+        # The token doesn't name the agent; as a source of it, the agent's revocation still ends it.
         return self._mint(draft, (client.agent,), now, now + LIFETIME)
 
     def _mint(
@@ -215,15 +214,15 @@ class Issuance:
         if self._store.is_revoked(subject.refs, subject.iat):
             raise OAuthError("invalid_grant", "revoked")
 
-    def _verify(
+    def _verify_chain(
         self, chain: Sequence[str], client: ClientRecord, subject: Subject, now: float
     ) -> Sequence[Grant]:
-        """Verify a chain of this authority, against the principal and the client."""
+        """Verify a chain of this authority, and that it belongs to the principal and the client."""
         anchor = Anchor(self._issuer, self._keyring.jwks, evidence="issuer")
         try:
             grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
         except VerificationError as error:
-            raise refused("invalid_grant", error) from None
+            raise OAuthError("invalid_grant", error.code) from None
         leaf, root = grants[0], grants[-1]
         expected = (subject.sub, subject.profile, subject.txn, self._sub_iss(subject, client))
         if (leaf.sub, leaf.sub_profile, leaf.txn, leaf.sub_iss) != expected:
@@ -240,8 +239,8 @@ class Issuance:
         return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer
 
 
-def _resources(resources: Sequence[str], client: ClientRecord) -> tuple[str, ...]:
-    """The resources that a grant is for; at least one."""
+def _check_resources(resources: Sequence[str], client: ClientRecord) -> tuple[str, ...]:
+    """Check the resources that a grant is for; at least one."""
     if not resources:
         raise OAuthError("invalid_target", "resource_missing")
     for resource in resources:
@@ -249,8 +248,8 @@ def _resources(resources: Sequence[str], client: ClientRecord) -> tuple[str, ...
     return tuple(resources)
 
 
-def _one_resource(resources: Sequence[str], client: ClientRecord) -> str:
-    """The one resource that an access token is for (RFC 8707 §2)."""
+def _check_one_resource(resources: Sequence[str], client: ClientRecord) -> str:
+    """Check that an access token is for exactly one resource, and return it (RFC 8707 §2)."""
     if len(resources) != 1:
         raise OAuthError("invalid_target", "resource_missing")
     if resources[0] == LOCAL:
@@ -260,7 +259,7 @@ def _one_resource(resources: Sequence[str], client: ClientRecord) -> str:
 
 
 def _check_resource(resource: str, client: ClientRecord) -> None:
-    """Refuse what isn't an absolute URI without fragment, and a resource that the client's terms leave out."""
+    """Refuse a resource that isn't an absolute URI without fragment, or isn't in the client's terms."""
     scheme, colon, rest = resource.partition(":")
     plain = resource.isascii() and resource.isprintable() and not set(' "#<>\\') & set(resource)
     if not (colon and rest and plain and scheme[:1].isalpha() and len(resource) <= _RESOURCE_LIMIT):
@@ -270,22 +269,22 @@ def _check_resource(resource: str, client: ClientRecord) -> None:
         raise OAuthError("invalid_target", "resource_not_allowed")
 
 
-def _allowed_scopes(requested: frozenset[str], *limits: Collection[str] | None) -> frozenset[str]:
-    """The requested scopes, if every limit has them all; a limit of None is none."""
+def _check_scopes(requested: frozenset[str], *limits: Collection[str] | None) -> frozenset[str]:
+    """Check that each of `limits` contains the requested scopes; None doesn't limit them."""
     if any(limit is not None and not requested.issubset(limit) for limit in limits):
         raise OAuthError("invalid_scope", "scope_widened")
     return requested
 
 
-def _phrase(name: str, value: str | None) -> str | None:
-    """A short text for people; it brings no control character into a grant."""
+def _check_phrase(name: str, value: str | None) -> str | None:
+    """Check a short text for people: one line, so that no control character gets into a grant."""
     if value is not None and (len(value) > _PHRASE_LIMIT or not is_line(value)):
         raise OAuthError("invalid_request", f"{name}_malformed")
     return value
 
 
-def _depth(requested: int | None, client: ClientRecord) -> int:
-    """How many delegations may follow: as requested, or the default, and never more than the client's terms."""
+def _check_depth(requested: int | None, client: ClientRecord) -> int:
+    """Check how many delegations may follow: as requested or the default, and at most the client's terms."""
     most = min(client.terms.max_depth, MAX_HOPS)
     if requested is not None and requested > most:
         raise OAuthError("invalid_request", "max_depth_widened")
@@ -293,5 +292,5 @@ def _depth(requested: int | None, client: ClientRecord) -> int:
 
 
 def _refs(grant: Grant) -> tuple[str, ...]:
-    """All that may be revoked about a hop: itself, its agent, and that agent's instance."""
+    """What a hop may be revoked by: its own id and hash, its agent, and that agent's instance."""
     return (grant.jti, signing_input_hash(grant.compact), grant.agent, grant.jkt)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""An authority that is the anchor of an organisation, in front of its identity providers: whom it knows beyond its own store.
+"""The authority as the anchor of an organisation, in front of its identity providers.
 
-Its clients are those of its configuration. They are asked for hop 0 alone, and bring principals of the identity providers;
-nobody speaks for a principal in his own words, as clients of an authority in the agent's process do.
+Its clients come from its configuration. They get hop 0 and nothing else, and present a principal's token from one of the
+identity providers. They can't name a principal themselves, as registered clients can.
 """
 
 from __future__ import annotations
@@ -17,11 +17,10 @@ from agent_identity.flow import run
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
 
-    from agent_identity.authority.authentication import Drive, Table
+    from agent_identity.authority.authentication import ClientTable, Drive
     from agent_identity.authority.client_proofs import ClientProof
     from agent_identity.authority.subjects import IdentityProvider
     from agent_identity.flow import Ask, Flow
-
 
 T = TypeVar("T")
 
@@ -30,11 +29,11 @@ _FOREVER: Final = 2**53 - 1
 
 @dataclass(frozen=True, slots=True)
 class Organisation:
-    """What a configuration says of an authority beside its issuer.
+    """The configuration of an organisation's anchor.
 
-    `providers` is by issuer URL, `audiences` what their principals' tokens may be for. `drive` answers what is to be asked of
-    the world: keys, over HTTP or from files. `registers` lets agents register themselves too, for principals of the
-    authority's own directory alone. `requests_per_minute` is what one client may ask.
+    `providers` are the identity providers by issuer URL, `audiences` the audiences that their tokens may have. `drive` fetches
+    their keys, over HTTP or from files. `registers` also lets agents register themselves, for principals of the authority's own
+    directory only. `requests_per_minute` limits each client, None is no limit.
     """
 
     clients: Mapping[str, ClientRecord]
@@ -42,20 +41,20 @@ class Organisation:
     audiences: Collection[str]
     drive: Drive
     registers: bool = False
-    requests_per_minute: int = 600
+    requests_per_minute: int | None = 600
 
 
 class Clients:
-    """Who is a client: those of the configuration, and those that registered where that is allowed."""
+    """All clients: those of the configuration, and the registered ones where registration is allowed."""
 
-    def __init__(self, organisation: Organisation | None, store: Table) -> None:
-        self._configured: Mapping[str, ClientRecord] = organisation.clients if organisation else {}
-        self._store = store if organisation is None or organisation.registers else None
+    def __init__(self, organisation: Organisation, store: ClientTable) -> None:
+        self._configured = organisation.clients
+        self._store = store if organisation.registers else None
 
     def client(self, client_id: str, now: float) -> ClientRecord | None:
-        found = self._configured.get(client_id)
-        if found is not None or self._store is None:
-            return found
+        configured = self._configured.get(client_id)
+        if configured is not None or self._store is None:
+            return configured
         return self._store.client(client_id, now)
 
 
@@ -70,7 +69,7 @@ def configured_client(
     subject_clients: Collection[str] = (),
     subject_issuers: Collection[str] = (),
 ) -> ClientRecord:
-    """A client as a configuration has it: it gets hop 0, for these resources and scopes, and nothing else."""
+    """Make a configured client: it gets hop 0 for these resources and scopes, and nothing else."""
     return ClientRecord(
         client_id=client_id,
         agent=agent,
@@ -88,14 +87,25 @@ def configured_client(
     )
 
 
-def alone(flow: Flow[T], /) -> T:
-    """Drive a flow of an authority that asks nobody: it has all the keys that it needs."""
-    return run(flow, _nobody)
+def run_offline(flow: Flow[T], /) -> T:
+    """Run a flow of an authority that has all keys and needs no network."""
+    return run(flow, _refuse_ask)
 
 
-def _nobody(ask: Ask) -> NoReturn:
+def _refuse_ask(ask: Ask) -> NoReturn:
     raise ConfigurationError(
         "nobody_to_ask",
-        f"this authority has nobody to ask for {type(ask).__name__}",
-        remedy="give it an Organisation whose drive reaches the world",
+        f"this authority runs without network, and can't answer {type(ask).__name__}",
+        remedy="pass an Organisation whose drive does the I/O",
     )
+
+
+STANDALONE: Final = Organisation(
+    clients={},
+    providers={},
+    audiences=(),
+    drive=run_offline,
+    registers=True,
+    requests_per_minute=None,
+)
+"""An authority in the agent's process: it has registered clients and its own directory, and no identity providers."""

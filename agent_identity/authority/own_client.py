@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The identity of this process as a client of its own authority: registration, first grants, tokens and revocation by calls.
 
-The rules are those of the HTTP endpoints. There is no client assertion, proof or subject assertion: they would come from the
-process that checks them.
+The rules are those of the HTTP endpoints. There is no client assertion, DPoP proof or subject assertion, because the process
+that checks them would have signed them.
 """
 
 from __future__ import annotations
@@ -36,11 +36,10 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
-
 T = TypeVar("T")
 
 _LIFE: Final = 12 * 3600.0
-"""Seconds after which an instance registers again, before its lease ends."""
+"""Seconds after which an instance registers again; its lease lasts longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,7 @@ class _Registered:
 
 
 class OwnClient:
-    """An `Anchor`, a `Source` and a `Revoker`. `recorded` writes the registration to the ledger."""
+    """An `Anchor`, a `Source` and a `Revoker`. `record` writes the registration to the ledger."""
 
     patience: float | None = None
 
@@ -62,7 +61,7 @@ class OwnClient:
         name: str,
         agent: Agent,
         owner: str | None,
-        recorded: Callable[[], Flow[None]],
+        record: Callable[[], Flow[None]],
     ) -> None:
         self._authority = authority
         self.name: str = authority.issuer
@@ -71,17 +70,17 @@ class OwnClient:
         self._client_name = name
         self._agent = agent
         self._owner = owner
-        self._record = recorded
+        self._record = record
 
     def grant(self, wanted: RootWanted, /) -> Flow[Grant]:
         """See `Anchor`.
 
         Raises:
             CredentialRejectedError: the authority refused.
-            CredentialUnavailableError: its state can't be read or written.
+            CredentialUnavailableError: the authority's state can't be read or written.
         """
-        client_id = yield from self._client_id()
-        return (yield from self._call(lambda: self._grant(client_id, wanted), "a token"))
+        client_id = yield from self._find_client_id()
+        return (yield from self._call(lambda: self._issue_grant(client_id, wanted), "a token"))
 
     def key(self, kid: str, /) -> Flow[dict[str, JSON]]:
         keys = yield from self.keys()
@@ -95,8 +94,8 @@ class OwnClient:
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
         """See `Source`."""
-        client_id = yield from self._client_id()
-        token = yield from self._call(lambda: self._token(client_id, wanted), "a token")
+        client_id = yield from self._find_client_id()
+        token = yield from self._call(lambda: self._issue_token(client_id, wanted), "a token")
         secret = Secret(token.compact)
         return Issued(
             token=secret,
@@ -120,7 +119,7 @@ class OwnClient:
         yield from self._call(lambda: self._authority.revoke(jti, ends=ends), "a revocation")
         return True
 
-    def _client_id(self) -> Flow[str]:
+    def _find_client_id(self) -> Flow[str]:
         key = digest_of(("registration", self.name, self._agent.key.thumbprint))
         registered = yield from shared(Shared(key, self._register))
         return registered.client_id
@@ -134,7 +133,7 @@ class OwnClient:
         return _Registered(client.client_id, client.issued_at, client.issued_at + _LIFE)
 
     def _call(self, work: Callable[[], T], what: str) -> Flow[T]:
-        """Call the authority. Its refusals become the errors that they are for a client elsewhere."""
+        """Call the authority, and turn its refusals into the errors that an HTTP client gets."""
 
         def call() -> T:
             try:
@@ -145,14 +144,14 @@ class OwnClient:
 
         return blocking(call)
 
-    def _client(self, client_id: str, now: float) -> ClientRecord:
+    def _find_client(self, client_id: str, now: float) -> ClientRecord:
         client = self._authority.client(client_id)
         self._authority.issuance.check_client(client, now)
         return client
 
-    def _grant(self, client_id: str, wanted: RootWanted) -> Grant:
+    def _issue_grant(self, client_id: str, wanted: RootWanted) -> Grant:
         now = self._authority.clock()
-        client = self._client(client_id, now)
+        client = self._find_client(client_id, now)
         subject = directory_subject(
             client,
             wanted.principal,
@@ -172,9 +171,9 @@ class OwnClient:
         )
         return self._authority.issuance.grant(client, subject, request, int(now))
 
-    def _token(self, client_id: str, wanted: Wanted) -> AccessToken:
+    def _issue_token(self, client_id: str, wanted: Wanted) -> AccessToken:
         now = self._authority.clock()
-        client = self._client(client_id, now)
+        client = self._find_client(client_id, now)
         subject = directory_subject(
             client,
             wanted.principal,

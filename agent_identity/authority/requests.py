@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What is asked of the authority, read strictly: one value a header, one value a parameter, caps before parsing."""
+"""Requests to the authority, parsed strictly: each header and parameter once, size limits first. And its responses."""
 
 from __future__ import annotations
 
@@ -23,10 +23,8 @@ from agent_identity.values import scope_set
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from agent_identity.errors import AgentIdentityError
     from agent_identity.flow import HttpRequest
     from agent_identity.values import JSON
-
 
 BODY_LIMIT: Final = 128 * 1024
 """Bytes: three tokens of the largest size, and room for the rest of a form."""
@@ -40,8 +38,8 @@ _REPEATABLE: Final = frozenset({"resource", "audience"})
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """One request to the authority; header names in lower case."""
+class ParsedRequest:
+    """A request whose headers and size were checked; header names are in lower case."""
 
     method: str
     url: str
@@ -55,7 +53,7 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """The parameters of a request; an empty one counts as left out (RFC 6749 §3.2)."""
+    """The parameters of a request; an empty one counts as missing (RFC 6749 §3.2)."""
 
     fields: Mapping[str, str] = field(repr=False)
     resources: tuple[str, ...]
@@ -79,7 +77,7 @@ class Form:
         return int(value)
 
     def scopes(self) -> frozenset[str]:
-        """The scopes asked for; a request without any asks for none."""
+        """The requested scopes; without the parameter, none."""
         tokens = [token for token in self.fields.get("scope", "").split(" ") if token]
         if len(tokens) > _SCOPES:
             raise OAuthError("invalid_scope", "scope_malformed")
@@ -89,29 +87,29 @@ class Form:
             raise OAuthError("invalid_scope", "scope_malformed") from None
 
 
-def read_request(request: HttpRequest) -> Asked:
-    """Lower the header names, and refuse a body that is too large and a header that comes twice."""
+def read_request(request: HttpRequest) -> ParsedRequest:
+    """Refuse a large body and repeated headers; header names become lower case."""
     if len(request.body) > BODY_LIMIT:
         raise OAuthError("invalid_request", "body_too_large", status=413)
     headers = {name.lower(): value for name, value in request.headers.items()}
     if len(headers) != len(request.headers):
         raise OAuthError("invalid_request", "header_repeated")
-    return Asked(request.method, request.url, headers, request.body)
+    return ParsedRequest(request.method, request.url, headers, request.body)
 
 
-def read_form(asked: Asked) -> Form:
-    """The parameters of a form body (RFC 6749 §3.2: none but `resource` and `audience` comes twice)."""
-    if asked.content_type != _FORM:
+def read_form(request: ParsedRequest) -> Form:
+    """Read the parameters of a form body; only `resource` and `audience` may be repeated (RFC 6749 §3.2)."""
+    if request.content_type != _FORM:
         raise OAuthError("invalid_request", "not_a_form")
     try:
         pairs = parse_qsl(
-            asked.body.decode("ascii"),
+            request.body.decode("ascii"),
             keep_blank_values=True,
-            strict_parsing=bool(asked.body),
+            strict_parsing=bool(request.body),
             errors="strict",
             max_num_fields=_FIELDS,
         )
-    except ValueError:  # UnicodeDecodeError is one
+    except ValueError:  # includes UnicodeDecodeError
         raise OAuthError("invalid_request", "form_malformed") from None
     fields: dict[str, str] = {}
     resources: list[str] = []
@@ -138,63 +136,60 @@ del _PUBLIC["pragma"]
 
 
 class OAuthError(Exception):
-    """The authority says no (RFC 6749 §5.2). `why` is a code of ours: it goes on the wire, what was sent never does."""
+    """The authority refuses a request (RFC 6749 §5.2). `reason` is a code, so the response quotes no input."""
 
     def __init__(
         self,
         error: str,
-        why: str,
+        reason: str,
         *,
         status: int = 400,
         headers: Mapping[str, str] | None = None,
     ) -> None:
-        super().__init__(f"{error}: {why}")
+        super().__init__(f"{error}: {reason}")
         self.error = error
-        self.why = why
+        self.reason = reason
         self.status = status
         self.headers: Mapping[str, str] = headers or {}
 
     def response(self) -> HttpResponse:
-        body: JSON = {"error": self.error, "error_description": self.why}
+        body: JSON = {"error": self.error, "error_description": self.reason}
         return HttpResponse(self.status, {**_SECRET, **self.headers}, orjson.dumps(body))
-
-
-def refused(error: str, cause: AgentIdentityError, *, status: int = 400) -> OAuthError:
-    """An error of ours on the wire: its code, which is one of a fixed set, and nothing of its message."""
-    return OAuthError(error, cause.code, status=status)
 
 
 REFUSALS: Final = (
     *(OAuthError, CredentialError),
     *(DeniedError, ConfigurationError, VerificationError, OSError),
 )
-"""What keeps the authority from issuing; `refusal_of` says how each is answered."""
+"""The errors that the authority answers; `refusal_of` maps each to a response."""
 
 _RETRY: Final = {"retry-after": "5"}
 
 
 def refusal_of(error: Exception) -> OAuthError:
-    """The answer to a request that one of `REFUSALS` ended.
+    """Map one of `REFUSALS` to the `OAuthError` that answers the request.
 
-    What isn't a refusal of the request is an outage (503): an issuer's keys can't be read, or the store, the replay memory, the
-    key folder or the clock fails.
+    All but an `OAuthError` are outages (503): an issuer's keys can't be fetched, or the store, the replay memory, the key folder
+    or the clock fails.
     """
     if isinstance(error, OAuthError):
         return error
-    why = "state_unavailable"
+    reason = "state_unavailable"
     if isinstance(error, CredentialError):
-        why = "keys_unavailable"
-        _log.warning("a request was put off, since an issuer's keys can't be read: %s", error)
-    return OAuthError("temporarily_unavailable", why, status=503, headers=_RETRY)
+        reason = "keys_unavailable"
+        _log.warning(
+            "the authority answered 503 because an issuer's keys can't be fetched: %s", error
+        )
+    return OAuthError("temporarily_unavailable", reason, status=503, headers=_RETRY)
 
 
-def answer(
+def json_response(
     body: Mapping[str, JSON],
     *,
     status: int = 200,
     public: bool = False,
     headers: Mapping[str, str] | None = None,
 ) -> HttpResponse:
-    """A JSON answer; `public` is for what holds no token and may be cached."""
+    """A JSON response; `public` True is for one that contains no token and may be cached."""
     base = _PUBLIC if public else _SECRET
     return HttpResponse(status, {**base, **(headers or {})}, orjson.dumps(body))

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The authority: an OAuth authorization server in small, that turns a principal's token into hop 0 of a chain.
+"""The authority: a small OAuth authorization server that exchanges a principal's token for hop 0 of a chain.
 
-One request in, one answer out: `handle` knows neither sockets nor frameworks, so that an authority inside the agent's
-process and one that is served are the same one. Which request goes where is decided here and nowhere else.
+`handle` takes one request and returns one response, without sockets or frameworks. The same authority runs inside the agent's
+process or behind a web server. All requests are routed here.
 """
 
 from __future__ import annotations
@@ -13,18 +13,22 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from agent_identity.authority.asgi import AsgiApp
-from agent_identity.authority.authentication import Authenticator
+from agent_identity.authority.authentication import Authenticator, UsedOnce
 from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
 from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.issuance import Issuance
 from agent_identity.authority.keyring import open_keyring
-from agent_identity.authority.organisation import Clients, alone
-from agent_identity.authority.registration import created, new_client, read_registration
+from agent_identity.authority.organisation import STANDALONE, Clients
+from agent_identity.authority.registration import (
+    new_client,
+    read_registration,
+    registration_response,
+)
 from agent_identity.authority.requests import (
     REFUSALS,
     OAuthError,
-    answer,
+    json_response,
     read_request,
     refusal_of,
 )
@@ -45,7 +49,7 @@ if TYPE_CHECKING:
 
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.organisation import Organisation
-    from agent_identity.authority.requests import Asked
+    from agent_identity.authority.requests import ParsedRequest
     from agent_identity.authority.store import Store
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.values import JSON
@@ -54,16 +58,15 @@ if TYPE_CHECKING:
 class Authority:
     """The embedded issuer. Thread-safe and fork-safe.
 
-    Several processes may share one state directory, and with it keys, clients and revocations; which assertions and proofs
-    were used each process remembers for itself.
+    Several processes may share one state directory: its keys, clients and revocations. Each process has its own memory of used
+    assertions and proofs.
 
-    `state_dir` None keeps everything in memory. `issuer` None is a stable name under the reserved `.invalid` domain, kept
-    in the state directory; an authority that is served has the URL where it is. `terms` is what a registration allows.
-    `organisation` makes it the anchor in front of an organisation's identity providers, with clients that are configured.
-    `issued` counts the tokens that left, by kind: `access_token`, `grant`.
+    `state_dir` None keeps everything in memory. `issuer` is the authority's URL if it is served; None is a stable name under the
+    reserved `.invalid` domain, stored in the state directory. `terms` limits registered clients. `organisation` makes it the
+    anchor of an organisation, with configured clients. `issued` counts the issued tokens by kind: `access_token`, `grant`.
 
     Raises:
-        ConfigurationError: the issuer is no such URL, or the state directory can't be used.
+        ConfigurationError: the issuer's URL is malformed, or the state directory can't be used.
     """
 
     def __init__(
@@ -83,21 +86,27 @@ class Authority:
         self._memory: dict[str, str] = {}
         self.issued: Counter[str] = Counter()
         self._counting = StillLock()
-        self.endpoints: Endpoints = endpoints_of(issuer or self._kept("issuer", _new_issuer))
+        self.endpoints: Endpoints = endpoints_of(
+            issuer or self._read_or_create("issuer", _new_issuer)
+        )
         self.issuer: str = self.endpoints.issuer
         self._keyring = open_keyring(self._state_dir, clock)
         self._store = open_store(self._state_dir)
         nonce_key = (
-            self._kept("nonce-key", secrets.token_urlsafe).encode() if require_nonce else None
+            self._read_or_create("nonce-key", secrets.token_urlsafe).encode()
+            if require_nonce
+            else None
         )
-        self._replay = MemoryReplay(clock=clock)
         self._run = new_id("run_")
+        organisation = organisation or STANDALONE
         self._organisation = organisation
-        drive = alone if organisation is None else organisation.drive
         self._clients = Clients(organisation, self._store)
-        authenticator = Authenticator(self.issuer, self._clients, self._replay, drive, self._run)
+        self._replay = MemoryReplay(clock=clock)
+        used = UsedOnce(self._replay, self._run)
+        authenticator = Authenticator(self.issuer, self._clients, used, organisation.drive)
         tokens = Tokens(self.issuer, self._keyring)
-        subjects = Subjects(self.issuer, tokens, self._principals(), drive)
+        principals = Principals(self.issuer, organisation.providers, organisation.audiences)
+        subjects = Subjects(self.issuer, tokens, principals, organisation.drive)
         self._inspection = Inspection(authenticator, self._keyring, tokens, self._store)
         self.issuance: Issuance = Issuance(
             self.issuer, self._keyring, tokens, self._store, self._count
@@ -105,32 +114,32 @@ class Authority:
         self._token_endpoint = TokenEndpoint(
             self.endpoints.token,
             authenticator=authenticator,
-            rates=Rates(None if organisation is None else organisation.requests_per_minute),
-            proofs=Proofs(self._replay, nonce_key, self._run),
+            rates=Rates(organisation.requests_per_minute),
+            proofs=Proofs(used, nonce_key),
             subjects=subjects,
             issuance=self.issuance,
         )
         self._revocations = RevocationList(self.issuer, self._keyring, self._store)
-        self._routes: dict[str, tuple[str, Callable[[Asked, float], HttpResponse]]] = {
-            self.endpoints.metadata: ("GET", self._metadata),
+        self._routes: dict[str, tuple[str, Callable[[ParsedRequest, float], HttpResponse]]] = {
+            self.endpoints.metadata: ("GET", self._answer_metadata),
             self.endpoints.jwks: ("GET", self._answer_jwks),
             self.endpoints.token: ("POST", self._token_endpoint.answer),
             self.endpoints.introspection: ("POST", self._inspection.introspect),
             self.endpoints.revocation: ("POST", self._inspection.revoke),
             self.endpoints.revocations: ("GET", self._revocations.answer),
         }
-        if self._registers:
-            self._routes[self.endpoints.registration] = ("POST", self._register)
+        if organisation.registers:
+            self._routes[self.endpoints.registration] = ("POST", self._answer_registration)
 
     def handle(self, request: HttpRequest) -> HttpResponse:
-        """Answer one request. Whatever is in it, the answer is JSON, and quotes nothing of it."""
+        """Answer one request. The response quotes nothing of the request."""
         try:
-            return self._routed(request)
+            return self._dispatch(request)
         except REFUSALS as error:
             return refusal_of(error).response()
 
     def jwks(self) -> dict[str, JSON]:
-        """The public keys that verify what this authority signed, as a JWK Set."""
+        """The public keys that verify this authority's signatures, as a JWK Set."""
         return {"keys": [*self.public_keys]}
 
     @property
@@ -139,24 +148,23 @@ class Authority:
         return [json_key(key) for key in self._keyring.jwks]
 
     def rotate(self) -> None:
-        """Sign with a new key from now on. The old one verifies for an hour more, which is longer than a token lives."""
+        """Sign with a new key from now on. The old key verifies for another hour, which is longer than a token's lifetime."""
         self._keyring.rotate()
 
     def registration_token(self) -> Secret:
-        """The initial access token by which an agent instance registers itself; a file of 0600 in the state directory."""
-        return Secret(self._kept("registration-token", lambda: secrets.token_urlsafe(32)))
+        """The initial access token for registrations; it is stored in the state directory (0600)."""
+        return Secret(self._read_or_create("registration-token", lambda: secrets.token_urlsafe(32)))
 
     def register(self, metadata: dict[str, JSON]) -> ClientRecord:
-        """Register an agent instance as a client, on the authority's terms (RFC 7591 §2; see `registration`).
+        """Register an agent instance as a client, limited by the authority's terms (RFC 7591 §2; see `registration`).
 
         Raises:
             OAuthError: `invalid_client_metadata`.
         """
-        providers = () if self._organisation is None else self._organisation.providers
         client = new_client(
             metadata,
             terms=self._terms,
-            issuers={self.issuer, *providers},
+            issuers={self.issuer, *self._organisation.providers},
             registrar=self._run,
             now=int(self.clock()),
         )
@@ -164,7 +172,7 @@ class Authority:
         return client
 
     def client(self, client_id: str) -> ClientRecord:
-        """A client whose registration hasn't ended.
+        """The client with this id, if its registration hasn't expired.
 
         Raises:
             OAuthError: `invalid_client`.
@@ -175,18 +183,18 @@ class Authority:
         return client
 
     def add_client(self, client: ClientRecord) -> None:
-        """Enter a client that doesn't register itself, on terms of its own."""
+        """Add a client that doesn't register itself, with terms of its own."""
         self._store.add_client(client)
 
     def revocations(self) -> str:
-        """The signed list of what was revoked, for verifiers that aren't in this process (`Revocations.update`)."""
-        return self._revocations.signed(self.clock())
+        """The signed revocation list, for verifiers in other processes (`Revocations.update`)."""
+        return self._revocations.sign(self.clock())
 
     def revoke(self, reference: str, *, ends: float | None = None) -> None:
-        """End a principal (`user:alice`), session or transaction, grant or token (`jti`), agent or client, or all (`*`).
+        """Revoke a principal (`user:alice`), session or transaction, grant or token (`jti`), agent or client, or all (`*`).
 
-        What it names gets nothing more, and its tokens aren't active any more, until `reinstate` lets new ones begin.
-        `ends` is when all that it names has expired anyway, so that it needn't be remembered for longer.
+        Its tokens are inactive from now on, and no new ones are issued until `reinstate`. After `ends` (Unix seconds) everything
+        that it names has expired, and the revocation is deleted.
         """
         self._store.revoke(reference, int(self.clock()), None if ends is None else int(ends) + 1)
 
@@ -195,74 +203,63 @@ class Authority:
         return self._store.is_revoked(references, issued_at)
 
     def reinstate(self, reference: str) -> None:
-        """Let what is issued from the next second on begin; what was issued before stays ended.
+        """Allow new tokens from the next second on; older ones stay revoked.
 
         Raises:
-            ConfigurationError: `not_revoked`, nothing of that name is, or it was reinstated already.
+            ConfigurationError: `not_revoked`, the reference isn't revoked, or it was already reinstated.
         """
         self._store.reinstate(reference, int(self.clock()))
 
     @property
     def store(self) -> Store:
-        """Its clients and revocations."""
+        """The clients and revocations."""
         return self._store
 
     def asgi(self, *, body_timeout: float | None = None) -> AsgiApp:
-        """This authority as an ASGI 3 application; `body_timeout` is the seconds within which a body has to come, or ten."""
+        """This authority as an ASGI 3 application; `body_timeout` is how many seconds a body may take, by default ten."""
         return AsgiApp(self.handle, self.endpoints, body_timeout=body_timeout)
 
     def close(self) -> None:
         """Release the database. A closed authority answers 503."""
         self._store.close()
 
-    def _routed(self, request: HttpRequest) -> HttpResponse:
-        asked = read_request(request)
-        url, question, _ = asked.url.partition("?")
+    def _dispatch(self, request: HttpRequest) -> HttpResponse:
+        parsed = read_request(request)
+        url, question, _ = parsed.url.partition("?")
         method, respond = self._routes.get(url, (None, None))
         if method is None or respond is None:
             raise OAuthError("invalid_request", "no_such_endpoint", status=404)
-        if asked.method != method:
+        if parsed.method != method:
             raise OAuthError("invalid_request", "method", status=405, headers={"allow": method})
         if question and method == "POST":
-            # a credential in a URL is one in every log on the way
+            # a credential in a URL gets into the logs of proxies and servers
             raise OAuthError("invalid_request", "query_unsupported")
-        return respond(asked, self.clock())
+        return respond(parsed, self.clock())
 
-    def _metadata(self, _asked: Asked, _now: float) -> HttpResponse:
-        return answer(self._document(), public=True)
+    def _answer_metadata(self, _request: ParsedRequest, _now: float) -> HttpResponse:
+        return json_response(self._build_metadata(), public=True)
 
-    def _document(self) -> dict[str, JSON]:
-        organisation, registers = self._organisation, self._registers
+    def _build_metadata(self) -> dict[str, JSON]:
+        registers = self._organisation.registers
         methods = {"private_key_jwt"} if registers else set[str]()
-        if organisation is not None:
-            clients = organisation.clients.values()
-            methods |= {each.configured.proof.method for each in clients if each.configured}
+        clients = self._organisation.clients.values()
+        methods |= {each.configured.proof.method for each in clients if each.configured}
         types = GRANT_TYPES if registers else (TOKEN_EXCHANGE,)
         return self.endpoints.document(types, methods, registers=registers)
 
-    @property
-    def _registers(self) -> bool:
-        return self._organisation is None or self._organisation.registers
+    def _answer_jwks(self, _request: ParsedRequest, _now: float) -> HttpResponse:
+        return json_response(self.jwks(), public=True)
 
-    def _principals(self) -> Principals:
-        organisation = self._organisation
-        if organisation is None:
-            return Principals(self.issuer, {}, ())
-        return Principals(self.issuer, organisation.providers, organisation.audiences)
-
-    def _answer_jwks(self, _asked: Asked, _now: float) -> HttpResponse:
-        return answer(self.jwks(), public=True)
-
-    def _register(self, asked: Asked, _now: float) -> HttpResponse:
-        metadata = read_registration(asked, self.registration_token())
-        return created(self.register(metadata))
+    def _answer_registration(self, request: ParsedRequest, _now: float) -> HttpResponse:
+        metadata = read_registration(request, self.registration_token())
+        return registration_response(self.register(metadata))
 
     def _count(self, kind: str) -> None:
         with self._counting.lock:
             self.issued[kind] += 1
 
-    def _kept(self, name: str, make: Callable[[], str]) -> str:
-        """A text that stays the same for this state directory."""
+    def _read_or_create(self, name: str, make: Callable[[], str]) -> str:
+        """Read a text of the state directory; the first call makes and stores it."""
         if self._state_dir is None:
             return self._memory.setdefault(name, make())
         return read_or_make(self._state_dir / f"authority-{name}", lambda: make().encode()).decode()

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
     from agent_identity.authority.clients import ClientRecord
 
-
 EVERYTHING: Final = "*"
 _KEPT: Final = 1000
 """Clients, revocations and sources of tokens, of each, that are kept although they have ended."""

@@ -1,8 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The token endpoint: which client asks, with which key, for what.
+"""The token endpoint.
 
-The client proves itself, then its proof of possession is checked, then what was revoked, then the request. Nothing is issued
-before the last.
+It authenticates the client, then checks its DPoP proof, revocations and the request, in this order, and then issues a token.
 """
 
 from __future__ import annotations
@@ -12,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from agent_identity import jose
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES
 from agent_identity.authority.issuance import AccessToken, GrantRequest
-from agent_identity.authority.requests import OAuthError, answer, read_form, refused
+from agent_identity.authority.requests import OAuthError, json_response, read_form
 from agent_identity.authority.subjects import ACCESS_TOKEN, JWT
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.details import read_details
@@ -26,13 +25,12 @@ if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.dpop import Proofs
     from agent_identity.authority.issuance import Issuance
-    from agent_identity.authority.requests import Asked, Form
+    from agent_identity.authority.requests import Form, ParsedRequest
     from agent_identity.authority.subjects import Subject, Subjects
     from agent_identity.delegation.details import Details
     from agent_identity.flow import HttpResponse
     from agent_identity.values import JSON
     from agent_identity.verify.dpop import Proof
-
 
 GRANT: Final = "urn:agent-identity:token-type:grant"
 
@@ -57,22 +55,22 @@ class TokenEndpoint:
         self._subjects = subjects
         self._issuance = issuance
 
-    def answer(self, asked: Asked, now: float) -> HttpResponse:
+    def answer(self, request: ParsedRequest, now: float) -> HttpResponse:
         """Answer one token request.
 
         Raises:
-            OAuthError: it is refused.
-            CredentialError: an issuer's published keys can't be read.
+            OAuthError: the request is refused.
+            CredentialError: an issuer's keys can't be fetched.
         """
-        form = read_form(asked)
+        form = read_form(request)
         grant_type = form.text("grant_type")
-        client = self._authenticator.client(asked, form, now)
+        client = self._authenticator.client(request, form, now)
         self._rates.check(client, now)
         if grant_type not in GRANT_TYPES:
             raise OAuthError("unsupported_grant_type", "grant_type_unknown")
         if grant_type not in client.grant_types:
             raise OAuthError("unauthorized_client", "grant_type_not_registered")
-        proof = self._proofs.check(asked, self._url, client, now)
+        proof = self._proofs.check(request, self._url, client, now)
         self._issuance.check_client(client, now)
         if grant_type == CLIENT_CREDENTIALS:
             token = self._issuance.client_token(
@@ -84,11 +82,16 @@ class TokenEndpoint:
             )
             body = _token_body(token)
         else:
-            body = self._exchange(asked, form, client, proof, now)
-        return answer(body, headers=self._proofs.headers(now))
+            body = self._exchange(request, form, client, proof, now)
+        return json_response(body, headers=self._proofs.headers(now))
 
     def _exchange(
-        self, asked: Asked, form: Form, client: ClientRecord, proof: Proof | None, now: float
+        self,
+        request: ParsedRequest,
+        form: Form,
+        client: ClientRecord,
+        proof: Proof | None,
+        now: float,
     ) -> dict[str, JSON]:
         """Answer a token exchange (RFC 8693): for a grant, or for an access token."""
         requested = form.optional("requested_token_type") or ACCESS_TOKEN
@@ -110,11 +113,11 @@ class TokenEndpoint:
             txn=form.optional("txn"),
         )
         if requested == GRANT:
-            return self._grant(form, client, subject, proof, int(now))
+            return self._issue_grant(form, client, subject, proof, int(now))
         token = self._issuance.access_token(
             client,
             subject,
-            _chain(asked, form),
+            _read_chain(request, form),
             form.resources,
             form.scopes(),
             jkt=proof.jkt,
@@ -122,7 +125,7 @@ class TokenEndpoint:
         )
         return _token_body(token, {"issued_token_type": ACCESS_TOKEN})
 
-    def _grant(
+    def _issue_grant(
         self, form: Form, client: ClientRecord, subject: Subject, proof: Proof, now: int
     ) -> dict[str, JSON]:
         if form.optional("actor_token") is not None:
@@ -135,7 +138,7 @@ class TokenEndpoint:
             task=form.optional("task"),
             max_depth=form.number("max_depth"),
             lifetime=form.number("requested_expires_in", least=1),
-            details=_details(form),
+            details=_read_details(form),
         )
         grant = self._issuance.grant(client, subject, request, now)
         body: dict[str, JSON] = {
@@ -158,43 +161,43 @@ def _token_body(token: AccessToken, kind: Mapping[str, JSON] | None = None) -> d
 
 
 def _scope_member(scopes: frozenset[str]) -> dict[str, JSON]:
-    """The `scope` of an answer; no scope, no member."""
+    """The `scope` member of a response; left out if there is no scope."""
     return {"scope": " ".join(sorted(scopes))} if scopes else {}
 
 
-def _chain(asked: Asked, form: Form) -> tuple[str, ...]:
-    """The chain on a request, newest first; its leaf is the actor token."""
+def _read_chain(request: ParsedRequest, form: Form) -> tuple[str, ...]:
+    """Read the chain of a request, newest first; its leaf is the actor token."""
     actor_token = form.text("actor_token")
     if form.text("actor_token_type") != JWT:
         raise OAuthError("invalid_request", "actor_token_type_unsupported")
-    header = asked.headers.get(DELEGATION.lower())
+    header = request.headers.get(DELEGATION.lower())
     if header is None:
         raise OAuthError("invalid_request", "delegation_missing")
     try:
         chain = split_chain(header)
     except VerificationError as error:
-        raise refused("invalid_grant", error) from None
+        raise OAuthError("invalid_grant", error.code) from None
     if chain[0] != actor_token:
         raise OAuthError("invalid_grant", "actor_token_mismatch")
     return tuple(chain)
 
 
-def _details(form: Form) -> Details | None:
-    """The details asked for, which limit the grant further (RFC 9396 §2); a type that isn't ours is refused (§5)."""
+def _read_details(form: Form) -> Details | None:
+    """Read the requested authorization details, which limit the grant further (RFC 9396 §2); unknown types are refused (§5)."""
     text = form.optional("authorization_details")
     if text is None:
         return None
     try:
         return read_details(jose.loads(text.encode()), VerificationError)
     except VerificationError as error:
-        raise refused("invalid_authorization_details", error) from None
+        raise OAuthError("invalid_authorization_details", error.code) from None
 
 
 _MINUTE: Final = 60.0
 
 
 class Rates:
-    """Buckets of configured clients; None is no limit. Each process counts for itself."""
+    """Rate limits of configured clients, as token buckets; None is no limit. Each process counts for itself."""
 
     def __init__(self, per_minute: int | None) -> None:
         self._per_minute = per_minute
@@ -202,20 +205,20 @@ class Rates:
         self._buckets: dict[str, tuple[float, float]] = {}
 
     def check(self, client: ClientRecord, now: float) -> None:
-        """Take one request out of a client's bucket; `now` is Unix seconds.
+        """Count one request of a client; `now` is Unix seconds.
 
         Raises:
-            OAuthError: 429, it is empty; with the seconds until it isn't.
+            OAuthError: 429, the limit is reached; `Retry-After` has the seconds to wait.
         """
         if self._per_minute is None or client.configured is None:
             return
-        most, each = float(self._per_minute), _MINUTE / self._per_minute
+        size, interval = float(self._per_minute), _MINUTE / self._per_minute
         with self._still.lock:
-            left, seen = self._buckets.get(client.client_id, (most, now))
-            left = min(most, left + max(0.0, now - seen) / each)
+            left, filled_at = self._buckets.get(client.client_id, (size, now))
+            left = min(size, left + max(0.0, now - filled_at) / interval)
             if left >= 1:
                 self._buckets[client.client_id] = (left - 1, now)
                 return
             self._buckets[client.client_id] = (left, now)
-        wait = {"retry-after": str(int((1 - left) * each) + 1)}
+        wait = {"retry-after": str(int((1 - left) * interval) + 1)}
         raise OAuthError("temporarily_unavailable", "rate_exceeded", status=429, headers=wait)

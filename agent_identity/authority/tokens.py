@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the authority signs, and how it knows its own again: access tokens (RFC 9068) and hop-0 grants."""
+"""Access tokens (RFC 9068): the authority signs them, and reads its own access tokens and hop-0 grants."""
 
 from __future__ import annotations
 
@@ -22,15 +22,14 @@ if TYPE_CHECKING:
     from agent_identity.authority.keyring import Keyring
     from agent_identity.values import JSON
 
-
 ACCESS_TOKEN_TYPE: Final = "at+jwt"  # noqa: S105 - a type name
 LIFETIME: Final = 300
-"""Seconds an access token lives, at most."""
+"""Seconds that an access token lasts, at most."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenDraft:
-    """An access token to be: for one resource, bound to a key where there was a proof."""
+    """The claims of an access token: for one resource, bound to a key if the request had a proof."""
 
     sub: str
     sub_profile: str
@@ -45,7 +44,7 @@ class TokenDraft:
 
 @dataclass(frozen=True, slots=True)
 class OwnToken:
-    """A token of this authority's, with its signature checked and its end in the future."""
+    """A verified and unexpired token of this authority."""
 
     typ: str
     claims: dict[str, JSON] = field(repr=False)
@@ -58,7 +57,7 @@ class OwnToken:
         return self.typ == GRANT_TYPE
 
     def refs(self) -> Iterator[str]:
-        """All that may be revoked about it: the token, its transaction, principal, client, and actors with their keys."""
+        """What it may be revoked by: the token, its transaction, principal, client, and actors with their keys."""
         yield self.jti
         for name in ("txn", "client_id"):
             value = self.claims.get(name)
@@ -75,10 +74,10 @@ class OwnToken:
             actor = actor.get("act")
 
     def _directory(self, profile: str) -> str | None:
-        """Who knows the principal, None where that is this authority; a trigger is nobody's."""
-        known = self.claims.get("sub_iss")
-        is_own = known is None or known == self.claims.get("iss") or profile == "trigger"
-        return None if is_own else str(known)
+        """The issuer that knows the principal; None for this authority's directory, and for a trigger."""
+        sub_iss = self.claims.get("sub_iss")
+        is_own = sub_iss is None or sub_iss == self.claims.get("iss") or profile == "trigger"
+        return None if is_own else str(sub_iss)
 
 
 def principal_ref(profile: str, sub: str, iss: str | None = None) -> str:
@@ -86,14 +85,14 @@ def principal_ref(profile: str, sub: str, iss: str | None = None) -> str:
     return str(Principal(sub, iss=iss, profile=profile))
 
 
-def grant_id(client_id: str) -> str:
-    """The `jti` of a new hop-0 grant. Its second half is derived from the id of the client that it was issued to."""
+def new_grant_id(client_id: str) -> str:
+    """Make the `jti` of a hop-0 grant. Its second half is derived from the id of the client that gets it."""
     nonce = new_id("")[:16]
     return f"grant_{nonce}{_mark(nonce, client_id)}"
 
 
 def is_issued_to(jti: str, client_id: str) -> bool:
-    """Whether the hop-0 grant of that `jti`, its signature checked, was issued to that client: another may have the same agent."""
+    """Whether the verified hop-0 grant with this `jti` was issued to this client. Several clients may have the same agent."""
     nonce, mark = jti.removeprefix("grant_")[:16], jti[-16:]
     return hmac.compare_digest(mark.encode(), _mark(nonce, client_id).encode())
 
@@ -103,14 +102,14 @@ def _mark(nonce: str, client_id: str) -> str:
 
 
 class Tokens:
-    """Signs with the newest key, and reads what any key in force has signed."""
+    """Signs with the newest key, and verifies with every key that is in use."""
 
     def __init__(self, issuer: str, keyring: Keyring) -> None:
         self.issuer = issuer
         self._keyring = keyring
 
     def mint(self, draft: TokenDraft, *, now: int, expires_at: int) -> str:
-        """An access token that ends at `expires_at` (Unix seconds), or earlier if that is further than its lifetime."""
+        """Sign an access token that expires at `expires_at` (Unix seconds), or after `LIFETIME` if that is earlier."""
         claims: dict[str, JSON] = {
             "iss": self.issuer,
             "sub": draft.sub,
@@ -134,20 +133,20 @@ class Tokens:
         return key.compact(header, orjson.dumps(claims))
 
     def read(self, compact: str, now: float) -> OwnToken:
-        """An access token or hop-0 grant that this authority signed and that hasn't ended.
+        """Verify an access token or hop-0 grant of this authority.
 
         Raises:
-            VerificationError: it is none.
+            VerificationError: the token is invalid, expired or another issuer's.
         """
         parsed = jose.unverified(compact)
         typ = parsed.header.get("typ")
         if typ not in {ACCESS_TOKEN_TYPE, GRANT_TYPE}:
-            raise VerificationError("wrong_typ", "no token of this authority's")
+            raise VerificationError("wrong_typ", "the token isn't an access token or grant")
         _, payload = jose.verify(parsed, self._keyring.jwks, algorithms={"ES256"}, typ=str(typ))
         body = jose.loads_object(payload)
         claims = Claims(body, VerificationError)
         if claims.text("iss") != self.issuer:
-            raise VerificationError("issuer_mismatch", "another issuer's token")
+            raise VerificationError("issuer_mismatch", "the token comes from another issuer")
         exp = claims.integer("exp")
         if exp <= now:
             raise VerificationError("expired", "the token has expired")

@@ -518,7 +518,8 @@ def tables_in(name: str, value: object) -> Iterator[tuple[tuple[str, ...], Table
     if isinstance(value, Table):
         yield (name,), value
     elif isinstance(value, dict):
-        for key, below in value.items():
+        tables: dict[str, object] = value
+        for key, below in tables.items():
             if isinstance(below, Table):
                 yield (name, key), below
 

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The credential that a tool gets: it signs requests to one resource.
+"""The credential of a tool: it signs requests to one resource.
 
 It adds the token with its proof of possession, the chain and the assertion. It refuses to sign a request to any other
-resource, so that no tool can send one service's token to another.
+resource, so that a tool can't send one service's token to another.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Credential(httpx.Auth):
 
     @property
     def resource(self) -> str:
-        """The resource URI that requests have to stay under."""
+        """The URI of the resource; it covers the URL of each request."""
         return self._ready.issued.resource
 
     @property
@@ -131,7 +131,7 @@ class Credential(httpx.Auth):
 
     @property
     def expires_at(self) -> float:
-        """When it ends, in Unix seconds."""
+        """When it expires, in Unix seconds."""
         return self._ready.issued.expires_at
 
     @property
@@ -152,7 +152,7 @@ class Credential(httpx.Auth):
         Raises:
             ConfigurationError: it has none.
         """
-        return self._certificate().chain
+        return self._require_certificate().chain
 
     def ssl_context(self) -> ssl.SSLContext:
         """A TLS context for your own client, with the client certificate and the identity's trusted authorities.
@@ -160,9 +160,9 @@ class Credential(httpx.Auth):
         Raises:
             ConfigurationError: it has no certificate.
         """
-        return self._context(self._certificate())
+        return self._context(self._require_certificate())
 
-    def _certificate(self) -> Certificate:
+    def _require_certificate(self) -> Certificate:
         certificate = self._ready.issued.certificate
         if certificate is None:
             raise ConfigurationError(
@@ -218,8 +218,8 @@ class Credential(httpx.Auth):
             )
             number = next(self._numbers)
             more[ASSERTION] = statement.for_request(self._facts, int(now), number, binding)
-        # Last, and in no variable: a traceback of an error above may include this frame's local variables.
-        return {**_secrets(issued), **more}
+        # At the end, and without a variable: a traceback of an error above may include this frame's local variables.
+        return {**_secret_headers(issued), **more}
 
     def stay(self, url: str, *, left: bool = False) -> None:
         """Check that a URL belongs to the resource; for other clients' hooks. `left` says that a request was already sent there.
@@ -227,17 +227,11 @@ class Credential(httpx.Auth):
         Raises:
             DeniedError: `foreign_url`, it is outside the resource; the refusal is recorded.
         """
-        if not covers(self.resource, url):
-            error = _foreign(self.resource, left=left)
-            self._reporter.refused(error, _place(url))
-            raise error
+        _stay(self.resource, url, self._reporter, left=left)
 
     async def astay(self, url: str, *, left: bool = False) -> None:
         """The async twin of `stay`."""
-        if not covers(self.resource, url):
-            error = _foreign(self.resource, left=left)
-            await self._reporter.arefused(error, _place(url))
-            raise error
+        await _astay(self.resource, url, self._reporter, left=left)
 
     def observe(self, status: int, headers: Mapping[str, str], *, url: str | None = None) -> bool:
         """Report a response, for clients that use plain headers. True means: sign the request again and send it once more.
@@ -265,14 +259,14 @@ class Credential(httpx.Auth):
         challenge = wanted_by(status, joined.get("www-authenticate", ""))
         if challenge is None or self._renewer is None:
             return None
-        return _renewal(challenge, method, self.scopes)
+        return _read_renewal(challenge, method, self.scopes)
 
     def sync_auth_flow(
         self, request: httpx.Request
     ) -> Generator[httpx.Request, httpx.Response, None]:
         """Sign and send (httpx's hook); repeat where the server requires its nonce, more scopes or a fresher token."""
         sending = Sending[httpx.Request, httpx.Response](
-            self, request, _body_of(request), self._show
+            self, request, _body_of(request), self._attach_certificate
         )
         yield from sending.flow()
 
@@ -281,7 +275,7 @@ class Credential(httpx.Auth):
     ) -> AsyncGenerator[httpx.Request, httpx.Response]:
         """The async twin of `sync_auth_flow`."""
         sending = Sending[httpx.Request, httpx.Response](
-            self, request, _body_of(request), self._show
+            self, request, _body_of(request), self._attach_certificate
         )
         return sending.aflow()
 
@@ -324,7 +318,7 @@ class Credential(httpx.Auth):
         if self._renewer is not None:
             self._ready = await self._renewer.arenew(renewal)
 
-    def _show(self, request: httpx.Request) -> None:
+    def _attach_certificate(self, request: httpx.Request) -> None:
         if self._ready.issued.certificate is not None:
             request.extensions[CERTIFICATE] = self._ready.issued.certificate
 
@@ -346,7 +340,21 @@ class Credential(httpx.Auth):
         raise TypeError("a Credential can't be pickled or copied")
 
 
-def _foreign(resource: str, *, left: bool) -> DeniedError:
+def _stay(resource: str, url: str, reporter: Reporter, *, left: bool = False) -> None:
+    if not covers(resource, url):
+        error = _foreign_url(resource, left=left)
+        reporter.refused(error, _read_origin(url))
+        raise error
+
+
+async def _astay(resource: str, url: str, reporter: Reporter, *, left: bool = False) -> None:
+    if not covers(resource, url):
+        error = _foreign_url(resource, left=left)
+        await reporter.arefused(error, _read_origin(url))
+        raise error
+
+
+def _foreign_url(resource: str, *, left: bool) -> DeniedError:
     if left:
         return DeniedError(
             "foreign_url",
@@ -360,12 +368,12 @@ def _foreign(resource: str, *, left: bool) -> DeniedError:
     )
 
 
-def _place(url: str) -> str:
+def _read_origin(url: str) -> str:
     """The origin of a URL, for a record; path and query are left out, since they may contain secrets."""
     return origin_or_none(url) or "unreadable"
 
 
-def _secrets(issued: Issued) -> dict[str, str]:
+def _secret_headers(issued: Issued) -> dict[str, str]:
     """The secret headers: the credential itself, and its transaction token."""
     headers: dict[str, str] = {}
     if issued.header and issued.scheme:
@@ -377,7 +385,7 @@ def _secrets(issued: Issued) -> dict[str, str]:
     return headers
 
 
-def _renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:
+def _read_renewal(challenge: Challenge, method: str, scopes: frozenset[str]) -> Renewal | None:
     error = challenge.parameters["error"]
     if error == "insufficient_scope":
         try:
@@ -450,11 +458,7 @@ class _Confined(httpx.BaseTransport):
         self._reporter = reporter
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
-        url = str(request.url)
-        if not covers(self._resource, url):
-            error = _foreign(self._resource, left=False)
-            self._reporter.refused(error, _place(url))
-            raise error
+        _stay(self._resource, str(request.url), self._reporter)
         return self._inner.handle_request(request)
 
 
@@ -465,11 +469,7 @@ class _AConfined(httpx.AsyncBaseTransport):
         self._reporter = reporter
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
-        url = str(request.url)
-        if not covers(self._resource, url):
-            error = _foreign(self._resource, left=False)
-            await self._reporter.arefused(error, _place(url))
-            raise error
+        await _astay(self._resource, str(request.url), self._reporter)
         return await self._inner.handle_async_request(request)
 
 

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Generator
     from pathlib import Path
 
-
 _log: Final = logging.getLogger("agent_identity")
 
 _NO_LINK: Final = getattr(os, "O_NOFOLLOW", 0)

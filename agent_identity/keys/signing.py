@@ -29,7 +29,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-
 JWK: TypeAlias = Mapping[str, object]
 
 _ES256: Final = ec.ECDSA(hashes.SHA256())

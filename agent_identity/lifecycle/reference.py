@@ -11,7 +11,6 @@ from agent_identity.values import Principal, agent_uri
 if TYPE_CHECKING:
     from agent_identity.errors import AgentIdentityError
 
-
 Kind: TypeAlias = Literal["principal", "session", "grant", "agent", "client", "token", "everything"]
 
 EVERYTHING: Final = "*"

@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON
 
-
 LOOK_SECONDS: Final = 0.25
 """Seconds between two reads of the store for revocations of other processes."""
 STALE_SECONDS: Final = 10.0
@@ -176,8 +175,6 @@ class Revocations:
         start_over_in_child(self)
         self.look()
 
-    # -- sessions ----------------------------------------------------------------------------------------------------
-
     def open(self, session: Revocable) -> None:
         """Register a session that opens.
 
@@ -238,8 +235,6 @@ class Revocations:
             return False
         lifted_at = self._revoked[name]
         return lifted_at is None or lifted_at >= int(issued_at)
-
-    # -- revoking ----------------------------------------------------------------------------------------------------
 
     def revoke(self, ref: str, *, reason: str, by: str) -> Revocation:
         """Revoke a reference: end all sessions that it names. When this returns, no call of theirs starts in this process.
@@ -366,8 +361,6 @@ class Revocations:
         if any(reference.text in session.names() for session in self._sessions()):
             return False
         return all(record.body.get("agent") != reference.text for record in self._ledger.records())
-
-    # -- what other processes revoked --------------------------------------------------------------------------------
 
     def look(self) -> None:
         """Read the revocations of other processes from the store, and end the sessions that they name.

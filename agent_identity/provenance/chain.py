@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record, Unseal
     from agent_identity.values import JSON
 
-
 Seal: TypeAlias = Callable[[bytes, bytes], bytes]
 
 GENESIS: Final = bytes(32)

@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import Principal
 
-
 _LEASE_SECONDS: Final = 30.0
 _Text: TypeAlias = "str | None"
 _Pending: TypeAlias = tuple[int, str, _Text, _Text, _Text, _Text, _Text, _Text, bytes, bytes | None]

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
-
 _V = TypeVar("_V")
 _SEALERS: Final = 8_192  # 2.5 KB each, one for each subject with a live session
 

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.values import JSON
 
-
 SESSION_OPENED: Final = "session.opened"
 SESSION_CLOSED: Final = "session.closed"
 GRANT_MADE: Final = "grant.made"

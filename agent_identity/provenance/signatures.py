@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record
     from agent_identity.values import JSON
 
-
 _SKEW: Final = 60.0
 """Seconds by which the clocks of an anchor, an agent and its ledger may differ."""
 

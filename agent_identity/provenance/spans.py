@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, MutableMapping
     from contextvars import Token
 
-
 _log: Final = logging.getLogger("agent_identity")
 
 OPERATION: Final = "gen_ai.operation.name"

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a session reaches a resource: a grant for every hop down to it, then the credential that its own hop earns.
+"""Gets the credential of a session for a resource, and renews it.
 
-Grants are made when a resource is first reached, for that resource and the scopes of the call, root first; a parent's hop
-is made when a child first needs it. Everything is shared by who asks for the same, and recorded by whoever fetched it.
+A credential is fetched when a resource is first reached, for the grants of the session's chain (`grants.py`). Equal requests
+share one fetch, and the request that fetches also records it.
 """
 
 from __future__ import annotations
@@ -12,28 +12,24 @@ from dataclasses import replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
-from agent_identity.credentials.cache import CacheKey
 from agent_identity.credentials.oauth.requests import Issued
-from agent_identity.credentials.root_grants import RootWanted
 from agent_identity.credentials.source import Renewal, Wanted
 from agent_identity.credentials.sources.checks import check_step_up
-from agent_identity.delegation.grant import Grant, mint_child
 from agent_identity.errors import AgentIdentityError, DeniedError
-from agent_identity.flow import Draft, Shared, append, arun, run, shared
-from agent_identity.policy.request import Entity, Facts, Request
+from agent_identity.flow import Shared, append, arun, run, shared
+from agent_identity.policy.request import Entity
 from agent_identity.policy.rules import ask_policy
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import (
     CREDENTIAL_ACQUIRED,
     CREDENTIAL_DECIDED,
     CREDENTIAL_STEPPED_UP,
-    GRANT_MADE,
 )
-from agent_identity.runtime.closing import give_back
 from agent_identity.runtime.current import running_call
-from agent_identity.runtime.parts import check_credential, granted
+from agent_identity.runtime.grants import make_chain, share_key
+from agent_identity.runtime.parts import check_credential
 from agent_identity.runtime.reach import Reach
-from agent_identity.runtime.reports import Reporting, refused_draft
+from agent_identity.runtime.reports import Reporting, draft_refused
 from agent_identity.uris import check_resource
 from agent_identity.values import LOCAL, keep, scope_set
 
@@ -43,40 +39,39 @@ if TYPE_CHECKING:
     import httpx
 
     from agent_identity.credentials.source import Source, StepUp
-    from agent_identity.delegation.chain import Handover
-    from agent_identity.flow import Flow
+    from agent_identity.delegation.grant import Grant
+    from agent_identity.flow import Draft, Flow
     from agent_identity.http.credential import Credential, LateCredential, Ready
-    from agent_identity.keys.signing import JWK
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Resource
     from agent_identity.runtime.state import SessionState
-    from agent_identity.values import JSON, Decision
+    from agent_identity.values import Decision
 
 
 def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
-    """A credential outside any tool: decided by policy and recorded.
+    """Get a credential outside any tool: policy decides on it, and the decision is recorded.
 
     Raises:
         DeniedError: policy or the session's limits refuse it.
         CredentialError: the issuer refused or could not be reached.
     """
-    with traced(session, resource):
-        return run(_credential(session, resource, scopes), session.parts.world.answer)
+    with trace_acquisition(session, resource):
+        return run(_acquire(session, resource, scopes), session.parts.world.answer)
 
 
 async def aacquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Credential:
     """The async twin of `acquire`."""
-    with traced(session, resource):
-        return await arun(_credential(session, resource, scopes), session.parts.world.aanswer)
+    with trace_acquisition(session, resource):
+        return await arun(_acquire(session, resource, scopes), session.parts.world.aanswer)
 
 
-def credential_of(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
-    """The credential as a tool is handed it; with a call, it asserts that call on every request.
+def make_credential(session: SessionState, reached: Reach, call: RunningCall | None) -> Credential:
+    """Make the credential that users get; with a call, each request asserts that call.
 
     Raises:
-        ConfigurationError: what is reached is local and has no credential.
+        ConfigurationError: a local tool has no credential.
     """
     from agent_identity.http.credential import Credential  # noqa: PLC0415 - httpx loads on first use
 
@@ -104,39 +99,39 @@ def _check_use(session: SessionState, reached: Reach, call: RunningCall | None) 
         call.check_running()
     if session.agent.proof_key is not reached.proof_key:
         raise DeniedError(
-            "key_renewed", "the agent has another key in this process since it forked"
+            "key_renewed", "this process has forked, and the agent has another key here"
         )
 
 
 def reach_for_call(
     session: SessionState, reached: Reach, call: RunningCall, trace_id: str
 ) -> Flow[Reach]:
-    """The same for one call alone: with a transaction token that says what the call is about."""
+    """Add a transaction token for one call, if the resource is configured to get one."""
     place, issued = reached.place, reached.issued
     if place is None or place.transaction is None or issued is None:
         return reached
-    wanted = _wanted(session, reached.chain, place, reached.scopes, None)
+    wanted = _make_wanted(session, reached.chain, place, reached.scopes, None)
     token = yield from place.transaction.fetch(wanted, tool=call.tool.name, trace_id=trace_id)
     yield from append(
-        _acquired_draft(
-            session,
-            call.call_id,
-            token.txn,
+        session.draft(
+            CREDENTIAL_ACQUIRED,
             {
                 "resource": place.uri,
                 "source": "transaction-token",
                 "issuer": place.transaction.issuer.url,
                 "token_type": "N_A",
             },
+            call_id=call.call_id,
+            ref=token.txn,
         )
     )
     with_token = replace(issued, txn_token=token.token)
-    return _reach_of(
+    return _make_reach(
         session, reached.resource, reached.scopes, reached.chain, place, with_token, reached.key
     )
 
 
-def _reach_of(
+def _make_reach(
     session: SessionState,
     resource: str,
     scopes: frozenset[str],
@@ -162,7 +157,7 @@ def _reach_of(
 
 
 class Renewing:
-    """Gets the credential of a session anew when its resource says that this one won't do."""
+    """Renews the credential of a session after its resource refused it."""
 
     __slots__ = ("_call", "_reached", "_session")
 
@@ -172,12 +167,12 @@ class Renewing:
         self._call = call
 
     def renew(self, renewal: Renewal, /) -> Ready:
-        flow = renewed(self._session, self._reached, renewal, self._call)
+        flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
         return self._reached.ready(with_call=self._call is not None)
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
-        flow = renewed(self._session, self._reached, renewal, self._call)
+        flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
         return self._reached.ready(with_call=self._call is not None)
 
@@ -185,168 +180,34 @@ class Renewing:
 def reach(
     session: SessionState, resource: str, scopes: frozenset[str], step_up: StepUp | None = None
 ) -> Flow[Reach]:
-    """Get all that a call to `resource` needs; a local resource needs no credential.
+    """Get the grants and the credential that a call to `resource` needs; a local resource needs no credential.
 
-    Whoever is acted for is proven first: by the tokens that were verified, or by fresh ones where those have ended.
+    If the principal's tokens have ended, fresh ones are verified first.
 
     Raises:
-        DeniedError: nothing says how to get a credential for it.
-        InvalidSubjectError: there are no fresh tokens of the principal, or they name another one.
+        DeniedError: the configuration has no credential for this resource.
+        InvalidSubjectError: there are no fresh tokens of the principal, or they name another principal.
         CredentialError: an issuer refused or could not be reached.
-        LedgerError: what was issued could not be recorded, so it isn't used.
+        LedgerError: the credential could not be recorded, so it isn't used.
     """
-    yield from session.proof.anew()
+    yield from session.proof.renew_if_due()
     place = None if resource == LOCAL else session.parts.resources.get(resource)
     audiences = session.limits.resources or frozenset({resource} - {LOCAL})
-    chain = yield from chain_of(session, audiences, scopes)
+    chain = yield from make_chain(session, audiences, scopes)
     if place is None:
-        return _reach_of(session, resource, scopes, chain, None, None, None)
-    source = place.source_for(is_handed=session.is_taken_over)
-    key = _key(session, place, source, chain[0].hash(), scopes, step_up)
-    start = lambda: _acquired(session, chain, place, source, scopes, step_up)  # noqa: E731 - a flow to be made by whoever leads
-    issued = yield from shared(Shared(key, start, source.patience))
-    return _reach_of(session, resource, scopes, chain, place, issued, key)
-
-
-def _key(
-    session: SessionState,
-    place: Resource,
-    source: Source,
-    chain: str,
-    scopes: frozenset[str],
-    step_up: StepUp | None,
-) -> bytes:
+        return _make_reach(session, resource, scopes, chain, None, None, None)
+    source = place.source_for(is_handed=session.is_accepted)
     described = source.described
-    sign_in = "" if step_up is None else f" {step_up.acr_values} {step_up.max_age}"
-    return _shared_key(
-        session,
-        CacheKey(
-            grant_type=described.kind,
-            issuer=described.issuer,
-            client=described.client,
-            principal=_owner(session),
-            chain=chain,
-            resource=place.uri,
-            audience=described.audience + sign_in,
-            scopes=scopes,
-            details=described.details,
-            binding_key=session.agent.key.thumbprint,
-            policy_epoch=session.parts.policy_epoch,
-        ),
-    )
+    if step_up is not None:
+        sign_in = f" {step_up.acr_values} {step_up.max_age}"
+        described = described._replace(audience=described.audience + sign_in)
+    key = share_key(session, described, chain[0].hash(), place.uri, scopes)
+    fetch = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - only the leader makes the flow
+    issued = yield from shared(Shared(key, fetch, source.patience))
+    return _make_reach(session, resource, scopes, chain, place, issued, key)
 
 
-def _hop_key(session: SessionState, above: str, place: str, scopes: frozenset[str]) -> bytes:
-    return _shared_key(
-        session,
-        CacheKey(
-            grant_type="hop",
-            issuer=session.parts.anchor.name,
-            client=session.parts.agent.key.thumbprint,
-            principal=_owner(session),
-            chain=above,
-            resource=place,
-            audience="",
-            scopes=scopes,
-            details="",
-            binding_key=session.agent.key.thumbprint,
-            policy_epoch=session.parts.policy_epoch,
-        ),
-    )
-
-
-def _owner(session: SessionState) -> tuple[str, str, str]:
-    return str(session.principal), session.txn, session.id
-
-
-def _shared_key(session: SessionState, key: CacheKey) -> bytes:
-    digest = key.digest()
-    session.cache_keys.add(digest)  # dropped when the session ends: nobody else can ask by this key
-    return digest
-
-
-def chain_of(
-    session: SessionState, audiences: frozenset[str], scopes: frozenset[str]
-) -> Flow[tuple[Grant, ...]]:
-    """The grants down to a session, newest first, for some resources and scopes; each hop is made once and shared."""
-    if session.taken_over is not None:
-        return _taken_over(session, session.taken_over)
-    place = " ".join(sorted(audiences))
-    if session.parent is None:
-        key = _hop_key(session, "", place, scopes)
-        root = yield from shared(Shared(key, lambda: _root(session, audiences, scopes)))
-        return (root,)
-    above = yield from chain_of(session.parent, audiences, scopes)
-    key = _hop_key(session, above[0].hash(), place, scopes)
-    hop = yield from shared(Shared(key, lambda: _child(session, above, audiences, scopes)))
-    return (hop, *above)
-
-
-def _taken_over(session: SessionState, handover: Handover) -> tuple[Grant, ...]:
-    """The grants that were handed over; they are for one key, and nobody here can make others."""
-    if session.agent.key.thumbprint != handover.grants[0].jkt:
-        raise DeniedError(
-            "key_renewed",
-            "what was handed over is for the key that the agent had before it forked",
-            remedy="have it handed over anew, or configure [agent] key",
-        )
-    return handover.grants
-
-
-def _root(session: SessionState, audiences: frozenset[str], scopes: frozenset[str]) -> Flow[Grant]:
-    parts = session.parts
-    now = parts.clock()
-    session.check(now)
-    lifetime = min(parts.grant_lifetime, session.expires_at - now, session.proof.until - now)
-    if lifetime < 1:
-        raise DeniedError("session_expired", "the session ends within a second")
-    grant = yield from parts.anchor.grant(
-        RootWanted(
-            principal=session.principal,
-            subject=session.subject,
-            agent=session.agent.uri,
-            resources=audiences or frozenset({LOCAL}),
-            scopes=scopes,
-            details=granted(session.limits, parts.resources, audiences),
-            purpose=session.purpose,
-            task=session.task,
-            txn=session.txn,
-            max_depth=session.max_depth,
-            lifetime=lifetime,
-            evidence=session.evidence,
-            proof_key=session.agent.proof_key,
-        )
-    )
-    yield from grant_made(session, (grant,))
-    return grant
-
-
-def _child(
-    session: SessionState,
-    above: tuple[Grant, ...],
-    audiences: frozenset[str],
-    scopes: frozenset[str],
-) -> Flow[Grant]:
-    parent = session.parent
-    assert parent is not None  # noqa: S101 - `_chain` asks for a child's hop only below a parent
-    now = session.parts.clock()
-    grant = mint_child(
-        parent.agent.key,
-        above[0],
-        agent=session.agent.uri,
-        jkt=session.agent.key.thumbprint,
-        aud=audiences,
-        scopes=scopes,
-        details=granted(session.limits, session.parts.resources, audiences),
-        task=session.task,
-        now=int(now),
-        expires_at=int(min(session.expires_at, now + session.parts.grant_lifetime)),
-    )
-    yield from grant_made(session, (grant, *above))
-    return grant
-
-
-def _acquired(
+def _fetch_credential(
     session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
@@ -355,19 +216,17 @@ def _acquired(
     step_up: StepUp | None,
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
-    issued = yield from source.fetch(_wanted(session, chain, place, scopes, step_up))
+    issued = yield from source.fetch(_make_wanted(session, chain, place, scopes, step_up))
     if not issued.opens_something:
         return issued
-    if not session.take(place, issued):
-        yield from give_back(session.parts, session.id, session.pseudonym, [(place.issuer, issued)])
+    if not session.hold_token(place, issued):
+        yield from session.revoke_tokens([(place.issuer, issued)])
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
     check_step_up(issued, step_up)
     yield from append(
-        _acquired_draft(
-            session,
-            None,
-            issued.jti,
+        session.draft(
+            CREDENTIAL_ACQUIRED,
             {
                 "resource": place.uri,
                 "grant_hash": chain[0].hash(),
@@ -380,12 +239,13 @@ def _acquired(
                 "opaque": issued.is_opaque,
             },
             None if issued.details is None else {"authorization_details": issued.details},
+            ref=issued.jti,
         )
     )
     return issued
 
 
-def _wanted(
+def _make_wanted(
     session: SessionState,
     chain: tuple[Grant, ...],
     place: Resource,
@@ -406,65 +266,9 @@ def _wanted(
     )
 
 
-def _acquired_draft(
-    session: SessionState,
-    call_id: str | None,
-    ref: str | None,
-    public: dict[str, JSON],
-    sealed: dict[str, JSON] | None = None,
-) -> Draft:
-    return Draft(
-        CREDENTIAL_ACQUIRED,
-        public,
-        sealed,
-        pseudonym=session.pseudonym,
-        session_id=session.id,
-        call_id=call_id,
-        ref=ref,
-    )
-
-
-def grant_made(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
-    """Put a grant on record with its whole chain, and with the anchor's key as it was used: the anchor itself forgets it."""
-    root = chain[-1]
-    known = session.anchor_key
-    if known is None:
-        key = yield from session.parts.anchor.key(root.kid or "")
-    else:
-        key = _public(known)
-    yield from append(_grant_draft(session, chain, key))
-
-
-def _public(jwk: JWK) -> dict[str, JSON]:
-    """A public key as JSON; all of its members that matter are texts."""
-    return {name: value for name, value in jwk.items() if isinstance(value, str)}
-
-
-def _grant_draft(session: SessionState, chain: tuple[Grant, ...], key: dict[str, JSON]) -> Draft:
-    grant, root = chain[0], chain[-1]
-    return Draft(
-        GRANT_MADE,
-        {
-            "agent": grant.agent,
-            "depth": grant.depth,
-            "scope": [*sorted(grant.scopes)],
-            "aud": [*sorted(grant.aud)],
-            "expires_at": grant.exp,
-            "grant_hash": grant.hash(),
-            "evidence": grant.evidence,
-            "anchor": root.iss,
-            "anchor_key": key,
-        },
-        {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
-        pseudonym=session.pseudonym,
-        session_id=session.id,
-        ref=grant.jti,
-    )
-
-
 @contextlib.contextmanager
-def traced(session: SessionState, resource: str) -> Generator[None]:
-    """The span of one acquisition; it belongs to who drives the flow, not to the flow."""
+def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
+    """Trace one acquisition. The span belongs to the driver of the flow, not to the flow (rule F1)."""
     span = spans.open_span(f"acquire_credential {resource}", {})
     error: str | None = None
     try:
@@ -483,37 +287,30 @@ def traced(session: SessionState, resource: str) -> Generator[None]:
         span.end(attributes, error)
 
 
-def _credential(
+def _acquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Flow[Credential]:
-    """Decide on it, put the decision on record, get it.
-
-    Raises:
-        DeniedError: policy or the session's limits refuse it.
-        CredentialError: the issuer refused or could not be reached.
-    """
     parts = session.parts
     now = parts.clock()
     parts.gate.check()
     session.check(now)
     check_resource(resource)
-    asked_for = None if scopes is None else scope_set(scopes)
-    wanted = yield from _permitted(session, resource, asked_for, now)
-    ready = yield from reach(session, resource, wanted)
+    requested = None if scopes is None else scope_set(scopes)
+    allowed = yield from _decide_and_record(session, resource, requested, now)
+    reached = yield from reach(session, resource, allowed)
     session.check(parts.clock())
-    return credential_of(session, ready, None)
+    return make_credential(session, reached, None)
 
 
-def renewed(
+def renew(
     session: SessionState, reached: Reach, renewal: Renewal, call: RunningCall | None
 ) -> Flow[Reach]:
-    """The credential anew, since its resource refused this one; `call` is the one that uses it, None outside of any.
+    """Renew a credential that its resource refused. `call` is the call that uses it, None outside a tool.
 
-    More scopes are decided on like any other credential. What its resource wants of it, a step-up, is on record, and so is
-    the refusal of one.
+    Policy decides on more scopes as on any other credential. A step-up is recorded, and so is a refused renewal.
 
     Raises:
-        DeniedError: policy, the configuration or the session's limits don't allow that much.
+        DeniedError: policy, the configuration or the session's limits refuse the renewal.
         CredentialError: the issuer refused or could not be reached.
     """
     parts = session.parts
@@ -523,25 +320,25 @@ def renewed(
         session.check(now)
         scopes = reached.scopes
         if renewal.scopes is not None:
-            scopes = yield from _permitted(
+            scopes = yield from _decide_and_record(
                 session, reached.resource, renewal.scopes, now, own=reached.scopes, call_id=call_id
             )
         if renewal == Renewal():
             _forget(session, reached)
-        found = yield from reach(session, reached.resource, scopes, renewal.step_up)
+        renewed = yield from reach(session, reached.resource, scopes, renewal.step_up)
         session.check(parts.clock())
     except AgentIdentityError as error:
         error.call_id = call_id
         yield from append(
-            refused_draft(session, reached.resource, error, reached.resource, call_id)
+            draft_refused(session, reached.resource, error, reached.resource, call_id)
         )
         raise
     if renewal != Renewal():
-        yield from append(_stepped_up(session, reached.resource, scopes, renewal, call_id))
-    return found
+        yield from append(_draft_stepped_up(session, reached.resource, scopes, renewal, call_id))
+    return renewed
 
 
-def _stepped_up(
+def _draft_stepped_up(
     session: SessionState,
     resource: str,
     scopes: frozenset[str],
@@ -549,7 +346,7 @@ def _stepped_up(
     call_id: str | None,
 ) -> Draft:
     sign_in = renewal.step_up
-    return Draft(
+    return session.draft(
         CREDENTIAL_STEPPED_UP,
         {
             "resource": resource,
@@ -557,24 +354,22 @@ def _stepped_up(
             "acr_values": None if sign_in is None else [*sign_in.acr_values],
             "max_age": None if sign_in is None else sign_in.max_age,
         },
-        pseudonym=session.known_as,
-        session_id=session.id,
         call_id=call_id,
     )
 
 
 def _forget(session: SessionState, reached: Reach) -> None:
-    """Let go of a credential that was refused, unless another has taken its place: many may hold the same one."""
+    """Drop a refused credential from the cache, unless another one has replaced it there already."""
     if reached.key is None or reached.issued is None:
         return
     entry = session.parts.world.cache.get(reached.key)
-    held = None if entry is None else entry.value
-    if isinstance(held, Issued) and held.token.equals(reached.issued.token):
+    cached = None if entry is None else entry.value
+    if isinstance(cached, Issued) and cached.token.equals(reached.issued.token):
         session.parts.world.drop(reached.key)
         session.reaches.pop((reached.resource, reached.scopes), None)
 
 
-def _permitted(
+def _decide_and_record(
     session: SessionState,
     resource: str,
     scopes: frozenset[str] | None,
@@ -583,9 +378,9 @@ def _permitted(
     own: frozenset[str] | None = None,
     call_id: str | None = None,
 ) -> Flow[frozenset[str]]:
-    """Decide on a credential apart from a call's own decision, and put that on record.
+    """Decide on a credential apart from a call's own decision, and record the decision; return the scopes.
 
-    `own` are the scopes of the credential in hand, where a resource asks for more: what was permitted once.
+    `own` are the scopes of the current credential, if its resource asks for more.
     """
     wanted = scopes or frozenset[str]()
     try:
@@ -593,55 +388,41 @@ def _permitted(
         if own is None:
             check_credential(session.limits, session.parts.resources, resource)
         else:
-            _check_cap(session, resource, wanted, own)
-        decision = yield from _decided(session, resource, wanted, now)
+            _check_more_scopes(session, resource, wanted, own)
+        decision = yield from _decide(session, resource, wanted, now)
     except AgentIdentityError as error:
-        yield from append(_draft(session, resource, wanted, None, error, call_id))
+        yield from append(_draft_decided(session, resource, wanted, None, error, call_id))
         raise
-    yield from append(_draft(session, resource, wanted, decision, None, call_id))
+    yield from append(_draft_decided(session, resource, wanted, decision, None, call_id))
     return wanted
 
 
-def _check_cap(
+def _check_more_scopes(
     session: SessionState, resource: str, wanted: frozenset[str], own: frozenset[str]
 ) -> None:
-    """Hold a resource's wish for more scopes to the tool's own, where neither configuration nor session say what is allowed."""
+    """Refuse more scopes than the current credential has, unless the session or the configuration limits them."""
     is_limited = session.limits.scopes is not None
     if is_limited or session.parts.resources.scopes(resource) is not None or wanted <= own:
         return
     raise DeniedError(
         "scope_not_granted",
-        f"{resource} asks for {min(wanted - own)}, which nothing allows {session.agent.uri}",
-        remedy="name the scope at the tool, for the resource, or when the session is opened",
+        f"{resource} asks for {min(wanted - own)}, and {session.agent.uri} isn't allowed that scope",
+        remedy="add the scope to the tool, to the resource's configuration, or to the session",
     )
 
 
-def _decided(
+def _decide(
     session: SessionState, resource: str, wanted: frozenset[str], now: float
 ) -> Flow[Decision]:
-    facts = Facts(
-        "credential",
-        Entity(
-            "Resource",
-            resource,
-            MappingProxyType({"resource": resource, "scopes": wanted, "labels": frozenset[str]()}),
-        ),
-        session.principal,
-        session.evidence,
-        session.agent.uri,
-        session.chain,
-        session.purpose,
-        session.task,
-        now,
-        b"{}",
-        session.history.past,
-    )
-    decision = yield from ask_policy(session.parts.policy, Request(facts))
+    attributes = {"resource": resource, "scopes": wanted, "labels": frozenset[str]()}
+    target = Entity("Resource", resource, MappingProxyType(attributes))
+    request = session.policy_request("credential", target, now, b"{}", session.history.past)
+    decision = yield from ask_policy(session.parts.policy, request)
     session.history.add_resource(resource)
     return decision
 
 
-def _draft(
+def _draft_decided(
     session: SessionState,
     resource: str,
     wanted: frozenset[str],
@@ -650,7 +431,7 @@ def _draft(
     call_id: str | None,
 ) -> Draft:
     policy_id = decision.policy_id if decision is not None else getattr(error, "policy_id", None)
-    return Draft(
+    return session.draft(
         CREDENTIAL_DECIDED,
         {
             "resource": resource,
@@ -661,19 +442,17 @@ def _draft(
             "policy_id": policy_id,
             "code": None if error is None else error.code,
         },
-        pseudonym=session.pseudonym,
-        session_id=session.id,
         call_id=call_id,
     )
 
 
 def client(session: SessionState, resource: str) -> httpx.Client:
-    """A client that can't leave `resource`."""
+    """Make a client that can't leave `resource`."""
     from agent_identity.http.credential import confined_client  # noqa: PLC0415 - httpx loads on first use
 
     transport = session.parts.world.transport.network()
     reporter = Reporting(session, resource, running_call(session))
-    return confined_client(_late(session, resource), resource, transport, reporter)
+    return confined_client(_make_late_credential(session, resource), resource, transport, reporter)
 
 
 def aclient(session: SessionState, resource: str) -> httpx.AsyncClient:
@@ -682,10 +461,10 @@ def aclient(session: SessionState, resource: str) -> httpx.AsyncClient:
 
     transport = session.parts.world.transport.anetwork()
     reporter = Reporting(session, resource, running_call(session))
-    return confined_aclient(_late(session, resource), resource, transport, reporter)
+    return confined_aclient(_make_late_credential(session, resource), resource, transport, reporter)
 
 
-def _late(session: SessionState, resource: str) -> LateCredential:
+def _make_late_credential(session: SessionState, resource: str) -> LateCredential:
     from agent_identity.http.credential import LateCredential  # noqa: PLC0415 - httpx loads on first use
 
     def of_running_call() -> Credential | None:

@@ -1,17 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which session is current, and which call of it is running.
 
-C1  A context variable says it. Context variables follow into tasks and `asyncio.to_thread`, not into executors and threads
-    (`session.bind` carries them).
-C2  A session that was entered inside a generator is current while that generator runs, and only then. A context variable can't
-    say that, so the stack decides first: the nearest generator on it that entered a session. The stack is read only while such
-    a session is open.
-C3  Tasks and threads have the context variable alone. They act as the session that it names while the generator that entered
-    the session runs. They are refused (`session_suspended`) where it waits at a `yield`, and where another session was open in the
-    same context, another generator's or the reader's, because then nothing says under which of them the task was started.
-C4  The code that entered a session falls back to the session around it. Only the same thread and task may do that.
+C1  A context variable holds the current session. Tasks and `asyncio.to_thread` inherit it, executors and threads don't
+    (`session.bind` carries it there).
+C2  A session that was entered inside a generator is current only while that generator runs. A context variable can't express
+    that, so the stack is read first: the nearest generator on it that entered a session decides. The stack is read only while
+    such a session is open.
+C3  Tasks and threads have only the context variable. They act as its session while the generator that entered the session runs.
+    They are refused (`session_suspended`) while it waits at a `yield`. They are also refused if another session was open in the
+    same context, because the task may have been started under either of them.
+C4  Code that leaves a session returns to the session around it, in the same thread and task only.
 
-tests/unit/test_current.py has a test for each.
+tests/unit/test_current.py has a test for each rule.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class RunningCall(Protocol):
 
     @property
     def facts(self) -> CallFacts:
-        """What every assertion of this call says."""
+        """The members that all assertions of this call have in common."""
         ...
 
     @property
@@ -63,22 +63,22 @@ class RunningCall(Protocol):
     def is_running(self) -> bool: ...
 
     def check_running(self) -> None:
-        """Raises `DeniedError` when it has ended."""
+        """Raise `DeniedError` if the call has ended."""
         ...
 
     def credential(self) -> Credential: ...
 
-    def asserted(self, *, with_token: bool) -> tuple[str, list[str]]:
-        """Its assertion as a whole, and the grants of its chain; with the token's hash where the token goes along."""
+    def sign_assertion(self, *, with_token: bool) -> tuple[str, list[str]]:
+        """Sign an assertion of the whole call, and return it with the grants of its chain; `with_token` adds the token's hash."""
         ...
 
 
 class Current:
-    """A session that is current, and the call of it that is running.
+    """A session that is current, and its running call.
 
-    The session is held weakly: when the block or task that entered it is gone without leaving it, so is the session, and a
-    pool's next job finds none instead of a stranger's. `tool_call_id` is the model's id of the call that is about to be made.
-    `below` was current before, and `entries` is the list of a generator that this is in.
+    The reference to the session is weak. If a task dies without leaving its session, the session is collected, and the next job
+    in the same pool finds no session. `tool_call_id` is the model's id of the next call. `below` is the entry that was current
+    before, and `entries` is the generator's list that contains this entry.
     """
 
     __slots__ = ("below", "call", "entries", "session", "tool_call_id")
@@ -97,9 +97,10 @@ class Current:
 
 
 class Entered(Current):
-    """A session whose block was entered here.
+    """A session whose `with` block was entered.
 
-    `generator` is the frame of the generator that entered it, None outside of generators and after the block was left. `is_mixed` says that another generator's session was open in this context at that time, and suspended.
+    `generator` is the frame of the generator that entered it, None outside generators and after the block was left. `is_mixed` is
+    True if another generator had a session open in this context at that time.
     """
 
     __slots__ = ("generator", "is_mixed", "place")
@@ -111,79 +112,74 @@ class Entered(Current):
         below: Current | None,
     ) -> None:
         super().__init__(session, None)
-        self.generator: FrameType | None = (
-            generator  # what is current inside of it is found by its frame
-        )
+        self.generator: FrameType | None = generator
         self.below = below
         self.is_mixed: bool = False
-        self.place: _Place = _place()
+        self.place: _Place = _find_place()
 
     @property
     def is_left(self) -> bool:
-        """Whether its block was left, or nobody holds the session any more."""
+        """Whether its block was left, or the session was collected."""
         session = self.session()
         return session is None or session.life.is_left
 
 
 _CURRENT: Final[ContextVar[Current | None]] = ContextVar("agent_identity_current", default=None)
 _by_generator: Final[dict[int, list[Current]]] = {}
-"""What is current in each generator that entered a session which is still open, by the `id` of its frame; innermost last."""
+"""The entries of each generator that has a session open, by the `id` of its frame; innermost last."""
 _SWEPT: Final = [64]
-"""How many generators there may be before those that were abandoned are looked for."""
-
-
-# -- what is current -------------------------------------------------------------------------------------------------
+"""The number of generators at which `_sweep` removes the abandoned ones."""
 
 
 def current() -> Current | None:
-    """What is current in the running code, None where no session was entered.
+    """The current entry of the running code, None if no session was entered.
 
     Raises:
-        NoSessionError: `session_suspended`, nothing says which session applies.
+        NoSessionError: `session_suspended`, the session is ambiguous.
     """
-    named = _CURRENT.get()
+    entry = _CURRENT.get()
     if not _by_generator:
-        if named is None:
+        if entry is None:
             return None
-        session = named.session()
+        session = entry.session()
         if session is not None and not session.life.is_left:
-            return named
-    return _resolved(named)
+            return entry
+    return _resolve(entry)
 
 
 def open_session() -> tuple[SessionState, Current]:
-    """The session of the running code, and what else is current with it.
+    """The current session of the running code, and its entry.
 
     Raises:
-        NoSessionError: there is none, it has ended, or nothing says which one applies.
+        NoSessionError: there is no session, it has ended, or it is ambiguous.
     """
-    named = _CURRENT.get()
-    if named is not None and not _by_generator:  # most calls end here
-        session = named.session()
+    entry = _CURRENT.get()
+    if entry is not None and not _by_generator:  # most calls end here
+        session = entry.session()
         if session is not None and session.life.is_open:
-            return session, named
-    found = current()
-    if found is None:
+            return session, entry
+    entry = current()
+    if entry is None:
         raise NoSessionError(
             "no_session",
-            "there is no session here",
+            "there is no current session",
             remedy=(
                 "open one: `with identity.on_behalf_of(…, purpose=…):`; in a thread, use session.bind(fn); "
                 "a dependency with `yield` that opens the session must be `async def`"
             ),
         )
-    session = found.session()
+    session = entry.session()
     if session is None or not session.life.is_open:
         raise NoSessionError(
             "session_ended",
             "the session has ended",
             remedy="keep the work inside its `with` block, or open another session",
         )
-    return session, found
+    return session, entry
 
 
 def running_call(session: SessionState) -> RunningCall | None:
-    """The call of a session that the running code is part of."""
+    """The running call of a session, None outside a tool or under another session."""
     try:
         entry = current()
     except NoSessionError:
@@ -193,106 +189,100 @@ def running_call(session: SessionState) -> RunningCall | None:
     return entry.call
 
 
-def _resolved(named: Current | None) -> Current | None:
-    """Rules C2 to C4."""
-    found = _on_stack(inspect.currentframe()) if _by_generator else None
-    if found is not None:
-        return found
-    place = _place()
-    if isinstance(named, Entered) and named.is_left and _is_same(named.place, place):
-        around = _open_below(named)
+def _resolve(entry: Current | None) -> Current | None:
+    """Apply rules C2 to C4 to the entry of the context variable."""
+    entries = _find_on_stack(inspect.currentframe()) if _by_generator else None
+    if entries is not None:
+        return entries[-1]
+    place = _find_place()
+    if isinstance(entry, Entered) and entry.is_left and _is_same(entry.place, place):
+        around = _find_open_below(entry)
         if around is None:
-            return named
-        named = around
-        _CURRENT.set(named)  # so that tasks that are started here don't find what was left either
+            return entry
+        entry = around
+        _CURRENT.set(entry)  # tasks that are started here inherit the open session too
     is_suspended = False
-    while isinstance(named, Entered) and named.generator is not None:
-        if not _is_same(named.place, place):
-            return _in_task(named, named.generator)
-        if (
-            progress(named.generator) == "running"
-        ):  # below a driver, where the walk of the stack ends
-            return named
+    while isinstance(entry, Entered) and entry.generator is not None:
+        if not _is_same(entry.place, place):
+            return _check_task(entry, entry.generator)
+        # The generator may run below a driver, where the search of the stack ends.
+        if progress(entry.generator) == "running":
+            return entry
         is_suspended = True
-        named = _open_below(named.below)
-    if named is None and is_suspended:
-        raise _suspended()
-    return named
-
-
-def _in_task(entry: Entered, generator: FrameType) -> Entered:
-    """Rule C3: what the context says in a task or thread."""
-    if not entry.is_left and (entry.is_mixed or progress(generator) == "suspended"):
-        raise _suspended()
+        entry = _find_open_below(entry.below)
+    if entry is None and is_suspended:
+        raise _suspended_error()
     return entry
 
 
-def _on_stack(frame: FrameType | None) -> Current | None:
-    """What the nearest generator that entered a session has current, within the running task."""
+def _check_task(entry: Entered, generator: FrameType) -> Entered:
+    """Apply rule C3 to the entry that a task or thread inherited."""
+    if not entry.is_left and (entry.is_mixed or progress(generator) == "suspended"):
+        raise _suspended_error()
+    return entry
+
+
+def _find_on_stack(frame: FrameType | None) -> list[Current] | None:
+    """Find the entries of the nearest generator with an open session, within the running task; the last one is current."""
     while frame is not None:
         entries = _by_generator.get(id(frame))
-        if entries is not None:
-            found = _innermost(entries, frame)
-            if found is not None:
-                return found
+        if entries is not None and _has_open(entries, frame):
+            return entries
         if is_task_end(frame):
             return None
         frame = frame.f_back
     return None
 
 
-def _innermost(entries: list[Current], frame: FrameType) -> Current | None:
-    """The last entry that is still open; those that an interrupt left behind are removed."""
+def _has_open(entries: list[Current], frame: FrameType) -> bool:
+    """Whether one of the entries is still open; those that an interrupt has left behind it are removed."""
     first = entries[0] if entries else None
     if not isinstance(first, Entered) or (first.generator is not frame and not first.is_left):
-        return None
+        return False
     while entries:
         last = entries[-1]
         if isinstance(last, Entered):
             if not last.is_left:
-                return last
+                return True
         elif last.call is None or last.call.is_running:
-            return last
+            return True
         entries.pop()
     _by_generator.pop(id(frame), None)
-    return None
+    return False
 
 
-def _suspended() -> NoSessionError:
+def _suspended_error() -> NoSessionError:
     return NoSessionError(
         "session_suspended",
-        "nothing says which session applies: the generator that entered one here waits at a `yield`, or several take turns",
+        "the current session is ambiguous: the generator that entered it waits at a `yield`, or several generators take turns",
         remedy="use session.bind(fn) for threads and tasks, or pass the session explicitly",
     )
 
 
-# -- making something current ----------------------------------------------------------------------------------------
-
-
 def activate(entry: Current) -> None:
-    """Make something current for code that runs below the caller, until `deactivate`."""
+    """Make an entry current until `deactivate`."""
     entry.below = _CURRENT.get()
     if _by_generator:
-        entry.entries = _entries_of(inspect.currentframe())
+        entry.entries = _find_on_stack(inspect.currentframe())
         if entry.entries is not None:
             entry.entries.append(entry)
     _CURRENT.set(entry)
 
 
 def deactivate(entry: Current) -> None:
-    """Make current again what was, in this context. May be called for an entry that was never made current."""
+    """Restore the previous entry in this context. An entry that was never made current is ignored."""
     entries, entry.entries = entry.entries, None
     if entries is not None:
         _remove(entries, entry)
-    # Resumed in one context and suspended in another (a task that dies with its loop): what is left behind there belongs to
-    # a call that has ended.
+    # A generator may be resumed in one context and suspended in another (a task that dies with its loop). The entry that stays
+    # in the first context belongs to a call that has ended.
     if _CURRENT.get() is entry:
         _CURRENT.set(entry.below)
 
 
 @contextlib.contextmanager
 def activated(entry: Current) -> Generator[None]:
-    """`activate` for the length of a block."""
+    """Make an entry current for a `with` block."""
     try:
         activate(entry)
         yield
@@ -301,9 +291,9 @@ def activated(entry: Current) -> Generator[None]:
 
 
 def enter(session: weakref.ReferenceType[SessionState]) -> Entered:
-    """Make a session current in the block that is being entered, whose frame is above the library's own."""
+    """Make a session current in the `with` block that is being entered."""
     before = _CURRENT.get()
-    entry = Entered(session, owning_generator(inspect.currentframe()), _open_below(before))
+    entry = Entered(session, owning_generator(inspect.currentframe()), _find_open_below(before))
     if entry.generator is not None:
         entry.is_mixed = _is_mixed(entry.below) or _is_around_others(entry)
         if len(_by_generator) >= _SWEPT[0]:
@@ -314,7 +304,7 @@ def enter(session: weakref.ReferenceType[SessionState]) -> Entered:
 
 
 def leave(entry: Entered) -> None:
-    """The block was left, in whichever context."""
+    """Restore the previous session after the block was left, possibly in another context."""
     generator, entry.generator = entry.generator, None
     if generator is not None:
         entries = _by_generator.get(id(generator), [])
@@ -323,20 +313,9 @@ def leave(entry: Entered) -> None:
             _by_generator.pop(id(generator), None)
     top = _CURRENT.get()
     while top is not None and top.call is not None and not top.call.is_running:
-        top = top.below  # an interrupt kept that call from being deactivated
+        top = top.below  # an interrupt has kept this call from being deactivated
     if top is entry:
-        _CURRENT.set(_open_below(entry.below))
-
-
-def _entries_of(frame: FrameType | None) -> list[Current] | None:
-    while frame is not None:
-        entries = _by_generator.get(id(frame))
-        if entries is not None and _innermost(entries, frame) is not None:
-            return entries
-        if is_task_end(frame):
-            return None
-        frame = frame.f_back
-    return None
+        _CURRENT.set(_find_open_below(entry.below))
 
 
 def _remove(entries: list[Current], entry: Current) -> None:
@@ -346,8 +325,8 @@ def _remove(entries: list[Current], entry: Current) -> None:
             return
 
 
-def _open_below(entry: Current | None) -> Current | None:
-    """The first entry whose block was not left. Those that were are unlinked, so that no chain grows."""
+def _find_open_below(entry: Current | None) -> Current | None:
+    """Find the first entry whose block wasn't left, and unlink the others, so that the chain doesn't grow."""
     while isinstance(entry, Entered) and entry.is_left:
         entry = entry.below
     level = entry
@@ -359,7 +338,7 @@ def _open_below(entry: Current | None) -> Current | None:
 
 
 def _is_mixed(below: Current | None) -> bool:
-    """Whether a generator that entered a session in this context waits, while another enters one."""
+    """Whether another generator with a session in this context is suspended."""
     while isinstance(below, Entered):
         if below.generator is not None and progress(below.generator) != "running":
             return True
@@ -368,7 +347,7 @@ def _is_mixed(below: Current | None) -> bool:
 
 
 def _is_around_others(entry: Entered) -> bool:
-    """Whether the reader of the generator has a session of another transaction, under which it may start tasks itself."""
+    """Whether the code that iterates the generator has a session of another transaction, and may start tasks under it."""
     session = entry.session()
     below = entry.below
     around = None if below is None else below.session()
@@ -376,20 +355,18 @@ def _is_around_others(entry: Entered) -> bool:
 
 
 def _sweep() -> None:
-    """Forget generators that were abandoned without leaving their block."""
+    """Remove generators that were abandoned without leaving their block."""
     for key, entries in list(_by_generator.items()):
         if all(isinstance(entry, Entered) and entry.is_left for entry in entries):
             _by_generator.pop(key, None)
     _SWEPT[0] = max(64, 2 * len(_by_generator))
 
 
-# -- where code runs -------------------------------------------------------------------------------------------------
-
 _Place: TypeAlias = "tuple[object, weakref.ReferenceType[asyncio.Task[object]] | None]"
 
 
 class _Thread(threading.local):
-    """One object for each thread: the `ident` of a thread is used again when the thread is gone."""
+    """One object for each thread, because Python reuses the `ident` of a finished thread."""
 
     def __init__(self) -> None:
         self.mark: object = object()
@@ -398,7 +375,7 @@ class _Thread(threading.local):
 _thread: Final = _Thread()
 
 
-def _place() -> _Place:
+def _find_place() -> _Place:
     """The running thread and asyncio task."""
     try:
         task = asyncio.current_task()
@@ -419,28 +396,29 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
-    """The function, run in a copy of this context with `session` current; sync and async functions alike.
+def bind(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
+    """Wrap a sync or async function so that it runs in a copy of this context, with `session` current.
 
     Raises:
-        ConfigurationError: a generator function, whose body runs wherever it is iterated.
+        ConfigurationError: `function` is a generator function, whose body would run where it is iterated.
     """
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         raise ConfigurationError(
             "bind_generator",
-            "a generator's body runs where it is iterated, so it can't be bound",
+            "a generator function can't be bound, because its body runs where it is iterated",
             remedy="bind the function that iterates it",
         )
     running = running_call(session)
     if inspect.iscoroutinefunction(function):
 
         @functools.wraps(function)
-        async def acarried(*args: P.args, **kwargs: P.kwargs) -> object:
+        async def awrapper(*args: P.args, **kwargs: P.kwargs) -> object:
             with activated(Current(session.reference, running)):
                 return await function(*args, **kwargs)
 
-        acarried.__dict__["_session"] = session  # what is current holds it weakly
-        return acarried  # type: ignore[return-value]  # R is the coroutine that `acarried` makes
+        # This keeps the session alive, because `Current` holds it weakly.
+        awrapper.__dict__["_session"] = session
+        return awrapper  # type: ignore[return-value]  # R is the coroutine that `awrapper` makes
 
     context = contextvars.copy_context()
 
@@ -449,17 +427,17 @@ def bound(session: SessionState, function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     @functools.wraps(function)
-    def carried(*args: P.args, **kwargs: P.kwargs) -> R:
+    def wrapper(*args: P.args, **kwargs: P.kwargs) -> R:
         result = context.copy().run(run, *args, **kwargs)
         if isinstance(result, CoroutineType | GeneratorType | AsyncGeneratorType):
             if not isinstance(result, AsyncGeneratorType):
                 result.close()
             raise ConfigurationError(
                 "bind_generator",
-                "what was bound returned a coroutine or generator, whose body runs wherever it is awaited",
+                "the bound function returned a coroutine or generator, whose body would run outside the session",
                 remedy="bind the async function itself, or a function that finishes the work",
             )
         return result
 
-    carried.__dict__["_session"] = session  # what is current holds it weakly
-    return carried
+    wrapper.__dict__["_session"] = session  # as above
+    return wrapper

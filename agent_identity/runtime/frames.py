@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What Python's frames say about generators: which one runs a piece of code, and whether one runs or waits.
+"""Finds out from Python's frames which generator runs a piece of code, and whether a generator runs or waits.
 
-A context variable that is set inside a generator stays set for the reader at the next `yield`. The stack doesn't have that fault:
-a generator's frame is on it while its body runs, and on no stack while it waits.
+A context variable that is set inside a generator stays set for the code that iterates it. Frames don't have that problem: a
+generator's frame is on the stack while its body runs, and on no stack while it waits.
 
-Bytecode offsets tell an `await` from a `yield`. CPython 3.11 to 3.13 were run; tests/unit/test_frames.py has a test for each rule.
+Bytecode offsets distinguish an `await` from a `yield`. Tested on CPython 3.11 to 3.13; tests/unit/test_frames.py has a test for
+each rule.
 """
 
 from __future__ import annotations
@@ -16,7 +17,6 @@ from typing import TYPE_CHECKING, Final, Literal, NamedTuple, TypeAlias
 
 if TYPE_CHECKING:
     from types import CodeType, FrameType
-
 
 Progress: TypeAlias = Literal["running", "awaiting", "suspended"]
 """`running` is on a stack, `awaiting` waits at an `await`, `suspended` waits at a `yield` or is finished."""
@@ -34,24 +34,24 @@ _LENDERS: Final = frozenset(
         "litestar.utils.compat",
     }
 )
-"""Modules that drive a generator as a context manager: what the generator opens belongs to the code around."""
+"""Modules that run a generator as a context manager: a session that it opens belongs to the code around it."""
 _ANYIO: Final = ("anyio._backends._asyncio", "_run_tests_and_fixtures")
-"""The same, but that module drives threads too."""
+"""A function that does the same; other functions of its module drive threads."""
 
 
 def owning_generator(frame: FrameType | None) -> FrameType | None:
-    """The generator whose body runs in `frame`: the nearest one on the stack that isn't driven as a context manager.
+    """Find the generator whose body runs in `frame`: the nearest one on the stack that isn't run as a context manager.
 
-    None inside a task of an event loop that no generator runs in, because a task has a context of its own. A coroutine that is
-    driven by hand counts as a generator.
+    None if the search reaches the running task first, because a task has its own context. A coroutine that is driven without an
+    event loop counts as a generator.
     """
     while frame is not None:
         back = frame.f_back
         flags = frame.f_code.co_flags
         if flags & _GENERATOR and not flags & inspect.CO_ITERABLE_COROUTINE:
-            outermost = _delegating(frame)
+            outermost = _find_outermost(frame)
             back = outermost.f_back
-            if back is None or not _lends(back):
+            if back is None or not _is_context_manager(back):
                 return frame
         elif flags & _AWAITABLE and is_task_end(frame):
             return None if _is_task(frame) else frame
@@ -59,8 +59,8 @@ def owning_generator(frame: FrameType | None) -> FrameType | None:
     return None
 
 
-def _delegating(frame: FrameType) -> FrameType:
-    """The outermost generator of a chain of `yield from` that ends in this one."""
+def _find_outermost(frame: FrameType) -> FrameType:
+    """Find the outermost generator of the chain of `yield from` that ends in this one."""
     back = frame.f_back
     while (
         back is not None
@@ -72,7 +72,7 @@ def _delegating(frame: FrameType) -> FrameType:
 
 
 def is_task_end(frame: FrameType) -> bool:
-    """Whether `frame` is a coroutine or async generator that no other one awaits: the code below it on the stack is a driver's."""
+    """Whether `frame` is a coroutine or async generator that no other one awaits, so its caller on the stack is a driver."""
     if not frame.f_code.co_flags & _AWAITABLE:
         return False
     back = frame.f_back
@@ -80,18 +80,17 @@ def is_task_end(frame: FrameType) -> bool:
 
 
 def progress(frame: FrameType) -> Progress:
-    """Whether a generator or coroutine runs, waits for something, or waits for its reader."""
+    """Whether a generator or coroutine runs, waits at an `await`, or waits at a `yield`."""
     offsets = _offsets(frame.f_code)
-    if (
-        frame.f_lasti in offsets.idle
-    ):  # a finished generator may have an `f_back` that is out of date
+    # This comes first, because the `f_back` of a finished generator may be out of date.
+    if frame.f_lasti in offsets.idle:
         return "suspended"
     if frame.f_back is not None:
         return "running"
     return "awaiting" if frame.f_lasti in offsets.paused_at_await else "suspended"
 
 
-def _lends(driver: FrameType) -> bool:
+def _is_context_manager(driver: FrameType) -> bool:
     name = driver.f_globals.get("__name__")
     return name in _LENDERS or (name, driver.f_code.co_name) == _ANYIO
 
@@ -109,7 +108,7 @@ class _Offsets(NamedTuple):
     """Places in the bytecode of one function, as values of `f_lasti`."""
 
     awaiting: frozenset[int]
-    """While a coroutine or generator below it runs that it awaits or delegates to."""
+    """While it awaits another coroutine or delegates to another generator, and that one runs."""
     paused_at_await: frozenset[int]
     idle: frozenset[int]
     """Waiting at a `yield`, or finished."""
@@ -122,21 +121,21 @@ _RETURNS: Final = frozenset(
 )
 _AFTER_AWAIT: Final = 3  # RESUME's argument, in its two lowest bits
 _KEPT: Final = 4096
-_known: Final[dict[int, tuple[CodeType, _Offsets]]] = {}
+_offsets_by_id: Final[dict[int, tuple[CodeType, _Offsets]]] = {}
 
 
 def _offsets(code: CodeType) -> _Offsets:
-    known = _known.get(id(code))
-    if known is not None and known[0] is code:
-        return known[1]
-    found = _scanned(code.co_code)
-    if len(_known) >= _KEPT:
-        _known.clear()
-    _known[id(code)] = (code, found)
-    return found
+    cached = _offsets_by_id.get(id(code))
+    if cached is not None and cached[0] is code:
+        return cached[1]
+    offsets = _scan(code.co_code)
+    if len(_offsets_by_id) >= _KEPT:
+        _offsets_by_id.clear()
+    _offsets_by_id[id(code)] = (code, offsets)
+    return offsets
 
 
-def _scanned(units: bytes) -> _Offsets:
+def _scan(units: bytes) -> _Offsets:
     """Read bytecode, two bytes an instruction; `co_code` has zeros in its inline caches."""
     awaiting: set[int] = set()
     paused: set[int] = set()

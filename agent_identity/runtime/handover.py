@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Handing work to another process: a grant for a key that lives there, and the session that it opens there (DESIGN section 4).
+"""Handing work over to another process: a grant for the key of that process, which opens a session there (DESIGN section 4).
 
-The sender signs one further hop, for the recipient's key, and never can act by it. It travels beside an ordinary call, as a header
-or in MCP's `_meta`, and is no secret: only the recipient's key makes anything of it. Nothing is exchanged, nothing is bearer.
+The sender signs one more hop for the recipient's key, and can't act by it. The chain is sent with an ordinary call, as a header
+or in MCP's `_meta`. It isn't a secret, because only the holder of the recipient's key can use it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from agent_identity.delegation.carriers import (
     check_chain_size,
     join_chain,
 )
-from agent_identity.delegation.grant import mint_child
 from agent_identity.errors import (
     ConfigurationError,
     DeniedError,
@@ -26,9 +25,8 @@ from agent_identity.errors import (
 from agent_identity.jose import public_keys
 from agent_identity.keys.signing import thumbprint
 from agent_identity.provenance import spans
-from agent_identity.runtime.acquire import chain_of, grant_made
 from agent_identity.runtime.current import running_call
-from agent_identity.runtime.parts import granted
+from agent_identity.runtime.grants import make_chain, record_grant, sign_hop
 from agent_identity.values import LOCAL
 
 if TYPE_CHECKING:
@@ -41,15 +39,14 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Resources
     from agent_identity.runtime.state import SessionState
 
-
 _RECIPIENT_KEYS: Final = ("ES256", "Ed25519")
 
 
-def checked_key(key: JWK) -> str:
-    """The thumbprint of a recipient's public key.
+def read_recipient_key(key: JWK) -> str:
+    """Read a recipient's public key, and return its thumbprint.
 
     Raises:
-        ConfigurationError: `handover_key`, it is none that could sign an assertion, or it is a private one.
+        ConfigurationError: `handover_key`, the key can't sign assertions, or it is a private key.
     """
     for alg in _RECIPIENT_KEYS:
         try:
@@ -61,82 +58,83 @@ def checked_key(key: JWK) -> str:
             continue
     raise ConfigurationError(
         "handover_key",
-        "the recipient's key is no public P-256 or Ed25519 key",
-        remedy="pass the JWK that the recipient publishes: its identity.public_jwk",
+        "the recipient's key isn't a public P-256 or Ed25519 key",
+        remedy="pass the JWK that the recipient publishes, its identity.public_jwk",
     )
 
 
-def handed_over(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
-    """Sign the hop below a session for a key elsewhere, and put it on record; gives the chain, newest first.
+def sign_handover(child: SessionState, jkt: str) -> Flow[tuple[Grant, ...]]:
+    """Sign and record the hop of a child session for a key of another process; return the chain, newest first.
 
     Raises:
-        DeniedError: the session has ended, or that key acts in its chain already.
+        DeniedError: the session has ended, or the key is already in its chain.
         CredentialError: the anchor of the first hop refused, or could not be reached.
     """
     parent = child.parent
     assert parent is not None  # noqa: S101 - `delegate` makes children alone
     parts = parent.parts
-    audiences, scopes = _reach(child)
-    above = yield from chain_of(parent, audiences, scopes)
+    audiences, scopes = _check_reach(child)
+    above = yield from make_chain(parent, audiences, scopes)
     if jkt in {grant.jkt for grant in above}:
         raise DeniedError(
             "actor_repeated",
-            "that key acts in this chain already",
-            remedy="hand over to the key of another process",
+            "the recipient's key is already in this chain",
+            remedy="pass the key of another process",
         )
     now = parts.clock()
     parent.check(now)
-    grant = mint_child(
-        parent.agent.key,
-        above[0],
-        agent=child.agent.uri,
+    grant = sign_hop(
+        child,
+        above,
         jkt=jkt,
-        aud=audiences,
+        audiences=audiences,
         scopes=scopes,
-        details=granted(child.limits, parts.resources, audiences),
-        task=child.task,
-        now=int(now),
-        expires_at=int(child.expires_at),
+        expires_at=child.expires_at,
+        now=now,
     )
     chain = (grant, *above)
     check_chain_size([hop.compact for hop in chain], limit=parts.header_limit)
-    yield from grant_made(child, chain)
+    yield from record_grant(child, chain)
     return chain
 
 
-def _reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
-    """What is handed over; it is signed at once, so that it has to be said, and held to the configuration here."""
+def _check_reach(child: SessionState) -> tuple[frozenset[str], frozenset[str]]:
+    """Check that a hand-over names its resources and scopes, within the configuration, because it is signed at once."""
     resources = (child.limits.resources or frozenset[str]()) - {LOCAL}
     if not resources:
         raise ConfigurationError(
             "handover_resources",
-            "a hand-over names the resources that it is for",
-            remedy="say delegate(…, key=…, resources=[…])",
+            "the hand-over names no resources",
+            remedy="pass delegate(…, key=…, resources=[…])",
         )
-    most = _configured(child.parts.resources, resources)
+    most = _configured_scopes(child.parts.resources, resources)
     scopes = child.limits.scopes
     if scopes is None:
         if most is None:
             raise ConfigurationError(
                 "handover_scopes",
-                "a hand-over names its scopes, where nothing above limits them",
-                remedy="say delegate(…, key=…, scopes=[…]), or configure the resource's scopes",
+                "the hand-over names no scopes, and neither the session nor the configuration limits them",
+                remedy="pass delegate(…, key=…, scopes=[…]), or configure the resource's scopes",
             )
         return resources, most
     if most is not None and not scopes <= most:
         raise DeniedError(
             "scope_not_configured",
-            f"none of the resources is configured for {', '.join(sorted(scopes - most))}",
+            f"none of the resources is configured with {', '.join(sorted(scopes - most))}",
             remedy="add the scope to the resource's configuration",
         )
     return resources, scopes
 
 
-def _configured(resources: Resources, wanted: frozenset[str]) -> frozenset[str] | None:
-    """The most scopes that these resources are configured with; None where one has no limit of its own."""
-    limits = [resources.scopes(uri) for uri in wanted]
-    known = [each for each in limits if each is not None]
-    return frozenset[str]().union(*known) if len(known) == len(limits) else None
+def _configured_scopes(resources: Resources, wanted: frozenset[str]) -> frozenset[str] | None:
+    """All scopes that these resources are configured with; None if one of them has no limit."""
+    scopes = frozenset[str]()
+    for uri in wanted:
+        configured = resources.scopes(uri)
+        if configured is None:
+            return None
+        scopes |= configured
+    return scopes
 
 
 def inject(
@@ -144,14 +142,14 @@ def inject(
     carrier: MutableMapping[str, object],
     form: Literal["headers", "meta", "message"] | None,
 ) -> None:
-    """Write what a session says into what travels: a hand-over, or the running call's assertion and chain.
+    """Write a session's hand-over, or the running call's assertion and chain, into an outgoing request or message.
 
-    MCP's `_meta` goes in a request that carries the resource's access token, where there is one, so its assertion names that
-    token. A message carries none.
+    In MCP's `_meta`, the assertion names the resource's access token, because the same request carries it. A message carries no
+    token.
 
     Raises:
         ConfigurationError: `carrier_unsuitable`, or `no_call`.
-        DeniedError: it ended.
+        DeniedError: the session or the hand-over has ended.
     """
     as_meta = _is_meta(carrier) if form is None else form != "headers"
     handed = session.handed
@@ -174,47 +172,49 @@ def _inject_call(
     if call is None:
         raise ConfigurationError(
             "no_call",
-            "there is no running call of this session to assert",
-            remedy="inject inside a tool, or inject what delegate(…, key=…) gave",
+            "no call of this session is running",
+            remedy="call inject inside a tool, or on the session that delegate(…, key=…) returned",
         )
     if not as_meta:
         raise ConfigurationError(
             "carrier_unsuitable",
-            "an assertion in headers is one of one request, whose method and URL it names",
+            "an assertion in headers names the method and URL of its request, which inject doesn't know",
             remedy='use current_credential().headers(…), inject(carrier, form="meta") for MCP, or form="message"',
         )
-    carrier[f"{META}assertion"], carrier[f"{META}delegation"] = call.asserted(with_token=with_token)
+    carrier[f"{META}assertion"], carrier[f"{META}delegation"] = call.sign_assertion(
+        with_token=with_token
+    )
 
 
 def _is_meta(carrier: MutableMapping[str, object]) -> bool:
     return any(name.startswith(META) for name in carrier) and ASSERTION not in carrier
 
 
-def taken_over(call: object, *, jkt: str, now: float) -> Handover:
-    """What a verified call hands over to this process.
+def read_handover(call: object, *, jkt: str, now: float) -> Handover:
+    """Read the hand-over of a verified call, and check that it is for this agent's key.
 
     Raises:
-        ConfigurationError: that is no verified call.
-        InvalidAssertionError: it hands nothing over, or to another key, or its time is over.
+        ConfigurationError: `call` isn't a verified call.
+        InvalidAssertionError: the call has no hand-over, or one for another key or an expired one.
     """
-    from agent_identity.verify.result import VerifiedCall  # noqa: PLC0415 - for those who take something over
+    from agent_identity.verify.result import VerifiedCall  # noqa: PLC0415 - loaded only for hand-overs
 
     if not isinstance(call, VerifiedCall):
         raise ConfigurationError(
             "not_verified",
-            f"{type(call).__name__} is no verified call",
-            remedy="give accept what Verifier.verify_request or verify_call returned",
+            f"accept was given a {type(call).__name__}, not a verified call",
+            remedy="pass the result of Verifier.verify_request or verify_call",
         )
     handover = call.handover
     if handover is None:
-        raise InvalidAssertionError("handover_missing", "the call hands nothing over")
+        raise InvalidAssertionError("handover_missing", "the call carries no hand-over")
     leaf = handover.grants[0]
     if leaf.jkt != jkt:
         raise InvalidAssertionError(
             "handover_key",
-            "what is handed over is for another key than this agent's",
-            remedy="publish identity.public_jwk anew; replicas behind one address share a configured [agent] key",
+            "the hand-over is for another key, not this agent's",
+            remedy="publish identity.public_jwk again; replicas behind one address need the same configured [agent] key",
         )
     if now >= leaf.exp:
-        raise InvalidAssertionError("expired", "what was handed over has expired")
+        raise InvalidAssertionError("expired", "the hand-over has expired")
     return handover

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How long a session acts: from where its block is entered, until it is left, its time is up, or it or one above it is ended.
+"""The lifetime of a session: from entering its block until it is left, expires or is revoked, or until its parent ends.
 
-What has to be ended with it hangs here too: tokens that were acquired for it, grants that were handed over, and the lives below.
+It also holds what ends with the session: acquired tokens, hand-overs, and the lives of child sessions.
 """
 
 from __future__ import annotations
@@ -30,15 +30,14 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.redaction import Revealing
 
-
 F = TypeVar("F", bound="Callable[..., Any]")
 
 SKEW: Final = 60
 """Seconds by which a verifier may believe a grant for longer than it lasts."""
 
 
-class Taken:
-    """What was acquired for one session, until it is given back. Thread-safe; once closed it takes nothing more."""
+class HeldTokens:
+    """The tokens that a session has acquired and that have to be revoked. Thread-safe; a closed one accepts no more."""
 
     __slots__ = ("_held", "_is_closed", "_lock")
 
@@ -48,7 +47,7 @@ class Taken:
         self._is_closed = False
 
     def add(self, issuer: Revoker | None, issued: Issued, now: float) -> bool:
-        """Remember what was acquired; False when the session has ended meanwhile, and it is to be given back at once."""
+        """Add a token; False if the session has ended meanwhile, and the caller has to revoke the token."""
         with self._lock:
             if not self._is_closed:
                 self._held = [each for each in self._held if each[1].expires_at > now]
@@ -56,7 +55,7 @@ class Taken:
             return not self._is_closed
 
     def close(self) -> list[tuple[Revoker | None, Issued]]:
-        """All of it, to be given back."""
+        """Return all tokens, to be revoked."""
         with self._lock:
             held, self._held = self._held, []
             self._is_closed = True
@@ -64,10 +63,10 @@ class Taken:
 
 
 class Life:
-    """The life of one session, below that of its parent. `expires_at` and what `clock` gives are Unix seconds.
+    """The life of one session, below that of its parent. `expires_at` and the results of `clock` are Unix seconds.
 
-    It is `new` until it begins, then `open`, or `handed` to another process, which acts by it in place of this one; `revoked` or
-    `ended` after that. A clock that is set back lengthens none.
+    It is `new` until it begins, then `open`, or `handed` if it was handed over to another process, and at last `revoked` or
+    `ended`. Setting the clock back doesn't lengthen it.
     """
 
     def __init__(
@@ -76,13 +75,13 @@ class Life:
         self.state: Literal["new", "open", "handed", "revoked", "ended"] = "new"
         self.expires_at: float = expires_at
         self.handed: tuple[Grant, ...] | None = None
-        self.taken: Taken = Taken()
+        self.tokens: HeldTokens = HeldTokens()
         self.reaches: dict[tuple[str, frozenset[str]], Any] = {}
-        """What was acquired, a `Reach` by resource and scopes."""
+        """The `Reach` of each resource and scopes."""
         self.cache_keys: set[bytes] = set()
-        """The keys under which it is cached; they are this session's alone."""
+        """The cache keys of this session's grants and credentials; no other session uses them."""
         self.secrets: dict[int, Revealing] = {}
-        """What was acquired, so that it is searched for in texts for as long as the session lives."""
+        """The acquired secrets; they are scrubbed from texts for as long as the session lives."""
         self.id: Final = session_id
         self.above: Life | None = above
         self._clock = clock
@@ -94,51 +93,52 @@ class Life:
         self._handles_gone: list[object] = []
         self._purged = 64
         self._below: dict[str, weakref.ReferenceType[Life]] = {}
-        """Those that began, by id."""
-        self._hands: dict[str, Life] = {}
-        """Hand-overs by id, held until they or this life end: nobody else may hold them, and they end with it."""
+        """The children that have begun, by id."""
+        self._handovers: dict[str, Life] = {}
+        """Hand-overs by id, until they or this life end. This may be the only reference to them."""
 
     def begin(self) -> None:
-        """Open it.
+        """Open the session.
 
         Raises:
             ConfigurationError: it was opened before.
-            DeniedError: the one above has ended.
+            DeniedError: its parent has ended.
         """
         if self.state != "new":
             raise ConfigurationError(
-                "session_reused", "a session is entered once", remedy="open another one"
+                "session_reused",
+                "the session was already entered once",
+                remedy="open another session",
             )
         if self.above is not None:
             self.above.check(self._clock())
             self.above.add(self)
-        self.lasts_until(self.expires_at)
-        if (
-            self._handle is None or self._handle() is None
-        ):  # no `with` statement: `end` alone ends it
+        self.end_by(self.expires_at)
+        # Without a `with` statement, only `end` ends it.
+        if self._handle is None or self._handle() is None:
             self._handle, self._handles_gone = None, []
         self.state = "open"
 
-    def lasts_until(self, expires_at: float) -> None:
-        """It ends then, or sooner where that was said before."""
+    def end_by(self, expires_at: float) -> None:
+        """Let it expire at `expires_at`, if that is earlier than before."""
         self.expires_at = min(self.expires_at, expires_at)
         ends = time.monotonic() + (self.expires_at - self._clock())
         self.ends_monotonic = min(self.ends_monotonic, ends)
 
     def follow(self, handle: object) -> None:
-        """End with the block whose way out is `handle`: the `with` statement holds it until the block is left.
+        """End with the block whose exit method is `handle`: the `with` statement holds it until the block is left.
 
-        An interrupt at the first instruction of `__exit__` keeps its body from running. The handle is gone all the same, and a
-        callback without Python code notes that.
+        An interrupt at the first instruction of `__exit__` keeps its body from running. The handle is collected all the same,
+        and a callback without Python code notes that.
         """
         gone: list[object] = []
         self._handle, self._handles_gone = weakref.ref(handle, gone.append), gone
 
     def hand_over(self, holder: object) -> None:
-        """From here on another process acts by what was `handed`; `holder`, its session, lives as long as it acts.
+        """Mark it as handed over, and keep its session, `holder`, alive until it ends.
 
         Raises:
-            DeniedError: it ended while that was signed, or the one above did.
+            DeniedError: it or its parent ended while the hand-over was signed.
         """
         self.state = "handed"
         self._holder = holder
@@ -147,7 +147,7 @@ class Life:
         self.check_handed()
 
     def end(self) -> bool:
-        """End it; False where it had ended before."""
+        """End it; False if it had already ended."""
         was_acting = self._stop("ended")
         self._is_over = True
         if self.above is not None:
@@ -155,15 +155,13 @@ class Life:
         return was_acting
 
     def revoke(self, error: RevokedError | None = None) -> bool:
-        """End it before its time; False where it had ended before, and there is nothing left to revoke.
-
-        `error` is what calls raise from here on.
+        """Revoke it; False if it had already ended. From now on calls raise `error`.
 
         Raises:
             NoSessionError: it never began.
         """
         if self.state == "new":
-            raise _not_open(self)
+            raise _closed_error(self)
         if error is not None and self.state in ("open", "handed"):
             self.revoked_by = error
         was_handed = self.state == "handed"
@@ -174,7 +172,7 @@ class Life:
 
     @property
     def is_open(self) -> bool:
-        """Whether its block was entered and not left; time, parent or revocation may have ended it all the same."""
+        """Whether its block was entered and not left. It may have expired, or been revoked, all the same."""
         if self._is_over or self._handles_gone:
             return False
         return self.state in ("open", "revoked")
@@ -185,48 +183,48 @@ class Life:
         return self._is_over or bool(self._handles_gone)
 
     def check(self, now: float) -> None:
-        """Pass while it and every one above it lasts at `now`.
+        """Check that it and all its parents last at `now` (Unix seconds).
 
         Raises:
             NoSessionError: it never began.
-            DeniedError: it ended, or its time is up.
+            DeniedError: it has ended or expired.
         """
         level: Life | None = self
         monotonic = time.monotonic()
         while level is not None:
-            if level.state != "open" or level._handles_gone:  # noqa: SLF001 - one of its own
-                raise _not_open(level)
+            if level.state != "open" or level._handles_gone:  # noqa: SLF001 - the same class
+                raise _closed_error(level)
             if now >= level.expires_at or monotonic >= level.ends_monotonic:
                 raise DeniedError(
                     "session_expired",
-                    "the session's time is up",
-                    remedy="open another one, or ask for a later end with expires_in",
+                    "the session has expired",
+                    remedy="open another session, or pass a longer expires_in",
                 )
             level = level.above
 
     def check_handed(self) -> None:
-        """Pass while what was handed over is worth sending.
+        """Check that the hand-over may still be sent.
 
         Raises:
-            DeniedError: it, or one above it, has ended.
+            DeniedError: it or one of its parents has ended.
         """
         now = self._clock()
         if self.state != "handed":
-            raise _not_open(self)
+            raise _closed_error(self)
         if self.above is not None:
             self.above.check(now)
         if now >= self.expires_at:
-            raise DeniedError("session_expired", "the time of what was handed over is up")
+            raise DeniedError("session_expired", "the hand-over has expired")
 
-    def all_taken(self) -> list[tuple[Revoker | None, Issued]]:
-        """What was acquired for it, and for every one below: to be given back, and nothing more is taken."""
-        taken = self.taken.close()
+    def close_tokens(self) -> list[tuple[Revoker | None, Issued]]:
+        """Return the tokens of it and of all sessions below, to be revoked; no more tokens are accepted."""
+        tokens = self.tokens.close()
         for below in self._lives_below():
-            taken += below.all_taken()
-        return taken
+            tokens += below.close_tokens()
+        return tokens
 
     def forget_cached(self) -> set[bytes]:
-        """Let go of what was cached for it and for every one below; the answer is the keys."""
+        """Forget the credentials of it and of all sessions below; return their cache keys."""
         keys = set(self.cache_keys)
         self.reaches.clear()
         self.cache_keys.clear()
@@ -234,15 +232,15 @@ class Life:
             keys |= below.forget_cached()
         return keys
 
-    def hand_overs(self) -> list[Grant]:
-        """What was handed over here and below: it ends with it, as far as the word of that reaches."""
-        found = [] if self.handed is None else [self.handed[0]]
+    def list_handovers(self) -> list[Grant]:
+        """Return the grants that it and the sessions below have handed over; they have to be revoked with it."""
+        grants = [] if self.handed is None else [self.handed[0]]
         for below in self._lives_below():
-            found += below.hand_overs()
-        return found
+            grants += below.list_handovers()
+        return grants
 
     def add(self, below: Life) -> None:
-        """One begins below, for as long as somebody holds it."""
+        """Add a child that has begun; the reference is weak."""
         if len(self._below) >= self._purged:
             for other, reference in list(self._below.items()):
                 if reference() is None:
@@ -250,23 +248,23 @@ class Life:
             self._purged = max(64, 2 * len(self._below))
         self._below[below.id] = weakref.ref(below)
 
-    def hold(self, hand: Life) -> None:
-        """Keep a hand-over; what is worth nothing any more is let go."""
+    def hold(self, handover: Life) -> None:
+        """Add a hand-over, and remove the expired ones."""
         now = self._clock()
-        for other in list(self._hands.values()):
+        for other in list(self._handovers.values()):
             if now >= other.expires_at + SKEW:
                 self.forget(other)
-        self.add(hand)
-        self._hands[hand.id] = hand
+        self.add(handover)
+        self._handovers[handover.id] = handover
 
     def forget(self, below: Life) -> None:
-        """One below has ended."""
+        """Remove a child or hand-over that has ended."""
         self._below.pop(below.id, None)
-        self._hands.pop(below.id, None)
+        self._handovers.pop(below.id, None)
 
     def start_over(self) -> None:
-        """In a forked child: what was acquired is the parent's to give back."""
-        self.taken = Taken()
+        """Forget all tokens in a forked child process: the parent process revokes them."""
+        self.tokens = HeldTokens()
         self.reaches.clear()
         self.cache_keys.clear()
 
@@ -278,18 +276,16 @@ class Life:
         return was_acting
 
     def _lives_below(self) -> list[Life]:
-        if not self._below:
-            return []
-        found = [reference() for reference in list(self._below.values())]
-        return [life for life in found if life is not None]
+        references = list(self._below.values())
+        return [life for reference in references if (life := reference()) is not None]
 
 
-def way_out(function: F) -> F:
-    """Make `__exit__` or `__aexit__` of an object with a `_life` give each `with` statement a handle of its own (`Life.follow`)."""
-    return _WayOut(function)  # type: ignore[return-value]  # as a method it is called like the function
+def exit_method(function: F) -> F:
+    """Let `__exit__` or `__aexit__` of an object with a `_life` give each `with` statement a handle of its own (`Life.follow`)."""
+    return _ExitMethod(function)  # type: ignore[return-value]  # as a method it is called like the function
 
 
-class _WayOut:
+class _ExitMethod:
     """A method that a `with` statement looks up before it calls `__enter__`, and holds until its block is left."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
@@ -299,13 +295,13 @@ class _WayOut:
         if owner is None:
             return self._function
         handle = functools.partial(self._function, owner)
-        life: Life = owner._life  # noqa: SLF001 - of the class whose method this is
+        life: Life = owner._life  # noqa: SLF001 - a method of that class
         if life.state == "new":
             life.follow(handle)
         return handle
 
 
-def _not_open(life: Life) -> AgentIdentityError:
+def _closed_error(life: Life) -> AgentIdentityError:
     if life.state == "new":
         return NoSessionError(
             "session_not_entered",
@@ -315,8 +311,8 @@ def _not_open(life: Life) -> AgentIdentityError:
     if life.state == "handed":
         return DeniedError(
             "handed_over",
-            "the session was handed over to another process, and nobody acts by it here",
-            remedy="write it beside a call to that agent with inject(…)",
+            "the session was handed over to another process and can't be used in this one",
+            remedy="send it to that agent with inject(…)",
         )
     if life.state == "revoked":
         if life.revoked_by is not None:
@@ -328,13 +324,13 @@ def _not_open(life: Life) -> AgentIdentityError:
 
 
 _SPARE: Final = 1.0
-"""Seconds before its end from which a proof serves for nothing new."""
+"""Seconds before its end in which a proof is not used for new grants."""
 
 _log: Final = logging.getLogger("agent_identity")
 
 
 class Proof:
-    """Until when the principal is proven: `until` is Unix seconds, forever where it takes no token. `clock` gives those too."""
+    """Until when the principal is proven: `until` is Unix seconds, infinity if no token is needed."""
 
     __slots__ = ("_clock", "_monotonic", "_renew", "_renews_at", "until")
 
@@ -345,17 +341,17 @@ class Proof:
         self._monotonic = float("inf")
         self._renews_at = float("inf")
 
-    def given(self, until: float, renew: Callable[[], Flow[float]] | None) -> None:
-        """Tokens were verified; `renew` verifies fresh ones and says until when those prove it, None where none can be had."""
+    def set(self, until: float, renew: Callable[[], Flow[float]] | None) -> None:
+        """Store the end of the verified tokens. `renew` verifies fresh tokens and returns their end, None if there are none."""
         self._renew = renew
-        self._lasts(until)
+        self._set_until(until)
 
     def holds(self, now: float) -> bool:
-        """Whether it holds at `now` (Unix seconds), by the wall clock and by the monotonic one."""
+        """Whether it holds at `now` (Unix seconds), by both the wall clock and the monotonic clock."""
         return now < self.until and time.monotonic() < self._monotonic
 
     def check(self, now: float) -> None:
-        """Pass while it holds at `now`.
+        """Check that it holds at `now`.
 
         Raises:
             DeniedError: `principal_outdated`.
@@ -363,12 +359,12 @@ class Proof:
         if not self.holds(now):
             raise DeniedError(
                 "principal_outdated",
-                "the tokens that proved whom this session acts for have ended",
-                remedy="make another call, or get the credential anew: that verifies fresh ones first",
+                "the principal's tokens have expired",
+                remedy="make another call, or get another credential: both verify fresh tokens first",
             )
 
-    def anew(self) -> Flow[None]:
-        """Have fresh tokens verified, once shortly before the old ones end, and always after that.
+    def renew_if_due(self) -> Flow[None]:
+        """Verify fresh tokens: once shortly before the old ones end, and always after that.
 
         Raises:
             AgentIdentityError: there are no fresh tokens, or they name another principal.
@@ -383,11 +379,11 @@ class Proof:
         except AgentIdentityError as error:
             if not holds:
                 raise
-            _log.warning("a principal isn't proven anew yet (%s)", error.code)
+            _log.warning("a principal's fresh tokens could not be verified yet (%s)", error.code)
             return
-        self._lasts(until)
+        self._set_until(until)
 
-    def _lasts(self, until: float) -> None:
+    def _set_until(self, until: float) -> None:
         life = until - self._clock()
         self.until = until
         self._monotonic = time.monotonic() + life

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The options of a session, as `on_behalf_of`, `autonomous` and `delegate` take them: checked once, then passed as one value."""
+"""The options of `on_behalf_of`, `autonomous` and `delegate`: checked once, then passed as one value."""
 
 from __future__ import annotations
 
@@ -17,15 +17,14 @@ if TYPE_CHECKING:
     from agent_identity.delegation.details import Details
     from agent_identity.values import JSON
 
-
 SHORTEST: Final = 2
-"""Seconds that a session lasts at least: grants end on whole seconds, so one that ends within a second is useless."""
+"""Seconds that a session lasts, at least. Grants end on whole seconds, so a shorter one could be over at once."""
 
 MAX_DELEGATIONS: Final = MAX_HOPS - 1
 
 
 class Options(NamedTuple):
-    """`expires_in` is seconds. None is no limit of its own, or for `expires_in` the longest that is allowed."""
+    """The options of one session. `expires_in` is in seconds; None is the longest that is allowed. Elsewhere None is no limit."""
 
     task: str | None
     scopes: frozenset[str] | None
@@ -46,23 +45,23 @@ class Options(NamedTuple):
         max_depth: int = MAX_DELEGATIONS,
         budget: object = None,
     ) -> Self:
-        """Check what a caller passed.
+        """Check the arguments of a caller.
 
         Raises:
             ConfigurationError: an option can't be used.
         """
         if budget is not None:
             raise ConfigurationError(
-                "not_supported", "budgets aren't part of this version", remedy="leave out budget"
+                "not_supported", "this version has no budgets", remedy="leave out budget"
             )
-        if isinstance(max_depth, bool) or not isinstance(max_depth, int):
-            max_depth = -1
-        if not 0 <= max_depth <= MAX_DELEGATIONS:
-            raise ConfigurationError("max_depth", f"max_depth is between 0 and {MAX_DELEGATIONS}")
+        if not _is_depth(max_depth):
+            raise ConfigurationError(
+                "max_depth", f"max_depth isn't a number between 0 and {MAX_DELEGATIONS}"
+            )
         if expires_in is not None and not _is_lifetime(expires_in):
             raise ConfigurationError(
                 "expires_in",
-                f"expires_in is seconds, at least {SHORTEST}: a grant ends on a whole second",
+                f"expires_in isn't a number of at least {SHORTEST} seconds",
             )
         return cls(
             check_task(task),
@@ -74,9 +73,14 @@ class Options(NamedTuple):
         )
 
     def lifetime(self, longest: float) -> float:
-        """The seconds that the session lasts, where it may last `longest`."""
+        """How many seconds the session lasts, at most `longest`."""
         return longest if self.expires_in is None else min(self.expires_in, longest)
 
 
-def _is_lifetime(given: object) -> bool:
-    return isinstance(given, int | float) and not isinstance(given, bool) and given >= SHORTEST
+def _is_depth(given: object) -> bool:
+    is_whole = isinstance(given, int) and not isinstance(given, bool)
+    return is_whole and 0 <= given <= MAX_DELEGATIONS
+
+
+def _is_lifetime(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value >= SHORTEST

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What an identity's sessions share, and the gate that keeps calls out while the ledger can't be written."""
+"""What the sessions of an identity share: its parts, its resources, and the gate that refuses calls while the ledger fails."""
 
 from __future__ import annotations
 
@@ -33,12 +33,11 @@ if TYPE_CHECKING:
     from agent_identity.provenance.ledger import Ledger
     from agent_identity.values import JSON, Decision
 
-
 _BEGINNING_SECONDS: Final = 1.0
-"""How long a revocation waits for calls that are about to begin: they need microseconds, and longer where every core is busy."""
+"""How long a revocation waits for calls that are about to begin: they need microseconds, or longer if all cores are busy."""
 _LOOK_SECONDS: Final = 0.0005
 _FIRST_LINE_SECONDS: Final = 0.002
-"""The time between the last line of ours and the first line of a body, and some more."""
+"""More than the time between the library's last line and the first line of a tool's body."""
 
 
 class Beginning(Protocol):
@@ -49,14 +48,14 @@ class Beginning(Protocol):
 
     @property
     def is_beginning(self) -> bool:
-        """Whether its intent is on record, and its body is about to run."""
+        """Whether its intent is recorded, and its body is about to run."""
         ...
 
 
 class Gate:
-    """Shut while the ledger can't be written: an outcome is missing from it, and no further call begins. Closed with its identity.
+    """Refuses new calls while the ledger can't be written, and after the identity was closed.
 
-    It knows the calls that run, so that one whose outcome was lost gets `call.unknown` as soon as the ledger can be written.
+    It knows the running calls. A call whose outcome was lost gets `call.unknown` as soon as the ledger can be written again.
     """
 
     __slots__ = ("_is_shut", "_ledger", "_lost", "_running", "is_closed")
@@ -72,18 +71,18 @@ class Gate:
         self._is_shut = True
 
     def check(self) -> None:
-        """Pass, or try the ledger once more.
+        """Check that calls may begin; a shut gate tries the ledger again.
 
         Raises:
             DeniedError: `identity_closed`.
-            LedgerError: it still can't be written.
+            LedgerError: the ledger still can't be written.
         """
         if self._is_shut:
             self.check_open()
             self._reopen()
 
     def check_open(self) -> None:
-        """Pass until the identity is closed.
+        """Check that the identity wasn't closed.
 
         Raises:
             DeniedError: `identity_closed`.
@@ -91,7 +90,7 @@ class Gate:
         if self.is_closed:
             raise DeniedError(
                 "identity_closed",
-                "the identity was closed with close(), and nothing happens by it any more",
+                "the identity was closed with close()",
                 remedy="close it after its last session, or make another AgentIdentity",
             )
 
@@ -100,12 +99,12 @@ class Gate:
         self._write_lost()
         self._is_shut = False
 
-    def began(self, call: Beginning) -> None:
-        """A call's intent is on record, and its body is about to run."""
+    def add(self, call: Beginning) -> None:
+        """Add a call whose intent is recorded, and whose body is about to run."""
         self._running[call.call_id] = weakref.ref(call)
 
     def wait_for_beginnings(self) -> None:
-        """Wait until the calls that may have passed their last check have begun, so that none of them begins later."""
+        """Wait until the calls that have passed their last check have begun, so that none begins after a revocation."""
         give_up = time.monotonic() + _BEGINNING_SECONDS
         for reference in list(self._running.values()):
             while (call := reference()) is not None and call.is_beginning:
@@ -115,22 +114,22 @@ class Gate:
                 time.sleep(_LOOK_SECONDS)
         time.sleep(_FIRST_LINE_SECONDS)
 
-    def ended(self, call: Beginning) -> None:
-        """A call's outcome is on record."""
+    def remove(self, call: Beginning) -> None:
+        """Remove a call whose outcome is recorded."""
         self._running.pop(call.call_id, None)
 
-    def lost(self, call_id: str, unknown: Draft) -> None:
-        """A call's outcome couldn't be recorded; `unknown` is, once that works."""
+    def lose(self, call_id: str, unknown: Draft) -> None:
+        """Remove a call whose outcome could not be recorded; `unknown` is recorded as soon as possible."""
         self._running.pop(call_id, None)
         self._lost[call_id] = unknown
 
     @property
     def unknown(self) -> frozenset[str]:
-        """The calls whose outcome was lost, and isn't on record as unknown yet."""
+        """The calls whose outcome was lost and isn't recorded as unknown yet."""
         return frozenset(self._lost)
 
     def settle(self, call_id: str) -> None:
-        """See to the outcome of a call that an interrupt hit while it was recorded.
+        """Record the outcome of a call as unknown, if an interrupt has kept it from being recorded.
 
         Raises:
             LedgerError: it can't be recorded.
@@ -139,10 +138,18 @@ class Gate:
         records = self._ledger.find(call_id)
         if not any(record.kind in OUTCOMES for record in records):
             intent = records[0]
-            self._ledger.append(unknown_draft(intent.pseudonym, intent.session_id, call_id))
+            self._ledger.append(
+                Draft(
+                    CALL_UNKNOWN,
+                    {"error": None},
+                    pseudonym=intent.pseudonym,
+                    session_id=intent.session_id,
+                    call_id=call_id,
+                )
+            )
 
     def close(self) -> None:
-        """Let nothing begin any more, and record what can still be recorded of calls whose outcome was lost."""
+        """Refuse all calls from now on, and record lost outcomes if the ledger can be written."""
         if not self.is_closed:
             self.is_closed = True
             self.sweep()
@@ -152,12 +159,12 @@ class Gate:
         self._is_shut = True
 
     def start_over(self) -> None:
-        """In a forked child: the parent reports how its own calls end."""
+        """Forget all calls in a forked child process: the parent process records their outcomes."""
         self._running.clear()
         self._lost.clear()
 
     def sweep(self) -> None:
-        """Record as unknown what nobody will report any more: an interrupt kept their outcome from being written."""
+        """Record the outcome of calls as unknown that were collected before they reported one, because of an interrupt."""
         for call_id, reference in list(self._running.items()):
             if reference() is None:
                 try:
@@ -171,24 +178,13 @@ class Gate:
             self._lost.pop(call_id, None)
 
 
-def unknown_draft(pseudonym: str | None, session_id: str | None, call_id: str) -> Draft:
-    """The outcome of a call of which nobody knows how it ended."""
-    return Draft(
-        CALL_UNKNOWN,
-        {"error": None},
-        pseudonym=pseudonym,
-        session_id=session_id,
-        call_id=call_id,
-    )
-
-
 @dataclass(frozen=True, slots=True)
 class Resource:
-    """A resource as this identity reaches it: where its credential comes from, and what it may be shown.
+    """A resource: where its credential comes from, and what may be sent to it.
 
-    `scopes` is the most that may be asked for, None no limit of its own. `sends_assertion` False keeps delegation data from it.
-    `issuer` takes its tokens back, None where nobody does. `details` are what may be done there at most, each about this resource.
-    `handed` is the source for sessions that were handed over, which have no token of the principal; None is the same one.
+    `scopes` and `details` limit what may be requested and done there, None is no limit; each detail is about this resource.
+    `sends_assertion` False sends it no delegation data. `issuer` revokes its tokens, None if they can't be revoked.
+    `handed` is the source for sessions that were handed over, which have no token of the principal; None is `source`.
     """
 
     uri: str
@@ -201,12 +197,12 @@ class Resource:
     handed: Source | None = None
 
     def source_for(self, *, is_handed: bool) -> Source:
-        """Where the credential comes from: for a session that was handed over, maybe from elsewhere than for others."""
+        """The source of the credential; a session that was handed over may have another one."""
         return self.handed if is_handed and self.handed is not None else self.source
 
 
 class Resources:
-    """All that an identity reaches: what is described one by one, and by `default` all the rest, where there is one."""
+    """The resources of an identity: the described ones, and all others by `default` if there is one."""
 
     __slots__ = ("_default", "_described")
 
@@ -217,39 +213,40 @@ class Resources:
         self._default = default
 
     def get(self, uri: str) -> Resource:
-        """How a resource is reached.
+        """Find a resource by its URI.
 
         Raises:
             DeniedError: `resource_not_configured`.
         """
-        found = self._described.get(uri)
-        if found is not None:
-            return found
+        described = self._described.get(uri)
+        if described is not None:
+            return described
         if self._default is None:
             raise DeniedError(
                 "resource_not_configured",
-                f"there is no way configured to get a credential for {uri}",
-                remedy=f'add a table [resources."{uri}"] to the configuration; its URI counts letter by letter',
+                f"no credential is configured for {uri}",
+                remedy=f'add a table [resources."{uri}"] to the configuration, with exactly this URI',
             )
         return self._default(uri)
 
     def details(self, uri: str) -> Details | None:
-        """What may be done at a resource beyond scopes, None for no limit of its own."""
-        found = self._described.get(uri)
-        return None if found is None else found.details
+        """The authorization details that a resource is limited to, None for no limit."""
+        described = self._described.get(uri)
+        return None if described is None else described.details
 
     def scopes(self, uri: str) -> frozenset[str] | None:
-        """The most that may be asked for at a resource, None for no limit of its own."""
-        found = self._described.get(uri)
-        return None if found is None else found.scopes
+        """The scopes that a resource is limited to, None for no limit."""
+        described = self._described.get(uri)
+        return None if described is None else described.scopes
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
     """The parts of one identity.
 
-    `own_issuer` is the authority of this process, which is the directory of its own principals. `anchor` makes hop 0. `policy_now` is the policy as a plain function, None where it has to be asked of somebody. `nonces` are
-    those of resources. `take_back` revokes a grant where the anchor is this identity's own.
+    `own_issuer` is the issuer of this process's authority, which has a directory of principals. `anchor` makes hop 0.
+    `policy_now` is the policy as a plain function, None if it needs I/O. `nonces` are those of resources. `take_back` revokes a
+    grant, if this process has the authority.
     """
 
     agent: Agent
@@ -270,55 +267,52 @@ class Parts:
     own_issuer: str | None = None
 
     def own_principal(self, principal: Principal) -> Principal:
-        """A principal as the authority of this process names its own: without an issuer."""
-        return own_principal(principal, self.own_issuer)
+        """A principal of this process's directory without its issuer, any other one unchanged."""
+        if self.own_issuer is None or principal.iss != self.own_issuer:
+            return principal
+        return Principal(principal.sub, profile=principal.profile)
 
 
-def own_principal(principal: Principal, own_issuer: str | None) -> Principal:
-    """A principal of the directory `own_issuer` without its issuer, any other as it is."""
-    if own_issuer is None or principal.iss != own_issuer:
-        return principal
-    return Principal(principal.sub, profile=principal.profile)
+_REMEDY: Final = "stay within the authorization details, or open the session with wider ones"
 
 
-_REMEDY = "call it within what was granted, or grant more when the session is opened or delegated"
-
-
-def granted(limits: Limits, resources: Resources, audiences: frozenset[str]) -> Details | None:
-    """The details of a grant for these resources; None limits nothing.
+def grant_details(
+    limits: Limits, resources: Resources, audiences: frozenset[str]
+) -> Details | None:
+    """Combine the session's and the resources' details for a grant; None is no limit.
 
     Raises:
         DeniedError: `details_not_granted` or `details_not_configured`.
     """
-    configured = _configured(resources, audiences)
+    configured = _configured_details(resources, audiences)
     if limits.details is None:
         return configured
     reached = audiences | {LOCAL}
-    kept = limits.details.for_resources(reached)
-    if kept is None:
+    details = limits.details.for_resources(reached)
+    if details is None:
         raise DeniedError(
             "details_not_granted",
-            f"the authorization details of {limits.agent} say nothing of {min(audiences)}",
+            f"the authorization details of {limits.agent} don't include {min(audiences)}",
             remedy=_REMEDY,
         )
     if configured is None:
-        return kept
-    kept = kept.split_by_resource(
+        return details
+    details = details.split_by_resource(
         reached
-    )  # always, so that a child's objects are covered one by one as well
-    if not configured.covers(kept):
+    )  # always, so that each object of a child is covered by itself
+    if not configured.covers(details):
         raise DeniedError(
             "details_not_configured",
-            f"{min(audiences)} isn't configured for all that the session's authorization details allow",
+            f"the session's authorization details allow more than the configuration of {min(audiences)}",
             remedy="narrow the session's details, or widen those of the resource's configuration",
         )
-    return kept
+    return details
 
 
 def check_call(
     limits: Limits, resources: Resources, tool: str, resource: str, arguments: bytes
 ) -> None:
-    """Hold one call to the session's details and the resource's; `arguments` are its canonical bytes.
+    """Check one call against the details of the session and the resource; `arguments` are its canonical bytes.
 
     Raises:
         DeniedError: `details_not_granted`; the message names the tool and no argument.
@@ -326,9 +320,9 @@ def check_call(
     own, configured = limits.details, resources.details(resource)
     if own is None and configured is None:
         return
-    seen: Mapping[str, JSON] = orjson.loads(arguments)
-    in_force = [each for each in (own, configured) if each is not None]
-    if not all(each.allows(tool, resource, seen) for each in in_force):
+    parsed: Mapping[str, JSON] = orjson.loads(arguments)
+    limiting = [each for each in (own, configured) if each is not None]
+    if not all(each.allows(tool, resource, parsed) for each in limiting):
         raise DeniedError(
             "details_not_granted",
             f"{limits.agent} may not call {tool} with these arguments",
@@ -337,7 +331,7 @@ def check_call(
 
 
 def check_credential(limits: Limits, resources: Resources, resource: str) -> None:
-    """Hold a credential outside any tool to them: there is no call whose tool and arguments could be looked at.
+    """Check a credential outside any tool against the details. Without a call there are no tool and arguments to check.
 
     Raises:
         DeniedError: `details_need_call` or `details_not_granted`.
@@ -352,21 +346,21 @@ def check_credential(limits: Limits, resources: Resources, resource: str) -> Non
         if details.sees_arguments:
             raise DeniedError(
                 "details_need_call",
-                f"what may be done at {resource} depends on tool and arguments",
+                f"the authorization details for {resource} depend on the tool and its arguments",
                 remedy="use current_credential() inside a tool for that resource",
             )
 
 
-def _configured(resources: Resources, audiences: frozenset[str]) -> Details | None:
-    """The configured details of all these resources together; what has none of its own is named without a limit."""
-    limited = {uri: found for uri in audiences if (found := resources.details(uri)) is not None}
+def _configured_details(resources: Resources, audiences: frozenset[str]) -> Details | None:
+    """Join the configured details of these resources; None if none has any. One without details gets an unlimited object."""
+    limited = {uri: own for uri in audiences if (own := resources.details(uri)) is not None}
     if not limited:
         return None
     free = sorted((audiences - limited.keys()) | {LOCAL})
-    return details_from(_claims(limited.values(), free))
+    return details_from(_join_claims(limited.values(), free))
 
 
-def _claims(limited: Iterable[Details], free: list[str]) -> Iterator[Mapping[str, JSON]]:
+def _join_claims(limited: Iterable[Details], free: list[str]) -> Iterator[Mapping[str, JSON]]:
     for each in limited:
         yield from each.claim
     yield resource_detail([*free])

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What a session needs to reach one resource: the grants of its chain, and the credential that they earned."""
+"""What a session needs to reach one resource: the grants of its chain, and the credential."""
 
 from __future__ import annotations
 
@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 class Reach:
     """The grants and the credential for one resource with certain scopes, until `fresh_until` (Unix seconds).
 
-    `place` is None for a local resource, which needs no credential; `key` is what the credential is cached under.
-    `is_per_call` says that part of it is good for one call. `proven_until` is when the proof of the principal ends, `now` the time.
+    `place` is the resource's configuration, None for a local resource, which needs no credential. `key` is the cache key of the
+    credential. `is_per_call` is True if each call adds a transaction token. `proven_until` is when the proof of the principal
+    ends, `now` the time.
     """
 
     __slots__ = (
@@ -65,14 +66,14 @@ class Reach:
         self.proof_key: ProofKey = agent.proof_key
 
     def is_fresh(self, now: float) -> bool:
-        """Whether it serves at `now`; it ends by the wall clock or by the monotonic one, whichever comes first."""
+        """Whether it is still fresh at `now`, by both the wall clock and the monotonic clock."""
         return now < self.fresh_until and time.monotonic() < self._fresh_monotonic
 
     def ready(self, *, with_call: bool) -> Ready:
-        """What a `Credential` is made of.
+        """The parts of a `Credential`.
 
         Raises:
-            ConfigurationError: what is reached is local and has no credential.
+            ConfigurationError: a local tool has no credential.
         """
         from agent_identity.http.credential import Ready  # noqa: PLC0415 - httpx loads on first use
 

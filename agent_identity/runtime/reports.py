@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What goes on record of a use of a credential that was refused, whether or not the tool catches the refusal."""
+"""Records refused uses of a credential, whether or not the tool catches the error."""
 
 from __future__ import annotations
 
@@ -18,17 +18,16 @@ if TYPE_CHECKING:
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.state import SessionState
 
-
 _log: Final = logging.getLogger("agent_identity")
 _writing: Final = set[asyncio.Task[None]]()
-"""Records that a loop still writes; it keeps weak references alone."""
+"""Tasks that still write a record; an event loop holds its tasks only weakly."""
 
 
 class Reporting:
-    """Puts on record that a credential of a session was refused for another place than its resource.
+    """Records that a credential of a session refused a request to another resource.
 
-    `call` is the one that used it, None outside of any. A record that can't be written costs the next calls, and not the
-    refusal.
+    `call` is the call that used it, None outside a tool. If the record can't be written, the request stays refused, and so are
+    the next calls.
     """
 
     __slots__ = ("_call", "_resource", "_session")
@@ -39,22 +38,22 @@ class Reporting:
         self._call = call
 
     def refused(self, error: DeniedError, place: str, /) -> None:
-        """Record it; on the thread of a loop without waiting there for whoever else writes."""
+        """Record a refusal. On the thread of an event loop, don't wait for other writers."""
         draft = self._draft(error, place)
-        if _loop() is not None:
+        if _running_loop() is not None:
             _begin(self._awrite(draft))
             return
         try:
             self._session.parts.ledger.append(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
     async def arefused(self, error: DeniedError, place: str, /) -> None:
         """The async twin of `refused`."""
         await self._awrite(self._draft(error, place))
 
     def unasserted(self) -> None:
-        """Log that the resource refused a request that asserts no call; once for each resource of a session."""
+        """Log once for each resource of a session that it refused a request without assertion."""
         warned = self._session.warned
         if self._resource in warned:
             return
@@ -70,7 +69,7 @@ class Reporting:
         try:
             await self._session.parts.ledger.aappend(draft)
         except LedgerError as failure:
-            self._unrecorded(failure)
+            self._shut_gate(failure)
 
     def _draft(self, error: DeniedError, place: str) -> Draft:
         call_id = None if self._call is None else self._call.call_id
@@ -81,17 +80,17 @@ class Reporting:
             place,
             error.code,
         )
-        return refused_draft(self._session, self._resource, error, place, call_id)
+        return draft_refused(self._session, self._resource, error, place, call_id)
 
-    def _unrecorded(self, failure: LedgerError) -> None:
+    def _shut_gate(self, failure: LedgerError) -> None:
         self._session.parts.gate.shut()
         _log.warning("a refused use of a credential could not be recorded (%s)", failure.code)
 
 
-def refused_draft(
+def draft_refused(
     session: SessionState, resource: str, error: AgentIdentityError, place: str, call_id: str | None
 ) -> Draft:
-    """What goes on record of a use of a credential that was refused; `place` is where it would have gone."""
+    """Draft the record of a refused use of a credential; `place` is the origin that the request was for."""
     return Draft(
         CREDENTIAL_REFUSED,
         {"resource": resource, "place": place, "code": error.code},
@@ -101,7 +100,7 @@ def refused_draft(
     )
 
 
-def _loop() -> asyncio.AbstractEventLoop | None:
+def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
@@ -109,7 +108,7 @@ def _loop() -> asyncio.AbstractEventLoop | None:
 
 
 def _begin(writing: Coroutine[Any, None, None]) -> None:
-    """Take the first step of a coroutine, which mostly is all of it; the loop does the rest."""
+    """Run a coroutine up to its first wait, where most end; a task does the rest."""
     try:
         waited_for = writing.send(None)
     except StopIteration:
@@ -124,7 +123,7 @@ async def _finish(begun: _Begun) -> None:
 
 
 class _Begun:
-    """A coroutine that waits for something already."""
+    """A coroutine that has already begun, and waits for something."""
 
     def __init__(self, coroutine: Coroutine[Any, None, None], waited_for: object) -> None:
         self._coroutine = coroutine

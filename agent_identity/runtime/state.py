@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The state of one session: who acts, for whom, within which limits, and how it opens and closes.
+"""The state of one session: its agent, principal and limits, and how it opens and closes.
 
-Everything inside the library works on a `SessionState`. What users hold is a `Session`, which has the verbs.
+The library works on a `SessionState`. Users have a `Session`, which has the verbs.
 """
 
 from __future__ import annotations
@@ -12,42 +12,49 @@ import logging
 import weakref
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.errors import ConfigurationError, LedgerError, NoSessionError
+from agent_identity.errors import (
+    AgentIdentityError,
+    ConfigurationError,
+    CredentialUnavailableError,
+    LedgerError,
+    NoSessionError,
+)
 from agent_identity.flow import Append, Draft, run
 from agent_identity.forks import start_over_in_child
 from agent_identity.lifecycle.revocation import revoked_error
 from agent_identity.policy.history import begin_history, join_history
-from agent_identity.provenance.records import SESSION_CLOSED, SESSION_OPENED
-from agent_identity.runtime.closing import give_back
+from agent_identity.policy.request import Facts, Request
+from agent_identity.provenance.records import CREDENTIAL_REVOKED, SESSION_CLOSED, SESSION_OPENED
 from agent_identity.runtime.lifetime import SKEW, Life, Proof
 from agent_identity.values import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.source import Subject, Verified
+    from agent_identity.credentials.source import Revoker, Subject, Verified
     from agent_identity.delegation.chain import Handover
     from agent_identity.delegation.grant import Grant
     from agent_identity.delegation.limits import Limits
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import JWK
     from agent_identity.lifecycle import Reference
-    from agent_identity.policy.history import History
+    from agent_identity.policy.history import History, Past
+    from agent_identity.policy.request import Entity
     from agent_identity.runtime.parts import Parts, Resource
     from agent_identity.runtime.reach import Reach
     from agent_identity.values import JSON, Principal
-
 
 _log: Final = logging.getLogger("agent_identity")
 
 
 class SessionState:
-    """What a session is, without the verbs that users call.
+    """The data of a session, without the verbs that users call.
 
-    `parent` is the session above, None for one that a principal opened or another process handed over (`taken_over`). `verify`
-    makes the flow that verifies the principal's token when the session is entered; without it, `principal` is known.
+    `parent` is the session that delegated to this one, None for one of a principal, and for one that this process `accepted` from
+    another. `verify` makes the flow that verifies the principal's token when the session is entered; without it, `principal` is
+    known.
     """
 
     def __init__(
@@ -66,7 +73,7 @@ class SessionState:
         trigger: str | None = None,
         subject: Subject | None = None,
         verify: Callable[[], Flow[Verified]] | None = None,
-        taken_over: Handover | None = None,
+        accepted: Handover | None = None,
     ) -> None:
         self.parts = parts
         self.id: str = new_id("ses_")
@@ -81,11 +88,11 @@ class SessionState:
         self.max_depth = max_depth
         self.evidence: str = evidence
         self.trigger = trigger
-        self.taken_over = taken_over
+        self.accepted = accepted
         above_life = None if parent is None else parent.life
         self.life: Life = Life(self.id, above_life, expires_at, parts.clock)
-        above = () if taken_over is None else taken_over.grants[1:]
-        root_txn = self.id if taken_over is None else taken_over.grants[0].txn
+        above = () if accepted is None else accepted.grants[1:]
+        root_txn = self.id if accepted is None else accepted.grants[0].txn
         self.txn: str = root_txn if parent is None else parent.txn
         self.depth: int = len(above) if parent is None else parent.depth + 1
         self.chain: tuple[str, ...] = (
@@ -93,13 +100,13 @@ class SessionState:
             *(parent.chain if parent else (grant.agent for grant in above)),
         )
         self.anchor_key: JWK | None = (
-            taken_over.anchor_key if taken_over else parent.anchor_key if parent else None
+            accepted.anchor_key if accepted else parent.anchor_key if parent else None
         )
         self.history: History = (
             parent.history
             if parent is not None
-            else join_history(self.txn, taken_over.grants[0].jti)
-            if taken_over is not None
+            else join_history(self.txn, accepted.grants[0].jti)
+            if accepted is not None
             else begin_history(self.txn)
         )
         self.reaches: dict[tuple[str, frozenset[str]], Reach] = self.life.reaches
@@ -109,8 +116,8 @@ class SessionState:
         self._pseudonym: str | None = None if parent is None else parent.pseudonym
         self.proof: Proof = Proof(parts.clock) if parent is None else parent.proof
         self._issued_at: float | None = (
-            min(grant.iat for grant in taken_over.grants)
-            if taken_over
+            min(grant.iat for grant in accepted.grants)
+            if accepted
             else parent.issued_at
             if parent
             else None
@@ -120,25 +127,23 @@ class SessionState:
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
-    # -- who, for whom, and until when -------------------------------------------------------------------------------
-
     @property
     def principal(self) -> Principal:
-        """The principal; where a token names them, they are known once the session was entered.
+        """The principal.
 
         Raises:
-            NoSessionError: their token wasn't verified yet.
+            NoSessionError: the principal's token wasn't verified yet.
         """
         if self._principal is None:
             raise NoSessionError(
                 "session_not_entered",
-                "the principal's token is verified when the session is entered",
+                "the principal is unknown until the session is entered, which verifies their token",
             )
         return self._principal
 
     @property
     def pseudonym(self) -> str:
-        """What spans and records call the principal.
+        """The principal's name in spans and records.
 
         Raises:
             NoSessionError: the session has not been entered.
@@ -154,95 +159,130 @@ class SessionState:
 
     @property
     def expires_at(self) -> float:
-        """When it ends at the latest, in Unix seconds."""
+        """When it expires, in Unix seconds."""
         return self.life.expires_at
 
     @property
     def handed(self) -> tuple[Grant, ...] | None:
-        """The chain that it handed over to another process, newest grant first."""
+        """The chain that was handed over to another process, newest grant first."""
         return self.life.handed
 
     @property
     def issued_at(self) -> float:
-        """When its evidence was issued, in Unix seconds: the principal's token, the grants that were handed over, or itself."""
+        """When its evidence was issued, in Unix seconds: the principal's token, the accepted grants, or the session itself."""
         return self.parts.clock() if self._issued_at is None else self._issued_at
 
     @property
-    def is_taken_over(self) -> bool:
-        """Whether it, or a session above it, came from another process: the principal's token stayed there."""
+    def is_accepted(self) -> bool:
+        """Whether it or a parent was accepted from another process, so this process has no token of the principal."""
         return self.anchor_key is not None
 
     def names(self) -> frozenset[str]:
-        """What it may be revoked by: principal, agent, session and transaction ids, and the grants that were handed over."""
-        grants = [] if self.taken_over is None else [grant.jti for grant in self.taken_over.grants]
+        """What it may be revoked by: principal, agent, session, transaction, and grants of a hand-over."""
+        grants = [] if self.accepted is None else [grant.jti for grant in self.accepted.grants]
         if self.handed is not None:
             grants.append(self.handed[0].jti)
         principal = str(self.parts.own_principal(self.principal))
         return frozenset({principal, self.agent.uri, self.id, self.txn, *grants})
 
     def check(self, now: float) -> None:
-        """Pass while this session and every one above it may act; `now` is Unix seconds.
+        """Check that this session and all its parents may act; `now` is Unix seconds.
 
         Raises:
             NoSessionError: it was never entered.
-            DeniedError: it ended, or its time is up.
+            DeniedError: it has ended or expired.
         """
         self.life.check(now)
 
     def needed(self, resource: str, scopes: frozenset[str] | None) -> frozenset[str]:
-        """The scopes that a call asks for, held to what the session and the configuration allow.
+        """The scopes that a call needs, after checking that the session and the configuration allow them.
 
         Raises:
-            DeniedError: it is more than that, so no request is made.
+            DeniedError: they don't, so no request is made.
         """
-        known = self._needed.get((resource, scopes))
-        if known is not None:
-            return known
+        cached = self._needed.get((resource, scopes))
+        if cached is not None:
+            return cached
         configured = self.parts.resources.scopes(resource)
-        asked_for = (
-            scopes if scopes is not None else self.limits.default_scopes(resource, configured)
-        )
-        self.limits.check(resource, asked_for, configured)
-        self._needed[resource, scopes] = asked_for
-        return asked_for
+        needed = scopes if scopes is not None else self.limits.default_scopes(resource, configured)
+        self.limits.check(resource, needed, configured)
+        self._needed[resource, scopes] = needed
+        return needed
 
-    # -- opening -----------------------------------------------------------------------------------------------------
+    def policy_request(
+        self, action: str, target: Entity, now: float, arguments: bytes, past: Past
+    ) -> Request:
+        """What policy decides on: an action on a target, with the facts of this session."""
+        facts = Facts(
+            action,
+            target,
+            self.principal,
+            self.evidence,
+            self.agent.uri,
+            self.chain,
+            self.purpose,
+            self.task,
+            now,
+            arguments,
+            past,
+        )
+        return Request(facts)
+
+    def draft(
+        self,
+        kind: str,
+        public: dict[str, JSON],
+        sealed: dict[str, JSON] | None = None,
+        *,
+        call_id: str | None = None,
+        ref: str | None = None,
+    ) -> Draft:
+        """Draft a record of this session, which has to have been entered."""
+        return Draft(
+            kind,
+            public,
+            sealed,
+            pseudonym=self.pseudonym,
+            session_id=self.id,
+            call_id=call_id,
+            ref=ref,
+        )
 
     def begin(self) -> None:
-        """Open its life.
+        """Begin its life.
 
         Raises:
             ConfigurationError: it was handed over, or entered before.
-            DeniedError: the identity was closed, or the session above has ended.
+            DeniedError: the identity was closed, or the parent session has ended.
             LedgerError: the ledger still can't be written.
         """
         if self.life.handed is not None:
             raise ConfigurationError(
                 "session_handed_over",
-                "this session is for another process, and nothing in this one acts by it",
-                remedy="write it beside a call to that agent with inject(…), outside of any `with`",
+                "the session was handed over to another process and can't be entered in this one",
+                remedy="send it to that agent with inject(…), without entering it",
             )
         self.parts.gate.check()
         self.life.begin()
 
     def set_verified(self, verified: Verified) -> None:
-        """Take the principal from their verified token, and the time until which it proves them."""
+        """Store the principal of the verified token, and until when the token proves them."""
         self._principal = verified.principal
         self.subject = verified.subject
         self.evidence = verified.evidence
         self._issued_at = verified.issued_at
-        self.proof.given(verified.proven_until, verified.renew)
+        self.proof.set(verified.proven_until, verified.renew)
         if verified.renew is None:
-            self.life.lasts_until(verified.proven_until)
+            self.life.end_by(verified.proven_until)
 
     def set_pseudonym(self, pseudonym: str) -> None:
         self._pseudonym = pseudonym
 
     def register(self) -> None:
-        """Have revocations end it from here on.
+        """Register it with the revocations, which end it from now on.
 
         Raises:
-            RevokedError: something that it rests on is revoked.
+            RevokedError: one of its names is revoked.
             DeniedError: `revocations_stale`.
         """
         if self._issued_at is None:
@@ -252,7 +292,7 @@ class SessionState:
     def record_opening(self) -> Flow[None]:
         parent = self.parent
         yield Append(
-            Draft(
+            self.draft(
                 SESSION_OPENED,
                 {
                     "purpose": self.purpose,
@@ -261,8 +301,8 @@ class SessionState:
                     "depth": self.depth,
                     "parent": None if parent is None else parent.id,
                     "txn": self.txn,
-                    "scopes": _listed(self.limits.scopes),
-                    "resources": _listed(self.limits.resources),
+                    "scopes": _sorted_or_none(self.limits.scopes),
+                    "resources": _sorted_or_none(self.limits.resources),
                     "expires_at": int(self.expires_at),
                     **self._handover_members(),
                 },
@@ -272,33 +312,29 @@ class SessionState:
                     "profile": self.principal.profile,
                     "trigger": self.trigger,
                 },
-                pseudonym=self.pseudonym,
-                session_id=self.id,
             )
         )
 
     def _handover_members(self) -> dict[str, JSON]:
-        """The agents above, for a session that came from another process; the recipient's key, for one that goes to one."""
-        if self.taken_over is not None:
-            above = reversed(self.taken_over.grants[1:])
-            return {"above": [_actor(grant) for grant in above]}
+        """The agents above, for an accepted session; the recipient's key, for one that is handed over."""
+        if self.accepted is not None:
+            above = reversed(self.accepted.grants[1:])
+            return {"above": [_describe_actor(grant) for grant in above]}
         return {} if self.handed is None else {"handed_to": self.handed[0].jkt}
 
-    # -- closing -----------------------------------------------------------------------------------------------------
-
-    def take(self, place: Resource, issued: Issued) -> bool:
-        """Remember what was acquired for it, to be given back when it ends. False when it has ended."""
-        return self.life.taken.add(place.issuer, issued, self.parts.clock())
+    def hold_token(self, place: Resource, issued: Issued) -> bool:
+        """Keep a token, to be revoked when the session ends; False if it has ended."""
+        return self.life.tokens.add(place.issuer, issued, self.parts.clock())
 
     def end(self) -> bool:
-        """End it; False where a revocation had ended it, and recorded that, before."""
+        """End it; False if a revocation had already ended it, and recorded that."""
         was_open = self.life.end()
         self._drop_credentials()
         self.parts.revocations.close(self.id)
         return was_open
 
     def revoke(self) -> bool:
-        """End it before its time; False where it had ended before.
+        """Revoke it; False if it had already ended.
 
         Raises:
             NoSessionError: it was never entered.
@@ -308,7 +344,7 @@ class SessionState:
         return was_open
 
     def end_revoked(self, reference: Reference) -> bool:
-        """End it because of a revocation; False where it had ended."""
+        """End it because `reference` was revoked; False if it had already ended."""
         if self.life.state == "new":
             return False
         was_open = self.life.revoke(revoked_error(reference))
@@ -317,61 +353,106 @@ class SessionState:
         return was_open
 
     def close(self, reason: str) -> None:
-        """Give back what it acquired, and record its end."""
+        """Run `closing`."""
         self.parts.gate.sweep()
         run(self.closing(reason), self.parts.world.answer)
 
     async def aclose(self, reason: str) -> None:
-        """`close` in a thread, so that a cancelled task or a loop that ends keeps no token from being given back."""
+        """`close` in a thread, so that tokens are revoked even if the task is cancelled or the loop ends."""
         context = contextvars.copy_context()
 
         def close() -> None:
             context.run(self.close_revoked, reason)
 
-        # No task, as `to_thread` makes one: a loop that ends cancels its tasks, and with them what no thread has begun.
+        # Not `to_thread`, whose task a loop cancels when it ends, together with work that no thread has begun.
         await asyncio.shield(asyncio.get_running_loop().run_in_executor(None, close))
 
     def close_revoked(self, reason: str) -> None:
-        """`close` beside the program's own work: the identity's clients stay open until it is done."""
+        """`close` while the program goes on: the identity's clients stay open until it is done."""
         with self.parts.world.closing():
             self.close(reason)
 
     def closing(self, reason: str) -> Flow[None]:
-        """Give back what it acquired, and record its end."""
-        yield from give_back(self.parts, self.id, self.pseudonym, self.life.all_taken())
+        """Revoke its tokens and hand-overs, and record its end."""
+        yield from self.revoke_tokens(self.life.close_tokens())
         self._revoke_hand_overs()
-        draft = Draft(
-            SESSION_CLOSED,
-            {"reason": reason.encode(errors="backslashreplace").decode()},
-            pseudonym=self.pseudonym,
-            session_id=self.id,
-        )
+        text = reason.encode(errors="backslashreplace").decode()
         try:
-            yield Append(draft)
+            yield Append(self.draft(SESSION_CLOSED, {"reason": text}))
         except LedgerError as failure:
             self.parts.gate.shut()
             _log.warning("the end of %s could not be recorded (%s)", self.id, failure.code)
 
+    def revoke_tokens(self, tokens: Sequence[tuple[Revoker | None, Issued]]) -> Flow[None]:
+        """Revoke tokens that haven't expired (RFC 7009), and record for each whether its issuer did that.
+
+        All revocations together get the deadline of one acquisition, so that a slow issuer doesn't delay the end of a session. No
+        error here keeps the session from ending.
+        """
+        parts = self.parts
+        unreachable: set[str] = set()
+        ends = parts.clock() + parts.world.deadline
+        for issuer, issued in tokens:
+            now = parts.clock()
+            if issued.expires_at <= now:
+                continue
+            code: str | None
+            if issuer is None:
+                code = "no_revocation"
+            elif issuer.url in unreachable:
+                code = "issuer_unreachable"
+            elif now >= ends:
+                code = "deadline_exceeded"
+            else:
+                code = yield from _revoke(issuer, issued, unreachable)
+            public: dict[str, JSON] = {
+                "resource": issued.resource,
+                "issuer": issued.issuer,
+                "revoked": code is None,
+                "code": code,
+                "expires_at": int(issued.expires_at),
+                "bound": issued.is_bound,
+            }
+            try:
+                yield Append(self.draft(CREDENTIAL_REVOKED, public, ref=issued.jti))
+            except LedgerError as failure:
+                parts.gate.shut()
+                _log.warning(
+                    "the end of a token of %s could not be recorded (%s)", self.id, failure.code
+                )
+
     def _drop_credentials(self) -> None:
-        """Nothing that was acquired for it, or below it, serves any more."""
+        """Drop the credentials of it and of all sessions below from the cache."""
         for key in self.life.forget_cached():
             self.parts.world.drop(key)
 
     def _revoke_hand_overs(self) -> None:
-        """Have the authority refuse what was handed over by it and below it."""
+        """Revoke the hand-overs of it and of all sessions below at the authority."""
         if self.parts.take_back is not None:
-            for grant in self.life.hand_overs():
+            for grant in self.life.list_handovers():
                 self.parts.take_back(grant.jti, grant.exp + SKEW)
 
     def start_over(self) -> None:
-        """In a forked child: nothing that the parent holds is used; grants are made again at first use, same `txn`."""
+        """Use nothing of the parent process in a forked child; grants are made again at first use, with the same `txn`."""
         self.life.start_over()
         self.history.renew_lock()
         self.agent.renew()
 
 
-def _actor(grant: Grant) -> dict[str, JSON]:
-    """What a record says of an agent that acts above, in another process."""
+def _revoke(issuer: Revoker, issued: Issued, unreachable: set[str]) -> Flow[str | None]:
+    """Ask the issuer once to revoke a token; return None if it did, else the code of the reason."""
+    try:
+        is_revoked = yield from issuer.revoke(issued)
+    except CredentialUnavailableError as failure:
+        unreachable.add(issuer.url)
+        return failure.code
+    except AgentIdentityError as failure:
+        return failure.code
+    return None if is_revoked else "no_revocation"
+
+
+def _describe_actor(grant: Grant) -> dict[str, JSON]:
+    """The members of a record about an agent above, in another process."""
     return {
         "agent": grant.agent,
         "depth": grant.depth,
@@ -380,5 +461,5 @@ def _actor(grant: Grant) -> dict[str, JSON]:
     }
 
 
-def _listed(limit: frozenset[str] | None) -> list[JSON] | None:
+def _sorted_or_none(limit: frozenset[str] | None) -> list[JSON] | None:
     return None if limit is None else [*sorted(limit)]

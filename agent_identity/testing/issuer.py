@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
     from agent_identity.values import JSON
 
-
 _GRANTS: Final = "urn:ietf:params:oauth:grant-type:"
 _TYPES: Final = "urn:ietf:params:oauth:token-type:"
 _ID_JAG: Final = f"{_TYPES}id-jag"
@@ -123,8 +122,6 @@ class FakeIssuer(FakeWeb):
         self.revoked.append(form["token"])
         return _respond(200, {})
 
-    # -- the token endpoint --------------------------------------------------------------------------------------------
-
     def _token(self, request: Received, form: dict[str, str]) -> FakeResponse:
         try:
             jkt = self._check_proof(request)
@@ -214,8 +211,6 @@ class FakeIssuer(FakeWeb):
             "expires_in": self.lifetime,
         }
         return _respond(200, document)
-
-    # -- sign-in ---------------------------------------------------------------------------------------------------------
 
     def _push_request(self, form: dict[str, str]) -> FakeResponse:
         uri = f"urn:ietf:params:oauth:request_uri:{new_id('')}"

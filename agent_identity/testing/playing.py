@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Answer, Ask, Callback, Flow, HttpResponse
     from agent_identity.values import Certificate, Prompt, Secret
 
-
 T = TypeVar("T")
 
 

@@ -72,7 +72,7 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
         return keys_in(answer) if isinstance(answer, Mapping | list | tuple) else answer
 
     answer = _call(read_keys, lambda what: _keys_error(issuer, what))
-    if isinstance(answer, tuple) and _are_objects(answer):
+    if _are_keys(answer):
         return answer
     raise _keys_error(issuer, f"returned {_kind_of(answer)}")
 
@@ -103,8 +103,11 @@ def _call(
         raise failure(f"raised {type(error).__name__}") from error
 
 
-def _are_objects(keys: Sequence[object]) -> bool:
-    return all(isinstance(key, Mapping) for key in keys)
+def _are_keys(answer: object) -> TypeGuard[tuple[JWK, ...]]:
+    if not isinstance(answer, tuple):
+        return False
+    members: tuple[object, ...] = answer
+    return all(isinstance(member, Mapping) for member in members)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:

@@ -108,9 +108,9 @@ def refused(identity: AgentIdentity, **options: Any) -> CredentialError:
 
 def leaf(identity: AgentIdentity, session: Any) -> tuple[Grant, ...]:
     """The chain of a session, for the resource and scope of `acquire`."""
-    from agent_identity.runtime.acquire import chain_of
+    from agent_identity.runtime.grants import make_chain
 
-    flow = chain_of(session._state, frozenset({BILLING}), frozenset({"invoices:read"}))
+    flow = make_chain(session._state, frozenset({BILLING}), frozenset({"invoices:read"}))
     return run(flow, identity._parts.world.answer)
 
 

@@ -320,7 +320,7 @@ def test_a_generator_tool_goes_no_further_than_the_proof_of_its_principal(bot) -
     with bot.on_behalf_of("user:alice", purpose="p") as session:
         found = pages()
         assert next(found) == 1
-        session._state.proof.given(bot._clock() - 1, None)
+        session._state.proof.set(bot._clock() - 1, None)
         with pytest.raises(DeniedError) as caught:
             next(found)
     assert caught.value.code == "principal_outdated"

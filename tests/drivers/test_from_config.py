@@ -639,7 +639,7 @@ def test_on_behalf_of_uses_the_file_that_the_environment_names(
     assert there.stdout == f"user:{idp.url}#alice\n", there.stderr
     asked = len(idp.received)
     absent = run()
-    assert "AGENT_IDENTITY_CONFIG names no configuration" in absent.stderr
+    assert "AGENT_IDENTITY_CONFIG doesn't name a configuration" in absent.stderr
     assert len(idp.received) == asked
 
 

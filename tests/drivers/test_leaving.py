@@ -17,7 +17,7 @@ import pytest
 
 from agent_identity import AgentIdentity, AgentIdentityError, DeniedError
 from agent_identity.credentials.oauth.requests import Issued
-from agent_identity.runtime.lifetime import Taken
+from agent_identity.runtime.lifetime import HeldTokens
 from agent_identity.testing import FakeIssuer
 from agent_identity.values import Secret
 
@@ -143,12 +143,12 @@ def test_leaving_waits_for_a_slow_issuer_no_longer_than_for_one_acquisition(
 def test_no_token_is_forgotten_between_threads() -> None:
     before = sys.getswitchinterval()
     sys.setswitchinterval(1e-6)
-    taken = Taken()
+    tokens = HeldTokens()
 
     def add() -> None:
         for number in range(1000):
             issued = Issued(Secret(f"t{number}"), "Bearer", BILLING, "i", frozenset(), 0.0, 1e12)
-            assert taken.add(None, issued, 1.0)
+            assert tokens.add(None, issued, 1.0)
 
     try:
         workers = [threading.Thread(target=add) for _ in range(4)]
@@ -158,10 +158,10 @@ def test_no_token_is_forgotten_between_threads() -> None:
             worker.join()
     finally:
         sys.setswitchinterval(before)
-    assert len(taken.close()) == 4000
+    assert len(tokens.close()) == 4000
     late = Issued(Secret("late"), "Bearer", BILLING, "i", frozenset(), 0.0, 1e12)
-    assert not taken.add(None, late, 1.0)
-    assert taken.close() == []
+    assert not tokens.add(None, late, 1.0)
+    assert tokens.close() == []
 
 
 def test_revoking_a_session_gives_back_what_sub_agents_hold(

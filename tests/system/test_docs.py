@@ -152,7 +152,7 @@ def test_the_tutorial_prints_what_it_says(tmp_path: Path) -> None:
     outside = BLOCKS[place] + "\nadd(1, 2)\n"
     (tmp_path / "outside.py").write_text(outside)
     done = run(["outside.py"], tmp_path)
-    assert "NoSessionError: there is no session here" in done.stderr
+    assert "NoSessionError: there is no current session" in done.stderr
 
 
 @pytest.mark.parametrize("place", TESTS)

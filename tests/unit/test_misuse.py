@@ -285,7 +285,7 @@ def test_on_behalf_of_nobody_says_what_to_give(bot: AgentIdentity) -> None:
 @pytest.mark.parametrize("given", [5, b"user:alice", object(), ["user:alice"]], ids=range(4))
 def test_on_behalf_of_what_is_nobody_names_its_class(bot: AgentIdentity, given) -> None:
     error = refused(lambda: bot.on_behalf_of(given, purpose="p"), "subject_malformed")
-    assert f"a {type(given).__name__} is no principal" in str(error)
+    assert f"on_behalf_of was given a {type(given).__name__}" in str(error)
     assert "user:alice" in error.remedy
 
 

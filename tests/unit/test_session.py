@@ -151,7 +151,7 @@ def test_a_clock_that_is_set_back_lengthens_no_life(clock) -> None:
     life.begin()
     ends = life.ends_monotonic
     clock.now -= 3600
-    life.lasts_until(life.expires_at - 1)
+    life.end_by(life.expires_at - 1)
     assert life.ends_monotonic == ends
 
 
@@ -179,7 +179,7 @@ def test_a_principal_that_no_grant_can_name_is_refused(said: dict[str, Any]) -> 
 
 
 def test_a_principal_of_another_issuer_is_refused(bot: AgentIdentity) -> None:
-    with pytest.raises(ConfigurationError, match="its own principals"):
+    with pytest.raises(ConfigurationError, match="belongs to another issuer"):
         bot.on_behalf_of(Principal("alice", iss="https://idp.example"), purpose="p")
 
 

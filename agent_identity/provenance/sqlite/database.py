@@ -19,7 +19,6 @@ from agent_identity.storage.sqlite import (
 if TYPE_CHECKING:
     from pathlib import Path
 
-
 _CODES: Final = {
     sqlite3.SQLITE_BUSY: "ledger_busy",
     sqlite3.SQLITE_LOCKED: "ledger_busy",

@@ -38,7 +38,6 @@ if TYPE_CHECKING:
     from agent_identity.provenance.records import Record, Row
     from agent_identity.values import Principal
 
-
 _VERSION: Final = 1
 _PAGE_BYTES: Final = (
     2_048  # a commit writes whole pages; measured: the fewest bytes and calls for a record

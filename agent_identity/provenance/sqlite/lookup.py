@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
-
 _STEP: Final = 1_024  # records indexed in one transaction
 _TAIL: Final = 64  # records that a query may scan
 _READER_SECONDS: Final = 2.0

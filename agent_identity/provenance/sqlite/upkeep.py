@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Final, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-
 _STOP_SECONDS: Final = 5.0
 _Bell: TypeAlias = (
     "queue.SimpleQueue[bool]"  # unlike an Event, it can be used inside a garbage collection

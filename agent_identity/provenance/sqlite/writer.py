@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Seal
 
-
 LEASE_SECONDS: Final = 30.0
 _RENEW_BELOW: Final = 20.0
 _UPKEEP_EVERY: Final = 512  # records

@@ -16,7 +16,7 @@ from agent_identity.authority import (
     configured_client,
 )
 from agent_identity.authority.client_proofs import OwnAssertion, PlatformToken, SpiffeSvid
-from agent_identity.authority.organisation import alone
+from agent_identity.authority.organisation import run_offline
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.errors import CredentialRejectedError, CredentialUnavailableError
 from agent_identity.flow import Flow
@@ -96,7 +96,7 @@ class Desk:
             clients={each.client_id: each for each in clients},
             providers={IDP: IdentityProvider(self.idp_keys, {"ES256"})},
             audiences=[ANCHOR, "api://agents"],
-            drive=alone,
+            drive=run_offline,
             **said,
         )
         self.rig = make(state, issuer=ANCHOR, organisation=organisation)
