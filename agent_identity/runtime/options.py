@@ -78,8 +78,7 @@ class Options(NamedTuple):
 
 
 def _is_depth(given: object) -> bool:
-    is_whole = isinstance(given, int) and not isinstance(given, bool)
-    return is_whole and 0 <= given <= MAX_DELEGATIONS
+    return isinstance(given, int) and not isinstance(given, bool) and 0 <= given <= MAX_DELEGATIONS
 
 
 def _is_lifetime(value: object) -> bool:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, TypeGuard
+from typing import TYPE_CHECKING, NamedTuple, TypeGuard
 
 from agent_identity.errors import DeniedError, VerificationError, is_interrupt
 from agent_identity.verify.revocations import keys_in
@@ -60,6 +60,10 @@ def is_revoked(check: RevocationCheck, references: Collection[str], issued_at: f
     raise _revocations_error(f"answered with {_kind_of(answer)}, not with True or False")
 
 
+class _Keys(NamedTuple):
+    keys: tuple[JWK, ...]
+
+
 def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]]) -> Sequence[JWK]:
     """The keys that an anchor's function returns.
 
@@ -69,11 +73,14 @@ def keys_from(issuer: str, jwks: Callable[[], Mapping[str, JSON] | Sequence[JWK]
 
     def read_keys() -> object:
         answer: object = jwks()
-        return keys_in(answer) if isinstance(answer, Mapping | list | tuple) else answer
+        if not isinstance(answer, Mapping | list | tuple):
+            return answer
+        keys = keys_in(answer)
+        return _Keys(keys) if _are_objects(keys) else keys
 
     answer = _call(read_keys, lambda what: _keys_error(issuer, what))
-    if _are_keys(answer):
-        return answer
+    if isinstance(answer, _Keys):
+        return answer.keys
     raise _keys_error(issuer, f"returned {_kind_of(answer)}")
 
 
@@ -103,11 +110,8 @@ def _call(
         raise failure(f"raised {type(error).__name__}") from error
 
 
-def _are_keys(answer: object) -> TypeGuard[tuple[JWK, ...]]:
-    if not isinstance(answer, tuple):
-        return False
-    members: tuple[object, ...] = answer
-    return all(isinstance(member, Mapping) for member in members)
+def _are_objects(keys: Sequence[object]) -> bool:
+    return all(isinstance(key, Mapping) for key in keys)
 
 
 def _is_time(answer: object) -> TypeGuard[float]:
