@@ -518,8 +518,7 @@ def tables_in(name: str, value: object) -> Iterator[tuple[tuple[str, ...], Table
     if isinstance(value, Table):
         yield (name,), value
     elif isinstance(value, dict):
-        tables: dict[str, object] = value
-        for key, below in tables.items():
+        for key, below in value.items():  # pyright: ignore[reportUnknownVariableType] - TOML's keys are text
             if isinstance(below, Table):
                 yield (name, key), below
 
