@@ -20,8 +20,8 @@ from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.http.challenges import names_error, wanted_by
-from agent_identity.http.seams import client_context
-from agent_identity.http.sending import Sending, check_sendable
+from agent_identity.http.network import client_context
+from agent_identity.http.signed_requests import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
 from agent_identity.uris import covers, htu_of, origin_or_none
 from agent_identity.values import b64url, scope_set
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.delegation.assertion import CallFacts, Statement
     from agent_identity.http.challenges import Challenge
-    from agent_identity.http.sending import Signing
+    from agent_identity.http.signed_requests import Signing
     from agent_identity.values import Certificate
 
 __all__ = [

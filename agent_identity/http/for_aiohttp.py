@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from aiohttp.payload import BytesPayload
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.sending import check_sendable, sign_into
+from agent_identity.http.signed_requests import check_sendable, sign_into
 
 if TYPE_CHECKING:
     from aiohttp import ClientHandlerType, ClientMiddlewareType, ClientRequest, ClientResponse

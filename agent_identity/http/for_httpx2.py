@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import httpx2
 
-from agent_identity.http.sending import Sending
+from agent_identity.http.signed_requests import Sending
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Generator

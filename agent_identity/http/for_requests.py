@@ -13,13 +13,13 @@ from requests import PreparedRequest
 from requests.auth import AuthBase
 
 from agent_identity.credentials.source import Renewal
-from agent_identity.http.sending import check_sendable, sign_into
+from agent_identity.http.signed_requests import check_sendable, sign_into
 
 if TYPE_CHECKING:
     from requests import Response
 
     from agent_identity.http.credential import Credential
-    from agent_identity.http.sending import Signing
+    from agent_identity.http.signed_requests import Signing
 
 
 class _Auth(AuthBase):

@@ -22,7 +22,7 @@ from agent_identity.http.backends import (
     addresses_of,
     check_addresses,
 )
-from agent_identity.http.seams import AsyncNetwork, Network, client_context, tls
+from agent_identity.http.network import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
     import ssl

@@ -256,8 +256,8 @@ def test_a_transport_that_raises_StopIteration_forges_nothing(monkeypatch) -> No
     async def aforge(self: object, request: object) -> httpx.Response:
         return forge(self, request)
 
-    monkeypatch.setattr("agent_identity.http.seams.Network.handle_request", forge)
-    monkeypatch.setattr("agent_identity.http.seams.AsyncNetwork.handle_async_request", aforge)
+    monkeypatch.setattr("agent_identity.http.network.Network.handle_request", forge)
+    monkeypatch.setattr("agent_identity.http.network.AsyncNetwork.handle_async_request", aforge)
     for exchange in (sync_exchange, async_exchange):
         with pytest.raises((TransportError, RuntimeError)):
             exchange(Transport(), HttpRequest("GET", "https://a.invalid/"), 5.0)

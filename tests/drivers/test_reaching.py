@@ -23,9 +23,9 @@ from cryptography.hazmat.primitives.asymmetric import ec
 
 from agent_identity import ConfigurationError, TransportError
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http import seams
+from agent_identity.http import network
 from agent_identity.http.backends import is_public
-from agent_identity.http.seams import client_context
+from agent_identity.http.network import client_context
 from agent_identity.http.transport import Transport
 from agent_identity.keys.signing import certificate_of, read_certificate
 from agent_identity.values import Certificate, Secret
@@ -356,17 +356,17 @@ def authority() -> FakeAuthority:
 @pytest.fixture
 def trusting(authority: FakeAuthority, monkeypatch: pytest.MonkeyPatch) -> None:
     """The system's own trust is the test's authority."""
-    real = seams._context
+    real = network._context
 
     def context(authorities: str | None = None) -> ssl.SSLContext:
         made = real(authorities)
         made.load_verify_locations(cadata=authority.pem())
         return made
 
-    monkeypatch.setattr(seams, "_context", context)
-    seams.tls.cache_clear()
+    monkeypatch.setattr(network, "_context", context)
+    network.tls.cache_clear()
     yield
-    seams.tls.cache_clear()
+    network.tls.cache_clear()
 
 
 @contextlib.contextmanager
@@ -537,7 +537,7 @@ def test_D14_proxies_and_authorities_of_the_environment_have_no_effect(
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login alice password canary")
     monkeypatch.setenv("NETRC", str(netrc))
-    seams.tls.cache_clear()
+    network.tls.cache_clear()
     request = HttpRequest("GET", f"http://127.0.0.1:{web.port}/")
     assert exchange(Transport(), request).status == 200
     assert web.hits == 1

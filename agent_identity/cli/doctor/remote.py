@@ -30,7 +30,7 @@ from agent_identity.config.model import OAUTH_SOURCES
 from agent_identity.credentials.oauth.metadata import discover, discover_resource, read_keys
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
-from agent_identity.http.seams import tls
+from agent_identity.http.network import tls
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
