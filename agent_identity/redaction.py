@@ -19,8 +19,6 @@ from collections import deque
 from functools import cached_property
 from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
-from agent_identity.forks import reset_in_child
-
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
@@ -521,4 +519,8 @@ class _SecretIndex:
 _PENDING: Final = 256
 _LONG: Final = 1 << 20
 _secrets: Final = _SecretIndex()
-reset_in_child(_secrets.start_over)
+
+
+def start_over() -> None:
+    """In a forked child: a thread of the parent may have held the lock. `values` registers this."""
+    _secrets.start_over()

@@ -13,7 +13,7 @@ from typing import Final, Literal, NoReturn, TypeAlias
 
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.forks import reset_in_child
-from agent_identity.redaction import keep, remember, scrub
+from agent_identity.redaction import keep, remember, scrub, start_over
 
 __all__ = [
     "JSON",
@@ -278,6 +278,7 @@ def new_id(prefix: str) -> str:
 
 
 reset_in_child(_ids.clear)
+reset_in_child(start_over)
 
 
 def agent_uri(name: str) -> str:
