@@ -135,20 +135,20 @@ class Issuance:
         self,
         client: ClientRecord,
         subject: Subject,
-        chain: Sequence[str],
+        grants: Sequence[Grant],
         resources: Sequence[str],
         scopes: frozenset[str],
         *,
         jkt: str,
         now: float,
     ) -> AccessToken:
-        """Issue an access token to the holder of a chain (compact grants, newest first), bound to the holder's key `jkt`.
+        """Issue an access token to the holder of a verified chain, newest grant first, bound to the holder's key `jkt`.
 
         Raises:
             OAuthError: the request is refused.
         """
         self._check_subject(subject)
-        grants = self._verify_chain(chain, client, subject, now)
+        self._check_chain(grants, client, subject)
         leaf = grants[0]
         if not hmac.compare_digest(leaf.jkt.encode(), jkt.encode()):
             raise OAuthError("invalid_grant", "key_mismatch")
@@ -214,16 +214,23 @@ class Issuance:
         if self._store.is_revoked(subject.refs, subject.iat):
             raise OAuthError("invalid_grant", "revoked")
 
-    def _verify_chain(
-        self, chain: Sequence[str], client: ClientRecord, subject: Subject, now: float
-    ) -> Sequence[Grant]:
-        """Verify a chain of this authority, and that it belongs to the principal and the client."""
+    def verify_chain(self, chain: Sequence[str], now: float) -> Sequence[Grant]:
+        """Verify a chain of this authority (compact grants, newest first).
+
+        Raises:
+            OAuthError: `invalid_grant`.
+        """
         anchor = Anchor(self._issuer, self._keyring.jwks, evidence="issuer")
         try:
-            grants = verify_chain(chain, (anchor,), now=now, skew=SKEW)
+            return verify_chain(chain, (anchor,), now=now, skew=SKEW)
         except VerificationError as error:
             raise OAuthError("invalid_grant", error.code) from None
+
+    def _check_chain(self, grants: Sequence[Grant], client: ClientRecord, subject: Subject) -> None:
+        """Check that a chain is this authority's, and belongs to the principal and the client."""
         leaf, root = grants[0], grants[-1]
+        if root.iss != self._issuer:
+            raise OAuthError("invalid_grant", "issuer_mismatch")
         expected = (subject.sub, subject.profile, subject.txn, self._sub_iss(subject, client))
         if (leaf.sub, leaf.sub_profile, leaf.txn, leaf.sub_iss) != expected:
             raise OAuthError("invalid_grant", "subject_mismatch")
@@ -233,7 +240,6 @@ class Issuance:
         refs = {leaf.txn, principal, *(ref for grant in grants for ref in _refs(grant))}
         if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
             raise OAuthError("invalid_grant", "revoked")
-        return grants
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
         return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """The identity of this process as a client of its own authority: registration, first grants, tokens and revocation by calls.
 
-The rules are those of the HTTP endpoints. There is no client assertion, DPoP proof or subject assertion, because the process
-that checks them would have signed them.
+The rules are those of the HTTP endpoints. There is no client assertion, DPoP proof or subject assertion, and the signatures of
+a chain aren't verified again, because the process that checks them would have signed them.
 """
 
 from __future__ import annotations
@@ -184,7 +184,7 @@ class OwnClient:
         return self._authority.issuance.access_token(
             client,
             subject,
-            [grant.compact for grant in wanted.chain],
+            wanted.chain,
             [wanted.resource],
             wanted.scopes,
             jkt=wanted.proof_key.thumbprint,

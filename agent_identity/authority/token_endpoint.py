@@ -117,7 +117,7 @@ class TokenEndpoint:
         token = self._issuance.access_token(
             client,
             subject,
-            _read_chain(request, form),
+            self._issuance.verify_chain(_read_chain(request, form), now),
             form.resources,
             form.scopes(),
             jkt=proof.jkt,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -304,7 +305,9 @@ def test_another_sessions_chain_earns_no_token(make: Any) -> None:
     assert identity.authority.issued["access_token"] == 0
 
 
+@pytest.mark.parametrize("make", ["over HTTP"], indirect=True)
 def test_a_forged_hop_earns_no_token(make: Any) -> None:
+    """In its own process the authority gets the grants that were minted there, and verifies no signature again."""
     identity, forger = make(), SigningKey.generate()
     with identity.on_behalf_of("user:alice", purpose="close the books") as session:
         chain = leaf(identity, session)
@@ -322,6 +325,18 @@ def test_a_forged_hop_earns_no_token(make: Any) -> None:
         )
         with pytest.raises(CredentialError) as caught:
             fetch(identity, session, (hop, *chain))
+    assert caught.value.code == "invalid_grant"
+
+
+def test_a_chain_of_another_authority_earns_no_token(make: Any) -> None:
+    identity, elsewhere = make(), AgentIdentity("x", authority=Authority(), ledger=MemoryLedger())
+    with identity.on_behalf_of("user:alice", purpose="close the books") as session:
+        with elsewhere.on_behalf_of("user:alice", purpose="close the books") as other:
+            foreign = leaf(elsewhere, other)
+        mine = replace(leaf(identity, session)[0], compact=foreign[0].compact, iss=foreign[0].iss)
+        with pytest.raises(CredentialError) as caught:
+            fetch(identity, session, (mine,))
+    elsewhere.close()
     assert caught.value.code == "invalid_grant"
 
 
