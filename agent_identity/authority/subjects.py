@@ -25,6 +25,13 @@ from agent_identity import jose
 from agent_identity.authority.client_proofs import SKEW, verify_claims
 from agent_identity.authority.requests import OAuthError
 from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
+from agent_identity.credentials.principal_tokens import (
+    ACCESS_TYPS,
+    LONGEST_LIFE,
+    TOKEN_TYPS,
+    profile_of,
+)
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.keys.algorithms import PROOF_ALGORITHMS
@@ -41,13 +48,9 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON
 
 SUBJECT_TYPE: Final = "agent-subject+jwt"
-ACCESS_TOKEN: Final = "urn:ietf:params:oauth:token-type:access_token"  # noqa: S105 - a type name
-ID_TOKEN: Final = "urn:ietf:params:oauth:token-type:id_token"  # noqa: S105 - a type name
-JWT: Final = "urn:ietf:params:oauth:token-type:jwt"
 TRIGGER: Final = "trigger"
 
 _PROFILES: Final = frozenset({"user", "service", TRIGGER})
-_LONGEST: Final = 24 * 3600.0
 _TEXT_LIMIT: Final = 512
 _TXN: Final = re.compile(r"ses_[A-Za-z0-9_-]+")
 _CLAIMS: Final = frozenset({"iss", "sub", "sub_profile", "aud", "iat", "exp", "jti", "txn"})
@@ -138,7 +141,7 @@ class Subjects:
             )
         if body.get("aud") != self._issuer:
             raise VerificationError("audience_mismatch", "the subject token is for another issuer")
-        jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
+        jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=LONGEST_LIFE)
         return _read_subject(claims, now)
 
     def _read_access_token(self, token: str, client: ClientRecord, jkt: str, now: float) -> Subject:
@@ -225,8 +228,6 @@ def _check_subject(subject: Subject, now: float) -> Subject:
     return subject
 
 
-_ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
-_TYPS: Final = frozenset({None, "JWT"}) | _ACCESS_TYPS
 _SESSION_ID: Final = re.compile(r"ses_[0-9a-f]{32}")
 
 
@@ -271,7 +272,7 @@ class Principals:
         """
         parsed = _parse(token)
         typ = parsed.header.get("typ")
-        if token_type == ID_TOKEN and typ in _ACCESS_TYPS:
+        if token_type == ID_TOKEN and typ in ACCESS_TYPS:
             raise VerificationError("wrong_typ", "the token is an access token, not an ID token")
         iss = Claims(jose.loads_object(parsed.payload), VerificationError).text("iss")
         provider = self._providers.get(iss)
@@ -280,10 +281,10 @@ class Principals:
                 "issuer_unknown", "this client may not present tokens of this issuer"
             )
         body = yield from verify_claims(
-            provider.keys, parsed, typs=_TYPS, algorithms=provider.algorithms
+            provider.keys, parsed, typs=TOKEN_TYPS, algorithms=provider.algorithms
         )
         claims = Claims(body, VerificationError)
-        end = jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=_LONGEST)
+        end = jose.check_lifetime(body, now=now, skew=SKEW, max_lifetime=LONGEST_LIFE)
         if end <= now:  # without skew, which would make an expired grant
             raise VerificationError("expired", "the principal's token has expired")
         _check_audience(body, self._audiences)
@@ -356,5 +357,5 @@ def _read_foreign_subject(
     sub, jti = claims.text("sub"), claims.optional_text("jti")
     if max(len(sub), len(jti or "")) > _TEXT_LIMIT or not sub.isprintable():
         raise VerificationError("claim_malformed", "sub or jti is too long, or not printable")
-    profile = "service" if claims.optional_text("sub_profile") == "service" else "user"
+    profile = profile_of(claims.optional_text("sub_profile"))
     return Subject(sub=sub, profile=profile, txn=txn, jti=jti, iat=issued_at, exp=end, iss=iss)

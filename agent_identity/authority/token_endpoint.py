@@ -12,7 +12,8 @@ from agent_identity import jose
 from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES
 from agent_identity.authority.issuance import AccessToken, GrantRequest
 from agent_identity.authority.requests import OAuthError, json_response, read_form
-from agent_identity.authority.subjects import ACCESS_TOKEN, JWT
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.root_grants import GRANT
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.details import read_details
 from agent_identity.errors import VerificationError
@@ -31,8 +32,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import HttpResponse
     from agent_identity.values import JSON
     from agent_identity.verify.dpop import Proof
-
-GRANT: Final = "urn:agent-identity:token-type:grant"
 
 
 class TokenEndpoint:

@@ -46,12 +46,13 @@ T = TypeVar("T")
 
 _VERIFIED: Final = ("access_token", "id_token")
 _SKEW: Final = 30.0
-_LONGEST: Final = 24 * 3600.0
+LONGEST_LIFE: Final = 24 * 3600.0
 _SPARE: Final = 5.0
 """A token that ends within these seconds is no longer handed out."""
 
-_ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
-_TYPS: Final = frozenset({None, "JWT"}) | _ACCESS_TYPS
+ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
+TOKEN_TYPS: Final = frozenset({None, "JWT"}) | ACCESS_TYPS
+"""The `typ` of a principal's token; an authority that checks one applies the same."""
 _PARTS: Final = (3, 5)
 """The number of parts of a signed and of an encrypted JWT."""
 
@@ -432,7 +433,7 @@ def _verify(trust: Trusted, token: Secret, *, agent: str | None, must_be_id: boo
         return (yield from _introspect(trust, token, agent))
     parsed, claims = _read_jwt(token)
     typ = parsed.header.get("typ")
-    if typ not in _TYPS:
+    if typ not in TOKEN_TYPS:
         raise InvalidSubjectError(
             "wrong_typ", "the typ of the principal's token is of another kind"
         )
@@ -441,12 +442,14 @@ def _verify(trust: Trusted, token: Secret, *, agent: str | None, must_be_id: boo
         raise InvalidSubjectError("key_unknown", "the principal's token doesn't name its key")
     key = yield from _key(trust.issuer, kid)
     _apply(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
-    token_type = ACCESS_TOKEN if typ in _ACCESS_TYPS else trust.token_type or _type_of(claims)
+    token_type = ACCESS_TOKEN if typ in ACCESS_TYPS else trust.token_type or _type_of(claims)
     if must_be_id and token_type == ACCESS_TOKEN:
         raise InvalidSubjectError("wrong_typ", "an access token was passed as an ID token")
     is_id = must_be_id or token_type == ID_TOKEN
     now = trust.issuer.clock()
-    _apply(lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
+    _apply(
+        lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=LONGEST_LIFE)
+    )
     if claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
     _check_audience(claims, [trust.audience, trust.client_id] if is_id else [trust.audience])
@@ -515,9 +518,12 @@ def _known_from(claims: Fields, token_type: str, now: float) -> _Known:
     if end <= now:
         # No skew here: it would open a session that has already ended.
         raise InvalidSubjectError("expired", "the principal's token has expired")
-    profile = claims.text("sub_profile")
-    kind = "service" if profile == "service" else "user"
-    return _Known(sub, kind, token_type, now, end)
+    return _Known(sub, profile_of(claims.text("sub_profile")), token_type, now, end)
+
+
+def profile_of(claimed: str | None) -> str:
+    """The kind of principal that an issuer's token names; only `service` is claimed."""
+    return "service" if claimed == "service" else "user"
 
 
 def _introspect(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known]:
@@ -544,7 +550,7 @@ def _introspect(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known
     now = trust.issuer.clock()
     known = _known_from(claims, ACCESS_TOKEN, now)
     members = {"iat": now, **claims.members}
-    _apply(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=_LONGEST))
+    _apply(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=LONGEST_LIFE))
     if claims.has("iss") and claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
     _check_audience(claims, [trust.audience])
