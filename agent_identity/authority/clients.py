@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Final
 import orjson
 
 from agent_identity import jose
+from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS, TOKEN_EXCHANGE
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import VerificationError
 
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
     from agent_identity.keys.signing import JWK
     from agent_identity.values import JSON
 
-CLIENT_CREDENTIALS: Final = "client_credentials"
-TOKEN_EXCHANGE: Final = "urn:ietf:params:oauth:grant-type:token-exchange"  # noqa: S105 - a type name
 GRANT_TYPES: Final = (CLIENT_CREDENTIALS, TOKEN_EXCHANGE)
 
 

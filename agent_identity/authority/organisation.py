@@ -10,7 +10,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, NoReturn, TypeVar
 
-from agent_identity.authority.clients import TOKEN_EXCHANGE, ClientRecord, Configured, Terms
+from agent_identity.authority.clients import ClientRecord, Configured, Terms
+from agent_identity.credentials.oauth.token_types import TOKEN_EXCHANGE
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import run
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from agent_identity.authority.asgi import AsgiApp
 from agent_identity.authority.authentication import Authenticator, UsedOnce
-from agent_identity.authority.clients import GRANT_TYPES, TOKEN_EXCHANGE, Terms, json_key
+from agent_identity.authority.clients import GRANT_TYPES, Terms, json_key
 from agent_identity.authority.dpop import Proofs
 from agent_identity.authority.endpoints import Endpoints, endpoints_of
 from agent_identity.authority.issuance import Issuance
@@ -37,6 +37,7 @@ from agent_identity.authority.store import open_store
 from agent_identity.authority.subjects import Principals, Subjects
 from agent_identity.authority.token_endpoint import Rates, TokenEndpoint
 from agent_identity.authority.tokens import Tokens
+from agent_identity.credentials.oauth.token_types import TOKEN_EXCHANGE
 from agent_identity.forks import StillLock
 from agent_identity.keys.private_files import make_private_directory, read_or_make
 from agent_identity.values import Secret, new_id

@@ -9,10 +9,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
-from agent_identity.authority.clients import CLIENT_CREDENTIALS, GRANT_TYPES
+from agent_identity.authority.clients import GRANT_TYPES
 from agent_identity.authority.issuance import AccessToken, GrantRequest
 from agent_identity.authority.requests import OAuthError, json_response, read_form
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, JWT
+from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, CLIENT_CREDENTIALS, JWT
 from agent_identity.credentials.root_grants import GRANT
 from agent_identity.delegation.carriers import DELEGATION, split_chain
 from agent_identity.delegation.details import read_details

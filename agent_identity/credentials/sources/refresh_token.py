@@ -61,7 +61,7 @@ class RefreshTokens:
         self._store: Store = store or _DriverStore()
         self._reference = reference
         self._scope = scope
-        self.is_fixed = fixed
+        self.is_fixed: bool = fixed
         self._tokens: dict[str, Secret] = {}
         self._id = new_id("refresh_")
 
