@@ -415,7 +415,8 @@ class AuthorityClientTable(Table):
     """The issuers whose principals the client may bring, by default all with `trust = ["subjects"]`."""
     subject_clients: Texts = ()
     """The clients (`azp`, `client_id`) that a principal's token may name; by default it must name none."""
-    resources: Annotated[Texts, Field(min_length=1)]
+    # not `Texts`: the oldest pydantic gives a field without default that of another field of the same alias
+    resources: Annotated[tuple[Text, ...], Field(strict=False, min_length=1)]
     """The resources that its grants may name."""
     scopes: Texts = ()
     """The scopes that its grants may have, by default none."""
