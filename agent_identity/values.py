@@ -134,7 +134,7 @@ class Decision:
 
     @classmethod
     def approval(cls, role: str, *, policy_id: str | None = None) -> Decision:
-        """Refuse the call unless somebody in `role` approves exactly these arguments."""
+        """Refuse the call until a holder of `role` approves exactly these arguments."""
         return cls("approval", policy_id=policy_id, role=role)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from agent_identity.authority.clients import ClientRecord
     from agent_identity.authority.issuance import AccessToken
     from agent_identity.authority.server import Authority
+    from agent_identity.authority.subjects import Subject
     from agent_identity.credentials.agent import Agent
     from agent_identity.credentials.root_grants import RootWanted
     from agent_identity.credentials.source import Wanted
@@ -144,21 +145,20 @@ class OwnClient:
 
         return blocking(call)
 
-    def _find_client(self, client_id: str, now: float) -> ClientRecord:
+    def _check(
+        self, client_id: str, wanted: RootWanted | Wanted, now: float, expires_at: float
+    ) -> tuple[ClientRecord, Subject]:
+        """Check the client and the principal that it acts for until `expires_at`."""
         client = self._authority.client(client_id)
         self._authority.issuance.check_client(client, now)
-        return client
+        subject = directory_subject(
+            client, wanted.principal, txn=wanted.txn, now=now, expires_at=expires_at
+        )
+        return client, subject
 
     def _issue_grant(self, client_id: str, wanted: RootWanted) -> Grant:
         now = self._authority.clock()
-        client = self._find_client(client_id, now)
-        subject = directory_subject(
-            client,
-            wanted.principal,
-            txn=wanted.txn,
-            now=now,
-            expires_at=now + wanted.lifetime,
-        )
+        client, subject = self._check(client_id, wanted, now, now + wanted.lifetime)
         request = GrantRequest(
             sorted(wanted.resources),
             wanted.scopes,
@@ -173,14 +173,7 @@ class OwnClient:
 
     def _issue_token(self, client_id: str, wanted: Wanted) -> AccessToken:
         now = self._authority.clock()
-        client = self._find_client(client_id, now)
-        subject = directory_subject(
-            client,
-            wanted.principal,
-            txn=wanted.txn,
-            now=now,
-            expires_at=wanted.chain[0].exp,
-        )
+        client, subject = self._check(client_id, wanted, now, wanted.chain[0].exp)
         return self._authority.issuance.access_token(
             client,
             subject,

@@ -184,7 +184,7 @@ def require_permit(decision: object) -> Decision:
     if decision.verdict == "approval":
         raise ApprovalRequiredError(
             "approval_required",
-            f"the call needs the approval of somebody in the role {decision.role}, and no approver is set up",
+            f"the call needs an approval by the role {decision.role}, and no approver is set up",
             remedy="change the policy: this version can't ask for approvals",
             policy_id=decision.policy_id,
         )

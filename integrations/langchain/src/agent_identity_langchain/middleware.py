@@ -169,7 +169,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
 
 
 def _scrubbed_too(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For a tool that was protected by somebody else: `protect` scrubs, `agent_identity.tool` leaves values alone."""
+    """For a tool that is protected already: `protect` scrubs, `agent_identity.tool` leaves values alone."""
     return _telling(scrubs(function))
 
 

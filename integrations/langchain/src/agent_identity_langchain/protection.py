@@ -132,7 +132,7 @@ def _injected(tool: BaseTool) -> set[str]:
 
 
 def _pauses() -> tuple[type[BaseException], ...]:
-    """How LangGraph stops a tool to ask somebody; absent where LangGraph isn't installed."""
+    """How LangGraph stops a tool to ask a person; absent where LangGraph isn't installed."""
     try:
         from langgraph.errors import GraphBubbleUp  # noqa: PLC0415 - langchain brings it, langchain-core doesn't
     except ModuleNotFoundError:
