@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.authority.client_proofs import SKEW
 from agent_identity.authority.requests import OAuthError
+from agent_identity.authority.store import ended
 from agent_identity.authority.subjects import TRIGGER
-from agent_identity.authority.tokens import LIFETIME, TokenDraft, new_grant_id, principal_ref
+from agent_identity.authority.tokens import LIFETIME, TokenDraft, new_grant_id
 from agent_identity.delegation.chain import Anchor, verify_chain
 from agent_identity.delegation.grant import MAX_HOPS, mint_root, signing_input_hash
 from agent_identity.errors import VerificationError
@@ -96,7 +97,7 @@ class Issuance:
         Raises:
             OAuthError: the request is refused.
         """
-        self._check_subject(subject)
+        self._check_revoked(client, subject, now)
         scopes = _check_scopes(request.scopes, client.terms.scopes, subject.scopes)
         purpose = _check_phrase("purpose", request.purpose)
         if purpose is None:
@@ -147,8 +148,8 @@ class Issuance:
         Raises:
             OAuthError: the request is refused.
         """
-        self._check_subject(subject)
         self._check_chain(grants, client, subject)
+        self._check_revoked(client, subject, now, grants)
         leaf = grants[0]
         if not hmac.compare_digest(leaf.jkt.encode(), jkt.encode()):
             raise OAuthError("invalid_grant", "key_mismatch")
@@ -210,8 +211,18 @@ class Issuance:
             compact, draft.jti, draft.scopes, issued_at, end, is_bound=draft.jkt is not None
         )
 
-    def _check_subject(self, subject: Subject) -> None:
-        if self._store.is_revoked(subject.refs, subject.iat):
+    def _check_revoked(
+        self, client: ClientRecord, subject: Subject, now: float, grants: Sequence[Grant] = ()
+    ) -> None:
+        """Check client, principal and chain against the revocations, which are read once for all of them."""
+        own = (client.client_id, client.agent)
+        refs = {*subject.refs, *(ref for grant in grants for ref in _refs(grant))}
+        revoked = self._store.revoked({*own, *refs})
+        if not revoked:
+            return
+        if ended(revoked, own, now):
+            raise OAuthError("invalid_grant", "client_revoked")
+        if ended(revoked, refs, min([subject.iat, *(grant.iat for grant in grants)])):
             raise OAuthError("invalid_grant", "revoked")
 
     def verify_chain(self, chain: Sequence[str], now: float) -> Sequence[Grant]:
@@ -236,10 +247,6 @@ class Issuance:
             raise OAuthError("invalid_grant", "subject_mismatch")
         if root.agent != client.agent:
             raise OAuthError("invalid_grant", "client_mismatch")
-        principal = principal_ref(subject.profile, subject.sub)
-        refs = {leaf.txn, principal, *(ref for grant in grants for ref in _refs(grant))}
-        if self._store.is_revoked(refs, min(grant.iat for grant in grants)):
-            raise OAuthError("invalid_grant", "revoked")
 
     def _sub_iss(self, subject: Subject, client: ClientRecord) -> str:
         return client.agent if subject.profile == TRIGGER else subject.iss or self._issuer

@@ -8,6 +8,7 @@ An expired key is deleted at the next rotation, not by the clock, which may be w
 
 from __future__ import annotations
 
+import os
 import time
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -43,6 +44,7 @@ class Keyring:
 
     def __init__(self, path: Path | None, clock: Callable[[], float]) -> None:
         self._path = path
+        self._folder = str(path)
         self._clock = clock
         self._folder_time: int | None = None
         self._generations: tuple[_Generation, ...] = ()
@@ -70,7 +72,7 @@ class Keyring:
 
     def _refresh(self) -> None:
         """Read the folder again if another process has changed it."""
-        if self._path is not None and self._folder_time != self._path.stat().st_mtime_ns:
+        if self._path is not None and self._folder_time != os.stat(self._folder).st_mtime_ns:  # noqa: PTH116 - for each grant
             self._keep_verifying(self._read_folder())
 
     def _create(self, number: int) -> tuple[_Generation, ...]:

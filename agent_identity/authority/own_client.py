@@ -150,7 +150,6 @@ class OwnClient:
     ) -> tuple[ClientRecord, Subject]:
         """Check the client and the principal that it acts for until `expires_at`."""
         client = self._authority.client(client_id)
-        self._authority.issuance.check_client(client, now)
         subject = directory_subject(
             client, wanted.principal, txn=wanted.txn, now=now, expires_at=expires_at
         )

@@ -17,7 +17,7 @@ from agent_identity.errors import ConfigurationError, DeniedError, VerificationE
 from agent_identity.storage.sqlite import Database, connect, file_identity, transaction, use_wal
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Mapping
     from pathlib import Path
 
     from agent_identity.authority.clients import ClientRecord
@@ -132,17 +132,20 @@ class Store:
             row = db.execute("SELECT refs FROM sources WHERE jti = ?", (jti,)).fetchone()
         return [] if row is None else row[0].split("\n")
 
-    def is_revoked(self, refs: Collection[str], issued_at: float) -> bool:
-        """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""
+    def revoked(self, refs: Collection[str]) -> dict[str, int | None]:
+        """Which of `refs`, and of `*`, were revoked, and when each was reinstated; None for never."""
         names = (EVERYTHING, *refs)
         marks = ", ".join("?" * len(names))
         with self._database.lock, self._database.reading(_AWAY) as db:
-            row = db.execute(
-                f"SELECT 1 FROM revocations WHERE ref IN ({marks})"  # noqa: S608 - question marks only
-                " AND (lifted_at IS NULL OR lifted_at >= ?) LIMIT 1",
-                (*names, issued_at),
-            ).fetchone()
-        return row is not None
+            rows: list[tuple[str, int | None]] = db.execute(
+                f"SELECT ref, lifted_at FROM revocations WHERE ref IN ({marks})",  # noqa: S608 - question marks only
+                names,
+            ).fetchall()
+        return dict(rows)
+
+    def is_revoked(self, refs: Collection[str], issued_at: float) -> bool:
+        """Whether anything that these name, issued at that Unix time, was revoked. `*` is always among them."""
+        return ended(self.revoked(refs), refs, issued_at)
 
     def revocations(self, now: float) -> list[tuple[str, int | None]]:
         """All that may still matter: what was revoked, and when that was lifted."""
@@ -186,6 +189,14 @@ class Store:
 
     def close(self) -> None:
         self._database.close()
+
+
+def ended(revoked: Mapping[str, int | None], refs: Collection[str], issued_at: float) -> bool:
+    """Whether an answer of `Store.revoked` ends what `refs` name and was issued at that Unix time."""
+    return any(
+        ref in revoked and ((lifted_at := revoked[ref]) is None or lifted_at >= issued_at)
+        for ref in (EVERYTHING, *refs)
+    )
 
 
 def _connect(path: Path | None) -> sqlite3.Connection:

@@ -113,7 +113,7 @@ def record_grant(session: SessionState, chain: tuple[Grant, ...]) -> Flow[None]:
                 "anchor": root.iss,
                 "anchor_key": key,
             },
-            {"grant": grant.compact, "chain": [hop.compact for hop in chain]},
+            {"chain": [hop.compact for hop in chain]},
             ref=grant.jti,
         )
     )

@@ -22,7 +22,12 @@ from typing import TYPE_CHECKING, Final
 from agent_identity.errors import LedgerError
 from agent_identity.forks import acquire
 from agent_identity.provenance.chain import GENESIS, Chain
-from agent_identity.provenance.records import OUTCOMES
+from agent_identity.provenance.records import (
+    CREDENTIAL_REVOKED,
+    GRANT_MADE,
+    OUTCOMES,
+    SESSION_CLOSED,
+)
 from agent_identity.provenance.sqlite.database import ledger_error
 from agent_identity.storage.sqlite import (
     BUSY_SECONDS,
@@ -42,6 +47,9 @@ if TYPE_CHECKING:
 
     from agent_identity.flow import Draft
     from agent_identity.provenance.chain import Seal
+
+_NOT_CHECKED: Final = {*OUTCOMES, GRANT_MADE, SESSION_CLOSED, CREDENTIAL_REVOKED}
+"""Kinds of records after which nothing begins before the next record. If the file has moved, refusing that one is enough."""
 
 LEASE_SECONDS: Final = 30.0
 _RENEW_BELOW: Final = 20.0
@@ -253,7 +261,7 @@ class Writer:
                 self._prepare(self._database.connection())
             now = self._clock()
             row = self._chain.next(draft, int(now * 1_000_000), seal)
-            if draft.kind not in OUTCOMES and (  # for an outcome, refusing the next call is enough
+            if draft.kind not in _NOT_CHECKED and (
                 not os.access(self._place, os.F_OK)
                 or not 0 <= now - self._place_checked_at < _PLACE_SECONDS
             ):
