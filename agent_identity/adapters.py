@@ -11,7 +11,13 @@ from typing import TYPE_CHECKING
 
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.pipeline import Call
-from agent_identity.runtime.current import Current, activated, open_session, running_call
+from agent_identity.runtime.current import (
+    Current,
+    activated,
+    open_session,
+    parent_call_id,
+    running_call,
+)
 from agent_identity.scrubbing import scrubbed, scrubs
 from agent_identity.session import current_session, state_of
 from agent_identity.tools import Tool
@@ -71,7 +77,8 @@ def _make_call(name: str) -> Call:
     session, entry = open_session()
     # The name may be a model's own text, with characters that a record can't contain.
     tool = Tool(name.encode("utf-8", "replace").decode())
-    return Call(session, tool, {}, entry.tool_call_id)
+    parent_id = parent_call_id(session, entry)
+    return Call(session, tool, {}, entry.tool_call_id, parent_id=parent_id)
 
 
 def refusal_text(error: AgentIdentityError) -> str:

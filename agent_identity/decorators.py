@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
-from agent_identity.runtime.current import open_session
+from agent_identity.runtime.current import open_session, parent_call_id
 from agent_identity.tools import Binder, Tool, check_function
 
 if TYPE_CHECKING:
@@ -125,7 +125,10 @@ def _wrap(function: Callable[P, R], definition: Tool, binder: Binder) -> Callabl
 
 def _begin(definition: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
     session, current = open_session()
-    return Call(session, definition, binder.bind(args, kwargs), current.tool_call_id)
+    parent_id = parent_call_id(session, current)
+    return Call(
+        session, definition, binder.bind(args, kwargs), current.tool_call_id, parent_id=parent_id
+    )
 
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)

@@ -97,6 +97,7 @@ class Call:
             "_span_token",
             "_current",
             "_tool_call_id",
+            "_parent_id",
             "arguments",
             "call_id",
         ),
@@ -109,6 +110,8 @@ class Call:
         tool: Tool,
         arguments: Mapping[str, object],
         tool_call_id: str | None = None,
+        *,
+        parent_id: str | None = None,
     ) -> None:
         self.session = session
         self.tool = tool
@@ -117,6 +120,7 @@ class Call:
         self.decision: Decision | None = None
         self._given = arguments
         self._tool_call_id = tool_call_id
+        self._parent_id = parent_id
         self._span = spans.open_call_span(tool.span_name, tool.span_attributes, tool_call_id)
         self._args_hash: str | None = None
         self._canonical = b""
@@ -375,17 +379,20 @@ class Call:
     ) -> Draft:
         """Draft the record of a decision: to run the body, or not to."""
         session, tool, span = self.session, self.tool, self._span
+        public: dict[str, JSON] = {
+            "tool": tool.name,
+            "resource": tool.resource,
+            "agent": session.agent.uri,
+            "depth": session.depth,
+            "txn": session.txn,
+            "decision": verdict,
+            "policy_id": policy_id,
+        }
+        if self._parent_id is not None:
+            public["parent"] = self._parent_id
         return Draft(
             kind,
-            {
-                "tool": tool.name,
-                "resource": tool.resource,
-                "agent": session.agent.uri,
-                "depth": session.depth,
-                "txn": session.txn,
-                "decision": verdict,
-                "policy_id": policy_id,
-            },
+            public,
             sealed,
             pseudonym=session.known_as,
             session_id=session.id,

@@ -15,7 +15,14 @@ from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.flow import arun, run
 from agent_identity.pipeline import Call
 from agent_identity.runtime import acquire
-from agent_identity.runtime.current import bind, enter, leave, open_session, running_call
+from agent_identity.runtime.current import (
+    bind,
+    current_parent_id,
+    enter,
+    leave,
+    open_session,
+    running_call,
+)
 from agent_identity.runtime.grants import record_grant
 from agent_identity.runtime.handover import inject, read_recipient_key, sign_handover
 from agent_identity.runtime.lifetime import Life, exit_method
@@ -278,7 +285,8 @@ class Session:
 
         `tool_call_id` is the model's own id of the call, if the framework has one.
         """
-        return Call(self._state, tool, arguments, tool_call_id)
+        parent_id = current_parent_id(self._state)
+        return Call(self._state, tool, arguments, tool_call_id, parent_id=parent_id)
 
     def credential(self, resource: str, scopes: Iterable[str] | None = None) -> Credential:
         """Get a credential outside any tool: policy decides on it, and it is recorded, but its requests assert no call.

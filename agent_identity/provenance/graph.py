@@ -94,6 +94,12 @@ class CallStory:
             ],
         )
 
+    @property
+    def parent(self) -> str | None:
+        """The id of the call in whose tool this one was made; None outside of all tools."""
+        parent = self.begun.body.get("parent")
+        return parent if isinstance(parent, str) else None
+
     def entry(self) -> Entry:
         """The call as a trace lists it."""
         body = dict(self.begun.body)
@@ -101,7 +107,7 @@ class CallStory:
             body |= self.ended.body
         return Entry(
             call_id=self.begun.call_id,
-            parent=body.get("parent"),
+            parent=self.parent,
             agent=body.get("agent"),
             tool=body.get("tool"),
             resource=body.get("resource"),
@@ -140,6 +146,12 @@ class Branch:
         """Who acted in it."""
         record = self.opening or (self.calls[0].begun if self.calls else None)
         return "" if record is None else str(record.body.get("agent"))
+
+    @property
+    def parent(self) -> str | None:
+        """The id of the call in whose tool its calls were made, if all were made in the same one."""
+        parents = {story.parent for story in self.calls}
+        return parents.pop() if len(parents) == 1 else None
 
     @property
     def began(self) -> datetime:

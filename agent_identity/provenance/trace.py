@@ -8,7 +8,7 @@ import re
 import unicodedata
 from dataclasses import dataclass, field
 from operator import itemgetter
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.provenance.graph import graph_of, moment
 from agent_identity.provenance.records import (
@@ -120,7 +120,7 @@ class Trace:
         who = f"{self.pseudonym} (erased)" if self.principal is None else str(self.principal)
         trigger = "" if self.trigger is None else f", triggered by {self.trigger}"
         purpose = "" if self.purpose is None else f": {self.purpose}"
-        below = [] if self._root is None else [_wrap_in_callers(self._root, _branch(self._root))]
+        below = [] if self._root is None else [_wrap_in_callers(self._root, _tree_of(self._root))]
         return Node(f"{who}{trigger}{purpose}", below)
 
     def _proof(self) -> str:
@@ -211,13 +211,45 @@ def _text(value: JSON) -> str | None:
     return value if isinstance(value, str) else None
 
 
+def _tree_of(root: Branch) -> Node:
+    """The tree of a session: a call stands below the call that made it, a delegated session below the call that opened it."""
+    branches = {branch.session_id: _branch(branch) for branch in root.walk()}
+    items = [item for branch in root.walk() for item in _items(branch, branches)]
+    calls: dict[str | None, tuple[Node, str]] = {}
+    for item in sorted(items, key=itemgetter(0)):
+        # Only a call that began before can be the parent: manipulated records may form a ring.
+        parent, session_id = calls.get(item.parent, (None, None))
+        is_beside = item.call_id is not None and session_id != item.session_id
+        around = branches[item.session_id] if parent is None or is_beside else parent
+        around.below.append(item.node)
+        if item.call_id is not None:
+            calls[item.call_id] = item.node, item.session_id
+    return branches[root.session_id]
+
+
+class _Item(NamedTuple):
+    """A call, or a session that was delegated from `session_id`; then it has no `call_id`."""
+
+    at: datetime
+    call_id: str | None
+    session_id: str
+    parent: str | None
+    node: Node
+
+
+def _items(branch: Branch, branches: Mapping[str, Node]) -> Iterator[_Item]:
+    for story in branch.calls:
+        call_id = story.begun.call_id
+        yield _Item(story.begun.at, call_id, branch.session_id, story.parent, _call(story))
+    for child in branch.below:
+        node = branches[child.session_id]
+        yield _Item(child.began, None, branch.session_id, child.parent, node)
+
+
 def _branch(branch: Branch) -> Node:
     task = None if branch.opening is None else _text(branch.opening.body.get("task"))
-    below = [(story.begun.at, _call(story)) for story in branch.calls]
-    below += [(child.began, _branch(child)) for child in branch.below]
-    ordered = [node for _, node in sorted(below, key=itemgetter(0))]
     name = branch.agent.removeprefix(_AGENT_PREFIX)
-    return Node(name if task is None else f"{name}: {task}", ordered)
+    return Node(name if task is None else f"{name}: {task}")
 
 
 def _wrap_in_callers(root: Branch, node: Node) -> Node:

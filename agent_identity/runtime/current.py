@@ -189,6 +189,29 @@ def running_call(session: SessionState) -> RunningCall | None:
     return entry.call
 
 
+def parent_call_id(session: SessionState, entry: Current | None) -> str | None:
+    """The id of the call in whose tool a call of `session` begins, under `entry`; None outside of all tools.
+
+    A tool that calls tools, or that runs a sub-agent in a delegated session, is the parent. A call of another transaction isn't.
+    """
+    while entry is not None:
+        call = entry.call
+        if call is not None and call.is_running:
+            around = entry.session()
+            is_same = around is not None and around.txn == session.txn
+            return call.call_id if is_same else None
+        entry = entry.below
+    return None
+
+
+def current_parent_id(session: SessionState) -> str | None:
+    """`parent_call_id` of the running code."""
+    try:
+        return parent_call_id(session, current())
+    except NoSessionError:
+        return None
+
+
 def _resolve(entry: Current | None) -> Current | None:
     """Apply rules C2 to C4 to the entry of the context variable."""
     entries = _find_on_stack(inspect.currentframe()) if _by_generator else None
