@@ -78,8 +78,8 @@ def test_parallel_calls_have_the_parent_that_made_them(identity: AgentIdentity) 
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         asyncio.run(both())
     calls = identity.who_triggered(session.id).calls
-    parents = [call["parent"] for call in calls if call["tool"] == "leaf"]
-    ids = [call["call_id"] for call in calls if call["tool"] == "fan_out"]
+    parents = [str(call["parent"]) for call in calls if call["tool"] == "leaf"]
+    ids = [str(call["call_id"]) for call in calls if call["tool"] == "fan_out"]
     assert sorted(parents) == sorted(ids * 5)
 
 
@@ -99,7 +99,7 @@ def test_a_generator_is_the_parent_of_what_its_body_calls_alone(identity: AgentI
 
 def test_a_call_that_was_refused_names_its_parent(tmp_path: Path) -> None:
     def policy(request: Any) -> bool:
-        return request.resource.id != "leaf"
+        return bool(request.resource.id != "leaf")
 
     @tool
     def outer() -> None:
