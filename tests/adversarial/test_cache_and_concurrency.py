@@ -108,6 +108,7 @@ KEY = CacheKey(
     audience="a",
     scopes=frozenset({"x", "y"}),
     details="d",
+    parameters="p",
     binding_key="b",
     policy_epoch=1,
 )
@@ -123,6 +124,7 @@ keys = st.builds(
     audience=texts,
     scopes=st.frozensets(texts, max_size=3),
     details=texts,
+    parameters=texts,
     binding_key=texts,
     policy_epoch=st.integers(0, 3),
 )

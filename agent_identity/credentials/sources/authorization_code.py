@@ -83,6 +83,7 @@ class AuthorizationCode(SignInSource):
             ("redirect_uri", callback.redirect_uri),
             ("code_verifier", verifier),
             ("resource", wanted.resource),
+            *self.sign_in.parameters,
         ]
         return (
             yield from issuer.token(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import check_scope_claim, check_scopes, read_jwt
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.responses import Fields
+    from agent_identity.credentials.source import Parameters
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
@@ -53,7 +55,7 @@ class CrossDomain:
     """Get a grant for `issuer` from the principal's issuer `via`, and exchange it at `issuer`.
 
     The grant is checked before it is sent: it must name the principal, if their `sub` at `via` is known. It is sent once, and
-    only to `issuer`.
+    only to `issuer`, with the `parameters`.
     """
 
     kind: Literal["id-jag", "identity-chaining"]
@@ -62,6 +64,7 @@ class CrossDomain:
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
     details: Sequence[JSON] = ()
+    parameters: Parameters = ()
     client_name: str = ""
     patience: float | None = None
 
@@ -73,6 +76,7 @@ class CrossDomain:
             self.client_name,
             f"{self.binding} {self.audience or ''}",
             details_text(self.details),
+            urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -89,7 +93,12 @@ class CrossDomain:
         form: list[tuple[str, str | Secret]] = [
             ("grant_type", JWT_BEARER),
             ("assertion", grant),
-            *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
+            *target(
+                wanted,
+                details=self.details,
+                parameters=self.parameters,
+                names_resource=self.issuer.resource_indicators,
+            ),
         ]
         answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
