@@ -171,7 +171,8 @@ def _issuer(
     issuer = configuration.issuers.get(table.issuer or "")
     if issuer is None:
         return
-    if not issuer.resource_indicators and table.audience is None:
+    names_resource = table.source not in {"entra-obo", "auth0-token-vault"}
+    if names_resource and not issuer.resource_indicators and table.audience is None:
         yield missing(
             (*path, "audience"),
             "with resource_indicators = false the issuer needs the audience instead of the resource",

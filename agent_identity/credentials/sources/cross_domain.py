@@ -47,7 +47,8 @@ _SUBJECT_TYPES: Final = {
 }
 _REQUESTED: Final = {"id-jag": ID_JAG, "identity-chaining": JWT}
 _TYP: Final = "oauth-id-jag+jwt"
-_N_A: Final = "n_a"
+_TOKEN_TYPES: Final = {"id-jag": ("n_a", "bearer"), "identity-chaining": ("n_a",)}
+"""The `token_type` of a grant: Okta calls an ID-JAG a bearer token, which its `typ` shows that it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +126,7 @@ class CrossDomain:
         ]
         answer = yield from self.via.token(form, binding=binding)
         check_issued_type(answer, _REQUESTED[self.kind], self.via.url)
-        if answer.token_type.lower() != _N_A:
+        if answer.token_type.lower() not in _TOKEN_TYPES[self.kind]:
             raise CredentialRejectedError(
                 "wrong_token_type",
                 f"{self.via.url} issued a grant with the type of an access token",
