@@ -70,7 +70,7 @@ _BY_SOURCE: Final = {
     "ciba": Keys("issuer", f"{_SIGN_IN} login_hint_from"),
     "refresh-token": Keys("issuer refresh_token", "audience parameters"),
     "entra-obo": Keys("issuer", "audience parameters"),
-    "auth0-token-vault": Keys("issuer parameters", "audience subject_token_type"),
+    "auth0-token-vault": Keys("issuer", "audience parameters subject_token_type"),
     "spiffe-jwt": Keys(),
     "spiffe-x509": Keys(),
     "workload-token": Keys("", "audience"),
@@ -210,6 +210,9 @@ _RESERVED: Final = {
 
 
 def _parameters(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    if table.source == "auth0-token-vault" and "connection" not in (table.parameters or ()):
+        remedy = "name the connection whose token is wanted"
+        yield missing((*path, "parameters", "connection"), remedy)
     for name in table.parameters or ():
         where = (*path, "parameters", name)
         remedy = _instead_of(name.lower())

@@ -59,7 +59,7 @@ REFUSED = {
     "a vault without connection": (
         CLIENT + B + 'source = "auth0-token-vault"',
         "value_missing",
-        f"{IN_B}.parameters",
+        f"{IN_B}.parameters.connection",
         5,
     ),
     "a token type that is none": (
