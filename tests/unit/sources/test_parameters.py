@@ -72,6 +72,15 @@ def test_they_go_with_a_refresh(rig) -> None:
     assert dict(MORE).items() <= rig.form(rig.requests(asks)[0]).items()
 
 
+def test_they_go_with_the_refresh_after_a_sign_in(rig) -> None:
+    tokens = RefreshTokens()
+    play(tokens.put(rig.wanted(), Secret("rt")))
+    source = AuthorizationCode(SignIn(rig.issuer(), parameters=MORE, tokens=tokens))
+    (form,) = sent(rig, source, rig.answered())
+    assert form["grant_type"] == "refresh_token"
+    assert dict(MORE).items() <= form.items()
+
+
 def sent(rig: Any, source: Source, *answers: Any, visitor: Any = None) -> list[dict[str, str]]:
     """The forms of all requests of a sign-in."""
     asks: list[Any] = []
