@@ -211,8 +211,8 @@ _RESERVED: Final = {
 
 def _parameters(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
     if table.source == "auth0-token-vault" and "connection" not in (table.parameters or ()):
-        remedy = "name the connection whose token is wanted"
-        yield missing((*path, "parameters", "connection"), remedy)
+        where = (*path, "parameters", "connection")
+        yield missing(where, "name the connection whose token is wanted")
     for name in table.parameters or ():
         where = (*path, "parameters", name)
         remedy = _instead_of(name.lower())
