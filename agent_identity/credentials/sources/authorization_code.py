@@ -82,6 +82,7 @@ class AuthorizationCode(SignInSource):
             ("code", code),
             ("redirect_uri", callback.redirect_uri),
             ("code_verifier", verifier),
+            *self.sign_in.parameters,
         ]
         if issuer.resource_indicators:
             form.append(("resource", wanted.resource))
