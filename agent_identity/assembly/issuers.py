@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agent_identity.assembly.secrets import workload_certificate
+from agent_identity.config.model import NO_METADATA, EndpointsTable
 from agent_identity.credentials.oauth.client import (
     Client,
     NoProof,
@@ -23,6 +24,7 @@ from agent_identity.credentials.oauth.registration import (
     InstanceRegistration,
     metadata_document,
 )
+from agent_identity.credentials.oauth.responses import Allowances
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
 from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
@@ -74,12 +76,31 @@ def issuers_of(
             clock=clock,
             origins=frozenset(table.endpoint_origins),
             jwks=table.jwks,
+            metadata=table.metadata,
+            has_metadata=table.metadata != NO_METADATA,
+            endpoints=_given_endpoints(table),
+            allows=Allowances(
+                several_audiences=table.allow_several_audiences,
+                missing_audience=table.allow_missing_audience,
+                extra_scopes=table.allow_extra_scopes,
+                other_subject=table.allow_other_subject,
+                longest_life=table.longest_life,
+            ),
+            redirect_uri=table.redirect_uri,
+            assumes_pkce=table.pkce == "assume",
+            revokes=table.revoke != "none",
             certificate=_certificate(table, secrets, is_shown=label in shown),
             resource_indicators=table.resource_indicators,
             subjects_of=frozenset(configuration.issuers[name].issuer for name in table.subjects_of),
         )
 
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
+
+
+def _given_endpoints(table: IssuerTable) -> dict[str, str]:
+    names = EndpointsTable.model_fields if table.endpoints is not None else ()
+    given = {name: getattr(table.endpoints, name) for name in names}
+    return {name: url for name, url in given.items() if url is not None}
 
 
 def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> dict[str, Trusted]:
@@ -120,6 +141,7 @@ def _clients(
             else secrets.required(token, f"registration token of {label}"),
             recorded=recorded,
             grant_types=grant_types,
+            assertion_audience=_assertion_audience(label, table),
         )
     if table.client_id is None:
         return None
@@ -155,14 +177,9 @@ def client_document(
 def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authentication:
     method = table.client_auth or "none"
     if method == "private_key_jwt" and table.client_key is not None:
-        if table.client_assertion_audience == "token-endpoint":
-            warnings.warn(
-                f"client assertions for {label} have the token endpoint as audience, so another issuer can replay them there",
-                stacklevel=2,
-            )
         return PrivateKeyJwt(
             secrets.key(table.client_key, f"client key of {label}"),
-            audience=table.client_assertion_audience,
+            audience=_assertion_audience(label, table),
             kid=table.client_key_id,
         )
     if method in ("client_secret_basic", "client_secret_post") and table.client_secret is not None:
@@ -176,6 +193,16 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
     if method == "workload_token":
         return PlatformJwt(_platform_token)
     return NoProof()
+
+
+def _assertion_audience(label: str, table: IssuerTable) -> Literal["issuer", "token-endpoint"]:
+    """The audience of client assertions; the older one warns."""
+    if table.client_assertion_audience == "token-endpoint":
+        warnings.warn(
+            f"client assertions for {label} have the token endpoint as audience, so another issuer can replay them there",
+            stacklevel=2,
+        )
+    return table.client_assertion_audience
 
 
 def _platform_token(audience: str, now: float) -> Flow[Secret]:

@@ -14,11 +14,15 @@ import orjson
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import (
+    STRICT,
+    Allowances,
     ath_of,
+    audience_remedy,
     check_scope_claim,
     check_scopes,
     json_object,
     looks_signed,
+    names_audience,
     read_jwt,
 )
 from agent_identity.credentials.source import sub_at
@@ -60,6 +64,7 @@ class Expected:
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
     extra_scopes: frozenset[str] = frozenset()
+    allows: Allowances = STRICT
 
 
 def expect(
@@ -81,6 +86,7 @@ def expect(
         audience=audience or wanted.resource,
         details=details,
         certificate=certificate,
+        allows=issuer.allows,
     )
 
 
@@ -123,7 +129,11 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
     scheme = _scheme(answer, expected)
     check_details(answer.details, expected.details, expected.issuer)
     scopes = check_scopes(
-        answer, expected.scopes, expected.issuer, extra_scopes=expected.extra_scopes
+        answer,
+        expected.scopes,
+        expected.issuer,
+        extra_scopes=expected.extra_scopes,
+        allows=expected.allows,
     )
     claims = read_jwt(answer.token)
     if claims is None and looks_signed(answer.token):
@@ -131,7 +141,7 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
             "malformed_token", f"{expected.issuer} issued a malformed JWT"
         )
     life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
-    end = expected.asked_at + life
+    end = expected.asked_at + min(life, expected.allows.longest_life)
     if claims is not None:
         _check_claims(claims, expected)
         expiry = claims.number("exp")
@@ -183,28 +193,35 @@ def _scheme(answer: Answer, expected: Expected) -> str:
 
 def _check_claims(claims: Fields, expected: Expected) -> None:
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
+    _check_scope(claims, expected)
     _check_audience(claims, expected)
     _check_holder(claims, expected)
 
 
+def _check_scope(claims: Fields, expected: Expected) -> None:
+    asked = expected.scopes | expected.extra_scopes
+    check_scope_claim(claims, asked, expected.issuer, expected.allows)
+
+
 def _check_audience(claims: Fields, expected: Expected) -> None:
-    if expected.audience is not None and claims.get("aud") not in (
-        expected.audience,
-        [expected.audience],
-    ):
-        raise CredentialRejectedError(
-            "audience_mismatch",
-            f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
-            remedy=f"register {expected.resource} at {expected.issuer}, or set the resource's audience",
-        )
+    if expected.audience is None or names_audience(claims, expected.audience, expected.allows):
+        return
+    way_out = audience_remedy(claims, expected.audience) or "set the resource's audience"
+    raise CredentialRejectedError(
+        "audience_mismatch",
+        f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
+        remedy=f"register {expected.resource} at {expected.issuer}, or {way_out}",
+    )
 
 
 def _check_holder(claims: Fields, expected: Expected) -> None:
     is_open = expected.shown_by != "token" and not claims.has("sub")
-    if expected.sub is not None and not is_open and claims.get("sub") != expected.sub:
+    is_other = expected.sub is not None and claims.get("sub") != expected.sub
+    if is_other and not is_open and not expected.allows.other_subject:
         raise CredentialRejectedError(
-            "subject_mismatch", f"{expected.issuer} issued a token for another principal"
+            "subject_mismatch",
+            f"{expected.issuer} issued a token for another principal",
+            remedy="if the issuer names the same person differently for each client, set allow_other_subject for it",
         )
     if expected.actor is not None and claims.actor() != expected.actor:
         raise CredentialRejectedError(
@@ -252,7 +269,7 @@ def _check_signed_in(
             f"the answer of {expected.issuer} doesn't show who signed in",
             remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid)",
         )
-    if id_claims.get("sub") != expected.sub:
+    if id_claims.get("sub") != expected.sub and not expected.allows.other_subject:
         raise CredentialRejectedError(
             "subject_mismatch",
             f"another person than the principal signed in at {expected.issuer}",
@@ -270,7 +287,7 @@ def _apply_introspection(issued: Issued, claims: Fields, expected: Expected) -> 
             "inactive", f"{expected.issuer} issued a token that isn't valid"
         )
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
+    _check_scope(claims, expected)
     shows_audience = claims.has("aud")
     if shows_audience:
         _check_audience(claims, expected)
@@ -368,13 +385,18 @@ def _names_subject(claims: Fields | None) -> bool:
 
 
 def _introspect(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
-    """Introspect a token. None where the issuer doesn't allow it: not every client may, and the token is still usable."""
+    """Introspect a token; None where that says nothing about it.
+
+    Not every client may introspect. `active: false` about a token that was issued a moment ago means that the issuer introspects
+    tokens of other kinds only (RFC 7662 §2.2 has no other answer for those). The token is usable in both cases.
+    """
     endpoints = yield from issuer.endpoints()
     if endpoints.introspection is None:
         return None
     form: Form = [("token", answer.token), ("token_type_hint", "access_token")]
     try:
         response = yield from issuer.post("introspection", form, "about a token", attempts=1)
-        return json_object(response, issuer.url)
+        claims = json_object(response, issuer.url)
     except CredentialError:
         return None
+    return None if claims.get("active") is False else claims
