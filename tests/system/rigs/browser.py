@@ -9,72 +9,72 @@ from typing import Final
 
 import httpx
 
+CALLBACK: Final = "/callback"
 STEPS: Final = 20
 
-Elsewhere = Callable[[httpx.Client, httpx.URL], httpx.URL | None]
+Script = Callable[[httpx.Client, httpx.URL], httpx.URL | None]
+"""What the JavaScript of a page does: it may send requests, and returns the next address, or None."""
 
 
 class _Forms(HTMLParser):
-    """The forms of a page that are sent by POST: where each goes, and its members. Buttons are members, too."""
+    """The forms of a page that are sent by POST: where each goes, its fields, and the names of its buttons."""
 
     def __init__(self, page: str) -> None:
         super().__init__()
-        self.found: list[tuple[str, list[tuple[str, str, bool]]]] = []
-        self._open = False
+        self.found: list[tuple[str, dict[str, str], set[str]]] = []
+        self._is_open = False
         self.feed(page)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        values = {name: value or "" for name, value in attrs}
+        given = {name: value or "" for name, value in attrs}
+        name = given.get("name")
         if tag == "form":
-            self._open = values.get("method", "").lower() == "post"
-            if self._open:
-                self.found.append((values.get("action", ""), []))
-        elif self._open and tag in ("input", "button") and values.get("name"):
-            is_button = tag == "button" or values.get("type") == "submit"
-            self.found[-1][1].append((values["name"], values.get("value", ""), is_button))
+            self._is_open = given.get("method", "").lower() == "post"
+            if self._is_open:
+                self.found.append((given.get("action", ""), {}, set()))
+        elif self._is_open and name and (tag == "button" or given.get("type") == "submit"):
+            self.found[-1][2].add(name)
+        elif self._is_open and name and tag == "input":
+            self.found[-1][1][name] = given.get("value", "")
 
     def handle_endtag(self, tag: str) -> None:
-        if tag == "form":
-            self._open = False
+        self._is_open = self._is_open and tag != "form"
 
 
 def browse(
-    url: str, answers: Mapping[str, str], *, until: str = "", elsewhere: Elsewhere | None = None
-) -> str:
-    """Open a page, answer every form on the way, and return the address that begins with `until`, unopened.
+    url: str, answers: Mapping[str, str], script: Script = lambda client, page: None
+) -> httpx.URL:
+    """Open a page and answer what it and the pages after it ask, until a redirect to /callback, or nothing more is asked.
 
-    `answers` are the fields that the person fills in, and the buttons that they press. Without `until`, it ends at the first
-    page that asks nothing more. `elsewhere` does what a page's JavaScript would do: it returns the next address, or None.
+    `answers` are the fields that the person fills in, and the buttons that they press. Returns the last address; /callback
+    isn't opened.
     """
     with httpx.Client(trust_env=False) as client:
         request = client.build_request("GET", url)
         for _ in range(STEPS):
-            answer = client.send(request)
-            assert not answer.is_error, f"{answer.status_code} at {request.url}: {answer.text}"
-            following = elsewhere and elsewhere(client, answer.url)
-            if answer.next_request is not None:
-                request = answer.next_request
-                if until and str(request.url).startswith(until):
-                    return str(request.url)
-            elif following:
+            page = client.send(request)
+            assert not page.is_error, f"{page.status_code} at {page.url.path}: {page.text[:500]}"
+            following = script(client, page.url)
+            form = _answered(page, answers)
+            if page.next_request is not None:
+                request = page.next_request
+                if request.url.path == CALLBACK:
+                    return request.url
+            elif following is not None:
                 request = client.build_request("GET", following)
+            elif form is not None:
+                request = client.build_request("POST", form[0], data=form[1])
             else:
-                form = _answered(answer, answers)
-                if form is None:
-                    assert not until, f"nothing to answer at {answer.url}: {answer.text}"
-                    return str(answer.url)
-                action, data = form
-                request = client.build_request("POST", action, data=data)
+                return page.url
     raise AssertionError(f"the sign-in never ended: {request.url}")
 
 
 def _answered(
     page: httpx.Response, answers: Mapping[str, str]
 ) -> tuple[httpx.URL, dict[str, str]] | None:
-    """The first form of a page in which there is something to answer."""
-    for action, members in _Forms(page.text).found:
-        if any(name in answers for name, _, _ in members):
-            data = {name: value for name, value, is_button in members if not is_button}
-            data |= {name: answers[name] for name, _, _ in members if name in answers}
-            return page.url.join(action), data
+    """The first form with something to answer: where it goes, and what it holds then."""
+    for action, fields, buttons in _Forms(page.text).found:
+        asked = (fields.keys() | buttons) & answers.keys()
+        if asked:
+            return page.url.join(action), fields | {name: answers[name] for name in asked}
     return None

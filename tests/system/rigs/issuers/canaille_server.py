@@ -1,12 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
 """Canaille on loopback, in memory, in an environment of its own: one person, and clients that may register themselves.
 
-It prints {"ready": true} when it listens. `PORT` and `REDIRECT_URI` are variables.
+`PORT` and `REDIRECT_URI` are variables.
 """
 
-import json
 import os
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 
 from canaille import create_app
 from canaille.app import models
@@ -33,7 +32,7 @@ with app.app_context():
         client_id="invoice-bot",
         client_secret="s3cret",
         client_name="Invoice bot",
-        client_id_issued_at=datetime.now(timezone.utc),
+        client_id_issued_at=datetime.now(UTC),
         token_endpoint_auth_method="client_secret_basic",
         grant_types=["authorization_code", "refresh_token", "client_credentials"],
         response_types=["code"],
@@ -44,6 +43,4 @@ with app.app_context():
     client.audience = [client]  # as its own pages and its registration do
     store.save(client)
 
-server = make_server("127.0.0.1", PORT, app, threaded=True)
-print(json.dumps({"ready": True}), flush=True)
-server.serve_forever()
+make_server("127.0.0.1", PORT, app, threaded=True).serve_forever()

@@ -1,10 +1,9 @@
 # SPDX-License-Identifier: Apache-2.0
 """django-oauth-toolkit on loopback, in an environment of its own, mounted at /o/ as its tutorial does.
 
-It prints {"ready": true} when it listens. `PORT`, `REDIRECT_URI` and `FOLDER`, for its database, are variables.
+`PORT`, `REDIRECT_URI` and `FOLDER`, for its database, are variables.
 """
 
-import json
 import os
 from socketserver import ThreadingMixIn
 from wsgiref.simple_server import WSGIServer, make_server
@@ -110,6 +109,4 @@ class Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
 
 
-server = make_server("127.0.0.1", PORT, get_wsgi_application(), server_class=Server)
-print(json.dumps({"ready": True}), flush=True)
-server.serve_forever()
+make_server("127.0.0.1", PORT, get_wsgi_application(), server_class=Server).serve_forever()
