@@ -7,7 +7,6 @@ import warnings
 from typing import TYPE_CHECKING, Literal
 
 from agent_identity.assembly.secrets import workload_certificate
-from agent_identity.config.model import NO_METADATA, EndpointsTable
 from agent_identity.credentials.oauth.client import (
     Client,
     NoProof,
@@ -30,6 +29,7 @@ from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.keys.algorithms import ALGORITHMS
+from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +57,7 @@ def issuers_of(
     clock: Callable[[], float],
 ) -> dict[str, Issuer]:
     """Every issuer of a configuration, by its name there."""
-    grants = _grant_types(configuration)
+    grants, scopes = _grant_types(configuration), _scopes(configuration)
     shown = {table.issuer for table in configuration.resources.values() if table.binding == "mtls"}
 
     def issuer(label: str, table: IssuerTable) -> Issuer:
@@ -71,19 +71,21 @@ def issuers_of(
                 agent=agent,
                 owner=configuration.agent.owner,
                 grant_types=grants.get(label, ()),
+                scopes=scopes.get(label, frozenset()),
                 recorded=recorded,
             ),
             clock=clock,
             origins=frozenset(table.endpoint_origins),
             jwks=table.jwks,
             metadata=table.metadata,
-            has_metadata=table.metadata != NO_METADATA,
+            has_metadata=table.has_metadata,
             endpoints=_given_endpoints(table),
             allows=Allowances(
                 several_audiences=table.allow_several_audiences,
                 missing_audience=table.allow_missing_audience,
                 extra_scopes=table.allow_extra_scopes,
                 other_subject=table.allow_other_subject,
+                client_audience=table.allow_client_audience,
                 longest_life=table.longest_life,
             ),
             redirect_uri=table.redirect_uri,
@@ -98,7 +100,9 @@ def issuers_of(
 
 
 def _given_endpoints(table: IssuerTable) -> dict[str, str]:
-    names = EndpointsTable.model_fields if table.endpoints is not None else ()
+    if table.endpoints is None:
+        return {}
+    names = type(table.endpoints).model_fields
     given = {name: getattr(table.endpoints, name) for name in names}
     return {name: url for name, url in given.items() if url is not None}
 
@@ -128,6 +132,7 @@ def _clients(
     agent: Agent,
     owner: str | None,
     grant_types: tuple[str, ...],
+    scopes: frozenset[str],
     recorded: Callable[[], Flow[None]],
 ) -> Clients | None:
     if table.registration == "dynamic":
@@ -141,6 +146,7 @@ def _clients(
             else secrets.required(token, f"registration token of {label}"),
             recorded=recorded,
             grant_types=grant_types,
+            scopes=scopes,
             assertion_audience=_assertion_audience(label, table),
         )
     if table.client_id is None:
@@ -253,3 +259,15 @@ def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
         if table.via is not None:
             needed.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
     return {label: tuple(sorted(types)) for label, types in needed.items()}
+
+
+def _scopes(configuration: Configuration) -> dict[str, frozenset[str]]:
+    """The scopes that a client registers for, by issuer: those of its resources, if each of them has a list."""
+    needed: dict[str, frozenset[str]] = {}
+    unknown: set[str] = set()
+    for table in configuration.resources.values():
+        for label in filter(None, (table.issuer, table.via)):
+            needed[label] = needed.get(label, frozenset()) | scope_set(table.scopes or ())
+            if table.scopes is None:
+                unknown.add(label)
+    return {label: scopes for label, scopes in needed.items() if label not in unknown}

@@ -214,7 +214,7 @@ class IssuerTable(Table):
     metadata: Annotated[Text | None, Kind.METADATA] = None
     """The URL of its metadata where that isn't a standard one, or `none` for an issuer without metadata."""
     endpoints: EndpointsTable | None = None
-    """Endpoints that its metadata lacks or gives wrongly."""
+    """Endpoints that replace those of its metadata, by their names in RFC 8414."""
     redirect_uri: Annotated[Text | None, Kind.REDIRECT] = None
     """The loopback URI to which a sign-in in a browser comes back, as it is registered at the issuer; by default `/callback` of `127.0.0.1` at a free port."""
     pkce: Literal["advertised", "assume"] = "advertised"
@@ -225,12 +225,19 @@ class IssuerTable(Table):
     """Accept tokens that are for other services too. Each of those services could use a token that isn't bound at the others."""
     allow_missing_audience: bool = False
     """Accept tokens that name no audience. A token that was issued for another service is then accepted too."""
+    allow_client_audience: bool = False
+    """Accept tokens whose audience is our client instead of the resource. Every service of that issuer may then accept a token that isn't bound."""
     allow_extra_scopes: bool = False
     """Accept tokens with more scopes than were requested. A tool then holds more rights than it declares."""
     allow_other_subject: bool = False
     """Accept tokens that name the principal differently, as issuers with a name for each client do. A token of another person is then not noticed."""
     longest_life: Seconds = 86400.0
     """The longest life of its tokens, in seconds. Principals' tokens that live longer are refused, others are used no longer."""
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the issuer's metadata is read."""
+        return self.metadata != NO_METADATA
 
 
 class TransactionTokenTable(Table):

@@ -76,7 +76,7 @@ class Issuer(IssuerKeys):
         self.allows = allows
         self.redirect_uri = redirect_uri
         self.assumes_pkce = assumes_pkce
-        self._revokes = revokes
+        self.revokes = revokes
         self.subjects_of = subjects_of
         self.resource_indicators = resource_indicators
         self.nonces: Nonces = Nonces()
@@ -181,7 +181,7 @@ class Issuer(IssuerKeys):
         Raises:
             CredentialError: the issuer refused, or could not be reached.
         """
-        if not self._revokes:
+        if not self.revokes:
             return False
         endpoints = yield from self.endpoints()
         if endpoints.revocation is None:

@@ -46,7 +46,8 @@ class Endpoints:
     """An issuer's metadata (RFC 8414). `issuer` is exactly the configured URL.
 
     `aliases` are the endpoints for clients with a TLS certificate (RFC 8705 §5), by field name here; `origins` are their
-    allowed origins. `takes_metadata_documents`, `auth_methods` and `grant_types` are None where the metadata doesn't say.
+    allowed origins. `takes_metadata_documents`, `auth_methods`, `grant_types` and `scopes` are None where the
+    metadata doesn't say.
     """
 
     issuer: str
@@ -68,6 +69,7 @@ class Endpoints:
     takes_metadata_documents: bool | None = None
     auth_methods: frozenset[str] | None = None
     grant_types: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
     revocations: str | None = None
 
@@ -221,6 +223,7 @@ def _endpoints_in(
         takes_metadata_documents=_flag(document, "client_id_metadata_document_supported"),
         auth_methods=document.texts("token_endpoint_auth_methods_supported"),
         grant_types=document.texts("grant_types_supported"),
+        scopes=document.texts("scopes_supported"),
     )
 
 

@@ -54,7 +54,7 @@ class Registered:
 class Registration:
     """How an agent instance registers as a client (RFC 7591 §2).
 
-    `grant_types` are those that it will use. `redirect_uri` is where a sign-in in a browser comes back; None is any port on
+    `grant_types` and `scopes` are those that it will use. `redirect_uri` is where a sign-in in a browser comes back; None is any port on
     loopback. `assertion_audience` is the audience of its client assertions.
     """
 
@@ -63,6 +63,7 @@ class Registration:
     owner: str | None
     key: SigningKey
     grant_types: Sequence[str] = ()
+    scopes: frozenset[str] = frozenset()
     redirect_uri: str | None = None
     assertion_audience: Literal["issuer", "token-endpoint"] = "issuer"
 
@@ -105,7 +106,14 @@ def _request(endpoints: Endpoints, registration: Registration) -> dict[str, JSON
         document |= _usage(
             _supported(registration.grant_types, endpoints), registration.redirect_uri
         )
+    if registration.scopes:
+        document["scope"] = " ".join(sorted(registration.scopes | _openid(endpoints)))
     return document
+
+
+def _openid(endpoints: Endpoints) -> frozenset[str]:
+    """The scope that shows who signs in, where the issuer offers it."""
+    return frozenset({"openid"}) & (endpoints.scopes or frozenset())
 
 
 def _choose_method(endpoints: Endpoints) -> str:
@@ -265,6 +273,7 @@ class InstanceRegistration:
         initial_token: Callable[[], Flow[Secret]] | None,
         recorded: Callable[[], Flow[None]],
         grant_types: Sequence[str] = (),
+        scopes: frozenset[str] = frozenset(),
         assertion_audience: Literal["issuer", "token-endpoint"] = "issuer",
     ) -> None:
         self._name = name
@@ -273,6 +282,7 @@ class InstanceRegistration:
         self._initial_token = initial_token
         self._record = recorded
         self._grant_types = grant_types
+        self._scopes = scopes
         self._assertion_audience: Literal["issuer", "token-endpoint"] = assertion_audience
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
@@ -289,6 +299,7 @@ class InstanceRegistration:
             self._owner,
             self._agent.key,
             self._grant_types,
+            self._scopes,
             redirect_uri=issuer.redirect_uri,
             assertion_audience=self._assertion_audience,
         )

@@ -56,6 +56,7 @@ class Allowances:
 
     several_audiences: bool = False
     missing_audience: bool = False
+    client_audience: bool = False
     extra_scopes: bool = False
     other_subject: bool = False
     longest_life: float = LONGEST_LIFE

@@ -49,7 +49,7 @@ class Expected:
 
     `shown_by` says where `sub` must appear: in the `token`, if it is a JWT; after a `sign-in`, in the token, its introspection
     or the ID token beside it; after a `kept` refresh token it may be missing, but must not differ. `extra_scopes` were
-    requested too, but the call doesn't need them.
+    requested too, but the call doesn't need them. `client_id` is that of our client at the issuer.
     """
 
     issuer: str
@@ -65,6 +65,7 @@ class Expected:
     certificate: Certificate | None = None
     extra_scopes: frozenset[str] = frozenset()
     allows: Allowances = STRICT
+    client_id: str | None = None
 
 
 def expect(
@@ -77,6 +78,7 @@ def expect(
 ) -> Flow[Expected]:
     """What to check the answer to a request against, as of now. `audience` is the resource where it is None."""
     certificate = (yield from issuer.certificate()) if binding == "mtls" else None
+    client = yield from issuer.client()
     return Expected(
         issuer=issuer.url,
         resource=wanted.resource,
@@ -87,6 +89,7 @@ def expect(
         details=details,
         certificate=certificate,
         allows=issuer.allows,
+        client_id=client.client_id,
     )
 
 
@@ -207,6 +210,10 @@ def _check_audience(claims: Fields, expected: Expected) -> None:
     if expected.audience is None or names_audience(claims, expected.audience, expected.allows):
         return
     way_out = audience_remedy(claims, expected.audience) or "set the resource's audience"
+    if expected.client_id is not None and names_audience(claims, expected.client_id):
+        if expected.allows.client_audience:
+            return
+        way_out = "set allow_client_audience for the issuer"
     raise CredentialRejectedError(
         "audience_mismatch",
         f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
@@ -255,7 +262,8 @@ def _check_signed_in(
         CredentialRejectedError: `subject_unproven`, the answer doesn't show who signed in; `subject_mismatch`, it was
             another person.
     """
-    if expected.sub is None or (claims is not None and claims.has("sub")):
+    is_shown = claims is not None and claims.has("sub")
+    if expected.sub is None or is_shown or expected.allows.other_subject:
         return
     id_claims = None if answer.id_token is None else read_jwt(answer.id_token)
     if (
@@ -267,12 +275,13 @@ def _check_signed_in(
         raise CredentialRejectedError(
             "subject_unproven",
             f"the answer of {expected.issuer} doesn't show who signed in",
-            remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid)",
+            remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid), or set allow_other_subject for it",
         )
-    if id_claims.get("sub") != expected.sub and not expected.allows.other_subject:
+    if id_claims.get("sub") != expected.sub:
         raise CredentialRejectedError(
             "subject_mismatch",
             f"another person than the principal signed in at {expected.issuer}",
+            remedy="sign in as the principal; if the issuer names a person differently for each client, set allow_other_subject for it",
         )
 
 

@@ -77,6 +77,7 @@ SAID: dict[str, str] = {
     "issuers.revoke": ISSUER + 'revoke = "none"\n',
     "issuers.allow_several_audiences": ISSUER + "allow_several_audiences = true\n",
     "issuers.allow_missing_audience": ISSUER + "allow_missing_audience = true\n",
+    "issuers.allow_client_audience": ISSUER + "allow_client_audience = true\n",
     "issuers.allow_extra_scopes": ISSUER + "allow_extra_scopes = true\n",
     "issuers.allow_other_subject": ISSUER + "allow_other_subject = true\n",
     "issuers.longest_life": ISSUER + "longest_life = 172800.0\n",

@@ -45,7 +45,9 @@ def registered(
 ) -> Registered:
     flow = register(
         rig.endpoints(**({"registration": f"{rig.IDP}/register"} | known)),
-        Registration("invoice-bot", rig.agent.uri, owner, rig.agent.key, types, redirect_uri),
+        Registration(
+            "invoice-bot", rig.agent.uri, owner, rig.agent.key, types, redirect_uri=redirect_uri
+        ),
         initial_token=Secret(CANARY),
         clock=rig.clock,
     )
@@ -144,6 +146,20 @@ def test_a_registration_ends_with_its_secret(rig, ends: int, life: int) -> None:
         token_endpoint_auth_method="client_secret_basic",
     )
     assert registered(rig, answer).expires_at == rig.NOW + life
+
+
+@pytest.mark.parametrize(
+    ("offered", "expected"),
+    [(None, "a b"), ({"a", "b", "openid"}, "a b openid"), ({"a"}, "a b")],
+)
+def test_it_registers_for_the_scopes_of_its_resources(rig, offered: Any, expected: str) -> None:
+    asks: list[Any] = []
+    answer = rig.json(201, client_id="c-1")
+    metadata = {"registration": f"{rig.IDP}/register", "scopes": offered}
+    registration = Registration("bot", "urn:x", None, rig.agent.key, (), frozenset({"a", "b"}))
+    flow = register(rig.endpoints(**metadata), registration, initial_token=None, clock=rig.clock)
+    play(flow, answer, asks=asks)
+    assert json.loads(asks[0].body)["scope"] == expected
 
 
 @pytest.mark.parametrize(
