@@ -98,7 +98,7 @@ def fits(jwk: JWK, alg: str) -> bool:
     """Whether a key is for signatures with this `alg`."""
     operations = jwk.get("key_ops", ["verify"])
     return (
-        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES[alg]
+        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES.get(alg)
         and jwk.get("alg", alg) == alg
         and jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)

@@ -704,6 +704,16 @@ def test_a_token_without_a_kid_is_verified_by_the_only_key_that_fits(
     assert refused(identity, unnamed.unnamed(SigningKey.generate())) == "bad_signature"
 
 
+@pytest.mark.parametrize("alg", ["none", "HS256", "ES257", None, 7])
+def test_without_a_kid_an_algorithm_that_no_key_has_is_refused(
+    configured: Configured, unnamed: Unnamed, alg: Any
+) -> None:
+    header = b64url(json.dumps({"typ": "at+jwt", "alg": alg}).encode())
+    token = unnamed.key.compact(header, unverified(unnamed.access()).payload)
+    code = refused(configured(acme(unnamed)), token)
+    assert code in {"alg_not_allowed", "key_unknown", "header_malformed", "malformed_header"}
+
+
 def test_with_two_such_keys_it_is_refused(configured: Configured, unnamed: Unnamed) -> None:
     unnamed.more.append(SigningKey.generate())
     assert refused(configured(acme(unnamed)), unnamed.unnamed()) == "key_unknown"
