@@ -58,7 +58,14 @@ class Rig:
     @property
     def text(self) -> str:
         """Its file, with the addresses that it has here."""
-        text = (HERE / f"{self.name}.toml").read_text()
+        return self._here((HERE / f"{self.name}.toml").read_text())
+
+    def changes_for(self, flow: str) -> list[Changes]:
+        """The changes to its issuer's and its resource's table."""
+        changes: list[Changes] = json.loads(self._here(json.dumps(self.changes.get(flow, [{}, {}]))))
+        return changes
+
+    def _here(self, text: str) -> str:
         for shown in ("https://idp.example", "https://mcp.example"):
             text = text.replace(shown, self.origin)
         return text.replace("http://127.0.0.1:8765/callback", self.redirect_uri)
@@ -143,6 +150,13 @@ class OidcProvider(Rig):
         "introspection": ({}, {"audience": "https://opaque.example/"}),
     }
 
+    def is_active(self, token: str) -> bool:
+        """It introspects opaque tokens only; the others are signed."""
+        assert self.server is not None
+        if token.count(".") == 2:  # noqa: PLR2004 - a JWT
+            return self.server.claims(token, "https://billing.example")["sub"] != ""
+        return super().is_active(token)
+
     def enter(self, prompt: Prompt) -> None:
         assert self.server is not None
         self.server.answer_device(prompt.user_code or "")
@@ -168,7 +182,7 @@ class Glewlwyd(Rig):
     place: ClassVar[str] = "/api/oidc/.well-known/openid-configuration"
     script: ClassVar[Script] = staticmethod(_glewlwyd_page)
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
-        "CIBA": ({}, {"login_hint_from": "id-token", "audience": "openid invoices:read"}),
+        "CIBA": ({}, {"login_hint_from": "id-token", "audience": "invoices:read openid"}),
     }
 
     def enter(self, prompt: Prompt) -> None:
@@ -179,6 +193,8 @@ class Glewlwyd(Rig):
         with httpx.Client(base_url=self.origin, trust_env=False) as client:
             client.post("/api/auth/", json={"username": "alice", "password": "wonder"})
             [asked] = client.get("/api/oidc/ciba_user_list").raise_for_status().json()
+            consent = {"scope": " ".join(asked["scopes"])}
+            client.put(f"/api/auth/grant/{CLIENT[0]}", json=consent).raise_for_status()
             client.get(f"{asked['connect_uri']}&g_continue")
 
 
@@ -187,6 +203,7 @@ port = {port}
 bind_address = "127.0.0.1"
 external_url = "{origin}"
 login_url = "login.html"
+static_files_path = "{pages}"
 api_prefix = "api"
 log_mode = "console"
 log_level = "INFO"
@@ -195,7 +212,7 @@ cookie_secure = 0
 admin_scope = "g_admin"
 profile_scope = "g_profile"
 user_module_path = "{modules}/user"
-user_middleware_module_path = "{modules}/user"
+user_middleware_module_path = "{empty}"
 client_module_path = "{modules}/client"
 user_auth_scheme_module_path = "{modules}/scheme"
 plugin_module_path = "{modules}/plugin"
@@ -213,7 +230,12 @@ def glewlwyd(folder: Path, redirect_uri: str) -> Iterator[Rig]:
     database = sqlite3.connect(folder / "database")
     database.executescript(gzip.decompress(tables.read_bytes()).decode())
     database.close()
-    places = {"modules": root / "usr/lib/glewlwyd", "database": folder / "database"}
+    places = {
+        "empty": folder,
+        "pages": root / "usr/share/glewlwyd/webapp",
+        "modules": root / "usr/lib/glewlwyd",
+        "database": folder / "database",
+    }
     (folder / "conf").write_text(_GLEWLWYD.format(port=port, origin=rig.origin, **places))
     [libraries] = (root / "usr/lib").glob("*-linux-*")
     with servers.process(
@@ -248,6 +270,7 @@ def _set_up_glewlwyd(rig: Rig) -> None:
             "/client/",
             client_id=CLIENT[0],
             client_secret=CLIENT[1],
+            token_endpoint_auth_method=["client_secret_basic"],
             confidential=True,
             enabled=True,
             redirect_uri=[rig.redirect_uri],
@@ -300,13 +323,43 @@ def _set_up_glewlwyd(rig: Rig) -> None:
 
 class Canaille(Rig):
     name: ClassVar[str] = "canaille"
+    scope: ClassVar[str] = "profile"
     answers: ClassVar[Mapping[str, str]] = ANSWERS | {"answer": "accept"}
+    changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
+        "registration": (
+            {"client_assertion_audience": "token-endpoint", "allow_client_audience": True},
+            {"audience": None},
+        ),
+        "refresh token": ({"revoke": "none"}, {}),
+    }
+
+    def is_active(self, token: str) -> bool:
+        """A client introspects what was issued for it alone; a registered one's tokens are shown where a person's are used."""
+        if token.count(".") != 2:  # noqa: PLR2004 - not a JWT
+            return super().is_active(token)
+        place, headers = self.metadata["userinfo_endpoint"], {"Authorization": f"Bearer {token}"}
+        return httpx.get(place, headers=headers, trust_env=False).is_success
 
 
 class DjangoOAuthToolkit(Rig):
+    """A client has one grant type there, so each flow has a client of its own."""
+
     name: ClassVar[str] = "django-oauth-toolkit"
     place: ClassVar[str] = "/o/.well-known/oauth-authorization-server"
     answers: ClassVar[Mapping[str, str]] = ANSWERS | {"allow": "Authorize", "action": "accept"}
+    changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
+        "client credentials": ({"client_id": "nightly-bot"}, {}),
+        "device": (
+            {
+                "client_id": "device-bot",
+                "audience": "invoice-bot",
+                "allow_other_subject": True,
+                "endpoints": {"device_authorization_endpoint": "https://idp.example/o/device-authorization/"},
+            },
+            {},
+        ),
+        "refresh token": ({"revoke": "none"}, {}),
+    }
 
 
 @dataclass
@@ -317,6 +370,9 @@ class FastMCP(Rig):
 
     name: ClassVar[str] = "fastmcp"
     place: ClassVar[str] = "/.well-known/oauth-authorization-server"
+    changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
+        "refresh token": ({"revoke": "none"}, {}),
+    }
 
     @property
     def text(self) -> str:

@@ -37,7 +37,7 @@ with app.app_context():
         grant_types=["authorization_code", "refresh_token", "client_credentials"],
         response_types=["code"],
         redirect_uris=[os.environ["REDIRECT_URI"]],
-        scope=["openid", "invoices:read"],
+        scope=["openid", "profile"],
     )
     store.save(client)
     client.audience = [client]  # as its own pages and its registration do

@@ -30,6 +30,7 @@ settings.configure(
     DEFAULT_AUTO_FIELD="django.db.models.BigAutoField",
     USE_TZ=True,
     LOGIN_URL="/login/",
+    PASSWORD_HASHERS=["django.contrib.auth.hashers.MD5PasswordHasher"],  # the quick one, for a test
     INSTALLED_APPS=[
         "django.contrib.auth",
         "django.contrib.contenttypes",
