@@ -25,7 +25,7 @@ from agent_identity.credentials.principal_tokens import SubjectTokens
 from agent_identity.values import Prompt
 
 from . import servers
-from .authorization_server import AGENT, AuthorizationServer
+from .authorization_server import AuthorizationServer
 from .browser import CALLBACK, Script, browse
 
 HERE: Final = Path(__file__).parent / "issuers"
@@ -39,7 +39,8 @@ Changes = Mapping[str, Any]
 
 @dataclass
 class Rig:
-    """One running server. `name` is that of its file. `changes` are, by flow, those to its issuer's and resource's table.
+    """One running server. `name` is that of its file. `changes` are, by flow, those to its issuer's and resource's table; a
+    resource's `uri` is its name.
 
     `prompts` are those that its person saw.
     """
@@ -62,7 +63,9 @@ class Rig:
 
     def changes_for(self, flow: str) -> list[Changes]:
         """The changes to its issuer's and its resource's table."""
-        changes: list[Changes] = json.loads(self._here(json.dumps(self.changes.get(flow, [{}, {}]))))
+        changes: list[Changes] = json.loads(
+            self._here(json.dumps(self.changes.get(flow, [{}, {}])))
+        )
         return changes
 
     def _here(self, text: str) -> str:
@@ -103,13 +106,13 @@ class Rig:
         return SubjectTokens(access_token=tokens["access_token"], id_token=tokens["id_token"])
 
     def subject(self) -> SubjectTokens:
-        """The tokens of a person for whom the agent acts."""
+        """The tokens of a person for whom the agent acts: their ID token alone, which every agent can verify."""
         tokens = self.sign_in()
         tokens.access_token = None
         return tokens
 
     def is_active(self, token: str) -> bool:
-        """Whether the server takes a token that it issued to the client."""
+        """Whether the server takes a token that it issued to the client of its file."""
         place = self.metadata["introspection_endpoint"]
         answer = httpx.post(place, data={"token": token}, auth=CLIENT, trust_env=False)
         return answer.raise_for_status().json()["active"] is True
@@ -147,13 +150,15 @@ class OidcProvider(Rig):
     name: ClassVar[str] = "oidc-provider"
     scope: ClassVar[str] = "tool:read"
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
-        "introspection": ({}, {"audience": "https://opaque.example/"}),
+        "introspection": ({}, {"uri": "https://opaque.example/"}),
+        "revocation": ({}, {"uri": "https://opaque.example/"}),
+        "a person's access token": ({"allow_missing_audience": True}, {}),
     }
 
     def is_active(self, token: str) -> bool:
         """It introspects opaque tokens only; the others are signed."""
         assert self.server is not None
-        if token.count(".") == 2:  # noqa: PLR2004 - a JWT
+        if token.count(".") == 2:
             return self.server.claims(token, "https://billing.example")["sub"] != ""
         return super().is_active(token)
 
@@ -182,6 +187,7 @@ class Glewlwyd(Rig):
     place: ClassVar[str] = "/api/oidc/.well-known/openid-configuration"
     script: ClassVar[Script] = staticmethod(_glewlwyd_page)
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
+        "a person's access token": ({"audience": "openid"}, {}),
         "CIBA": ({}, {"login_hint_from": "id-token", "audience": "invoices:read openid"}),
     }
 
@@ -304,6 +310,9 @@ def _set_up_glewlwyd(rig: Rig) -> None:
             "introspection-revocation-allow-target-client": True,
             "resource-allowed": True,
             "resource-scope": {"invoices:read": ["https://billing.example"]},
+            "register-client-allowed": True,
+            "register-client-auth-scope": [],
+            "register-client-credentials-scope": [],
             "oauth-dpop-allowed": True,
             "oauth-dpop-iat-duration": 60,
             "oauth-as-iss-id": True,
@@ -326,19 +335,14 @@ class Canaille(Rig):
     scope: ClassVar[str] = "profile"
     answers: ClassVar[Mapping[str, str]] = ANSWERS | {"answer": "accept"}
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
+        "a person's access token": ({"longest_life": 864000}, {}),
+        "introspection": ({}, {"source": "client-credentials"}),
         "registration": (
             {"client_assertion_audience": "token-endpoint", "allow_client_audience": True},
             {"audience": None},
         ),
         "refresh token": ({"revoke": "none"}, {}),
     }
-
-    def is_active(self, token: str) -> bool:
-        """A client introspects what was issued for it alone; a registered one's tokens are shown where a person's are used."""
-        if token.count(".") != 2:  # noqa: PLR2004 - not a JWT
-            return super().is_active(token)
-        place, headers = self.metadata["userinfo_endpoint"], {"Authorization": f"Bearer {token}"}
-        return httpx.get(place, headers=headers, trust_env=False).is_success
 
 
 class DjangoOAuthToolkit(Rig):
@@ -354,11 +358,14 @@ class DjangoOAuthToolkit(Rig):
                 "client_id": "device-bot",
                 "audience": "invoice-bot",
                 "allow_other_subject": True,
-                "endpoints": {"device_authorization_endpoint": "https://idp.example/o/device-authorization/"},
+                "endpoints": {
+                    "device_authorization_endpoint": "https://idp.example/o/device-authorization/"
+                },
             },
             {},
         ),
         "refresh token": ({"revoke": "none"}, {}),
+        "a person's access token": ({"allow_missing_audience": True}, {}),
     }
 
 
@@ -377,13 +384,14 @@ class FastMCP(Rig):
     @property
     def text(self) -> str:
         assert self.people is not None
-        return super().text.replace(
-            f'issuer = "{self.origin}"', f'issuer = "{self.people.issuer}"'
-        )
+        return super().text.replace(f'issuer = "{self.origin}"', f'issuer = "{self.people.issuer}"')
+
+    def sign_in(self, scope: str = "openid") -> SubjectTokens:
+        assert self.people is not None
+        return SubjectTokens(access_token=self.people.sign_in(scope=scope)["access_token"])
 
     def subject(self) -> SubjectTokens:
-        assert self.people is not None
-        return SubjectTokens(access_token=self.people.sign_in(resource=AGENT)["access_token"])
+        return self.sign_in()
 
     def is_active(self, token: str) -> bool:
         """Whether the MCP server answers to it."""
@@ -425,9 +433,7 @@ Start = Callable[..., AbstractContextManager[AuthorizationServer]]
 
 
 @contextmanager
-def running(
-    name: str, folder: Path, people: AuthorizationServer, provider: Start
-) -> Iterator[Rig]:
+def running(name: str, folder: Path, people: AuthorizationServer, provider: Start) -> Iterator[Rig]:
     """One of them while the block runs. `people` is the issuer of people whom it doesn't know itself."""
     origin = f"http://127.0.0.1:{servers.free_port()}"
     redirect_uri = f"http://127.0.0.1:{servers.free_port()}{CALLBACK}"
