@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Authorization servers that others wrote: how each is started, what its operator sets up, and what a person does there.
 
-The files in issuers/ are the agent's, as docs/reference/issuers.md shows them. `python` runs the servers of PyPI, each in an
-environment of its own.
+The files in issuers/ are the agent's, as docs/reference/issuers.md shows them, and the programs that run the servers of PyPI,
+each in an environment of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from .browser import CALLBACK, Script, browse
 HERE: Final = Path(__file__).parent / "issuers"
 CLIENT: Final = ("invoice-bot", "s3cret")
 ANSWERS: Final = {"login": "alice", "username": "alice", "password": "wonder"}
-"""What the person types, and in `Rig.answers` which buttons they press, too."""
+"""What the person types; `Rig.answers` has the buttons that they press, too."""
 
 Changes = Mapping[str, Any]
 """Keys of a table that a flow needs, or None for a key that it doesn't have."""
@@ -39,10 +39,10 @@ Changes = Mapping[str, Any]
 
 @dataclass
 class Rig:
-    """One running server. `name` is that of its file. `changes` are, by flow, those to its issuer's and resource's table; a
-    resource's `uri` is its name.
+    """One running server, and the person who signs in there. `prompts` are those that the person got.
 
-    `prompts` are those that its person saw.
+    `name` is that of its file, `place` that of its metadata. `changes` are what a flow changes in the issuer's and the
+    resource's table; `uri` is the resource's name. Most tell only a token's own client whether it is active.
     """
 
     origin: str
@@ -55,6 +55,7 @@ class Rig:
     answers: ClassVar[Mapping[str, str]] = ANSWERS
     script: ClassVar[Script] = staticmethod(lambda client, page: None)
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {}
+    tells_its_clients_only: ClassVar[bool] = True
 
     @property
     def text(self) -> str:
@@ -78,7 +79,7 @@ class Rig:
         document: dict[str, Any] = httpx.get(self.origin + self.place, trust_env=False).json()
         return document
 
-    def sign_in(self, scope: str = "openid") -> SubjectTokens:
+    def sign_in(self) -> SubjectTokens:
         """What the agent's front end holds when a person has signed in there, by the agent's own client."""
         verifier = "v" * 43
         digest = hashlib.sha256(verifier.encode()).digest()
@@ -86,9 +87,9 @@ class Rig:
             "client_id": CLIENT[0],
             "response_type": "code",
             "redirect_uri": self.redirect_uri,
-            "scope": scope,
+            "scope": "openid",
             "state": "s",
-            "nonce": base64.urlsafe_b64encode(digest).decode(),
+            "nonce": "n",
             "code_challenge": base64.urlsafe_b64encode(digest).rstrip(b"=").decode(),
             "code_challenge_method": "S256",
         }
@@ -156,7 +157,7 @@ class OidcProvider(Rig):
     }
 
     def is_active(self, token: str) -> bool:
-        """It introspects opaque tokens only; the others are signed."""
+        """It introspects opaque tokens only; the others are checked by its keys."""
         assert self.server is not None
         if token.count(".") == 2:
             return self.server.claims(token, "https://billing.example")["sub"] != ""
@@ -212,7 +213,7 @@ login_url = "login.html"
 static_files_path = "{pages}"
 api_prefix = "api"
 log_mode = "console"
-log_level = "INFO"
+log_level = "WARNING"
 cookie_domain = "127.0.0.1"
 cookie_secure = 0
 admin_scope = "g_admin"
@@ -380,15 +381,16 @@ class FastMCP(Rig):
     changes: ClassVar[Mapping[str, tuple[Changes, Changes]]] = {
         "refresh token": ({"revoke": "none"}, {}),
     }
+    tells_its_clients_only: ClassVar[bool] = False
 
     @property
     def text(self) -> str:
         assert self.people is not None
         return super().text.replace(f'issuer = "{self.origin}"', f'issuer = "{self.people.issuer}"')
 
-    def sign_in(self, scope: str = "openid") -> SubjectTokens:
+    def sign_in(self) -> SubjectTokens:
         assert self.people is not None
-        return SubjectTokens(access_token=self.people.sign_in(scope=scope)["access_token"])
+        return SubjectTokens(access_token=self.people.sign_in()["access_token"])
 
     def subject(self) -> SubjectTokens:
         return self.sign_in()

@@ -139,8 +139,7 @@ def opened(rig: Rig, tmp_path: Path) -> Opened:
 def call(rig: Rig, config: Config, session: Session) -> str:
     """Call a tool, and return the token that it had; the issuer takes it."""
     [uri] = config["resources"]
-    # Only the client of a token is told about it; an MCP server needs no client to be asked.
-    is_askable = rig.name == "fastmcp" or "client_id" in tables(config)[0]
+    is_own = "client_id" in tables(config)[0]
 
     @tool(resource=uri, scopes=[rig.scope])
     def read_invoices() -> str:
@@ -148,7 +147,8 @@ def call(rig: Rig, config: Config, session: Session) -> str:
 
     with session:
         token = read_invoices()
-        assert not is_askable or rig.is_active(token)
+        if is_own or not rig.tells_its_clients_only:
+            assert rig.is_active(token)
     return token
 
 

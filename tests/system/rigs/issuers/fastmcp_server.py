@@ -18,4 +18,4 @@ auth = InMemoryOAuthProvider(
     required_scopes=["invoices:read"],
 )
 mcp = FastMCP("billing", auth=auth)
-mcp.run("http", host="127.0.0.1", port=PORT, show_banner=False)
+mcp.run("http", host="127.0.0.1", port=PORT, show_banner=False, log_level="warning")
