@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -44,10 +45,11 @@ def cache() -> Path:
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that is free now, below those that the system gives to connections, so that none of them takes it."""
+    while True:
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", 12_000 + secrets.randbelow(20_000)))
+            return int(tried.getsockname()[1])
 
 
 # -- what they run on -----------------------------------------------------------------------------------------------------
