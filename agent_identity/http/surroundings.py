@@ -5,17 +5,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
-import threading
-import time
-from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.interaction import Listener, await_prompt, on_terminal, show_prompt
+from agent_identity.http.waiting import wait_within
 from agent_identity.values import keep
 
 if TYPE_CHECKING:
@@ -24,8 +21,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Answer, Ask, Callback
     from agent_identity.redaction import Revealing
     from agent_identity.values import Certificate, Prompt, Secret
-
-T = TypeVar("T")
 
 
 class Secrets(Protocol):
@@ -76,7 +71,7 @@ class Surroundings:
             return None
         if deadline == float("inf"):
             return self._look_up(ask)
-        return _within(deadline, lambda: self._look_up(ask))
+        return wait_within(deadline, lambda: self._look_up(ask))
 
     async def aanswer(self, ask: Read | Keep | Show | Svid) -> Answer:
         """Answer in async code. A thread waits for disks, keyrings, sockets and sync callbacks."""
@@ -139,7 +134,7 @@ class Surroundings:
         return self._svids.certificate() if audience is None else self._svids.jwt(audience)
 
     def _show(self, prompt: Prompt, deadline: float) -> None:
-        _within(deadline, lambda: asyncio.run(self._ashow(prompt)))
+        wait_within(deadline, lambda: asyncio.run(self._ashow(prompt)))
 
     async def _ashow(self, prompt: Prompt) -> None:
         if inspect.iscoroutinefunction(self._on_interaction):
@@ -148,29 +143,6 @@ class Surroundings:
             result = await asyncio.to_thread(show_prompt, prompt, self._on_interaction)
         if inspect.isawaitable(result):
             await await_prompt(prompt, result)
-
-
-def _within(deadline: float, look: Callable[[], T]) -> T:
-    """Run `look` in a separate thread, and wait for it until the deadline."""
-    left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-    done: Future[T] = Future()
-    context = contextvars.copy_context()
-
-    def target() -> None:
-        try:
-            done.set_result(context.run(look))
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
-            done.set_exception(error)
-
-    threading.Thread(target=target, name="agent-identity-waiting", daemon=True).start()
-    try:
-        return done.result(left)
-    except FutureTimeout:
-        if done.done():
-            raise
-        raise CredentialUnavailableError(
-            "deadline_exceeded", "a secret, an SVID or a prompt took longer than the deadline"
-        ) from None
 
 
 def _timed_out() -> CredentialUnavailableError:
