@@ -12,7 +12,7 @@ import ipaddress
 import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
-from urllib.parse import unquote
+from urllib.parse import quote_plus, unquote
 
 from agent_identity.errors import ConfigurationError, DeniedError
 from agent_identity.values import is_listed
@@ -264,3 +264,11 @@ def _remove_dot_segments(path: str) -> str:
     if segments[-1] in {".", ".."}:
         kept.append("")
     return "/" + "/".join(kept)
+
+
+def quote_form(text: str) -> str:
+    """Encode a name or value of a form (`quote_plus`); most consist of unreserved characters, and stay as they are."""
+    return text if _PLAIN.fullmatch(text) else quote_plus(text)
+
+
+_PLAIN: Final = re.compile(r"[A-Za-z0-9_.~-]*")

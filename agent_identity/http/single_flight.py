@@ -154,7 +154,8 @@ class SingleFlight(Generic[T]):
                 if once:
                     raise _blocking_call()
                 return _run_as_leader(key, lead)
-            flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+            if not flight.has_landed:
+                flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if landed := flight.outcome(deadline):
                 return landed[0]
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
-from urllib.parse import quote_plus
 
 import orjson
 
 from agent_identity import jose
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import jwt_svid
+from agent_identity.uris import quote_form
 from agent_identity.values import Secret, new_id
 
 if TYPE_CHECKING:
@@ -132,11 +132,11 @@ class SecretBasic:
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:  # noqa: ARG002 - the protocol's
         secret = yield from self.secret()
-        return Proven(headers=(("Authorization", _basic(quote_plus(client_id), secret)),))
+        return Proven(headers=(("Authorization", _basic(quote_form(client_id), secret)),))
 
 
 def _basic(name: str, secret: Secret) -> Secret:
-    pair = f"{name}:{quote_plus(secret.reveal())}"
+    pair = f"{name}:{quote_form(secret.reveal())}"
     return Secret("Basic " + base64.b64encode(pair.encode()).decode("ascii"))
 
 
