@@ -293,12 +293,12 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
         config.write_text(
             f'[agent]\nname = "invoice-bot"\nsigner = "file:{folder}/signer.pem"\n'
             f'[issuers.stub]\nissuer = "{url}"\ntrust = ["subjects"]\nclient_id = "bench"\n'
-            f'client_auth = "client_secret_basic"\nclient_secret = "file:{folder}/secret"\n'
+            f'client_auth = "client_secret_basic"\nclient_secret = "env:BENCH_SECRET"\n'
             f'[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
             '[ledger]\nurl = "memory:"\n'
         )
         (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
-        (Path(folder) / "secret").write_text("a-secret-of-the-client-0123456789")
+        os.environ["BENCH_SECRET"] = "a-secret-of-the-client-0123456789"
         for file in Path(folder).iterdir():
             file.chmod(0o600)
         with (
