@@ -298,7 +298,7 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
             '[ledger]\nurl = "memory:"\n'
         )
         (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
-        os.environ["BENCH_SECRET"] = "a-secret-of-the-client-0123456789"
+        os.environ["BENCH_SECRET"] = "a-secret-of-the-client-0123456789"  # noqa: S105 - of nobody
         for file in Path(folder).iterdir():
             file.chmod(0o600)
         with (
@@ -309,7 +309,9 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
             scopes = frozenset({"invoices:read"})
             cached = lambda: reach(state, BILLING, scopes)  # noqa: E731 - a flow to be made often
             world = state.parts.world
-            renewing = Renewing(state, run(cached(), world.answer), None)  # a renewal is never cached
+            renewing = Renewing(
+                state, run(cached(), world.answer), None
+            )  # a renewal is never cached
             if is_async:
                 with asyncio.Runner() as loop:
                     loop.run(renewing.arenew(Renewal()))

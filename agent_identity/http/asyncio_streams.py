@@ -8,6 +8,7 @@ an exchange has one deadline, and ends by cancellation.
 from __future__ import annotations
 
 import asyncio
+import select
 import ssl
 from typing import TYPE_CHECKING, Any, Final
 
@@ -29,7 +30,7 @@ class AsyncioBackend(httpcore.AsyncNetworkBackend):
         self,
         host: str,
         port: int,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - the interface's
+        timeout: float | None = None,  # noqa: ARG002 - the interface's
         local_address: str | None = None,  # noqa: ARG002 - the interface's
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,  # noqa: ARG002 - the interface's
     ) -> httpcore.AsyncNetworkStream:
@@ -83,7 +84,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     # What a connection calls.
 
-    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002, ASYNC109 - the interface's
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:  # noqa: ARG002 - the interface's
         while not self._received and not self._has_ended:
             self._reader = asyncio.get_running_loop().create_future()
             await self._reader
@@ -95,7 +96,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
             self._transport.resume_reading()
         return data
 
-    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002, ASYNC109 - the interface's
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:  # noqa: ARG002 - the interface's
         if self._transport is None or self._transport.is_closing():
             raise httpcore.WriteError("the connection is closed")
         self._transport.write(buffer)
@@ -108,7 +109,7 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self,
         ssl_context: ssl.SSLContext,
         server_hostname: str | None = None,
-        timeout: float | None = None,  # noqa: ARG002, ASYNC109 - the interface's
+        timeout: float | None = None,  # noqa: ARG002 - the interface's
     ) -> httpcore.AsyncNetworkStream:
         assert self._transport is not None  # noqa: S101 - it is connected
         loop = asyncio.get_running_loop()
@@ -129,5 +130,16 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
 
     def get_extra_info(self, info: str) -> Any:
         if info == "is_readable":
-            return bool(self._received) or self._has_ended
+            return bool(self._received) or self._has_ended or self._has_input()
         return None if self._transport is None else self._transport.get_extra_info(info)
+
+    def _has_input(self) -> bool:
+        """Whether the system has received something that the loop hasn't: it may not have run for a while."""
+        sock = None if self._transport is None else self._transport.get_extra_info("socket")
+        if sock is None:
+            return True
+        if not hasattr(select, "poll"):
+            return bool(select.select([sock], [], [], 0)[0])
+        poll = select.poll()
+        poll.register(sock, select.POLLIN)
+        return bool(poll.poll(0))

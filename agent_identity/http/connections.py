@@ -45,6 +45,8 @@ LIMITS: Final[Limits] = {
 class _Messages:
     """The messages of one connection, without I/O, and whether it is free for the next exchange."""
 
+    _stream: httpcore.NetworkStream | httpcore.AsyncNetworkStream | None
+
     def __init__(self, origin: httpcore.Origin) -> None:
         self._origin = origin
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
@@ -69,10 +71,14 @@ class _Messages:
     def info(self) -> str:
         return f"{self._origin}, {'idle' if self.is_idle() else 'in use'}"
 
-    def _is_stale(self, *, has_input: bool) -> bool:
+    def has_expired(self) -> bool:
         """Whether it was unused for too long, or its peer has closed it: nothing else is sent to an idle client."""
-        since = self._idle_since
-        return since is not None and (has_input or time.monotonic() > since + _IDLE_SECONDS)
+        since, stream = self._idle_since, self._stream
+        if since is None or stream is None:
+            return False
+        return time.monotonic() > since + _IDLE_SECONDS or bool(
+            stream.get_extra_info("is_readable")
+        )
 
     # One exchange.
 
@@ -124,8 +130,11 @@ class _Messages:
         return b"" if event is h11.NEED_DATA else None
 
     def _end(self) -> bool:
-        """End the exchange; False if the connection can't be used again."""
-        if self._h11.our_state is not h11.DONE or self._h11.their_state is not h11.DONE:
+        """End the exchange; False if the connection can't be used again: what came after the response would be the next one."""
+        talk = self._h11
+        if talk.our_state is not h11.DONE or talk.their_state is not h11.DONE:
+            return False
+        if talk.trailing_data[0]:
             return False
         self._h11.start_next_cycle()
         self._idle_since = time.monotonic()
@@ -151,18 +160,14 @@ class Connection(_Messages, httpcore.ConnectionInterface):
         self._backend = backend
         self._stream: httpcore.NetworkStream | None = None
 
-    def has_expired(self) -> bool:
-        stream = self._stream
-        return stream is not None and self._is_stale(
-            has_input=bool(stream.get_extra_info("is_readable"))
-        )
-
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         self._begin()
         try:
             data = self._encode(request)
             stream = self._stream = self._stream or self._connect()
-            with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before it closed
+            with contextlib.suppress(
+                httpcore.WriteError
+            ):  # the peer may have answered before it closed
                 stream.write(data)
             while (head := self._read_head()) is None:
                 self._h11.receive_data(stream.read(_READ))
@@ -226,18 +231,14 @@ class AsyncConnection(_Messages, httpcore.AsyncConnectionInterface):
         self._backend = backend
         self._stream: httpcore.AsyncNetworkStream | None = None
 
-    def has_expired(self) -> bool:
-        stream = self._stream
-        return stream is not None and self._is_stale(
-            has_input=bool(stream.get_extra_info("is_readable"))
-        )
-
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         self._begin()
         try:
             data = self._encode(request)
             stream = self._stream = self._stream or await self._connect()
-            with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before it closed
+            with contextlib.suppress(
+                httpcore.WriteError
+            ):  # the peer may have answered before it closed
                 await stream.write(data)
             while (head := self._read_head()) is None:
                 self._h11.receive_data(await stream.read(_READ))

@@ -134,7 +134,9 @@ class Transport:
     def _read(self, response: httpcore.Response) -> HttpResponse:
         with contextlib.closing(response):
             if response.status in _REDIRECT_STATUS:
-                return HttpResponse(response.status)  # not followed; its headers and body aren't read
+                return HttpResponse(
+                    response.status
+                )  # not followed; its headers and body aren't read
             headers = _read_headers(response, self._body_limit)
             body = bytearray()
             for chunk in response.iter_stream():

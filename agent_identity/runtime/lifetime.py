@@ -53,7 +53,9 @@ class HeldTokens:
         """Add a token; False if the session has ended meanwhile, and the caller has to revoke the token."""
         with self._lock:
             if not self._is_closed:
-                if len(self._held) >= self._enough:  # rarely, so that a long session doesn't read its list each time
+                if (
+                    len(self._held) >= self._enough
+                ):  # rarely, so that a long session doesn't read its list each time
                     self._held = [each for each in self._held if each[1].expires_at > now]
                     self._enough = 2 * len(self._held) + _FEW
                 self._held.append((issuer, issued))
