@@ -278,7 +278,10 @@ def job() -> Figure:
 
 
 def exchange() -> Figure:
-    """One token exchange over HTTP: the processor time of the client. The issuer is another process; its metadata is cached."""
+    """One token exchange over HTTP: the processor time of the client. The issuer is another process; its metadata is cached.
+
+    The configuration is that of `init --kind oidc`: DPoP, and a client key in a file.
+    """
     return _exchange("one token exchange over HTTP, processor time of the client", is_async=False)
 
 
@@ -293,12 +296,12 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
         config.write_text(
             f'[agent]\nname = "invoice-bot"\nsigner = "file:{folder}/signer.pem"\n'
             f'[issuers.stub]\nissuer = "{url}"\ntrust = ["subjects"]\nclient_id = "bench"\n'
-            f'client_auth = "client_secret_basic"\nclient_secret = "env:BENCH_SECRET"\n'
+            f'client_key = "file:{folder}/client.pem"\n'
             f'[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
             '[ledger]\nurl = "memory:"\n'
         )
-        (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
-        os.environ["BENCH_SECRET"] = "a-secret-of-the-client-0123456789"  # noqa: S105 - of nobody
+        for name in ("signer.pem", "client.pem"):
+            (Path(folder) / name).write_bytes(SigningKey.generate().to_pem())
         for file in Path(folder).iterdir():
             file.chmod(0o600)
         with (

@@ -12,15 +12,15 @@ from typing import TYPE_CHECKING, Protocol
 from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.interaction import Listener, await_prompt, on_terminal, show_prompt
-from agent_identity.http.waiting import wait_within
-from agent_identity.values import keep
+from agent_identity.http.waiting import wait_in_thread, wait_within
+from agent_identity.values import Secret, keep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agent_identity.flow import Answer, Ask, Callback
     from agent_identity.redaction import Revealing
-    from agent_identity.values import Certificate, Prompt, Secret
+    from agent_identity.values import Certificate, Prompt
 
 
 class Secrets(Protocol):
@@ -80,7 +80,7 @@ class Surroundings:
             return None
         if _is_at_hand(ask):
             return self._look_up(ask)
-        return await asyncio.to_thread(self._look_up, ask)
+        return await wait_in_thread(lambda: self._look_up(ask))
 
     def visit(self, ask: Visit, world: Callable[[Ask], Answer], deadline: float) -> Callback:
         """Send a person to an authorization server and wait for the redirect.
@@ -126,8 +126,12 @@ class Surroundings:
                 "ask_unknown", f"a flow yielded a {type(ask).__name__}, which isn't an ask"
             )
         secret = self._secrets.read(ask.reference)
-        if secret is not None:
-            keep(self._read, secret)
+        if secret is None:
+            return None
+        earlier = self._read.get(hash(secret.reveal()))
+        if isinstance(earlier, Secret) and earlier.equals(secret):
+            return earlier  # so that it is searched for once, however often it is read
+        keep(self._read, secret)
         return secret
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:

@@ -6,6 +6,7 @@ A thread that has finished waits for the next work, since starting one takes as 
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import contextvars
 import threading
@@ -76,6 +77,28 @@ def wait_within(deadline: float, look: Callable[[], T]) -> T:
         raise CredentialUnavailableError(
             "deadline_exceeded", "a secret, an SVID or a prompt took longer than the deadline"
         ) from None
+    if error is not None:
+        raise error
+    return values[0]
+
+
+async def wait_in_thread(look: Callable[[], T]) -> T:
+    """Run `look` in another thread; `asyncio.to_thread` takes twice the processor time. Cancelling it leaves the thread behind."""
+    loop = asyncio.get_running_loop()
+    landing: asyncio.Future[tuple[list[T], BaseException | None]] = loop.create_future()
+    context = contextvars.copy_context()
+
+    def land(outcome: tuple[list[T], BaseException | None]) -> None:
+        if not landing.done():
+            landing.set_result(outcome)
+
+    def work() -> None:
+        outcome = _outcome(context, look)
+        with contextlib.suppress(RuntimeError):  # that loop was closed
+            loop.call_soon_threadsafe(land, outcome)
+
+    _start(work)
+    values, error = await landing
     if error is not None:
         raise error
     return values[0]

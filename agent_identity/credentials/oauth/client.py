@@ -129,10 +129,22 @@ class SecretBasic:
 
     secret: Callable[[], Flow[Secret]] = field(repr=False)
     method: str = "client_secret_basic"
+    _last: list[tuple[Secret, str, Secret]] = field(
+        default_factory=list[tuple[Secret, str, Secret]], init=False, repr=False, compare=False
+    )
+    """The last header: its secret, its client id, and the header."""
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:  # noqa: ARG002 - the protocol's
         secret = yield from self.secret()
-        return Proven(headers=(("Authorization", _basic(quote_form(client_id), secret)),))
+        return Proven(headers=(("Authorization", self._header(client_id, secret)),))
+
+    def _header(self, client_id: str, secret: Secret) -> Secret:
+        for of, name, header in self._last:
+            if of.equals(secret) and name == client_id:
+                return header
+        made = _basic(quote_form(client_id), secret)
+        self._last[:] = [(secret, client_id, made)]
+        return made
 
 
 def _basic(name: str, secret: Secret) -> Secret:
