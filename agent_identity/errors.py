@@ -254,7 +254,7 @@ CODES: Final = frozenset(
     metadata_incomplete metadata_missing method_mismatch missing_claim missing_user_code
     no_authority no_call no_certificate no_client_document no_directory no_issuer
     no_issuer_trusted no_ledger no_resource no_session no_state no_terminal no_token
-    no_workload_api no_workload_identity nobody_to_ask not_configured not_for_sending
+    no_workload_api no_workload_identity nobody_to_ask nonce_mismatch not_configured not_for_sending
     not_introspectable not_json not_permitted not_revoked not_supported not_verified
     not_yet_valid opaque_token operator_required owner parent_mismatch pkce_unsupported
     policy_denied policy_failed policy_missing policy_undecided policy_unusable port_in_use
@@ -262,8 +262,8 @@ CODES: Final = frozenset(
     principal_unknown_there principal_unproven private_address profile_unknown program_not_run
     proof_mismatch proof_missing protected_twice protocol_unknown provider_option public
     public_url purpose query_mismatch record_malformed record_mismatch record_unreadable
-    redirected reference_malformed reference_missing reference_read_only reference_unknown
-    refresh_token_missing registration_unsupported relaxation_unknown replay_store_failed
+    redirect_port_taken redirected reference_malformed reference_missing reference_read_only reference_unknown
+    refresh_token_missing registration_unsupported registration_unusable relaxation_unknown replay_store_failed
     replay_store_full replayed request_incomplete request_malformed resource_malformed
     resource_mismatch resource_not_configured resource_not_granted revocations_failed
     revocations_missing revocations_stale revoked rule_malformed rule_unmatched scheme_malformed
@@ -281,7 +281,7 @@ CODES: Final = frozenset(
     token_variable_missing tool_hosted tool_malformed tool_mismatch tool_undescribed
     tool_unguardable tool_unknown trigger trigger_principal trust_domain_malformed
     trust_domain_mismatch txn_malformed unauthorized_client undigestible_argument
-    unexpected_refresh_token unknown_anchor unknown_error unknown_issuer unknown_key
+    unknown_anchor unknown_error unknown_issuer unknown_key
     unknown_kind unknown_provider unknown_reference unknown_user_id unreadable_error unsafe_link
     unsupported_grant_type unsupported_response_type unsupported_token_type url_insecure
     url_malformed url_mismatch usage use_dpop_nonce username_malformed value_conflict

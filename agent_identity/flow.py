@@ -203,12 +203,14 @@ class Callback(NamedTuple):
 class Visit:
     """Ask that a person visit an authorization server and come back to a loopback address, within `seconds`.
 
-    `prepare` is given the redirect URI and makes the flow of what they are shown, while the listener is open. `accepts` knows
-    by the members that came back whether it is they who came: any page can send a browser to that address.
+    `prepare` gets the redirect URI and makes the flow of the prompt, while the listener is open. `redirect_uri` is that URI if it
+    is fixed; without a port, and for None, a free port is chosen. `accepts` says whether a response belongs to this request: any
+    page can send a browser to that address.
     """
 
     prepare: Callable[[str], Flow[Prompt]] = field(repr=False)
     seconds: float
+    redirect_uri: str | None = None
     accepts: Callable[[tuple[tuple[str, str], ...]], bool] = field(
         default=lambda _: True, repr=False
     )
@@ -314,14 +316,16 @@ def visit(
     prepare: Callable[[str], Flow[Prompt]],
     seconds: float,
     accepts: Callable[[tuple[tuple[str, str], ...]], bool] = lambda _: True,
+    *,
+    redirect_uri: str | None = None,
 ) -> Flow[Callback]:
-    """Have a person visit an authorization server, and give what came back with them.
+    """Send a person to an authorization server, and return the response that comes back. See `Visit`.
 
     Raises:
-        CredentialUnavailableError: nobody came back in time.
-        ConfigurationError: there is nobody to show it to.
+        CredentialUnavailableError: the sign-in timed out, or the port of `redirect_uri` is taken.
+        ConfigurationError: the prompt can't be shown.
     """
-    answer = yield Visit(prepare, seconds, accepts)
+    answer = yield Visit(prepare, seconds, redirect_uri, accepts)
     return answer  # type: ignore[return-value]  # what a driver answers to this ask
 
 

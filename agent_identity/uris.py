@@ -188,6 +188,13 @@ def is_loopback(url: str) -> bool:
     return address.is_loopback if isinstance(address, ipaddress.IPv4Address) else int(address) == 1
 
 
+def is_loopback_redirect(uri: str) -> bool:
+    """Whether a sign-in in a browser can come back to a URI: http on loopback with a path (RFC 8252 §7.3)."""
+    match = _URL.fullmatch(uri)
+    is_plain = uri.startswith("http://") and not set("?#%") & set(uri)
+    return is_plain and match is not None and is_loopback(uri) and "/" in uri[len("http://") :]
+
+
 def is_safe_link(url: str) -> bool:
     """Whether a person may be sent to a URL: https, or http on loopback, and in plain ASCII."""
     match = _URL.fullmatch(url)

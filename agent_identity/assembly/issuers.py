@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from agent_identity.assembly.secrets import workload_certificate
 from agent_identity.credentials.oauth.client import (
@@ -23,11 +23,13 @@ from agent_identity.credentials.oauth.registration import (
     InstanceRegistration,
     metadata_document,
 )
+from agent_identity.credentials.oauth.responses import Allowances
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
 from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
 from agent_identity.keys.algorithms import ALGORITHMS
+from agent_identity.values import scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -55,7 +57,7 @@ def issuers_of(
     clock: Callable[[], float],
 ) -> dict[str, Issuer]:
     """Every issuer of a configuration, by its name there."""
-    grants = _grant_types(configuration)
+    grants, scopes = _grant_types(configuration), _scopes(configuration)
     shown = {table.issuer for table in configuration.resources.values() if table.binding == "mtls"}
 
     def issuer(label: str, table: IssuerTable) -> Issuer:
@@ -69,17 +71,40 @@ def issuers_of(
                 agent=agent,
                 owner=configuration.agent.owner,
                 grant_types=grants.get(label, ()),
+                scopes=scopes.get(label, frozenset()),
                 recorded=recorded,
             ),
             clock=clock,
             origins=frozenset(table.endpoint_origins),
             jwks=table.jwks,
+            metadata=table.metadata,
+            has_metadata=table.has_metadata,
+            endpoints=_given_endpoints(table),
+            allows=Allowances(
+                several_audiences=table.allow_several_audiences,
+                missing_audience=table.allow_missing_audience,
+                extra_scopes=table.allow_extra_scopes,
+                other_subject=table.allow_other_subject,
+                client_audience=table.allow_client_audience,
+                longest_life=table.longest_life,
+            ),
+            redirect_uri=table.redirect_uri,
+            assumes_pkce=table.pkce == "assume",
+            revokes=table.revoke != "none",
             certificate=_certificate(table, secrets, is_shown=label in shown),
             resource_indicators=table.resource_indicators,
             subjects_of=frozenset(configuration.issuers[name].issuer for name in table.subjects_of),
         )
 
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
+
+
+def _given_endpoints(table: IssuerTable) -> dict[str, str]:
+    if table.endpoints is None:
+        return {}
+    names = type(table.endpoints).model_fields
+    given = {name: getattr(table.endpoints, name) for name in names}
+    return {name: url for name, url in given.items() if url is not None}
 
 
 def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> dict[str, Trusted]:
@@ -107,6 +132,7 @@ def _clients(
     agent: Agent,
     owner: str | None,
     grant_types: tuple[str, ...],
+    scopes: frozenset[str],
     recorded: Callable[[], Flow[None]],
 ) -> Clients | None:
     if table.registration == "dynamic":
@@ -120,6 +146,8 @@ def _clients(
             else secrets.required(token, f"registration token of {label}"),
             recorded=recorded,
             grant_types=grant_types,
+            scopes=scopes,
+            assertion_audience=_assertion_audience(label, table),
         )
     if table.client_id is None:
         return None
@@ -155,14 +183,9 @@ def client_document(
 def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authentication:
     method = table.client_auth or "none"
     if method == "private_key_jwt" and table.client_key is not None:
-        if table.client_assertion_audience == "token-endpoint":
-            warnings.warn(
-                f"client assertions for {label} have the token endpoint as audience, so another issuer can replay them there",
-                stacklevel=2,
-            )
         return PrivateKeyJwt(
             secrets.key(table.client_key, f"client key of {label}"),
-            audience=table.client_assertion_audience,
+            audience=_assertion_audience(label, table),
             kid=table.client_key_id,
         )
     if method in ("client_secret_basic", "client_secret_post") and table.client_secret is not None:
@@ -176,6 +199,16 @@ def _authentication(label: str, table: IssuerTable, secrets: Secrets) -> Authent
     if method == "workload_token":
         return PlatformJwt(_platform_token)
     return NoProof()
+
+
+def _assertion_audience(label: str, table: IssuerTable) -> Literal["issuer", "token-endpoint"]:
+    """The audience of client assertions; the older one warns."""
+    if table.client_assertion_audience == "token-endpoint":
+        warnings.warn(
+            f"client assertions for {label} have the token endpoint as audience, so another issuer can replay them there",
+            stacklevel=2,
+        )
+    return table.client_assertion_audience
 
 
 def _platform_token(audience: str, now: float) -> Flow[Secret]:
@@ -226,3 +259,15 @@ def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
         if table.via is not None:
             needed.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
     return {label: tuple(sorted(types)) for label, types in needed.items()}
+
+
+def _scopes(configuration: Configuration) -> dict[str, frozenset[str]]:
+    """The scopes that a client registers for, by issuer: those of its resources, if each of them has a list."""
+    needed: dict[str, frozenset[str]] = {}
+    unknown: set[str] = set()
+    for table in configuration.resources.values():
+        for label in filter(None, (table.issuer, table.via)):
+            needed[label] = needed.get(label, frozenset()) | scope_set(table.scopes or ())
+            if table.scopes is None:
+                unknown.add(label)
+    return {label: scopes for label, scopes in needed.items() if label not in unknown}

@@ -28,7 +28,7 @@ TYPE: Final = "client-authentication+jwt"
 SKEW: Final = 30.0
 _LONGEST: Final = 300.0
 _LONGEST_OF_OTHERS: Final = 24 * 3600.0
-_PLAIN: Final = frozenset({None, "JWT", "JOSE"})
+_PLAIN: Final = frozenset({"", "jwt", "jose"})
 
 
 class KeySource(Protocol):
@@ -158,17 +158,17 @@ def verify_claims(
     keys: KeySource,
     parsed: jose.Parsed,
     *,
-    typs: Collection[str | None],
+    typs: Collection[str],
     algorithms: Collection[str] = ALGORITHMS,
 ) -> Flow[dict[str, JSON]]:
-    """Verify the signature of a token by one of `keys`, and return its claims; `typs` are the accepted header types.
+    """Verify the signature of a token by one of `keys`, and return its claims; `typs` are the accepted header types in lower case.
 
     Raises:
         VerificationError: the token has another type, no key or an unknown key, or an invalid signature.
         CredentialError: the keys can't be fetched.
     """
-    typ, kid = parsed.header.get("typ"), parsed.header.get("kid")
-    if not (typ is None or isinstance(typ, str)) or typ not in typs:
+    typ, kid = jose.read_typ(parsed.header), parsed.header.get("kid")
+    if typ not in typs:
         raise VerificationError("wrong_typ", "the token has another type")
     if not isinstance(kid, str):
         raise VerificationError("key_unknown", "the token has no kid")

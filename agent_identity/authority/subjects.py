@@ -25,13 +25,9 @@ from agent_identity import jose
 from agent_identity.authority.client_proofs import SKEW, verify_claims
 from agent_identity.authority.requests import OAuthError
 from agent_identity.authority.tokens import ACCESS_TOKEN_TYPE, principal_ref
+from agent_identity.credentials.oauth.responses import LONGEST_LIFE
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
-from agent_identity.credentials.principal_tokens import (
-    ACCESS_TYPS,
-    LONGEST_LIFE,
-    TOKEN_TYPS,
-    profile_of,
-)
+from agent_identity.credentials.principal_tokens import ACCESS_TYPS, TOKEN_TYPS, profile_of
 from agent_identity.delegation.claims import Claims
 from agent_identity.errors import ConfigurationError, VerificationError
 from agent_identity.keys.algorithms import PROOF_ALGORITHMS
@@ -271,7 +267,7 @@ class Principals:
             CredentialError: its issuer's keys can't be fetched.
         """
         parsed = _parse(token)
-        typ = parsed.header.get("typ")
+        typ = jose.read_typ(parsed.header)
         if token_type == ID_TOKEN and typ in ACCESS_TYPS:
             raise VerificationError("wrong_typ", "the token is an access token, not an ID token")
         iss = Claims(jose.loads_object(parsed.payload), VerificationError).text("iss")

@@ -10,12 +10,18 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final
 
-from agent_identity.config.model import Kind, PolicyTable, SharedTable, values_of
+from agent_identity.config.model import (
+    NO_METADATA,
+    Kind,
+    PolicyTable,
+    SharedTable,
+    values_of,
+)
 from agent_identity.config.problems import Fault, conflict, malformed, missing, nearest, unused
 from agent_identity.config.references import is_in_vault, is_reference, parse_reference, transit_key
 from agent_identity.config.table_checks import ISSUERS_URL, check_authority, check_resources
 from agent_identity.errors import ConfigurationError
-from agent_identity.uris import is_safe_link, origin_or_none
+from agent_identity.uris import is_loopback_redirect, is_safe_link, origin_or_none
 from agent_identity.values import agent_uri, check_phrase
 
 if TYPE_CHECKING:
@@ -115,6 +121,7 @@ def _issuers(configuration: Configuration) -> Iterator[Fault]:
         path = ("issuers", name)
         yield from _trust(table, path, trusted, configuration)
         yield from _registration(table, path)
+        yield from _metadata(table, path, is_asked=name in asked)
         if table.registration == "dynamic":
             continue
         yield from _proof(table, path, has_svid=has_svid, signs=name in signing)
@@ -153,6 +160,16 @@ def _trust(
     trusted.add(table.issuer)
 
 
+def _metadata(table: IssuerTable, path: tuple[str, ...], *, is_asked: bool) -> Iterator[Fault]:
+    if table.metadata != NO_METADATA:
+        return
+    why = 'with metadata = "none" nothing else says where it is'
+    if is_asked and (table.endpoints is None or table.endpoints.token_endpoint is None):
+        yield missing((*path, "endpoints", "token_endpoint"), why)
+    if "subjects" in table.trust and table.jwks is None:
+        yield missing((*path, "jwks"), why)
+
+
 _CLIENT_KEYS: Final = (
     *("client_id", "client_auth", "client_key", "client_key_id", "client_secret"),
     "client_certificate",
@@ -167,8 +184,6 @@ def _registration(table: IssuerTable, path: tuple[str, ...]) -> Iterator[Fault]:
             for key in _CLIENT_KEYS:
                 if getattr(table, key) is not None:
                     yield unused((*path, key), why)
-            if "client_assertion_audience" in table.model_fields_set:
-                yield unused((*path, "client_assertion_audience"), why)
             return
         case "cimd":
             if not (table.client_id or "").startswith("https://"):
@@ -255,6 +270,15 @@ def _addresses(configuration: Configuration) -> Iterator[Fault]:
             yield from _url(url, path, is_plain=True)
         else:
             yield malformed(path, "must be origins, like https://host", "remove the path")
+    for path, url in values_of(configuration, Kind.METADATA):
+        if url != NO_METADATA:
+            yield from _url(url, path, is_plain=False)
+    for path, uri in values_of(configuration, Kind.REDIRECT):
+        if not is_loopback_redirect(uri):
+            what = (
+                "must be an http URI on loopback with a path, like http://127.0.0.1:8400/callback"
+            )
+            yield malformed(path, what, "register such a URI at the issuer, and write it here")
     for path, url in values_of(configuration, Kind.KEYS):
         if url.startswith("file:"):
             yield from _place(url, path, has_vault=True)

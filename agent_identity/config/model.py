@@ -31,6 +31,8 @@ class Kind(Enum):
     PATTERN = "a glob pattern of files"
     PATH = "the path of a file"
     KEYS = "a URL or file: reference of public keys"
+    METADATA = "such a URL, or none"
+    REDIRECT = "an http URI on loopback"
     LEDGER = "the URL of a ledger"
 
 
@@ -43,6 +45,9 @@ Seconds: TypeAlias = Annotated[float, Field(gt=0)]
 Bytes: TypeAlias = Annotated[int, Field(gt=0)]
 
 MAX_DEPTH: Final = 7
+
+NO_METADATA: Final = "none"
+"""The `metadata` of an issuer that has none."""
 
 
 class Table(BaseModel):
@@ -144,6 +149,27 @@ class AgentTable(Table):
     """The agent's private key (PEM), for replicas behind one address; by default each process generates its own."""
 
 
+class EndpointsTable(Table):
+    """Endpoints that replace those of an issuer's metadata, by their names in RFC 8414."""
+
+    authorization_endpoint: Url = None
+    """Where a person signs in."""
+    token_endpoint: Url = None
+    """Where tokens are issued."""
+    pushed_authorization_request_endpoint: Url = None
+    """Where authorization requests are pushed (RFC 9126)."""
+    device_authorization_endpoint: Url = None
+    """Where the device flow begins (RFC 8628)."""
+    backchannel_authentication_endpoint: Url = None
+    """Where a sign-in on another device begins (CIBA)."""
+    introspection_endpoint: Url = None
+    """Where tokens are introspected (RFC 7662)."""
+    revocation_endpoint: Url = None
+    """Where tokens are revoked (RFC 7009)."""
+    registration_endpoint: Url = None
+    """Where clients register (RFC 7591)."""
+
+
 class IssuerTable(Table):
     """One issuer: who it is, what it is trusted for, and the client that we are there."""
 
@@ -185,6 +211,33 @@ class IssuerTable(Table):
     """Whether requests name the resource (RFC 8707); some issuers refuse those that do."""
     endpoint_origins: Annotated[Texts, Kind.ORIGIN] = ()
     """Further origins that its endpoints may have."""
+    metadata: Annotated[Text | None, Kind.METADATA] = None
+    """The URL of its metadata where that isn't a standard one, or `none` for an issuer without metadata."""
+    endpoints: EndpointsTable | None = None
+    """Endpoints that replace those of its metadata, by their names in RFC 8414."""
+    redirect_uri: Annotated[Text | None, Kind.REDIRECT] = None
+    """The loopback URI to which a sign-in in a browser comes back, as it is registered at the issuer; by default `/callback` of `127.0.0.1` at a free port."""
+    pkce: Literal["advertised", "assume"] = "advertised"
+    """Whether the metadata must list PKCE with S256 for a sign-in in a browser; `assume` uses it with issuers whose metadata doesn't say. If the issuer ignores it, a stolen code can be redeemed elsewhere."""
+    revoke: Literal["access-token", "none"] = "access-token"
+    """What is revoked at the end of a session; `none` is for issuers that would revoke the refresh token too. Tokens then stay valid until they expire."""
+    allow_several_audiences: bool = False
+    """Accept tokens that are for other services too. Each of those services could use a token that isn't bound at the others."""
+    allow_missing_audience: bool = False
+    """Accept tokens that name no audience. A token that was issued for another service is then accepted too."""
+    allow_client_audience: bool = False
+    """Accept tokens whose audience is our client instead of the resource. Every service of that issuer may then accept a token that isn't bound."""
+    allow_extra_scopes: bool = False
+    """Accept tokens with more scopes than were requested. A tool then holds more rights than it declares."""
+    allow_other_subject: bool = False
+    """Accept tokens that name the principal differently, as issuers with a name for each client do. A token of another person is then not noticed."""
+    longest_life: Seconds = 86400.0
+    """The longest life of its tokens, in seconds. Principals' tokens that live longer are refused, others are used no longer."""
+
+    @property
+    def has_metadata(self) -> bool:
+        """Whether the issuer's metadata is read."""
+        return self.metadata != NO_METADATA
 
 
 class TransactionTokenTable(Table):

@@ -14,15 +14,19 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeVar, runtime_
 
 from agent_identity import jose
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth.responses import Fields, json_object
+from agent_identity.credentials.oauth.responses import (
+    Fields,
+    audience_remedy,
+    json_object,
+    names_audience,
+)
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_TOKEN,
-    JWT,
     REFRESH,
     REFRESH_TOKEN,
 )
-from agent_identity.credentials.source import SubjectToken, Verified
+from agent_identity.credentials.source import SubjectToken, Verified, may_act
 from agent_identity.errors import (
     ConfigurationError,
     CredentialRejectedError,
@@ -44,15 +48,15 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-_VERIFIED: Final = ("access_token", "id_token")
+_STATED: Final = {"access_token": ACCESS_TOKEN, "id_token": ID_TOKEN}
+_VERIFIED: Final = tuple(_STATED)
 _SKEW: Final = 30.0
-LONGEST_LIFE: Final = 24 * 3600.0
 _SPARE: Final = 5.0
 """A token that ends within these seconds is no longer handed out."""
 
 ACCESS_TYPS: Final = frozenset({"at+jwt", "application/at+jwt"})
-TOKEN_TYPS: Final = frozenset({None, "JWT"}) | ACCESS_TYPS
-"""The `typ` of a principal's token; an authority that checks one applies the same."""
+TOKEN_TYPS: Final = frozenset({"", "jwt"}) | ACCESS_TYPS
+"""The `typ` of a principal's token, in lower case; an authority that checks one applies the same."""
 _PARTS: Final = (3, 5)
 """The number of parts of a signed and of an encrypted JWT."""
 
@@ -63,7 +67,15 @@ class SubjectTokens:
     Renewed tokens, and a rotated refresh token, replace the original ones here: keep the object, not the strings.
     """
 
-    __slots__ = ("__weakref__", "access_token", "id_token", "name", "refresh_token", "renewals")
+    __slots__ = (
+        "__weakref__",
+        "access_token",
+        "id_token",
+        "is_bare",
+        "name",
+        "refresh_token",
+        "renewals",
+    )
 
     def __init__(
         self,
@@ -75,6 +87,7 @@ class SubjectTokens:
         self.access_token: Secret | None = None if access_token is None else Secret(access_token)
         self.id_token: Secret | None = None if id_token is None else Secret(id_token)
         self.refresh_token: Secret | None = None if refresh_token is None else Secret(refresh_token)
+        self.is_bare: bool = False
         self.name: str = new_id("subject_")
         self.renewals: int = 0
         start_over_in_child(self)
@@ -105,8 +118,8 @@ class TokenSource(Protocol):
 class Trusted:
     """An issuer that is trusted for subjects, for tokens whose audience is `audience`.
 
-    An ID token's audience may be our client at the issuer instead, `client_id`. `token_type` is the type of tokens that
-    don't state their type.
+    An ID token's audience may be our client at the issuer instead, `client_id`. `token_type` is the type of bare strings that
+    don't show their type.
     """
 
     issuer: Issuer
@@ -127,13 +140,15 @@ class _Known(NamedTuple):
 
 
 def tokens_of(subject: str | SubjectTokens | TokenSource) -> SubjectTokens | TokenSource:
-    """Return the subject of `on_behalf_of` as tokens. A string is one token; its type is read from the token later.
+    """Return the subject of `on_behalf_of` as tokens. A bare string is one token; its type is read from the token later.
 
     Raises:
         ConfigurationError: `subject_empty`, the subject holds no token.
     """
     if isinstance(subject, str):
-        return SubjectTokens(access_token=subject)
+        tokens = SubjectTokens(access_token=subject)
+        tokens.is_bare = True
+        return tokens
     if isinstance(subject, SubjectTokens) and not any(
         (subject.access_token, subject.id_token, subject.refresh_token)
     ):
@@ -364,8 +379,9 @@ class TokenSubject:
             if token is None:
                 continue
             try:
+                stated_type = None if tokens.is_bare else _STATED[name]
                 known = yield from _verify(
-                    self._trust, token, agent=self._agent, must_be_id=name == "id_token"
+                    self._trust, token, agent=self._agent, stated_type=stated_type
                 )
             except InvalidSubjectError as error:
                 if error.code == "expired" and verified:
@@ -426,60 +442,92 @@ class TokenSubject:
         return token if self._trust.issuer.clock() < known.expires_at - _SPARE else None
 
 
-def _verify(trust: Trusted, token: Secret, *, agent: str | None, must_be_id: bool) -> Flow[_Known]:
+def _verify(
+    trust: Trusted, token: Secret, *, agent: str | None, stated_type: str | None
+) -> Flow[_Known]:
+    """Verify one token. `stated_type` is what the caller says it is; None for a bare string."""
     if not _is_jwt(token):
-        if must_be_id:
+        if stated_type == ID_TOKEN:
             raise InvalidSubjectError("wrong_typ", "the ID token isn't a JWT")
         return (yield from _introspect(trust, token, agent))
     parsed, claims = _read_jwt(token)
-    typ = parsed.header.get("typ")
+    typ = jose.read_typ(parsed.header)
     if typ not in TOKEN_TYPS:
         raise InvalidSubjectError(
             "wrong_typ", "the typ of the principal's token is of another kind"
         )
-    kid = parsed.header.get("kid")
-    if not isinstance(kid, str):
-        raise InvalidSubjectError("key_unknown", "the principal's token doesn't name its key")
-    key = yield from _key(trust.issuer, kid)
-    _apply(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
-    token_type = ACCESS_TOKEN if typ in ACCESS_TYPS else trust.token_type or _type_of(claims)
-    if must_be_id and token_type == ACCESS_TOKEN:
+    if stated_type == ID_TOKEN and typ in ACCESS_TYPS:
         raise InvalidSubjectError("wrong_typ", "an access token was passed as an ID token")
-    is_id = must_be_id or token_type == ID_TOKEN
+    key = yield from _key(trust.issuer, parsed)
+    _apply(lambda: jose.verify(parsed, [key], algorithms=trust.algorithms))
+    token_type = stated_type or _shown_type(typ, claims) or trust.token_type or ACCESS_TOKEN
+    is_id = token_type == ID_TOKEN
     now = trust.issuer.clock()
-    _apply(
-        lambda: jose.check_lifetime(claims.members, now=now, skew=_SKEW, max_lifetime=LONGEST_LIFE)
-    )
+    _check_lifetime(claims.members, trust, now)
     if claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
-    _check_audience(claims, [trust.audience, trust.client_id] if is_id else [trust.audience])
+    _check_audience(claims, trust, [trust.audience, trust.client_id] if is_id else [trust.audience])
     if is_id and trust.client_id is not None and claims.get("azp") not in (None, trust.client_id):
         raise InvalidSubjectError(
             "client_mismatch", "the principal's ID token was issued to another client"
         )
     yield from _check_claims(claims, trust, agent)
-    return _known_from(claims, ID_TOKEN if must_be_id else token_type, now)
+    return _known_from(claims, token_type, now)
 
 
-def _key(issuer: Issuer, kid: str) -> Flow[dict[str, JSON]]:
+def _shown_type(typ: str | None, claims: Fields) -> str | None:
+    """The type that a token shows; None where it shows none.
+
+    `auth_time` shows nothing: Keycloak puts it into access tokens too. The claim `typ` is Keycloak's.
+    """
+    if typ in ACCESS_TYPS or claims.get("typ") == "Bearer":
+        return ACCESS_TOKEN
+    if claims.has("nonce") or claims.has("at_hash") or claims.get("typ") == "ID":
+        return ID_TOKEN
+    return None
+
+
+def _check_lifetime(members: Mapping[str, JSON], trust: Trusted, now: float) -> None:
+    longest = trust.issuer.allows.longest_life
     try:
-        return (yield from issuer.key(kid))
+        jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=longest)
+    except VerificationError as error:
+        remedy = error.remedy
+        if error.code == "lifetime_too_long":
+            remedy = "have it issued for a shorter time, or set longest_life for the issuer"
+        refusal = InvalidSubjectError(error.code, str(error), remedy=remedy)
+    else:
+        return
+    raise refusal
+
+
+def _key(issuer: Issuer, token: jose.Parsed) -> Flow[dict[str, JSON]]:
+    kid, alg = token.header.get("kid"), token.header.get("alg")
+    try:
+        if kid is None:
+            return (yield from issuer.only_key(alg if isinstance(alg, str) else ""))
+        return (yield from issuer.key(kid if isinstance(kid, str) else ""))
     except CredentialRejectedError as error:
         if error.code != "unknown_key":
             raise
-        remedy = error.remedy
+        message, remedy = str(error), error.remedy
+    if kid is not None:
+        message = f"{issuer.url} doesn't publish the key of the token"
+    raise InvalidSubjectError("key_unknown", message, remedy=remedy)
+
+
+def _check_audience(claims: Fields, trust: Trusted, audiences: Sequence[str | None]) -> None:
+    allows = trust.issuer.allows
+    names = [name for name in audiences if name is not None]
+    if any(names_audience(claims, name, allows) for name in names):
+        return
+    ways_out = [audience_remedy(claims, name) for name in names]
+    way_out = next((way for way in ways_out if way is not None), "set audience for the issuer")
     raise InvalidSubjectError(
-        "key_unknown", f"{issuer.url} doesn't publish the key of the token", remedy=remedy
+        "audience_mismatch",
+        f"the audience of the principal's token isn't exactly {audiences[0]}",
+        remedy=f"have it issued for this agent, or {way_out}",
     )
-
-
-def _check_audience(claims: Fields, audiences: Sequence[str | None]) -> None:
-    if not any(claims.get("aud") in (name, [name]) for name in audiences if name is not None):
-        raise InvalidSubjectError(
-            "audience_mismatch",
-            f"the audience of the principal's token isn't exactly {audiences[0]}",
-            remedy="have it issued for this agent, or set audience for the issuer",
-        )
 
 
 def _check_claims(claims: Fields, trust: Trusted, agent: str | None) -> Flow[None]:
@@ -495,20 +543,12 @@ def _check_claims(claims: Fields, trust: Trusted, agent: str | None) -> Flow[Non
                 "the principal's token is bound to another party's key",
                 remedy="have it issued unbound, for this agent's audience",
             )
-    if agent is not None and claims.has("may_act"):
-        named = claims.nested("may_act")
-        if named is None or named.text("sub") not in (agent, trust.client_id):
-            raise InvalidSubjectError(
-                "may_act",
-                f"the principal's token allows another actor, not {agent}",
-                remedy="have the token issued with this agent, or its client, in may_act",
-            )
-
-
-def _type_of(claims: Fields) -> str:
-    if any(claims.has(name) for name in ("nonce", "at_hash", "auth_time")):
-        return ID_TOKEN
-    return JWT
+    if agent is not None and not may_act(claims, agent, trust.client_id):
+        raise InvalidSubjectError(
+            "may_act",
+            f"the principal's token allows another actor, not {agent}",
+            remedy="have the token issued with this agent, or its client, in may_act",
+        )
 
 
 def _known_from(claims: Fields, token_type: str, now: float) -> _Known:
@@ -549,10 +589,9 @@ def _introspect(trust: Trusted, token: Secret, agent: str | None) -> Flow[_Known
         raise InvalidSubjectError("subject_bound", "the principal's token is bound to a key")
     now = trust.issuer.clock()
     known = _known_from(claims, ACCESS_TOKEN, now)
-    members = {"iat": now, **claims.members}
-    _apply(lambda: jose.check_lifetime(members, now=now, skew=_SKEW, max_lifetime=LONGEST_LIFE))
+    _check_lifetime({"iat": now, **claims.members}, trust, now)
     if claims.has("iss") and claims.text("iss") != trust.issuer.url:
         raise InvalidSubjectError("issuer_mismatch", "the principal's token names another issuer")
-    _check_audience(claims, [trust.audience])
+    _check_audience(claims, trust, [trust.audience])
     yield from _check_claims(claims, trust, agent)
     return known

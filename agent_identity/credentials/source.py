@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent_identity.credentials.oauth.dpop import ProofKey
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.oauth.responses import Fields
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Principal, Secret
@@ -30,6 +31,20 @@ class SubjectToken(NamedTuple):
 
     token: Secret
     token_type: str
+
+
+def may_act(claims: Fields, agent: str, client_id: str | None) -> bool:
+    """Whether a principal's token lets this agent, or its client, act (RFC 8693 §4.4). Without a `may_act` it doesn't say.
+
+    It may name the actor by `sub`, by `client_id`, or by both; then both must be ours.
+    """
+    if "may_act" not in claims.members:
+        return True
+    actor = claims.nested("may_act")
+    if actor is None or not (actor.has("sub") or actor.has("client_id")):
+        return False
+    is_named = not actor.has("sub") or actor.text("sub") in (agent, client_id)
+    return is_named and (not actor.has("client_id") or actor.text("client_id") == client_id)
 
 
 class Subject(Protocol):

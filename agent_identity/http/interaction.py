@@ -7,6 +7,7 @@ A prompt is shown only after its links and its code have been checked. A loopbac
 from __future__ import annotations
 
 import secrets
+import socket
 import sys
 import threading
 from concurrent.futures import Future
@@ -14,7 +15,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from socketserver import TCPServer
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from agent_identity.errors import (
     AgentIdentityError,
@@ -130,7 +131,7 @@ def _lines(prompt: Prompt) -> list[str]:
 
 Members: TypeAlias = tuple[tuple[str, str], ...]
 
-_PATH: Final = "/callback"
+_ANYWHERE: Final = "http://127.0.0.1/callback"
 _LONGEST: Final = 8192
 _PAGE: Final = (
     b"<!doctype html><meta charset=utf-8><title>agent-identity</title>"
@@ -139,22 +140,33 @@ _PAGE: Final = (
 
 
 class Listener:
-    """Waits for one visit on a free loopback port, until it is closed.
+    """Waits for one visit at a loopback URI, until it is closed; without a port in the URI, at a free one.
 
     `callback` is a future of the response. Any page in the person's browser can send requests here. A request with another
     `Host`, `Origin`, path or method, as part of a page, that `accepts` refuses, or after the first visit, is refused and
     changes nothing.
     """
 
-    def __init__(self, accepts: Callable[[Members], bool] = lambda _: True) -> None:
+    def __init__(
+        self, accepts: Callable[[Members], bool] = lambda _: True, redirect_uri: str | None = None
+    ) -> None:
+        """Open the port.
+
+        Raises:
+            CredentialUnavailableError: `redirect_port_taken`, another program listens there.
+        """
+        place = urlsplit(redirect_uri or _ANYWHERE)
+        name, port = place.hostname or "", place.port or 0
         self._accepts = accepts
         self.callback: Future[Callback] = Future()
         self.callback.set_running_or_notify_cancel()
         self._lock = threading.Lock()
-        self._server = _Server(("127.0.0.1", 0), _Visit)
+        self._server = _open_server(name, port)
         self._server.listener = self
-        self.host: str = f"127.0.0.1:{self._server.server_port}"
-        self.redirect_uri: str = f"http://{self.host}{_PATH}"
+        host = f"[{name}]" if ":" in name else name
+        self.host: str = f"{host}:{self._server.server_port}"
+        self.path: str = place.path
+        self.redirect_uri: str = f"http://{self.host}{self.path}"
         self._thread = threading.Thread(
             target=self._server.serve_forever,
             kwargs={"poll_interval": 0.05},
@@ -185,6 +197,19 @@ class Listener:
         return 200, _PAGE
 
 
+def _open_server(name: str, port: int) -> _Server:
+    kind = _Server6 if ":" in name else _Server
+    address = "127.0.0.1" if name == "localhost" else name
+    try:
+        return kind((address, port), _Visit)
+    except OSError as error:
+        raise CredentialUnavailableError(
+            "redirect_port_taken",
+            f"the sign-in can't come back to port {port} of {name}: {error.strerror}",
+            remedy="end the program that listens there, or register another redirect_uri",
+        ) from None
+
+
 class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
@@ -193,11 +218,15 @@ class _Server(ThreadingHTTPServer):
     def server_bind(self) -> None:
         """Bind without the DNS lookup of `HTTPServer.server_bind`."""
         TCPServer.server_bind(self)
-        self.server_name = "127.0.0.1"
+        self.server_name = str(self.server_address[0])
         self.server_port = self.server_address[1]
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore broken connections: a printed traceback would contain the authorization code."""
+
+
+class _Server6(_Server):
+    address_family = socket.AF_INET6
 
 
 class _Visit(BaseHTTPRequestHandler):
@@ -215,7 +244,7 @@ class _Visit(BaseHTTPRequestHandler):
             self._respond(421, b"wrong host")
         elif any(origin != f"http://{listener.host}" for origin in origins):
             self._respond(403, b"wrong origin")
-        elif path != _PATH or len(self.path) > _LONGEST:
+        elif path != listener.path or len(self.path) > _LONGEST:
             self._respond(404, b"not found")
         elif self.headers.get("Sec-Fetch-Dest", "document") != "document":
             self._respond(403, b"not a top-level page")

@@ -88,22 +88,22 @@ class Surroundings:
         Raises:
             CredentialUnavailableError: `interaction_timeout`.
         """
-        with contextlib.closing(Listener(ask.accepts)) as listener:
+        with contextlib.closing(Listener(ask.accepts, ask.redirect_uri)) as listener:
             self._show(run(ask.prepare(listener.redirect_uri), world), deadline)
             try:
                 return listener.callback.result(ask.seconds)
             except FutureTimeout:
-                raise _timed_out() from None
+                raise _timed_out(listener) from None
 
     async def avisit(self, ask: Visit, world: Callable[[Ask], Awaitable[Answer]]) -> Callback:
         """The async twin of `visit`."""
-        listener = Listener(ask.accepts)
+        listener = Listener(ask.accepts, ask.redirect_uri)
         try:
             await self._ashow(await arun(ask.prepare(listener.redirect_uri), world))
             waiting = asyncio.shield(asyncio.wrap_future(listener.callback))
             return await asyncio.wait_for(waiting, ask.seconds)
         except TimeoutError:
-            raise _timed_out() from None
+            raise _timed_out(listener) from None
         finally:
             await asyncio.shield(asyncio.to_thread(listener.close))
 
@@ -156,7 +156,10 @@ def _is_at_hand(ask: Read | Keep | Svid) -> bool:
     return isinstance(ask, Read) and ask.reference.startswith("env:")
 
 
-def _timed_out() -> CredentialUnavailableError:
+def _timed_out(listener: Listener) -> CredentialUnavailableError:
     return CredentialUnavailableError(
-        "interaction_timeout", "the sign-in in the browser timed out", remedy="try again"
+        "interaction_timeout",
+        f"the sign-in in the browser timed out; nothing came back to {listener.redirect_uri}",
+        remedy="try again; if the browser showed an error, register exactly this redirect URI for the client, "
+        "and set redirect_uri for the issuer if it needs a fixed port",
     )

@@ -43,6 +43,7 @@ __all__ = [
     "loads_object",
     "numeric_date",
     "read_header",
+    "read_typ",
     "unverified",
     "verify",
 ]
@@ -235,6 +236,12 @@ def numeric_date(
 
 _LAST_SECOND: Final = 253402300799
 """9999-12-31T23:59:59Z, the last second that a `datetime` can hold."""
+
+
+def read_typ(header: Mapping[str, JSON]) -> str | None:
+    """The `typ` of another issuer's token in lower case (RFC 7515 §4.1.9): empty where there is none, None where it isn't a string."""
+    typ = header.get("typ", "")
+    return typ.lower() if isinstance(typ, str) else None
 
 
 def check_lifetime(

@@ -51,7 +51,7 @@ def find_candidates(keys: Sequence[JWK], alg: str, kid: JSON) -> list[JWK]:
     named = [key for key in keys if kid is None or key.get("kid") == kid]
     if not named:
         raise VerificationError("unknown_key", "no known key has the token's kid")
-    fitting = [key for key in named if _fits(key, alg)]
+    fitting = [key for key in named if fits(key, alg)]
     if not fitting:
         raise VerificationError("key_mismatch", f"the token's key isn't for {alg} signatures")
     if len(fitting) > _MAX_TRIES:
@@ -94,10 +94,11 @@ def refuse_private(jwk: JWK) -> None:
         raise VerificationError("key_private", "a private key was sent in place of a public one")
 
 
-def _fits(jwk: JWK, alg: str) -> bool:
+def fits(jwk: JWK, alg: str) -> bool:
+    """Whether a key is for signatures with this `alg`."""
     operations = jwk.get("key_ops", ["verify"])
     return (
-        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES[alg]
+        (jwk.get("kty"), jwk.get("crv")) == KEY_TYPES.get(alg)
         and jwk.get("alg", alg) == alg
         and jwk.get("use", "sig") == "sig"
         and isinstance(operations, list)

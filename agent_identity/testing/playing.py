@@ -112,7 +112,7 @@ class _Player:
     def _visit(self, ask: Visit) -> Callback:
         if self.visitor is None:
             raise AssertionError("the flow sends a person somewhere, and there is no visitor")
-        redirect_uri = "http://127.0.0.1:1/callback"
+        redirect_uri = ask.redirect_uri or "http://127.0.0.1:1/callback"
         return self.visitor(redirect_uri, run(ask.prepare(redirect_uri), self.answer))
 
 

@@ -100,6 +100,8 @@ _KINDS: Final = {
     Kind.PATTERN: "list of paths",
     Kind.PATH: "path",
     Kind.KEYS: "URL or `file:PATH`",
+    Kind.METADATA: 'URL or `"none"`',
+    Kind.REDIRECT: "URI",
     Kind.LEDGER: "URL",
 }
 _WORDS: Final[tuple[tuple[object, str], ...]] = (

@@ -126,7 +126,7 @@ ANSWERS: dict[str, tuple[FakeResponse, str]] = {
     ),
     "another principal": (lambda i, b: good(i, b, claims={"sub": "mallory"}), "subject_mismatch"),
     "negative life": (lambda i, b: good(i, b, expires_in=-5), "already_expired"),
-    "life as text": (lambda i, b: good(i, b, expires_in="3600"), "malformed_answer"),
+    "life as text": (lambda i, b: good(i, b, expires_in="an hour"), "malformed_answer"),
     "a list of tokens": (lambda i, b: good(i, b, access_token=["a"]), "malformed_answer"),
     "no token": (lambda i, b: {"token_type": "DPoP"}, "malformed_answer"),
     "an id token": (

@@ -15,7 +15,7 @@ import pytest
 
 from agent_identity.credentials.agent import Agent
 from agent_identity.credentials.oauth.metadata import discover, read_keys
-from agent_identity.credentials.oauth.registration import register
+from agent_identity.credentials.oauth.registration import Registration, register
 from agent_identity.credentials.oauth.token_types import JWT
 from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import SubjectToken
@@ -107,10 +107,7 @@ def ask(host: Host) -> Any:
         yield from read_keys(endpoints.issuer, endpoints.jwks, time.time)
         found = yield from register(
             endpoints,
-            name="bot",
-            agent=agent.uri,
-            owner=None,
-            key=agent.key,
+            Registration("bot", agent.uri, None, agent.key),
             initial_token=Secret(INITIAL),
             clock=time.time,
         )
@@ -211,9 +208,8 @@ GOOD = {
         ({"issued_token_type": "urn:ietf:params:oauth:token-type:jwt"}, "wrong_token_type"),
         ({"expires_in": -5}, "already_expired"),
         ({"expires_in": 0}, "already_expired"),
-        ({"expires_in": "3600"}, "malformed_answer"),
+        ({"expires_in": "an hour"}, "malformed_answer"),
         ({"scope": "invoices:pay"}, "scope_widened"),
-        ({"refresh_token": "r"}, "unexpected_refresh_token"),
         ({}, "malformed_grant"),
     ],
     ids=lambda value: value if isinstance(value, str) else json.dumps(value),

@@ -21,7 +21,7 @@ from agent_identity.authority import Authority
 from agent_identity.credentials.agent import Agent as Instance
 from agent_identity.credentials.oauth.dpop import ProofKey
 from agent_identity.credentials.oauth.metadata import discover
-from agent_identity.credentials.oauth.registration import register
+from agent_identity.credentials.oauth.registration import Registration, register
 from agent_identity.credentials.root_grants import IssuedGrants, RootWanted
 from agent_identity.credentials.source import Wanted
 from agent_identity.credentials.sources import token_exchange
@@ -77,10 +77,7 @@ class Agent:
         client = self.run(
             register(
                 self.endpoints,
-                name="invoice-bot",
-                agent=BOT,
-                owner=None,
-                key=self.key,
+                Registration("invoice-bot", BOT, None, self.key),
                 initial_token=authority.registration_token(),
                 clock=time.time,
             )

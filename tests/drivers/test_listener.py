@@ -215,3 +215,55 @@ def test_without_a_terminal_a_prompt_says_what_to_do(capsys: pytest.CaptureFixtu
     assert caught.value.code == "no_terminal"
     assert "on_interaction" in (caught.value.remedy or "")
     assert capsys.readouterr().err == ""
+
+
+def redirect_to(uri: str) -> str:
+    with closing(Listener(redirect_uri=uri)) as listener:
+        httpx.get(f"{listener.redirect_uri}?code=c")
+        return listener.callback.result(1).redirect_uri
+
+
+def free_port() -> int:
+    with closing(Listener()) as listener:
+        return int(listener.host.rpartition(":")[2])
+
+
+@pytest.mark.parametrize("name", ["127.0.0.1", "localhost", "127.0.0.2"])
+def test_a_redirect_uri_with_a_port_is_used_as_it_is(name: str) -> None:
+    uri = f"http://{name}:{free_port()}/signed/in"
+    assert redirect_to(uri) == uri
+
+
+def test_a_redirect_uri_without_a_port_gets_a_free_one() -> None:
+    uri = redirect_to("http://localhost/back")
+    assert uri.startswith("http://localhost:")
+    assert uri.endswith("/back")
+
+
+def test_the_path_of_the_redirect_uri_is_the_only_one() -> None:
+    with closing(Listener(redirect_uri="http://127.0.0.1/back")) as listener:
+        assert httpx.get(f"http://{listener.host}/callback?code=c").status_code == 404
+
+
+def test_a_port_that_is_taken_is_an_error_that_says_so() -> None:
+    with closing(Listener()) as taken, pytest.raises(CredentialUnavailableError) as caught:
+        Listener(redirect_uri=taken.redirect_uri)
+    assert caught.value.code == "redirect_port_taken"
+    assert taken.host.rpartition(":")[2] in str(caught.value)
+
+
+def test_a_sign_in_that_times_out_names_the_redirect_uri_to_register() -> None:
+    uri = f"http://127.0.0.1:{free_port()}/callback"
+    surroundings = Surroundings(on_interaction=lambda _: None)
+    ask = Visit(lambda _: pure(sign_in("https://idp.example/authorize")), 0.05, uri)
+    with pytest.raises(CredentialUnavailableError) as caught:
+        surroundings.visit(ask, lambda _: None, float("inf"))
+    assert caught.value.code == "interaction_timeout"
+    assert uri in str(caught.value)
+    with pytest.raises(CredentialUnavailableError) as late:
+        asyncio.run(surroundings.avisit(ask, never))
+    assert uri in str(late.value)
+
+
+async def never(_: object) -> None:
+    raise AssertionError("a prompt asks for nothing")

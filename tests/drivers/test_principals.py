@@ -594,6 +594,163 @@ def test_an_id_token_stays_while_it_lasts_where_a_refresh_brings_none(
         assert exchanged(session) == "alice"
 
 
+# -- what a token is -------------------------------------------------------------------------------------------------------
+
+TYPES = "urn:ietf:params:oauth:token-type:"
+
+
+def sent_type(identity: AgentIdentity, idp: People, subject: Any) -> str:
+    """The `subject_token_type` with which the principal's token was exchanged."""
+    with identity.on_behalf_of(subject, purpose="p") as session:
+        exchanged(session)
+    return idp.asked[-1]["subject_token_type"].removeprefix(TYPES)
+
+
+@pytest.mark.parametrize(
+    ("typ", "claims", "expected"),
+    [
+        ("at+jwt", {}, "access_token"),
+        ("AT+JWT", {}, "access_token"),
+        ("application/at+jwt", {"nonce": "n"}, "access_token"),
+        ("JWT", {"typ": "Bearer", "auth_time": 1}, "access_token"),
+        ("jwt", {"typ": "Bearer", "nonce": "n"}, "access_token"),
+        ("JWT", {"nonce": "n"}, "id_token"),
+        ("JWT", {"at_hash": "h"}, "id_token"),
+        ("JWT", {"typ": "ID"}, "id_token"),
+        ("JWT", {"auth_time": 1}, "access_token"),
+        ("JWT", {}, "access_token"),
+    ],
+    ids=str,
+)
+def test_a_bare_string_is_what_it_shows(
+    configured: Configured, idp: People, typ: str, claims: dict[str, Any], expected: str
+) -> None:
+    identity = configured(acme(idp) + resource(BILLING))
+    token = idp.token("alice", audience="invoice-bot", typ=typ, claims=claims)
+    assert sent_type(identity, idp, token) == expected
+
+
+@pytest.mark.parametrize(
+    ("configured_type", "claims", "expected"),
+    [
+        ("id_token", {}, "id_token"),
+        ("jwt", {}, "jwt"),
+        ("jwt", {"nonce": "n"}, "id_token"),
+        ("id_token", {"typ": "Bearer"}, "access_token"),
+    ],
+    ids=str,
+)
+def test_the_configured_type_is_for_bare_strings_that_show_none(
+    configured: Configured, idp: People, configured_type: str, claims: dict[str, Any], expected: str
+) -> None:
+    identity = configured(acme(idp, f'token_type = "{configured_type}"') + resource(BILLING))
+    token = idp.token("alice", audience="invoice-bot", typ="JWT", claims=claims)
+    assert sent_type(identity, idp, token) == expected
+    named = SubjectTokens(access_token=token)
+    assert sent_type(identity, idp, named) == "access_token"
+
+
+def test_subject_tokens_are_what_the_caller_says(configured: Configured, idp: People) -> None:
+    identity = configured(acme(idp) + resource(BILLING))
+    plain = idp.token("alice", audience="invoice-bot", typ="JWT")
+    assert sent_type(identity, idp, SubjectTokens(id_token=plain)) == "id_token"
+    assert sent_type(identity, idp, SubjectTokens(access_token=idp.id())) == "access_token"
+    both = SubjectTokens(access_token=plain, id_token=idp.id())
+    assert sent_type(identity, idp, both) == "access_token"
+
+
+@pytest.mark.parametrize("typ", ["logout+jwt", "dpop+jwt", "agent-grant+jwt", "JOSE"])
+def test_a_token_of_another_kind_opens_no_session(
+    configured: Configured, idp: People, typ: str
+) -> None:
+    token = idp.token("alice", audience="invoice-bot", typ=typ)
+    assert refused(configured(acme(idp)), token) == "wrong_typ"
+
+
+class Unnamed(People):
+    """An issuer that gives its keys no `kid`, nor its tokens."""
+
+    def __init__(self, **parts: Any) -> None:
+        self.more: list[SigningKey] = []
+        super().__init__(**parts)
+
+    def answer(self, request: Received) -> FakeResponse:
+        if request.path != "/jwks":
+            return super().answer(request)
+        keys = [dict(key.public_jwk) for key in (self.key, *self.more)]
+        return FakeResponse(
+            200, {"content-type": "text/plain"}, json.dumps({"keys": keys}).encode()
+        )
+
+    def unnamed(self, key: SigningKey | None = None) -> str:
+        """A token without `kid`."""
+        parsed = unverified(self.access())
+        header = {name: value for name, value in parsed.header.items() if name != "kid"}
+        return (key or self.key).compact(b64url(json.dumps(header).encode()), parsed.payload)
+
+
+@pytest.fixture
+def unnamed(clock: Clock) -> Iterator[Unnamed]:
+    with Unnamed(clock=clock) as issuer:
+        yield issuer
+
+
+def test_a_token_without_a_kid_is_verified_by_the_only_key_that_fits(
+    configured: Configured, unnamed: Unnamed
+) -> None:
+    identity = configured(acme(unnamed))
+    with identity.on_behalf_of(unnamed.unnamed(), purpose="p") as session:
+        assert session.principal.sub == "alice"
+    assert refused(identity, unnamed.unnamed(SigningKey.generate())) == "bad_signature"
+
+
+@pytest.mark.parametrize("alg", ["none", "HS256", "ES257", None, 7])
+def test_without_a_kid_an_algorithm_that_no_key_has_is_refused(
+    configured: Configured, unnamed: Unnamed, alg: Any
+) -> None:
+    header = b64url(json.dumps({"typ": "at+jwt", "alg": alg}).encode())
+    token = unnamed.key.compact(header, unverified(unnamed.access()).payload)
+    code = refused(configured(acme(unnamed)), token)
+    assert code in {"alg_not_allowed", "key_unknown", "header_malformed", "malformed_header"}
+
+
+def test_with_two_such_keys_it_is_refused(configured: Configured, unnamed: Unnamed) -> None:
+    unnamed.more.append(SigningKey.generate())
+    assert refused(configured(acme(unnamed)), unnamed.unnamed()) == "key_unknown"
+
+
+@pytest.mark.parametrize(
+    ("claims", "code", "key"),
+    [
+        (
+            {"aud": ["invoice-bot", "account"]},
+            "audience_mismatch",
+            "allow_several_audiences = true",
+        ),
+        ({"aud": None}, "audience_mismatch", "allow_missing_audience = true"),
+        ({"exp": 10**11}, "lifetime_too_long", "longest_life = 1e12"),
+    ],
+    ids=str,
+)
+def test_what_is_refused_by_default_has_a_key_that_the_remedy_names(
+    configured: Configured, idp: People, claims: dict[str, Any], code: str, key: str
+) -> None:
+    token = idp.access(**claims)
+    with pytest.raises(InvalidSubjectError) as caught:
+        configured(acme(idp)).on_behalf_of(token, purpose="p").__enter__()
+    assert caught.value.code == code
+    assert key.partition(" ")[0] in (caught.value.remedy or "")
+    with configured(acme(idp, key)).on_behalf_of(token, purpose="p") as session:
+        assert session.principal.sub == "alice"
+
+
+def test_no_key_makes_another_audience_ours(configured: Configured, idp: People) -> None:
+    keys = ("allow_several_audiences = true", "allow_missing_audience = true")
+    identity = configured(acme(idp, *keys, "allow_other_subject = true"))
+    for aud in ("account", ["account", "other"], [], {"invoice-bot": 1}):
+        assert refused(identity, idp.access(aud=aud)) == "audience_mismatch"
+
+
 # -- what is no token of a principal ---------------------------------------------------------------------------------------
 
 LOGOUT = {"http://schemas.openid.net/event/backchannel-logout": {}}
@@ -658,7 +815,15 @@ def test_may_act_is_heard_before_a_session_opens(idp: People, clock: Clock) -> N
 
     assert opened("urn:agent:me", {"sub": "urn:agent:me"}) == "alice"
     assert opened("urn:agent:me", {"sub": "client-1"}) == "alice"
-    for named in ({"sub": "other-agent"}, {}, "urn:agent:me", {"sub": ["urn:agent:me"]}):
+    assert opened("urn:agent:me", {"client_id": "client-1"}) == "alice"
+    assert opened("urn:agent:me", {"sub": "urn:agent:me", "client_id": "client-1"}) == "alice"
+    others = (
+        *({"sub": "other-agent"}, {}, "urn:agent:me", {"sub": ["urn:agent:me"]}),
+        *({"client_id": "client-2"}, {"client_id": "urn:agent:me"}, {"client_id": ["client-1"]}),
+        {"sub": "other-agent", "client_id": "client-1"},
+        {"sub": "urn:agent:me", "client_id": "client-2"},
+    )
+    for named in others:
         with pytest.raises(InvalidSubjectError) as caught:
             opened("urn:agent:me", named)
         assert caught.value.code == "may_act"

@@ -307,17 +307,17 @@ import sys
 from joserfc import jws
 from joserfc.jwk import RSAKey
 from agent_identity import jose
-from agent_identity.credentials.oauth.metadata import named_keys
+from agent_identity.credentials.oauth.metadata import usable_keys
 from agent_identity.credentials.oauth.responses import Fields
 from agent_identity.keys.signing import SigningKey
 
 ours = SigningKey.generate()
 jose.verify(ours.compact(jose.encode_header("ES256", typ="t"), b"{}"), [ours.public_jwk], algorithms={"ES256"})
 foreign = RSAKey.generate_key(2048, {"kid": "k"})
-keys = named_keys(Fields({"keys": [foreign.as_dict(private=False)]}))
+keys = usable_keys(Fields({"keys": [foreign.as_dict(private=False)]}))
 before = "jwt" in sys.modules
 token = jws.serialize_compact({"alg": "RS256", "kid": "k"}, b"{}", foreign)
-jose.verify(token, list(keys.values()), algorithms={"RS256"})
+jose.verify(token, keys, algorithms={"RS256"})
 print(before, "jwt" in sys.modules)
 """
     found = subprocess.check_output([sys.executable, "-c", code], text=True)

@@ -9,16 +9,21 @@ from typing import TYPE_CHECKING, Protocol
 from agent_identity.credentials.oauth.dpop import Nonces
 from agent_identity.credentials.oauth.issuer_keys import IssuerKeys
 from agent_identity.credentials.oauth.requests import UNBOUND, form_request
-from agent_identity.credentials.oauth.responses import failure_of, json_object, read_answer
+from agent_identity.credentials.oauth.responses import (
+    STRICT,
+    failure_of,
+    json_object,
+    read_answer,
+)
 from agent_identity.credentials.oauth.retries import ATTEMPTS
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent_identity.credentials.oauth.client import Client
     from agent_identity.credentials.oauth.requests import Binding, Form, Issued
-    from agent_identity.credentials.oauth.responses import Answer
+    from agent_identity.credentials.oauth.responses import Allowances, Answer
     from agent_identity.flow import Flow, HttpResponse
     from agent_identity.values import Certificate
 
@@ -32,7 +37,9 @@ class Clients(Protocol):
 class Issuer(IssuerKeys):
     """One issuer, used as one client. Without `clients` only its keys and metadata can be read.
 
-    `certificate` is the TLS client certificate that tokens are bound to. `resource_indicators=False` leaves out `resource`
+    `allows` is what its tokens may differ in. `redirect_uri` is the loopback URI that the client is registered with; None is a
+    free port. `assumes_pkce` signs in although the metadata doesn't list PKCE methods. `revokes` is whether tokens are revoked at
+    the end of a session. `certificate` is the TLS client certificate that tokens are bound to. `resource_indicators=False` leaves out `resource`
     (RFC 8707), for issuers that refuse it. `subjects_of` are the URLs of issuers whose `sub` names the same person here.
     """
 
@@ -44,12 +51,32 @@ class Issuer(IssuerKeys):
         clock: Callable[[], float],
         origins: frozenset[str] = frozenset(),
         jwks: str | None = None,
+        metadata: str | None = None,
+        has_metadata: bool = True,
+        endpoints: Mapping[str, str] | None = None,
+        allows: Allowances = STRICT,
+        redirect_uri: str | None = None,
+        assumes_pkce: bool = False,
+        revokes: bool = True,
         certificate: Callable[[], Flow[Certificate]] | None = None,
         resource_indicators: bool = True,
         subjects_of: frozenset[str] = frozenset(),
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        super().__init__(url, clock=clock, origins=origins, jwks=jwks, monotonic=monotonic)
+        super().__init__(
+            url,
+            clock=clock,
+            origins=origins,
+            jwks=jwks,
+            metadata=metadata,
+            has_metadata=has_metadata,
+            endpoints=endpoints,
+            monotonic=monotonic,
+        )
+        self.allows = allows
+        self.redirect_uri = redirect_uri
+        self.assumes_pkce = assumes_pkce
+        self.revokes = revokes
         self.subjects_of = subjects_of
         self.resource_indicators = resource_indicators
         self.nonces: Nonces = Nonces()
@@ -149,11 +176,13 @@ class Issuer(IssuerKeys):
         return (yield from self._attempt(once, attempts))
 
     def revoke(self, issued: Issued, /) -> Flow[bool]:
-        """Revoke a token, by one request (RFC 7009). False where the issuer revokes none.
+        """Revoke a token, by one request (RFC 7009). False where the issuer revokes none, or isn't to be asked.
 
         Raises:
             CredentialError: the issuer refused, or could not be reached.
         """
+        if not self.revokes:
+            return False
         endpoints = yield from self.endpoints()
         if endpoints.revocation is None:
             return False

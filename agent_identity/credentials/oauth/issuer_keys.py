@@ -10,7 +10,11 @@ import time
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_identity.credentials.cache import Cooldown, digest_of
-from agent_identity.credentials.oauth.metadata import discover, read_keys
+from agent_identity.credentials.oauth.metadata import (
+    discover,
+    endpoints_without_metadata,
+    read_keys,
+)
 from agent_identity.credentials.oauth.retries import ATTEMPTS, Breaker, wait_for
 from agent_identity.errors import (
     AgentIdentityError,
@@ -21,7 +25,7 @@ from agent_identity.flow import Expiring, Shared, shared
 from agent_identity.values import new_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from agent_identity.credentials.oauth.metadata import Endpoints, KeySet
     from agent_identity.flow import Flow
@@ -50,8 +54,9 @@ class _Look:
 class IssuerKeys:
     """The metadata and the keys of one issuer.
 
-    `origins` are further allowed origins of its endpoints. `jwks` replaces the metadata's `jwks_uri`. `key_use` is the `use`
-    of its signing keys. `clock` returns Unix seconds. `id` is unique: issuers with the same URL but other settings share no
+    `origins` are further allowed origins of its endpoints. `metadata` is the URL of its metadata where that isn't a standard one;
+    with `has_metadata=False` none is read. `endpoints` (by their RFC 8414 names) and `jwks` replace those of the metadata. `key_use` is the `use` of its
+    signing keys. `clock` returns Unix seconds. `id` is unique: issuers with the same URL but other settings share no
     cache entries.
     """
 
@@ -62,6 +67,9 @@ class IssuerKeys:
         clock: Callable[[], float],
         origins: frozenset[str] = frozenset(),
         jwks: str | None = None,
+        metadata: str | None = None,
+        has_metadata: bool = True,
+        endpoints: Mapping[str, str] | None = None,
         key_use: str = "sig",
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -71,6 +79,9 @@ class IssuerKeys:
         self.breaker: Breaker = Breaker(monotonic)
         self._origins = origins
         self._jwks = jwks
+        self._metadata = metadata
+        self._has_metadata = has_metadata
+        self._given = endpoints or {}
         self._key_use = key_use
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
@@ -88,10 +99,34 @@ class IssuerKeys:
         Raises:
             CredentialError: there is none, or it can't be read.
         """
+        if not self._has_metadata:
+            return endpoints_without_metadata(self.url, self.clock(), self._given)
         key = digest_of(("metadata", self.id))
-        start = lambda: self._attempt(lambda: discover(self.url, self.clock, self._origins))  # noqa: E731 - a flow to be made twice
+        start = lambda: self._attempt(self._discover)  # noqa: E731 - a flow to be made twice
         self._endpoints = yield from self._or_stale(Shared(key, start), self._endpoints)
         return self._endpoints
+
+    def _discover(self) -> Flow[Endpoints]:
+        return discover(
+            self.url, self.clock, self._origins, place=self._metadata, given=self._given
+        )
+
+    def only_key(self, alg: str) -> Flow[dict[str, JSON]]:
+        """Return the issuer's public key for tokens that don't name their key.
+
+        Raises:
+            CredentialRejectedError: `unknown_key`, not exactly one of its keys fits this `alg`.
+            CredentialUnavailableError: its keys can't be read.
+        """
+        keys, was_read = yield from self._current()
+        if keys.only_for(alg) is None and not was_read:
+            keys = yield from self._look_again(keys, at_once=False)
+        key = keys.only_for(alg)
+        if key is None:
+            raise CredentialRejectedError(
+                "unknown_key", f"the token doesn't name its key, and {self.url} has none or several"
+            )
+        return key
 
     def key(self, kid: str, *, at_once: bool = False) -> Flow[dict[str, JSON]]:
         """Return the issuer's public key with this `kid`. For an unknown one the keys are read again, at most every 30 s.

@@ -11,23 +11,25 @@ from urllib.parse import urlsplit
 
 from agent_identity import jose
 from agent_identity.credentials.oauth.responses import Fields, failure_of, json_object, send
-from agent_identity.errors import CredentialRejectedError, VerificationError
-from agent_identity.flow import Flow, HttpRequest, read
-from agent_identity.jose.public_keys import find_candidates, load_checker
+from agent_identity.errors import CredentialError, CredentialRejectedError, VerificationError
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, read
+from agent_identity.jose.public_keys import find_candidates, fits, load_checker
 from agent_identity.keys.algorithms import KEY_TYPES
 from agent_identity.uris import origin, origin_or_none
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from agent_identity.values import JSON, Secret
 
 _LIFE: Final = 300.0
-_KEY_LIMIT: Final = 64
+_KEY_LIMIT: Final = 1000
 _NOT_FOUND: Final = 404
 _RESOURCE_PLACE: Final = "/.well-known/oauth-protected-resource"
 _NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
 """Statuses that mean that there is no metadata at a URL; the next one is tried."""
+_BUSY: Final = frozenset({429, 503})
+"""Statuses that ask for fewer requests; no other URL is tried."""
 
 _ALIASED: Final = {
     "token": "token_endpoint",
@@ -44,7 +46,8 @@ class Endpoints:
     """An issuer's metadata (RFC 8414). `issuer` is exactly the configured URL.
 
     `aliases` are the endpoints for clients with a TLS certificate (RFC 8705 §5), by field name here; `origins` are their
-    allowed origins. `takes_metadata_documents` is None where the metadata doesn't say.
+    allowed origins. `takes_metadata_documents`, `auth_methods`, `grant_types` and `scopes` are None where the
+    metadata doesn't say.
     """
 
     issuer: str
@@ -64,6 +67,9 @@ class Endpoints:
     names_itself_in_response: bool = False
     requires_pushed: bool = False
     takes_metadata_documents: bool | None = None
+    auth_methods: frozenset[str] | None = None
+    grant_types: frozenset[str] | None = None
+    scopes: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
     revocations: str | None = None
 
@@ -89,28 +95,67 @@ class Endpoints:
 
 
 def discover(
-    issuer: str, clock: Callable[[], float], origins: frozenset[str] = frozenset()
+    issuer: str,
+    clock: Callable[[], float],
+    origins: frozenset[str] = frozenset(),
+    *,
+    place: str | None = None,
+    given: Mapping[str, str] | None = None,
 ) -> Flow[Endpoints]:
     """Read an issuer's metadata (RFC 8414 §3, OpenID Discovery §4). Its `issuer` must equal the configured URL.
 
-    `origins` are further origins that are allowed for endpoints; by default every endpoint must be at the issuer's own.
+    `origins` are further origins that are allowed for endpoints; by default every endpoint must be at the issuer's own. `place`
+    replaces the standard URLs of the document. `given` are endpoints by their RFC 8414 names, which replace the document's.
 
     Raises:
         CredentialRejectedError: `issuer_mismatch`, `endpoint_origin` or `metadata_missing`.
         CredentialUnavailableError: the issuer could not be reached.
     """
-    for url in _places(issuer):
+    failure: CredentialError | None = None
+    for url in _places(issuer) if place is None else (place,):
         response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
         if response.status in _NOT_THERE:
             continue
-        if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-            raise failure_of(response, issuer, "its metadata", clock())
-        return _endpoints_in(json_object(response, issuer), issuer, clock(), origins)
-    raise CredentialRejectedError(
+        try:
+            document = _read_document(response, issuer, clock())
+        except CredentialError as error:
+            if response.status in _BUSY or error.code == "redirected":
+                raise
+            failure = failure or error
+            continue
+        return _endpoints_in(document, issuer, clock(), origins, given or {})
+    raise failure or CredentialRejectedError(
         "metadata_missing",
         f"{issuer} publishes no metadata",
-        remedy="check the issuer's URL; a trailing slash matters",
+        remedy='check the issuer\'s URL; a trailing slash matters. If it has no metadata, set metadata = "none" and its endpoints',
     )
+
+
+def _read_document(response: HttpResponse, issuer: str, now: float) -> Fields:
+    """Read a response as the metadata of this issuer."""
+    if 300 <= response.status < 400:  # noqa: PLR2004 - a status of HTTP
+        raise CredentialRejectedError(
+            "redirected",
+            f"{issuer} redirects from a URL of its metadata, and redirects are never followed",
+            remedy="set metadata for the issuer to the URL where the document is",
+        )
+    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
+        raise failure_of(response, issuer, "its metadata", now)
+    document = json_object(response, issuer)
+    if document.text("issuer") != issuer:
+        raise CredentialRejectedError(
+            "issuer_mismatch", f"the metadata at {issuer} names another issuer"
+        )
+    return document
+
+
+def endpoints_without_metadata(issuer: str, now: float, given: Mapping[str, str]) -> Endpoints:
+    """The endpoints of an issuer whose metadata isn't read: those that are `given`, by their RFC 8414 names.
+
+    Raises:
+        CredentialRejectedError: `metadata_incomplete`, there is no token endpoint among them.
+    """
+    return _endpoints_in(Fields({"issuer": issuer}), issuer, now, frozenset(), given)
 
 
 def _places(issuer: str) -> tuple[str, ...]:
@@ -129,15 +174,19 @@ def _places(issuer: str) -> tuple[str, ...]:
     )
 
 
-def _endpoints_in(document: Fields, issuer: str, now: float, origins: frozenset[str]) -> Endpoints:
-    if document.text("issuer") != issuer:
-        raise CredentialRejectedError(
-            "issuer_mismatch", f"the metadata at {issuer} names another issuer"
-        )
+def _endpoints_in(
+    document: Fields,
+    issuer: str,
+    now: float,
+    origins: frozenset[str],
+    given: Mapping[str, str],
+) -> Endpoints:
     allowed = origins | {origin(issuer)}
     aliases = document.nested("mtls_endpoint_aliases")
 
     def endpoint(name: str) -> str | None:
+        if name in given:
+            return given[name]
         if not document.has(name):
             return None
         url = document.text(name)
@@ -172,6 +221,9 @@ def _endpoints_in(document: Fields, issuer: str, now: float, origins: frozenset[
         requires_pushed=document.get("require_pushed_authorization_requests") is True,
         revocations=endpoint("agent_identity_revocations_uri"),
         takes_metadata_documents=_flag(document, "client_id_metadata_document_supported"),
+        auth_methods=document.texts("token_endpoint_auth_methods_supported"),
+        grant_types=document.texts("grant_types_supported"),
+        scopes=document.texts("scopes_supported"),
     )
 
 
@@ -190,14 +242,20 @@ def _flag(document: Fields, name: str) -> bool | None:
 
 @dataclass(frozen=True, slots=True)
 class KeySet:
-    """An issuer's public keys by `kid`, at most 64 of them."""
+    """An issuer's public keys, at most a thousand of them: by `kid`, and those that have none."""
 
     keys: Mapping[str, dict[str, JSON]]
     issued_at: float
     expires_at: float
+    unnamed: tuple[dict[str, JSON], ...] = ()
 
     def get(self, kid: str) -> dict[str, JSON] | None:
         return self.keys.get(kid)
+
+    def only_for(self, alg: str) -> dict[str, JSON] | None:
+        """The key for a token without a `kid`: the only one that fits its `alg`."""
+        fitting = [key for key in (*self.keys.values(), *self.unnamed) if fits(key, alg)]
+        return fitting[0] if len(fitting) == 1 else None
 
 
 def read_keys(
@@ -208,7 +266,9 @@ def read_keys(
     discovered: bool = False,
     use: str = "sig",
 ) -> Flow[KeySet]:
-    """Read an issuer's JWK set (RFC 7517 §5). Keys without a `kid`, or with a repeated one, are left out.
+    """Read an issuer's JWK set (RFC 7517 §5). Keys with a repeated `kid` are left out.
+
+    The content type isn't checked, since some issuers serve the set with another one.
 
     `jwks` is a URL, or `file:` and a path. `use` is the `use` of signing keys: `jwt-svid` in the bundle of a SPIFFE trust
     domain.
@@ -228,25 +288,35 @@ def read_keys(
     now = clock()
     if response.status != 200:  # noqa: PLR2004 - a status of HTTP
         raise failure_of(response, issuer, "its keys", now)
-    keys = named_keys(json_object(response, issuer, kinds=_JWKS_KINDS), use)
+    keys = usable_keys(json_object(response, issuer, kinds=None), use)
     if keys is None:
         raise CredentialRejectedError("malformed_keys", f"{issuer} publishes no valid JWK set")
-    return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
+    return _key_set(keys, now)
 
 
 def _keys_in_file(
     issuer: str, reference: str, clock: Callable[[], float], use: str
 ) -> Flow[KeySet]:
     text = yield from read(reference)
-    keys = None if text is None else named_keys(_fields_of(text), use)
+    keys = None if text is None else usable_keys(_fields_of(text), use)
     if keys is None:
         raise CredentialRejectedError(
             "malformed_keys",
             f"the jwks file of {issuer} holds no valid JWK set",
             remedy="write the issuer's JWK set to that file",
         )
-    now = clock()
-    return KeySet(keys, issued_at=now, expires_at=now + _LIFE)
+    return _key_set(keys, clock())
+
+
+def _key_set(keys: Sequence[dict[str, JSON]], now: float) -> KeySet:
+    named = [(kid, key) for key in keys if isinstance(kid := key.get("kid"), str)]
+    counts = Counter(kid for kid, _ in named)
+    return KeySet(
+        {kid: key for kid, key in named if counts[kid] == 1},
+        issued_at=now,
+        expires_at=now + _LIFE,
+        unnamed=tuple(key for key in keys if key.get("kid") is None),
+    )
 
 
 def _fields_of(text: Secret) -> Fields:
@@ -256,11 +326,8 @@ def _fields_of(text: Secret) -> Fields:
         return Fields({})
 
 
-_JWKS_KINDS: Final = frozenset({"application/json", "application/jwk-set+json"})
-
-
-def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]] | None:
-    """Return the usable keys of a JWK set by `kid`; None where it isn't a JWK set, or has more than 64 keys."""
+def usable_keys(document: Fields, use: str = "sig") -> list[dict[str, JSON]] | None:
+    """Return the usable keys of a JWK set; None where it isn't a JWK set, or has more than a thousand keys."""
     members = document.get("keys")
     if not isinstance(members, list) or len(members) > _KEY_LIMIT:
         return None
@@ -269,9 +336,7 @@ def named_keys(document: Fields, use: str = "sig") -> dict[str, dict[str, JSON]]
         for key in members
         if isinstance(key, dict)
     ]
-    named = [(key.get("kid"), key) for key in keys if _is_usable(key)]
-    counts = Counter(kid for kid, _ in named if isinstance(kid, str))
-    return {kid: key for kid, key in named if isinstance(kid, str) and counts[kid] == 1}
+    return [key for key in keys if _is_usable(key)]
 
 
 def _is_usable(key: dict[str, JSON]) -> bool:

@@ -4,31 +4,41 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Literal
 
 import orjson
 
 from agent_identity import jose
 from agent_identity.credentials.cache import digest_of
-from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.client import (
+    Client,
+    NoProof,
+    PrivateKeyJwt,
+    SecretBasic,
+    SecretPost,
+)
 from agent_identity.credentials.oauth.responses import Fields, failure_of, send
+from agent_identity.credentials.oauth.token_types import REFRESH
 from agent_identity.errors import CredentialRejectedError, VerificationError
-from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, shared
+from agent_identity.flow import Flow, HttpRequest, HttpResponse, Shared, pure, shared
 from agent_identity.keys.signing import public_signing_jwk
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.oauth.client import Authentication
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Secret
 
-_CREATED: Final = 201
+_ANSWERED: Final = frozenset({200, 201})
 _LIFE: Final = 12 * 3600.0
 _REDIRECT: Final = "http://127.0.0.1/callback"
 """The port is a free one at the time of the sign-in (RFC 8252 §7.3)."""
+_METHODS: Final = ("private_key_jwt", "client_secret_basic", "client_secret_post", "none")
+"""How a registered client can authenticate, in order of preference."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,21 +50,35 @@ class Registered:
     expires_at: float
 
 
+@dataclass(frozen=True, slots=True)
+class Registration:
+    """How an agent instance registers as a client (RFC 7591 §2).
+
+    `grant_types` and `scopes` are those that it will use. `redirect_uri` is where a sign-in in a browser comes back; None is any port on
+    loopback. `assertion_audience` is the audience of its client assertions.
+    """
+
+    name: str
+    agent: str
+    owner: str | None
+    key: SigningKey
+    grant_types: Sequence[str] = ()
+    scopes: frozenset[str] = frozenset()
+    redirect_uri: str | None = None
+    assertion_audience: Literal["issuer", "token-endpoint"] = "issuer"
+
+
 def register(
     endpoints: Endpoints,
+    registration: Registration,
     *,
-    name: str,
-    agent: str,
-    owner: str | None,
-    key: SigningKey,
     initial_token: Secret | None,
     clock: Callable[[], float],
-    grant_types: Sequence[str] = (),
 ) -> Flow[Registered]:
-    """Register an agent instance with its public key. `grant_types` are those that it will use.
+    """Register an agent instance, by the methods and grant types that the issuer supports, and as its answer says (§3.2.1).
 
     Raises:
-        CredentialRejectedError: the authority offers no registration, or refused it.
+        CredentialRejectedError: the authority offers no registration that suits the agent, or refused it.
         CredentialUnavailableError: it could not be reached.
     """
     if endpoints.registration is None:
@@ -63,23 +87,92 @@ def register(
             f"{endpoints.issuer} registers no clients",
             remedy="configure a client_id for it",
         )
-    document = instance_metadata(name, agent, owner, key)
-    if grant_types:
-        document |= _usage(grant_types)
+    document = _request(endpoints, registration)
     request = HttpRequest(
         "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
     )
     response = yield from send(request, endpoints.issuer)
-    if response.status != _CREATED:
+    if response.status not in _ANSWERED:
         raise failure_of(response, endpoints.issuer, "a registration", clock())
-    client_id = _client_id(response)
+    return _read_registered(response, endpoints, registration, clock())
+
+
+def _request(endpoints: Endpoints, registration: Registration) -> dict[str, JSON]:
+    document = instance_metadata(
+        registration.name, registration.agent, registration.owner, registration.key
+    )
+    document["token_endpoint_auth_method"] = _choose_method(endpoints)
+    if registration.grant_types:
+        document |= _usage(
+            _supported(registration.grant_types, endpoints), registration.redirect_uri
+        )
+    if registration.scopes:
+        document["scope"] = " ".join(sorted(registration.scopes | _openid(endpoints)))
+    return document
+
+
+def _openid(endpoints: Endpoints) -> frozenset[str]:
+    """The scope that shows who signs in, where the issuer offers it."""
+    return frozenset({"openid"}) & (endpoints.scopes or frozenset())
+
+
+def _choose_method(endpoints: Endpoints) -> str:
+    """The first method that both sides know. An issuer that lists none is asked for the safest one."""
+    offered = endpoints.auth_methods
+    if offered is None:
+        return _METHODS[0]
+    method = next((method for method in _METHODS if method in offered), None)
+    if method is None:
+        raise CredentialRejectedError(
+            "registration_unsupported",
+            f"{endpoints.issuer} offers no authentication method that a registered agent can use",
+            remedy="configure a client_id for it, and how the client authenticates",
+        )
+    return method
+
+
+def _supported(grant_types: Sequence[str], endpoints: Endpoints) -> list[str]:
+    """The grant types without `refresh_token` where the issuer doesn't list that: a client can do without."""
+    offered = endpoints.grant_types
+    return [
+        each for each in grant_types if each != REFRESH or offered is None or REFRESH in offered
+    ]
+
+
+def _read_registered(
+    response: HttpResponse, endpoints: Endpoints, registration: Registration, now: float
+) -> Registered:
+    """Read what was registered, which may differ from what was requested (RFC 7591 §3.2.1)."""
+    answer = _fields(response)
+    client_id = answer.text("client_id")
     if client_id is None:
         raise CredentialRejectedError(
             "malformed_answer", f"the registration response of {endpoints.issuer} has no client_id"
         )
-    now = clock()
-    client = Client(client_id, PrivateKeyJwt(key))
-    return Registered(client, issued_at=now, expires_at=now + _LIFE)
+    secret = answer.secret("client_secret")
+    method = answer.text("token_endpoint_auth_method") or (
+        "client_secret_basic" if secret is not None else _choose_method(endpoints)
+    )
+    authentication: Authentication
+    if method == "private_key_jwt":
+        authentication = PrivateKeyJwt(registration.key, audience=registration.assertion_audience)
+    elif method == "client_secret_basic" and secret is not None:
+        authentication = SecretBasic(lambda: pure(secret))
+    elif method == "client_secret_post" and secret is not None:
+        authentication = SecretPost(lambda: pure(secret))
+    elif method == "none":
+        authentication = NoProof()
+    else:
+        raise CredentialRejectedError(
+            "registration_unusable",
+            f"{endpoints.issuer} registered a client with a method or without a secret, so that it can't authenticate",
+            remedy="configure a client_id for it, and how the client authenticates",
+        )
+    ends = now + _LIFE
+    secret_ends = answer.number("client_secret_expires_at")
+    if secret is not None and secret_ends:  # 0 is never
+        ends = min(ends, secret_ends)
+    return Registered(Client(client_id, authentication), issued_at=now, expires_at=ends)
 
 
 def instance_metadata(name: str, agent: str, owner: str | None, key: SigningKey) -> dict[str, JSON]:
@@ -140,13 +233,13 @@ class DocumentedClient:
         return self._client
 
 
-def _usage(grant_types: Sequence[str]) -> dict[str, JSON]:
+def _usage(grant_types: Sequence[str], redirect_uri: str | None = None) -> dict[str, JSON]:
     """The metadata about grant types, in full: the defaults mean a web application that signs people in (RFC 7591 §2)."""
     signs_in = "authorization_code" in grant_types
     return {
         "application_type": "native",
         "grant_types": [*grant_types],
-        "redirect_uris": [_REDIRECT] if signs_in else [],
+        "redirect_uris": [redirect_uri or _REDIRECT] if signs_in else [],
         "response_types": ["code"] if signs_in else [],
     }
 
@@ -158,11 +251,11 @@ def _headers(initial_token: Secret | None) -> dict[str, str]:
     return headers
 
 
-def _client_id(response: HttpResponse) -> str | None:
+def _fields(response: HttpResponse) -> Fields:
     try:
-        return Fields(jose.loads_object(response.body)).text("client_id")
+        return Fields(jose.loads_object(response.body))
     except VerificationError:
-        return None
+        return Fields({})
 
 
 class InstanceRegistration:
@@ -180,6 +273,8 @@ class InstanceRegistration:
         initial_token: Callable[[], Flow[Secret]] | None,
         recorded: Callable[[], Flow[None]],
         grant_types: Sequence[str] = (),
+        scopes: frozenset[str] = frozenset(),
+        assertion_audience: Literal["issuer", "token-endpoint"] = "issuer",
     ) -> None:
         self._name = name
         self._agent = agent
@@ -187,6 +282,8 @@ class InstanceRegistration:
         self._initial_token = initial_token
         self._record = recorded
         self._grant_types = grant_types
+        self._scopes = scopes
+        self._assertion_audience: Literal["issuer", "token-endpoint"] = assertion_audience
 
     def client(self, issuer: Issuer, /) -> Flow[Client]:
         key = digest_of(("registration", issuer.id, self._agent.key.thumbprint))
@@ -196,15 +293,18 @@ class InstanceRegistration:
     def _register(self, issuer: Issuer) -> Flow[Registered]:
         endpoints = yield from issuer.endpoints()
         token = None if self._initial_token is None else (yield from self._initial_token())
+        registration = Registration(
+            self._name,
+            self._agent.uri,
+            self._owner,
+            self._agent.key,
+            self._grant_types,
+            self._scopes,
+            redirect_uri=issuer.redirect_uri,
+            assertion_audience=self._assertion_audience,
+        )
         registered = yield from register(
-            endpoints,
-            name=self._name,
-            agent=self._agent.uri,
-            owner=self._owner,
-            key=self._agent.key,
-            initial_token=token,
-            clock=issuer.clock,
-            grant_types=self._grant_types,
+            endpoints, registration, initial_token=token, clock=issuer.clock
         )
         yield from self._record()
         return registered

@@ -27,7 +27,9 @@ from agent_identity.values import JSON, Secret
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")
-_LONGEST_LIFE: Final = 24 * 3600
+LONGEST_LIFE: Final = 24 * 3600.0
+"""Seconds that a token may live, unless the configuration of its issuer allows more."""
+_DIGITS: Final = 9
 _TOKEN_LIMIT: Final = 16_384
 _OAUTH_ERRORS: Final = frozenset(
     {
@@ -43,6 +45,24 @@ _OAUTH_ERRORS: Final = frozenset(
         *("expired_login_hint_token", "invalid_request_uri", "unsupported_response_type"),
     }
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Allowances:
+    """How an issuer's tokens may differ from what was requested or is expected; by default not at all.
+
+    `longest_life` is in seconds.
+    """
+
+    several_audiences: bool = False
+    missing_audience: bool = False
+    client_audience: bool = False
+    extra_scopes: bool = False
+    other_subject: bool = False
+    longest_life: float = LONGEST_LIFE
+
+
+STRICT: Final = Allowances()
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -174,8 +194,11 @@ class Fields:
 _JSON: Final = frozenset({"application/json"})
 
 
-def json_object(response: HttpResponse, issuer: str, kinds: frozenset[str] = _JSON) -> Fields:
-    if _content_type(response) not in kinds:
+def json_object(
+    response: HttpResponse, issuer: str, kinds: frozenset[str] | None = _JSON
+) -> Fields:
+    """Return the JSON object of a response. `kinds` are the content types that it may have, None is any."""
+    if kinds is not None and _content_type(response) not in kinds:
         raise CredentialRejectedError("not_json", f"the answer of {issuer} isn't JSON")
     try:
         return Fields(jose.loads_object(response.body))
@@ -190,6 +213,11 @@ def _content_type(response: HttpResponse) -> str:
 
 
 def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> Answer:
+    """Read a token response (RFC 6749 §5.1). Refresh and ID tokens that weren't requested are dropped.
+
+    Raises:
+        CredentialRejectedError: a member is missing or malformed; the message never quotes it.
+    """
     if fields.has("error") or not fields.is_text("access_token"):
         raise CredentialRejectedError("malformed_answer", f"the answer of {issuer} has no token")
     if not fields.is_text("token_type") or (
@@ -198,11 +226,8 @@ def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> An
         raise CredentialRejectedError(
             "malformed_answer", f"the answer of {issuer} has no usable token type"
         )
-    if fields.has("refresh_token") and not (may_refresh and fields.is_text("refresh_token")):
-        raise CredentialRejectedError(
-            "unexpected_refresh_token", f"{issuer} sent a refresh token that wasn't requested"
-        )
-    for name in ("access_token", "refresh_token", "id_token"):
+    used = ("access_token", "refresh_token", "id_token") if may_refresh else ("access_token",)
+    for name in used:
         if fields.has(name) and not fields.is_token(name):
             raise CredentialRejectedError(
                 "malformed_token", f"{issuer} issued a token with characters that are not allowed"
@@ -225,14 +250,21 @@ def read_answer(fields: Fields, issuer: str, *, may_refresh: bool = False) -> An
 def _expires_in(fields: Fields, issuer: str) -> float | None:
     if not fields.has("expires_in"):
         return None
-    seconds = _finite(fields.get("expires_in"))
+    seconds = _seconds(fields.get("expires_in"))
     if seconds is None:
         raise CredentialRejectedError(
             "malformed_answer", f"the expires_in from {issuer} isn't a number"
         )
     if seconds <= 0:
         raise CredentialRejectedError("already_expired", f"{issuer} issued an expired token")
-    return min(seconds, _LONGEST_LIFE)
+    return seconds
+
+
+def _seconds(value: JSON) -> float | None:
+    """A number, or its digits in a string, as some issuers write it."""
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) <= _DIGITS:
+        return float(value)
+    return _finite(value)
 
 
 def _finite(value: JSON) -> float | None:
@@ -247,12 +279,14 @@ def check_scopes(
     issuer: str,
     *,
     extra_scopes: frozenset[str] = frozenset(),
+    allows: Allowances = STRICT,
 ) -> frozenset[str]:
     """Return the granted scopes: as requested where the answer has none, never more (RFC 8693 §2.2.1).
 
     `extra_scopes` are scopes that were also requested but that the call doesn't need, such as `openid`.
     """
-    if answer.scopes is not None and not answer.scopes <= asked | extra_scopes:
+    is_wider = answer.scopes is not None and not answer.scopes <= asked | extra_scopes
+    if is_wider and not allows.extra_scopes:
         raise _widened(issuer)
     if answer.scopes is not None and not asked <= answer.scopes:
         raise CredentialRejectedError(
@@ -263,17 +297,21 @@ def check_scopes(
     return asked
 
 
-def check_scope_claim(claims: Fields, asked: frozenset[str], issuer: str) -> None:
+def check_scope_claim(
+    claims: Fields, asked: frozenset[str], issuer: str, allows: Allowances = STRICT
+) -> None:
     """Check the `scope` claim of a token (RFC 9068 §2.2.3) against the request, whatever the response around it says."""
     scope = claims.get("scope")
     inside = frozenset(scope.split(" ")) - {""} if isinstance(scope, str) else claims.texts("scope")
-    if inside is not None and not inside <= asked:
+    if inside is not None and not inside <= asked and not allows.extra_scopes:
         raise _widened(issuer)
 
 
 def _widened(issuer: str) -> CredentialRejectedError:
     return CredentialRejectedError(
-        "scope_widened", f"{issuer} granted scopes that weren't requested"
+        "scope_widened",
+        f"{issuer} granted scopes that weren't requested",
+        remedy="register only these scopes for the client, or set allow_extra_scopes for the issuer",
     )
 
 
@@ -289,6 +327,26 @@ def read_jwt(token: Secret, *, typ: str | None = None) -> Fields | None:
         return Fields(jose.loads_object(parsed.payload))
     except VerificationError:
         return None
+
+
+def names_audience(claims: Fields, audience: str, allows: Allowances = STRICT) -> bool:
+    """Whether the `aud` of a token is exactly this audience, or differs from it as `allows` says."""
+    aud = claims.get("aud")
+    if aud is None:
+        return allows.missing_audience
+    return aud in (audience, [audience]) or (
+        allows.several_audiences and isinstance(aud, list) and audience in aud
+    )
+
+
+def audience_remedy(claims: Fields, audience: str) -> str | None:
+    """What would allow the `aud` of a token; None where nothing would."""
+    aud = claims.get("aud")
+    if aud is None:
+        return "set allow_missing_audience for the issuer"
+    if isinstance(aud, list) and audience in aud:
+        return "set allow_several_audiences for the issuer"
+    return None
 
 
 def looks_signed(token: Secret) -> bool:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlencode
 
-from agent_identity.credentials.oauth.responses import json_object, known_error
+from agent_identity.credentials.oauth.responses import json_object, known_error, read_jwt
 from agent_identity.credentials.oauth.token_types import AUTHORIZATION_CODE
 from agent_identity.credentials.sources.signing_in import SignInSource
 from agent_identity.errors import CredentialRejectedError
@@ -26,6 +26,7 @@ from agent_identity.values import Prompt, Secret, b64url
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
 
+    from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.metadata import Endpoints
     from agent_identity.credentials.oauth.requests import Issued
     from agent_identity.credentials.oauth.responses import Answer
@@ -57,12 +58,7 @@ class AuthorizationCode(SignInSource):
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
         endpoints = yield from issuer.endpoints()
-        if "S256" not in (endpoints.challenge_methods or ()):
-            raise CredentialRejectedError(
-                "pkce_unsupported",
-                f"{issuer.url} doesn't offer PKCE with S256",
-                remedy="ask its operator for S256, or use another source for this resource",
-            )
+        _check_pkce(issuer, endpoints)
         place = endpoints.at("authorization")
         if not (_PLAIN.fullmatch(place) and is_safe_link(place)):
             raise CredentialRejectedError(
@@ -71,10 +67,14 @@ class AuthorizationCode(SignInSource):
             )
         verifier = Secret(b64url(self.random(48)))
         state = Secret(b64url(self.random(24)))
+        nonce = b64url(self.random(24)) if self.sign_in.is_openid(wanted) else None
         callback = yield from visit(
-            lambda redirect_uri: self._prompt(wanted, endpoints, redirect_uri, verifier, state),
+            lambda redirect_uri: self._prompt(
+                wanted, endpoints, redirect_uri, verifier, state, nonce
+            ),
             self.patience,
             accepts=lambda members: _is_answer(members, state),
+            redirect_uri=issuer.redirect_uri,
         )
         code = _code(callback, endpoints, state)
         form: list[tuple[str, str | Secret]] = [
@@ -82,13 +82,15 @@ class AuthorizationCode(SignInSource):
             ("code", code),
             ("redirect_uri", callback.redirect_uri),
             ("code_verifier", verifier),
-            ("resource", wanted.resource),
         ]
-        return (
-            yield from issuer.token(
-                form, binding=self.sign_in.bound_to(wanted), one_use=True, may_refresh=True
-            )
+        if issuer.resource_indicators:
+            form.append(("resource", wanted.resource))
+        answer = yield from issuer.token(
+            form, binding=self.sign_in.bound_to(wanted), one_use=True, may_refresh=True
         )
+        if nonce is not None:
+            _check_nonce(answer, nonce, issuer.url)
+        return answer
 
     def _prompt(
         self,
@@ -97,6 +99,7 @@ class AuthorizationCode(SignInSource):
         redirect_uri: str,
         verifier: Secret,
         state: Secret,
+        nonce: str | None,
     ) -> Flow[Prompt]:
         """Make the link that the person opens: with the whole request, or with the reference of a pushed one."""
         issuer = self.sign_in.issuer
@@ -109,6 +112,8 @@ class AuthorizationCode(SignInSource):
             ("code_challenge_method", "S256"),
             *self.sign_in.form(wanted),
         ]
+        if nonce is not None:
+            form.append(("nonce", nonce))
         if self.sign_in.binding == "dpop":
             form.append(("dpop_jkt", wanted.proof_key.thumbprint))
         query: list[tuple[str, str]] = [("client_id", client.client_id)]
@@ -140,6 +145,29 @@ class AuthorizationCode(SignInSource):
                 "malformed_answer", f"{issuer.url} answered a pushed request without a request_uri"
             )
         return reference
+
+
+def _check_pkce(issuer: Issuer, endpoints: Endpoints) -> None:
+    methods = endpoints.challenge_methods
+    if methods is None and issuer.assumes_pkce:
+        return
+    if "S256" not in (methods or ()):
+        raise CredentialRejectedError(
+            "pkce_unsupported",
+            f"{issuer.url} doesn't offer PKCE with S256",
+            remedy="ask its operator for S256, or use another source for this resource"
+            if methods is not None
+            else 'its metadata lists no PKCE methods; if it checks S256 nevertheless, set pkce = "assume" for the issuer',
+        )
+
+
+def _check_nonce(answer: Answer, nonce: str, issuer: str) -> None:
+    """Check that an ID token belongs to this sign-in (OIDC Core §3.1.3.7)."""
+    claims = None if answer.id_token is None else read_jwt(answer.id_token)
+    if claims is not None and claims.get("nonce") != nonce:
+        raise CredentialRejectedError(
+            "nonce_mismatch", f"the ID token from {issuer} doesn't belong to this sign-in"
+        )
 
 
 def challenge_of(verifier: Secret) -> str:

@@ -14,11 +14,15 @@ import orjson
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import (
+    STRICT,
+    Allowances,
     ath_of,
+    audience_remedy,
     check_scope_claim,
     check_scopes,
     json_object,
     looks_signed,
+    names_audience,
     read_jwt,
 )
 from agent_identity.credentials.source import sub_at
@@ -45,7 +49,7 @@ class Expected:
 
     `shown_by` says where `sub` must appear: in the `token`, if it is a JWT; after a `sign-in`, in the token, its introspection
     or the ID token beside it; after a `kept` refresh token it may be missing, but must not differ. `extra_scopes` were
-    requested too, but the call doesn't need them.
+    requested too, but the call doesn't need them. `client_id` is that of our client at the issuer.
     """
 
     issuer: str
@@ -60,6 +64,8 @@ class Expected:
     details: Sequence[JSON] = ()
     certificate: Certificate | None = None
     extra_scopes: frozenset[str] = frozenset()
+    allows: Allowances = STRICT
+    client_id: str | None = None
 
 
 def expect(
@@ -72,6 +78,7 @@ def expect(
 ) -> Flow[Expected]:
     """What to check the answer to a request against, as of now. `audience` is the resource where it is None."""
     certificate = (yield from issuer.certificate()) if binding == "mtls" else None
+    client = yield from issuer.client()
     return Expected(
         issuer=issuer.url,
         resource=wanted.resource,
@@ -81,6 +88,8 @@ def expect(
         audience=audience or wanted.resource,
         details=details,
         certificate=certificate,
+        allows=issuer.allows,
+        client_id=client.client_id,
     )
 
 
@@ -123,14 +132,18 @@ def issued_from(answer: Answer, claims: Fields | None, expected: Expected) -> Is
     scheme = _scheme(answer, expected)
     check_details(answer.details, expected.details, expected.issuer)
     scopes = check_scopes(
-        answer, expected.scopes, expected.issuer, extra_scopes=expected.extra_scopes
+        answer,
+        expected.scopes,
+        expected.issuer,
+        extra_scopes=expected.extra_scopes,
+        allows=expected.allows,
     )
     if claims is None and looks_signed(answer.token):
         raise CredentialRejectedError(
             "malformed_token", f"{expected.issuer} issued a malformed JWT"
         )
     life = _UNSTATED_LIFE if answer.expires_in is None else answer.expires_in
-    end = expected.asked_at + life
+    end = expected.asked_at + min(life, expected.allows.longest_life)
     if claims is not None:
         _check_claims(claims, expected)
         expiry = claims.number("exp")
@@ -182,28 +195,39 @@ def _scheme(answer: Answer, expected: Expected) -> str:
 
 def _check_claims(claims: Fields, expected: Expected) -> None:
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
+    _check_scope(claims, expected)
     _check_audience(claims, expected)
     _check_holder(claims, expected)
 
 
+def _check_scope(claims: Fields, expected: Expected) -> None:
+    asked = expected.scopes | expected.extra_scopes
+    check_scope_claim(claims, asked, expected.issuer, expected.allows)
+
+
 def _check_audience(claims: Fields, expected: Expected) -> None:
-    if expected.audience is not None and claims.get("aud") not in (
-        expected.audience,
-        [expected.audience],
-    ):
-        raise CredentialRejectedError(
-            "audience_mismatch",
-            f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
-            remedy=f"register {expected.resource} at {expected.issuer}, or set the resource's audience",
-        )
+    if expected.audience is None or names_audience(claims, expected.audience, expected.allows):
+        return
+    way_out = audience_remedy(claims, expected.audience) or "set the resource's audience"
+    if expected.client_id is not None and names_audience(claims, expected.client_id):
+        if expected.allows.client_audience:
+            return
+        way_out = "set allow_client_audience for the issuer"
+    raise CredentialRejectedError(
+        "audience_mismatch",
+        f"the audience of the token from {expected.issuer} isn't exactly {expected.audience}",
+        remedy=f"register {expected.resource} at {expected.issuer}, or {way_out}",
+    )
 
 
 def _check_holder(claims: Fields, expected: Expected) -> None:
     is_open = expected.shown_by != "token" and not claims.has("sub")
-    if expected.sub is not None and not is_open and claims.get("sub") != expected.sub:
+    is_other = expected.sub is not None and claims.get("sub") != expected.sub
+    if is_other and not is_open and not expected.allows.other_subject:
         raise CredentialRejectedError(
-            "subject_mismatch", f"{expected.issuer} issued a token for another principal"
+            "subject_mismatch",
+            f"{expected.issuer} issued a token for another principal",
+            remedy="if the issuer names the same person differently for each client, set allow_other_subject for it",
         )
     if expected.actor is not None and claims.actor() != expected.actor:
         raise CredentialRejectedError(
@@ -237,7 +261,8 @@ def _check_signed_in(
         CredentialRejectedError: `subject_unproven`, the answer doesn't show who signed in; `subject_mismatch`, it was
             another person.
     """
-    if expected.sub is None or (claims is not None and claims.has("sub")):
+    is_shown = claims is not None and claims.has("sub")
+    if expected.sub is None or is_shown or expected.allows.other_subject:
         return
     id_claims = None if answer.id_token is None else read_jwt(answer.id_token)
     if (
@@ -249,12 +274,13 @@ def _check_signed_in(
         raise CredentialRejectedError(
             "subject_unproven",
             f"the answer of {expected.issuer} doesn't show who signed in",
-            remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid)",
+            remedy="let the issuer give this client JWTs, introspection, or an ID token (scope openid), or set allow_other_subject for it",
         )
     if id_claims.get("sub") != expected.sub:
         raise CredentialRejectedError(
             "subject_mismatch",
             f"another person than the principal signed in at {expected.issuer}",
+            remedy="sign in as the principal; if the issuer names a person differently for each client, set allow_other_subject for it",
         )
 
 
@@ -269,7 +295,7 @@ def _apply_introspection(issued: Issued, claims: Fields, expected: Expected) -> 
             "inactive", f"{expected.issuer} issued a token that isn't valid"
         )
     check_binding(claims, expected)
-    check_scope_claim(claims, expected.scopes | expected.extra_scopes, expected.issuer)
+    _check_scope(claims, expected)
     shows_audience = claims.has("aud")
     if shows_audience:
         _check_audience(claims, expected)
@@ -367,13 +393,18 @@ def _names_subject(claims: Fields | None) -> bool:
 
 
 def _introspect(issuer: Issuer, answer: Answer) -> Flow[Fields | None]:
-    """Introspect a token. None where the issuer doesn't allow it: not every client may, and the token is still usable."""
+    """Introspect a token; None where that says nothing about it.
+
+    Not every client may introspect. `active: false` about a token that was issued a moment ago means that the issuer introspects
+    tokens of other kinds only (RFC 7662 §2.2 has no other answer for those). The token is usable in both cases.
+    """
     endpoints = yield from issuer.endpoints()
     if endpoints.introspection is None:
         return None
     form: Form = [("token", answer.token), ("token_type_hint", "access_token")]
     try:
         response = yield from issuer.post("introspection", form, "about a token", attempts=1)
-        return json_object(response, issuer.url)
+        claims = json_object(response, issuer.url)
     except CredentialError:
         return None
+    return None if claims.get("active") is False else claims

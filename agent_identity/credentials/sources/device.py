@@ -40,7 +40,9 @@ class DeviceAuthorization(SignInSource):
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer
-        form = self.sign_in.form(wanted)
+        client = yield from issuer.client()
+        # Some servers need it also from a client that authenticates (RFC 8628 §3.1).
+        form = [("client_id", client.client_id), *self.sign_in.form(wanted)]
         response = yield from issuer.post("device_authorization", form, "a device code")
         fields = json_object(response, issuer.url)
         interval, life = span_of(fields, self.patience)

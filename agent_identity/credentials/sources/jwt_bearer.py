@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.client import sign_assertion
+from agent_identity.credentials.oauth.responses import looks_signed
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, JWT_BEARER
 from agent_identity.credentials.source import Described, Wanted, required_sub_at, target
 from agent_identity.credentials.sources.checks import check_answer, expect
@@ -75,7 +76,9 @@ class JwtBearer:
                 raise CredentialRejectedError(
                     "subject_token_missing", "this session has no token of the principal"
                 )
-            subject = yield from wanted.subject.token(self.issuer, (JWT, ID_TOKEN, ACCESS_TOKEN))
+            subject = yield from wanted.subject.token(self.issuer, (JWT, ACCESS_TOKEN, ID_TOKEN))
+            if not looks_signed(subject.token):  # an opaque access token is no assertion
+                subject = yield from wanted.subject.token(self.issuer, (ID_TOKEN,))
             return lambda: subject.token
         if self.assertion_from == "workload":
             if self.workload is None:

@@ -71,6 +71,10 @@ class SignIn:
             )
         ]
 
+    def is_openid(self, wanted: Wanted) -> bool:
+        """Whether an ID token is requested."""
+        return "openid" in wanted.scopes | self._openid(wanted)
+
     def _openid(self, wanted: Wanted) -> frozenset[str]:
         return frozenset() if self._expected_sub(wanted) is None else OPENID
 

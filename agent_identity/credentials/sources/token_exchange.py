@@ -8,7 +8,14 @@ from typing import TYPE_CHECKING, Literal
 
 from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
-from agent_identity.credentials.source import Described, Wanted, details_text, sub_at, target
+from agent_identity.credentials.source import (
+    Described,
+    Wanted,
+    details_text,
+    may_act,
+    sub_at,
+    target,
+)
 from agent_identity.credentials.sources.checks import check_answer, check_issued_type, expect
 from agent_identity.delegation.carriers import DELEGATION, join_chain
 from agent_identity.errors import CredentialRejectedError, DeniedError
@@ -142,10 +149,7 @@ def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
         DeniedError: `may_act`, it names another actor.
     """
     claims = read_jwt(subject.token)
-    named = None if claims is None else claims.nested("may_act")
-    if claims is None or "may_act" not in claims.members:
-        return
-    if named is None or named.text("sub") not in (agent, client_id):
+    if claims is not None and not may_act(claims, agent, client_id):
         raise DeniedError(
             "may_act",
             f"the principal's token allows another actor, not {agent}",

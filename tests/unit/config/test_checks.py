@@ -128,6 +128,53 @@ REFUSED = {
         "issuers.acme.endpoint_origins",
         3,
     ),
+    **{
+        f"a sign-in that comes back to {uri}": (
+            A + f'redirect_uri = "{uri}"',
+            "value_malformed",
+            "issuers.acme.redirect_uri",
+            3,
+        )
+        for uri in (
+            "https://127.0.0.1:8400/callback",
+            "http://agent.example/callback",
+            "http://127.0.0.1:8400",
+            "http://127.0.0.1:8400/callback?x=1",
+            "http://user@127.0.0.1/callback",
+            "http://127.0.0.1:99999/callback",
+            "callback",
+        )
+    },
+    "metadata over http": (
+        A + 'metadata = "http://a.example/m"',
+        "url_insecure",
+        "issuers.acme.metadata",
+        3,
+    ),
+    "an endpoint over http": (
+        A + 'endpoints = {token_endpoint = "http://a.example/t"}',
+        "url_insecure",
+        "issuers.acme.endpoints.token_endpoint",
+        3,
+    ),
+    "an endpoint without a name": (
+        A + 'endpoints = {token = "https://a.example/t"}',
+        "unknown_key",
+        "issuers.acme.endpoints.token",
+        3,
+    ),
+    "no metadata and no keys": (
+        A + 'trust = ["subjects"]\naudience = "x"\nmetadata = "none"',
+        "value_missing",
+        "issuers.acme.jwks",
+        1,
+    ),
+    "no metadata and no token endpoint": (
+        CLIENT + 'metadata = "none"\n[resources."https://r.example"]',
+        "value_missing",
+        "issuers.acme.endpoints.token_endpoint",
+        1,
+    ),
     "subjects for whom": (A + 'trust = ["subjects"]', "value_missing", "issuers.acme.audience", 1),
     "a secret and a key": (
         A + 'client_id = "c"\nclient_key = "env:K"\nclient_secret = "env:S"',

@@ -15,7 +15,7 @@ from agent_identity import AgentIdentity
 from agent_identity.cli.authority.configured import organisations_authority
 from agent_identity.cli.tokens import TokenRequest, check_may_act
 from agent_identity.config import read_configuration
-from agent_identity.config.model import Configuration, Table
+from agent_identity.config.model import Configuration, EndpointsTable, Table
 from agent_identity.config.problems import InvalidConfigurationError
 from agent_identity.keys.signing import SigningKey
 
@@ -67,6 +67,20 @@ SAID: dict[str, str] = {
     + 'registration = "dynamic"\nregistration_token = "env:T"\n',
     "issuers.resource_indicators": ISSUER + "resource_indicators = false\n",
     "issuers.endpoint_origins": ISSUER + 'endpoint_origins = ["https://o.example"]\n',
+    "issuers.metadata": ISSUER + 'metadata = "https://a.example/metadata"\n',
+    **{
+        f"issuers.endpoints.{name}": f'{ISSUER}endpoints = {{{name} = "https://a.example/e"}}\n'
+        for name in EndpointsTable.model_fields
+    },
+    "issuers.redirect_uri": ISSUER + 'redirect_uri = "http://127.0.0.1:8400/callback"\n',
+    "issuers.pkce": ISSUER + 'pkce = "assume"\n',
+    "issuers.revoke": ISSUER + 'revoke = "none"\n',
+    "issuers.allow_several_audiences": ISSUER + "allow_several_audiences = true\n",
+    "issuers.allow_missing_audience": ISSUER + "allow_missing_audience = true\n",
+    "issuers.allow_client_audience": ISSUER + "allow_client_audience = true\n",
+    "issuers.allow_extra_scopes": ISSUER + "allow_extra_scopes = true\n",
+    "issuers.allow_other_subject": ISSUER + "allow_other_subject = true\n",
+    "issuers.longest_life": ISSUER + "longest_life = 172800.0\n",
     "resources.source": ASKED + 'source = "client-credentials"\n',
     "resources.issuer": ASKED + 'issuer = "a"\n',
     "resources.via": OTHER + ASKED + 'issuer = "a"\nsource = "id-jag"\nvia = "o"\n',

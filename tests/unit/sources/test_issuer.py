@@ -83,7 +83,7 @@ def test_metadata_that_names_another_issuer_is_no_outage(rig) -> None:
     known = issuer(rig)
     play(known.endpoints(), metadata(rig))
     with pytest.raises(CredentialRejectedError) as caught:
-        play(known.endpoints(), rig.json(issuer="https://other.example"))
+        play(known.endpoints(), *[rig.json(issuer="https://other.example")] * 2)
     assert caught.value.code == "issuer_mismatch"
 
 

@@ -49,10 +49,17 @@ def test_every_assertion_that_the_client_signs_is_a_new_one(rig) -> None:
 
 
 def test_the_principals_own_token_is_shown_as_it_is(rig) -> None:
-    subject = rig.Subject("alices-token")
+    token = rig.token()
+    subject = rig.Subject(token)
     (request,) = fetched(rig, assertion_from="subject", wanted=rig.wanted(subject=subject))
-    assert rig.form(request)["assertion"] == "alices-token"
-    assert subject.asked == [(JWT, ID_TOKEN, ACCESS_TOKEN)]
+    assert rig.form(request)["assertion"] == token
+    assert subject.asked == [(JWT, ACCESS_TOKEN, ID_TOKEN)]
+
+
+def test_an_opaque_token_of_the_principal_is_no_assertion(rig) -> None:
+    subject = rig.Subject("opaque")
+    fetched(rig, assertion_from="subject", wanted=rig.wanted(subject=subject))
+    assert subject.asked == [(JWT, ACCESS_TOKEN, ID_TOKEN), (ID_TOKEN,)]
 
 
 def workload(token: str, **parts: Any) -> WorkloadToken:

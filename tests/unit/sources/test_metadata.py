@@ -7,8 +7,14 @@ from typing import Any
 
 import pytest
 
-from agent_identity.credentials.oauth.metadata import Endpoints, discover, read_keys
+from agent_identity.credentials.oauth.metadata import (
+    Endpoints,
+    discover,
+    endpoints_without_metadata,
+    read_keys,
+)
 from agent_identity.errors import (
+    CredentialError,
     CredentialRejectedError,
     CredentialUnavailableError,
     TransportError,
@@ -78,21 +84,64 @@ def test_the_first_place_that_answers_is_the_last_one_asked(rig) -> None:
 @pytest.mark.parametrize(
     ("answer", "expected", "code"),
     [
-        (HttpResponse(500), CredentialUnavailableError, "issuer_busy"),
         (HttpResponse(503), CredentialUnavailableError, "issuer_busy"),
         (HttpResponse(429), CredentialUnavailableError, "issuer_busy"),
         (TransportError("timeout", "t"), CredentialUnavailableError, "issuer_unreachable"),
         (HttpResponse(302), CredentialRejectedError, "redirected"),
-        (HttpResponse(200, {"content-type": "text/html"}), CredentialRejectedError, "not_json"),
-        (HttpResponse(200), CredentialRejectedError, "not_json"),
     ],
 )
-def test_anything_but_a_refusal_ends_the_search(rig, answer, expected, code: str) -> None:
+def test_a_busy_issuer_and_a_redirect_end_the_search(rig, answer, expected, code: str) -> None:
     asks: list[Any] = []
     with pytest.raises(expected) as caught:
         found(rig, answer, asks=asks)
     assert caught.value.code == code
     assert len(asks) == 1
+
+
+JSON = {"content-type": "application/json"}
+WRONG = {
+    "html": (HttpResponse(200, {"content-type": "text/html"}, b"<html>"), "not_json"),
+    "no type": (HttpResponse(200), "not_json"),
+    "cut off": (HttpResponse(200, JSON, b"{"), "malformed_answer"),
+    "another issuer": (
+        HttpResponse(200, JSON, b'{"issuer":"https://x.example"}'),
+        "issuer_mismatch",
+    ),
+    "fails": (HttpResponse(500), "issuer_busy"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_the_next_place_is_tried_after_an_answer_that_is_not_the_document(rig, name: str) -> None:
+    answer, code = WRONG[name]
+    assert found(rig, answer, document(rig)).token == f"{IDP}/token"
+    with pytest.raises(CredentialError) as caught:
+        found(rig, answer, NOT_FOUND)
+    assert caught.value.code == code
+
+
+def test_the_metadata_may_be_at_a_place_of_its_own(rig) -> None:
+    asks: list[Any] = []
+    place = f"{IDP}/config/metadata.json"
+    endpoints = found(rig, document(rig), asks=asks, place=place)
+    assert [request.url for request in asks] == [place]
+    assert endpoints.token == f"{IDP}/token"
+    with pytest.raises(CredentialRejectedError) as caught:
+        found(rig, document(rig, IDP + "/other"), place=place)
+    assert caught.value.code == "issuer_mismatch"
+
+
+def test_given_endpoints_replace_those_of_the_metadata(rig) -> None:
+    elsewhere = "https://tokens.example/oauth"
+    given = {"token_endpoint": elsewhere, "introspection_endpoint": f"{elsewhere}/about"}
+    endpoints = found(rig, document(rig, revocation_endpoint=f"{IDP}/revoke"), given=given)
+    assert (endpoints.token, endpoints.introspection) == (elsewhere, f"{elsewhere}/about")
+    assert endpoints.revocation == f"{IDP}/revoke"
+    alone = endpoints_without_metadata(IDP, rig.NOW, given)
+    assert (alone.token, alone.revocation, alone.jwks) == (elsewhere, None, None)
+    with pytest.raises(CredentialRejectedError) as caught:
+        endpoints_without_metadata(IDP, rig.NOW, {})
+    assert caught.value.code == "metadata_incomplete"
 
 
 @pytest.mark.parametrize("status", [400, 401, 403, 404, 405, 410])
@@ -105,7 +154,7 @@ def test_a_place_that_refuses_is_passed_over(rig, status: int) -> None:
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"{", b'{"issuer":1,"issuer":2}', b"\xff"])
 def test_a_document_that_has_no_one_reading_is_refused(rig, body: bytes) -> None:
     with pytest.raises(CredentialRejectedError) as caught:
-        found(rig, HttpResponse(200, {"content-type": "application/json"}, body))
+        found(rig, *[HttpResponse(200, {"content-type": "application/json"}, body)] * 2)
     assert caught.value.code == "malformed_answer"
 
 
@@ -194,9 +243,12 @@ def test_what_is_no_key_is_left_out(rig, key: Any) -> None:
     assert keys_of(rig, key, jwk("k-2")) == {"k-2"}
 
 
-def test_a_key_set_may_have_its_own_content_type(rig) -> None:
+@pytest.mark.parametrize(
+    "kind", ["application/jwk-set+json; charset=utf-8", "text/plain", "application/octet-stream"]
+)
+def test_a_key_set_may_have_another_content_type(rig, kind: str) -> None:
     answer = rig.json(keys=[jwk()])
-    answer.headers = {"content-type": "application/jwk-set+json; charset=utf-8"}
+    answer.headers = {"content-type": kind}
     assert set(play(read_keys(IDP, f"{IDP}/jwks", rig.clock), answer).keys) == {"k-1"}
 
 
@@ -205,7 +257,11 @@ def test_a_key_set_may_have_its_own_content_type(rig) -> None:
     [
         (None, [], "metadata_incomplete"),
         (f"{IDP}/jwks", [NOT_FOUND], "unreadable_error"),
-        (f"{IDP}/jwks", [HttpResponse(200, {"content-type": "text/html"}, b"{}")], "not_json"),
+        (
+            f"{IDP}/jwks",
+            [HttpResponse(200, {"content-type": "text/html"}, b"{}")],
+            "malformed_keys",
+        ),
         (
             f"{IDP}/jwks",
             [HttpResponse(200, {"content-type": "application/json"}, b'{"keys":{}}')],

@@ -17,10 +17,14 @@ from agent_identity.credentials.sources.signing_in import SignIn
 from agent_identity.errors import CredentialRejectedError, DeniedError
 from agent_identity.flow import Callback, Shared
 from agent_identity.testing import play
-from agent_identity.values import Principal, Prompt, Secret
+from agent_identity.values import Principal, Prompt, Secret, b64url
 
 WAYS = {"browser": AuthorizationCode, "device": DeviceAuthorization, "ciba": Ciba}
 every_way = pytest.mark.parametrize("way", WAYS)
+
+
+NONCE = b64url(bytes(24))
+"""The `nonce` of a sign-in whose random bytes are all zero."""
 
 
 def visitor(redirect_uri: str, prompt: Prompt) -> Callback:
@@ -48,12 +52,14 @@ def signed_in(
     rig: Any, way: str, *answers: Any, tokens: RefreshTokens | None = None, **known: Any
 ) -> Any:
     sign_in = SignIn(rig.issuer(**known), names_principal=True, tokens=tokens or RefreshTokens())
-    flow = WAYS[way](sign_in).fetch(rig.wanted())
+    source = AuthorizationCode(sign_in, bytes) if way == "browser" else WAYS[way](sign_in)
+    flow = source.fetch(rig.wanted())
     return play(flow, *before(rig, way), *answers, visitor=visitor)
 
 
 def id_token(rig: Any, **changes: Any) -> str:
-    claims = {"iss": rig.IDP, "sub": "alice", "aud": "client-1", "exp": rig.NOW + 60} | changes
+    claims = {"iss": rig.IDP, "sub": "alice", "aud": "client-1", "exp": rig.NOW + 60}
+    claims |= {"nonce": NONCE} | changes
     return rig.signed({name: value for name, value in claims.items() if value is not None}, "JWT")
 
 
@@ -94,6 +100,18 @@ def test_an_id_token_of_somebody_else_proves_nothing(rig, claims: Any, code: str
     with pytest.raises(CredentialRejectedError) as caught:
         signed_in(rig, "browser", rig.answered("opaque", id_token=id_token(rig, **claims)))
     assert caught.value.code == code
+
+
+@pytest.mark.parametrize("nonce", [None, "another", 7])
+def test_an_id_token_of_another_sign_in_is_refused(rig, nonce: Any) -> None:
+    """OIDC Core §3.1.3.7: also where the access token shows who signed in."""
+    for token in ("opaque", rig.token()):
+        answer = rig.answered(token, id_token=id_token(rig, nonce=nonce), refresh_token="r-1")
+        tokens = RefreshTokens()
+        with pytest.raises(CredentialRejectedError) as caught:
+            signed_in(rig, "browser", answer, tokens=tokens)
+        assert caught.value.code == "nonce_mismatch"
+        assert play(tokens.get(rig.wanted())) is None
 
 
 @pytest.mark.parametrize(

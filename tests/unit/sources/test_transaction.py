@@ -100,7 +100,6 @@ def test_a_token_type_is_read_without_its_case(rig) -> None:
         ({}, {"issued_token_type": None}, "wrong_token_type"),
         ({}, {"token_type": "Bearer"}, "wrong_token_type"),
         ({}, {"token_type": "DPoP"}, "wrong_token_type"),
-        ({}, {"refresh_token": "r"}, "unexpected_refresh_token"),
         ({}, {"scope": "invoices:read invoices:pay"}, "scope_widened"),
         ({"scope": "invoices:read invoices:pay"}, {"scope": None}, "scope_widened"),
         ({"typ": "JWT"}, {}, "malformed_txn_token"),
