@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from agent_identity.policy import Request
 
 BILLING = "https://billing.example"
+BENCH = "AGENT_IDENTITY_BENCH_SECRET"
 PERMIT = Decision.permit(policy_id="bench")
 TOOLS = frozenset({"list_invoices"})
 
@@ -280,7 +281,7 @@ def job() -> Figure:
 def exchange() -> Figure:
     """One token exchange over HTTP: the processor time of the client. The issuer is another process; its metadata is cached.
 
-    The configuration is that of `init --kind oidc`: DPoP, and a client key in a file.
+    The tokens are bound by DPoP, and the client authenticates with a secret from the environment.
     """
     return _exchange("one token exchange over HTTP, processor time of the client", is_async=False)
 
@@ -296,12 +297,12 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
         config.write_text(
             f'[agent]\nname = "invoice-bot"\nsigner = "file:{folder}/signer.pem"\n'
             f'[issuers.stub]\nissuer = "{url}"\ntrust = ["subjects"]\nclient_id = "bench"\n'
-            f'client_key = "file:{folder}/client.pem"\n'
+            f'client_secret = "env:{BENCH}"\n'
             f'[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
             '[ledger]\nurl = "memory:"\n'
         )
-        for name in ("signer.pem", "client.pem"):
-            (Path(folder) / name).write_bytes(SigningKey.generate().to_pem())
+        (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
+        os.environ[BENCH] = os.urandom(16).hex()
         for file in Path(folder).iterdir():
             file.chmod(0o600)
         with (

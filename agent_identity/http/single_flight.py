@@ -107,7 +107,11 @@ class _Flight(Generic[T]):
         self._wakers.append(wake)
         try:
             if not self.has_landed:
-                await asyncio.wait({landing}, timeout=seconds)
+                timer = loop.call_later(seconds, _finish, landing)
+                try:
+                    await landing
+                finally:
+                    timer.cancel()
         finally:
             landing.cancel()
             if wake in self._wakers:
