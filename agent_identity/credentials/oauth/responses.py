@@ -144,6 +144,7 @@ def failure_of(
 
 _CLIENT_REMEDY: Final = "check client_id, client_auth and the key or secret in the issuer's table; at the issuer, check the client's authentication method, its key and the kid"
 _REMEDIES: Final[Mapping[str, str]] = {
+    "invalid_request": "run doctor --resource to read the issuer's own words about the request; if it refuses the parameter resource, set resource_indicators = false for the issuer",
     "invalid_client": _CLIENT_REMEDY,
     "unauthorized_client": "allow the client this grant type at the issuer, or set another source for the resource",
     "invalid_grant": "get a fresh token of the principal: this one has expired, was revoked, or is of another client or issuer; at the issuer, let the client exchange the tokens that other clients get",
