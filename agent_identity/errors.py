@@ -274,7 +274,7 @@ CODES: Final = frozenset(
     no_issuer_trusted no_ledger no_resource no_session no_state no_terminal no_token
     no_workload_api no_workload_identity nobody_to_ask nonce_mismatch not_configured not_for_sending
     not_introspectable not_json not_permitted not_revoked not_supported not_verified
-    not_yet_valid opaque_token operator_required owner parent_mismatch pkce_unsupported
+    not_yet_valid opaque_token operator_required owner parameter_reserved parent_mismatch pkce_unsupported
     policy_denied policy_failed policy_missing policy_undecided policy_unusable port_in_use
     principal_empty principal_malformed principal_outdated principal_revoked
     principal_unknown_there principal_unproven private_address profile_unknown program_not_run

@@ -24,7 +24,7 @@ from agent_identity.credentials.oauth.registration import (
     metadata_document,
 )
 from agent_identity.credentials.oauth.responses import Allowances
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT
+from agent_identity.credentials.oauth.token_types import AUTH0_VAULT, named_type
 from agent_identity.credentials.principal_tokens import Trusted
 from agent_identity.credentials.workload import provider
 from agent_identity.errors import ConfigurationError, CredentialUnavailableError
@@ -43,8 +43,6 @@ if TYPE_CHECKING:
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
     from agent_identity.values import JSON, Certificate, Secret
-
-_SUBJECT_TYPES = {"access_token": ACCESS_TOKEN, "id_token": ID_TOKEN, "jwt": JWT}
 
 
 def issuers_of(
@@ -119,7 +117,7 @@ def trusted_of(configuration: Configuration, issuers: Mapping[str, Issuer]) -> d
             table.audience,
             client_id=table.client_id,
             algorithms=frozenset(table.algorithms or ALGORITHMS),
-            token_type=_SUBJECT_TYPES.get(table.token_type or "", table.token_type),
+            token_type=None if table.token_type is None else named_type(table.token_type),
         )
     return trusted
 
@@ -150,6 +148,8 @@ def _clients(
             scopes=scopes,
             assertion_audience=_assertion_audience(label, table),
         )
+    if table.client_auth == "anonymous":
+        return KnownClient(Client("", NoProof()))
     if table.client_id is None:
         return None
     client = Client(table.client_id, _authentication(label, table, secrets))
@@ -248,6 +248,8 @@ GRANT_TYPES = {
     "device": ("urn:ietf:params:oauth:grant-type:device_code", "refresh_token"),
     "ciba": ("urn:openid:params:grant-type:ciba", "refresh_token"),
     "refresh-token": ("refresh_token",),
+    "entra-obo": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
+    "auth0-token-vault": (AUTH0_VAULT,),
 }
 """The grant types of a source; the first is the one that it can't do without."""
 
@@ -257,7 +259,10 @@ def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
     needed: dict[str, set[str]] = {}
     for table in configuration.resources.values():
         if table.issuer is not None:
-            needed.setdefault(table.issuer, set()).update(GRANT_TYPES.get(table.source or "", ()))
+            types = needed.setdefault(table.issuer, set())
+            types.update(GRANT_TYPES.get(table.source or "", ()))
+            if table.actor == "client":
+                types.update(GRANT_TYPES["client-credentials"])
         if table.via is not None:
             needed.setdefault(table.via, set()).update(GRANT_TYPES["token-exchange"])
     return {label: tuple(sorted(types)) for label, types in needed.items()}

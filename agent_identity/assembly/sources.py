@@ -4,14 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
+from agent_identity.credentials.oauth.token_types import (
+    ACCESS_TOKEN,
+    ID_TOKEN,
+    JWT,
+    REFRESH_TOKEN,
+    named_type,
+)
 from agent_identity.credentials.sources.authorization_code import AuthorizationCode
 from agent_identity.credentials.sources.chain_alone import ChainAlone
 from agent_identity.credentials.sources.ciba import Ciba
 from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.credentials.sources.cross_domain import CrossDomain
 from agent_identity.credentials.sources.device import DeviceAuthorization
+from agent_identity.credentials.sources.entra_obo import EntraObo
 from agent_identity.credentials.sources.jwt_bearer import JwtBearer
 from agent_identity.credentials.sources.legacy import ApiKey, Basic, ClientCertificate, Static
 from agent_identity.credentials.sources.platform import (
@@ -36,7 +44,7 @@ if TYPE_CHECKING:
     from agent_identity.config import Configuration
     from agent_identity.config.model import ResourceTable
     from agent_identity.credentials.oauth.issuer import Issuer
-    from agent_identity.credentials.source import Source
+    from agent_identity.credentials.source import Parameters, Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.delegation.details import Details
     from agent_identity.flow import Flow
@@ -85,11 +93,16 @@ def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
     )
 
 
+_EXCHANGES: Final = frozenset(
+    {"token-exchange", "id-jag", "identity-chaining", "entra-obo", "auth0-token-vault"}
+)
+
+
 def _needs_principal_token(table: ResourceTable) -> bool:
     """Whether getting the credential needs the principal's token, which a handed-over session doesn't have."""
     if table.source == "jwt-bearer":
         return table.assertion_from == "subject"
-    return table.source in {"token-exchange", "id-jag", "identity-chaining"}
+    return table.source in _EXCHANGES
 
 
 def details_of(uri: str, table: ResourceTable) -> Details | None:
@@ -107,6 +120,10 @@ def _issuer(table: ResourceTable, means: _Means) -> Issuer:
     return means.issuers[table.issuer or ""]
 
 
+def _parameters(table: ResourceTable) -> Parameters:
+    return tuple((table.parameters or {}).items())
+
+
 def _binding(table: ResourceTable) -> Literal["dpop", "mtls", "none"]:
     return table.binding or "dpop"
 
@@ -117,9 +134,23 @@ def _client_name(table: ResourceTable, means: _Means) -> str:
     return f"{label} {means.configuration.issuers[label].client_id or ''}"
 
 
+_ANY_SUBJECT: Final = (ACCESS_TOKEN, JWT, ID_TOKEN)
+_SUBJECTS: Final = {
+    ACCESS_TOKEN: (ACCESS_TOKEN, JWT),
+    ID_TOKEN: (ID_TOKEN,),
+    REFRESH_TOKEN: (REFRESH_TOKEN,),
+}
+"""The principal's tokens that may be sent as a type; any may be sent as a JWT, or as a type of the issuer's own."""
+
+
+def _sent_as(table: ResourceTable) -> str | None:
+    return None if table.subject_token_type is None else named_type(table.subject_token_type)
+
+
 def _token_exchange(table: ResourceTable, means: _Means) -> Source:
     issuer = _issuer(table, means)
     by_workload = table.actor == "workload"
+    sent_as = _sent_as(table)
     return TokenExchange(
         issuer,
         binding=_binding(table),
@@ -127,7 +158,34 @@ def _token_exchange(table: ResourceTable, means: _Means) -> Source:
         actor=table.actor or "none",
         names_principal=True,
         details=_for_issuer(table),
+        parameters=_parameters(table),
+        subject_types=_SUBJECTS.get(sent_as or "", _ANY_SUBJECT),
+        sent_as=sent_as,
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
+        client_name=_client_name(table, means),
+    )
+
+
+def _token_vault(table: ResourceTable, means: _Means) -> Source:
+    sent_as = _sent_as(table)
+    return TokenExchange(
+        _issuer(table, means),
+        "auth0-token-vault",
+        binding=_binding(table),
+        audience=table.audience,
+        parameters=_parameters(table),
+        subject_types=_SUBJECTS.get(sent_as or "", (ACCESS_TOKEN, REFRESH_TOKEN)),
+        sent_as=sent_as,
+        client_name=_client_name(table, means),
+    )
+
+
+def _entra_obo(table: ResourceTable, means: _Means) -> Source:
+    return EntraObo(
+        _issuer(table, means),
+        binding=_binding(table),
+        audience=table.audience,
+        parameters=_parameters(table),
         client_name=_client_name(table, means),
     )
 
@@ -138,6 +196,7 @@ def _client_credentials(table: ResourceTable, means: _Means) -> Source:
         binding=_binding(table),
         audience=table.audience,
         details=_for_issuer(table),
+        parameters=_parameters(table),
         client_name=_client_name(table, means),
     )
 
@@ -150,6 +209,7 @@ def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
         assertion_from=table.assertion_from or "client",
         binding=_binding(table),
         audience=table.audience,
+        parameters=_parameters(table),
         key=_client_key(table, means),
         kid=means.configuration.issuers[table.issuer or ""].client_key_id,
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
@@ -171,6 +231,7 @@ def _cross_domain(table: ResourceTable, means: _Means) -> Source:
         binding=_binding(table),
         audience=table.audience,
         details=_for_issuer(table),
+        parameters=_parameters(table),
         client_name=_client_name(table, means),
     )
 
@@ -182,6 +243,7 @@ def _sign_in(table: ResourceTable, means: _Means) -> SignIn:
         binding=_binding(table),
         audience=table.audience,
         details=_for_issuer(table),
+        parameters=_parameters(table),
         names_principal=True,
         tokens=RefreshTokens(
             table.refresh_token,
@@ -199,6 +261,7 @@ def _refresh_token(table: ResourceTable, means: _Means) -> Source:
         RefreshTokens(table.refresh_token, fixed=True, store=means.secrets),
         binding=_binding(table),
         audience=table.audience,
+        parameters=_parameters(table),
         client_name=_client_name(table, means),
     )
 
@@ -278,6 +341,8 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
         _sign_in(table, means), login_hint_from=table.login_hint_from or "sub"
     ),
     "refresh-token": _refresh_token,
+    "entra-obo": _entra_obo,
+    "auth0-token-vault": _token_vault,
     "workload-token": lambda table, means: WorkloadTokenSource(
         _provider(table), table.audience, clock=means.clock
     ),

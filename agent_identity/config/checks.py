@@ -127,7 +127,8 @@ def _issuers(configuration: Configuration) -> Iterator[Fault]:
         yield from _proof(table, path, has_svid=has_svid, signs=name in signing)
         if name not in asked:
             continue
-        if table.client_id is None and table.registration is None:
+        is_named = table.client_id is not None or table.registration is not None
+        if not is_named and table.client_auth != "anonymous":
             yield missing((*path, "client_id"), "give the client_id that the issuer registered")
         if table.client_auth is None and table.client_secret is None:
             yield missing(
@@ -206,7 +207,7 @@ _MATERIAL: Final = {
     "tls_client_auth": "client_certificate",
     "self_signed_tls_client_auth": "client_certificate",
 }
-_KEYLESS: Final = frozenset({"none", "spiffe_jwt", "workload_token"})
+_KEYLESS: Final = frozenset({"none", "anonymous", "spiffe_jwt", "workload_token"})
 
 
 def _proof(
@@ -229,6 +230,8 @@ def _proof(
             yield conflict(key, f"{method} uses no key", "remove client_key or client_auth")
         elif method in _KEYLESS:
             yield unused(key, f"{method} uses no key")
+    if method == "anonymous" and table.client_id is not None:
+        yield conflict((*path, "client_id"), "anonymous sends none", 'set client_auth = "none"')
     makes_assertion = method in {None, "private_key_jwt"}
     if table.client_key_id is not None and not (table.client_key and (signs or makes_assertion)):
         yield unused((*path, "client_key_id"), "no key signs with this id")

@@ -156,6 +156,8 @@ def _is_authorization(table: ResourceTable) -> bool:
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
     _Rule("source", "token-exchange", "there is an issuer", _has("issuer")),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
+    _Rule("binding", "none", "Entra binds no tokens", _is("entra-obo")),
+    _Rule("binding", "none", "the token is of another provider", _is("auth0-token-vault")),
     _Rule("binding", "dpop", "an issuer's tokens can be bound", _is(*OAUTH_SOURCES)),
     _Rule("binding", "none", "the source has no token that can be bound", _always),
     _Rule("assertion", "omit", "a legacy service doesn't verify it", _is(*LEGACY_SOURCES)),

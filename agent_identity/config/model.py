@@ -73,6 +73,8 @@ SourceName: TypeAlias = Literal[
     "device",
     "ciba",
     "refresh-token",
+    "entra-obo",
+    "auth0-token-vault",
     "spiffe-jwt",
     "spiffe-x509",
     "workload-token",
@@ -93,6 +95,7 @@ ClientAuth: TypeAlias = Literal[
     "spiffe_jwt",
     "workload_token",
     "none",
+    "anonymous",
 ]
 Registration: TypeAlias = Literal["configured", "cimd", "dynamic"]
 TokenType: TypeAlias = Literal[
@@ -109,6 +112,7 @@ OAUTH_SOURCES: Final[frozenset[str]] = frozenset(
     {
         *("token-exchange", "client-credentials", "jwt-bearer", "id-jag", "identity-chaining"),
         *("authorization-code", "device", "ciba", "refresh-token"),
+        *("entra-obo", "auth0-token-vault"),
     }
 )
 """Sources that get a token from an issuer."""
@@ -192,7 +196,7 @@ class IssuerTable(Table):
     client_id: Text | None = None
     """Our client id there; an https URL names a client metadata document."""
     client_auth: ClientAuth | None = None
-    """How the client authenticates, by default with the key, secret or certificate that it has."""
+    """How the client authenticates, by default with the key, secret or certificate that it has; `anonymous` sends no `client_id` either."""
     client_key: Reference = None
     """The client's private key (PEM), for assertions or for its certificate."""
     client_key_id: Text | None = None
@@ -266,8 +270,12 @@ class ResourceTable(Table):
     """Whether the chain and each call's assertion are sent, by default `omit` for legacy sources."""
     audience: Text | None = None
     """The audience to request, if the issuer knows the resource by another name."""
-    actor: Literal["grant", "workload", "none"] | None = None
-    """The actor token of token exchange, by default `none`."""
+    actor: Literal["grant", "workload", "client", "none"] | None = None
+    """The actor token of token exchange, by default `none`; `client` is an access token of our client, by client credentials."""
+    subject_token_type: Text | None = None
+    """The `subject_token_type` of token exchange, by default that of the principal's token; `access_token`, `id_token`, `jwt`, `refresh_token` or a URI."""
+    parameters: dict[str, Text] | None = None
+    """Further form members of the requests for this resource's token: the token request, and the request that starts a sign-in. They are not secret: the file and the request show them in clear."""
     authorization_details: Annotated[tuple[dict[str, JsonValue], ...], Field(strict=False)] = ()
     """The authorization details to request (RFC 9396); those of the type `urn:agent-identity:tool` limit tools and their arguments."""
     transaction_token: TransactionTokenTable | None = None

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.config.inference import OWN_MEANS, uses_platform
@@ -55,17 +56,21 @@ def _is_given(table: Table, key: str) -> bool:
     return getattr(table, key) is not None
 
 
-_SIGN_IN: Final = "audience authorization_details refresh_token"
+_SIGN_IN: Final = "audience authorization_details refresh_token parameters"
 _BY_SOURCE: Final = {
-    "token-exchange": Keys("issuer", "audience authorization_details actor"),
-    "client-credentials": Keys("issuer", "audience authorization_details"),
-    "jwt-bearer": Keys("issuer", "audience assertion_from"),
-    "id-jag": Keys("issuer via", "audience authorization_details"),
-    "identity-chaining": Keys("issuer via", "audience authorization_details"),
+    "token-exchange": Keys(
+        "issuer", "audience authorization_details actor parameters subject_token_type"
+    ),
+    "client-credentials": Keys("issuer", "audience authorization_details parameters"),
+    "jwt-bearer": Keys("issuer", "audience assertion_from parameters"),
+    "id-jag": Keys("issuer via", "audience authorization_details parameters"),
+    "identity-chaining": Keys("issuer via", "audience authorization_details parameters"),
     "authorization-code": Keys("issuer", _SIGN_IN),
     "device": Keys("issuer", _SIGN_IN),
     "ciba": Keys("issuer", f"{_SIGN_IN} login_hint_from"),
-    "refresh-token": Keys("issuer refresh_token", "audience"),
+    "refresh-token": Keys("issuer refresh_token", "audience parameters"),
+    "entra-obo": Keys("issuer", "audience parameters"),
+    "auth0-token-vault": Keys("issuer", "audience parameters subject_token_type"),
     "spiffe-jwt": Keys(),
     "spiffe-x509": Keys(),
     "workload-token": Keys("", "audience"),
@@ -100,6 +105,8 @@ def check_resources(configuration: Configuration) -> Iterator[Fault]:
         yield from check_keys(_BY_SOURCE, table.source, table, path)
         yield from _platform(table, path)
         yield from _issuer(table, path, configuration)
+        yield from _parameters(table, path)
+        yield from _token_type(table, path)
         if (table.refresh_token or "").startswith("env:"):
             yield Fault(
                 "reference_read_only",
@@ -164,7 +171,8 @@ def _issuer(
     issuer = configuration.issuers.get(table.issuer or "")
     if issuer is None:
         return
-    if not issuer.resource_indicators and table.audience is None:
+    names_resource = table.source not in {"entra-obo", "auth0-token-vault"}
+    if names_resource and not issuer.resource_indicators and table.audience is None:
         yield missing(
             (*path, "audience"),
             "with resource_indicators = false the issuer needs the audience instead of the resource",
@@ -175,6 +183,68 @@ def _issuer(
             ("issuers", str(table.issuer), "client_certificate"),
             'binding = "mtls" needs a client_certificate, or a [spiffe] table',
         )
+
+
+_RESERVED: Final = {
+    "choose another source": "grant_type requested_token_use response_type response_mode",
+    "set it in the table of [issuers]": "client_id client_secret client_assertion* redirect_uri",
+    "set subject_token_type": "subject_token_type",
+    "set actor": "actor_token*",
+    "set audience": "audience",
+    "use the resource's URI, and resource_indicators at the issuer": "resource",
+    "set scopes": "scope",
+    "set authorization_details": "authorization_details",
+    "set refresh_token": "refresh_token",
+    "set login_hint_from": "login_hint* id_token_hint",
+    "open the session for that principal": "assertion subject_token requested_subject username",
+    "let the resource require a step-up": "acr_values max_age",
+    "leave it out: the source sends it where it is needed": (
+        "requested_token_type code code_* state nonce request request_uri dpop_jkt device_code"
+        " auth_req_id binding_message requested_expiry"
+    ),
+    "leave it out: no secret belongs in this file": (
+        "*secret* *passw* *api_key* *apikey* user_code client_notification_token"
+    ),
+}
+"""Patterns of names that `parameters` may not have, by what to do instead. They are compared without case."""
+
+
+def _parameters(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    if table.source == "auth0-token-vault" and "connection" not in (table.parameters or ()):
+        where = (*path, "parameters", "connection")
+        yield missing(where, "name the connection whose token is wanted")
+    for name in table.parameters or ():
+        where = (*path, "parameters", name)
+        remedy = _instead_of(name.lower())
+        if remedy is not None:
+            message = "is reserved: the library sends it, or it changes who or what is asked for"
+            yield Fault("parameter_reserved", where, message, remedy)
+        elif not re.fullmatch(r"[A-Za-z0-9._-]+", name):
+            yield malformed(where, "must be letters, digits, dots, dashes and underscores")
+
+
+def _instead_of(name: str) -> str | None:
+    """What to do instead of sending a reserved parameter; None for one that isn't reserved."""
+    return next(
+        (
+            remedy
+            for remedy, patterns in _RESERVED.items()
+            if any(fnmatchcase(name, pattern) for pattern in patterns.split())
+        ),
+        None,
+    )
+
+
+_TOKEN_TYPE: Final = re.compile(
+    r"access_token|id_token|jwt|refresh_token|[A-Za-z][A-Za-z0-9+.-]*:[!-~]+"
+)
+
+
+def _token_type(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    name = table.subject_token_type
+    if name is not None and not _TOKEN_TYPE.fullmatch(name):
+        what = "must be access_token, id_token, jwt, refresh_token or a URI"
+        yield malformed((*path, "subject_token_type"), what)
 
 
 _BY_AUTH: Final = {

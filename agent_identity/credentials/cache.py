@@ -53,7 +53,7 @@ class Cooldown:
 class CacheKey(NamedTuple):
     """Everything that a credential depends on. The tables use its `digest` as their key.
 
-    `details` is the canonical JSON of RFC 9396 objects.
+    `details` is the canonical JSON of RFC 9396 objects, `parameters` the encoded form of a resource's own parameters.
     """
 
     grant_type: str
@@ -65,6 +65,7 @@ class CacheKey(NamedTuple):
     audience: str
     scopes: frozenset[str]
     details: str
+    parameters: str
     binding_key: str
     policy_epoch: int
 
@@ -79,7 +80,7 @@ class CacheKey(NamedTuple):
         parts: list[str] = [self.grant_type, self.issuer, self.client, *self.principal]
         parts += [self.chain, self.resource, self.audience, str(len(self.scopes))]
         parts += sorted(self.scopes)
-        parts += [self.details, self.binding_key, str(self.policy_epoch)]
+        parts += [self.details, self.parameters, self.binding_key, str(self.policy_epoch)]
         return digest_of(parts)
 
 

@@ -8,7 +8,7 @@ another: a cache, or a choice among sources, takes them as arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
@@ -160,7 +160,7 @@ class Renewal(NamedTuple):
 class Described(NamedTuple):
     """The settings of a source that change its answers, as part of the cache key.
 
-    `details` is canonical JSON. A setting that the source doesn't have is empty.
+    `details` is canonical JSON, `parameters` an encoded form. A setting that the source doesn't have is empty.
     """
 
     kind: str
@@ -168,6 +168,7 @@ class Described(NamedTuple):
     client: str = ""
     audience: str = ""
     details: str = ""
+    parameters: str = ""
 
 
 class Source(Protocol):
@@ -191,14 +192,19 @@ class Source(Protocol):
         ...
 
 
+Parameters: TypeAlias = "tuple[tuple[str, str], ...]"
+"""Further form members that are configured for a resource, none of which the library sends itself."""
+
+
 def target(
     wanted: Wanted,
     *,
     audience: str | None = None,
     details: Sequence[JSON] = (),
+    parameters: Parameters = (),
     names_resource: bool = True,
 ) -> list[tuple[str, str]]:
-    """Return the form members for a request.
+    """Return the form members for a request, the configured `parameters` last.
 
     `resource` is sent even if an issuer ignores it; `names_resource=False` is for issuers that refuse it.
     """
@@ -213,7 +219,7 @@ def target(
         form.append(("acr_values", " ".join(wanted.step_up.acr_values)))
     if wanted.step_up is not None and wanted.step_up.max_age is not None:
         form.append(("max_age", str(wanted.step_up.max_age)))
-    return form
+    return [*form, *parameters]
 
 
 def details_text(details: Sequence[JSON]) -> str:

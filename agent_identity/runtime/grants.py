@@ -58,6 +58,7 @@ def share_key(
         audience=source.audience,
         scopes=scopes,
         details=source.details,
+        parameters=source.parameters,
         binding_key=session.agent.key.thumbprint,
         policy_epoch=session.parts.policy_epoch,
     ).digest()

@@ -22,9 +22,11 @@ from agent_identity import AgentIdentity, current_credential, current_session, t
 from agent_identity.authority import Authority, ClientRecord
 from agent_identity.authority.requests import OAuthError
 from agent_identity.credentials.cache import CacheKey
+from agent_identity.credentials.source import Described
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Shared
 from agent_identity.jose import loads_object, unverified
+from agent_identity.runtime.grants import share_key
 
 BILLING = "https://billing.example"
 
@@ -108,6 +110,7 @@ KEY = CacheKey(
     audience="a",
     scopes=frozenset({"x", "y"}),
     details="d",
+    parameters="p",
     binding_key="b",
     policy_epoch=1,
 )
@@ -123,6 +126,7 @@ keys = st.builds(
     audience=texts,
     scopes=st.frozensets(texts, max_size=3),
     details=texts,
+    parameters=texts,
     binding_key=texts,
     policy_epoch=st.integers(0, 3),
 )
@@ -165,6 +169,16 @@ def test_C03_separators_case_and_moved_characters_never_collide() -> None:
 def test_C03_a_key_without_a_principal_cannot_be_made() -> None:
     with pytest.raises(ConfigurationError):
         KEY._replace(principal=("", "t", "s")).digest()
+
+
+def test_C03_a_source_with_other_parameters_has_another_key(make_identity) -> None:
+    source = Described("token-exchange", "i", "c", "a", "", "connection=google")
+    with make_identity().on_behalf_of("user:alice", purpose="p") as session:
+        keys = [
+            share_key(session._state, described, "h", BILLING, frozenset())
+            for described in (source, source._replace(parameters="connection=github"), source)
+        ]
+    assert keys[0] == keys[2] != keys[1]
 
 
 def test_C04_a_wider_cached_token_never_serves_a_narrower_request(make_identity) -> None:

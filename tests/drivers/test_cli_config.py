@@ -195,7 +195,7 @@ def test_each_kind_gets_its_credentials_in_its_own_way(tmp_path: Path) -> None:
         "oidc": ["token-exchange"],
         "keycloak": ["token-exchange"],
         "okta": ["id-jag"],
-        "entra": ["workload-token"],
+        "entra": ["entra-obo", "workload-token"],
         "auth0": ["token-exchange"],
         "spiffe": ["token-exchange", "spiffe-jwt"],
         "github-actions": ["jwt-bearer"],

@@ -690,6 +690,33 @@ def test_the_document_of_a_client_says_all_and_holds_no_secret(
     assert wrong.exit_code == 2
 
 
+def test_a_client_that_is_its_own_actor_registers_for_client_credentials(
+    tmp_path: Path, idp: FakeIssuer, key: Path
+) -> None:
+    path = tmp_path / "agent-identity.toml"
+    path.write_text(
+        f'[agent]\nname = "bot"\n[issuers.acme]\nissuer = "{idp.url}"\n{CIMD}'
+        f'[resources."{BILLING}"]\nactor = "client"\n'
+    )
+    path.chmod(0o600)
+    done = CliRunner().invoke(app, ["config", "client-document", "acme", "--config", str(path)])
+    grants = json.loads(done.stdout)["grant_types"]
+    assert grants == ["client_credentials", "urn:ietf:params:oauth:grant-type:token-exchange"]
+
+
+@pytest.mark.parametrize(
+    "source", ["token-exchange", "entra-obo", 'auth0-token-vault"\nparameters.connection = "c']
+)
+def test_a_session_that_was_handed_over_has_no_token_to_trade(
+    configured: Configured, idp: FakeIssuer, key: Path, source: str
+) -> None:
+    identity = configured(acme(idp) + f'[resources."{BILLING}"]\nsource = "{source}"\n')
+    with identity.on_behalf_of(idp.token("alice", audience="invoice-bot"), purpose="p") as session:
+        place = session._state.parts.resources.get(BILLING)
+    assert place.source_for(is_handed=True).described.kind == "chain"
+    assert place.source_for(is_handed=False).described.issuer == idp.url
+
+
 def test_an_issuer_that_refuses_resource_indicators_is_sent_none(
     configured: Configured, idp: FakeIssuer, key: Path
 ) -> None:

@@ -263,6 +263,62 @@ def test_a_workloads_token_goes_as_the_type_that_it_is(token_type: str) -> None:
     assert (form["actor_token"], form["actor_token_type"]) == ("the-workload-token", token_type)
 
 
+def form_of(request: Any) -> dict[str, str]:
+    return {name: values[0] for name, values in parse_qs(request.body.decode()).items()}
+
+
+def test_the_clients_own_access_token_can_be_the_actor() -> None:
+    """Zitadel takes an access token or an ID token as actor_token, and no JWT of ours."""
+    asks: list[Any] = []
+    own = HttpResponse(
+        200,
+        {"content-type": "application/json"},
+        json.dumps({"access_token": "the-clients-token", "token_type": "Bearer"}).encode(),
+    )
+    exchange(own, answered(), asks=asks, actor="client")
+    first, second = map(form_of, asks)
+    assert first["grant_type"] == "client_credentials"
+    assert not {"resource", "scope", "subject_token"} & first.keys()
+    assert (second["actor_token"], second["actor_token_type"]) == (
+        *("the-clients-token", ACCESS_TOKEN),
+    )
+
+
+def test_a_token_goes_as_the_type_that_is_configured() -> None:
+    asks: list[Any] = []
+    exchange(answered(), asks=asks, sent_as="urn:acme:legacy-token")
+    assert form_of(asks[0])["subject_token_type"] == "urn:acme:legacy-token"
+    assert form_of(asks[0])["grant_type"].endswith(":token-exchange")
+
+
+FEDERATED = "http://auth0.com/oauth/token-type/federated-connection-access-token"
+VAULT: dict[str, Any] = {
+    "kind": "auth0-token-vault",
+    "actor": "none",
+    "names_principal": False,
+    "binding": "none",
+    "parameters": (("connection", "google-oauth2"),),
+}
+
+
+def test_a_token_of_the_vault_is_asked_for_by_its_connection_alone() -> None:
+    asks: list[Any] = []
+    answer = answered("ya29.a0", token_type="Bearer", issued_token_type=FEDERATED)
+    issued = exchange(answer, asks=asks, audience="https://other.example", **VAULT)
+    form = form_of(asks[0])
+    grant = "urn:auth0:params:oauth:grant-type:token-exchange:federated-connection-access-token"
+    assert (form["grant_type"], form["requested_token_type"]) == (grant, FEDERATED)
+    assert (form["connection"], form["subject_token"]) == ("google-oauth2", "the-subject-token")
+    assert not {"resource", "audience"} & form.keys()
+    assert (issued.token_type, issued.is_opaque) == ("Bearer", True)
+
+
+def test_the_vault_is_asked_for_another_providers_token_and_takes_no_other() -> None:
+    with pytest.raises(CredentialRejectedError) as caught:
+        exchange(answered("ya29.a0", token_type="Bearer"), **VAULT)
+    assert caught.value.code == "wrong_token_type"
+
+
 UNSENDABLE = {
     "a line break": "abc\r\nX-Injected: 1",
     "a foreign character": "abc\u00e9",

@@ -31,7 +31,7 @@ _PLACES: Final = {
 }
 """The endpoint that a source needs besides the token endpoint: its field of `Endpoints`, and its name in the metadata."""
 
-_UNREGISTERED: Final = frozenset({"spiffe_jwt", "workload_token"})
+_UNREGISTERED: Final = frozenset({"anonymous", "spiffe_jwt", "workload_token"})
 """Methods of client authentication that no metadata lists."""
 
 _AGENT_ALG: Final = "ES256"
@@ -72,6 +72,8 @@ def _uses(label: str, configuration: Configuration) -> Iterator[_Use]:
             yield _Use(key, GRANT_TYPES[table.source][0], table)
             if table.refresh_token is not None and table.source != "refresh-token":
                 yield _Use(f"{key}.refresh_token", "refresh_token", table)
+        if table.issuer == label and table.actor == "client":
+            yield _Use(f"{key}.actor", "client_credentials")
         if table.via == label:
             yield _Use(f"{key}.via", TOKEN_EXCHANGE)
         if table.transaction_token is not None and table.transaction_token.issuer == label:

@@ -214,10 +214,10 @@ class PlatformJwt:
 
 @dataclass(frozen=True, slots=True)
 class NoProof:
-    """A public client: it sends its `client_id` without authentication (RFC 6749 §2.1)."""
+    """A public client: it sends its `client_id` without authentication (RFC 6749 §2.1); an anonymous one has an empty id."""
 
     method: str = "none"
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:  # noqa: ARG002 - the protocol's
         yield from ()
-        return Proven((("client_id", client_id),))
+        return Proven((("client_id", client_id),) if client_id else ())

@@ -87,6 +87,7 @@ class AuthorizationCode(SignInSource):
             ("code", code),
             ("redirect_uri", callback.redirect_uri),
             ("code_verifier", verifier),
+            *self.sign_in.parameters,
         ]
         if issuer.resource_indicators:
             form.append(("resource", wanted.resource))
@@ -169,7 +170,10 @@ def _check_pkce(issuer: Issuer, endpoints: Endpoints) -> None:
 def _check_nonce(answer: Answer, nonce: str, issuer: str) -> None:
     """Check that an ID token belongs to this sign-in (OIDC Core §3.1.3.7)."""
     claims = None if answer.id_token is None else read_jwt(answer.id_token)
-    if claims is not None and claims.get("nonce") != nonce:
+    if claims is None:
+        return
+    shown = (claims.text("nonce") or "").encode("utf-8", "surrogatepass")
+    if not hmac.compare_digest(shown, nonce.encode()):
         raise CredentialRejectedError(
             "nonce_mismatch", f"the ID token from {issuer} doesn't belong to this sign-in"
         )

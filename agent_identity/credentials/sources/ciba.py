@@ -64,6 +64,7 @@ class Ciba(SignInSource):
         polled: list[tuple[str, str | Secret]] = [
             ("grant_type", CIBA),
             ("auth_req_id", request_id),
+            *self.sign_in.parameters,
         ]
         binding = self.sign_in.bound_to(wanted)
         return (yield from poll(issuer, polled, binding=binding, interval=interval, expires_at=end))

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.token_types import CLIENT_CREDENTIALS
 from agent_identity.credentials.source import Described, Wanted, details_text, target
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.source import Parameters
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
 
@@ -27,6 +29,7 @@ class ClientCredentials:
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
     details: Sequence[JSON] = ()
+    parameters: Parameters = ()
     client_name: str = ""
     patience: float | None = None
 
@@ -38,6 +41,7 @@ class ClientCredentials:
             self.client_name,
             f"{self.binding} {self.audience or ''}",
             details_text(self.details),
+            urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -50,6 +54,7 @@ class ClientCredentials:
                 wanted,
                 audience=self.audience,
                 details=self.details,
+                parameters=self.parameters,
                 names_resource=self.issuer.resource_indicators,
             ),
         ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.oauth.responses import check_scope_claim, check_scopes, read_jwt
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.responses import Fields
+    from agent_identity.credentials.source import Parameters
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
 
@@ -45,7 +47,8 @@ _SUBJECT_TYPES: Final = {
 }
 _REQUESTED: Final = {"id-jag": ID_JAG, "identity-chaining": JWT}
 _TYP: Final = "oauth-id-jag+jwt"
-_N_A: Final = "n_a"
+_TOKEN_TYPES: Final = {"id-jag": ("n_a", "bearer"), "identity-chaining": ("n_a",)}
+"""The `token_type` of a grant: Okta calls an ID-JAG a bearer token, which its `typ` shows that it isn't."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +56,7 @@ class CrossDomain:
     """Get a grant for `issuer` from the principal's issuer `via`, and exchange it at `issuer`.
 
     The grant is checked before it is sent: it must name the principal, if their `sub` at `via` is known. It is sent once, and
-    only to `issuer`.
+    only to `issuer`, with the `parameters`.
     """
 
     kind: Literal["id-jag", "identity-chaining"]
@@ -62,6 +65,7 @@ class CrossDomain:
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
     details: Sequence[JSON] = ()
+    parameters: Parameters = ()
     client_name: str = ""
     patience: float | None = None
 
@@ -73,6 +77,7 @@ class CrossDomain:
             self.client_name,
             f"{self.binding} {self.audience or ''}",
             details_text(self.details),
+            urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -89,7 +94,12 @@ class CrossDomain:
         form: list[tuple[str, str | Secret]] = [
             ("grant_type", JWT_BEARER),
             ("assertion", grant),
-            *target(wanted, details=self.details, names_resource=self.issuer.resource_indicators),
+            *target(
+                wanted,
+                details=self.details,
+                parameters=self.parameters,
+                names_resource=self.issuer.resource_indicators,
+            ),
         ]
         answer = yield from self.issuer.token(form, binding=expected.binding, one_use=True)
         return (yield from check_answer(self.issuer, answer, expected))
@@ -116,7 +126,7 @@ class CrossDomain:
         ]
         answer = yield from self.via.token(form, binding=binding)
         check_issued_type(answer, _REQUESTED[self.kind], self.via.url)
-        if answer.token_type.lower() != _N_A:
+        if answer.token_type.lower() not in _TOKEN_TYPES[self.kind]:
             raise CredentialRejectedError(
                 "wrong_token_type",
                 f"{self.via.url} issued a grant with the type of an access token",

@@ -73,6 +73,7 @@ class DeviceAuthorization(SignInSource):
         polled: list[tuple[str, str | Secret]] = [
             ("grant_type", DEVICE_CODE),
             ("device_code", device_code),
+            *self.sign_in.parameters,
         ]
         binding = self.sign_in.bound_to(wanted)
         return (yield from poll(issuer, polled, binding=binding, interval=interval, expires_at=end))

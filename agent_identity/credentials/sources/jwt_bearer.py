@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.client import sign_assertion
 from agent_identity.credentials.oauth.responses import looks_signed
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Form, Issued
+    from agent_identity.credentials.source import Parameters
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.keys.signing import SigningKey
@@ -38,6 +40,7 @@ class JwtBearer:
     assertion_from: Literal["client", "subject", "workload"] = "client"
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
+    parameters: Parameters = ()
     key: Callable[[], Flow[SigningKey]] | None = field(default=None, repr=False)
     kid: str | None = None
     workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
@@ -51,6 +54,7 @@ class JwtBearer:
             self.issuer.url,
             self.client_name,
             f"{self.binding} {self.assertion_from} {self.audience or ''}",
+            parameters=urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -62,7 +66,10 @@ class JwtBearer:
                 ("grant_type", JWT_BEARER),
                 ("assertion", assertion()),
                 *target(
-                    wanted, audience=self.audience, names_resource=self.issuer.resource_indicators
+                    wanted,
+                    audience=self.audience,
+                    parameters=self.parameters,
+                    names_resource=self.issuer.resource_indicators,
                 ),
             ]
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from urllib.parse import urlencode
 
 from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.token_types import REFRESH
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
+    from agent_identity.credentials.source import Parameters
     from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
@@ -156,6 +158,7 @@ def refresh(
     wanted: Wanted,
     token: Secret,
     expected: Expected,
+    parameters: Parameters = (),
 ) -> Flow[Issued]:
     """Use a refresh token. It is sent once, and deleted if the issuer refuses it.
 
@@ -166,7 +169,12 @@ def refresh(
     form: list[tuple[str, str | Secret]] = [
         ("grant_type", REFRESH),
         ("refresh_token", token),
-        *target(wanted, details=expected.details, names_resource=issuer.resource_indicators),
+        *target(
+            wanted,
+            details=expected.details,
+            parameters=parameters,
+            names_resource=issuer.resource_indicators,
+        ),
     ]
     try:
         answer = yield from issuer.token(
@@ -200,6 +208,7 @@ class RefreshToken:
     tokens: RefreshTokens = field(repr=False)
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
+    parameters: Parameters = ()
     client_name: str = ""
     patience: float | None = None
 
@@ -210,6 +219,7 @@ class RefreshToken:
             self.issuer.url,
             self.client_name,
             f"{self.binding} {self.audience or ''}",
+            parameters=urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -225,4 +235,6 @@ class RefreshToken:
             )
         expected = yield from expect(self.issuer, wanted, self.binding, audience=self.audience)
         expected = replace(expected, sub=sub_at(self.issuer, wanted), shown_by="kept")
-        return (yield from refresh(self.issuer, self.tokens, wanted, token, expected))
+        return (
+            yield from refresh(self.issuer, self.tokens, wanted, token, expected, self.parameters)
+        )

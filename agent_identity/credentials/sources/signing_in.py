@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, ClassVar, Final, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.requests import Binding, Issued
 from agent_identity.credentials.source import Described, details_text, sub_at, target
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.responses import Answer, Fields
-    from agent_identity.credentials.source import Wanted
+    from agent_identity.credentials.source import Parameters, Wanted
     from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import JSON, Secret
@@ -41,7 +42,7 @@ _LONGEST: Final = 60.0
 class SignIn:
     """How to get a token for one resource by a person's sign-in.
 
-    `patience` is seconds that the person has. `names_principal` says that the issuer is the principal's own: then the
+    `parameters` are sent with the request that starts the sign-in, and with each token request. `patience` is seconds that the person has. `names_principal` says that the issuer is the principal's own: then the
     principal must be the one who signs in, and the answer must show it.
     """
 
@@ -49,6 +50,7 @@ class SignIn:
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
     details: Sequence[JSON] = ()
+    parameters: Parameters = ()
     names_principal: bool = False
     tokens: RefreshTokens = field(default_factory=RefreshTokens, repr=False)
     client_name: str = ""
@@ -67,6 +69,7 @@ class SignIn:
                 replace(wanted, scopes=scopes),
                 audience=self.audience,
                 details=self.details,
+                parameters=self.parameters,
                 names_resource=self.issuer.resource_indicators,
             )
         ]
@@ -123,7 +126,11 @@ class SignIn:
         if token is not None:
             try:
                 kept = replace(expected, shown_by="kept")
-                return (yield from refresh(self.issuer, self.tokens, wanted, token, kept))
+                return (
+                    yield from refresh(
+                        self.issuer, self.tokens, wanted, token, kept, self.parameters
+                    )
+                )
             except CredentialRejectedError as error:
                 if error.code not in ("invalid_grant", "invalid_scope"):
                     raise
@@ -166,6 +173,7 @@ class SignInSource:
             sign_in.client_name,
             f"{sign_in.binding} {sign_in.audience or ''}",
             details_text(sign_in.details),
+            urlencode(sign_in.parameters),
         )
 
 

@@ -5,9 +5,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Literal
+from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.responses import read_jwt
-from agent_identity.credentials.oauth.token_types import ACCESS_TOKEN, ID_TOKEN, JWT, TOKEN_EXCHANGE
+from agent_identity.credentials.oauth.token_types import (
+    ACCESS_TOKEN,
+    AUTH0_FEDERATED,
+    AUTH0_VAULT,
+    CLIENT_CREDENTIALS,
+    ID_TOKEN,
+    JWT,
+    TOKEN_EXCHANGE,
+)
 from agent_identity.credentials.source import (
     Described,
     Wanted,
@@ -26,7 +35,7 @@ if TYPE_CHECKING:
 
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.oauth.requests import Issued
-    from agent_identity.credentials.source import SubjectToken
+    from agent_identity.credentials.source import Parameters, SubjectToken
     from agent_identity.credentials.workload.tokens import WorkloadToken
     from agent_identity.flow import Flow
     from agent_identity.values import JSON
@@ -37,17 +46,24 @@ class TokenExchange:
     """Trade the principal's token for one that the resource accepts (RFC 8693 §2.1), bound to the acting agent's key if configured.
 
     `actor` is the source of `actor_token`: the leaf of the chain, for an issuer that understands grants (it also gets the whole
-    chain, to verify it); the agent's `workload` token; or none. `names_principal` says that the issuer is the principal's own,
-    so the answer must name them. `subject_types` are the acceptable types of the principal's token, in order of preference.
+    chain, to verify it); the agent's `workload` token; an access token of the `client` itself at this issuer; or none.
+    `names_principal` says that the issuer is the principal's own, so the answer must name them. `subject_types` are the
+    acceptable types of the principal's token, in order of preference; `sent_as` is the type that is sent instead of the token's.
+
+    `kind` is `auth0-token-vault` for a token of another provider, which Auth0 keeps for the principal: then the resource is
+    neither named in the request, nor is the answer about the principal as Auth0 knows them.
     """
 
     issuer: Issuer
+    kind: Literal["token-exchange", "auth0-token-vault"] = "token-exchange"
     binding: Literal["dpop", "mtls", "none"] = "dpop"
     audience: str | None = None
-    actor: Literal["grant", "workload", "none"] = "none"
+    actor: Literal["grant", "workload", "client", "none"] = "none"
     names_principal: bool = False
     details: Sequence[JSON] = ()
+    parameters: Parameters = ()
     subject_types: tuple[str, ...] = (ACCESS_TOKEN, JWT, ID_TOKEN)
+    sent_as: str | None = None
     workload: Callable[[], Flow[WorkloadToken]] | None = field(default=None, repr=False)
     client_name: str = ""
     patience: float | None = None
@@ -55,11 +71,12 @@ class TokenExchange:
     @property
     def described(self) -> Described:
         return Described(
-            "token-exchange",
+            self.kind,
             self.issuer.url,
             self.client_name,
-            f"{self.audience or ''} {self.binding} {self.actor}",
+            f"{self.audience or ''} {self.binding} {self.actor} {self.sent_as or ''}",
             details_text(self.details),
+            urlencode(self.parameters),
         )
 
     def fetch(self, wanted: Wanted, /) -> Flow[Issued]:
@@ -86,7 +103,7 @@ class TokenExchange:
         )
         form, headers = yield from self._form(wanted, subject)
         answer = yield from self.issuer.token(form, binding=expected.binding, headers=headers)
-        check_issued_type(answer, ACCESS_TOKEN, self.issuer.url)
+        check_issued_type(answer, self._requested, self.issuer.url)
         expected = replace(
             expected,
             sub=sub_at(self.issuer, wanted) if self.names_principal else None,
@@ -94,19 +111,28 @@ class TokenExchange:
         )
         return (yield from check_answer(self.issuer, answer, expected))
 
+    @property
+    def _is_vault(self) -> bool:
+        return self.kind == "auth0-token-vault"
+
+    @property
+    def _requested(self) -> str:
+        return AUTH0_FEDERATED if self._is_vault else ACCESS_TOKEN
+
     def _form(
         self, wanted: Wanted, subject: SubjectToken
     ) -> Flow[tuple[list[tuple[str, str | Secret]], tuple[tuple[str, str], ...]]]:
         form: list[tuple[str, str | Secret]] = [
-            ("grant_type", TOKEN_EXCHANGE),
-            ("requested_token_type", ACCESS_TOKEN),
+            ("grant_type", AUTH0_VAULT if self._is_vault else TOKEN_EXCHANGE),
+            ("requested_token_type", self._requested),
             ("subject_token", subject.token),
-            ("subject_token_type", subject.token_type),
+            ("subject_token_type", self.sent_as or subject.token_type),
             *target(
                 wanted,
-                audience=self.audience,
+                audience=None if self._is_vault else self.audience,
                 details=self.details,
-                names_resource=self.issuer.resource_indicators,
+                parameters=self.parameters,
+                names_resource=self.issuer.resource_indicators and not self._is_vault,
             ),
         ]
         headers: tuple[tuple[str, str], ...] = ()
@@ -116,6 +142,9 @@ class TokenExchange:
         elif self.actor == "workload" and self.workload is not None:
             workload = yield from self.workload()
             form += [("actor_token", workload.token), ("actor_token_type", workload.token_type)]
+        elif self.actor == "client":
+            own = yield from self.issuer.token([("grant_type", CLIENT_CREDENTIALS)])
+            form += [("actor_token", own.token), ("actor_token_type", ACCESS_TOKEN)]
         return form, headers
 
 

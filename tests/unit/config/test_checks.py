@@ -31,6 +31,49 @@ REFUSED = {
         f"{IN_B}.transaction_token.x",
         6,
     ),
+    # parameters
+    "a reserved parameter": (
+        CLIENT + B + 'parameters = {audience = "x"}',
+        "parameter_reserved",
+        f"{IN_B}.parameters.audience",
+        6,
+    ),
+    "a parameter that no form has": (
+        CLIENT + B + 'parameters = {"a b" = "x"}',
+        "value_malformed",
+        f'{IN_B}.parameters."a b"',
+        6,
+    ),
+    "a number as parameter": (
+        CLIENT + B + "parameters = {a = 1}",
+        "value_malformed",
+        f"{IN_B}.parameters.a",
+        6,
+    ),
+    "parameters of a source without request": (
+        B + 'source = "api-key"\nsecret = "env:S"\nparameters = {a = "1"}',
+        "key_unused",
+        f"{IN_B}.parameters",
+        4,
+    ),
+    "a vault without connection": (
+        CLIENT + B + 'source = "auth0-token-vault"',
+        "value_missing",
+        f"{IN_B}.parameters.connection",
+        5,
+    ),
+    "a token type that is none": (
+        CLIENT + B + 'subject_token_type = "saml"',
+        "value_malformed",
+        f"{IN_B}.subject_token_type",
+        6,
+    ),
+    "an id for a client without one": (
+        A + 'client_id = "c"\nclient_auth = "anonymous"',
+        "value_conflict",
+        "issuers.acme.client_id",
+        3,
+    ),
     # values
     "a number for text": ("[agent]\nname = 3", "value_malformed", "agent.name", 2),
     "text for a number": ('[http]\nbody_limit = "3"', "value_malformed", "http.body_limit", 2),
@@ -876,3 +919,35 @@ def test_the_token_of_a_vault_is_below_the_folder_of_the_file(read, tmp_path) ->
     assert read(text).vault.path == str(tmp_path / "t.jwt")
     variable = text.replace("file", "gitlab").replace("t.jwt", "TOKEN")
     assert read(variable).vault.path == "TOKEN"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("grant_type", "client_id", "client_secret", "client_assertion", "client_assertion_type"),
+        *("subject_token", "subject_token_type", "actor_token", "actor_token_type", "resource"),
+        *("requested_token_type", "requested_token_use", "requested_subject", "audience", "scope"),
+        *("code", "code_verifier", "code_challenge", "code_challenge_method", "redirect_uri"),
+        *("refresh_token", "assertion", "authorization_details", "state", "nonce", "request"),
+        *("request_uri", "dpop_jkt", "username", "password", "login_hint", "login_hint_token"),
+        *("id_token_hint", "response_type", "response_mode", "acr_values", "max_age", "user_code"),
+        *("device_code", "auth_req_id", "binding_message", "requested_expiry", "api_key"),
+        *("client_notification_token", "Grant_Type", "SCOPE", "my_secret"),
+    ],
+)
+def test_no_parameter_is_sent_anyway_or_changes_who_is_asked_for(refuse, name) -> None:
+    (problem,) = refuse(CLIENT + B + f'parameters = {{{name} = "x"}}')
+    assert (problem.code, problem.key) == ("parameter_reserved", f"{IN_B}.parameters.{name}")
+    assert problem.remedy
+
+
+@pytest.mark.parametrize(
+    "name", ["connection", "subject_issuer", "requested_issuer", "access_type", "organization"]
+)
+def test_any_other_parameter_is_taken(read, name) -> None:
+    text = CLIENT + B + f'parameters = {{{name} = "x"}}'
+    assert read(text).resources["https://b.example"].parameters == {name: "x"}
+
+
+def test_a_client_without_any_name_needs_no_client_id(read) -> None:
+    assert read(A + 'client_auth = "anonymous"\n' + B).issuers["acme"].client_id is None

@@ -89,6 +89,8 @@ SAID: dict[str, str] = {
     "resources.assertion": ASKED + 'assertion = "omit"\n',
     "resources.audience": ASKED + 'audience = "x"\n',
     "resources.actor": ASKED + 'actor = "grant"\n',
+    "resources.subject_token_type": ASKED + 'subject_token_type = "jwt"\n',
+    "resources.parameters": ASKED + 'parameters = {connection = "x"}\n',
     "resources.authorization_details": ASKED + 'authorization_details = [{type = "x"}]\n',
     "resources.transaction_token.issuer": ASKED
     + 'transaction_token = {issuer = "a", audience = "t"}\n',

@@ -131,7 +131,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("both", {}, {"issued_token_type": None}, "wrong_token_type"),
     ("id-jag", {}, {"issued_token_type": JWT}, "wrong_token_type"),
     ("identity-chaining", {}, {"issued_token_type": ID_JAG}, "wrong_token_type"),
-    ("both", {}, {"token_type": "Bearer"}, "wrong_token_type"),
+    ("identity-chaining", {}, {"token_type": "Bearer"}, "wrong_token_type"),
     ("both", {}, {"token_type": "DPoP"}, "wrong_token_type"),
     ("both", {}, {"scope": "invoices:read invoices:pay"}, "scope_widened"),
     ("both", {"scope": "invoices:read invoices:pay"}, {"scope": None}, "scope_widened"),
@@ -237,3 +237,13 @@ def test_without_a_binding_a_grant_without_one_will_do(rig) -> None:
     bearer = rig.answered(rig.token(cnf=None), token_type="Bearer")
     issued = play(source(rig, "id-jag", binding="none").fetch(rig.wanted()), answer, bearer)
     assert issued.token_type == "Bearer"
+
+
+def test_an_id_jag_may_be_called_a_bearer_token(rig) -> None:
+    """Okta's documentation shows `Bearer` where the draft requires `N_A`; `typ` still says what it is."""
+    answer = granted(rig, "id-jag", token_type="Bearer")
+    assert play(source(rig, "id-jag").fetch(rig.wanted()), answer, rig.answered()).issuer == THERE
+    access_token = granted(rig, "id-jag", grant(rig, "at+jwt"), token_type="Bearer")
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(source(rig, "id-jag").fetch(rig.wanted()), access_token)
+    assert caught.value.code == "malformed_grant"
