@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The httpx transports behind our clients, and their TLS contexts."""
+"""The connections of flows and of httpx clients, and their TLS contexts."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import functools
 import os
 import ssl
 import tempfile
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 import httpcore
 import httpx
@@ -19,10 +19,6 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Generator, Iterator
 
     from agent_identity.values import Certificate
-
-_CONNECTIONS: Final = 100
-_KEPT: Final = 20
-_IDLE: Final = 30.0
 
 
 @functools.cache
@@ -100,22 +96,20 @@ def _file_with(data: bytes) -> Generator[str]:
 
 
 class Network(httpx.BaseTransport):
-    """Sync connections through our own backend, so that every wait ends at the deadline of its exchange."""
+    """The sync connections of a pool, for httpx's clients; flows use `send`, which needs no object of httpx."""
 
-    def __init__(self, context: ssl.SSLContext, backend: httpcore.NetworkBackend) -> None:
-        self._pool = httpcore.ConnectionPool(
-            ssl_context=context,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_KEPT,
-            keepalive_expiry=_IDLE,
-            network_backend=backend,
-        )
+    def __init__(self, pool: httpcore.ConnectionPool) -> None:
+        self._pool = pool
 
     def handle_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.SyncByteStream)  # noqa: S101 - a sync client makes no other
         with _as_httpx_errors():
             response = self._pool.handle_request(_to_httpcore(request, request.stream))
         return _to_httpx(response, _Stream(response))
+
+    def send(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request. The caller closes the response."""
+        return self._pool.handle_request(request)
 
     def close(self) -> None:
         self._pool.close()
@@ -124,20 +118,18 @@ class Network(httpx.BaseTransport):
 class AsyncNetwork(httpx.AsyncBaseTransport):
     """The async twin of `Network`."""
 
-    def __init__(self, context: ssl.SSLContext, backend: httpcore.AsyncNetworkBackend) -> None:
-        self._pool = httpcore.AsyncConnectionPool(
-            ssl_context=context,
-            max_connections=_CONNECTIONS,
-            max_keepalive_connections=_KEPT,
-            keepalive_expiry=_IDLE,
-            network_backend=backend,
-        )
+    def __init__(self, pool: httpcore.AsyncConnectionPool) -> None:
+        self._pool = pool
 
     async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
         assert isinstance(request.stream, httpx.AsyncByteStream)  # noqa: S101 - an async client makes no other
         with _as_httpx_errors():
             response = await self._pool.handle_async_request(_to_httpcore(request, request.stream))
         return _to_httpx(response, _AsyncStream(response))
+
+    async def send(self, request: httpcore.Request) -> httpcore.Response:
+        """Send a request. The caller closes the response."""
+        return await self._pool.handle_async_request(request)
 
     async def aclose(self) -> None:
         await self._pool.aclose()

@@ -16,12 +16,14 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import httpcore
 
 from agent_identity.forks import start_over_in_child
+from agent_identity.http.asyncio_streams import AsyncioBackend
 from agent_identity.http.backends import (
     AsyncGuardedBackend,
     DeadlineBackend,
     addresses_of,
     check_addresses,
 )
+from agent_identity.http.connections import LIMITS, AsyncFlowPool, FlowPool
 from agent_identity.http.network import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
@@ -131,20 +133,32 @@ class Pools:
             gone = [key for key, pools in self._loops.items() if pools.is_gone()]
             for key in gone:
                 del self._loops[key]
-            return self._loops.setdefault(id(loop), _LoopPools(loop))
+            pools = self._loops.get(id(loop))
+            if pools is None:
+                pools = self._loops[id(loop)] = _LoopPools(loop)
+            return pools
 
     def _open(self, name: str, certificate: Certificate | None) -> Network:
         find = self._public_addresses if name == DISCOVERED else addresses_of
-        return Network(self.context(certificate), DeadlineBackend(find))
+        context, backend = self.context(certificate), DeadlineBackend(find)
+        if name != TOOLS:
+            return Network(FlowPool(context, backend))
+        return Network(
+            httpcore.ConnectionPool(ssl_context=context, network_backend=backend, **LIMITS)
+        )
 
     def _public_addresses(self, host: str, port: int) -> list[str]:
         return check_addresses(host, self._resolve(host, port), self._allow_private)
 
     def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork:
-        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
+        context = self.context(certificate)
+        if name == TOOLS:
+            return AsyncNetwork(httpcore.AsyncConnectionPool(ssl_context=context, **LIMITS))
+        backend: httpcore.AsyncNetworkBackend = AsyncioBackend()
         if name == DISCOVERED:
-            backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
-        return AsyncNetwork(self.context(certificate), backend)
+            anyio = httpcore.AnyIOBackend()
+            backend = AsyncGuardedBackend(anyio, self._allow_private, self._resolve)  # pyright: ignore[reportArgumentType]  # a stub if anyio isn't installed
+        return AsyncNetwork(AsyncFlowPool(context, backend))
 
 
 def _place(name: str, certificate: Certificate | None) -> _Place:

@@ -107,7 +107,11 @@ class _Flight(Generic[T]):
         self._wakers.append(wake)
         try:
             if not self.has_landed:
-                await asyncio.wait({landing}, timeout=seconds)
+                timer = loop.call_later(seconds, _finish, landing)
+                try:
+                    await landing
+                finally:
+                    timer.cancel()
         finally:
             landing.cancel()
             if wake in self._wakers:
@@ -154,7 +158,8 @@ class SingleFlight(Generic[T]):
                 if once:
                     raise _blocking_call()
                 return _run_as_leader(key, lead)
-            flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+            if not flight.has_landed:
+                flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if landed := flight.outcome(deadline):
                 return landed[0]
 

@@ -192,6 +192,18 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
         },
         {"client_id": "inspector", "client_secret": "look", **machine},
         {
+            "client_id": "limited",
+            "client_secret": "s3cret %&+:",
+            "scope": "tool:read",
+            **machine,
+        },
+        {
+            "client_id": "inspector-only",
+            "client_secret": "s3cret %&+:",
+            **machine,
+            "grant_types": [f"{GRANT_TYPE}jwt-bearer"],
+        },
+        {
             "client_id": "device",
             "grant_types": [f"{GRANT_TYPE}device_code", "refresh_token"],
             **public,
