@@ -73,9 +73,9 @@ class _Stream(asyncio.Protocol, httpcore.AsyncNetworkStream):
         self._has_ended = True
         self._wake()
 
-    def connection_lost(self, error: Exception | None) -> None:
+    def connection_lost(self, exc: Exception | None) -> None:
         self._has_ended = True
-        self._is_lost = error is not None
+        self._is_lost = exc is not None
         self._wake()
 
     def _wake(self) -> None:

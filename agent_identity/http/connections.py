@@ -45,8 +45,6 @@ LIMITS: Final[Limits] = {
 class _Messages:
     """The messages of one connection, without I/O, and whether it is free for the next exchange."""
 
-    _stream: httpcore.NetworkStream | httpcore.AsyncNetworkStream | None
-
     def __init__(self, origin: httpcore.Origin) -> None:
         self._origin = origin
         self._h11 = h11.Connection(h11.CLIENT, max_incomplete_event_size=_HEAD_LIMIT)
@@ -71,9 +69,11 @@ class _Messages:
     def info(self) -> str:
         return f"{self._origin}, {'idle' if self.is_idle() else 'in use'}"
 
-    def has_expired(self) -> bool:
+    def _has_expired(
+        self, stream: httpcore.NetworkStream | httpcore.AsyncNetworkStream | None
+    ) -> bool:
         """Whether it was unused for too long, or its peer has closed it: nothing else is sent to an idle client."""
-        since, stream = self._idle_since, self._stream
+        since = self._idle_since
         if since is None or stream is None:
             return False
         return time.monotonic() > since + _IDLE_SECONDS or bool(
@@ -160,6 +160,9 @@ class Connection(_Messages, httpcore.ConnectionInterface):
         self._backend = backend
         self._stream: httpcore.NetworkStream | None = None
 
+    def has_expired(self) -> bool:
+        return self._has_expired(self._stream)
+
     def handle_request(self, request: httpcore.Request) -> httpcore.Response:
         self._begin()
         try:
@@ -230,6 +233,9 @@ class AsyncConnection(_Messages, httpcore.AsyncConnectionInterface):
         self._context = context
         self._backend = backend
         self._stream: httpcore.AsyncNetworkStream | None = None
+
+    def has_expired(self) -> bool:
+        return self._has_expired(self._stream)
 
     async def handle_async_request(self, request: httpcore.Request) -> httpcore.Response:
         self._begin()
