@@ -22,7 +22,7 @@ from agent_identity.values import b64url, unb64url
 HEADER = b64url(b'{"alg":"ES256","typ":"at+jwt","kid":"stub"}')
 LAST_SECOND = 253402300799
 SIGNATURE = b64url(bytes(64))
-TOKEN = {
+TOKEN: dict[str, object] = {
     "issued_token_type": "urn:ietf:params:oauth:token-type:access_token",
     "token_type": "DPoP",
     "expires_in": 300,

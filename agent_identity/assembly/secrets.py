@@ -19,7 +19,7 @@ from agent_identity.keys.signing import SigningKey, read_certificate
 from agent_identity.values import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.vault.secrets import Vault
     from agent_identity.flow import Flow
@@ -81,7 +81,7 @@ class Secrets:
         """A private key, PEM."""
         return _parsed(
             (self.required(reference, what),),
-            lambda pem: SigningKey.from_pem(pem.reveal().encode()),
+            lambda read: SigningKey.from_pem(read[0].reveal().encode()),
         )
 
     def signer(self, reference: str) -> Signer:
@@ -101,9 +101,7 @@ class Secrets:
         second = first if key is None else self.required(key, f"key of the {what}")
         return _parsed(
             (first, second),
-            lambda certificates, private: read_certificate(
-                certificates.reveal().encode(), private.reveal().encode()
-            ),
+            lambda read: read_certificate(read[0].reveal().encode(), read[1].reveal().encode()),
         )
 
     def _read_cached(self, reference: str) -> Flow[Secret | None]:
@@ -141,7 +139,7 @@ def workload_certificate() -> Flow[Certificate]:
 
 
 def _parsed(
-    texts: tuple[Callable[[], Flow[Secret]], ...], parse: Callable[..., T]
+    texts: tuple[Callable[[], Flow[Secret]], ...], parse: Callable[[Sequence[Secret]], T]
 ) -> Callable[[], Flow[T]]:
     """A function that makes a flow to read texts, and parses them again only if they have changed."""
     last: list[tuple[list[Secret], T]] = []
@@ -153,7 +151,7 @@ def _parsed(
         for before, value in last:
             if all(map(Secret.equals, before, read)):
                 return value
-        value = parse(*read)
+        value = parse(read)
         last[:] = [(read, value)]
         return value
 

@@ -101,6 +101,9 @@ class _Flight(Generic[T]):
         landing: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
+            if _running_loop() is loop:
+                _finish(landing)
+                return
             with contextlib.suppress(RuntimeError):  # that loop was closed
                 loop.call_soon_threadsafe(_finish, landing)
 

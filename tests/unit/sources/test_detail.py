@@ -118,6 +118,7 @@ def test_an_answer_without_words_has_no_detail(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("status", "code", "key"),
     [
+        (400, "invalid_request", "parameter"),
         (401, "invalid_client", "client_auth"),
         (400, "unauthorized_client", "source"),
         (400, "invalid_grant", "fresh token"),
