@@ -57,6 +57,10 @@ class AgentIdentityError(Exception):
     `call_id` which tool call it ended (None outside one).
     """
 
+    __slots__ = (
+        "_detail",
+    )  # so that it is in no pickle, and in no report that prints an error's variables
+
     retryable: ClassVar[bool] = False
 
     def __init__(self, code: str, message: str, *, remedy: str | None = None) -> None:
@@ -67,9 +71,23 @@ class AgentIdentityError(Exception):
         if remedy is not None:
             self.add_note(f"what to do: {remedy}")
 
+    @property
+    def detail(self) -> str | None:
+        """The issuer's own words about it, for a person who sets the client up; None where it sent none.
+
+        They are cleaned: at most 200 characters, no control characters, no known secret and nothing that looks like a token. No
+        message, record or span contains them.
+        """
+        return getattr(self, "_detail", None)
+
+    @detail.setter
+    def detail(self, words: str | None) -> None:
+        self._detail = words
+
     def copy(self) -> Self:
         """A copy to raise elsewhere: callers can share one failure, but not its traceback and `call_id`."""
         copy = _rebuild(type(self), self.args, dict(self.__dict__))
+        copy.detail = self.detail
         if hasattr(copy, "__notes__"):
             copy.__notes__ = [*copy.__notes__]
         if isinstance(self.__cause__, AgentIdentityError):

@@ -18,6 +18,7 @@ from benchmarks.measure import Figure
 ROWS = (
     *("memory", "traced", "sqlite", "outbound", "session", "session_with_token"),
     *("ephemeral", "verification"),
+    *("exchange", "exchange_async"),
     *("herd", "revocation", "imports", "job"),
 )
 

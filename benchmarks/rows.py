@@ -18,17 +18,24 @@ from typing import TYPE_CHECKING
 
 from agent_identity import AgentIdentity, Decision, RevokedError, current_credential, tool
 from agent_identity.authority import Authority
+from agent_identity.credentials.source import Renewal
+from agent_identity.flow import arun, run
+from agent_identity.jose import encode_header
+from agent_identity.keys.signing import SigningKey
 from agent_identity.provenance.ledger import open_ledger
+from agent_identity.runtime.acquire import Renewing, reach
+from agent_identity.session import state_of
 from agent_identity.testing import FakeIssuer
 from benchmarks.measure import CALLS, ROUNDS, Figure, in_r, seconds
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Generator
 
     from agent_identity.flow import HttpRequest, HttpResponse
     from agent_identity.policy import Request
 
 BILLING = "https://billing.example"
+BENCH = "AGENT_IDENTITY_BENCH_SECRET"
 PERMIT = Decision.permit(policy_id="bench")
 TOOLS = frozenset({"list_invoices"})
 
@@ -271,6 +278,90 @@ def job() -> Figure:
     return Figure("cold start of a job: exec, unbound resource", whole * 1e3, "ms", None, note)
 
 
+def exchange() -> Figure:
+    """One token exchange over HTTP: the processor time of the client. The issuer is another process; its metadata is cached.
+
+    The tokens are bound by DPoP, and the client authenticates with a secret from the environment.
+    """
+    return _exchange("one token exchange over HTTP, processor time of the client", is_async=False)
+
+
+def exchange_async() -> Figure:
+    """The same on an event loop."""
+    return _exchange("the same in async code", is_async=True)
+
+
+def _exchange(path: str, *, is_async: bool) -> Figure:
+    with tempfile.TemporaryDirectory() as folder, _stub() as (url, subject):
+        config = Path(folder) / "agent-identity.toml"
+        config.write_text(
+            f'[agent]\nname = "invoice-bot"\nsigner = "file:{folder}/signer.pem"\n'
+            f'[issuers.stub]\nissuer = "{url}"\ntrust = ["subjects"]\nclient_id = "bench"\n'
+            f'client_secret = "env:{BENCH}"\n'
+            f'[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
+            '[ledger]\nurl = "memory:"\n'
+        )
+        (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
+        os.environ[BENCH] = os.urandom(16).hex()
+        for file in Path(folder).iterdir():
+            file.chmod(0o600)
+        with (
+            AgentIdentity.from_config(config, state_dir=Path(folder), policy=policy) as identity,
+            identity.on_behalf_of(subject, purpose="measure") as session,
+        ):
+            state = state_of(session)
+            scopes = frozenset({"invoices:read"})
+            cached = lambda: reach(state, BILLING, scopes)  # noqa: E731 - a flow to be made often
+            world = state.parts.world
+            renewing = Renewing(
+                state, run(cached(), world.answer), None
+            )  # a renewal is never cached
+            if is_async:
+                with asyncio.Runner() as loop:
+                    loop.run(renewing.arenew(Renewal()))
+                    value, r = in_r(
+                        lambda: loop.run(renewing.arenew(Renewal())),
+                        lambda: loop.run(arun(cached(), world.aanswer)),
+                        ROUNDS,
+                        time.process_time,
+                    )
+            else:
+                value, r = in_r(
+                    lambda: renewing.renew(Renewal()),
+                    lambda: run(cached(), world.answer),
+                    ROUNDS,
+                    time.process_time,
+                )
+    return Figure(path, value, "r", None, f"r = {r:.1f} µs, {value * r / 1e3:.2f} ms an exchange")
+
+
+@contextlib.contextmanager
+def _stub() -> Generator[tuple[str, str]]:
+    """The URL of an authorization server in another process, and a principal's token from it."""
+    key = SigningKey.generate()
+    jwks = json.dumps({"keys": [{**key.public_jwk, "kid": key.thumbprint, "use": "sig"}]})
+    command = [sys.executable, "-m", "benchmarks.stub", jwks]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603
+        assert process.stdout is not None
+        url = process.stdout.readline().strip()
+        now = int(time.time())
+        claims = {
+            "iss": url,
+            "sub": "alice",
+            "aud": "bench",
+            "client_id": "bench",
+            "iat": now,
+            "exp": now + 3600,
+            "jti": "subject",
+            "scope": "invoices:read",
+        }
+        header = encode_header(key.alg, typ="at+jwt", kid=key.thumbprint)
+        try:
+            yield url, key.compact(header, json.dumps(claims).encode())
+        finally:
+            process.terminate()
+
+
 def herd() -> Figure:
     """200 callers in threads and in tasks of three event loops, on one cold key."""
     asked: list[str] = []
@@ -392,6 +483,7 @@ def imports() -> Figure:
 ROWS = (
     *(memory, traced, sqlite, outbound, session, session_with_token),
     *(ephemeral, verification),
+    *(exchange, exchange_async),
     *(herd, revocation, imports, job),
 )
 

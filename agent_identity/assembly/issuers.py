@@ -77,7 +77,7 @@ def issuers_of(
             jwks=table.jwks,
             metadata=table.metadata,
             has_metadata=table.has_metadata,
-            endpoints=_given_endpoints(table),
+            endpoints=given_endpoints(table),
             allows=Allowances(
                 several_audiences=table.allow_several_audiences,
                 missing_audience=table.allow_missing_audience,
@@ -97,7 +97,8 @@ def issuers_of(
     return {label: issuer(label, table) for label, table in configuration.issuers.items()}
 
 
-def _given_endpoints(table: IssuerTable) -> dict[str, str]:
+def given_endpoints(table: IssuerTable) -> dict[str, str]:
+    """The endpoints that a table names, by their names in RFC 8414."""
     if table.endpoints is None:
         return {}
     names = type(table.endpoints).model_fields
@@ -237,7 +238,7 @@ def _certificate(
     return workload_certificate if is_shown or proves else None
 
 
-_GRANT_TYPES = {
+GRANT_TYPES = {
     "token-exchange": ("urn:ietf:params:oauth:grant-type:token-exchange",),
     "client-credentials": ("client_credentials",),
     "jwt-bearer": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
@@ -250,6 +251,7 @@ _GRANT_TYPES = {
     "entra-obo": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
     "auth0-token-vault": (AUTH0_VAULT,),
 }
+"""The grant types of a source; the first is the one that it can't do without."""
 
 
 def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
@@ -258,11 +260,11 @@ def _grant_types(configuration: Configuration) -> dict[str, tuple[str, ...]]:
     for table in configuration.resources.values():
         if table.issuer is not None:
             types = needed.setdefault(table.issuer, set())
-            types.update(_GRANT_TYPES.get(table.source or "", ()))
+            types.update(GRANT_TYPES.get(table.source or "", ()))
             if table.actor == "client":
-                types.update(_GRANT_TYPES["client-credentials"])
+                types.update(GRANT_TYPES["client-credentials"])
         if table.via is not None:
-            needed.setdefault(table.via, set()).update(_GRANT_TYPES["token-exchange"])
+            needed.setdefault(table.via, set()).update(GRANT_TYPES["token-exchange"])
     return {label: tuple(sorted(types)) for label, types in needed.items()}
 
 

@@ -8,7 +8,7 @@ each time, and so are secrets that are also written, since another process may h
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_identity.config.references import transit_key
 from agent_identity.credentials.cache import digest_of
@@ -16,14 +16,17 @@ from agent_identity.credentials.vault.transit import TransitSigner
 from agent_identity.errors import ConfigurationError
 from agent_identity.flow import Shared, certificate_svid, keep, read, shared
 from agent_identity.keys.signing import SigningKey, read_certificate
+from agent_identity.values import Secret
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from agent_identity.credentials.vault.secrets import Vault
     from agent_identity.flow import Flow
     from agent_identity.signers import Signer
-    from agent_identity.values import Certificate, Secret
+    from agent_identity.values import Certificate
+
+T = TypeVar("T")
 
 _LIFE: Final = 300.0
 _VAULT: Final = "vault:"
@@ -76,13 +79,10 @@ class Secrets:
 
     def key(self, reference: str, what: str) -> Callable[[], Flow[SigningKey]]:
         """A private key, PEM."""
-        text = self.required(reference, what)
-
-        def fetch() -> Flow[SigningKey]:
-            pem = yield from text()
-            return SigningKey.from_pem(pem.reveal().encode())
-
-        return fetch
+        return _parsed(
+            (self.required(reference, what),),
+            lambda read: SigningKey.from_pem(read[0].reveal().encode()),
+        )
 
     def signer(self, reference: str) -> Signer:
         """The key of the vault's transit engine that `vault:MOUNT/NAME` names, which signs there.
@@ -99,13 +99,10 @@ class Secrets:
         """A certificate chain and its key in PEM, in one place or two."""
         first = self.required(chain, what)
         second = first if key is None else self.required(key, f"key of the {what}")
-
-        def fetch() -> Flow[Certificate]:
-            certificates = yield from first()
-            private = yield from second()
-            return read_certificate(certificates.reveal().encode(), private.reveal().encode())
-
-        return fetch
+        return _parsed(
+            (first, second),
+            lambda read: read_certificate(read[0].reveal().encode(), read[1].reveal().encode()),
+        )
 
     def _read_cached(self, reference: str) -> Flow[Secret | None]:
         if not reference.startswith(_VAULT):
@@ -139,3 +136,23 @@ def workload_certificate() -> Flow[Certificate]:
             remedy="set [spiffe] socket or SPIFFE_ENDPOINT_SOCKET",
         )
     return certificate
+
+
+def _parsed(
+    texts: tuple[Callable[[], Flow[Secret]], ...], parse: Callable[[Sequence[Secret]], T]
+) -> Callable[[], Flow[T]]:
+    """A function that makes a flow to read texts, and parses them again only if they have changed."""
+    last: list[tuple[list[Secret], T]] = []
+
+    def fetch() -> Flow[T]:
+        read: list[Secret] = []
+        for text in texts:
+            read.append((yield from text()))  # noqa: PERF401 - a comprehension can't yield
+        for before, value in last:
+            if all(map(Secret.equals, before, read)):
+                return value
+        value = parse(read)
+        last[:] = [(read, value)]
+        return value
+
+    return fetch

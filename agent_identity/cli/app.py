@@ -166,9 +166,11 @@ def _report_errors(command: Callable[P, R]) -> Callable[P, R]:
             return command(*args, **kwargs)
         except AgentIdentityError as error:
             if kwargs.get("as_json"):
-                _print_error(error.code, str(error), error.remedy)
+                _print_error(error.code, str(error), error.remedy, error.detail)
             else:
                 typer.secho(f"{error.code}: {error}", err=True, fg=typer.colors.RED)
+                if error.detail:
+                    typer.echo(f"the issuer says: {error.detail}", err=True)
                 if error.remedy:
                     typer.echo(f"what to do: {error.remedy}", err=True)
             raise typer.Exit(UNSOUND if _is_refusal(error) else UNREADABLE) from None
@@ -176,8 +178,10 @@ def _report_errors(command: Callable[P, R]) -> Callable[P, R]:
     return run
 
 
-def _print_error(code: str, message: str, remedy: str | None) -> None:
+def _print_error(code: str, message: str, remedy: str | None, detail: str | None = None) -> None:
     document = {"code": code, "message": message, "remedy": remedy}
+    if detail is not None:
+        document["detail"] = detail
     typer.echo(json.dumps(document), err=True)
 
 
@@ -277,11 +281,28 @@ def init(
 
 @app.command()
 @_report_errors
-def doctor(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:
+def doctor(
+    resource: Annotated[
+        str | None,
+        typer.Option(
+            "--resource", help="Only get a credential for this resource, and give it back."
+        ),
+    ] = None,
+    subject_token: SubjectToken = None,
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
     """Check configuration, secrets, keys, issuers, clocks and stores. Exit 0: no check failed, 1: a check failed, 2: unreadable."""
-    from agent_identity.cli.doctor import examine
+    from agent_identity.cli.doctor import examine, examine_resource
     from agent_identity.cli.finding import needed_configuration
 
+    if resource is not None:
+        request = _token_request(resource, None, subject_token)
+        path = needed_configuration(config)
+        raise typer.Exit(examine_resource(path, state_dir, request, as_json=as_json))
+    if subject_token is not None:
+        raise ConfigurationError("request_incomplete", "--subject-token needs --resource")
     directory = state_directory(state_dir)
     raise typer.Exit(examine(needed_configuration(config), directory, as_json=as_json))
 

@@ -131,7 +131,10 @@ class Pools:
             gone = [key for key, pools in self._loops.items() if pools.is_gone()]
             for key in gone:
                 del self._loops[key]
-            return self._loops.setdefault(id(loop), _LoopPools(loop))
+            pools = self._loops.get(id(loop))
+            if pools is None:
+                pools = self._loops[id(loop)] = _LoopPools(loop)
+            return pools
 
     def _open(self, name: str, certificate: Certificate | None) -> Network:
         find = self._public_addresses if name == DISCOVERED else addresses_of

@@ -101,15 +101,23 @@ class _Flight(Generic[T]):
         landing: asyncio.Future[None] = loop.create_future()
 
         def wake() -> None:
+            if _running_loop() is loop:
+                _finish(landing)
+                return
             with contextlib.suppress(RuntimeError):  # that loop was closed
                 loop.call_soon_threadsafe(_finish, landing)
 
         self._wakers.append(wake)
         try:
             if not self.has_landed:
-                await asyncio.wait({landing}, timeout=seconds)
+                timer = loop.call_later(seconds, _finish, landing)
+                try:
+                    await landing
+                finally:
+                    timer.cancel()
         finally:
-            landing.cancel()
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                landing.cancel()
             if wake in self._wakers:
                 self._wakers.remove(wake)
 
@@ -154,7 +162,8 @@ class SingleFlight(Generic[T]):
                 if once:
                     raise _blocking_call()
                 return _run_as_leader(key, lead)
-            flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
+            if not flight.has_landed:
+                flight.wait(min(_SLICE, max(0.0, deadline - time.monotonic())))
             if landed := flight.outcome(deadline):
                 return landed[0]
 

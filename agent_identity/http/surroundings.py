@@ -5,27 +5,24 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import contextvars
 import inspect
-import threading
-import time
-from concurrent.futures import Future
+import os
+import stat
 from concurrent.futures import TimeoutError as FutureTimeout
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
 from agent_identity.errors import CredentialUnavailableError, DeniedError
 from agent_identity.flow import Keep, Read, Show, Svid, Visit, arun, run
 from agent_identity.http.interaction import Listener, await_prompt, on_terminal, show_prompt
-from agent_identity.values import keep
+from agent_identity.http.waiting import wait_in_thread, wait_within
+from agent_identity.values import Secret, keep
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from agent_identity.flow import Answer, Ask, Callback
     from agent_identity.redaction import Revealing
-    from agent_identity.values import Certificate, Prompt, Secret
-
-T = TypeVar("T")
+    from agent_identity.values import Certificate, Prompt
 
 
 class Secrets(Protocol):
@@ -74,16 +71,18 @@ class Surroundings:
         if isinstance(ask, Show):
             self._show(ask.prompt, deadline)
             return None
-        if deadline == float("inf"):
+        if deadline == float("inf") or _is_at_hand(ask) or _is_regular_file(ask):
             return self._look_up(ask)
-        return _within(deadline, lambda: self._look_up(ask))
+        return wait_within(deadline, lambda: self._look_up(ask))
 
     async def aanswer(self, ask: Read | Keep | Show | Svid) -> Answer:
         """Answer in async code. A thread waits for disks, keyrings, sockets and sync callbacks."""
         if isinstance(ask, Show):
             await self._ashow(ask.prompt)
             return None
-        return await asyncio.to_thread(self._look_up, ask)
+        if _is_at_hand(ask):
+            return self._look_up(ask)
+        return await wait_in_thread(lambda: self._look_up(ask))
 
     def visit(self, ask: Visit, world: Callable[[Ask], Answer], deadline: float) -> Callback:
         """Send a person to an authorization server and wait for the redirect.
@@ -129,8 +128,12 @@ class Surroundings:
                 "ask_unknown", f"a flow yielded a {type(ask).__name__}, which isn't an ask"
             )
         secret = self._secrets.read(ask.reference)
-        if secret is not None:
-            keep(self._read, secret)
+        if secret is None:
+            return None
+        earlier = self._read.get(hash(secret.reveal()))
+        if isinstance(earlier, Secret) and earlier.equals(secret):
+            return earlier  # so that it is searched for once, however often it is read
+        keep(self._read, secret)
         return secret
 
     def _svid(self, audience: str | None) -> Secret | Certificate | None:
@@ -139,7 +142,7 @@ class Surroundings:
         return self._svids.certificate() if audience is None else self._svids.jwt(audience)
 
     def _show(self, prompt: Prompt, deadline: float) -> None:
-        _within(deadline, lambda: asyncio.run(self._ashow(prompt)))
+        wait_within(deadline, lambda: asyncio.run(self._ashow(prompt)))
 
     async def _ashow(self, prompt: Prompt) -> None:
         if inspect.iscoroutinefunction(self._on_interaction):
@@ -150,27 +153,18 @@ class Surroundings:
             await await_prompt(prompt, result)
 
 
-def _within(deadline: float, look: Callable[[], T]) -> T:
-    """Run `look` in a separate thread, and wait for it until the deadline."""
-    left = None if deadline == float("inf") else max(0.0, deadline - time.monotonic())
-    done: Future[T] = Future()
-    context = contextvars.copy_context()
+def _is_at_hand(ask: Read | Keep | Svid) -> bool:
+    """Whether the answer is in this process, in an environment variable, so that there is nothing to wait for."""
+    return isinstance(ask, Read) and ask.reference.startswith("env:")
 
-    def target() -> None:
-        try:
-            done.set_result(context.run(look))
-        except BaseException as error:  # noqa: BLE001 - raised in the waiting thread
-            done.set_exception(error)
 
-    threading.Thread(target=target, name="agent-identity-waiting", daemon=True).start()
-    try:
-        return done.result(left)
-    except FutureTimeout:
-        if done.done():
-            raise
-        raise CredentialUnavailableError(
-            "deadline_exceeded", "a secret, an SVID or a prompt took longer than the deadline"
-        ) from None
+def _is_regular_file(ask: Read | Keep | Svid) -> bool:
+    """Whether a regular file is to be read, which doesn't wait for a writer as a pipe does."""
+    if not isinstance(ask, Read) or not ask.reference.startswith("file:"):
+        return False
+    with contextlib.suppress(OSError, ValueError):
+        return stat.S_ISREG(os.stat(ask.reference.removeprefix("file:")).st_mode)  # noqa: PTH116 - for each token
+    return False
 
 
 def _timed_out(listener: Listener) -> CredentialUnavailableError:

@@ -8,7 +8,8 @@ import contextlib
 import logging
 import time
 from contextvars import ContextVar
-from typing import TYPE_CHECKING, Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final
 
 import httpcore
 import httpx
@@ -68,7 +69,7 @@ class Transport:
         try:
             with _quiet(), deadline_at(deadline):
                 pool = self.pools.get(name, request.certificate)
-                return self._read(pool.handle_request(_to_httpx(request, deadline)))
+                return self._read(pool.send(_to_httpcore(request, deadline)))
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - the seam: foreign errors are wrapped here, once
@@ -84,8 +85,8 @@ class Transport:
             with _quiet():
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     pool = await self.pools.aget(name, request.certificate)
-                    sent = _to_httpx(request, deadline)
-                    return await self._aread(await pool.handle_async_request(sent))
+                    sent = _to_httpcore(request, deadline)
+                    return await self._aread(await pool.send(sent))
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
@@ -133,54 +134,88 @@ class Transport:
             )
         return DISCOVERED if request.discovered else ISSUERS
 
-    def _read(self, response: httpx.Response) -> HttpResponse:
+    def _read(self, response: httpcore.Response) -> HttpResponse:
         with contextlib.closing(response):
-            if response.status_code in _REDIRECT_STATUS:
-                return _redirect(response)
-            _check_head(response, self._body_limit)
+            if response.status in _REDIRECT_STATUS:
+                return HttpResponse(
+                    response.status
+                )  # not followed; its headers and body aren't read
+            headers = _read_headers(response, self._body_limit)
             body = bytearray()
-            for chunk in response.iter_raw():
+            for chunk in response.iter_stream():
                 body += chunk
                 _check_size(len(body), self._body_limit)
-            return _from_httpx(response, bytes(body))
+            return HttpResponse(response.status, headers, bytes(body))
 
-    async def _aread(self, response: httpx.Response) -> HttpResponse:
+    async def _aread(self, response: httpcore.Response) -> HttpResponse:
         async with contextlib.aclosing(response):
-            if response.status_code in _REDIRECT_STATUS:
-                return _redirect(response)
-            _check_head(response, self._body_limit)
+            if response.status in _REDIRECT_STATUS:
+                return HttpResponse(response.status)
+            headers = _read_headers(response, self._body_limit)
             body = bytearray()
-            async for chunk in response.aiter_raw():
+            async for chunk in response.aiter_stream():
                 body += chunk
                 _check_size(len(body), self._body_limit)
-            return _from_httpx(response, bytes(body))
+            return HttpResponse(response.status, headers, bytes(body))
 
 
-def _to_httpx(request: HttpRequest, deadline: float) -> httpx.Request:
+def _to_httpcore(request: HttpRequest, deadline: float) -> httpcore.Request:
+    host, url = _parse_url(request.url) if "?" in request.url else _parse_url_cached(request.url)
     # A compressed body could expand a thousandfold, so it is neither requested nor accepted.
-    headers = {
-        "User-Agent": "agent-identity-sdk",
-        **request.headers,
-        "Accept-Encoding": "identity",
-    }
-    waiting: dict[str, Any] = {"pool": max(0.0, deadline - time.monotonic())}
-    return httpx.Request(
+    named = {"User-Agent": "agent-identity-sdk", **request.headers, "Accept-Encoding": "identity"}
+    headers = [(b"Host", host)]
+    headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in named.items()]
+    if request.body or request.method == "POST":
+        headers.append((b"Content-Length", str(len(request.body)).encode()))
+    waiting = {"pool": max(0.0, deadline - time.monotonic())}
+    return httpcore.Request(
         request.method,
-        request.url,
+        url,
         headers=headers,
-        content=request.body or None,
+        content=request.body,
         extensions={"timeout": waiting},
     )
 
 
-def _check_head(response: httpx.Response, limit: int) -> None:
-    if response.headers.get("content-encoding", "identity").lower() != "identity":
+def _parse_url(text: str) -> tuple[bytes, httpcore.URL]:
+    """The `Host` of a URL, and the URL as httpcore takes it."""
+    url = httpx.URL(text)
+    target = httpcore.URL(
+        scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
+    )
+    return url.netloc, target
+
+
+_parse_url_cached: Final = lru_cache(256)(_parse_url)
+"""For URLs without a query: nothing in a query is kept, since it may hold a secret."""
+
+
+def _read_headers(response: httpcore.Response, limit: int) -> dict[str, str]:
+    """The response's headers, by names in lower case.
+
+    Raises:
+        TransportError: its body is compressed, or has more than `limit` bytes.
+    """
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in response.headers:
+        name, value = raw_name.decode("ascii").lower(), _decode(raw_value)
+        headers[name] = f"{headers[name]}, {value}" if name in headers else value
+    if headers.get("content-encoding", "identity").lower() != "identity":
         raise TransportError(
             "encoded_body", "the peer sent a compressed body, which wasn't requested"
         )
-    length = response.headers.get("content-length", "")
+    length = headers.get("content-length", "")
     if length.isdigit():
         _check_size(int(length[:20]), limit)
+    return headers
+
+
+def _decode(value: bytes) -> str:
+    """A header's value: UTF-8, else ISO-8859-1, which any bytes are."""
+    try:
+        return value.decode("utf-8")
+    except UnicodeDecodeError:
+        return value.decode("iso-8859-1")
 
 
 def _check_size(size: int, limit: int) -> None:
@@ -188,19 +223,9 @@ def _check_size(size: int, limit: int) -> None:
         raise TransportError("body_too_large", f"the peer's response has more than {limit} bytes")
 
 
-def _from_httpx(response: httpx.Response, body: bytes) -> HttpResponse:
-    return HttpResponse(response.status_code, dict(response.headers), body)
-
-
-def _redirect(response: httpx.Response) -> HttpResponse:
-    # Not followed, and its headers and body aren't read.
-    return HttpResponse(response.status_code)
-
-
 def _transport_error(error: Exception) -> TransportError:
     """Wrap a foreign error. Its text may contain the URL or the peer's text, so only its type is named."""
-    timeouts = (httpx.TimeoutException, httpcore.TimeoutException, TimeoutError)
-    if isinstance(error, timeouts):
+    if isinstance(error, httpcore.TimeoutException | TimeoutError):
         return TransportError("deadline_exceeded", "the peer took longer than the deadline")
     return TransportError("exchange_failed", f"the exchange failed: {type(error).__name__}")
 

@@ -34,8 +34,10 @@ def read(data: bytes) -> JSON:
             value: JSON = orjson.loads(data)
         except orjson.JSONDecodeError:
             value = None
-        # If orjson writes back the same bytes, they had no repeated name, no second spelling and nothing that isn't JSON.
-        if orjson.dumps(value) == data:
+        # If orjson writes back the same bytes, they had no repeated name, no second spelling and nothing that isn't JSON. Many
+        # servers put a space after each colon and comma; if one of these spaces were in a string, orjson would write it.
+        written = orjson.dumps(value)
+        if written in (data, data.replace(b'": ', b'":').replace(b", ", b",")):
             return value
     return _read_strictly(data)
 

@@ -35,22 +35,29 @@ F = TypeVar("F", bound="Callable[..., Any]")
 SKEW: Final = 60
 """Seconds by which a verifier may believe a grant for longer than it lasts."""
 
+_FEW: Final = 8
+
 
 class HeldTokens:
     """The tokens that a session has acquired and that have to be revoked. Thread-safe; a closed one accepts no more."""
 
-    __slots__ = ("_held", "_is_closed", "_lock")
+    __slots__ = ("_enough", "_held", "_is_closed", "_lock")
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._held: list[tuple[Revoker | None, Issued]] = []
+        self._enough = _FEW
         self._is_closed = False
 
     def add(self, issuer: Revoker | None, issued: Issued, now: float) -> bool:
         """Add a token; False if the session has ended meanwhile, and the caller has to revoke the token."""
         with self._lock:
             if not self._is_closed:
-                self._held = [each for each in self._held if each[1].expires_at > now]
+                if (
+                    len(self._held) >= self._enough
+                ):  # rarely, so that a long session doesn't read its list each time
+                    self._held = [each for each in self._held if each[1].expires_at > now]
+                    self._enough = 2 * len(self._held) + _FEW
                 self._held.append((issuer, issued))
             return not self._is_closed
 

@@ -452,3 +452,37 @@ def test_whatever_passes_for_a_time_can_be_computed_with(value):
         return
     assert math.isfinite(found + 60)
     dt.datetime.fromtimestamp(found, dt.UTC)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"a": "x, y", "b": 'c": d', "e": ["f, g", {"h": ', "'}]},
+        {"a": ", ", "b": '": '},
+        {"a": {"b": {"c": [1, 2.5, True, None]}}},
+        {"": " ", " ": ""},
+    ],
+)
+def test_json_with_spaces_after_colons_and_commas_reads_as_without(
+    value: dict[str, object],
+) -> None:
+    """Many servers write it so; spaces inside of strings stay."""
+    assert jose.loads(json.dumps(value).encode()) == value
+    assert jose.loads(orjson.dumps(value)) == value
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"a": 1, "a": 1}',
+        '{"a": 1, "a": 2}',
+        '{"x": {"a": "b, c", "a": "b, c"}}',
+        '{"a": NaN, "b": 1}',
+        '{"a": 12345678901234567890, "b": 1}',
+        '{"a": 1, }',
+    ],
+)
+def test_spaces_let_nothing_through_that_is_refused_without(text: str) -> None:
+    for spelling in (text, text.replace(" ", "")):
+        with pytest.raises(VerificationError):
+            jose.loads(spelling.encode())

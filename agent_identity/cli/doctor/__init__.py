@@ -1,10 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """`agent-identity doctor`: read a configuration, show what was inferred, and check what it names.
 
-    local   secrets, keys, state directory, ledger, policy
-    remote  issuers, resources, vault, Workload API
+    local       secrets, keys, state directory, ledger, policy
+    remote      issuers, resources, vault, Workload API
+    comparison  an issuer's metadata against the file
+    trial       with --resource: a credential for one resource, which is given back
 
-All checks run concurrently. None opens a session or requests a token.
+All checks run concurrently. None opens a session or requests a token; only the trial does.
 """
 
 from __future__ import annotations
@@ -39,16 +41,18 @@ from agent_identity.cli.doctor.remote import (
     resources_with_issuers,
     wants_spiffe,
 )
+from agent_identity.cli.doctor.trial import try_resource
 from agent_identity.cli.finding import world_of
 from agent_identity.config import read_configuration
 from agent_identity.config.model import Kind, values_of
 from agent_identity.config.problems import InvalidConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
     from concurrent.futures import Future
     from pathlib import Path
 
+    from agent_identity.cli.tokens import TokenRequest
     from agent_identity.config import Configuration
 
 _WORKERS: Final = 16
@@ -70,13 +74,43 @@ def examine(path: Path, directory: Path, *, as_json: bool) -> int:
         _print_problems(path, error, as_json=as_json)
         return UNREADABLE
     findings = _findings(configuration, directory)
+    members = {"inferred": inferred_documents(configuration)}
+    return _report(path, configuration, findings, members, as_json=as_json)
+
+
+def examine_resource(
+    path: Path, state_dir: Path | None, request: TokenRequest, *, as_json: bool
+) -> int:
+    """Get a credential for one resource, print what it is, give it back, and return the exit code.
+
+    Raises:
+        ConfigurationError: the file doesn't exist, or can't be trusted.
+    """
+    try:
+        configuration = read_configuration(path, needs_policy=False)
+    except InvalidConfigurationError as error:
+        _print_problems(path, error, as_json=as_json)
+        return UNREADABLE
+    findings, obtained = try_resource(path, state_dir, configuration, request)
+    return _report(path, None, findings, {"obtained": obtained}, as_json=as_json)
+
+
+def _report(
+    path: Path,
+    configuration: Configuration | None,
+    findings: list[Finding],
+    members: Mapping[str, object],
+    *,
+    as_json: bool,
+) -> int:
+    """Print findings, with `configuration` what was inferred too, and return the exit code."""
     is_well = all(finding.status != FAILED for finding in findings)
     if as_json:
         document = {
             "config": str(path.absolute()),
             "ok": is_well,
-            "inferred": inferred_documents(configuration),
-            "checks": [finding._asdict() for finding in findings],
+            **members,
+            "checks": [finding.to_dict() for finding in findings],
         }
         sys.stdout.write(json.dumps(document, indent=2) + "\n")
     else:
@@ -127,10 +161,10 @@ def _run(checks: list[Callable[[], list[Finding]]]) -> list[Finding]:
     return [finding for each in running for finding in each.result()]
 
 
-def _print(path: Path, configuration: Configuration, findings: list[Finding]) -> None:
+def _print(path: Path, configuration: Configuration | None, findings: list[Finding]) -> None:
     console = Console(soft_wrap=True, highlight=False)
     console.print(escape(str(path.absolute())))
-    if configuration.inferred:
+    if configuration is not None and configuration.inferred:
         console.print("\n[bold]inferred[/bold]")
         for key, value, reason in configuration.inferred:
             console.print(f"  {escape(key)} = {escape(value)}  [dim]{escape(reason)}[/dim]")
@@ -139,6 +173,8 @@ def _print(path: Path, configuration: Configuration, findings: list[Finding]) ->
         colour = _COLOURS[finding.status]
         line = f"{escape(finding.check)}: {escape(finding.message)}"
         console.print(f"  [{colour}]{finding.status:<7}[/{colour}]  {line}")
+        if finding.detail is not None:
+            console.print(f"           the issuer says: {escape(finding.detail)}")
         if finding.remedy is not None:
             console.print(f"           what to do: {escape(finding.remedy)}")
 

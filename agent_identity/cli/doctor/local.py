@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from agent_identity.assembly.secrets import Secrets
     from agent_identity.config import Configuration
     from agent_identity.http.world import World
-    from agent_identity.values import Secret
+    from agent_identity.values import JSON, Secret
 
 _OPEN_TO_OTHERS: Final = stat.S_IRWXG | stat.S_IRWXO
 FAILED: Final = "failed"
@@ -37,12 +37,17 @@ _SOON: Final = 14.0
 
 
 class Finding(NamedTuple):
-    """The result of one check; `check` names it."""
+    """The result of one check; `check` names it, `detail` is what an issuer said about it."""
 
     check: str
     status: Literal["ok", "warning", "failed"]
     message: str
     remedy: str | None = None
+    detail: str | None = None
+
+    def to_dict(self) -> dict[str, JSON]:
+        """The finding as JSON; without `detail` where the issuer said nothing."""
+        return {name: value for name, value in self._asdict().items() if name != "detail" or value}
 
 
 def ok(check: str, message: str) -> Finding:
@@ -59,7 +64,8 @@ def failure(check: str, message: str, remedy: str | None) -> Finding:
 
 def failure_of(check: str, error: AgentIdentityError) -> Finding:
     """An error of the library as a finding; its message contains no secret."""
-    return failure(check, f"{error} ({error.code})", error.remedy)
+    found = failure(check, f"{error} ({error.code})", error.remedy)
+    return found._replace(detail=error.detail)
 
 
 def check_expiry(check: str, what: str, ends: float, now: float) -> Finding:

@@ -16,6 +16,8 @@ from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
+from agent_identity.assembly.issuers import given_endpoints
+from agent_identity.cli.doctor.comparison import compare
 from agent_identity.cli.doctor.local import (
     FAILED,
     Finding,
@@ -27,7 +29,12 @@ from agent_identity.cli.doctor.local import (
 )
 from agent_identity.config import workload_api
 from agent_identity.config.model import OAUTH_SOURCES
-from agent_identity.credentials.oauth.metadata import discover, discover_resource, read_keys
+from agent_identity.credentials.oauth.metadata import (
+    discover,
+    discover_resource,
+    endpoints_without_metadata,
+    read_keys,
+)
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
 from agent_identity.http.network import tls
@@ -38,8 +45,8 @@ if TYPE_CHECKING:
     from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
-    from agent_identity.credentials.oauth.metadata import ProtectedResource
-    from agent_identity.flow import Answer, Ask
+    from agent_identity.credentials.oauth.metadata import Endpoints, ProtectedResource
+    from agent_identity.flow import Answer, Ask, Flow
 
 SKEW: Final = 30.0
 """Seconds that clocks may differ without a warning."""
@@ -58,10 +65,10 @@ def check_issuer(label: str, table: IssuerTable, setup: Setup, *, is_asked: bool
     timed = _TimedWorld(setup)
     place = table.jwks
     try:
-        endpoints = run(
-            discover(table.issuer, setup.clock, frozenset(table.endpoint_origins)), timed.answer
-        )
-        findings.append(ok(name, f"{table.issuer} answers under this name"))
+        endpoints = run(_endpoints_of(table, setup), timed.answer)
+        if table.has_metadata:
+            findings.append(ok(name, f"{table.issuer} answers under this name"))
+        findings += compare(label, table, endpoints, setup)
         place = place or endpoints.jwks
     except AgentIdentityError as error:
         error_finding = failure_of(name, error)
@@ -72,16 +79,27 @@ def check_issuer(label: str, table: IssuerTable, setup: Setup, *, is_asked: bool
     return [*findings, *timed.check_clock(name)]
 
 
+def _endpoints_of(table: IssuerTable, setup: Setup) -> Flow[Endpoints]:
+    given = given_endpoints(table)
+    if not table.has_metadata:
+        return endpoints_without_metadata(table.issuer, setup.clock(), given)
+    origins = frozenset(table.endpoint_origins)
+    return (
+        yield from discover(table.issuer, setup.clock, origins, place=table.metadata, given=given)
+    )
+
+
 def _check_keys(name: str, table: IssuerTable, place: str | None, setup: Setup) -> Finding:
     if place is None and not table.trust:
         return ok(name, "it publishes no keys, and none are needed")
     try:
-        keys = run(read_keys(table.issuer, place, setup.clock), setup.world.answer).keys
+        keys = run(read_keys(table.issuer, place, setup.clock), setup.world.answer)
     except AgentIdentityError as error:
         return failure_of(name, error)
-    if not keys:
+    usable = len(keys.keys) + len(keys.unnamed)
+    if not usable:
         return warning(name, "none of its keys can be used", "check its jwks_uri")
-    return ok(name, f"{len(keys)} of its keys can be used")
+    return ok(name, f"{usable} of its keys can be used")
 
 
 class _TimedWorld:

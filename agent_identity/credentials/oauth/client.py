@@ -10,13 +10,13 @@ from __future__ import annotations
 import base64
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Literal, NamedTuple, Protocol
-from urllib.parse import quote_plus
 
 import orjson
 
 from agent_identity import jose
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import jwt_svid
+from agent_identity.uris import quote_form
 from agent_identity.values import Secret, new_id
 
 if TYPE_CHECKING:
@@ -129,14 +129,26 @@ class SecretBasic:
 
     secret: Callable[[], Flow[Secret]] = field(repr=False)
     method: str = "client_secret_basic"
+    _last: list[tuple[Secret, str, Secret]] = field(
+        default_factory=list[tuple[Secret, str, Secret]], init=False, repr=False, compare=False
+    )
+    """The last header: its secret, its client id, and the header."""
 
     def prove(self, client_id: str, to: Endpoints, now: float, /) -> Flow[Proven]:  # noqa: ARG002 - the protocol's
         secret = yield from self.secret()
-        return Proven(headers=(("Authorization", _basic(quote_plus(client_id), secret)),))
+        return Proven(headers=(("Authorization", self._header(client_id, secret)),))
+
+    def _header(self, client_id: str, secret: Secret) -> Secret:
+        for of, name, header in self._last:
+            if of.equals(secret) and name == client_id:
+                return header
+        made = _basic(quote_form(client_id), secret)
+        self._last[:] = [(secret, client_id, made)]
+        return made
 
 
 def _basic(name: str, secret: Secret) -> Secret:
-    pair = f"{name}:{quote_plus(secret.reveal())}"
+    pair = f"{name}:{quote_form(secret.reveal())}"
     return Secret("Basic " + base64.b64encode(pair.encode()).decode("ascii"))
 
 

@@ -170,7 +170,7 @@ class Issuer(IssuerKeys):
                 certificate=certificate,
             )
             if response.status not in accepted:
-                raise failure_of(response, self.url, what, self.clock())
+                raise failure_of(response, self.url, what, self.clock(), as_client=True)
             return response
 
         return (yield from self._attempt(once, attempts))

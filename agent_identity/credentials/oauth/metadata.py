@@ -46,8 +46,7 @@ class Endpoints:
     """An issuer's metadata (RFC 8414). `issuer` is exactly the configured URL.
 
     `aliases` are the endpoints for clients with a TLS certificate (RFC 8705 §5), by field name here; `origins` are their
-    allowed origins. `takes_metadata_documents`, `auth_methods`, `grant_types` and `scopes` are None where the
-    metadata doesn't say.
+    allowed origins. `takes_metadata_documents` and the lists of what it supports are None where the metadata doesn't say.
     """
 
     issuer: str
@@ -70,6 +69,9 @@ class Endpoints:
     auth_methods: frozenset[str] | None = None
     grant_types: frozenset[str] | None = None
     scopes: frozenset[str] | None = None
+    assertion_algorithms: frozenset[str] | None = None
+    proof_algorithms: frozenset[str] | None = None
+    id_token_algorithms: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
     revocations: str | None = None
 
@@ -224,6 +226,9 @@ def _endpoints_in(
         auth_methods=document.texts("token_endpoint_auth_methods_supported"),
         grant_types=document.texts("grant_types_supported"),
         scopes=document.texts("scopes_supported"),
+        assertion_algorithms=document.texts("token_endpoint_auth_signing_alg_values_supported"),
+        proof_algorithms=document.texts("dpop_signing_alg_values_supported"),
+        id_token_algorithms=document.texts("id_token_signing_alg_values_supported"),
     )
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, TypeAlias
-from urllib.parse import urlencode
 
 from agent_identity.credentials.oauth.responses import ath_of, error_code, is_sendable, send
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import Flow, HttpRequest, HttpResponse
+from agent_identity.uris import quote_form
 from agent_identity.values import JSON, Certificate, Secret
 
 if TYPE_CHECKING:
@@ -157,8 +157,11 @@ def form_request(
 
 def encode_form(fields: Sequence[tuple[str, str | Secret]]) -> bytes:
     """Encode a form body. This is the one place where a flow's secrets become bytes."""
-    return urlencode(
-        [(name, value.reveal() if isinstance(value, Secret) else value) for name, value in fields]
+    return "&".join(
+        [
+            f"{quote_form(name)}={quote_form(value.reveal() if isinstance(value, Secret) else value)}"
+            for name, value in fields
+        ]
     ).encode("ascii")
 
 

@@ -6,10 +6,11 @@ Nothing that an issuer sends is quoted in an error, or is a local variable of a 
 
 from __future__ import annotations
 
+import logging
 import math
 import re
 from dataclasses import dataclass
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from agent_identity import jose
 from agent_identity.credentials.oauth.retries import retry_after
@@ -23,7 +24,12 @@ from agent_identity.errors import (
     VerificationError,
 )
 from agent_identity.flow import Flow, HttpRequest, HttpResponse, http
-from agent_identity.values import JSON, Secret
+from agent_identity.values import JSON, Secret, scrub
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_log: Final = logging.getLogger("agent_identity")
 
 _TOKEN: Final = re.compile(r"[!-~]{1,16384}")
 _VALUE: Final = re.compile(r"[!-~](?:[ -~]{0,16382}[!-~])?")
@@ -108,20 +114,79 @@ def known_error(code: JSON) -> str:
     return code if isinstance(code, str) and code in _OAUTH_ERRORS else "unknown_error"
 
 
-def failure_of(response: HttpResponse, issuer: str, what: str, now: float) -> CredentialError:
+def failure_of(
+    response: HttpResponse, issuer: str, what: str, now: float, *, as_client: bool = False
+) -> CredentialError:
+    """The error of a refusal. `as_client` says that a client of the issuer sent the request, which the remedy is about."""
     status = response.status
     if 300 <= status < 400:  # noqa: PLR2004 - a status of HTTP
         return CredentialRejectedError(
             "redirected", f"{issuer} answered with a redirect, which is never followed"
         )
+    error: CredentialError
     if status in (408, 429) or status >= 500:  # noqa: PLR2004 - a status of HTTP
-        return CredentialUnavailableError(
+        error = CredentialUnavailableError(
             "issuer_busy",
             f"{issuer} answered {status} to a request for {what}",
             retry_after=retry_after(response.headers.get("retry-after"), now),
         )
-    code = error_code(response)
-    return CredentialRejectedError(code, f"{issuer} refused {what}: {code} ({status})")
+    else:
+        code = error_code(response)
+        remedy = _REMEDIES.get(code, _STATUS_REMEDIES.get(status)) if as_client else None
+        error = CredentialRejectedError(
+            code, f"{issuer} refused {what}: {code} ({status})", remedy=remedy
+        )
+    error.detail = _words_of(response)
+    if error.detail is not None:
+        _log.debug("%s about %s: %s", issuer, what, error.detail)
+    return error
+
+
+_CLIENT_REMEDY: Final = "check client_id, client_auth and the key or secret in the issuer's table; at the issuer, check the client's authentication method, its key and the kid"
+_REMEDIES: Final[Mapping[str, str]] = {
+    "invalid_request": "run doctor --resource to read the issuer's own words about the request; if it refuses the parameter resource, set resource_indicators = false for the issuer",
+    "invalid_client": _CLIENT_REMEDY,
+    "unauthorized_client": "allow the client this grant type at the issuer, or set another source for the resource",
+    "invalid_grant": "get a fresh token of the principal: this one has expired, was revoked, or is of another client or issuer; at the issuer, let the client exchange the tokens that other clients get",
+    "invalid_target": "register the resource's URI at the issuer, or set the resource's audience to the name that the issuer knows it by; if the issuer refuses the parameter resource, set resource_indicators = false",
+    "invalid_scope": "check the resource's scopes in the file against the issuer's, and allow the client these scopes at the issuer",
+    "unsupported_grant_type": "set another source for the resource, or switch this grant type on at the issuer",
+}
+"""What to do about an issuer's error (RFC 6749 §5.2, RFC 8707 §2), in the file and at the issuer."""
+
+_STATUS_REMEDIES: Final[Mapping[int, str]] = {
+    401: _CLIENT_REMEDY,
+    403: "allow the client this request at the issuer: its grant types, resources and scopes; a gateway in front of the issuer may also have refused it",
+}
+"""The same for a refusal without a standard error."""
+
+
+def _words_of(response: HttpResponse) -> str | None:
+    try:
+        document = Fields(jose.loads_object(response.body))
+    except VerificationError:
+        return None
+    return issuers_words(document.get("error"), document.get("error_description"))
+
+
+def issuers_words(code: JSON, description: JSON) -> str | None:
+    """An error's code, unless a standard defines it, and its description, cleaned for `.detail`; None where there is neither."""
+    texts = [] if known_error(code) == code else [code]
+    words = ": ".join(text for text in (*texts, description) if isinstance(text, str) and text)
+    words = words if len(words) <= _READ else words[:_READ].rpartition(" ")[0]
+    words = " ".join("".join(c if c.isprintable() else " " for c in scrub(words)).split())
+    words = _RUN.sub(lambda run: run[0] if _WORDS.fullmatch(run[0]) else "[token]", scrub(words))
+    return words[:_SHOWN].rstrip() or None
+
+
+_READ: Final = 4000
+_SHOWN: Final = 200
+_RUN: Final = re.compile(r"[A-Za-z0-9+/=_~.%-]{20,}")
+_WORDS: Final = re.compile(
+    r"/*[A-Z]?[a-z]*(?:[/=_~.%+-]+[A-Z]?[a-z]*)*"  # words, also in a URL or a code
+    r"|[0-9a-fA-F]{8}(?:-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}"  # the UUID of a trace
+)
+"""What may be in the words as it is; any other run of such characters may be a token."""
 
 
 class Fields:

@@ -15,7 +15,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlencode
 
-from agent_identity.credentials.oauth.responses import json_object, known_error, read_jwt
+from agent_identity.credentials.oauth.responses import (
+    issuers_words,
+    json_object,
+    known_error,
+    read_jwt,
+)
 from agent_identity.credentials.oauth.token_types import AUTHORIZATION_CODE
 from agent_identity.credentials.sources.signing_in import SignInSource
 from agent_identity.errors import CredentialRejectedError
@@ -210,7 +215,9 @@ def _code(callback: Callback, endpoints: Endpoints, state: Secret) -> Secret:
         )
     if "error" in members:
         code = known_error(members["error"])
-        raise CredentialRejectedError(code, f"{endpoints.issuer} refused the sign-in: {code}")
+        refused = CredentialRejectedError(code, f"{endpoints.issuer} refused the sign-in: {code}")
+        refused.detail = issuers_words(members["error"], members.get("error_description"))
+        raise refused
     if not members.get("code"):
         raise CredentialRejectedError("malformed_answer", "the sign-in response has no code")
     return Secret(members["code"])

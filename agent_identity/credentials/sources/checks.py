@@ -123,8 +123,8 @@ def check_forwarded(claims: Fields, issuer: Issuer, wanted: Wanted, *, tacit: bo
         )
 
 
-def issued_from(answer: Answer, expected: Expected) -> Issued:
-    """Make a credential of an answer, after checking it against the request.
+def issued_from(answer: Answer, claims: Fields | None, expected: Expected) -> Issued:
+    """Make a credential of an answer, after checking it against the request. `claims` are those of its token, if it is a JWT.
 
     Raises:
         CredentialRejectedError: it doesn't match; `.code` names the rule.
@@ -138,7 +138,6 @@ def issued_from(answer: Answer, expected: Expected) -> Issued:
         extra_scopes=expected.extra_scopes,
         allows=expected.allows,
     )
-    claims = read_jwt(answer.token)
     if claims is None and looks_signed(answer.token):
         raise CredentialRejectedError(
             "malformed_token", f"{expected.issuer} issued a malformed JWT"
@@ -376,8 +375,8 @@ def check_answer(issuer: Issuer, answer: Answer, expected: Expected) -> Flow[Iss
     Raises:
         CredentialRejectedError: it doesn't match the request.
     """
-    issued = issued_from(answer, expected)
     claims = read_jwt(answer.token)
+    issued = issued_from(answer, claims, expected)
     if issued.is_opaque:
         claims = yield from _introspect(issuer, answer)
         issued = issued if claims is None else _apply_introspection(issued, claims, expected)

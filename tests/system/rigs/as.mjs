@@ -15,6 +15,7 @@
 //   REGISTRATION  the initial access token with which clients register themselves (RFC 7591), or * for everybody
 //   SPIFFE        {"jwks": FILE, "clients": {CLIENT_ID: SPIFFE_ID}} that may prove themselves by a JWT-SVID
 //   DPOP_NONCE=1  every proof needs the server's nonce
+//   WITHOUT_CLIENT_CREDENTIALS=1  the grant type is unknown
 //   ACCESS_TTL    seconds that a token lives
 //   DEBUG=1       why something was refused, on stderr
 //
@@ -125,7 +126,7 @@ const provider = new Provider(issuer, {
   },
   features: {
     devInteractions: { enabled: false },
-    clientCredentials: { enabled: true },
+    clientCredentials: { enabled: !env.WITHOUT_CLIENT_CREDENTIALS },
     registration: { enabled: !!env.REGISTRATION, initialAccessToken: env.REGISTRATION === '*' ? false : env.REGISTRATION },
     introspection: { enabled: true, allowedPolicy: () => true },
     revocation: { enabled: true, allowedPolicy: () => true },

@@ -192,6 +192,18 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
         },
         {"client_id": "inspector", "client_secret": "look", **machine},
         {
+            "client_id": "limited",
+            "client_secret": "s3cret %&+:",
+            "scope": "tool:read",
+            **machine,
+        },
+        {
+            "client_id": "inspector-only",
+            "client_secret": "s3cret %&+:",
+            **machine,
+            "grant_types": [f"{GRANT_TYPE}jwt-bearer"],
+        },
+        {
             "client_id": "device",
             "grant_types": [f"{GRANT_TYPE}device_code", "refresh_token"],
             **public,
@@ -203,6 +215,19 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
             "backchannel_token_delivery_mode": "poll",
             "grant_types": ["urn:openid:params:grant-type:ciba"],
             **person,
+        },
+        {
+            "client_id": "invoice-bot",
+            "client_secret": "s3cret",
+            "backchannel_token_delivery_mode": "poll",
+            **machine,
+            **browser,
+            "grant_types": [
+                *browser["grant_types"],
+                *machine["grant_types"],
+                f"{GRANT_TYPE}device_code",
+                "urn:openid:params:grant-type:ciba",
+            ],
         },
         {
             "client_id": "app",
