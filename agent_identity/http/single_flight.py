@@ -116,7 +116,6 @@ class _Flight(Generic[T]):
                 finally:
                     timer.cancel()
         finally:
-            landing.cancel()
             if wake in self._wakers:
                 self._wakers.remove(wake)
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -253,3 +255,26 @@ def test_many_threads_share_the_pool_and_each_gets_its_own_answer(peers: Any) ->
         thread.join()
     assert wrong == []
     transport.close()
+
+
+@pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning")
+@pytest.mark.parametrize("part", [b"HTTP/1.1 200", b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\n"])
+def test_a_loop_that_is_closed_amid_an_exchange_leaves_nothing_behind_that_complains(
+    peers: Any, part: bytes
+) -> None:
+    peer = peers(part, OK)
+    complaints: list[object] = []
+    before, sys.unraisablehook = sys.unraisablehook, complaints.append
+    try:
+        loop = asyncio.new_event_loop()
+        loop.set_exception_handler(lambda *_: None)  # of the task that never ended
+        request = HttpRequest("GET", peer.url)
+        task = loop.create_task(Transport().aexchange(request, time.monotonic() + 60))
+        loop.run_until_complete(asyncio.sleep(0.2))
+        assert not task.done()
+        loop.close()
+        del task
+        gc.collect()
+    finally:
+        sys.unraisablehook = before
+    assert [str(each.exc_value) for each in complaints] == []  # type: ignore[attr-defined]
