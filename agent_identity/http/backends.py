@@ -196,15 +196,30 @@ class DeadlineBackend(httpcore.NetworkBackend):
             raise kind(type(error).__name__) from None
 
 
+_SENT_AT_ONCE: Final = 64 * 1024
+"""Bytes that are kept back until an answer is read."""
+
+
 class _DeadlineStream(httpcore.NetworkStream):
+    """A stream whose reads and writes keep the deadline. A request's head is sent together with its body, when an answer is read."""
+
     def __init__(self, inner: httpcore.NetworkStream) -> None:
         self._inner = inner
+        self._unsent = bytearray()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        self._flush(timeout)
         return self._inner.read(max_bytes, _time_left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:
-        self._inner.write(buffer, _time_left(timeout))
+        self._unsent += buffer
+        if len(self._unsent) > _SENT_AT_ONCE:
+            self._flush(timeout)
+
+    def _flush(self, timeout: float | None) -> None:
+        if self._unsent:
+            unsent, self._unsent = bytes(self._unsent), bytearray()
+            self._inner.write(unsent, _time_left(timeout))
 
     def close(self) -> None:
         self._inner.close()

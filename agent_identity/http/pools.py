@@ -16,14 +16,12 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 import httpcore
 
 from agent_identity.forks import start_over_in_child
-from agent_identity.http.asyncio_streams import AsyncioBackend
 from agent_identity.http.backends import (
     AsyncGuardedBackend,
     DeadlineBackend,
     addresses_of,
     check_addresses,
 )
-from agent_identity.http.connections import LIMITS, AsyncFlowPool, FlowPool
 from agent_identity.http.network import AsyncNetwork, Network, client_context, tls
 
 if TYPE_CHECKING:
@@ -140,25 +138,16 @@ class Pools:
 
     def _open(self, name: str, certificate: Certificate | None) -> Network:
         find = self._public_addresses if name == DISCOVERED else addresses_of
-        context, backend = self.context(certificate), DeadlineBackend(find)
-        if name != TOOLS:
-            return Network(FlowPool(context, backend))
-        return Network(
-            httpcore.ConnectionPool(ssl_context=context, network_backend=backend, **LIMITS)
-        )
+        return Network(self.context(certificate), DeadlineBackend(find))
 
     def _public_addresses(self, host: str, port: int) -> list[str]:
         return check_addresses(host, self._resolve(host, port), self._allow_private)
 
     def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork:
-        context = self.context(certificate)
-        if name == TOOLS:
-            return AsyncNetwork(httpcore.AsyncConnectionPool(ssl_context=context, **LIMITS))
-        backend: httpcore.AsyncNetworkBackend = AsyncioBackend()
+        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
         if name == DISCOVERED:
-            anyio = httpcore.AnyIOBackend()
-            backend = AsyncGuardedBackend(anyio, self._allow_private, self._resolve)  # pyright: ignore[reportArgumentType]  # a stub if anyio isn't installed
-        return AsyncNetwork(AsyncFlowPool(context, backend))
+            backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
+        return AsyncNetwork(self.context(certificate), backend)
 
 
 def _place(name: str, certificate: Certificate | None) -> _Place:

@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
+from contextvars import ContextVar
 from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
@@ -21,7 +23,7 @@ from agent_identity.values import Certificate
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Generator, Iterable
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
@@ -65,7 +67,7 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            with deadline_at(deadline):
+            with _quiet(), deadline_at(deadline):
                 pool = self.pools.get(name, request.certificate)
                 return self._read(pool.send(_to_httpcore(request, deadline)))
         except AgentIdentityError as error:
@@ -80,10 +82,11 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
-                pool = await self.pools.aget(name, request.certificate)
-                sent = _to_httpcore(request, deadline)
-                return await self._aread(await pool.send(sent))
+            with _quiet():
+                async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
+                    pool = await self.pools.aget(name, request.certificate)
+                    sent = _to_httpcore(request, deadline)
+                    return await self._aread(await pool.send(sent))
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
@@ -262,3 +265,25 @@ class _AsyncBorrowedPools(httpx.AsyncBaseTransport):
 def _certificate_of(request: httpx.Request) -> Certificate | None:
     certificate = request.extensions.get(CERTIFICATE)
     return certificate if isinstance(certificate, Certificate) else None
+
+
+_ours: ContextVar[bool] = ContextVar("agent_identity_exchange", default=False)
+
+
+@contextlib.contextmanager
+def _quiet() -> Generator[None]:
+    """In this block, httpcore logs no responses: they may echo our secrets. Other clients in the process aren't affected."""
+    token = _ours.set(True)
+    try:
+        yield
+    finally:
+        _ours.reset(token)
+
+
+def _may_log(record: logging.LogRecord) -> bool:
+    # A parse error is a response event, too: it quotes the line that failed.
+    return not (_ours.get() and "receive_response" in record.getMessage())
+
+
+for _name in ("http11", "http2"):
+    logging.getLogger(f"httpcore.{_name}").addFilter(_may_log)

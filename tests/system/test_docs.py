@@ -176,3 +176,13 @@ def test_a_block_that_is_a_test_passes(place: str, tmp_path: Path) -> None:
 )
 def test_which_blocks_run_follows_from_their_text(block: str, program: bool, test: bool) -> None:
     assert (is_program(block), is_test(block)) == (program, test)
+
+
+@pytest.mark.parametrize(
+    "path", sorted((ROOT / "tests/system/rigs/issuers").glob("*.toml")), ids=lambda path: path.stem
+)
+def test_the_file_of_an_issuer_on_its_page_is_the_one_that_ran(path: Path) -> None:
+    text = path.read_text()
+    page = (ROOT / "docs/reference/issuers.md").read_text()
+    assert f"```toml\n{text}```" in page
+    assert sum(1 for line in text.splitlines() if line) <= 10

@@ -37,8 +37,9 @@ _ANSWERED: Final = frozenset({200, 201})
 _LIFE: Final = 12 * 3600.0
 _REDIRECT: Final = "http://127.0.0.1/callback"
 """The port is a free one at the time of the sign-in (RFC 8252 §7.3)."""
-_METHODS: Final = ("private_key_jwt", "client_secret_basic", "client_secret_post", "none")
-"""How a registered client can authenticate, in order of preference."""
+_METHODS: Final = ("private_key_jwt", "client_secret_post", "client_secret_basic", "none")
+"""How a registered client can authenticate, in order of preference. MCP's servers offer `client_secret_basic`, and refuse it without
+a `client_id` in the form, and at their revocation endpoint."""
 
 
 @dataclass(frozen=True, slots=True)

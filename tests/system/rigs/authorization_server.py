@@ -217,6 +217,19 @@ def _clients(keys: Keys) -> list[dict[str, Any]]:
             **person,
         },
         {
+            "client_id": "invoice-bot",
+            "client_secret": "s3cret",
+            "backchannel_token_delivery_mode": "poll",
+            **machine,
+            **browser,
+            "grant_types": [
+                *browser["grant_types"],
+                *machine["grant_types"],
+                f"{GRANT_TYPE}device_code",
+                "urn:openid:params:grant-type:ciba",
+            ],
+        },
+        {
             "client_id": "app",
             "require_pushed_authorization_requests": True,
             **public,

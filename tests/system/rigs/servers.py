@@ -1,16 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
 """Starts real servers, waits until they answer, and stops them by their own pid. Everything is on loopback.
 
-Node is a wheel of PyPI, npm's packages are those of package-lock.json, installed once a machine into a cache folder.
+Node is a wheel of PyPI. npm's packages, Python environments and Debian's packages are put into a cache folder once a machine.
 """
 
 from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import importlib.util
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -37,16 +39,17 @@ def missing(what: str) -> NoReturn:
 
 
 def cache() -> Path:
-    """Where npm's packages are installed, outside of the checkout."""
+    """Where packages are installed, outside of the checkout."""
     named = os.environ.get("AGENT_IDENTITY_RIGS_CACHE")
     return Path(named) if named else Path.home() / ".cache" / "agent-identity" / "rigs"
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
+    """A port that is free now, below those that the system gives to connections, so that none of them takes it."""
+    while True:
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", 12_000 + secrets.randbelow(20_000)))
+            return int(tried.getsockname()[1])
 
 
 # -- what they run on -----------------------------------------------------------------------------------------------------
@@ -66,34 +69,90 @@ def node() -> Path:
 
 
 def node_modules() -> Path:
-    """The packages that package-lock.json pins; installed when they aren't there, or the lock changed."""
-    target = cache() / "node"
-    lock = (HERE / "package-lock.json").read_bytes()
-    stamp = target / "installed.json"
-    target.mkdir(parents=True, exist_ok=True)
-    with (target / "lock").open("w") as locked_file:
-        fcntl.flock(locked_file, fcntl.LOCK_EX)
-        if not stamp.exists() or stamp.read_bytes() != lock:
-            stamp.unlink(missing_ok=True)
-            _install(target)
-            stamp.write_bytes(lock)
-    return target / "node_modules"
+    """The packages that package-lock.json pins."""
+    return _once("node", (HERE / "package-lock.json").read_bytes(), _install) / "node_modules"
 
 
 def _install(target: Path) -> None:
     for name in ("package.json", "package-lock.json"):
         shutil.copy(HERE / name, target / name)
+    path = f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"
+    command = [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"]
+    _run(command, "npm can't install the authorization server", cwd=target, env={"PATH": path})
+
+
+def _once(name: str, key: bytes, install: Callable[[Path], None]) -> Path:
+    """A folder of the cache that `install` fills once a machine; another key is another folder."""
+    folder = cache() / f"{name}-{hashlib.sha256(key).hexdigest()[:12]}"
+    done = folder / "installed"
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as locked_file:
+        fcntl.flock(locked_file, fcntl.LOCK_EX)
+        if not done.exists():
+            install(folder)
+            done.touch()
+    return folder
+
+
+def _run(
+    command: Sequence[str | Path],
+    otherwise: str,
+    *,
+    cwd: Path | None = None,
+    env: Mapping[str, str] | None = None,
+) -> str:
+    """What an installer prints; where it fails, its server is missing."""
     done = subprocess.run(
-        [*_npm(), "ci", "--ignore-scripts", "--no-audit", "--no-fund"],
-        cwd=target,
-        env=os.environ | {"PATH": f"{node().parent}{os.pathsep}{os.environ.get('PATH', '')}"},
+        command,
+        cwd=cwd,
+        env=os.environ | dict(env or {}),
         capture_output=True,
         text=True,
-        timeout=300,
+        timeout=600,
         check=False,
     )
     if done.returncode != 0:
-        missing(f"npm can't install the authorization server:\n{done.stderr[-2000:]}")
+        missing(f"{otherwise}:\n{done.stderr[-2000:]}")
+    return done.stdout
+
+
+def python(name: str) -> Path:
+    """The Python of an environment of its own, with the packages that requirements/NAME.txt pins."""
+    lock = HERE.parents[2] / "requirements" / f"{name}.txt"
+
+    def install(folder: Path) -> None:
+        _run([sys.executable, "-m", "venv", "--clear", folder / "venv"], "venv is missing")
+        pip = [folder / "venv" / "bin" / "python", "-m", "pip", "install", "--quiet"]
+        _run([*pip, "--require-hashes", "-r", lock], f"pip can't install {name}")
+
+    folder = _once(name, lock.read_bytes() + sys.version.encode(), install)
+    return folder / "venv" / "bin" / "python"
+
+
+def debian(*packages: str) -> Path:
+    """The files of Debian packages, and of those they need that this machine lacks. They are unpacked, not installed.
+
+    So it needs no root, and starts no service.
+    """
+    if shutil.which("apt-get") is None:
+        missing(f"apt-get is missing, for {packages[0]}")
+
+    def install(folder: Path) -> None:
+        places = {"State::Lists": folder / "lists", "Cache": folder / "cache"}
+        apt = ["apt-get", "-q", *(f"-oDir::{name}={place}" for name, place in places.items())]
+        otherwise = f"apt-get can't install {packages[0]}"
+        for place in places.values():
+            (place / "partial").mkdir(parents=True, exist_ok=True)
+        _run([*apt, "update"], otherwise)
+        simulated = ["install", "--simulate", "--reinstall", "--no-install-recommends", *packages]
+        lines = _run([*apt, *simulated], otherwise).splitlines()
+        names = [line.split()[1] for line in lines if line.startswith("Inst ")]
+        _run([*apt, "download", *names], otherwise, cwd=folder / "cache")
+        for archive in sorted((folder / "cache").glob("*.deb")):
+            _run(["dpkg-deb", "-x", archive, folder / "root"], otherwise)
+
+    release = Path("/etc/os-release").read_bytes()
+    return _once(packages[0], release + " ".join(packages).encode(), install) / "root"
 
 
 def _npm() -> list[str]:

@@ -83,7 +83,8 @@ SECRET = "registered-secret-canary"
     [
         (None, "private_key_jwt"),
         ({"private_key_jwt", "client_secret_basic"}, "private_key_jwt"),
-        ({"client_secret_post", "client_secret_basic"}, "client_secret_basic"),
+        ({"client_secret_post", "client_secret_basic"}, "client_secret_post"),
+        ({"client_secret_basic", "none"}, "client_secret_basic"),
         ({"client_secret_post", "none"}, "client_secret_post"),
         ({"none"}, "none"),
     ],
