@@ -116,6 +116,8 @@ class _Flight(Generic[T]):
                 finally:
                     timer.cancel()
         finally:
+            with contextlib.suppress(RuntimeError):  # its loop was closed
+                landing.cancel()
             if wake in self._wakers:
                 self._wakers.remove(wake)
 
