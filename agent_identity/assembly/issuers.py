@@ -84,6 +84,7 @@ def issuers_of(
                 extra_scopes=table.allow_extra_scopes,
                 other_subject=table.allow_other_subject,
                 client_audience=table.allow_client_audience,
+                bearer_grants=table.allow_bearer_grants,
                 longest_life=table.longest_life,
             ),
             redirect_uri=table.redirect_uri,

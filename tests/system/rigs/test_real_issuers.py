@@ -294,7 +294,7 @@ def test_init_writes_a_file_that_takes_only_the_keys_that_it_mentions(
         mine.update(theirs)
     label = resource.get("issuer", "acme")
     config["issuers"] = {**page["issuers"], label: issuer}
-    config["resources"] = {uri: resource for uri in page["resources"]}
+    config["resources"] = dict.fromkeys(page["resources"], resource)
     FLOWS["authorization code"](rig, config, opened)
 
 
