@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.assembly.secrets import workload_certificate
 from agent_identity.credentials.oauth.client import (
@@ -239,7 +239,7 @@ def _certificate(
     return workload_certificate if is_shown or proves else None
 
 
-GRANT_TYPES = {
+GRANT_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "token-exchange": ("urn:ietf:params:oauth:grant-type:token-exchange",),
     "client-credentials": ("client_credentials",),
     "jwt-bearer": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),
