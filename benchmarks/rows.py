@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from agent_identity.policy import Request
 
 BILLING = "https://billing.example"
-BENCH = "AGENT_IDENTITY_BENCH_SECRET"
 PERMIT = Decision.permit(policy_id="bench")
 TOOLS = frozenset({"list_invoices"})
 
@@ -297,12 +296,12 @@ def _exchange(path: str, *, is_async: bool) -> Figure:
         config.write_text(
             f'[agent]\nname = "invoice-bot"\nsigner = "file:{folder}/signer.pem"\n'
             f'[issuers.stub]\nissuer = "{url}"\ntrust = ["subjects"]\nclient_id = "bench"\n'
-            f'client_secret = "env:{BENCH}"\n'
+            f'client_key = "file:{folder}/client.pem"\n'
             f'[resources."{BILLING}"]\nscopes = ["invoices:read"]\n'
             '[ledger]\nurl = "memory:"\n'
         )
-        (Path(folder) / "signer.pem").write_bytes(SigningKey.generate().to_pem())
-        os.environ[BENCH] = os.urandom(16).hex()
+        for name in ("signer.pem", "client.pem"):
+            (Path(folder) / name).write_bytes(SigningKey.generate().to_pem())
         for file in Path(folder).iterdir():
             file.chmod(0o600)
         with (

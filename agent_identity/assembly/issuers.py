@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.assembly.secrets import workload_certificate
 from agent_identity.credentials.oauth.client import (
@@ -84,6 +84,7 @@ def issuers_of(
                 extra_scopes=table.allow_extra_scopes,
                 other_subject=table.allow_other_subject,
                 client_audience=table.allow_client_audience,
+                bearer_grants=table.allow_bearer_grants,
                 longest_life=table.longest_life,
             ),
             redirect_uri=table.redirect_uri,
@@ -238,7 +239,7 @@ def _certificate(
     return workload_certificate if is_shown or proves else None
 
 
-GRANT_TYPES = {
+GRANT_TYPES: Final[Mapping[str, tuple[str, ...]]] = {
     "token-exchange": ("urn:ietf:params:oauth:grant-type:token-exchange",),
     "client-credentials": ("client_credentials",),
     "jwt-bearer": ("urn:ietf:params:oauth:grant-type:jwt-bearer",),

@@ -40,6 +40,7 @@ class Kind(NamedTuple):
 KINDS: Final[dict[str, Kind]] = {
     "embedded": Kind("an authority in this process, no account"),
     "oidc": Kind("one standard issuer, token exchange with DPoP", _EC),
+    "sign-in": Kind("one standard issuer where a person signs in in a browser"),
     "keycloak": Kind("a Keycloak realm", _EC),
     "okta": Kind("Okta with cross-app access (ID-JAG)", _EC),
     "entra": Kind("Microsoft Entra ID"),

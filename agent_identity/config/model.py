@@ -235,6 +235,8 @@ class IssuerTable(Table):
     """Accept tokens with more scopes than were requested. A tool then holds more rights than it declares."""
     allow_other_subject: bool = False
     """Accept tokens that name the principal differently, as issuers with a name for each client do. A token of another person is then not noticed."""
+    allow_bearer_grants: bool = False
+    """Accept grants for another issuer (`id-jag`, `identity-chaining`) that it calls bearer tokens. What they are shows in their claims alone."""
     longest_life: Seconds = 86400.0
     """The longest life of its tokens, in seconds. Principals' tokens that live longer are refused, others are used no longer."""
 

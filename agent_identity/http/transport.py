@@ -90,6 +90,8 @@ class Transport:
         except AgentIdentityError as error:
             failure = error
         except Exception as error:  # noqa: BLE001 - see `exchange`
+            if _is_abandoned():
+                raise GeneratorExit from None
             failure = error if is_interrupt(error) else _transport_error(error)
         raise failure.with_traceback(None)
 
@@ -221,6 +223,15 @@ def _decode(value: bytes) -> str:
 def _check_size(size: int, limit: int) -> None:
     if size > limit:
         raise TransportError("body_too_large", f"the peer's response has more than {limit} bytes")
+
+
+def _is_abandoned() -> bool:
+    """Whether the running coroutine is thrown away, after its loop was closed: httpcore's clean-up fails then, for lack of a loop."""
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return True
+    return False
 
 
 def _transport_error(error: Exception) -> TransportError:

@@ -193,6 +193,7 @@ def test_each_kind_gets_its_credentials_in_its_own_way(tmp_path: Path) -> None:
     assert ways == {
         "embedded": [None],
         "oidc": ["token-exchange"],
+        "sign-in": ["authorization-code"],
         "keycloak": ["token-exchange"],
         "okta": ["id-jag"],
         "entra": ["entra-obo", "workload-token"],

@@ -69,7 +69,7 @@ def _uses(label: str, configuration: Configuration) -> Iterator[_Use]:
     for uri, table in configuration.resources.items():
         key = f'resources."{uri}"'
         if table.issuer == label and table.source in GRANT_TYPES:
-            yield _Use(key, GRANT_TYPES[table.source][0], table)
+            yield _Use(key, GRANT_TYPES[table.source or ""][0], table)
             if table.refresh_token is not None and table.source != "refresh-token":
                 yield _Use(f"{key}.refresh_token", "refresh_token", table)
         if table.issuer == label and table.actor == "client":

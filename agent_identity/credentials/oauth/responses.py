@@ -65,6 +65,7 @@ class Allowances:
     client_audience: bool = False
     extra_scopes: bool = False
     other_subject: bool = False
+    bearer_grants: bool = False
     longest_life: float = LONGEST_LIFE
 
 

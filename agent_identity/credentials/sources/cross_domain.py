@@ -47,8 +47,7 @@ _SUBJECT_TYPES: Final = {
 }
 _REQUESTED: Final = {"id-jag": ID_JAG, "identity-chaining": JWT}
 _TYP: Final = "oauth-id-jag+jwt"
-_TOKEN_TYPES: Final = {"id-jag": ("n_a", "bearer"), "identity-chaining": ("n_a",)}
-"""The `token_type` of a grant: Okta calls an ID-JAG a bearer token, which its `typ` shows that it isn't."""
+_N_A: Final = "n_a"
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +125,12 @@ class CrossDomain:
         ]
         answer = yield from self.via.token(form, binding=binding)
         check_issued_type(answer, _REQUESTED[self.kind], self.via.url)
-        if answer.token_type.lower() not in _TOKEN_TYPES[self.kind]:
+        kind = answer.token_type.lower()
+        if kind != _N_A and not (kind == "bearer" and self.via.allows.bearer_grants):
             raise CredentialRejectedError(
                 "wrong_token_type",
                 f"{self.via.url} issued a grant with the type of an access token",
+                remedy="if it calls grants bearer tokens, as Okta does, set allow_bearer_grants for it",
             )
         check_scopes(answer, wanted.scopes, self.via.url)
         client = yield from self.issuer.client()

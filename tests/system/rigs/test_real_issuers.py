@@ -274,6 +274,30 @@ def test_doctor_has_nothing_against_the_file(rig: Rig, tmp_path: Path) -> None:
     assert [each for each in found if each["status"] == "failed"] == []
 
 
+def test_init_writes_a_file_that_takes_only_the_keys_that_it_mentions(
+    rig: Rig, tmp_path: Path, opened: Opened
+) -> None:
+    """`init`, then a first call: the keys of the page's file are in the new one already, if only as comments."""
+    path = tmp_path / "new.toml"
+    page = tomllib.loads(rig.text)
+    command = [sys.executable, "-c", "from agent_identity.cli import main; main()", "init"]
+    named = ["--kind", "sign-in", "--name", "invoice-bot", "--issuer", tables(page)[0]["issuer"]]
+    subprocess.run([*command, *named, "--output", path], check=True, timeout=60)
+    text = path.read_text()
+    config: Config = tomllib.loads(text)
+    [issuer], [resource] = config["issuers"].values(), config["resources"].values()
+    assert tables(page)[0]["issuer"] == issuer["issuer"]
+    for mine, theirs in ((issuer, tables(page)[0]), (resource, tables(page)[1])):
+        for key in mine.keys() | theirs.keys():
+            assert f"\n{key} = " in text or f"\n# {key} = " in text
+        mine.clear()
+        mine.update(theirs)
+    label = resource.get("issuer", "acme")
+    config["issuers"] = {**page["issuers"], label: issuer}
+    config["resources"] = dict.fromkeys(page["resources"], resource)
+    FLOWS["authorization code"](rig, config, opened)
+
+
 # -- the table -------------------------------------------------------------------------------------------------------------
 
 

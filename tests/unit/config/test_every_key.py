@@ -80,6 +80,7 @@ SAID: dict[str, str] = {
     "issuers.allow_client_audience": ISSUER + "allow_client_audience = true\n",
     "issuers.allow_extra_scopes": ISSUER + "allow_extra_scopes = true\n",
     "issuers.allow_other_subject": ISSUER + "allow_other_subject = true\n",
+    "issuers.allow_bearer_grants": ISSUER + "allow_bearer_grants = true\n",
     "issuers.longest_life": ISSUER + "longest_life = 172800.0\n",
     "resources.source": ASKED + 'source = "client-credentials"\n',
     "resources.issuer": ASKED + 'issuer = "a"\n',

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from agent_identity.credentials.oauth.client import Client, PrivateKeyJwt
+from agent_identity.credentials.oauth.responses import Allowances
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_JAG,
@@ -131,7 +132,7 @@ REFUSED: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
     ("both", {}, {"issued_token_type": None}, "wrong_token_type"),
     ("id-jag", {}, {"issued_token_type": JWT}, "wrong_token_type"),
     ("identity-chaining", {}, {"issued_token_type": ID_JAG}, "wrong_token_type"),
-    ("identity-chaining", {}, {"token_type": "Bearer"}, "wrong_token_type"),
+    ("both", {}, {"token_type": "Bearer"}, "wrong_token_type"),
     ("both", {}, {"token_type": "DPoP"}, "wrong_token_type"),
     ("both", {}, {"scope": "invoices:read invoices:pay"}, "scope_widened"),
     ("both", {"scope": "invoices:read invoices:pay"}, {"scope": None}, "scope_widened"),
@@ -239,11 +240,22 @@ def test_without_a_binding_a_grant_without_one_will_do(rig) -> None:
     assert issued.token_type == "Bearer"
 
 
-def test_an_id_jag_may_be_called_a_bearer_token(rig) -> None:
-    """Okta's documentation shows `Bearer` where the draft requires `N_A`; `typ` still says what it is."""
-    answer = granted(rig, "id-jag", token_type="Bearer")
-    assert play(source(rig, "id-jag").fetch(rig.wanted()), answer, rig.answered()).issuer == THERE
+@pytest.mark.parametrize("kind", ["id-jag", "identity-chaining"])
+def test_a_key_allows_a_grant_that_is_called_a_bearer_token(rig, kind: str) -> None:
+    """Okta's documentation shows `Bearer` where the draft requires `N_A`."""
+    made = source(rig, kind)
+    made.via.allows = Allowances(bearer_grants=True)
+    answer = granted(rig, kind, token_type="Bearer")
+    assert play(made.fetch(rig.wanted()), answer, rig.answered()).issuer == THERE
+    with pytest.raises(CredentialRejectedError) as caught:
+        play(source(rig, kind).fetch(rig.wanted()), answer)
+    assert "allow_bearer_grants" in (caught.value.remedy or "")
+
+
+def test_an_access_token_is_no_id_jag_whatever_is_allowed(rig) -> None:
+    made = source(rig, "id-jag")
+    made.via.allows = Allowances(bearer_grants=True)
     access_token = granted(rig, "id-jag", grant(rig, "at+jwt"), token_type="Bearer")
     with pytest.raises(CredentialRejectedError) as caught:
-        play(source(rig, "id-jag").fetch(rig.wanted()), access_token)
+        play(made.fetch(rig.wanted()), access_token)
     assert caught.value.code == "malformed_grant"
