@@ -208,7 +208,7 @@ class _GraphReader:
 
     def read(self, ref: str) -> Graph:
         records = self._records_of(ref) if can_be_signed(ref) else []
-        records, is_one = self._follow(records)
+        records, is_one = self._follow(records, ref)
         call_ids = _call_ids_of(records)
         sessions = _session_ids_of(self._use(records), ref)
         if not sessions:
@@ -248,12 +248,15 @@ class _GraphReader:
         is_session = any(each.kind == SESSION_OPENED for each in frame)
         return frame if is_session else self._ledger.find(ref)
 
-    def _follow(self, records: list[Record]) -> tuple[list[Record], bool]:
+    def _follow(self, records: list[Record], ref: str) -> tuple[list[Record], bool]:
         """The records of calls with those of the calls that continue them after an interrupt; whether it is all one call.
 
-        A call may be continued in another transaction, by the same principal: then the last transaction has the answer. Another
-        principal's attempt to continue it is left out.
+        A model's id may name a call that was continued in another transaction, for the same principal: then the last transaction
+        has the answer. Another principal's attempt to continue it is left out. A call's own id names that call alone.
         """
+        own = [each for each in records if each.call_id == ref]
+        if own:
+            return own, True
         call_ids = _call_ids_of(records)
         if len(call_ids) > 1:
             foreign = {each.call_id for each in records if each.body.get("code") == _FOREIGN_RESUME}

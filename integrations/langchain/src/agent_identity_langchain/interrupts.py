@@ -39,7 +39,7 @@ _STOPPED: Final = "stopped"
 
 _lock: Final = threading.Lock()
 _passes: Final[WeakKeyDictionary[Any, str]] = WeakKeyDictionary()
-_running: Final[set[str]] = set()
+_running: Final[dict[str, str]] = {}
 
 
 class _Kept(NamedTuple):
@@ -116,14 +116,14 @@ class Interrupts:
         if kept is not None and kept.is_done:
             return kept.result[0]
         attempt.continues = None if kept is None else kept.call_id
-        _running.add(self._key)
+        _running[self._key] = self._pass
         try:
             result = function(*args, **kwargs)
         except BaseException as error:
             self.keep_interrupt(error, attempt.call_id)
             raise
         finally:
-            _running.discard(self._key)
+            _running.pop(self._key, None)
         if self._is_shared:
             try:
                 self._save(_DONE, attempt.call_id, result)
@@ -139,14 +139,14 @@ class Interrupts:
         if kept is not None and kept.is_done:
             return kept.result[0]
         attempt.continues = None if kept is None else kept.call_id
-        _running.add(self._key)
+        _running[self._key] = self._pass
         try:
             result = await function(*args, **kwargs)
         except BaseException as error:
             await self.akeep_interrupt(error, attempt.call_id)
             raise
         finally:
-            _running.discard(self._key)
+            _running.pop(self._key, None)
         if self._is_shared:
             try:
                 await self._asave(_DONE, attempt.call_id, result)
@@ -165,7 +165,7 @@ class Interrupts:
             await self._asave(_STOPPED, call_id)
 
     def _find_fault(self, kept: _Kept | None) -> DeniedError | None:
-        if self._key in _running:
+        if _running.get(self._key, self._pass) != self._pass:
             return DeniedError(
                 "call_running",
                 "the call still runs in the pass that was interrupted",
