@@ -213,7 +213,7 @@ CODES: Final = frozenset(
     """
     access_denied actor_mismatch actor_profile actor_repeated agent_is_issuer agent_name
     agent_revoked alg_not_allowed already_expired ambiguous_reference anchor_keys
-    anchor_repeated anchor_unavailable approval_by_actor approval_required args_malformed
+    anchor_repeated anchor_unavailable answered_by_another approval_by_actor approval_required args_malformed
     args_mismatch ask_unknown assertion_missing assertion_opaque attribute_settled
     audience_mismatch audience_missing audience_widened authorities_unusable
     authorization_details authorization_pending autonomous_not_allowed bad_signature

@@ -404,7 +404,35 @@ def test_another_principal_cannot_resume_and_the_owner_still_can(
     ] == [("call.denied", "resumed_by_another")]
     with identity.on_behalf_of("user:alice", purpose="p"):
         state = run(graph, Command(resume=answer))
-    assert contents(state) == ["they said yes" if tool is ask else "saw a"]
+    if make is approving:  # a node before the tools has taken mallory's answer
+        assert "answered_by_another" in contents(state)[0]
+    else:
+        assert contents(state) == ["they said yes" if tool is ask else "saw a"]
+
+
+@pytest.mark.parametrize("is_answered", [False, True])
+@pytest.mark.parametrize(
+    ("make", "tool", "call", "answer"),
+    INTERRUPTING,
+    ids=[each[0].__name__ for each in INTERRUPTING],
+)
+def test_the_answer_of_another_principal_never_counts(
+    identity: AgentIdentity, make: Any, tool: Any, call: Any, answer: Any, is_answered: bool
+) -> None:
+    graph = make(identity, InMemorySaver(), [tool], call)
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        run(graph, GO)
+    with identity.on_behalf_of("user:mallory", purpose="p"), pytest.raises(DeniedError):
+        run(graph, Command(resume=answer))
+    ran.clear()
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        state = run(graph, Command(resume="no") if is_answered else None)
+    assert ("yes", "alice") not in ran
+    assert "a" not in ran or (make is asking_node and is_answered)  # its wrapper ignores the answer
+    if make is approving:
+        assert "answered_by_another" in contents(state)[0]
+    elif not is_answered:
+        assert state["__interrupt__"]
 
 
 @every

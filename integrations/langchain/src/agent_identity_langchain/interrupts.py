@@ -20,7 +20,7 @@ from agent_identity.adapters import arefuse, check_owner, mark_owner, refuse
 from agent_identity.errors import DeniedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from langchain_core.messages import BaseMessage
 
@@ -31,6 +31,11 @@ __all__ = ["Interrupts", "check_asker", "mark_asker"]
 _CHANNEL: Final = "agent_identity"
 _CHECKPOINTER: Final = "__pregel_checkpointer"
 _SCRATCHPAD: Final = "__pregel_scratchpad"
+_SEND: Final = "__pregel_send"
+_RESUME: Final = "__resume__"
+_WHOLE_GRAPH: Final = "00000000-0000-0000-0000-000000000000"
+"""The task under which LangGraph keeps an answer before an interrupt takes it."""
+_FOREIGN: Final = "answered by another principal"
 _PULL: Final = "__pregel_pull"
 """A task that is a whole node, which may run several calls; `create_agent` makes a task of its own for each tool call."""
 _DONE: Final = "done"
@@ -61,10 +66,16 @@ class Interrupts:
         scratchpad = configurable[_SCRATCHPAD]
         path = (config.get("metadata") or {}).get("langgraph_path") or (_PULL,)
         self._tool = tool
+        self._call_id = call_id
+        self._graphs: dict[str, str] = configurable["checkpoint_map"]
         self._saver = configurable[_CHECKPOINTER]
         self._place: Any = {"configurable": place}
         self._is_shared: bool = path[0] == _PULL
-        self._is_again: bool = self._is_shared or _is_resumed(scratchpad)
+        self._is_resumed: bool = bool(scratchpad.resume) or scratchpad.get_null_resume() is not None
+        self._is_again: bool = self._is_shared or self._is_resumed
+        self._is_foreign: bool = list(scratchpad.resume) == [_FOREIGN]
+        self._send = configurable.get(_SEND)
+        self._task_id: str = str(configurable["checkpoint_ns"]).rpartition(":")[2]
         with _lock:
             self._pass = _passes.setdefault(scratchpad.get_null_resume, secrets.token_hex(8))
         parts = (*place.values(), configurable["checkpoint_ns"], call_id, tool)
@@ -88,31 +99,53 @@ class Interrupts:
         place = {"thread_id": thread, "checkpoint_ns": graph, "checkpoint_id": checkpoint}
         return cls(tool, call_id, config, place)
 
-    def check(self) -> _Kept | None:
-        """Check that the call may go on, and return what an earlier pass has kept of it.
+    def check(self, state: Any = None) -> _Kept | None:
+        """Check that the call may go on, and return what an earlier pass has kept of it. `state` is the graph's.
 
         Raises:
-            DeniedError: it was interrupted for another principal, or it still runs; this is recorded.
+            DeniedError: it belongs to another principal, another one has answered for it, or it still runs.
         """
         kept = self._read(self._saver.get_tuple(self._place)) if self._is_again else None
-        error = self._find_fault(kept)
-        if error is not None:
-            refuse(self._tool, error)
-            raise error
-        return kept
+        error = self._find_fault(kept, state)
+        if error is None:
+            return kept
+        for place, task, value in self._undo(error, kept):
+            self._saver.put_writes(place, [(_RESUME, value)], task)
+        raise error
 
-    async def acheck(self) -> _Kept | None:
+    async def acheck(self, state: Any = None) -> _Kept | None:
         """The async twin of `check`."""
         kept = self._read(await self._saver.aget_tuple(self._place)) if self._is_again else None
-        error = self._find_fault(kept)
-        if error is not None:
-            await arefuse(self._tool, error)
-            raise error
-        return kept
+        error = self._find_fault(kept, state)
+        if error is None:
+            return kept
+        for place, task, value in self._undo(error, kept):
+            await self._saver.aput_writes(place, [(_RESUME, value)], task)
+        raise error
+
+    def _undo(self, error: DeniedError, kept: _Kept | None) -> Iterator[tuple[Any, str, Any]]:
+        """The writes that take back the answer of another principal: LangGraph keeps it, and would use it in the next pass."""
+        if error.code != "resumed_by_another":
+            return
+        if self._is_resumed:
+            taken = getattr(self._send, "__self__", None)
+            for write in [each for each in taken or () if each[0] == _RESUME]:
+                taken.remove(write)
+            for namespace, checkpoint in self._graphs.items():
+                ids = {"checkpoint_ns": namespace, "checkpoint_id": checkpoint}
+                place = {"configurable": {**self._place["configurable"], **ids}}
+                yield place, _WHOLE_GRAPH, None  # None is no answer
+        elif kept is None:
+            # An earlier node has taken the answer, as HumanInTheLoopMiddleware does: the call is refused in the next pass too.
+            yield self._place, self._task_id, [_FOREIGN]
 
     def run(self, attempt: Attempt, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Call the function, or return what it has returned in an earlier pass."""
-        kept = self.check()
+        try:
+            kept = self.check()
+        except DeniedError as error:
+            refuse(self._tool, error)
+            raise
         if kept is not None and kept.is_done:
             return kept.result[0]
         attempt.continues = None if kept is None else kept.call_id
@@ -135,7 +168,11 @@ class Interrupts:
         self, attempt: Attempt, function: Callable[..., Any], args: Any, kwargs: Any
     ) -> Any:
         """The async twin of `run`."""
-        kept = await self.acheck()
+        try:
+            kept = await self.acheck()
+        except DeniedError as error:
+            await arefuse(self._tool, error)
+            raise
         if kept is not None and kept.is_done:
             return kept.result[0]
         attempt.continues = None if kept is None else kept.call_id
@@ -164,20 +201,26 @@ class Interrupts:
         if _is_interrupt(error):
             await self._asave(_STOPPED, call_id)
 
-    def _find_fault(self, kept: _Kept | None) -> DeniedError | None:
+    def _find_fault(self, kept: _Kept | None, state: Any) -> DeniedError | None:
         if _running.get(self._key, self._pass) != self._pass:
             return DeniedError(
                 "call_running",
                 "the call still runs in the pass that was interrupted",
                 remedy="resume the graph when the call has ended",
             )
-        if kept is None:
-            return None
-        try:
-            check_owner(kept.owner)
-        except DeniedError as error:
-            return error
-        if not kept.is_done or kept.result:
+        marks = [] if kept is None else [kept.owner]
+        for mark in [*marks, *_marks_of(state, self._call_id)]:
+            try:
+                check_owner(mark)
+            except DeniedError as error:
+                return error
+        if self._is_foreign:
+            return DeniedError(
+                "answered_by_another",
+                "another principal has answered the interrupt before this call",
+                remedy="make the call again, and ask again",
+            )
+        if kept is None or not kept.is_done or kept.result:
             return None
         return DeniedError(
             "call_repeated",
@@ -234,6 +277,11 @@ def check_asker(state: Any, call_id: str | None) -> None:
     Raises:
         DeniedError: it doesn't.
     """
+    for mark in _marks_of(state, call_id):
+        check_owner(mark)
+
+
+def _marks_of(state: Any, call_id: str | None) -> Iterator[Any]:
     messages = (
         state.get("messages") if isinstance(state, dict) else getattr(state, "messages", None)
     )
@@ -241,13 +289,8 @@ def check_asker(state: Any, call_id: str | None) -> None:
         if isinstance(message, AIMessage):
             asked = any(call["id"] == call_id for call in message.tool_calls)
             if asked and _OWNER in message.response_metadata:
-                check_owner(message.response_metadata[_OWNER])
+                yield message.response_metadata[_OWNER]
             return
-
-
-def _is_resumed(scratchpad: Any) -> bool:
-    """Whether this task runs again with the answer to its interrupt."""
-    return bool(scratchpad.resume) or scratchpad.get_null_resume() is not None
 
 
 def _is_interrupt(error: BaseException) -> bool:

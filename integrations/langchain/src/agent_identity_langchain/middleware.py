@@ -147,10 +147,11 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             return _refused(request, error)
         with within(session, tool_call_id=call_id):
             interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
-            if interrupts is not None:
-                interrupts.check()
             try:
-                check_asker(request.state, call_id)
+                if interrupts is None:
+                    check_asker(request.state, call_id)
+                else:
+                    interrupts.check(request.state)
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:
                 refuse(name, error)
@@ -178,10 +179,11 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             return _refused(request, error)
         with within(session, tool_call_id=call_id):
             interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
-            if interrupts is not None:
-                await interrupts.acheck()
             try:
-                check_asker(request.state, call_id)
+                if interrupts is None:
+                    check_asker(request.state, call_id)
+                else:
+                    await interrupts.acheck(request.state)
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:
                 await arefuse(name, error)
