@@ -70,7 +70,8 @@ class Interrupts:
         self._graphs: dict[str, str] = configurable["checkpoint_map"]
         self._saver = configurable[_CHECKPOINTER]
         self._place: Any = {"configurable": place}
-        self._is_shared: bool = path[0] == _PULL
+        # LangGraph before 1.2 may run the other calls of an agent inside a tool again, too.
+        self._is_shared: bool = path[0] == _PULL or bool(place["checkpoint_ns"])
         self._is_resumed: bool = bool(scratchpad.resume) or scratchpad.get_null_resume() is not None
         self._is_again: bool = self._is_shared or self._is_resumed
         self._is_foreign: bool = list(scratchpad.resume) == [_FOREIGN]
