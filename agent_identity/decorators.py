@@ -125,10 +125,18 @@ def _wrap(function: Callable[P, R], definition: Tool, binder: Binder) -> Callabl
 
 def _begin(definition: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
     session, current = open_session()
-    parent_id = parent_call_id(session, current)
-    return Call(
-        session, definition, binder.bind(args, kwargs), current.tool_call_id, parent_id=parent_id
+    attempt = current.attempt
+    call = Call(
+        session,
+        definition,
+        binder.bind(args, kwargs),
+        current.tool_call_id,
+        parent_id=parent_call_id(session, current),
+        continues=None if attempt is None else attempt.continues,
     )
+    if attempt is not None:
+        attempt.call_id = call.call_id
+    return call
 
 
 _LATER: Final = (types.CoroutineType, types.GeneratorType, types.AsyncGeneratorType)

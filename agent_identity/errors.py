@@ -231,13 +231,13 @@ CODES: Final = frozenset(
     """
     access_denied actor_mismatch actor_profile actor_repeated agent_is_issuer agent_name
     agent_revoked alg_not_allowed already_expired ambiguous_reference anchor_keys
-    anchor_repeated anchor_unavailable approval_by_actor approval_required args_malformed
+    anchor_repeated anchor_unavailable answered_by_another approval_by_actor approval_required args_malformed
     args_mismatch ask_unknown assertion_missing assertion_opaque attribute_settled
     audience_mismatch audience_missing audience_widened authorities_unusable
     authorization_details authorization_pending autonomous_not_allowed bad_signature
     before_start bind_generator binding_ignored binding_mismatch binding_missing blocking_call
     body_limit body_mismatch body_timeout body_too_large body_too_slow body_unbound cache_key
-    call_ended call_reused callback_repeated carrier_unsuitable certificate_expired
+    call_ended call_repeated call_reused call_running callback_repeated carrier_unsuitable certificate_expired
     certificate_unusable chain_empty chain_malformed chain_missing chain_too_deep
     chain_too_large chain_too_long claim_malformed claim_mismatch claim_missing
     client_key_missing client_mismatch client_missing client_revoked client_unknown clock_failed
@@ -283,7 +283,7 @@ CODES: Final = frozenset(
     redirect_port_taken redirected reference_malformed reference_missing reference_read_only reference_unknown
     refresh_token_missing registration_unsupported registration_unusable relaxation_unknown replay_store_failed
     replay_store_full replayed request_incomplete request_malformed resource_malformed
-    resource_mismatch resource_not_configured resource_not_granted revocations_failed
+    resource_mismatch resource_not_configured resource_not_granted resumed_by_another revocations_failed
     revocations_missing revocations_stale revoked rule_malformed rule_unmatched scheme_malformed
     scheme_unknown scope_malformed scope_narrowed scope_not_configured scope_not_granted
     scope_widened seal_broken secret_in_clear secret_missing secret_unreadable secret_unsafe
@@ -297,7 +297,7 @@ CODES: Final = frozenset(
     token_expired token_file_missing token_file_unreadable token_host_malformed token_malformed
     token_mismatch token_path token_revoked token_too_large token_unbound token_unverified
     token_variable_missing tool_hosted tool_malformed tool_mismatch tool_undescribed
-    tool_unguardable tool_unknown trigger trigger_principal trust_domain_malformed
+    tool_unguardable tool_unguarded tool_unknown trigger trigger_principal trust_domain_malformed
     trust_domain_mismatch txn_malformed unauthorized_client undigestible_argument
     unknown_anchor unknown_error unknown_issuer unknown_key
     unknown_kind unknown_provider unknown_reference unknown_user_id unreadable_error unsafe_link

@@ -98,6 +98,7 @@ class Call:
             "_current",
             "_tool_call_id",
             "_parent_id",
+            "_continues",
             "arguments",
             "call_id",
         ),
@@ -112,6 +113,7 @@ class Call:
         tool_call_id: str | None = None,
         *,
         parent_id: str | None = None,
+        continues: str | None = None,
     ) -> None:
         self.session = session
         self.tool = tool
@@ -121,6 +123,7 @@ class Call:
         self._given = arguments
         self._tool_call_id = tool_call_id
         self._parent_id = parent_id
+        self._continues = continues
         self._span = spans.open_call_span(tool.span_name, tool.span_attributes, tool_call_id)
         self._args_hash: str | None = None
         self._canonical = b""
@@ -390,6 +393,8 @@ class Call:
         }
         if self._parent_id is not None:
             public["parent"] = self._parent_id
+        if self._continues is not None:
+            public["continues"] = self._continues
         return Draft(
             kind,
             public,
@@ -399,7 +404,8 @@ class Call:
             call_id=self.call_id,
             trace_id=span.trace_id,
             span_id=span.span_id,
-            ref=self._tool_call_id,
+            # The model's id stays that of the first call, so that it names one call.
+            ref=self._tool_call_id if self._continues is None else self._continues,
         )
 
     def resume(self) -> None:

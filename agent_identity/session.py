@@ -43,7 +43,14 @@ if TYPE_CHECKING:
     from agent_identity.tools import Tool
     from agent_identity.values import JSON, Principal
 
-__all__ = ["Session", "current_credential", "current_session", "session_of", "state_of"]
+__all__ = [
+    "Session",
+    "current_credential",
+    "current_session",
+    "open_detached",
+    "session_of",
+    "state_of",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -69,18 +76,21 @@ class Session:
         state.face = weakref.ref(self)
 
     def __enter__(self) -> Self:
-        state = self._state
-        state.begin()
+        self._state.begin()
         try:
-            if state.verify is not None:
-                state.set_verified(run(state.verify(), state.parts.world.answer))
-            state.set_pseudonym(state.parts.ledger.pseudonym(state.principal))
-            run(_record_opening(state), state.parts.world.answer)
-            self._entered = enter(state.reference)
+            self._open()
+            self._entered = enter(self._state.reference)
         except BaseException:
             self._end()
             raise
         return self
+
+    def _open(self) -> None:
+        state = self._state
+        if state.verify is not None:
+            state.set_verified(run(state.verify(), state.parts.world.answer))
+        state.set_pseudonym(state.parts.ledger.pseudonym(state.principal))
+        run(_record_opening(state), state.parts.world.answer)
 
     async def __aenter__(self) -> Self:
         state = self._state
@@ -396,6 +406,16 @@ def current_session() -> Session:
 def state_of(session: Session) -> SessionState:
     """The state of a session; for adapters."""
     return session._state  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - users have no use for it
+
+
+def open_detached(session: Session) -> None:
+    """Open a session without making it current; for adapters. Its `__exit__` ends it."""
+    state_of(session).begin()
+    try:
+        session._open()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - as in `state_of`
+    except BaseException:
+        session._end()  # noqa: SLF001  # pyright: ignore[reportPrivateUsage]
+        raise
 
 
 def session_of(state: SessionState) -> Session:

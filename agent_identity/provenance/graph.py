@@ -181,6 +181,7 @@ class Graph:
         return sorted(stories, key=lambda story: story.begun.at)
 
 
+_FOREIGN_RESUME: Final = "resumed_by_another"
 _DEEPEST: Final = 64  # levels of sessions; manipulated records may form a ring
 
 
@@ -207,6 +208,7 @@ class _GraphReader:
 
     def read(self, ref: str) -> Graph:
         records = self._records_of(ref) if can_be_signed(ref) else []
+        records, is_one = self._follow(records, ref)
         call_ids = _call_ids_of(records)
         sessions = _session_ids_of(self._use(records), ref)
         if not sessions:
@@ -227,7 +229,8 @@ class _GraphReader:
             self._grow(path)
         if call_ids:
             for call_id in call_ids:
-                self._add_calls(self._use(self._ledger.find(call_id)))
+                found = self._ledger.find(call_id)  # calls that continue this one name it too
+                self._add_calls(self._use(each for each in found if each.call_id == call_id))
         else:
             self._add_subtrees(sessions)
         for branch in self._branches.values():
@@ -236,7 +239,7 @@ class _GraphReader:
         return Graph(
             root=self._branches[paths[0][0]],
             chain=chain,
-            one_call=len(call_ids) == 1,
+            one_call=is_one,
             used=list(self._used.values()),
         )
 
@@ -244,6 +247,38 @@ class _GraphReader:
         frame = self._ledger.frame(ref)  # for a session, a small part of its records
         is_session = any(each.kind == SESSION_OPENED for each in frame)
         return frame if is_session else self._ledger.find(ref)
+
+    def _follow(self, records: list[Record], ref: str) -> tuple[list[Record], bool]:
+        """The records of calls with those of the calls that continue them after an interrupt; whether it is all one call.
+
+        A model's id may name a call that was continued in another transaction, for the same principal: then the last transaction
+        has the answer. Another principal's attempt to continue it is left out. A call's own id names that call alone.
+        """
+        own = [each for each in records if each.call_id == ref]
+        if own:
+            return own, True
+        call_ids = _call_ids_of(records)
+        if len(call_ids) > 1:
+            foreign = {each.call_id for each in records if each.body.get("code") == _FOREIGN_RESUME}
+            if not foreign.issuperset(call_ids):
+                records = [each for each in records if each.call_id not in foreign]
+                call_ids = _call_ids_of(records)
+        first = len(call_ids)
+        for call_id in call_ids:  # it grows
+            for record in self._ledger.find(call_id):
+                if record.body.get("continues") != call_id or record.call_id is None:
+                    continue
+                if record.call_id not in call_ids:
+                    call_ids.append(record.call_id)
+                    records = [*records, *self._ledger.find(record.call_id)]
+        is_one = bool(call_ids) and first - _count_continuing(records, call_ids[:first]) == 1
+        if is_one and len(call_ids) > 1:
+            last = max(records, key=lambda record: record.at)
+            records = [each for each in records if self._root(each) == self._root(last)]
+        return records, is_one
+
+    def _root(self, record: Record) -> str | None:
+        return None if record.session_id is None else self._path(record.session_id)[0]
 
     def _use(self, records: Iterable[Record]) -> list[Record]:
         used = list(records)
@@ -416,6 +451,17 @@ class _GraphReader:
     def _grants_of(self, session_id: str) -> list[Record]:
         frame = self._ledger.frame(session_id)
         return self._use(record for record in frame if record.kind == GRANT_MADE)
+
+
+def _count_continuing(records: list[Record], call_ids: list[str]) -> int:
+    """How many of these calls continue another one of them."""
+    return len(
+        {
+            record.call_id
+            for record in records
+            if record.call_id in call_ids and record.body.get("continues") in call_ids
+        }
+    )
 
 
 def _call_ids_of(records: list[Record]) -> list[str]:

@@ -151,7 +151,9 @@ def trace_of(
     opening = graph.root.opening
     first = opening or graph.used[0]
     sealed: Mapping[str, JSON] = (opening.sealed or {}) if opening is not None else {}
-    one = stories[0] if graph.one_call and len(stories) == 1 else None
+    one = (
+        stories[-1] if graph.one_call and stories else None
+    )  # a call that was interrupted ends as its last pass
     calls = [story.entry() for story in stories]
     unsound = _find_fault(ledger, graph.used, check)
     return Trace(
@@ -162,7 +164,7 @@ def trace_of(
         purpose=None if opening is None else _text(opening.body.get("purpose")),
         chain=graph.chain,
         calls=calls,
-        decision=None if one is None else _text(calls[0]["decision"]),
+        decision=None if one is None else _text(calls[-1]["decision"]),
         outcome=None if one is None else one.outcome,
         approval=None if one is None else one.approval,
         verified=unsound is None,
@@ -279,6 +281,8 @@ def _notes(story: CallStory, call: Entry) -> Iterator[str]:
     agent = str(call["agent"]).removeprefix(_AGENT_PREFIX)
     rule = "" if call["policy_id"] is None else f" by {call['policy_id']}"
     yield f"by {agent}, {_DECISIONS.get(str(call['decision']), call['decision'])}{rule}"
+    if "continues" in story.begun.body:
+        yield f"continues {story.begun.body['continues']}"
     if call["code"] is not None:
         yield f"{call['code']}: {call['reason']}"
     if isinstance(story.approval, dict):

@@ -73,25 +73,37 @@ class RunningCall(Protocol):
         ...
 
 
+class Attempt:
+    """One attempt at a tool call of a model. `continues` is the call that was interrupted before, `call_id` the one that is made."""
+
+    __slots__ = ("call_id", "continues")
+
+    def __init__(self, continues: str | None = None) -> None:
+        self.continues: str | None = continues
+        self.call_id: str | None = None
+
+
 class Current:
     """A session that is current, and its running call.
 
     The reference to the session is weak. If a task dies without leaving its session, the session is collected, and the next job
-    in the same pool finds no session. `tool_call_id` is the model's id of the next call. `below` is the entry that was current
-    before, and `entries` is the generator's list that contains this entry.
+    in the same pool finds no session. `tool_call_id` is the model's id of the next call, and `attempt` is for that call too.
+    `below` is the entry that was current before, and `entries` is the generator's list that contains this entry.
     """
 
-    __slots__ = ("below", "call", "entries", "session", "tool_call_id")
+    __slots__ = ("attempt", "below", "call", "entries", "session", "tool_call_id")
 
     def __init__(
         self,
         session: weakref.ReferenceType[SessionState],
         call: RunningCall | None,
         tool_call_id: str | None = None,
+        attempt: Attempt | None = None,
     ) -> None:
         self.session: weakref.ReferenceType[SessionState] = session
         self.call: RunningCall | None = call
         self.tool_call_id: str | None = tool_call_id
+        self.attempt: Attempt | None = attempt
         self.below: Current | None = None
         self.entries: list[Current] | None = None
 

@@ -10,7 +10,7 @@ import asyncio
 import contextvars
 import logging
 import weakref
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from agent_identity.errors import (
     AgentIdentityError,
@@ -47,6 +47,12 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON, Principal
 
 _log: Final = logging.getLogger("agent_identity")
+
+
+class SubAgents(Protocol):
+    """Sessions of sub-agents that end together."""
+
+    def end(self) -> None: ...
 
 
 class SessionState:
@@ -124,6 +130,8 @@ class SessionState:
         )
         self.cache_keys: set[bytes] = self.life.cache_keys
         self.warned: set[str] = set()
+        self.sub_agents: dict[str, SubAgents] = {}
+        """The sessions of agents that it hands work on to, by name; they end with this one."""
         start_over_in_child(self)
         self._needed: dict[tuple[str, frozenset[str] | None], frozenset[str]] = {}
 
@@ -355,6 +363,8 @@ class SessionState:
     def close(self, reason: str) -> None:
         """Run `closing`."""
         self.parts.gate.sweep()
+        for below in list(self.sub_agents.values()):
+            below.end()
         run(self.closing(reason), self.parts.world.answer)
 
     async def aclose(self, reason: str) -> None:

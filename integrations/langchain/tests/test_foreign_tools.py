@@ -97,6 +97,12 @@ def denied(session: Any) -> list[tuple[str, str]]:
     return [(record["tool"], record["code"]) for record in records]
 
 
+def refusals(identity: AgentIdentity, session: Any) -> list[tuple[Any, Any]]:
+    """What was refused in a session, and in those below it."""
+    calls = identity.who_triggered(session).calls
+    return [(call["tool"], call["code"]) for call in calls if call["outcome"] == "denied"]
+
+
 def message_of(state: dict[str, Any]) -> ToolMessage:
     (message,) = [m for m in state["messages"] if isinstance(m, ToolMessage)]
     return message
@@ -117,59 +123,24 @@ def payer() -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize(
-    ("rules", "code"),
-    [
-        ({"*": {}}, "subagent_unguarded"),
-        ({"*": {}, "task": {}}, "subagent_unguarded"),
-        (None, "tool_undescribed"),
-    ],
-)
-def test_a_deep_agent_with_sub_agents_stops_before_the_model_is_asked(
-    identity: AgentIdentity, rules: Any, code: str
+def test_a_deep_agent_whose_task_tool_nothing_describes_stops_before_the_model_is_asked(
+    identity: AgentIdentity,
 ) -> None:
     model = says(DELEGATE)
     agent = create_deep_agent(
-        model,
-        [],
-        subagents=[payer()],
-        middleware=[IdentityMiddleware(identity, rules=rules)],
+        model, [], subagents=[payer()], middleware=[IdentityMiddleware(identity)]
     )
     with (
         identity.on_behalf_of("user:alice", purpose="p"),
         pytest.raises(ConfigurationError) as raised,
     ):
         agent.invoke(GO)
-    assert raised.value.code == code
+    assert raised.value.code == "tool_undescribed"
     assert (ran, model.asked) == ([], [])
 
 
 def sub_agents() -> SubAgentMiddleware:
     return SubAgentMiddleware(backend=StateBackend(), subagents=[payer()])
-
-
-def test_a_sub_agent_is_not_started_and_the_refused_call_is_recorded(
-    identity: AgentIdentity,
-) -> None:
-    guard = IdentityMiddleware(identity, rules={"*": {}})
-    agent = create_agent(says(DELEGATE), [], middleware=[sub_agents(), Hiding(), guard])
-    with identity.on_behalf_of("user:alice", purpose="p") as session:
-        state = agent.invoke(GO)
-        assert denied(session) == [("task", "subagent_unguarded")]
-    assert identity.who_triggered("toolu_0").decision == "deny"
-    assert message_of(state).status == "error"
-    assert "subagent_unguarded" in message_of(state).content
-    assert ran == []
-
-
-async def test_an_async_sub_agent_call_is_refused_and_recorded(identity: AgentIdentity) -> None:
-    guard = IdentityMiddleware(identity, rules={"*": {}})
-    agent = create_agent(says(DELEGATE), [], middleware=[sub_agents(), Hiding(), guard])
-    async with identity.on_behalf_of("user:alice", purpose="p") as session:
-        state = await agent.ainvoke(GO)
-        assert denied(session) == [("task", "subagent_unguarded")]
-    assert message_of(state).status == "error"
-    assert ran == []
 
 
 def wrapped(task: Any) -> BaseTool:
@@ -185,30 +156,26 @@ def wrapped(task: Any) -> BaseTool:
     [
         lambda task: task.model_copy(update={"name": "delegate"}),
         wrapped,
-        lambda task: task.model_copy(update={"func": tool()(task.func), "coroutine": None}),
+        lambda task: task.model_copy(
+            update={"func": tool(opaque=["runtime"])(task.func), "coroutine": None}
+        ),
     ],
     ids=["renamed", "wrapped", "decorated"],
 )
-def test_a_sub_agent_tool_is_known_by_its_function_whatever_it_is_called(
+def test_no_disguise_of_the_tool_that_starts_sub_agents_lets_their_tools_run_unguarded(
     identity: AgentIdentity, disguise: Any
 ) -> None:
     made = disguise(sub_agents().tools[0])
     agent = create_agent(
-        says(DELEGATE), [made], middleware=[IdentityMiddleware(identity, rules={"*": {}})]
+        says((made.name, DELEGATE[1])),
+        [made],
+        middleware=[IdentityMiddleware(identity, rules={"*": {}})],
     )
-    with (
-        identity.on_behalf_of("user:alice", purpose="p"),
-        pytest.raises(ConfigurationError) as raised,
-    ):
-        agent.invoke(GO)
-    assert raised.value.code == "subagent_unguarded"
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        state = agent.invoke(GO)
+    assert refusals(identity, session) == [("pay", "tool_unguarded")]
+    assert "tool_unguarded" in message_of(state).content
     assert ran == []
-
-
-def test_protect_refuses_the_tool_that_starts_sub_agents() -> None:
-    with pytest.raises(ConfigurationError) as raised:
-        protect(sub_agents().tools[0])
-    assert raised.value.code == "subagent_unguarded"
 
 
 def test_the_tools_that_start_sub_agents_on_a_server_are_refused_too() -> None:
@@ -260,7 +227,6 @@ def test_a_users_own_tool_called_task_runs(identity: AgentIdentity) -> None:
 def test_an_agent_with_a_middleware_of_its_own_can_be_called_from_ones_own_tool(
     identity: AgentIdentity,
 ) -> None:
-    """The way out that the remedy names."""
     inner = create_agent(
         says(("pay", {"number": "1"}), prefix="inner"),
         [pay],
@@ -279,7 +245,7 @@ def test_an_agent_with_a_middleware_of_its_own_can_be_called_from_ones_own_tool(
     )
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         outer.invoke(GO)
-        assert denied(session) == [("pay", "policy_denied")]
+    assert refusals(identity, session) == [("pay", "policy_denied")]
     assert identity.who_triggered("inner_0").decision == "deny"
     assert identity.who_triggered("toolu_0").outcome == "completed"
     assert ran == []

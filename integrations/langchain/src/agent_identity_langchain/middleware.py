@@ -12,25 +12,38 @@ is scrubbed of secrets before callbacks see it (`protect` does that too), and on
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import BaseTool, ToolException
+from langchain_core.tools import BaseTool
 
 from agent_identity import (
     AgentIdentity,
     AgentIdentityError,
     ConfigurationError,
     DeniedError,
+    NoSessionError,
     Session,
 )
-from agent_identity.adapters import arefuse, refusal_text, refuse, scrubbed, scrubs, within
-from agent_identity_langchain.protection import guarded, protect
+from agent_identity.adapters import (
+    adelegated,
+    arefuse,
+    calling_tool,
+    delegated,
+    is_for_model,
+    refusal_text,
+    refuse,
+    scrubs,
+    within,
+)
+from agent_identity.values import agent_uri
+from agent_identity_langchain.interrupts import Interrupts, check_asker, mark_asker
+from agent_identity_langchain.protection import finished, protect
+from agent_identity_langchain.refusals import tell_model
 from agent_identity_langchain.rules import Rules
+from agent_identity_langchain.subagents import agent_name, guard_specs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
@@ -44,10 +57,6 @@ __all__ = ["IdentityMiddleware"]
 _KEPT: Final = 1024
 
 
-class _RefusedError(ToolException):
-    """A refusal on its way to the model; its text holds nothing that the model may not read."""
-
-
 class IdentityMiddleware(AgentMiddleware[Any, Any]):
     """Register it last: `create_agent(model, tools, middleware=[…, IdentityMiddleware(identity)])`.
 
@@ -57,6 +66,10 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     error, so each agent has a middleware of its own. `{"hosted": True}` is the rule of a tool that the model's provider runs:
     nothing guards it.
 
+    An agent that a tool of another agent starts acts in a session that is delegated to it, under the name that `create_agent`
+    got, else under the tool's name. With `agent`, it always acts in a session that is delegated to that name: for the agents of
+    a graph that hand work to one another. `subagents` is for deepagents.
+
     The session is the current one, or one that the run carries as its `context` (the session itself, or an object or mapping
     with `session`), for streams that are read outside the session's block.
 
@@ -65,12 +78,40 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     """
 
     def __init__(
-        self, identity: AgentIdentity, rules: Mapping[str, Mapping[str, Any]] | None = None
+        self,
+        identity: AgentIdentity,
+        rules: Mapping[str, Mapping[str, Any]] | None = None,
+        *,
+        agent: str | None = None,
     ) -> None:
         super().__init__()
         self.identity = identity
         self._rules = Rules(rules)
+        self._agent = None if agent is None else agent_uri(agent)
+        self._is_whole = True
+        self._others: frozenset[str] = frozenset()
         self._guarded: dict[int, tuple[BaseTool, BaseTool]] = {}
+
+    def subagents(
+        self, specs: Iterable[Mapping[str, Any]] = (), *, general_purpose: bool = True
+    ) -> list[Any]:
+        """The specs for `create_deep_agent(…, middleware=[middleware], subagents=middleware.subagents(specs))`.
+
+        Each gets a middleware with the same rules; it acts in a session that is delegated to its name. A spec that has an
+        `IdentityMiddleware` keeps it. A compiled sub-agent stays as it is, and runs guarded tools only. deepagents' default
+        sub-agent is added, unless `general_purpose` is False: then disable it in deepagents, or its calls are refused.
+
+        Raises:
+            ConfigurationError: a sub-agent runs on a server, where nothing guards its tools.
+        """
+        guarded = guard_specs(specs, self._make_part, general_purpose=general_purpose)
+        self._others |= guarded["tools"]
+        return guarded["specs"]
+
+    def _make_part(self, agent: str) -> IdentityMiddleware:
+        part = type(self)(self.identity, agent=agent)
+        vars(part).update(_rules=self._rules, _is_whole=False)
+        return part
 
     def wrap_model_call(
         self,
@@ -79,7 +120,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ModelResponse[Any]:
         """Ask the model, unless it would be shown a tool that can't be guarded."""
         self._check(request.tools)
-        return handler(request)
+        return _marked(handler(request), request)
 
     async def awrap_model_call(
         self,
@@ -88,7 +129,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ModelResponse[Any]:
         """The async twin of `wrap_model_call`."""
         self._check(request.tools)
-        return await handler(request)
+        return _marked(await handler(request), request)
 
     def wrap_tool_call(
         self,
@@ -96,13 +137,31 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
     ) -> ToolMessage | Command[Any]:
         """Run one tool call under the session; a refusal comes back as a tool error."""
-        with within(_carried(request), tool_call_id=request.tool_call["id"]):
+        carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        try:
+            agent, is_hand_off = self._find_agent(request)
+            session = delegated(carried, agent, is_hand_off=is_hand_off)
+        except DeniedError as error:
+            with within(carried, tool_call_id=call_id):
+                refuse(name, error)
+            return _refused(request, error)
+        with within(session, tool_call_id=call_id):
+            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
             try:
+                if interrupts is None:
+                    check_asker(request.state, call_id)
+                else:
+                    interrupts.check(request.state)
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:
-                refuse(_name(request), error)
+                refuse(name, error)
                 return _refused(request, error)
-            return scrubs(handler)(guarded_request)
+            try:
+                return scrubs(handler)(guarded_request)
+            except BaseException as error:
+                if interrupts is not None:
+                    interrupts.keep_interrupt(error)
+                raise
 
     async def awrap_tool_call(
         self,
@@ -110,13 +169,41 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """The async twin of `wrap_tool_call`."""
-        with within(_carried(request), tool_call_id=request.tool_call["id"]):
+        carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        try:
+            agent, is_hand_off = self._find_agent(request)
+            session = await adelegated(carried, agent, is_hand_off=is_hand_off)
+        except DeniedError as error:
+            with within(carried, tool_call_id=call_id):
+                await arefuse(name, error)
+            return _refused(request, error)
+        with within(session, tool_call_id=call_id):
+            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
             try:
+                if interrupts is None:
+                    check_asker(request.state, call_id)
+                else:
+                    await interrupts.acheck(request.state)
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:
-                await arefuse(_name(request), error)
+                await arefuse(name, error)
                 return _refused(request, error)
-            return await scrubs(_asking(handler))(guarded_request)
+            try:
+                return await scrubs(_asking(handler))(guarded_request)
+            except BaseException as error:
+                if interrupts is not None:
+                    await interrupts.akeep_interrupt(error)
+                raise
+
+    def _find_agent(self, request: ToolCallRequest) -> tuple[str | None, bool]:
+        """The name that this agent's session is delegated to, None if it acts in the session itself; whether by a hand-off."""
+        if self._agent is not None:
+            return self._agent, True
+        caller, name = calling_tool(), agent_name(request.runtime.config)
+        if caller is not None:
+            # A run inherits the name of the agent around it.
+            return (caller.tool if name is None or name == caller.agent else name), False
+        return (name if _is_in_graph(request) else None), True
 
     def _check(self, tools: Iterable[BaseTool | dict[str, Any]]) -> None:
         """Whether each tool that the model is shown is described. Other middleware may hide some, so no rule is looked for."""
@@ -141,7 +228,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 remedy="call a tool that there is, by its exact name",
             )
         copy = self._guard(tool)
-        self._rules.check_matched([tool, *request.runtime.tools])
+        if self._is_whole:
+            self._rules.check_matched([tool, *request.runtime.tools], self._others)
         # A tool finds the agent's other tools in its runtime, and may call them.
         runtime = replace(request.runtime, tools=self._guard_all(request.runtime.tools))
         return replace(request, tool=copy, runtime=runtime)
@@ -159,18 +247,12 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         if known is not None and known[0] is tool:
             return known[1]
         rule = self._rules.describe(tool, DeniedError)
-        inner = tool if rule is None else protect(tool, **rule)
-        copy = guarded(inner, _telling if inner is not tool else _scrubbed_too)
-        copy.handle_tool_error = functools.partial(_told, tool.handle_tool_error)
+        inner = finished(tool) if rule is None else protect(tool, **rule)
+        copy = tell_model(inner, tool.handle_tool_error)
         if len(self._guarded) >= _KEPT:
             self._guarded.clear()  # tools that are made anew for each run
         self._guarded[id(tool)] = (tool, copy)
         return copy
-
-
-def _scrubbed_too(function: Callable[..., Any]) -> Callable[..., Any]:
-    """For a tool that is protected already: `protect` scrubs, `agent_identity.tool` leaves values alone."""
-    return _telling(scrubs(function))
 
 
 def _asking(
@@ -182,50 +264,13 @@ def _asking(
     return ask
 
 
-def _telling(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, a refusal turned into what LangChain has for errors that a model may see."""
-    if inspect.iscoroutinefunction(function):
-
-        @functools.wraps(function)
-        async def atold(*args: Any, **kwargs: Any) -> Any:
-            try:
-                return await function(*args, **kwargs)
-            except DeniedError as error:
-                raise _RefusedError(refusal_text(error)) from error
-
-        return atold
-
-    @functools.wraps(function)
-    def told(*args: Any, **kwargs: Any) -> Any:
-        try:
-            return function(*args, **kwargs)
-        except DeniedError as error:
-            raise _RefusedError(refusal_text(error)) from error
-
-    return told
-
-
-def _told(
-    own: bool | str | Callable[[ToolException], Any] | None,  # noqa: FBT001 - LangChain's own type
-    error: ToolException,
-) -> Any:
-    """Our refusals as text; the tool's own errors, scrubbed already, as the tool's own setting says."""
-    if isinstance(error, _RefusedError) or own is True:
-        return str(error.args[0]) if error.args else "Tool execution error"
-    if isinstance(own, str):
-        return own
-    if callable(own):
-        return scrubbed(own(error))
-    raise error
-
-
 def _name(request: ToolCallRequest) -> str:
     return request.tool_call["name"] if request.tool is None else request.tool.name
 
 
 def _refused(request: ToolCallRequest, error: AgentIdentityError) -> ToolMessage:
     """What the model is told of a refusal that is on record; anything but a denial stops the run."""
-    if not isinstance(error, DeniedError):
+    if not is_for_model(error):
         raise error
     call = request.tool_call
     return ToolMessage(
@@ -233,7 +278,19 @@ def _refused(request: ToolCallRequest, error: AgentIdentityError) -> ToolMessage
     )
 
 
-def _carried(request: ToolCallRequest) -> Session | None:
+def _marked(response: ModelResponse[Any], request: ModelRequest[Any]) -> ModelResponse[Any]:
+    """The response, with a mark of the principal in each message that asks for tool calls."""
+    with contextlib.suppress(NoSessionError), within(_carried(request)):
+        return replace(response, result=[mark_asker(message) for message in response.result])
+    return response
+
+
+def _is_in_graph(request: ToolCallRequest) -> bool:
+    """Whether the agent is a part of another graph."""
+    return "|" in str((request.runtime.config.get("configurable") or {}).get("checkpoint_ns"))
+
+
+def _carried(request: ToolCallRequest | ModelRequest[Any]) -> Session | None:
     """The session that the run was given explicitly, if it was."""
     context = getattr(request.runtime, "context", None)
     if isinstance(context, dict):

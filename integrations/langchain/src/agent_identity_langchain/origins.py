@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 __all__ = ["check_origin"]
 
 _MCP: Final = ("langchain_mcp_adapters", "langchain.mcp")
+_REMOTE_AGENTS: Final = ("deepagents.middleware.async_subagents",)
 
 
 def check_origin(
@@ -23,17 +24,17 @@ def check_origin(
     """Whether guarding this tool guards all that it does.
 
     Raises:
-        AgentIdentityError: of the class `error`; it starts a sub-agent, whose tools nobody guards, or it would be given a
-            credential for an MCP server that never gets it.
+        AgentIdentityError: of the class `error`; it starts an agent on a server, whose tools nothing guards, or it would be
+            given a credential for an MCP server that never gets it.
     """
     modules = set(_modules(tool))
-    if any(map(_starts_subagents, modules)):
+    if any(_is_within(module, _REMOTE_AGENTS) for module in modules):
         raise error(
             "subagent_unguarded",
-            f"the tool {tool.name!r} starts sub-agents of deepagents, whose tools would run unguarded",
+            f"the tool {tool.name!r} starts an agent on a server, where nothing guards its tools",
             remedy=(
-                "leave the sub-agents out; or call an agent with an IdentityMiddleware of its own from a tool "
-                "that you write, with a rule for that tool"
+                "leave the remote sub-agents out; or guard the remote agent's tools in its own process, and call it "
+                "by a tool that you write"
             ),
         )
     if has_resource and any(_is_within(module, _MCP) for module in modules):
@@ -44,10 +45,6 @@ def check_origin(
                 "describe the tool without a resource; the connection to its server has its own authentication"
             ),
         )
-
-
-def _starts_subagents(module: str) -> bool:
-    return _is_within(module, ("deepagents",)) and "subagent" in module.replace("_", "")
 
 
 def _is_within(module: str, packages: tuple[str, ...]) -> bool:

@@ -11,12 +11,18 @@ from langchain_core.tools import Tool as SingleInputTool
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.nested import (
+    is_nested,
+    runs_nested,
+    starts_agents,
+    with_call_ids,
+)
 from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["guarded", "has_resources", "is_protected", "protect"]
+__all__ = ["finished", "guarded", "has_resources", "is_protected", "protect"]
 
 T = TypeVar("T", bound=BaseTool)
 _LOCAL: Final = Tool("local").resource
@@ -44,17 +50,35 @@ def protect(
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
     has_resource = resource is not None or has_resources(tool)
     check_origin(tool, has_resource=has_resource, error=ConfigurationError)
+    injected = _injected(tool)
     described = Tool(
         tool.name,
         resource=resource,
         scopes=scopes,
         labels=labels,
-        opaque={*opaque, *_injected(tool)} if not isinstance(opaque, str) else opaque,
+        opaque={*opaque, *injected} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
-    return guarded(
-        tool, lambda function: scrubs(function if tool_of(function) else wrap(function, described))
-    )
+
+    def guard(function: Callable[..., Any]) -> Callable[..., Any]:
+        function = starts_agents(function, tool.name, injected)
+        return runs_nested(
+            scrubs(function if tool_of(function) else wrap(function, described)), tool.name
+        )
+
+    return guarded(tool, guard)
+
+
+def finished(tool: T) -> T:
+    """A copy of a tool that `agent_identity.tool` guards, with what `protect` does besides."""
+
+    def finish(function: Callable[..., Any]) -> Callable[..., Any]:
+        if is_nested(function):
+            return function
+        function = starts_agents(function, tool.name, _injected(tool))
+        return runs_nested(scrubs(function), tool.name)
+
+    return guarded(tool, finish)
 
 
 def is_protected(tool: BaseTool) -> bool:
@@ -71,13 +95,14 @@ def has_resources(tool: BaseTool) -> bool:
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
     """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
     functions = {name: around(function) for name, function in _functions(tool).items()}
+    callbacks = {"callbacks": with_call_ids(tool.callbacks)}
     if functions.keys() <= {"func", "coroutine"}:
-        return tool.model_copy(update=functions)
+        return tool.model_copy(update={**functions, **callbacks})
     # A tool with code of its own: a class below its own one, with the same fields.
     kind = type(
         f"Guarded{type(tool).__name__}", (type(tool),), {"__module__": __name__, **functions}
     )
-    copy = tool.model_copy()
+    copy = tool.model_copy(update=callbacks)
     object.__setattr__(copy, "__class__", kind)
     return copy
 
@@ -118,7 +143,7 @@ def _is_stock(kind: type[BaseTool]) -> bool:
     )
 
 
-def _injected(tool: BaseTool) -> set[str]:
+def _injected(tool: BaseTool) -> frozenset[str]:
     """Parameters that the framework fills in and the model doesn't see; they have no canonical form."""
     fields = getattr(tool.tool_call_schema, "model_fields", None)
     seen = set(tool.args if fields is None else fields)
@@ -128,7 +153,7 @@ def _injected(tool: BaseTool) -> set[str]:
             plain = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if plain and name not in seen:
                 names.add(name)
-    return names
+    return frozenset(names)
 
 
 def _pauses() -> tuple[type[BaseException], ...]:

@@ -99,13 +99,15 @@ class Rules:
                 ),
             )
 
-    def check_matched(self, tools: Iterable[BaseTool]) -> None:
+    def check_matched(self, tools: Iterable[BaseTool], others: frozenset[str]) -> None:
         """Whether each rule names one of an agent's tools: a rule with a misspelt name guards nothing.
+
+        `others` are the names of its sub-agents' tools.
 
         Raises:
             ConfigurationError: a rule names none.
         """
-        unmatched = self._by_name.keys() - {tool.name for tool in tools}
+        unmatched = self._by_name.keys() - {tool.name for tool in tools} - others
         if unmatched:
             raise ConfigurationError(
                 "rule_unmatched",
