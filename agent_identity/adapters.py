@@ -20,6 +20,7 @@ from agent_identity.runtime.current import (
 )
 from agent_identity.scrubbing import scrubbed, scrubs
 from agent_identity.session import current_session, state_of
+from agent_identity.tool_rules import Rule, Rules
 from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Call",
+    "Rule",
+    "Rules",
     "Tool",
     "arefuse",
     "refusal_text",
