@@ -41,8 +41,7 @@ class Rules:
     """
 
     def __init__(self, rules: Mapping[str, Mapping[str, Any]] | None, *, guard: str) -> None:
-        given: object = rules  # callers may be untyped
-        if given is not None and not isinstance(given, Mapping):
+        if not isinstance(rules, Mapping | None):  # pyright: ignore[reportUnnecessaryIsInstance] - callers may be untyped
             raise _malformed("the rules are a mapping from the names of tools to their rules")
         self._guard = guard
         self._by_name: dict[str, Rule] = {}
