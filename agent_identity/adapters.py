@@ -28,6 +28,7 @@ from agent_identity.runtime.current import (
 )
 from agent_identity.scrubbing import scrubbed, scrubs
 from agent_identity.session import current_session, open_detached, state_of
+from agent_identity.tool_rules import Rule, Rules
 from agent_identity.tools import Tool
 from agent_identity.values import agent_uri
 
@@ -41,6 +42,8 @@ __all__ = [
     "Attempt",
     "Call",
     "Caller",
+    "Rule",
+    "Rules",
     "Tool",
     "adelegated",
     "arefuse",

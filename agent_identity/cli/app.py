@@ -397,6 +397,18 @@ def config_client_document(
     show_client_document(needed_configuration(config), issuer)
 
 
+@app.command()
+@_report_errors
+def adapters(
+    state_dir: NoStateDir = None,  # noqa: ARG001 - every command takes it
+    as_json: Json = False,
+) -> None:
+    """List the installed adapters for frameworks, with the framework's version and the versions they were tested with."""
+    from agent_identity.cli.adapters import describe_adapters
+
+    typer.echo(describe_adapters(as_json=as_json))
+
+
 @ledger_app.command("verify")
 @_report_errors
 def ledger_verify(state_dir: StateDir = None, config: Config = None, as_json: Json = False) -> None:

@@ -3,14 +3,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity_langchain.protection import protect
 
 if TYPE_CHECKING:
     from agent_identity_langchain.middleware import IdentityMiddleware
 
-__all__ = ["IdentityMiddleware", "protect"]
+__all__ = ["TESTED", "IdentityMiddleware", "protect"]
+
+TESTED: Final = {"langchain": ("1.0.8", "1.1.3", "1.2.18", "1.3.18", "1.4.10", "1.5.2")}
+"""The versions that the tests run with; `agent-identity adapters` shows them."""
 
 
 def __getattr__(name: str) -> Any:
