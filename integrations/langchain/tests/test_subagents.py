@@ -207,6 +207,24 @@ def test_a_tool_that_delegates_by_itself_is_left_to_it(identity: AgentIdentity) 
     assert ran == [("a", uri("named-by-hand"), "alice")]
 
 
+@both
+def test_a_tool_that_a_tool_of_the_same_agent_calls_acts_for_that_agent(
+    identity: AgentIdentity, is_async: bool
+) -> None:
+    def ask(question: str) -> str:
+        return str(protect(look).invoke({"what": question}))
+
+    async def aask(question: str) -> str:
+        return str(await protect(alook).ainvoke({"what": question}))
+
+    made = StructuredTool.from_function(func=ask, coroutine=aask, name="ask", description="d")
+    agent = create_agent(says([ASK]), [made], middleware=[guard(identity)], name="main")
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        run(agent, is_async)
+    assert ran == [("?", ROOT, "alice")]
+    assert parents_of(identity, session) == {"ask": None, "alook" if is_async else "look": "ask"}
+
+
 def test_an_agent_three_levels_down_has_all_callers_in_its_chain(identity: AgentIdentity) -> None:
     lowest = create_agent(
         says([("look", {"what": "a"})], prefix="low"),

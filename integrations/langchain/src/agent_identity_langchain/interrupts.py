@@ -129,8 +129,8 @@ class Interrupts:
         if error.code != "resumed_by_another":
             return
         if self._is_resumed:
-            taken = getattr(self._send, "__self__", None)
-            for write in [each for each in taken or () if each[0] == _RESUME]:
+            taken: Any = getattr(self._send, "__self__", [])  # the writes of the running task
+            for write in [each for each in taken if each[0] == _RESUME]:
                 taken.remove(write)
             for namespace, checkpoint in self._graphs.items():
                 ids = {"checkpoint_ns": namespace, "checkpoint_id": checkpoint}
