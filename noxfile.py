@@ -34,6 +34,8 @@ CODE = (
     "noxfile.py",
 )
 INTEGRATIONS = ("langchain",)
+LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
+"""Those before the newest, which `integrations` has."""
 
 
 def _others() -> list[str]:
@@ -111,6 +113,15 @@ def integrations(session: nox.Session, name: str) -> None:
     """One framework, in an environment of its own."""
     _install(session, name, f"./integrations/{name}")
     session.run("pytest", f"integrations/{name}/tests", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("minor", LANGCHAIN_MINORS)
+def langchain(session: nox.Session, minor: str) -> None:
+    """The adapter contract and one agent under an older minor of LangChain, with the langgraph of its time."""
+    _install(session, f"langchain-{minor}", "./integrations/langchain")
+    tests = [f"integrations/langchain/tests/{name}.py" for name in ("test_contract", "test_agent")]
+    session.run("pytest", *tests, *session.posargs)
 
 
 @nox.session

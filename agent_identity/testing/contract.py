@@ -12,8 +12,10 @@ A behaviour that the framework makes impossible is set to None in the class, wit
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
 import threading
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
@@ -135,14 +137,9 @@ class Contract:
             acted.append((current_session().principal.sub, current_credential().resource))
             return "seen"
 
-        async def alook() -> str:
-            """Look something up."""
-            await asyncio.sleep(0)
-            return look()
-
-        tool = driver.make(alook if is_async_tool else look, RULE)
+        tool = driver.make(_in("async", look) if is_async_tool else look, RULE)
         with identity.on_behalf_of("user:alice", purpose="p") as session:
-            (result,) = _run(driver, mode, tool, ToolCall("call_1", _name(tool, driver), {}))
+            (result,) = _run(driver, mode, tool, ToolCall("call_1", "look", {}))
             assert (result.tool_call_id, result.text, result.is_error) == ("call_1", "seen", False)
             assert acted == [("alice", BILLING)]
             assert _kinds(session) == ["call.intended", "call.completed"]
@@ -163,7 +160,7 @@ class Contract:
         ran: list[str] = []
         with identity.on_behalf_of("user:alice", purpose="p"):
             try:
-                (result,) = _run(driver, mode, driver.make(_noting(ran), None), _note())
+                (result,) = _run(driver, mode, driver.make(_in(mode, _noting(ran)), None), _note())
             except (ConfigurationError, DeniedError) as error:
                 assert error.code == "tool_undescribed"
             else:
@@ -176,7 +173,7 @@ class Contract:
         self, identity: AgentIdentity, driver: Driver, mode: str
     ) -> None:
         ran: list[str] = []
-        tool = driver.make(_noting(ran), {"labels": {"denied"}})
+        tool = driver.make(_in(mode, _noting(ran)), {"labels": {"denied"}})
         with identity.on_behalf_of("user:alice", purpose="p") as session:
             (result,) = _run(driver, mode, tool, _note("an argument of the call"))
             assert _kinds(session) == ["call.denied"]
@@ -195,17 +192,13 @@ class Contract:
 
         def who() -> str:
             """Say for whom the agent acts."""
+            time.sleep(0.01)
             return current_session().principal.sub
 
-        async def awho() -> str:
-            """Say for whom the agent acts."""
-            await asyncio.sleep(0.01)
-            return current_session().principal.sub
-
-        tool = driver.make(who if mode == "sync" else awho, RULE)
+        tool = driver.make(_in(mode, who), RULE)
 
         def calls(user: str) -> list[ToolCall]:
-            return [ToolCall(f"{user}_{n}", _name(tool, driver), {}) for n in range(4)]
+            return [ToolCall(f"{user}_{n}", "who", {}) for n in range(4)]
 
         def turn(user: str) -> None:
             with identity.on_behalf_of(f"user:{user}", purpose="p"):
@@ -297,7 +290,7 @@ class Contract:
             """Ask a service that echoes its request."""
             return _RESULTS[kind](_headers(tokens))
 
-        tool = driver.make(echo, RULE)
+        tool = driver.make(_in(mode, echo), RULE)
         with identity.on_behalf_of("user:alice", purpose="p"):
             (result,) = _run(driver, mode, tool, ToolCall("call_1", "echo", {}))
         assert not result.is_error
@@ -310,7 +303,7 @@ class Contract:
         self, identity: AgentIdentity, driver: Driver, mode: str, kind: str
     ) -> None:
         tokens: list[Secret] = []
-        tool = driver.make(_failing(tokens, kind), RULE)
+        tool = driver.make(_in(mode, _failing(tokens, kind)), RULE)
         with identity.on_behalf_of("user:alice", purpose="p") as session:
             raised: list[Exception] = []
             try:
@@ -386,7 +379,7 @@ class Contract:
             """Ask a person."""
             return str(driver.interrupt("sure?"))
 
-        tool = driver.make(ask, RULE)
+        tool = driver.make(_in(mode, ask), RULE)
         with identity.on_behalf_of("user:alice", purpose="p") as session:
             assert _run(driver, mode, tool, ToolCall("call_1", "ask", {})) == []
             assert "call.failed" not in _kinds(session)
@@ -395,7 +388,7 @@ class Contract:
     def test_without_a_session_no_tool_runs(self, driver: Driver, mode: str) -> None:
         ran: list[str] = []
         with pytest.raises(NoSessionError):
-            _run(driver, mode, driver.make(_noting(ran), RULE), _note())
+            _run(driver, mode, driver.make(_in(mode, _noting(ran)), RULE), _note())
         assert ran == []
 
     @MODES
@@ -403,7 +396,7 @@ class Contract:
         self, identity: AgentIdentity, driver: Driver, mode: str
     ) -> None:
         ran: list[str] = []
-        tool = driver.make(_noting(ran), RULE)
+        tool = driver.make(_in(mode, _noting(ran)), RULE)
         with identity.on_behalf_of("user:alice", purpose="p") as session:
             identity.revoke("user:alice", reason="left the company")
             try:
@@ -485,8 +478,15 @@ async def _arun(driver: Driver, tool: Any, *calls: ToolCall) -> list[Result]:
     return await driver.arun(tool, calls)
 
 
-def _name(tool: Any, driver: Driver) -> str:
-    return str(driver.schema(tool)["name"])
+def _in(mode: str, function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, or in async mode an async function that does the same."""
+
+    @functools.wraps(function)
+    async def run(*args: Any, **kwargs: Any) -> Any:
+        await asyncio.sleep(0.01)
+        return function(*args, **kwargs)
+
+    return function if mode == "sync" else run
 
 
 def _kinds(session: Session) -> list[str]:

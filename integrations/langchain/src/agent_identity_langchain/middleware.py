@@ -228,10 +228,12 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 remedy="call a tool that there is, by its exact name",
             )
         copy = self._guard(tool)
-        if self._is_whole:
-            self._rules.check_matched([tool, *request.runtime.tools], self._others)
-        # A tool finds the agent's other tools in its runtime, and may call them.
-        runtime = replace(request.runtime, tools=self._guard_all(request.runtime.tools))
+        runtime = request.runtime
+        if hasattr(runtime, "tools"):  # not before langgraph-prebuilt 1.0.11
+            if self._is_whole:
+                self._rules.check_matched([tool, *runtime.tools], self._others)
+            # A tool finds the agent's other tools in its runtime, and may call them.
+            runtime = replace(runtime, tools=self._guard_all(runtime.tools))
         return replace(request, tool=copy, runtime=runtime)
 
     def _guard_all(self, tools: Iterable[BaseTool]) -> list[BaseTool]:
