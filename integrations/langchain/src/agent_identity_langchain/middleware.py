@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool, ToolException
+from langgraph.prebuilt import ToolRuntime
 
 from agent_identity import (
     AgentIdentity,
@@ -33,7 +34,7 @@ from agent_identity_langchain.protection import guarded, protect
 from agent_identity_langchain.rules import Rules
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from langchain.agents.middleware import ModelRequest, ModelResponse
     from langgraph.prebuilt.tool_node import ToolCallRequest
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
 __all__ = ["IdentityMiddleware"]
 
 _KEPT: Final = 1024
+_KNOWS_ALL_TOOLS: Final = "tools" in ToolRuntime.__dataclass_fields__
+"""Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
 
 
 class _RefusedError(ToolException):
@@ -118,13 +121,15 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 return _refused(request, error)
             return await scrubs(_asking(handler))(guarded_request)
 
-    def _check(self, tools: Iterable[BaseTool | dict[str, Any]]) -> None:
-        """Whether each tool that the model is shown is described. Other middleware may hide some, so no rule is looked for."""
+    def _check(self, tools: Sequence[BaseTool | dict[str, Any]]) -> None:
+        """Whether each tool that the model is shown is described. Other middleware may hide some, so rules are matched at a call."""
         for tool in tools:
             if isinstance(tool, BaseTool):
                 self._rules.describe(tool, ConfigurationError)
             elif isinstance(tool, dict):
                 self._rules.check_provider(tool)
+        if not _KNOWS_ALL_TOOLS:
+            self._rules.check_matched(tools)
 
     def _guard_call(self, request: ToolCallRequest) -> ToolCallRequest:
         """The same call of a guarded tool.
@@ -142,7 +147,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             )
         copy = self._guard(tool)
         runtime = request.runtime
-        if hasattr(runtime, "tools"):  # not before langgraph-prebuilt 1.0.11
+        if _KNOWS_ALL_TOOLS:
             self._rules.check_matched([tool, *runtime.tools])
             # A tool finds the agent's other tools in its runtime, and may call them.
             runtime = replace(runtime, tools=self._guard_all(runtime.tools))
