@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from importlib.metadata import EntryPoint, PackageNotFoundError, entry_points, version
-from typing import TYPE_CHECKING, Final, TypeAlias
+from typing import TYPE_CHECKING, Final, TypedDict
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -19,7 +19,24 @@ __all__ = ["describe_adapters"]
 
 GROUP: Final = "agent_identity.adapters"
 _LONGEST: Final = 200
-Row: TypeAlias = dict[str, object]
+
+
+class Framework(TypedDict):
+    """A framework that an adapter is for; `version` is None where the framework isn't installed."""
+
+    distribution: str
+    version: str | None
+    tested: list[str]
+
+
+class Row(TypedDict):
+    """What is known of one adapter."""
+
+    name: str
+    distribution: str | None
+    version: str | None
+    frameworks: list[Framework]
+    error: str | None
 
 
 def describe_adapters(*, as_json: bool) -> str:
@@ -48,7 +65,7 @@ def _row(entry: EntryPoint) -> Row:
     return row
 
 
-def _frameworks(tested: Mapping[str, Iterable[str]]) -> Iterator[Row]:
+def _frameworks(tested: Mapping[str, Iterable[str]]) -> Iterator[Framework]:
     if not isinstance(tested, Mapping):  # pyright: ignore[reportUnnecessaryIsInstance] - it is an adapter's own value
         raise TypeError("TESTED isn't a mapping from distributions to versions")
     for distribution, versions in tested.items():
@@ -72,7 +89,6 @@ def _lines(row: Row) -> Iterator[str]:
     yield f"{row['name']}: {row['distribution']} {row['version']}"
     if row["error"] is not None:
         yield f"  can't be loaded: {row['error']}"
-    frameworks = row["frameworks"]
-    for framework in frameworks if isinstance(frameworks, list) else []:
+    for framework in row["frameworks"]:
         installed = framework["version"] or "is not installed"
         yield f"  {framework['distribution']} {installed}; tested with {', '.join(framework['tested'])}"

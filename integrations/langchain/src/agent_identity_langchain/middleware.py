@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, Final
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
 from langchain_core.tools import BaseTool
+from langgraph.prebuilt import ToolRuntime
 
 from agent_identity import (
     AgentIdentity,
@@ -46,7 +47,7 @@ from agent_identity_langchain.rules import Rules
 from agent_identity_langchain.subagents import agent_name, guard_specs
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 
     from langchain.agents.middleware import ModelRequest, ModelResponse
     from langgraph.prebuilt.tool_node import ToolCallRequest
@@ -55,6 +56,8 @@ if TYPE_CHECKING:
 __all__ = ["IdentityMiddleware"]
 
 _KEPT: Final = 1024
+_KNOWS_ALL_TOOLS: Final = "tools" in ToolRuntime.__dataclass_fields__
+"""Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
 
 
 class IdentityMiddleware(AgentMiddleware[Any, Any]):
@@ -205,13 +208,15 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             return (caller.tool if name is None or name == caller.agent else name), False
         return (name if _is_in_graph(request) else None), True
 
-    def _check(self, tools: Iterable[BaseTool | dict[str, Any]]) -> None:
-        """Whether each tool that the model is shown is described. Other middleware may hide some, so no rule is looked for."""
+    def _check(self, tools: Sequence[BaseTool | dict[str, Any]]) -> None:
+        """Whether each tool that the model is shown is described. Other middleware may hide some, so rules are matched at a call."""
         for tool in tools:
             if isinstance(tool, BaseTool):
                 self._rules.describe(tool, ConfigurationError)
             elif isinstance(tool, dict):
                 self._rules.check_provider(tool)
+        if self._is_whole and not _KNOWS_ALL_TOOLS:
+            self._rules.check_matched(tools, self._others)
 
     def _guard_call(self, request: ToolCallRequest) -> ToolCallRequest:
         """The same call of a guarded tool.
@@ -229,7 +234,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             )
         copy = self._guard(tool)
         runtime = request.runtime
-        if hasattr(runtime, "tools"):  # not before langgraph-prebuilt 1.0.11
+        if _KNOWS_ALL_TOOLS:
             if self._is_whole:
                 self._rules.check_matched([tool, *runtime.tools], self._others)
             # A tool finds the agent's other tools in its runtime, and may call them.

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent_identity import adapters
@@ -10,7 +11,7 @@ from agent_identity_langchain.origins import check_origin
 from agent_identity_langchain.protection import has_resources, is_protected
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from langchain_core.tools import BaseTool
 
@@ -56,17 +57,23 @@ class Rules:
             ConfigurationError: none does.
         """
         if not _is_function(tool):
-            self._rules.check_hosted(
-                str(tool.get("name") or tool.get("type") or next(iter(tool), ""))
-            )
+            self._rules.check_hosted(_name(tool))
 
-    def check_matched(self, tools: Iterable[BaseTool], others: frozenset[str]) -> None:
+    def check_matched(
+        self, tools: Iterable[BaseTool | dict[str, Any]], others: frozenset[str]
+    ) -> None:
         """Whether each rule names one of an agent's tools; `others` are the names of its sub-agents' tools.
 
         Raises:
             ConfigurationError: a rule names none.
         """
-        self._rules.check_matched([*(tool.name for tool in tools), *others])
+        self._rules.check_matched([*map(_name, tools), *others])
+
+
+def _name(tool: BaseTool | Mapping[str, Any]) -> str:
+    if isinstance(tool, Mapping):
+        return str(tool.get("name") or tool.get("type") or next(iter(tool), ""))
+    return tool.name
 
 
 def _is_function(tool: Mapping[str, Any]) -> bool:
