@@ -44,7 +44,7 @@ from agent_identity_langchain.interrupts import Interrupts, check_asker, mark_as
 from agent_identity_langchain.protection import finished, protect
 from agent_identity_langchain.refusals import tell_model
 from agent_identity_langchain.rules import Rules
-from agent_identity_langchain.subagents import agent_name, guard_specs
+from agent_identity_langchain.subagents import agent_name, guard_specs, is_in_graph
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
@@ -206,7 +206,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         if caller is not None:
             # A run inherits the name of the agent around it.
             return (caller.tool if name is None or name == caller.agent else name), False
-        return (name if _is_in_graph(request) else None), True
+        return (name if is_in_graph(request.runtime.config) else None), True
 
     def _check(self, tools: Sequence[BaseTool | dict[str, Any]]) -> None:
         """Whether each tool that the model is shown is described. Other middleware may hide some, so rules are matched at a call."""
@@ -290,11 +290,6 @@ def _marked(response: ModelResponse[Any], request: ModelRequest[Any]) -> ModelRe
     with contextlib.suppress(NoSessionError), within(_carried(request)):
         return replace(response, result=[mark_asker(message) for message in response.result])
     return response
-
-
-def _is_in_graph(request: ToolCallRequest) -> bool:
-    """Whether the agent is a part of another graph."""
-    return "|" in str((request.runtime.config.get("configurable") or {}).get("checkpoint_ns"))
 
 
 def _carried(request: ToolCallRequest | ModelRequest[Any]) -> Session | None:

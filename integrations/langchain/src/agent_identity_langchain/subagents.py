@@ -88,3 +88,8 @@ def _names_of(tools: Any) -> Iterator[str]:
             yield tool.name
         elif callable(tool):
             yield str(getattr(tool, "__name__", ""))
+
+
+def is_in_graph(config: Mapping[str, Any]) -> bool:
+    """Whether the agent of a run is a part of another graph."""
+    return "|" in str((config.get("configurable") or {}).get("checkpoint_ns"))
