@@ -53,8 +53,6 @@ if TYPE_CHECKING:
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
 
-__all__ = ["IdentityMiddleware"]
-
 _KEPT: Final = 1024
 _KNOWS_ALL_TOOLS: Final = "tools" in ToolRuntime.__dataclass_fields__
 """Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
