@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents.middleware import AgentMiddleware
@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 __all__ = ["IdentityMiddleware"]
 
 _KEPT: Final = 1024
-_KNOWS_ALL_TOOLS: Final = "tools" in ToolRuntime.__dataclass_fields__
+_KNOWS_ALL_TOOLS: Final = "tools" in {field.name for field in fields(ToolRuntime)}
 """Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
 
 
