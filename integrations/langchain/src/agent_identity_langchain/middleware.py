@@ -12,7 +12,7 @@ is scrubbed of secrets before callbacks see it (`protect` does that too), and on
 from __future__ import annotations
 
 import contextlib
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from langchain.agents.middleware import AgentMiddleware
@@ -54,7 +54,7 @@ if TYPE_CHECKING:
     from langgraph.types import Command
 
 _KEPT: Final = 1024
-_KNOWS_ALL_TOOLS: Final = "tools" in ToolRuntime.__dataclass_fields__
+_KNOWS_ALL_TOOLS: Final = "tools" in {field.name for field in fields(ToolRuntime)}
 """Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
 
 
