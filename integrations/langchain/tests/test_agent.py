@@ -310,7 +310,7 @@ def test_a_tool_that_interrupts_is_no_failure_and_goes_on_when_resumed(
 ) -> None:
     @langchain_tool
     def ask(question: str) -> str:
-        """Ask somebody."""
+        """Ask a person."""
         return f"they said {interrupt(question)}"
 
     model = says([("ask", {"question": "sure?"})])

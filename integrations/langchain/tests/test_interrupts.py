@@ -60,7 +60,7 @@ def says(*calls: tuple[str, dict[str, Any]]) -> FakeModel:
 
 @langchain_tool
 def ask(question: str) -> str:
-    """Ask somebody."""
+    """Ask a person."""
     ran.append("asking")
     answer = interrupt(question)
     ran.append((answer, current_session().principal.sub))
@@ -83,7 +83,7 @@ async def alook(what: str) -> str:
 
 @langchain_tool
 async def aask(question: str) -> str:
-    """Ask somebody, async."""
+    """Ask a person, async."""
     await asyncio.sleep(0.02)  # after its sibling
     ran.append("asking")
     answer = interrupt(question)

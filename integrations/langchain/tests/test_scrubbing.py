@@ -483,7 +483,7 @@ def test_an_interrupt_shows_no_key_and_is_resumed_as_ever(
 
     @langchain_tool
     def ask(customer: str) -> str:
-        """Ask somebody."""
+        """Ask a person."""
         told.append(key())
         return f"they said {interrupt(make(ENCODINGS[encoding](told[-1])))}"
 

@@ -4,10 +4,9 @@
 from __future__ import annotations
 
 import inspect
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from langchain_core.tools import BaseTool, StructuredTool
-from langchain_core.tools import Tool as SingleInputTool
+from langchain_core.tools import BaseTool
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
@@ -18,14 +17,12 @@ from agent_identity_langchain.nested import (
     with_call_ids,
 )
 from agent_identity_langchain.origins import check_origin
+from agent_identity_langchain.tool_functions import functions_of, has_resources, is_protected
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-__all__ = ["finished", "guarded", "has_resources", "is_protected", "protect"]
-
 T = TypeVar("T", bound=BaseTool)
-_LOCAL: Final = Tool("local").resource
 
 
 def protect(
@@ -81,20 +78,9 @@ def finished(tool: T) -> T:
     return guarded(tool, finish)
 
 
-def is_protected(tool: BaseTool) -> bool:
-    """Whether every function of it is guarded, by `protect` or by `agent_identity.tool`."""
-    return all(tool_of(function) is not None for function in _functions(tool).values())
-
-
-def has_resources(tool: BaseTool) -> bool:
-    """Whether `protect` or `agent_identity.tool` gave one of its functions a resource."""
-    described = map(tool_of, _functions(tool).values())
-    return any(known is not None and known.resource != _LOCAL for known in described)
-
-
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
     """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
-    functions = {name: around(function) for name, function in _functions(tool).items()}
+    functions = {name: around(function) for name, function in functions_of(tool).items()}
     callbacks = {"callbacks": with_call_ids(tool.callbacks)}
     if functions.keys() <= {"func", "coroutine"}:
         return tool.model_copy(update={**functions, **callbacks})
@@ -107,48 +93,12 @@ def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]])
     return copy
 
 
-def _functions(tool: BaseTool) -> dict[str, Callable[..., Any]]:
-    """What runs when the tool is called, by the name under which LangChain looks for it.
-
-    Raises:
-        ConfigurationError: something else runs, which can't be guarded.
-    """
-    kind = type(tool)
-    for entry in ("invoke", "ainvoke", "run", "arun"):
-        stock = (getattr(base, entry) for base in (BaseTool, StructuredTool, SingleInputTool))
-        if getattr(kind, entry) not in stock:
-            raise ConfigurationError(
-                "tool_unguardable",
-                f"{kind.__name__} overrides {entry}, past which nothing can be guarded",
-                remedy="put the work into _run and _arun, or decorate it with agent_identity.tool",
-            )
-    if isinstance(tool, StructuredTool | SingleInputTool) and _is_stock(kind):
-        given = {"func": tool.func, "coroutine": tool.coroutine}
-        found = {name: function for name, function in given.items() if function is not None}
-    else:
-        found = {"_run": kind._run}  # noqa: SLF001 - these two are what a BaseTool's author writes
-        inherited = {base._arun for base in (BaseTool, StructuredTool, SingleInputTool)}  # noqa: SLF001 - see above
-        if kind._arun not in inherited or getattr(tool, "coroutine", None) is not None:  # noqa: SLF001 - see above
-            found["_arun"] = kind._arun  # noqa: SLF001 - an inherited one calls `_run`, which is guarded already
-    if not found:
-        raise ConfigurationError("tool_unguardable", f"the tool {tool.name} has no function")
-    return found
-
-
-def _is_stock(kind: type[BaseTool]) -> bool:
-    """Whether `func` and `coroutine` are all that runs: a subclass may have code of its own."""
-    return any(
-        kind._run is base._run and kind._arun is base._arun  # noqa: SLF001 - see above
-        for base in (StructuredTool, SingleInputTool)
-    )
-
-
 def _injected(tool: BaseTool) -> frozenset[str]:
     """Parameters that the framework fills in and the model doesn't see; they have no canonical form."""
     fields = getattr(tool.tool_call_schema, "model_fields", None)
     seen = set(tool.args if fields is None else fields)
     names: set[str] = set()
-    for function in _functions(tool).values():
+    for function in functions_of(tool).values():
         for name, parameter in inspect.signature(function).parameters.items():
             plain = parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
             if plain and name not in seen:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from agent_identity import adapters
 from agent_identity_langchain.origins import check_origin
-from agent_identity_langchain.protection import has_resources, is_protected
+from agent_identity_langchain.tool_functions import has_resources, is_protected
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -26,6 +26,7 @@ from langchain_core.tracers.context import register_configure_hook
 from agent_identity.adapters import adelegated, arefuse, delegated, refuse, within
 from agent_identity.errors import AgentIdentityError, DeniedError
 from agent_identity_langchain.subagents import agent_name, other_agent
+from agent_identity_langchain.tool_functions import is_protected
 
 if TYPE_CHECKING:
     from collections.abc import Generator
@@ -128,7 +129,7 @@ def _find_fault(serialized: dict[str, Any] | None) -> DeniedError | None:
     """Why the tool that starts must not run, None if it is guarded."""
     tool = _find_tool()
     with contextlib.suppress(AgentIdentityError):  # its functions can't be found
-        if tool is not None and _is_guarded(tool):
+        if tool is not None and is_protected(tool):
             return None
     return DeniedError(
         "tool_unguarded",
@@ -150,12 +151,6 @@ def _find_tool() -> BaseTool | None:
             return tool if isinstance(tool, BaseTool) else None
         frame = back
     return None
-
-
-def _is_guarded(tool: BaseTool) -> bool:
-    from agent_identity_langchain.protection import is_protected  # noqa: PLC0415 - it needs this module
-
-    return is_protected(tool)
 
 
 def _name_of(serialized: dict[str, Any] | None) -> str:
