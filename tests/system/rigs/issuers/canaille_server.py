@@ -5,6 +5,8 @@
 """
 
 import os
+import threading
+import time
 from datetime import UTC, datetime
 
 from canaille import create_app
@@ -43,4 +45,19 @@ with app.app_context():
     client.audience = [client]  # as its own pages and its registration do
     store.save(client)
 
-make_server("127.0.0.1", PORT, app, threaded=True).serve_forever()
+one_at_a_time = threading.Lock()
+
+
+def one_token_a_second(environ, start_response):
+    """Its tokens have no `jti`. Two of one person in one second would be the same text, and revoked together."""
+    if environ["PATH_INFO"] != "/oauth/token":
+        return app(environ, start_response)
+    with one_at_a_time:
+        answer = app(environ, start_response)
+        issued = int(time.time())
+        while int(time.time()) <= issued:
+            time.sleep(0.05)
+        return answer
+
+
+make_server("127.0.0.1", PORT, one_token_a_second, threaded=True).serve_forever()
