@@ -17,7 +17,9 @@ from typing import TYPE_CHECKING, Final
 
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.errors import DeniedError
+from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
+from agent_identity.remote_tools import ListedTool, RemoteServer, check_sent, named_request
 from agent_identity.runtime.current import (
     Attempt,
     Current,
@@ -33,15 +35,19 @@ from agent_identity.tools import Tool
 from agent_identity.values import agent_uri
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import AsyncGenerator, Generator
 
     from agent_identity.errors import AgentIdentityError
+    from agent_identity.identity import AgentIdentity
     from agent_identity.session import Session
 
 __all__ = [
     "Attempt",
     "Call",
     "Caller",
+    "ListedTool",
+    "RemoteServer",
     "Rule",
     "Rules",
     "Tool",
@@ -50,15 +56,18 @@ __all__ = [
     "astarting",
     "calling_tool",
     "check_owner",
+    "check_sent",
     "current_tool_call_id",
     "delegated",
     "is_for_model",
     "mark_owner",
+    "named_request",
     "refusal_text",
     "refuse",
     "scrubbed",
     "scrubs",
     "starting",
+    "tls_context",
     "tool_of",
     "within",
     "wrap",
@@ -297,3 +306,8 @@ def is_for_model(error: AgentIdentityError) -> bool:
     The refusal of a resumption stops the run, because an answer to the model would use up the interrupt.
     """
     return isinstance(error, DeniedError) and error.code not in _STOPS
+
+
+def tls_context(identity: AgentIdentity) -> ssl.SSLContext:
+    """A TLS context that trusts what the identity trusts, for an adapter's own HTTP client."""
+    return parts_of(identity).world.context(None)

@@ -236,13 +236,13 @@ CODES: Final = frozenset(
     audience_mismatch audience_missing audience_widened authorities_unusable
     authorization_details authorization_pending autonomous_not_allowed bad_signature
     before_start bind_generator binding_ignored binding_mismatch binding_missing blocking_call
-    body_limit body_mismatch body_timeout body_too_large body_too_slow body_unbound cache_key
+    body_limit body_mismatch body_timeout body_too_large body_too_slow body_unbound cache_key call_changed
     call_ended call_repeated call_reused call_running callback_repeated carrier_unsuitable certificate_expired
     certificate_unusable chain_empty chain_malformed chain_missing chain_too_deep
     chain_too_large chain_too_long claim_malformed claim_mismatch claim_missing
     client_key_missing client_mismatch client_missing client_revoked client_unknown clock_failed
     config_exists config_malformed config_missing config_relative config_unreadable
-    config_unsafe config_unwritable consent_required constant_changed constraint_unknown
+    config_unsafe config_unwritable connection_owned consent_required constant_changed constraint_unknown
     credential_bound credential_cycle deadline_exceeded depth_exceeded depth_mismatch
     detail_type_unknown details_exceeded details_missing details_need_call
     details_not_configured details_not_granted details_unseen details_widened digest_malformed
@@ -250,7 +250,7 @@ CODES: Final = frozenset(
     endpoint_malformed endpoint_missing endpoint_origin endpoint_unsafe everything_revoked
     evidence evidence_exceeded evidence_too_low evidence_unknown exchange_failed expired
     expired_login_hint_token expired_token expires_in extra_missing foreign_metadata_server
-    foreign_principal foreign_token_url foreign_url grant_mismatch grant_revoked grant_unknown
+    foreign_principal foreign_session foreign_token_url foreign_url grant_mismatch grant_revoked grant_unknown
     handed_over handover_key handover_mismatch handover_missing handover_resources
     handover_scopes header_late header_malformed header_refused header_repeated header_too_large
     hidden_body history_contended hop_malformed identity_closed inactive insecure_url
@@ -274,7 +274,7 @@ CODES: Final = frozenset(
     no_issuer_trusted no_ledger no_resource no_session no_state no_terminal no_token
     no_workload_api no_workload_identity nobody_to_ask nonce_mismatch not_configured not_for_sending
     not_introspectable not_json not_permitted not_revoked not_supported not_verified
-    not_yet_valid opaque_token operator_required owner parameter_reserved parent_mismatch pkce_unsupported
+    not_yet_valid opaque_token operator_required owner parameter_reserved parent_mismatch pin_missing pkce_unsupported
     policy_denied policy_failed policy_missing policy_undecided policy_unusable port_in_use
     principal_empty principal_malformed principal_outdated principal_revoked
     principal_unknown_there principal_unproven private_address profile_unknown program_not_run
@@ -296,8 +296,8 @@ CODES: Final = frozenset(
     subject_token_missing subject_unproven subjects task temporarily_unavailable token_audience
     token_expired token_file_missing token_file_unreadable token_host_malformed token_malformed
     token_mismatch token_path token_revoked token_too_large token_unbound token_unverified
-    token_variable_missing tool_hosted tool_malformed tool_mismatch tool_undescribed
-    tool_unguardable tool_unguarded tool_unknown trigger trigger_principal trust_domain_malformed
+    token_variable_missing tool_changed tool_hosted tool_malformed tool_mismatch tool_shadowed tool_undescribed
+    tool_unguardable tool_unguarded tool_unknown tool_unpinned trigger trigger_principal trust_domain_malformed
     trust_domain_mismatch txn_malformed unauthorized_client undigestible_argument
     unknown_anchor unknown_error unknown_issuer unknown_key
     unknown_kind unknown_provider unknown_reference unknown_user_id unreadable_error unsafe_link

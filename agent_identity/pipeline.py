@@ -332,7 +332,7 @@ class Call:
         for _ in range(_ROUNDS):
             past = history.past
             decision = require_permit(policy(self._request(past)))
-            if history.enter(past, tool.name, tool.resource, tool.labels):
+            if history.enter(past, tool.policy_name, tool.resource, tool.labels):
                 self.decision = decision
                 return
         raise _contended_error()
@@ -342,7 +342,7 @@ class Call:
         for _ in range(_ROUNDS):
             past = history.past
             decision = yield from ask_policy(policy, self._request(past))
-            if history.enter(past, tool.name, tool.resource, tool.labels):
+            if history.enter(past, tool.policy_name, tool.resource, tool.labels):
                 self.decision = decision
                 return
         raise _contended_error()

@@ -449,6 +449,13 @@ class OperatorTable(Table):
     """The operator's private key (PEM). Without it, and without an embedded authority, an agent can revoke only itself and what it delegated."""
 
 
+class McpTable(Table):
+    """How MCP servers' tools are known."""
+
+    pins: Literal["first-use", "required"] = "first-use"
+    """Which definition of a server's tool is accepted: the first one that is seen, or only one that `agent-identity mcp pin` accepted."""
+
+
 class CliTable(Table):
     """What the command line may do."""
 
@@ -533,6 +540,8 @@ class Configuration(Table):
     """`agent-identity authority serve` as an organisation's anchor."""
     operator: OperatorTable = OperatorTable()
     """Who may revoke other agents' sessions, reinstate and erase."""
+    mcp: McpTable = McpTable()
+    """How MCP servers' tools are known."""
     cli: CliTable = CliTable()
     """What the command line may do."""
 
