@@ -272,7 +272,7 @@ CODES: Final = frozenset(
     metadata_incomplete metadata_missing method_mismatch missing_claim missing_user_code
     no_authority no_call no_certificate no_client_document no_directory no_issuer
     no_issuer_trusted no_ledger no_resource no_session no_state no_terminal no_token
-    no_workload_api no_workload_identity nobody_to_ask nonce_mismatch not_configured not_for_sending
+    no_workload_api no_workload_identity nobody_to_ask nonce_mismatch not_configured not_connected not_for_sending
     not_introspectable not_json not_permitted not_revoked not_supported not_verified
     not_yet_valid opaque_token operator_required owner parameter_reserved parent_mismatch pin_missing pkce_unsupported
     policy_denied policy_failed policy_missing policy_undecided policy_unusable port_in_use
