@@ -136,22 +136,20 @@ class RemoteServer:
 
     def call(
         self, name: str, arguments: Mapping[str, object], *, tool_call_id: str | None = None
-    ) -> tuple[Call, DeniedError | None]:
-        """Make a call of the current session, and say why it is to be refused, if it is. Nothing is decided or recorded yet.
+    ) -> Call:
+        """Make a call of the current session. Nothing is decided or recorded yet.
 
         Raises:
             NoSessionError: there is no current session.
         """
         session = session_of(open_session()[0])
-        error: DeniedError | None = None
         tool = self._tools.get(name)
         if tool is None:
             try:
                 tool = self._tools[name] = self._describe(name)
-            except (DeniedError, ConfigurationError) as failure:
+            except (DeniedError, ConfigurationError):  # `acheck` says it
                 tool = Tool(_readable(name), resource=self.uri)
-                error = DeniedError(failure.code, str(failure), remedy=failure.remedy)
-        return session.call(tool, arguments, tool_call_id=tool_call_id), error
+        return session.call(tool, arguments, tool_call_id=tool_call_id)
 
     async def acheck(self, call: Call, name: str, *, is_stateful: bool) -> None:
         """Check the rules that come before policy: whose connection this is, and whether the tool is the accepted one.
@@ -184,6 +182,11 @@ class RemoteServer:
                 f"{self.uri} doesn't list a tool named {ascii(name)[:80]}",
                 remedy="call one of the tools that the server lists",
             )
+        if name not in self._tools:
+            try:
+                self._describe(name)
+            except ConfigurationError as error:
+                raise DeniedError(error.code, str(error), remedy=error.remedy) from error
         known = self._verdicts.get(name) if self._pins is session.parts.pins else None
         if known != (definition.digest, "pinned"):
             await self._apin(session.parts, session)  # an operator may have accepted it meanwhile
@@ -237,9 +240,16 @@ class RemoteServer:
     def _describe(self, name: str) -> Tool:
         scopes, labels = None, frozenset[str]()
         if self._rules is not None:
-            rule = self._rules.describe(
-                name, describes_itself=False, has_resource=True, error=DeniedError
-            )
+            try:
+                rule = self._rules.describe(
+                    name, describes_itself=False, has_resource=True, error=DeniedError
+                )
+            except DeniedError as error:
+                raise DeniedError(
+                    error.code,
+                    f"no rule names the tool {ascii(name)[:80]} of {self.uri}",
+                    remedy='add a rule with the tool\'s exact name, or the rule "*" for all other tools of the server',
+                ) from None
             if rule is not None:
                 scopes, labels = rule["scopes"], rule["labels"]
         return Tool(name, resource=self.uri, server=self.uri, scopes=scopes, labels=labels)

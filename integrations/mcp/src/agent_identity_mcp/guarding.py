@@ -210,13 +210,9 @@ class Connection:
         current_session()
         await self._list(session, params.name)
         arguments = mcp.sent_arguments(params)
-        call, refused = self.remote.call(
-            params.name, arguments or {}, tool_call_id=current_tool_call_id()
-        )
+        call = self.remote.call(params.name, arguments or {}, tool_call_id=current_tool_call_id())
         is_stateful = not (mcp.is_stateless(session) and self.remote.uri.startswith("http"))
         try:
-            if refused is not None:
-                raise refused
             await self.remote.acheck(call, params.name, is_stateful=is_stateful)
         except (DeniedError, ConfigurationError) as error:
             await call.arefuse(error)
