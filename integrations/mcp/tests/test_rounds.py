@@ -88,9 +88,7 @@ async def test_an_elicitation_in_a_stateful_connection_is_answered(
     watched = start(server.streamable_http_app())
     options = {"mode": "legacy"} if IS_SECOND else {}
     async with (
-        connect(
-            watched.url, identity=identity, elicitation_callback=answer, **options
-        ) as client,
+        connect(watched.url, identity=identity, elicitation_callback=answer, **options) as client,
         identity.on_behalf_of("user:alice", purpose=PURPOSE) as session,
     ):
         result = await client.call_tool("pay", {"number": "1041"})
@@ -115,7 +113,9 @@ async def test_a_span_is_ours_and_mcps_is_below(
     ours, refused = spans_of_calls(spans)
     assert ours.parent.span_id == refused.parent.span_id == outer.get_span_context().span_id
     assert refused.attributes["agent_identity.decision"] == "deny"
-    assert [each.attributes.get("gen_ai.operation.name") for each in (ours, refused)] == ["execute_tool"] * 2
+    assert [each.attributes.get("gen_ai.operation.name") for each in (ours, refused)] == [
+        "execute_tool"
+    ] * 2
     (sent,) = billing.calls()
     trace_id, span_id = sent.meta["traceparent"].split("-")[1:3]
     assert trace_id == f"{ours.context.trace_id:032x}"
