@@ -97,8 +97,6 @@ class RemoteServer:
             shadowed.update(_repeated(page.tools, listed))
             listed.update((tool.name, tool) for tool in page.tools)
             at = page.following
-            if at is None:
-                break
         self._is_complete = at is None
         self._shadowed = frozenset(shadowed)
         self._definitions = {
