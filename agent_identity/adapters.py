@@ -10,10 +10,12 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from agent_identity.decorators import tool_of, wrap
+from agent_identity.errors import NoSessionError
 from agent_identity.pipeline import Call
 from agent_identity.runtime.current import (
     Current,
     activated,
+    current,
     open_session,
     parent_call_id,
     running_call,
@@ -46,15 +48,30 @@ __all__ = [
 def within(session: Session | None, *, tool_call_id: str | None = None) -> Generator[Session]:
     """Run the block under the session that the framework carried here; None is the current session.
 
-    `tool_call_id` is the model's id of the tool call in the block; `who_triggered` finds it.
+    A framework also passes on what a run carries to the runs inside its tools. A session that such a tool opened, for instance
+    by `delegate`, stays the current one. `tool_call_id` is the model's id of the tool call in the block; `who_triggered` finds it.
 
     Raises:
         NoSessionError: there is no session.
     """
-    entered = session or current_session()
+    entered = current_session() if session is None or _is_inside_tool_of(session) else session
     state = state_of(entered)
     with activated(Current(state.reference, running_call(state), tool_call_id)):
         yield entered
+
+
+def _is_inside_tool_of(session: Session) -> bool:
+    """Whether a tool of the session runs here. Then the current session was opened in that tool, or is the same."""
+    try:
+        entry = current()
+    except NoSessionError:
+        return False
+    state = state_of(session)
+    while entry is not None:
+        if entry.call is not None and entry.call.is_running and entry.session() is state:
+            return True
+        entry = entry.below
+    return False
 
 
 def refuse(name: str, error: AgentIdentityError) -> None:

@@ -26,9 +26,9 @@ from agent_identity import (
     AgentIdentityError,
     ConfigurationError,
     DeniedError,
-    Session,
 )
 from agent_identity.adapters import arefuse, refusal_text, refuse, scrubbed, scrubs, within
+from agent_identity_langchain.carriers import carried_session
 from agent_identity_langchain.protection import guarded, protect
 from agent_identity_langchain.rules import Rules
 
@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     from langchain.agents.middleware import ModelRequest, ModelResponse
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
+
+    from agent_identity import Session
 
 __all__ = ["IdentityMiddleware"]
 
@@ -57,8 +59,9 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     error, so each agent has a middleware of its own. `{"hosted": True}` is the rule of a tool that the model's provider runs:
     nothing guards it.
 
-    The session is the current one, or one that the run carries as its `context` (the session itself, or an object or mapping
-    with `session`), for streams that are read outside the session's block.
+    The session is the current one, or one that the run carries, for streams that are read outside the session's block: as its
+    `context` (the session itself, or an object or mapping with `session`), or as
+    `config={"configurable": {"agent_identity_session": session}}`.
 
     Raises:
         ConfigurationError: a rule can't be read.
@@ -117,6 +120,16 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 await arefuse(_name(request), error)
                 return _refused(request, error)
             return await scrubs(_asking(handler))(guarded_request)
+
+    def check_tools(self, tools: Iterable[BaseTool]) -> None:
+        """Check the tools of a graph when it is built: each is described, and each rule names one of them.
+
+        Raises:
+            ConfigurationError: a tool isn't described or can't be guarded, or a rule names no tool.
+        """
+        tools = list(tools)
+        self._check(tools)
+        self._rules.check_matched(tools)
 
     def _check(self, tools: Iterable[BaseTool | dict[str, Any]]) -> None:
         """Whether each tool that the model is shown is described. Other middleware may hide some, so no rule is looked for."""
@@ -235,9 +248,4 @@ def _refused(request: ToolCallRequest, error: AgentIdentityError) -> ToolMessage
 
 def _carried(request: ToolCallRequest) -> Session | None:
     """The session that the run was given explicitly, if it was."""
-    context = getattr(request.runtime, "context", None)
-    if isinstance(context, dict):
-        context = context.get("session")
-    elif not isinstance(context, Session):
-        context = getattr(context, "session", None)
-    return context if isinstance(context, Session) else None
+    return carried_session(request.runtime.context, request.runtime.config)

@@ -3,18 +3,22 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import inspect
-from typing import TYPE_CHECKING, Any, Final, TypeVar
+from typing import TYPE_CHECKING, Any, Final, TypeVar, overload
 
-from langchain_core.tools import BaseTool, StructuredTool
+from langchain_core.runnables import ensure_config
+from langchain_core.tools import BaseTool, BaseToolkit, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
 
-from agent_identity.adapters import Tool, scrubs, tool_of, wrap
+from agent_identity.adapters import Tool, scrubs, tool_of, within, wrap
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.carriers import carried_session, find_context
 from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 __all__ = ["guarded", "has_resources", "is_protected", "protect"]
 
@@ -22,6 +26,7 @@ T = TypeVar("T", bound=BaseTool)
 _LOCAL: Final = Tool("local").resource
 
 
+@overload
 def protect(
     tool: T,
     *,
@@ -29,17 +34,64 @@ def protect(
     scopes: Iterable[str] | None = None,
     labels: Iterable[str] = (),
     opaque: Iterable[str] = (),
-) -> T:
+) -> T: ...
+
+
+@overload
+def protect(
+    tool: BaseToolkit | Sequence[BaseTool],
+    *,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> list[BaseTool]: ...
+
+
+def protect(
+    tool: BaseTool | BaseToolkit | Sequence[BaseTool],
+    *,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> BaseTool | list[BaseTool]:
     """A copy of a tool that runs only under a session, each call permitted, credentialed, asserted and recorded.
+
+    A list or a toolkit gives the list of its tools, each protected alike; `opaque` names arguments, so it is for one tool.
 
     What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them.
     The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
     credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,
-    configuration) is no argument of the call and is passed through.
+    configuration) is no argument of the call and is passed through. The session is the current one, or one that the run carries
+    (see `IdentityMiddleware`).
 
     Raises:
         ConfigurationError: it is protected already, or guarding it wouldn't guard all that it does.
     """
+    if isinstance(tool, BaseTool):
+        return _protect(tool, resource, scopes, labels, opaque)
+    tools = tool.get_tools() if isinstance(tool, BaseToolkit) else tool
+    wanted = (
+        None if scopes is None else frozenset(scopes) if not isinstance(scopes, str) else scopes
+    )
+    marks = labels if isinstance(labels, str) else frozenset(labels)
+    if tuple(opaque):
+        raise ConfigurationError(
+            "tool_malformed",
+            "opaque names the arguments of one tool",
+            remedy="protect that tool by itself",
+        )
+    return [_protect(one, resource, wanted, marks, ()) for one in tools]
+
+
+def _protect(
+    tool: T,
+    resource: str | None,
+    scopes: Iterable[str] | None,
+    labels: Iterable[str],
+    opaque: Iterable[str],
+) -> T:
     if is_protected(tool):
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
     has_resource = resource is not None or has_resources(tool)
@@ -52,9 +104,36 @@ def protect(
         opaque={*opaque, *_injected(tool)} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
-    return guarded(
+    copy = guarded(
         tool, lambda function: scrubs(function if tool_of(function) else wrap(function, described))
     )
+    object.__setattr__(copy, "__class__", _carrying(type(copy)))
+    return copy
+
+
+class _Carrying:
+    """Runs a tool under the session that the run carries, and tells the model's id of the call, which the function doesn't get."""
+
+    def run(self, *args: Any, **options: Any) -> Any:
+        with _entered(options):
+            return super().run(*args, **options)  # type: ignore[misc]  # it is mixed into a tool's class
+
+    async def arun(self, *args: Any, **options: Any) -> Any:
+        with _entered(options):
+            return await super().arun(*args, **options)  # type: ignore[misc]  # as above
+
+
+def _entered(options: dict[str, Any]) -> contextlib.AbstractContextManager[object]:
+    tool_call_id = options.get("tool_call_id")
+    session = carried_session(find_context(), options.get("config") or ensure_config())
+    if session is None and tool_call_id is None:
+        return contextlib.nullcontext()
+    return within(session, tool_call_id=tool_call_id)
+
+
+@functools.lru_cache(64)
+def _carrying(kind: type[T]) -> type[T]:
+    return type(kind.__name__, (_Carrying, kind), {"__module__": __name__})
 
 
 def is_protected(tool: BaseTool) -> bool:
@@ -90,7 +169,10 @@ def _functions(tool: BaseTool) -> dict[str, Callable[..., Any]]:
     """
     kind = type(tool)
     for entry in ("invoke", "ainvoke", "run", "arun"):
-        stock = (getattr(base, entry) for base in (BaseTool, StructuredTool, SingleInputTool))
+        stock = (
+            getattr(base, entry, None)
+            for base in (BaseTool, StructuredTool, SingleInputTool, _Carrying)
+        )
         if getattr(kind, entry) not in stock:
             raise ConfigurationError(
                 "tool_unguardable",
