@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from agent_identity.decorators import tool_of, wrap
 from agent_identity.errors import NoSessionError
 from agent_identity.pipeline import Call
+from agent_identity.provenance.spans import below
 from agent_identity.runtime.current import (
     Current,
     activated,
@@ -34,6 +35,7 @@ __all__ = [
     "Call",
     "Tool",
     "arefuse",
+    "below",
     "refusal_text",
     "refuse",
     "scrubbed",

@@ -27,8 +27,9 @@ from agent_identity import (
     ConfigurationError,
     DeniedError,
 )
-from agent_identity.adapters import arefuse, refusal_text, refuse, scrubbed, scrubs, within
+from agent_identity.adapters import arefuse, below, refusal_text, refuse, scrubbed, scrubs, within
 from agent_identity_langchain.carriers import carried_session
+from agent_identity_langchain.framework_spans import find_span
 from agent_identity_langchain.protection import guarded, protect
 from agent_identity_langchain.rules import Rules
 
@@ -99,7 +100,10 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ToolCallRequest], ToolMessage | Command[Any]],
     ) -> ToolMessage | Command[Any]:
         """Run one tool call under the session; a refusal comes back as a tool error."""
-        with within(_carried(request), tool_call_id=request.tool_call["id"]):
+        with (
+            within(_carried(request), tool_call_id=request.tool_call["id"]),
+            below(find_span(request.runtime.config)),
+        ):
             try:
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:
@@ -113,7 +117,10 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ToolCallRequest], Awaitable[ToolMessage | Command[Any]]],
     ) -> ToolMessage | Command[Any]:
         """The async twin of `wrap_tool_call`."""
-        with within(_carried(request), tool_call_id=request.tool_call["id"]):
+        with (
+            within(_carried(request), tool_call_id=request.tool_call["id"]),
+            below(find_span(request.runtime.config)),
+        ):
             try:
                 guarded_request = self._guard_call(request)
             except AgentIdentityError as error:

@@ -15,6 +15,7 @@ from langchain_core.tools import Tool as SingleInputTool
 from agent_identity.adapters import Tool, scrubs, tool_of, within, wrap
 from agent_identity.errors import ConfigurationError
 from agent_identity_langchain.carriers import carried_session, find_context
+from agent_identity_langchain.framework_spans import nested
 from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def has_resources(tool: BaseTool) -> bool:
 
 def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
     """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
-    functions = {name: around(function) for name, function in _functions(tool).items()}
+    functions = {name: nested(around(function)) for name, function in _functions(tool).items()}
     if functions.keys() <= {"func", "coroutine"}:
         return tool.model_copy(update=functions)
     # A tool with code of its own: a class below its own one, with the same fields.
