@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from agent_identity.decorators import tool_of, wrap
-from agent_identity.errors import NoSessionError
+from agent_identity import canonical
+from agent_identity.decorators import tool_of, wrap, wrap_keywords
+from agent_identity.errors import DeniedError, NoSessionError
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
 from agent_identity.runtime.current import (
@@ -26,7 +27,7 @@ from agent_identity.session import current_session, state_of
 from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
-    from collections.abc import Generator
+    from collections.abc import Generator, Mapping
 
     from agent_identity.errors import AgentIdentityError
     from agent_identity.session import Session
@@ -36,6 +37,7 @@ __all__ = [
     "Tool",
     "arefuse",
     "below",
+    "check_unchanged",
     "refusal_text",
     "refuse",
     "scrubbed",
@@ -43,6 +45,7 @@ __all__ = [
     "tool_of",
     "within",
     "wrap",
+    "wrap_keywords",
 ]
 
 
@@ -74,6 +77,24 @@ def _is_inside_tool_of(session: Session) -> bool:
             return True
         entry = entry.below
     return False
+
+
+def check_unchanged(name: str, arguments: Mapping[str, object]) -> None:
+    """Check that what a framework sends to a remote tool is the running call: its tool, with the arguments that were recorded.
+
+    Raises:
+        NoSessionError: there is no current session.
+        DeniedError: `call_changed`, it is something else.
+    """
+    session, _ = open_session()
+    call = running_call(session)
+    sent = (name, canonical.args_digest(arguments))
+    if call is None or (call.tool.name, call.facts.args_hash) != sent:
+        raise DeniedError(
+            "call_changed",
+            "the call that is sent isn't the one that was permitted and recorded",
+            remedy="change the tool and its arguments before the call is guarded",
+        )
 
 
 def refuse(name: str, error: AgentIdentityError) -> None:

@@ -237,7 +237,7 @@ CODES: Final = frozenset(
     authorization_details authorization_pending autonomous_not_allowed bad_signature
     before_start bind_generator binding_ignored binding_mismatch binding_missing blocking_call
     body_limit body_mismatch body_timeout body_too_large body_too_slow body_unbound cache_key
-    call_ended call_reused callback_repeated carrier_malformed carrier_unsuitable certificate_expired
+    call_changed call_ended call_reused callback_repeated carrier_malformed carrier_unsuitable certificate_expired
     certificate_unusable chain_empty chain_malformed chain_missing chain_too_deep
     chain_too_large chain_too_long claim_malformed claim_mismatch claim_missing
     client_key_missing client_mismatch client_missing client_revoked client_unknown clock_failed

@@ -16,6 +16,7 @@ from agent_identity.adapters import Tool, scrubs, tool_of, within, wrap
 from agent_identity.errors import ConfigurationError
 from agent_identity_langchain.carriers import carried_session, find_context
 from agent_identity_langchain.framework_spans import nested
+from agent_identity_langchain.mcp import find_auth, wrap_call
 from agent_identity_langchain.origins import check_origin
 
 if TYPE_CHECKING:
@@ -105,8 +106,11 @@ def _protect(
         opaque={*opaque, *_injected(tool)} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
+    auth = find_auth(tool)[0] if resource is not None else None
+    around = wrap if auth is None else functools.partial(wrap_call, auth)
     copy = guarded(
-        tool, lambda function: scrubs(function if tool_of(function) else wrap(function, described))
+        tool,
+        lambda function: scrubs(function if tool_of(function) else around(function, described)),
     )
     object.__setattr__(copy, "__class__", _carrying(type(copy)))
     return copy
