@@ -198,7 +198,9 @@ def test_codes_are_found_however_they_are_raised() -> None:
 def test_what_a_page_imports_of_the_library_is_there(page: Path) -> None:
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("agent_identity"):
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            if str(node.module).partition(".")[0] == "agent_identity":
                 module = importlib.import_module(str(node.module))
                 for name in node.names:
                     if not hasattr(module, name.name):

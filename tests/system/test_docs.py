@@ -51,7 +51,7 @@ def is_test(block: str) -> bool:
 PROGRAMS = [
     place
     for place, block in BLOCKS.items()
-    if is_program(block) and not place.startswith("integrations/")  # these need their framework
+    if is_program(block) and "agent_identity_langchain" not in block  # these need their framework
 ]
 TESTS = [place for place, block in BLOCKS.items() if is_test(block)]
 
