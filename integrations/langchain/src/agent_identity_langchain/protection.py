@@ -74,9 +74,7 @@ def protect(
     if isinstance(tool, BaseTool):
         return _protect(tool, resource, scopes, labels, opaque)
     tools = tool.get_tools() if isinstance(tool, BaseToolkit) else tool
-    wanted = (
-        None if scopes is None else frozenset(scopes) if not isinstance(scopes, str) else scopes
-    )
+    wanted = scopes if scopes is None or isinstance(scopes, str) else frozenset(scopes)
     marks = labels if isinstance(labels, str) else frozenset(labels)
     if tuple(opaque):
         raise ConfigurationError(
