@@ -9,19 +9,21 @@ from typing import Any
 
 import pytest
 from langchain.agents import create_agent
-from langchain.agents.middleware import ToolRetryMiddleware, wrap_tool_call
+from langchain.agents.middleware import AgentMiddleware, ToolRetryMiddleware, wrap_tool_call
 from langchain.agents.structured_output import ToolStrategy
 from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage, ToolMessage
+from langchain_core.tools import StructuredTool
 from langchain_core.tools import tool as langchain_tool
 from pydantic import BaseModel
 
 from agent_identity import AgentIdentity, current_session
+from agent_identity import tool as describe
 from agent_identity.authority import Authority
 from agent_identity.canonical import args_digest
 from agent_identity.jose import loads_object, unverified
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity_langchain import IdentityMiddleware
+from agent_identity_langchain import IdentityMiddleware, protect
 
 ran: list[Any] = []
 
@@ -107,16 +109,71 @@ def test_changed_arguments_are_recorded_as_the_tool_got_them(
     assert intents == [("look", args_digest({"customer": "Globex"}))]
 
 
-@wrap_tool_call
-def swapped(request: Any, handler: Any) -> Any:
+class Swapping(AgentMiddleware[Any, Any]):
     """Runs another tool."""
-    return handler(request.override(tool=other))
+
+    def __init__(self, tool: Any) -> None:
+        super().__init__()
+        self.tool = tool
+
+    def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return handler(request.override(tool=self.tool))
+
+    async def awrap_tool_call(self, request: Any, handler: Any) -> Any:
+        return await handler(request.override(tool=self.tool))
 
 
 def test_a_swapped_tool_is_recorded_as_itself(identity: AgentIdentity) -> None:
-    _, intents = run_agent(identity, {"look": {}, "other": {}}, swapped)
+    _, intents = run_agent(identity, {"look": {}, "other": {}}, Swapping(other))
     assert ran == [("other", "ACME", "alice")]
     assert [name for name, _ in intents] == ["other"]
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_an_unguarded_tool_that_middleware_inside_ours_runs_instead_is_refused(
+    identity: AgentIdentity, is_async: bool
+) -> None:
+    guard = IdentityMiddleware(identity, rules={"*": {}})
+    agent = create_agent(says(LOOK), [look, other], middleware=[guard, Swapping(other)])
+    with identity.on_behalf_of("user:alice", purpose="p") as session:
+        state = asyncio.run(agent.ainvoke(GO)) if is_async else agent.invoke(GO)  # type: ignore[arg-type]
+        kinds = [r.kind for r in session.records() if r.kind.startswith("call.")]
+    (message,) = [each for each in state["messages"] if isinstance(each, ToolMessage)]
+    assert ran == []
+    assert (message.status, "tool_unguarded" in message.content) == ("error", True)
+    assert kinds == ["call.denied"]
+    (call,) = identity.who_triggered("toolu_0").calls
+    assert (call["tool"], call["code"]) == ("other", "tool_unguarded")
+
+
+@pytest.mark.parametrize("is_described", [False, True], ids=["protected", "decorated"])
+def test_a_guarded_tool_that_middleware_inside_ours_runs_instead_is_recorded_as_itself(
+    identity: AgentIdentity, is_described: bool
+) -> None:
+    swapped = StructuredTool.from_function(describe(other.func)) if is_described else protect(other)
+    guard = IdentityMiddleware(identity, rules={"*": {}})
+    agent = create_agent(says(LOOK), [look], middleware=[guard, Swapping(swapped)])
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        agent.invoke(GO)  # type: ignore[arg-type]
+    assert ran == [("other", "ACME", "alice")]
+    (call,) = identity.who_triggered("toolu_0").calls
+    assert (call["tool"], call["outcome"]) == ("other", "completed")
+
+
+def test_middleware_inside_ours_may_run_another_tool_of_the_agent_through_the_runtime(
+    identity: AgentIdentity,
+) -> None:
+    class Choosing(Swapping):
+        def wrap_tool_call(self, request: Any, handler: Any) -> Any:
+            (chosen,) = [each for each in request.runtime.tools if each.name == "other"]
+            return handler(request.override(tool=chosen))
+
+    guard = IdentityMiddleware(identity, rules={"*": {}})
+    agent = create_agent(says(LOOK), [look, other], middleware=[guard, Choosing(None)])
+    with identity.on_behalf_of("user:alice", purpose="p"):
+        agent.invoke(GO)  # type: ignore[arg-type]
+    assert ran == [("other", "ACME", "alice")]
+    assert [call["tool"] for call in identity.who_triggered("toolu_0").calls] == ["other"]
 
 
 def test_each_attempt_of_a_retried_call_has_its_own_record(identity: AgentIdentity) -> None:

@@ -5,7 +5,8 @@ It runs no tool that nothing describes: before the model is asked it looks at th
 call at the tool that would run. LangChain shows no middleware the tools while an agent is built.
 
 It puts a guarded copy of the tool into the request instead of looking at the model's arguments, so that whatever other
-middleware and LangChain itself do to them, the digest is over what the function receives. What the function returns or raises
+middleware and LangChain itself do to them, the digest is over what the function receives. A tool that middleware inside it runs
+instead is recorded as itself if it is guarded, and refused if it isn't. What the function returns or raises
 is scrubbed of secrets before callbacks see it (`protect` does that too), and once more what comes back for the model.
 """
 
@@ -37,6 +38,7 @@ from agent_identity_langchain.agent_tools import AgentTools
 from agent_identity_langchain.carriers import carried_session
 from agent_identity_langchain.framework_spans import find_span
 from agent_identity_langchain.interrupts import Interrupts, check_asker, mark_asker
+from agent_identity_langchain.stops import is_stopped, stopping_unguarded_tools
 from agent_identity_langchain.subagents import agent_name, guard_specs, is_in_graph
 
 if TYPE_CHECKING:
@@ -158,10 +160,13 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 refuse(name, error)
                 return _refused(request, error)
             try:
-                return scrubs(handler)(guarded_request)
+                with stopping_unguarded_tools():
+                    return scrubs(handler)(guarded_request)
             except BaseException as error:
                 if interrupts is not None:
                     interrupts.keep_interrupt(error)
+                if is_stopped(error):
+                    return _refused(request, error)
                 raise
 
     async def awrap_tool_call(
@@ -190,10 +195,13 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                 await arefuse(name, error)
                 return _refused(request, error)
             try:
-                return await scrubs(_asking(handler))(guarded_request)
+                with stopping_unguarded_tools():
+                    return await scrubs(_asking(handler))(guarded_request)
             except BaseException as error:
                 if interrupts is not None:
                     await interrupts.akeep_interrupt(error)
+                if is_stopped(error):
+                    return _refused(request, error)
                 raise
 
     def _find_agent(self, request: ToolCallRequest) -> tuple[str | None, bool]:
