@@ -95,13 +95,22 @@ def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str |
     return open_span(name, attributes)
 
 
+_EXECUTES: Final = otel_context.create_key("agent-identity-executes")
+
+
 @contextlib.contextmanager
-def below(span: object) -> Generator[None]:
-    """Open the spans of the block below a framework's span, which isn't always the current one. None leaves the current one."""
+def below(span: object, *, executes_tool: bool = False) -> Generator[None]:
+    """Open the spans of the block below a framework's span, which isn't always the current one. None leaves the current one.
+
+    With `executes_tool` the framework has an `execute_tool` span of its own for the call, though it may be another one.
+    """
     if not isinstance(span, otel.Span):
         yield
         return
-    token = otel_context.attach(otel.set_span_in_context(span))
+    context = otel.set_span_in_context(span)
+    if executes_tool:
+        context = otel_context.set_value(_EXECUTES, span, context)
+    token = otel_context.attach(context)
     try:
         yield
     finally:
@@ -150,5 +159,6 @@ def _is_inside_execute_tool() -> bool:
     """Whether a framework's own span for this call is open."""
     if not otel_context.get_current():
         return False
-    attributes = getattr(otel.get_current_span(), "attributes", None)
-    return attributes is not None and attributes.get(OPERATION) == "execute_tool"
+    span = otel.get_current_span()
+    attributes = getattr(span, "attributes", None) or {}
+    return attributes.get(OPERATION) == "execute_tool" or otel_context.get_value(_EXECUTES) is span

@@ -2,22 +2,26 @@
 """Our span below the one that an instrumentation has open, in the three ways in which they open theirs.
 
 The handlers here set what the instrumentations set that were run beside the middleware: openinference-instrumentation-langchain
-0.1.80, opentelemetry-instrumentation-langchain 0.62.4 (OpenLLMetry), langsmith 0.15.1 with LANGSMITH_OTEL_ENABLED.
+0.1.80 and opentelemetry-instrumentation-langchain 0.62.4 (OpenLLMetry). LangSmith is the real one, in its OpenTelemetry mode.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import asyncio
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from langchain.agents import create_agent
+from langchain.agents.middleware import AgentMiddleware
 from langchain_core.callbacks import BaseCallbackHandler
-from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 from langchain_core.tools import tool as langchain_tool
+from langchain_core.tracers import LangChainTracer
 from langgraph.graph import START, MessagesState, StateGraph
 from langgraph.prebuilt import ToolNode
+from langsmith import Client
 from opentelemetry import context, trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
@@ -27,18 +31,12 @@ from agent_identity import AgentIdentity
 from agent_identity.authority import Authority
 from agent_identity.provenance import spans
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity_langchain import IdentityMiddleware, protect
+from agent_identity_langchain import IdentityMiddleware, framework_spans, protect
+from agent_identity_langchain.demo.agents import FakeModel
 
 OPERATION = "gen_ai.operation.name"
 PROVIDER = TracerProvider()
 FOREIGN = PROVIDER.get_tracer("framework")
-
-
-class FakeModel(GenericFakeChatModel):
-    """Calls the tool once."""
-
-    def bind_tools(self, tools: Sequence[Any], **kwargs: Any) -> FakeModel:
-        return self
 
 
 @langchain_tool
@@ -116,11 +114,26 @@ def finished() -> Iterator[InMemorySpanExporter]:
     processor.shutdown()
 
 
-def in_an_agent(identity: AgentIdentity, name: str) -> Any:
+@contextlib.contextmanager
+def langsmith_tracer(**more: Any) -> Iterator[LangChainTracer]:
+    """LangSmith's own tracer in its OpenTelemetry mode; nothing leaves the process."""
+    client = Client(
+        api_url="http://127.0.0.1:9",
+        api_key="none",
+        tracing_mode="otel",
+        otel_tracer_provider=PROVIDER,
+        **more,
+    )
+    yield LangChainTracer(client=client)
+    client.flush()
+    client.cleanup()
+
+
+def in_an_agent(identity: AgentIdentity, name: str, *outer: Any) -> Any:
     turn = AIMessage("", tool_calls=[{"name": name, "args": {"customer": "A"}, "id": "toolu_0"}])
-    model = FakeModel(messages=iter([turn, AIMessage("done")]))
+    model = FakeModel(turns=[turn, AIMessage("done")])
     guard = IdentityMiddleware(identity, rules={"*": {}})
-    agent = create_agent(model, [look, alook], middleware=[guard])
+    agent = create_agent(model, [look, alook], middleware=[*outer, guard])
     return agent, {"messages": [("user", "go")]}
 
 
@@ -188,6 +201,66 @@ async def test_ours_nests_below_a_span_that_only_its_ids_stand_for(
         await run(identity, way)
     ours, _ = split(finished)
     assert (ours.parent.trace_id, ours.parent.span_id) == (7, 8)
+
+
+@WAYS
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+async def test_ours_nests_below_langsmiths_span_of_the_tool(
+    identity: AgentIdentity, finished: InMemorySpanExporter, way: Any, is_async: bool
+) -> None:
+    with langsmith_tracer() as tracer:
+        await run(identity, way, tracer, is_async=is_async)
+    ours, others = split(finished)
+    (theirs,) = [s for s in others if s.attributes.get(OPERATION) == "execute_tool"]
+    assert ours.parent is not None
+    assert ours.parent.span_id == theirs.context.span_id
+    assert ours.context.trace_id == theirs.context.trace_id
+    assert OPERATION not in ours.attributes
+    assert ours.attributes["gen_ai.tool.call.id"] == "toolu_0"
+
+
+async def test_ours_nests_below_a_run_around_the_tool_where_langsmith_is_late(
+    identity: AgentIdentity, finished: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(framework_spans, "_LONGEST", 0)
+    with langsmith_tracer() as tracer:
+
+        class Late(AgentMiddleware[Any, Any]):
+            async def awrap_model_call(self, request: Any, handler: Any) -> Any:
+                await asyncio.to_thread(tracer.client.flush)
+                return await handler(request)
+
+        agent, state = in_an_agent(identity, "alook", Late())
+        async with identity.on_behalf_of("user:alice", purpose="p"):
+            await agent.ainvoke(state, {"callbacks": [tracer]})
+    ours, others = split(finished)
+    assert ours.parent is not None
+    assert ours.parent.span_id in {s.context.span_id for s in others}
+    operations = [s.attributes.get(OPERATION) for s in finished.get_finished_spans()]
+    assert operations.count("execute_tool") == 1
+
+
+async def test_no_call_waits_for_a_span_of_a_trace_that_langsmith_leaves_out(
+    identity: AgentIdentity, finished: InMemorySpanExporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(framework_spans, "_LONGEST", 3600)
+    with langsmith_tracer(tracing_sampling_rate=0) as tracer:
+        await run(identity, in_an_agent, tracer)
+    ours, others = split(finished)
+    assert others == []
+    assert ours.attributes[OPERATION] == "execute_tool"
+
+
+async def test_a_refusal_nests_below_langsmiths_span_of_the_node(
+    identity: AgentIdentity, finished: InMemorySpanExporter
+) -> None:
+    with langsmith_tracer() as tracer:
+        agent, state = in_an_agent(identity, "lock")
+        async with identity.on_behalf_of("user:alice", purpose="p"):
+            await agent.ainvoke(state, {"callbacks": [tracer]})
+    ours, others = split(finished)
+    assert ours.attributes["error.type"] == "tool_unknown"
+    assert ours.parent.span_id in {s.context.span_id for s in others}
 
 
 async def test_a_refused_call_nests_below_the_node_that_refused_it(

@@ -24,7 +24,6 @@ from agent_identity import AgentIdentity, AgentIdentityError, DeniedError, NoSes
 from agent_identity.adapters import (
     adelegated,
     arefuse,
-    below,
     calling_tool,
     delegated,
     is_for_model,
@@ -36,7 +35,7 @@ from agent_identity.adapters import (
 from agent_identity.values import agent_uri
 from agent_identity_langchain.agent_tools import AgentTools
 from agent_identity_langchain.carriers import carried_session
-from agent_identity_langchain.framework_spans import find_span
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.interrupts import Interrupts, check_asker, mark_asker
 from agent_identity_langchain.stops import is_stopped, stopping_unguarded_tools
 from agent_identity_langchain.subagents import agent_name, guard_specs, is_in_graph
@@ -141,15 +140,16 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """Run one tool call under the session; a refusal comes back as a tool error."""
         carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        config = request.runtime.config
         try:
             agent, is_hand_off = self._find_agent(request)
             session = delegated(carried, agent, is_hand_off=is_hand_off)
         except DeniedError as error:
-            with within(carried, tool_call_id=call_id), below(find_span(request.runtime.config)):
+            with within(carried, tool_call_id=call_id), below_framework(config):
                 refuse(name, error)
             return _refused(request, error)
-        with within(session, tool_call_id=call_id), below(find_span(request.runtime.config)):
-            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
+        with within(session, tool_call_id=call_id):
+            interrupts = Interrupts.of_call(name, call_id, config)
             try:
                 if interrupts is None:
                     check_asker(request.state, call_id)
@@ -157,7 +157,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                     interrupts.check(request.state)
                 guarded_request = self._tools.guard_call(request)
             except AgentIdentityError as error:
-                refuse(name, error)
+                with below_framework(config):
+                    refuse(name, error)
                 return _refused(request, error)
             try:
                 with stopping_unguarded_tools():
@@ -176,15 +177,16 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """The async twin of `wrap_tool_call`."""
         carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        config = request.runtime.config
         try:
             agent, is_hand_off = self._find_agent(request)
             session = await adelegated(carried, agent, is_hand_off=is_hand_off)
         except DeniedError as error:
-            with within(carried, tool_call_id=call_id), below(find_span(request.runtime.config)):
+            with within(carried, tool_call_id=call_id), await abelow_framework(config):
                 await arefuse(name, error)
             return _refused(request, error)
-        with within(session, tool_call_id=call_id), below(find_span(request.runtime.config)):
-            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
+        with within(session, tool_call_id=call_id):
+            interrupts = Interrupts.of_call(name, call_id, config)
             try:
                 if interrupts is None:
                     check_asker(request.state, call_id)
@@ -192,7 +194,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
                     await interrupts.acheck(request.state)
                 guarded_request = self._tools.guard_call(request)
             except AgentIdentityError as error:
-                await arefuse(name, error)
+                with await abelow_framework(config):
+                    await arefuse(name, error)
                 return _refused(request, error)
             try:
                 with stopping_unguarded_tools():

@@ -12,7 +12,6 @@ from agent_identity.adapters import (
     adelegated,
     arefuse,
     astarting,
-    below,
     current_tool_call_id,
     delegated,
     refuse,
@@ -20,7 +19,7 @@ from agent_identity.adapters import (
     within,
 )
 from agent_identity.errors import AgentIdentityError
-from agent_identity_langchain.framework_spans import find_span
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.interrupts import Interrupts
 from agent_identity_langchain.stops import stopping_in, stopping_unguarded_tools
 from agent_identity_langchain.subagents import agent_name, other_agent
@@ -72,11 +71,12 @@ def runs_nested(function: Callable[..., Any], tool: str) -> Callable[..., Any]:
             try:
                 session = await adelegated(None, other_agent(agent_name()))
             except AgentIdentityError as error:
-                with within(None, tool_call_id=call_id), below(find_span()):
+                with within(None, tool_call_id=call_id), await abelow_framework():
                     await arefuse(tool, error)
                 raise
             attempt = Attempt()
-            with within(session, tool_call_id=call_id, attempt=attempt), below(find_span()):
+            entered = within(session, tool_call_id=call_id, attempt=attempt)
+            with entered, await abelow_framework():
                 interrupts = Interrupts.of_call(tool, call_id)
                 if interrupts is None:
                     return await function(*args, **kwargs)
@@ -91,11 +91,11 @@ def runs_nested(function: Callable[..., Any], tool: str) -> Callable[..., Any]:
         try:
             session = delegated(None, other_agent(agent_name()))
         except AgentIdentityError as error:
-            with within(None, tool_call_id=call_id), below(find_span()):
+            with within(None, tool_call_id=call_id), below_framework():
                 refuse(tool, error)
             raise
         attempt = Attempt()
-        with within(session, tool_call_id=call_id, attempt=attempt), below(find_span()):
+        with within(session, tool_call_id=call_id, attempt=attempt), below_framework():
             interrupts = Interrupts.of_call(tool, call_id)
             if interrupts is None:
                 return function(*args, **kwargs)

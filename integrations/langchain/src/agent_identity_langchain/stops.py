@@ -32,6 +32,7 @@ from agent_identity.adapters import (
     within,
 )
 from agent_identity.errors import AgentIdentityError, DeniedError
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.subagents import agent_name, other_agent
 from agent_identity_langchain.tool_functions import is_protected
 
@@ -61,7 +62,8 @@ class _Stop(BaseCallbackHandler):
         error = _find_fault(serialized)
         if error is not None:
             session = self._find_session(more.get("metadata"))
-            with within(session, tool_call_id=more.get("tool_call_id") or current_tool_call_id()):
+            call_id = more.get("tool_call_id") or current_tool_call_id()
+            with within(session, tool_call_id=call_id), below_framework():
                 refuse(_name_of(serialized), error)
             raise error
 
@@ -69,7 +71,8 @@ class _Stop(BaseCallbackHandler):
         error = _find_fault(serialized)
         if error is not None:
             session = await self._afind_session(more.get("metadata"))
-            with within(session, tool_call_id=more.get("tool_call_id") or current_tool_call_id()):
+            call_id = more.get("tool_call_id") or current_tool_call_id()
+            with within(session, tool_call_id=call_id), await abelow_framework():
                 await arefuse(_name_of(serialized), error)
             raise error
 
