@@ -10,11 +10,11 @@ import contextlib
 import hashlib
 import hmac
 import secrets
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from agent_identity import canonical
 from agent_identity.decorators import tool_of, wrap, wrap_keywords
-from agent_identity.errors import DeniedError, NoSessionError
+from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionError
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
 from agent_identity.runtime.current import (
@@ -42,7 +42,6 @@ from agent_identity.tools import Tool
 if TYPE_CHECKING:
     from collections.abc import Generator, Mapping
 
-    from agent_identity.errors import AgentIdentityError
     from agent_identity.session import Session
 
 __all__ = [
@@ -63,6 +62,7 @@ __all__ = [
     "delegated",
     "is_for_model",
     "mark_owner",
+    "refusal_for_model",
     "refusal_text",
     "refuse",
     "scrubbed",
@@ -73,6 +73,9 @@ __all__ = [
     "wrap",
     "wrap_keywords",
 ]
+
+
+E = TypeVar("E", bound=AgentIdentityError)
 
 
 @contextlib.contextmanager
@@ -159,6 +162,14 @@ def refusal_text(error: AgentIdentityError) -> str:
     """The text for a model about a refusal: its code and remedy, without arguments or the policy's reason."""
     help_text = f" {error.remedy}" if error.remedy else ""
     return f"The call was refused and did not run ({error.code}).{help_text}"
+
+
+def refusal_for_model(error: E) -> E:
+    """A copy of a refusal for frameworks that show exceptions to others: its message is `refusal_text`, and it has no cause."""
+    copy = error.copy()
+    copy.args = (refusal_text(error),)
+    copy.__cause__ = None
+    return copy
 
 
 _FOREIGN_RESUME: Final = "resumed_by_another"

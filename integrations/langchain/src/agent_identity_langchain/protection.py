@@ -11,11 +11,16 @@ from langchain_core.tools import BaseTool, BaseToolkit
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
-from agent_identity_langchain.carriers import carrying
 from agent_identity_langchain.mcp import find_auth, wrap_call
 from agent_identity_langchain.nested import is_nested, runs_nested, starts_agents
 from agent_identity_langchain.origins import check_origin
-from agent_identity_langchain.tool_functions import functions_of, has_resources, is_protected
+from agent_identity_langchain.refusals import states_refusals
+from agent_identity_langchain.tool_functions import (
+    functions_of,
+    guarded,
+    has_resources,
+    is_protected,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -57,7 +62,8 @@ def protect(
 
     A list or a toolkit gives the list of its tools, each protected alike; `opaque` names arguments, so it is for one tool.
 
-    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them.
+    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them. The
+    text of a refusal is what a model may read, without the policy's reason, which is on record.
     The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
     credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,
     configuration) is no argument of the call and is passed through. The session is the current one, or one that the run carries
@@ -105,9 +111,8 @@ def _protect(
 
     def guard(function: Callable[..., Any]) -> Callable[..., Any]:
         function = starts_agents(function, tool.name, injected)
-        return runs_nested(
-            scrubs(function if tool_of(function) else wrapped(function, described)), tool.name
-        )
+        function = scrubs(function if tool_of(function) else wrapped(function, described))
+        return states_refusals(runs_nested(function, tool.name))
 
     return guarded(tool, guard)
 
@@ -119,23 +124,9 @@ def finished(tool: T) -> T:
         if is_nested(function):
             return function
         function = starts_agents(function, tool.name, _injected(tool))
-        return runs_nested(scrubs(function), tool.name)
+        return states_refusals(runs_nested(scrubs(function), tool.name))
 
     return guarded(tool, finish)
-
-
-def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
-    """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
-    functions = {name: around(function) for name, function in functions_of(tool).items()}
-    kind = carrying(type(tool))
-    if functions.keys() <= {"func", "coroutine"}:
-        copy = tool.model_copy(update=functions)
-    else:
-        # A tool with code of its own: a class below its own one, with the same fields.
-        kind = type(f"Guarded{kind.__name__}", (kind,), {"__module__": __name__, **functions})
-        copy = tool.model_copy()
-    object.__setattr__(copy, "__class__", kind)
-    return copy
 
 
 def _injected(tool: BaseTool) -> frozenset[str]:
