@@ -214,6 +214,14 @@ def bench(session: nox.Session) -> None:
     session.run("python", "-m", "benchmarks", *session.posargs)
 
 
+@nox.session
+@nox.parametrize("name", INTEGRATIONS)
+def bench_adapters(session: nox.Session, name: str) -> None:
+    """What an adapter costs beside its framework's own work."""
+    _install(session, name, f"./integrations/{name}")
+    session.run("python", "-m", "benchmarks", *session.posargs or (f"{name}_tool", f"{name}_agent"))
+
+
 @nox.session(python="3.11")
 def fuzz(session: nox.Session) -> None:
     """Parsers under inputs that a fuzzer makes up, 60 s each; `-- --seconds 600 chain` takes longer over one."""
