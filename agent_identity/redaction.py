@@ -380,8 +380,8 @@ def _forms(secret: str) -> tuple[str, ...]:
         )
     forms: set[str] = set()
     for part in parts:
-        for spaced in {part, part.replace(" ", "+")}:
-            forms |= {spaced, _undo_escapes(spaced)}
+        spaced = part.replace(" ", "+")
+        forms |= {part, spaced, _undo_escapes(part), _undo_escapes(spaced)}
     forms |= {_as_latin_1(form) for form in forms}
     return tuple(form for form in forms if len(form) >= SHORTEST)
 

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
@@ -99,16 +99,17 @@ class TokenExchange:
         if self.actor == "grant":
             check_same_context(subject, wanted)
         expected = yield from expect(
-            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+            self.issuer,
+            wanted,
+            self.binding,
+            audience=self.audience,
+            details=self.details,
+            sub=sub_at(self.issuer, wanted) if self.names_principal else None,
+            actor=wanted.agent if self.actor == "grant" else None,
         )
         form, headers = yield from self._form(wanted, subject)
         answer = yield from self.issuer.token(form, binding=expected.binding, headers=headers)
         check_issued_type(answer, self._requested, self.issuer.url)
-        expected = replace(
-            expected,
-            sub=sub_at(self.issuer, wanted) if self.names_principal else None,
-            actor=wanted.agent if self.actor == "grant" else None,
-        )
         return (yield from check_answer(self.issuer, answer, expected))
 
     @property
