@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
-from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     AUTH0_FEDERATED,
@@ -156,7 +155,7 @@ def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
         DeniedError: `spliced`; nothing was sent.
     """
     leaf = wanted.chain[0]
-    claims = read_jwt(subject.token)
+    claims = subject.claims
     named = None
     if claims is not None:
         named = (claims.get("sub"), claims.get("txn") if claims.has("txn") else leaf.txn)
@@ -178,7 +177,7 @@ def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
     Raises:
         DeniedError: `may_act`, it names another actor.
     """
-    claims = read_jwt(subject.token)
+    claims = subject.claims
     if claims is not None and not may_act(claims, agent, client_id):
         raise DeniedError(
             "may_act",
