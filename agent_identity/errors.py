@@ -231,14 +231,14 @@ CODES: Final = frozenset(
     """
     access_denied actor_mismatch actor_profile actor_repeated agent_is_issuer agent_name
     agent_revoked alg_not_allowed already_expired ambiguous_reference anchor_keys
-    anchor_repeated anchor_unavailable answered_by_another approval_by_actor approval_required args_malformed
-    args_mismatch ask_unknown assertion_missing assertion_opaque attribute_settled
+    anchor_repeated anchor_unavailable answered_by_another approval_by_actor approval_required
+    args_malformed args_mismatch ask_unknown assertion_missing assertion_opaque attribute_settled
     audience_mismatch audience_missing audience_widened authorities_unusable
     authorization_details authorization_pending autonomous_not_allowed bad_signature
     before_start bind_generator binding_ignored binding_mismatch binding_missing blocking_call
     body_limit body_mismatch body_timeout body_too_large body_too_slow body_unbound cache_key
-    call_ended call_repeated call_reused call_running callback_repeated carrier_unsuitable certificate_expired
-    certificate_unusable chain_empty chain_malformed chain_missing chain_too_deep
+    call_changed call_ended call_repeated call_reused call_running callback_repeated carrier_malformed
+    carrier_unsuitable certificate_expired certificate_unusable chain_empty chain_malformed chain_missing chain_too_deep
     chain_too_large chain_too_long claim_malformed claim_mismatch claim_missing
     client_key_missing client_mismatch client_missing client_revoked client_unknown clock_failed
     config_exists config_malformed config_missing config_relative config_unreadable

@@ -7,6 +7,7 @@ record are made here. All attribute names are in this module.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -17,7 +18,7 @@ from agent_identity.errors import is_interrupt
 from agent_identity.values import new_id, scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Generator, Mapping, MutableMapping
     from contextvars import Token
 
 _log: Final = logging.getLogger("agent_identity")
@@ -92,6 +93,19 @@ def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str |
     if _is_inside_execute_tool():
         attributes = {key: value for key, value in attributes.items() if key != OPERATION}
     return open_span(name, attributes)
+
+
+@contextlib.contextmanager
+def below(span: object) -> Generator[None]:
+    """Open the spans of the block below a framework's span, which isn't always the current one. None leaves the current one."""
+    if not isinstance(span, otel.Span):
+        yield
+        return
+    token = otel_context.attach(otel.set_span_in_context(span))
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
 
 
 def inject(carrier: MutableMapping[str, Any]) -> None:

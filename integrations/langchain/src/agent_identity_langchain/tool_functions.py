@@ -10,6 +10,7 @@ from langchain_core.tools import Tool as SingleInputTool
 
 from agent_identity.adapters import Tool, tool_of
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.carriers import Carrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,7 +37,10 @@ def functions_of(tool: BaseTool) -> dict[str, Callable[..., Any]]:
     """
     kind = type(tool)
     for entry in ("invoke", "ainvoke", "run", "arun"):
-        stock = (getattr(base, entry) for base in (BaseTool, StructuredTool, SingleInputTool))
+        stock = (
+            getattr(base, entry, None)
+            for base in (BaseTool, StructuredTool, SingleInputTool, Carrying)
+        )
         if getattr(kind, entry) not in stock:
             raise ConfigurationError(
                 "tool_unguardable",
