@@ -2,7 +2,9 @@
 """Our spans below the span that an instrumentation has open for the same run.
 
 OpenLLMetry makes its span current. OpenInference doesn't: its tracer, a callback handler, keeps each by its run. LangSmith in its
-OpenTelemetry mode opens its spans in a thread of its own, about 50 ms after the run began, so a call waits for that span.
+OpenTelemetry mode opens its spans in a thread of its own, about 50 ms after each run began. No call waits for the span of its own
+run: ours is below that of the nearest run around it. Only where none is open yet, at the beginning of a trace, a call waits a moment
+for the first one, since it would be in another trace otherwise.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ __all__ = ["abelow_framework", "below_framework"]
 
 _log: Final = logging.getLogger("agent_identity")
 _LONGEST: Final = 0.1
-"""Seconds that a call waits for LangSmith's span. After that its span is below that of a run around it."""
+"""Seconds that a call waits for the first of LangSmith's spans. After that, its own span is a root."""
 _STEP: Final = 0.005
 
 
@@ -63,10 +65,9 @@ class _Run(NamedTuple):
 
     @property
     def is_awaited(self) -> bool:
-        """Whether LangSmith is going to open a span for the run, as far as can be told: it may leave out some of the traces."""
+        """Whether LangSmith is going to open a span for the run, and has opened none. It may leave out some of the traces."""
         return any(
-            store.get(self.run_id) is None
-            and (is_whole or any(store.get(run) is not None for run in runs))
+            is_whole and all(store.get(run) is None for run in runs)
             for store, runs, is_whole in self._langsmith()
         )
 
