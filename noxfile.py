@@ -36,6 +36,9 @@ CODE = (
 INTEGRATIONS = ("langchain",)
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
+MINOR_TESTS = (
+    *("test_contract", "test_agent", "test_tool_nodes", "test_carried_sessions", "test_interrupts"),
+)
 
 
 def _others() -> list[str]:
@@ -118,9 +121,9 @@ def integrations(session: nox.Session, name: str) -> None:
 @nox.session
 @nox.parametrize("minor", LANGCHAIN_MINORS)
 def langchain(session: nox.Session, minor: str) -> None:
-    """The adapter contract and one agent under an older minor of LangChain, with the langgraph of its time."""
+    """The adapter contract, agents, nodes and interrupts under an older minor of LangChain, with the langgraph of its time."""
     _install(session, f"langchain-{minor}", "./integrations/langchain")
-    tests = [f"integrations/langchain/tests/{name}.py" for name in ("test_contract", "test_agent")]
+    tests = [f"integrations/langchain/tests/{name}.py" for name in MINOR_TESTS]
     session.run("pytest", *tests, *session.posargs)
 
 
