@@ -37,7 +37,11 @@ INTEGRATIONS = ("langchain",)
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
 MINOR_TESTS = (
-    *("test_contract", "test_agent", "test_tool_nodes", "test_carried_sessions", "test_interrupts"),
+    "test_contract",
+    "test_agent",
+    "test_tool_nodes",
+    "test_carried_sessions",
+    "test_interrupts",
 )
 
 
