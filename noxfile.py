@@ -33,7 +33,7 @@ CODE = (
     "examples",
     "noxfile.py",
 )
-INTEGRATIONS = ("langchain",)
+INTEGRATIONS = ("langchain", "mcp")
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
 MINOR_TESTS = (
@@ -43,6 +43,8 @@ MINOR_TESTS = (
     "test_carried_sessions",
     "test_interrupts",
 )
+MCP_GENERATIONS = ("1.24", "1.x")
+"""Those before 2.x, which `integrations` has: the oldest and the newest of 1.x."""
 
 
 def _others() -> list[str]:
@@ -132,6 +134,14 @@ def langchain(session: nox.Session, minor: str) -> None:
 
 
 @nox.session
+@nox.parametrize("generation", MCP_GENERATIONS)
+def mcp(session: nox.Session, generation: str) -> None:
+    """The tests of the MCP integration under an older generation of mcp, with the HTTP client of its time."""
+    _install(session, f"mcp-{generation}", "./integrations/mcp")
+    session.run("pytest", "integrations/mcp/tests", *session.posargs)
+
+
+@nox.session
 def lowest(session: nox.Session) -> None:
     """The oldest dependencies that we say we work with."""
     _install(session, "lowest")
@@ -158,9 +168,10 @@ def lint(session: nox.Session) -> None:
 @nox.session
 def typing(session: nox.Session) -> None:
     """Mypy and pyright, both strict, and the public types as a test subject."""
-    _install(session, "typing", "./integrations/langchain")
+    _install(session, "typing", *(f"./integrations/{name}" for name in INTEGRATIONS))
     session.run("mypy")
-    session.run("mypy", "integrations/langchain/src")
+    for name in INTEGRATIONS:
+        session.run("mypy", f"integrations/{name}/src")
     session.run("pyright")
     session.run("mypy", "tests/typing")
     session.run("pyright", "--verifytypes", "agent_identity", "--ignoreexternal")

@@ -15,8 +15,10 @@ from typing import TYPE_CHECKING, Final, TypeVar
 from agent_identity import canonical
 from agent_identity.decorators import tool_of, wrap, wrap_keywords
 from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionError
+from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
+from agent_identity.remote_tools import ListedTool, RemoteServer, check_sent, named_request
 from agent_identity.runtime.current import (
     Attempt,
     Current,
@@ -40,14 +42,18 @@ from agent_identity.tool_rules import Rule, Rules
 from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
+    import ssl
     from collections.abc import Generator, Mapping
 
+    from agent_identity.identity import AgentIdentity
     from agent_identity.session import Session
 
 __all__ = [
     "Attempt",
     "Call",
     "Caller",
+    "ListedTool",
+    "RemoteServer",
     "Rule",
     "Rules",
     "Tool",
@@ -57,17 +63,20 @@ __all__ = [
     "below",
     "calling_tool",
     "check_owner",
+    "check_sent",
     "check_unchanged",
     "current_tool_call_id",
     "delegated",
     "is_for_model",
     "mark_owner",
+    "named_request",
     "refusal_for_model",
     "refusal_text",
     "refuse",
     "scrubbed",
     "scrubs",
     "starting",
+    "tls_context",
     "tool_of",
     "within",
     "wrap",
@@ -214,3 +223,8 @@ def is_for_model(error: AgentIdentityError) -> bool:
     The refusal of a resumption stops the run, because an answer to the model would use up the interrupt.
     """
     return isinstance(error, DeniedError) and error.code not in _STOPS
+
+
+def tls_context(identity: AgentIdentity) -> ssl.SSLContext:
+    """A TLS context that trusts what the identity trusts, for an adapter's own HTTP client."""
+    return parts_of(identity).world.context(None)

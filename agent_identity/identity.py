@@ -29,6 +29,7 @@ from agent_identity.forks import start_over_in_child
 from agent_identity.keys.private_files import make_private_directory
 from agent_identity.keys.signing import SigningKey
 from agent_identity.lifecycle import Revocations, read_reference
+from agent_identity.lifecycle.pins import PINS, Pins
 from agent_identity.policy.rules import as_policy, decide_now_of
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.provenance.records import AGENT_REGISTERED
@@ -75,7 +76,17 @@ Described: TypeAlias = "Sequence[str] | AbstractSet[str] | Mapping[str, Any] | N
 _PROFILES: Final = ("user:", "service:", "trigger:")
 _MADE_WITH: Final = (
     *("approver", "authority", "clock", "configuration", "key", "ledger", "name", "on_interaction"),
-    *("operator", "owner", "policy", "resources", "revocations", "shared", "signer", "state_dir"),
+    *(
+        "operator",
+        "owner",
+        "pins",
+        "policy",
+        "resources",
+        "revocations",
+        "shared",
+        "signer",
+        "state_dir",
+    ),
 )
 _OPENED_WITH: Final = (
     *("authorization_details", "budget", "expires_in", "max_depth", "purpose"),
@@ -109,6 +120,7 @@ class AgentIdentity:
         owner: str | None = None,
         operator: SigningKey | None = None,
         revocations: RevocationStore | None = None,
+        pins: Pins | None = None,
         on_interaction: Callable[[Prompt], object] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -118,7 +130,7 @@ class AgentIdentity:
         grants if no issuer does. `key` is the agent's key, by default a new one. `resources` maps a resource's URI to the
         scopes that it is limited to; None is no limit. `operator` is the key that lets this process revoke more than the
         agent's own sessions and grants; with an `authority`, it isn't needed. `revocations` stores the revocations, by default
-        the authority's store, or memory.
+        the authority's store, or memory. `pins` are the accepted definitions of MCP servers' tools, by default in memory.
 
         Raises:
             ConfigurationError: there is neither an authority nor a configuration, or `owner` is too long.
@@ -178,6 +190,7 @@ class AgentIdentity:
             take_back=None
             if authority is None
             else lambda jti, ends: authority.revoke(jti, ends=ends),
+            pins=pins or Pins(None, clock=clock),
         )
         start_over_in_child(self)
 
@@ -216,6 +229,7 @@ class AgentIdentity:
             ledger=_open_ledger(ledger or "sqlite:", directory, clock),
             policy=decider,
             resources=resources,
+            pins=Pins(directory / PINS, clock=clock),
             on_interaction=on_interaction,
             clock=clock,
         )
@@ -281,6 +295,7 @@ class AgentIdentity:
                 configuration.ledger.durability,
             ),
             policy=decider,
+            pins=Pins(directory / PINS, required=configuration.mcp.pins == "required", clock=clock),
             on_interaction=on_interaction,
             clock=clock,
         )
@@ -730,6 +745,11 @@ class AgentIdentity:
         self._parts.gate.start_over()
         for issuer in self._assembled.issuers.values():
             issuer.start_over()
+
+
+def parts_of(identity: AgentIdentity) -> Parts:
+    """The parts of an identity; for adapters."""
+    return identity._parts  # noqa: SLF001  # pyright: ignore[reportPrivateUsage] - users have no use for them
 
 
 def _operator_required(what: str) -> DeniedError:

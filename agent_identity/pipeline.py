@@ -176,6 +176,10 @@ class Call:
         """
         return make_credential(self.session, self.reach, self)
 
+    def renewed(self, reached: Reach) -> None:
+        """Use another credential from now on, because the resource refused the first one."""
+        self._reach = reached
+
     def sign_assertion(self, *, with_token: bool) -> tuple[str, list[str]]:
         """Sign an assertion of the whole call, for a message or `_meta`; return it with the grants of the chain, newest first.
 
@@ -332,7 +336,7 @@ class Call:
         for _ in range(_ROUNDS):
             past = history.past
             decision = require_permit(policy(self._request(past)))
-            if history.enter(past, tool.name, tool.resource, tool.labels):
+            if history.enter(past, tool.policy_name, tool.resource, tool.labels):
                 self.decision = decision
                 return
         raise _contended_error()
@@ -342,7 +346,7 @@ class Call:
         for _ in range(_ROUNDS):
             past = history.past
             decision = yield from ask_policy(policy, self._request(past))
-            if history.enter(past, tool.name, tool.resource, tool.labels):
+            if history.enter(past, tool.policy_name, tool.resource, tool.labels):
                 self.decision = decision
                 return
         raise _contended_error()

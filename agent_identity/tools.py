@@ -32,11 +32,12 @@ class Tool:
 
     `scopes=None` means the resource's configured scopes, `resource=None` that it reaches nothing outside this process.
     `pauses` are a framework's exceptions that interrupt a body which continues later. They don't count as a failure.
+    `server` is the URI of the MCP server that has the tool: policy sees `<server>#<name>`, an assertion the bare name.
     """
 
     __slots__ = (
         *("_target", "labels", "labels_json", "name", "name_json", "opaque", "pauses", "resource"),
-        *("scopes", "span_attributes", "span_name"),
+        *("policy_name", "scopes", "server", "span_attributes", "span_name"),
     )
 
     def __init__(
@@ -48,9 +49,12 @@ class Tool:
         labels: Iterable[str] = (),
         opaque: Iterable[str] = (),
         pauses: tuple[type[BaseException], ...] = (),
+        server: str | None = None,
     ) -> None:
         _check_name(name)
         self.name = name
+        self.server: str | None = server
+        self.policy_name: str = name if server is None else f"{check_resource(server)}#{name}"
         self.name_json: str = orjson.dumps(name).decode()
         self.resource: str = LOCAL if resource is None else check_resource(resource)
         self.scopes: frozenset[str] | None = None if scopes is None else scope_set(scopes)
@@ -70,6 +74,7 @@ class Tool:
             scopes=self.scopes,
             labels=self.labels,
             opaque=self.opaque,
+            server=self.server,
         )
 
     def target(self, scopes: frozenset[str]) -> Entity:
@@ -77,7 +82,7 @@ class Tool:
         known = self._target
         if known is None or known[0] is not scopes:
             facts = {"resource": self.resource, "scopes": scopes, "labels": self.labels}
-            known = (scopes, Entity("Tool", self.name, MappingProxyType(facts)))
+            known = (scopes, Entity("Tool", self.policy_name, MappingProxyType(facts)))
             self._target = known
         return known[1]
 

@@ -356,4 +356,5 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
     "basic": _basic,
     "static": _static,
     "client-certificate": _client_certificate,
+    "chain": lambda _, means: ChainAlone(means.clock),
 }

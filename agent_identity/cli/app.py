@@ -99,6 +99,10 @@ config_app: typer.Typer = typer.Typer(
     no_args_is_help=True, help="Show the schema and the effective values of agent-identity.toml."
 )
 app.add_typer(config_app, name="config")
+mcp_app: typer.Typer = typer.Typer(
+    no_args_is_help=True, help="Show and accept the definitions of MCP servers' tools."
+)
+app.add_typer(mcp_app, name="mcp")
 
 
 def _print_version(asked: bool) -> None:
@@ -487,6 +491,30 @@ def reinstate(
     from agent_identity.cli.authority import serve
 
     _answer(serve.reinstate(ref, reason, state_dir, config), as_json=as_json)
+
+
+@mcp_app.command("pins")
+@_report_errors
+def mcp_pins(state_dir: StateDir = None, as_json: Json = False) -> None:
+    """List the known tools of MCP servers: which definition is accepted, and which other one the server offers."""
+    from agent_identity.cli.pins import list_pins
+
+    typer.echo(list_pins(state_dir, as_json=as_json))
+
+
+@mcp_app.command("pin")
+@_report_errors
+def mcp_pin(
+    server: Annotated[str, typer.Argument(help="The server's URI, as the agent names it.")],
+    tool: Annotated[str, typer.Argument(help="The tool's name at the server.")],
+    state_dir: StateDir = None,
+    config: Config = None,
+    as_json: Json = False,
+) -> None:
+    """Accept the definition of a tool that its server offers now. Running agents use it from the next call on."""
+    from agent_identity.cli.pins import accept_pin
+
+    typer.echo(accept_pin(server, tool, state_dir, config, as_json=as_json))
 
 
 def _answer(revocation: Revocation, *, as_json: bool) -> None:

@@ -82,6 +82,7 @@ SourceName: TypeAlias = Literal[
     "basic",
     "static",
     "client-certificate",
+    "chain",
 ]
 ProviderName: TypeAlias = Literal[
     "ambient", "aws", "azure", "file", "gcp", "github", "gitlab", "kubernetes", "spiffe"
@@ -259,7 +260,7 @@ class ResourceTable(Table):
     """How to get a credential for one resource, and what is sent with it."""
 
     source: SourceName | None = None
-    """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority."""
+    """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority; `chain` gets none, and the resource gets chain and assertion alone."""
     issuer: IssuerName = None
     """The issuer of the token, by default the only one."""
     via: IssuerName = None
@@ -449,6 +450,13 @@ class OperatorTable(Table):
     """The operator's private key (PEM). Without it, and without an embedded authority, an agent can revoke only itself and what it delegated."""
 
 
+class McpTable(Table):
+    """How MCP servers' tools are known."""
+
+    pins: Literal["first-use", "required"] = "first-use"
+    """Which definition of a server's tool is accepted: the first one that is seen, or only one that `agent-identity mcp pin` accepted."""
+
+
 class CliTable(Table):
     """What the command line may do."""
 
@@ -533,6 +541,8 @@ class Configuration(Table):
     """`agent-identity authority serve` as an organisation's anchor."""
     operator: OperatorTable = OperatorTable()
     """Who may revoke other agents' sessions, reinstate and erase."""
+    mcp: McpTable = McpTable()
+    """How MCP servers' tools are known."""
     cli: CliTable = CliTable()
     """What the command line may do."""
 

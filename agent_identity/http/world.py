@@ -87,8 +87,8 @@ class World:
                     self._transport = self._open_transport()
         return self._transport
 
-    def context(self, certificate: Certificate) -> ssl.SSLContext:
-        """A TLS context for a user's own client, with this certificate and this identity's authorities."""
+    def context(self, certificate: Certificate | None) -> ssl.SSLContext:
+        """A TLS context for a user's own client, with this certificate, if any, and this identity's authorities."""
         return self.transport.context(certificate)
 
     def answer(self, ask: Ask) -> Answer:

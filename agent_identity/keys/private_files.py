@@ -127,8 +127,8 @@ def _temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
 
 
-def read_private(path: Path) -> bytes:
-    """Read a small file that this library wrote.
+def read_private(path: Path, *, largest: int = _LARGEST) -> bytes:
+    """Read a small file that this library wrote, of at most `largest` bytes.
 
     Raises:
         FileNotFoundError: it doesn't exist.
@@ -137,16 +137,16 @@ def read_private(path: Path) -> bytes:
     try:
         descriptor = os.open(path, os.O_RDONLY | _NO_LINK)
         with os.fdopen(descriptor, "rb") as file:
-            data = file.read(_LARGEST + 1)
+            data = file.read(largest + 1)
     except FileNotFoundError:
         raise
     except OSError as error:
         raise ConfigurationError(
             "state_unusable", f"{path} can't be read", remedy="check who owns the state directory"
         ) from error
-    if len(data) > _LARGEST:
+    if len(data) > largest:
         raise ConfigurationError(
-            "state_unusable", f"{path} is larger than any file of the authority"
+            "state_unusable", f"{path} is larger than any file that this library writes"
         )
     return data
 

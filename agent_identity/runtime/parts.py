@@ -16,6 +16,7 @@ from agent_identity.delegation.carriers import HEADER_LIMIT
 from agent_identity.delegation.details import Details, details_from, resource_detail
 from agent_identity.errors import DeniedError, LedgerError
 from agent_identity.flow import Draft
+from agent_identity.lifecycle.pins import Pins
 from agent_identity.provenance.records import CALL_UNKNOWN, OUTCOMES
 from agent_identity.values import LOCAL, Principal
 
@@ -246,7 +247,7 @@ class Parts:
 
     `own_issuer` is the issuer of this process's authority, which has a directory of principals. `anchor` makes hop 0.
     `policy_now` is the policy as a plain function, None if it needs I/O. `nonces` are those of resources. `take_back` revokes a
-    grant, if this process has the authority.
+    grant, if this process has the authority. `pins` are the accepted definitions of MCP servers' tools.
     """
 
     agent: Agent
@@ -264,6 +265,7 @@ class Parts:
     header_limit: int = HEADER_LIMIT
     take_back: Callable[[str, float], None] | None = None
     policy_epoch: int = 0
+    pins: Pins = field(default_factory=lambda: Pins(None, clock=time.time))
     own_issuer: str | None = None
 
     def own_principal(self, principal: Principal) -> Principal:

@@ -170,6 +170,7 @@ SAID: dict[str, str] = {
     "authority.clients.scopes": ANCHOR + 'scopes = ["x"]\n',
     "authority.clients.max_depth": ANCHOR + "max_depth = 1\n",
     "operator.key": '[operator]\nkey = "file:key.pem"\n' + ISSUER + KEY,
+    "mcp.pins": '[mcp]\npins = "required"\n',
     "cli.autonomous": "[cli]\nautonomous = true\n",
 }
 
