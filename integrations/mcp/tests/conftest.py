@@ -173,9 +173,9 @@ def make_server(
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[Watched]:
+def serving(app: Any, port: int = 0) -> Iterator[Watched]:
     watched = Watched(app)
-    config = uvicorn.Config(watched, host="127.0.0.1", port=0, log_level="error", lifespan="on")
+    config = uvicorn.Config(watched, host="127.0.0.1", port=port, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
@@ -223,10 +223,10 @@ def billing(identity: AgentIdentity) -> Iterator[Watched]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Any], Watched]]:
+def start() -> Iterator[Callable[..., Watched]]:
     """Starts servers for one test: `start(app)`."""
     with contextlib.ExitStack() as stack:
-        yield lambda app: stack.enter_context(serving(app))
+        yield lambda app, port=0: stack.enter_context(serving(app, port))
 
 
 @pytest.fixture

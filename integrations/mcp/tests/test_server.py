@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import traceback
 from collections.abc import Callable, Iterable, Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -24,6 +26,7 @@ if IS_SECOND:
 else:
     from mcp.server.fastmcp import Context
 
+KINDS = ["mcp", *(["fastmcp"] if find_spec("fastmcp") else [])]
 PURPOSE = "close the October books"
 USERS = ("alice", "bob", "carol")
 READ, PAY = "invoices:read", "invoices:pay"
@@ -39,7 +42,7 @@ def who() -> str:
     return f"{call.call.tool} for {call.principal.sub} through {call.agent}, to {call.purpose}"
 
 
-def add_tools(server: Any) -> None:
+def add_tools(server: Any, context: Any) -> None:
     @server.tool()
     async def whoami(number: int = 0) -> str:
         """Say who is asking."""
@@ -67,15 +70,33 @@ def add_tools(server: Any) -> None:
         """Say whose request it is."""
         return verified_call_of(ctx.request_context.request).principal.sub
 
-    whose.__annotations__["ctx"] = Context
+    whose.__annotations__["ctx"] = context
     server.tool()(whose)
 
 
+@pytest.fixture(params=KINDS)
+def make_kind(request: Any, make: Any) -> Callable[..., tuple[Any, Callable[[], Any]]]:
+    """Makes a server of mcp or of FastMCP with the tools, and what makes its application."""
+
+    def made(*, is_stateful: bool = False) -> tuple[Any, Callable[[], Any]]:
+        if request.param == "mcp":
+            server, make_app = make(is_stateful=is_stateful)
+            add_tools(server, Context)
+            return server, make_app
+        import fastmcp
+
+        server = fastmcp.FastMCP("billing")
+        add_tools(server, fastmcp.Context)
+        options = {"stateless_http": not is_stateful, "json_response": True}
+        return server, lambda: server.http_app(**options)
+
+    return made
+
+
 @pytest.fixture
-def serve(start: Any, make: Any) -> Callable[..., Any]:
+def serve(start: Any, make_kind: Any) -> Callable[..., Any]:
     def served(identity: AgentIdentity | None, *, is_stateful: bool = False, **options: Any) -> Any:
-        server, make_app = make(is_stateful=is_stateful)
-        add_tools(server)
+        server, make_app = make_kind(is_stateful=is_stateful)
         app = make_app()
         watched = start(app)
 
@@ -231,6 +252,27 @@ async def test_a_server_that_takes_tokens_says_where_they_are_issued(
 ) -> None:
     metadata = "https://billing.example/.well-known/oauth-protected-resource"
     watched = serve(identity, resource_metadata=metadata)
+    async with (
+        connect(watched.url, identity=identity) as client,
+        identity.on_behalf_of("user:alice", purpose=PURPOSE),
+    ):
+        assert "for alice" in text_of(await client.call_tool("whoami", {}))
+
+
+async def test_fastmcps_application_takes_it_as_middleware(
+    identity: AgentIdentity, start: Any
+) -> None:
+    fastmcp = pytest.importorskip("fastmcp", reason="needs mcp 1.30 or newer")
+    from starlette.middleware import Middleware
+
+    server = fastmcp.FastMCP("billing")
+    add_tools(server, fastmcp.Context)
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    verifier = identity.verifier(audience=f"http://127.0.0.1:{port}/mcp")
+    middleware = [Middleware(VerifyMiddleware, verifier=verifier, server=server)]
+    watched = start(server.http_app(stateless_http=True, middleware=middleware), port)
+    assert await refused_call(watched.url, "greet")
     async with (
         connect(watched.url, identity=identity) as client,
         identity.on_behalf_of("user:alice", purpose=PURPOSE),
