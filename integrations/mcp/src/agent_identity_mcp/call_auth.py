@@ -174,8 +174,10 @@ def _read_call(body: bytes) -> dict[str, Any]:
         message: dict[str, Any] = loads_object(body)
     except VerificationError:
         return {}
-    is_call = message.get("method") == "tools/call" and isinstance(message.get("params"), dict)
-    return message if is_call else {}
+    params = message.get("params")
+    if message.get("method") != "tools/call" or not isinstance(params, dict):
+        return {}
+    return message if isinstance(params.get("arguments", {}), dict) else {}
 
 
 async def _resume(
