@@ -43,11 +43,12 @@ _PIN_REMEDY: Final = "`agent-identity mcp pins` shows the definition; `agent-ide
 
 
 class ListedTool(NamedTuple):
-    """A tool as a server lists it; `schema` is the JSON schema of its arguments."""
+    """A tool as a server lists it; `schema` is the JSON schema of its arguments, `meta` its `_meta`."""
 
     name: str
     description: str | None
     schema: Mapping[str, JSON]
+    meta: Mapping[str, JSON] | None = None
 
 
 class _Page(NamedTuple):
@@ -102,7 +103,7 @@ class RemoteServer:
         self._is_complete = at is None
         self._shadowed = frozenset(shadowed)
         self._definitions = {
-            name: Definition.of(self.uri, name, tool.description, tool.schema)
+            name: Definition.of(self.uri, name, tool.description, tool.schema, tool.meta)
             for name, tool in listed.items()
         }
 

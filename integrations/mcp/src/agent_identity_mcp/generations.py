@@ -68,7 +68,8 @@ def listed(result: Any) -> tuple[str | None, list[ListedTool]]:
     """The following cursor and the tools of one page of a listing."""
     schema = "input_schema" if IS_SECOND else "inputSchema"
     tools = [
-        ListedTool(each.name, each.description, getattr(each, schema)) for each in result.tools
+        ListedTool(each.name, each.description, getattr(each, schema), each.meta)
+        for each in result.tools
     ]
     return (result.next_cursor if IS_SECOND else result.nextCursor), tools
 
