@@ -64,7 +64,7 @@ def read_meta(meta: object) -> Statements:
     """Read the statements in the `_meta` of a message.
 
     Raises:
-        InvalidAssertionError: one is missing or malformed.
+        VerificationError: one is missing or malformed.
     """
     members = meta if isinstance(meta, Mapping) else {}
     chain = members.get(f"{META}delegation")
@@ -74,7 +74,7 @@ def read_meta(meta: object) -> Statements:
     if assertion is None:
         raise InvalidAssertionError("assertion_missing", "the message carries no assertion")
     if not isinstance(assertion, str):
-        raise InvalidAssertionError("assertion_malformed", "the assertion isn't a string")
+        raise VerificationError("malformed_token", "the assertion isn't a string")
     handover = members.get(f"{META}handover", ())
     if not isinstance(chain, list | tuple) or not isinstance(handover, list | tuple):
         raise InvalidAssertionError("chain_malformed", "a chain must be a list of compact grants")

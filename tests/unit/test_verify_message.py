@@ -137,7 +137,7 @@ def test_a_message_without_a_request_has_no_token(rig: Rig) -> None:
     ("name", "value", "code"),
     [
         ("assertion", None, "assertion_missing"),
-        ("assertion", 1, "assertion_malformed"),
+        ("assertion", 1, "malformed_token"),
         ("delegation", None, "chain_missing"),
         ("delegation", "a, b", "chain_malformed"),
         ("delegation", [1], "chain_malformed"),
