@@ -309,12 +309,11 @@ class Verifier:
         return [head._replace(tool=tool, arguments=call.arguments), call]
 
     def _admit_message(self, examined: list[Examined], *, needs_token: bool) -> VerifiedCall:
-        now, call = self._clock(), examined[-1]
+        call = examined[-1]
         if needs_token and call.token_evidence.claims is None:
             raise _token_error(call.seen.token)
         for each in examined[:-1]:
             check_same_call(each, call)
-            self._judge.check_again(each, now)
             self._judge.admit(each, _body_of(each.seen))
         return self._judge.admit(call, None)
 

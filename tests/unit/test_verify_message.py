@@ -204,6 +204,28 @@ def test_headers_and_meta_of_two_calls_are_refused(rig: Rig) -> None:
     assert rig.accepted(sent, "unbound_body").principal.sub == "alice"
 
 
+@pytest.mark.parametrize(
+    ("method", "url", "code"),
+    [
+        ("PUT", SERVER, "method_mismatch"),
+        ("POST", "https://billing.example/other", "url_mismatch"),
+        ("POST", f"{SERVER}?a=1", "query_mismatch"),
+    ],
+)
+def test_a_message_in_another_request_is_refused(
+    rig: Rig, method: str, url: str, code: str
+) -> None:
+    sent = rig.sent()
+    assert rig.refused(sent, carrier=Carrier(method, url, sent.headers, sent.body)) == code
+
+
+def test_a_proxys_url_is_the_one_that_counts(rig: Rig) -> None:
+    sent = rig.sent()
+    inside = Carrier("POST", "http://10.0.0.1:8000/mcp", sent.headers, sent.body)
+    options = {"public_url": "https://billing.example"}
+    assert rig.accepted(sent, carrier=inside, options=options).principal.sub == "alice"
+
+
 def test_another_body_is_refused(rig: Rig) -> None:
     sent = rig.sent()
     sent.body += b" "

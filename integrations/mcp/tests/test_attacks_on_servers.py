@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from agent_identity import AgentIdentity
+from agent_identity.adapters import RemoteServer
 from agent_identity.verify import TrustAnchor, Verifier
 from agent_identity_mcp import connect
 from agent_identity_mcp.generations import http
@@ -21,6 +22,7 @@ PURPOSE = "close the October books"
 META = "dev.agent-identity/"
 STATEMENTS = ("agent-assertion", "agent-delegation", "authorization", "dpop")
 LATER = 3600.0
+METADATA = "https://billing.example/.well-known/oauth-protected-resource"
 
 
 class Rig:
@@ -128,8 +130,8 @@ async def open_rig(
 ) -> AsyncIterator[Callable[..., Rig]]:
     rigs: list[Rig] = []
 
-    def opened(*allow: str) -> Rig:
-        rigs.append(make_rig(identity, make, start, allow=frozenset(allow)))
+    def opened(*allow: str, **options: Any) -> Rig:
+        rigs.append(make_rig(identity, make, start, allow=frozenset(allow), **options))
         return rigs[-1]
 
     yield opened
@@ -142,7 +144,14 @@ def rig(open_rig: Any) -> Rig:
     return open_rig()
 
 
-def make_rig(identity: AgentIdentity, make: Any, start: Any, *, allow: frozenset[str]) -> Rig:
+def make_rig(
+    identity: AgentIdentity,
+    make: Any,
+    start: Any,
+    *,
+    allow: frozenset[str],
+    metadata: str | None = METADATA,
+) -> Rig:
     server, make_app = make()
     app = make_app()
     watched = start(app)
@@ -178,7 +187,7 @@ def make_rig(identity: AgentIdentity, make: Any, start: Any, *, allow: frozenset
         verifier,
         server=server,
         body_limit=32 * 1024,
-        resource_metadata="https://billing.example/.well-known/oauth-protected-resource",
+        resource_metadata=metadata,
     )
     return made
 
@@ -280,6 +289,25 @@ async def test_a_bound_token_is_no_bearer_token(rig: Rig) -> None:
     token = caught.headers["authorization"].partition(" ")[2]
     await caught.but(authorization=f"Bearer {token}", without=("dpop",)).is_refused()
     await caught.but(without=("dpop",)).is_refused()
+
+
+@pytest.mark.parametrize("metadata", [METADATA, None])
+async def test_a_call_without_token_is_refused_where_one_is_needed(
+    open_rig: Any, metadata: str | None
+) -> None:
+    rig = open_rig("unbound_body", metadata=metadata)
+    caught = (await rig.catch()).but(without=STATEMENTS)
+    async with rig.identity.on_behalf_of("user:alice", purpose=PURPOSE):
+        remote = RemoteServer(rig.url, identity=rig.identity)
+        async with remote.call("pay", {"amount": 1}) as call:
+            signed: dict[str, Any] = {}
+            remote.sign(call, signed, with_token=False)
+            bare = caught.but(lambda m: m["params"]["_meta"].update(signed))
+            if metadata is not None:
+                await bare.is_refused()
+                return
+            assert (await bare.send()).status_code == 200
+    assert rig.ran == ["1 for alice"]
 
 
 async def test_expired_statements_are_refused(rig: Rig) -> None:

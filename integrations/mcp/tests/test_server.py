@@ -290,3 +290,27 @@ def test_only_a_server_with_tools_can_be_guarded(identity: AgentIdentity, make: 
             verify_calls(wrong, verifier)
     with pytest.raises(ConfigurationError):
         VerifyMiddleware(None, verifier, server=server, unverified="tools/call")
+
+
+async def test_a_guarded_server_runs_no_call_that_comes_another_way(
+    identity: AgentIdentity, make: Any
+) -> None:
+    """As over stdio, where only `verify_calls` verifies."""
+    server, make_app = make()
+    add_tools(server, Context)
+    verifier = identity.verifier(audience="https://billing.example/mcp")
+    VerifyMiddleware(make_app(), verifier, server=server)
+    async with in_memory(server) as client:
+        assert {tool.name for tool in (await client.list_tools()).tools} >= {"greet"}
+        with pytest.raises(Exception, match="Credentials are required"):
+            await client.call_tool("greet", {})
+
+
+def in_memory(server: Any) -> Any:
+    if IS_SECOND:
+        from mcp import Client
+
+        return Client(server)
+    from mcp.shared.memory import create_connected_server_and_client_session
+
+    return create_connected_server_and_client_session(server)
