@@ -31,10 +31,10 @@ from agent_identity.config import workload_api
 from agent_identity.config.model import OAUTH_SOURCES
 from agent_identity.credentials.oauth.metadata import (
     discover,
-    discover_resource,
     endpoints_without_metadata,
     read_keys,
 )
+from agent_identity.credentials.oauth.protected_resource import discover_resource
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
 from agent_identity.http.network import tls
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
-    from agent_identity.credentials.oauth.metadata import Endpoints, ProtectedResource
+    from agent_identity.credentials.oauth.metadata import Endpoints
+    from agent_identity.credentials.oauth.protected_resource import ProtectedResource
     from agent_identity.flow import Answer, Ask, Flow
 
 SKEW: Final = 30.0

@@ -61,6 +61,7 @@ class Issuer(IssuerKeys):
         certificate: Callable[[], Flow[Certificate]] | None = None,
         resource_indicators: bool = True,
         subjects_of: frozenset[str] = frozenset(),
+        discovered: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -71,6 +72,7 @@ class Issuer(IssuerKeys):
             metadata=metadata,
             has_metadata=has_metadata,
             endpoints=endpoints,
+            discovered=discovered,
             monotonic=monotonic,
         )
         self.allows = allows

@@ -90,7 +90,11 @@ def register(
         )
     document = _request(endpoints, registration)
     request = HttpRequest(
-        "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
+        "POST",
+        endpoints.registration,
+        _headers(initial_token),
+        orjson.dumps(document),
+        discovered=endpoints.discovered,
     )
     response = yield from send(request, endpoints.issuer)
     if response.status not in _ANSWERED:
@@ -232,6 +236,26 @@ class DocumentedClient:
                 remedy="register the client at the issuer, and set its client_id and registration",
             )
         return self._client
+
+
+class FoundClient:
+    """The client at an issuer that a resource named: `known` where the issuer can know it, otherwise it registers.
+
+    An issuer reads the metadata document of a client whose id is an https URL only if its metadata says so.
+    """
+
+    def __init__(self, known: Client | None, registration: InstanceRegistration) -> None:
+        self._known = known
+        self._registration = registration
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        known = self._known
+        if known is not None and not known.client_id.startswith("https://"):
+            return known
+        endpoints = yield from issuer.endpoints()
+        if known is not None and endpoints.takes_metadata_documents:
+            return known
+        return (yield from self._registration.client(issuer))
 
 
 def _usage(grant_types: Sequence[str], redirect_uri: str | None = None) -> dict[str, JSON]:

@@ -145,6 +145,7 @@ def form_request(
                 },
                 encode_form([*members, *more]),
                 certificate=tls_certificate,
+                discovered=endpoints.discovered,
             ),
             endpoints.issuer,
         )
