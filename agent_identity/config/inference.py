@@ -10,6 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from agent_identity.config.model import (
+    DISCOVERED,
     LEGACY_SOURCES,
     OAUTH_SOURCES,
     AgentTable,
@@ -153,8 +154,14 @@ def _is_authorization(table: ResourceTable) -> bool:
     return (table.header or "").lower() == "authorization"
 
 
+def _is_discovered(table: ResourceTable) -> bool:
+    return table.issuer == DISCOVERED
+
+
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
+    _Rule("source", "authorization-code", "a person signs in at its issuer", _is_discovered),
     _Rule("source", "token-exchange", "there is an issuer", _has("issuer")),
+    _Rule("binding", "offered", "the issuer's metadata says what it binds", _is_discovered),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "none", "Entra binds no tokens", _is("entra-obo")),
     _Rule("binding", "none", "the token is of another provider", _is("auth0-token-vault")),

@@ -8,7 +8,7 @@ another: a cache, or a choice among sources, takes them as arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
@@ -150,11 +150,22 @@ def required_sub_at(issuer: Issuer, wanted: Wanted) -> str:
     return sub
 
 
+class Demand(NamedTuple):
+    """A resource's demand for authorization: where its metadata is (RFC 9728 §5.1), and the scopes that it asks for."""
+
+    metadata: str | None = None
+    scopes: frozenset[str] | None = None
+
+
+NOTHING_DEMANDED: Final = Demand()
+
+
 class Renewal(NamedTuple):
-    """Why a credential is renewed: it expired, or the server requires more scopes or a fresher sign-in."""
+    """Why a credential is renewed: it expired, or the server requires more scopes, a fresher sign-in, or another issuer's token."""
 
     scopes: frozenset[str] | None = None
     step_up: StepUp | None = None
+    demand: Demand | None = None
 
 
 class Described(NamedTuple):

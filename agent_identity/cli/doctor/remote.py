@@ -274,14 +274,15 @@ def check_resource(uri: str, table: ResourceTable, setup: Setup) -> list[Finding
 def _differences(
     name: str, metadata: ProtectedResource, table: ResourceTable, configuration: Configuration
 ) -> Iterator[Finding]:
-    issuer = configuration.issuers[table.issuer or ""].issuer
-    if metadata.issuers and issuer not in metadata.issuers:
+    named = configuration.issuers.get(table.issuer or "")
+    issuer = None if named is None else named.issuer
+    if issuer is not None and metadata.issuers and issuer not in metadata.issuers:
         yield warning(
             name,
             f"it doesn't name {issuer} among the issuers whose tokens it accepts",
             "check resources.issuer, character by character, including a trailing slash",
         )
-    if metadata.wants_dpop and table.binding != "dpop":
+    if metadata.wants_dpop and table.binding not in ("dpop", "offered"):
         yield warning(name, "it accepts only DPoP-bound tokens", 'set binding = "dpop" for it')
     if metadata.wants_certificate and table.binding != "mtls":
         yield warning(
