@@ -51,13 +51,14 @@ def discovery_of(
         scopes=scope_set(table.scopes or ()),
     )
     clients = FoundClient(_known_client(client, secrets), registration)
+    redirect_uri = client.redirect_uri
 
     def make_issuer(url: str, is_foreign: bool) -> Issuer:  # noqa: FBT001 - see Discovery
         return Issuer(
             url,
             clients=clients,
             clock=clock,
-            redirect_uri=client.redirect_uri,
+            redirect_uri=redirect_uri,
             discovered=is_foreign,
         )
 
