@@ -169,6 +169,9 @@ class RemoteServer:
             )
         if is_stateful:
             self._claim(session)
+        await self._check_tool(session, name)
+
+    async def _check_tool(self, session: SessionState, name: str) -> None:
         if name in self._shadowed:
             raise DeniedError(
                 "tool_shadowed",

@@ -13,8 +13,9 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
-from agent_identity.errors import ConfigurationError, DeniedError
+from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 from agent_identity.forks import StillLock
+from agent_identity.jose import loads_object
 from agent_identity.keys.private_files import (
     locked_file,
     make_private_directory,
@@ -232,10 +233,10 @@ def _read_file(path: Path) -> Iterator[tuple[str, dict[str, Pin]]]:
     except FileNotFoundError:
         return
     try:
-        document = json.loads(data)
+        document: Mapping[str, Any] = loads_object(data)
         server: str = document["server"]
         pins = {tool["tool"]: _read_pin(server, tool) for tool in document["tools"]}
-    except (ValueError, KeyError, TypeError) as error:
+    except (VerificationError, KeyError, TypeError) as error:
         raise _damaged(path) from error
     yield server, pins
 

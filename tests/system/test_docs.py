@@ -45,6 +45,7 @@ def is_program(block: str) -> bool:
         "AgentIdentity.embedded(" in block
         and "httpx." not in block
         and "langchain" not in block  # integrations/langchain/tests/test_pages.py runs these
+        and "agent_identity_mcp" not in block  # and integrations/mcp/tests/test_pages.py these
     )
 
 

@@ -213,7 +213,7 @@ def test_the_kinds_are_those_that_readers_of_ledgers_know() -> None:
         *("session.opened", "session.closed", "grant.made", "credential.acquired"),
         *("credential.decided", "credential.refused", "credential.stepped_up"),
         *("credential.revoked", "agent.registered", "revocation.made", "revocation.lifted"),
-            "tool.pinned",
+        "tool.pinned",
         *("call.intended", "call.denied"),
         *("call.completed", "call.failed", "call.cancelled", "call.unknown"),
     }

@@ -202,7 +202,7 @@ async def test_a_redirect_to_another_origin_carries_nothing(
     billing.instead = lambda request: (
         (status, {"location": evil.url}, b"") if request.rpc == rpc else None
     )
-    with pytest.raises(BaseException) as raised:  # noqa: PT011 - mcp 1 breaks the connection, mcp 2 raises its error
+    with pytest.raises(BaseException) as raised:
         await call(identity, billing.url)
     assert not isinstance(raised.value, AssertionError)
     assert evil.seen == []

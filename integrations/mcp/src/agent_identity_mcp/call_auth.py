@@ -8,11 +8,11 @@ in its `_meta` names the call. Everything else, such as `tools/list`, is sent wi
 from __future__ import annotations
 
 import contextlib
-import json
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity import AgentIdentityError
+from agent_identity import AgentIdentityError, VerificationError
 from agent_identity.adapters import check_sent, named_request
+from agent_identity.jose import loads_object
 from agent_identity_mcp.generations import IS_SECOND, http
 
 if TYPE_CHECKING:
@@ -121,23 +121,23 @@ class _Transport(http.AsyncBaseTransport):
 def _read_call(body: bytes) -> dict[str, Any] | None:
     """The message of a request that calls a tool, None for any other one."""
     try:
-        message = json.loads(body)
-    except ValueError:
+        message: dict[str, Any] = loads_object(body)
+    except VerificationError:
         return None
-    if not isinstance(message, dict) or message.get("method") != "tools/call":
-        return None
-    return message if isinstance(message.get("params"), dict) else None
+    is_call = message.get("method") == "tools/call" and isinstance(message.get("params"), dict)
+    return message if is_call else None
 
 
 def _flow(
     credential: Credential, request: http.Request
 ) -> AsyncGenerator[http.Request, http.Response]:
-    if not IS_SECOND:
-        flow: Any = credential.async_auth_flow(request)  # type: ignore[arg-type]  # httpx of mcp 1
-        return flow
-    from agent_identity.http import httpx2_auth  # noqa: PLC0415 - mcp 1 doesn't bring httpx2
+    auth: Any = credential  # for mcp 1, which has httpx
+    if IS_SECOND:
+        from agent_identity.http import httpx2_auth  # noqa: PLC0415 - mcp 1 doesn't bring httpx2
 
-    return httpx2_auth(credential).async_auth_flow(request)
+        auth = httpx2_auth(credential)
+    flow: AsyncGenerator[http.Request, http.Response] = auth.async_auth_flow(request)
+    return flow
 
 
 async def _resume(

@@ -111,7 +111,9 @@ def meta_of(params: Any) -> dict[str, Any]:
 def with_call(request: Any, arguments: Mapping[str, Any] | None, meta: Mapping[str, Any]) -> Any:
     """A copy of a `tools/call` request with these arguments and this `_meta`."""
     inner = _inner(request)
-    held = dict(meta) if IS_SECOND else types.RequestParams.Meta(**meta)
+    held: Any = dict(meta)
+    if not IS_SECOND:
+        held = types.RequestParams.Meta(**meta)  # type: ignore[attr-defined]  # of mcp 1
     changes = {"arguments": None if arguments is None else dict(arguments), "meta": held}
     changed = inner.model_copy(update={"params": inner.params.model_copy(update=changes)})
     return changed if inner is request else type(request)(changed)
@@ -119,9 +121,8 @@ def with_call(request: Any, arguments: Mapping[str, Any] | None, meta: Mapping[s
 
 def refusal(text: str) -> Any:
     """The result that tells a model of a refusal."""
-    content = [types.TextContent(type="text", text=text)]
     flag: dict[str, Any] = {"is_error": True} if IS_SECOND else {"isError": True}
-    return types.CallToolResult(content=content, **flag)
+    return types.CallToolResult(content=[types.TextContent(type="text", text=text)], **flag)
 
 
 def is_error(result: Any) -> bool:
