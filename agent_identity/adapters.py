@@ -19,6 +19,7 @@ from agent_identity.decorators import tool_of, wrap
 from agent_identity.errors import DeniedError
 from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
+from agent_identity.remote_access import ServerAccess
 from agent_identity.remote_tools import ListedTool, RemoteServer, check_sent, named_request
 from agent_identity.runtime.current import (
     Attempt,
@@ -50,6 +51,7 @@ __all__ = [
     "RemoteServer",
     "Rule",
     "Rules",
+    "ServerAccess",
     "Tool",
     "adelegated",
     "arefuse",

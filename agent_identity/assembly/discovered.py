@@ -59,7 +59,8 @@ def discovery_of(
             clients=clients,
             clock=clock,
             redirect_uri=redirect_uri,
-            discovered=is_foreign,
+            is_discovered=True,
+            may_be_private=not is_foreign,
         )
 
     return Discovery(uri, clock, make_issuer=make_issuer)

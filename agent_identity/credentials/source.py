@@ -121,10 +121,11 @@ def sub_at(issuer: Issuer, wanted: Wanted) -> str | None:
     """Return the principal's `sub` at an issuer; None where it isn't known, and for a trigger.
 
     A `sub` is unique at its own issuer (OIDC Core §2). It also holds at issuers whose configuration lists that issuer in
-    `subjects_of`.
+    `subjects_of`. A principal without issuer is known at the configured issuers.
     """
     principal = wanted.principal
-    is_known = principal.iss in (None, issuer.url) or principal.iss in issuer.subjects_of
+    is_known = principal.iss == issuer.url or principal.iss in issuer.subjects_of
+    is_known = is_known or (principal.iss is None and not issuer.is_discovered)
     return principal.sub if is_known and principal.profile != "trigger" else None
 
 

@@ -288,17 +288,20 @@ def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
         span.end(attributes, error)
 
 
-def demanded(
-    session: SessionState, resource: str, demand: Demand
+def acquire_demanded(
+    session: SessionState, resource: str, demand: Demand | None
 ) -> Flow[Credential]:
     """Get the credential of a session that a resource demands, for requests that belong to no tool.
+
+    `demand` is the resource's answer to a request without credential, None for a later request.
 
     Raises:
         DeniedError: policy, the configuration or the session's limits refuse it.
         CredentialError: the resource's metadata can't be used, or the issuer refused or could not be reached.
     """
     parts = session.parts
-    yield from parts.resources.learn(resource, demand, parts.own_issuer)
+    if demand is not None:
+        yield from parts.resources.learn(resource, demand, parts.own_issuer)
     return (yield from _acquire(session, resource, None))
 
 

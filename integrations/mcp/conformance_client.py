@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A client for the conformance suite of MCP: `conformance_client.py <server-url>`, for all client scenarios.
+
+The suite gives the scenario in MCP_CONFORMANCE_SCENARIO, and what the client was told beforehand (its id, a key, a secret, tokens) in
+MCP_CONFORMANCE_CONTEXT, as JSON. Here it becomes a configuration file, as an operator would write it. The rest is the library.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+from urllib.parse import urlsplit
+
+import httpx2
+import mcp_types as types
+import orjson
+
+from agent_identity import AgentIdentity, Session, jose
+from agent_identity.credentials import SubjectTokens
+from agent_identity.keys.signing import SigningKey, public_signing_jwk
+from agent_identity_mcp import connect
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from agent_identity.values import JSON, Prompt
+
+PURPOSE: Final = "run the conformance suite"
+PEOPLE: Final = "https://people.example"
+"""The issuer of the agent's principals, where the suite has none of its own."""
+DOCUMENT: Final = "https://conformance-test.local/client-metadata.json"
+ALICE: Final = "user:alice"
+
+
+class Setting:
+    """What the operator of one scenario sets up: the configuration file, and the principal of the session."""
+
+    def __init__(self, url: str, scenario: str, context: Mapping[str, Any], folder: Path) -> None:
+        self.url = url
+        self.scenario = scenario.removeprefix("auth/")
+        self.context = context
+        self.folder = folder
+        self.subject: str | SubjectTokens | None = ALICE
+        self.lines = ['[agent]\nname = "conformance"', '[policy]\nengine = "grants-only"']
+        self.lines.append('[ledger]\nurl = "memory:"')
+
+    def configuration(self) -> str:
+        own = getattr(self, self.scenario.replace("-", "_"), self.discovered)
+        own()
+        return "\n\n".join(self.lines)
+
+    def discovered(self, *more: str, client: str = f'client_id = "{DOCUMENT}"') -> None:
+        """Nothing is known of the server's issuer, which may read the client's metadata document."""
+        self.resource('issuer = "discovered"', *more)
+        self.lines.append(f"[mcp]\n{client}")
+
+    def scope_step_up(self) -> None:
+        self.discovered('scopes = ["mcp:basic", "mcp:write"]')
+
+    def client_credentials_jwt(self) -> None:
+        self.subject = None
+        key = self.file("key.pem", self.context["private_key_pem"])
+        client = f'client_id = "{self.context["client_id"]}"\nclient_key = "file:{key}"'
+        self.discovered('source = "client-credentials"', client=client)
+
+    def wif_jwt_bearer(self) -> None:
+        self.subject = None
+        token = self.file("token", self.context["valid_jwt"])
+        self.discovered(
+            'source = "jwt-bearer"',
+            'assertion_from = "workload"',
+            'provider = "file"',
+            f'path = "{token}"',
+            client=f'client_id = "{self.context["client_id"]}"',
+        )
+
+    def client_credentials_basic(self) -> None:
+        """A secret is for one issuer, so that is configured. The suite doesn't name it: the operator looks it up."""
+        self.subject = None
+        self.registered(self.named_issuer(), 'source = "client-credentials"')
+        self.signer()
+
+    def pre_registration(self) -> None:
+        self.registered(self.context["issuer"], 'source = "authorization-code"')
+        key = SigningKey.generate()
+        self.people(PEOPLE, public_signing_jwk(key))
+        now = int(time.time())
+        claims = {"iss": PEOPLE, "sub": "alice", "aud": "conformance", "iat": now}
+        header = jose.encode_header(key.alg, typ="JWT", kid=key.thumbprint)
+        token = key.compact(header, orjson.dumps({**claims, "exp": now + 600}))
+        self.subject = SubjectTokens(id_token=token)
+        self.signer()
+
+    def enterprise_managed_authorization(self) -> None:
+        """The identity provider of the suite publishes no keys, so its key is computed from the signature of its token."""
+        token = self.context["idp_id_token"]
+        more = [f'client_id = "{self.context["idp_client_id"]}"', 'client_auth = "none"']
+        self.people(self.context["idp_issuer"], *recovered_keys(token), more=more)
+        self.registered(self.named_issuer(), 'source = "id-jag"', 'via = "people"')
+        self.subject = SubjectTokens(id_token=token)
+        self.signer()
+
+    def resource(self, *lines: str) -> None:
+        self.lines.append("\n".join((f'[resources."{self.url}"]', *lines)))
+
+    def registered(self, issuer: str, *lines: str) -> None:
+        """A client with a secret, registered at an issuer that binds no tokens."""
+        os.environ["CONFORMANCE_SECRET"] = self.context["client_secret"]
+        client = f'client_id = "{self.context["client_id"]}"'
+        secret = 'client_secret = "env:CONFORMANCE_SECRET"'
+        self.lines.append(f'[issuers.server]\nissuer = "{issuer}"\n{client}\n{secret}')
+        self.resource('issuer = "server"', 'binding = "none"', *lines)
+
+    def people(self, issuer: str, *keys: JSON, more: list[str] | None = None) -> None:
+        """The issuer whose tokens name the principal."""
+        jwks = self.file("jwks.json", json.dumps({"keys": keys}))
+        own = more or ['audience = "conformance"', 'client_auth = "none"']
+        lines = [f'issuer = "{issuer}"', 'trust = ["subjects"]', f'jwks = "file:{jwks}"', *own]
+        self.lines.append("\n".join(("[issuers.people]", *lines)))
+
+    def signer(self) -> None:
+        """An identity with issuers signs its first grants with a key of its own, in its state directory."""
+
+    def named_issuer(self) -> str:
+        """The issuer that the server's metadata names."""
+        place = urlsplit(self.url)
+        path = f"/.well-known/oauth-protected-resource{place.path}"
+        answer = httpx2.get(f"{place.scheme}://{place.netloc}{path}", trust_env=False)
+        return str(answer.json()["authorization_servers"][0])
+
+    def file(self, name: str, text: str) -> Path:
+        path = self.folder / name
+        path.write_text(text)
+        path.chmod(0o600)
+        return path
+
+
+def recovered_keys(token: str) -> list[JSON]:
+    """The two P-256 keys, one of which made an ES256 signature (SEC 1 §4.1.6)."""
+    from hashlib import sha256
+
+    from agent_identity.values import b64url
+
+    p = 2**256 - 2**224 + 2**192 + 2**96 - 1
+    n = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+    g = (
+        0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+        0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+    )
+
+    def add(one: Any, two: Any) -> Any:
+        if one is None or two is None:
+            return one or two
+        if one[0] == two[0] and (one[1] + two[1]) % p == 0:
+            return None
+        if one == two:
+            slope = (3 * one[0] ** 2 - 3) * pow(2 * one[1], -1, p)
+        else:
+            slope = (two[1] - one[1]) * pow(two[0] - one[0], -1, p)
+        x = (slope**2 - one[0] - two[0]) % p
+        return x, (slope * (one[0] - x) - one[1]) % p
+
+    def times(factor: int, point: Any) -> Any:
+        found = None
+        while factor:
+            found = add(found, point) if factor & 1 else found
+            point, factor = add(point, point), factor >> 1
+        return found
+
+    signed, _, signature = token.rpartition(".")
+    raw = jose.unverified(token).signature
+    del signature
+    r, s = int.from_bytes(raw[:32]), int.from_bytes(raw[32:])
+    digest = int.from_bytes(sha256(signed.encode()).digest())
+    y = pow((r**3 - 3 * r + b) % p, (p + 1) // 4, p)
+    keys: list[JSON] = []
+    for point in ((r, y), (r, p - y)):
+        x, own_y = times(pow(r, -1, n), add(times(s, point), times(n - digest % n, g)))
+        named = {"x": b64url(x.to_bytes(32)), "y": b64url(own_y.to_bytes(32))}
+        keys.append({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", **named})
+    return keys
+
+
+async def sign_in(prompt: Prompt) -> None:
+    """Follow the link as the browser of a signed-in person does."""
+    async with httpx2.AsyncClient(trust_env=False) as browser:
+        answer = await browser.get(prompt.authorization_url or "", follow_redirects=False)
+        await browser.get(answer.headers["location"])
+
+
+async def elicited(_: Any, params: Any) -> types.ElicitResult:
+    """What a person enters who changes nothing: the defaults of a form."""
+    properties = getattr(params, "requested_schema", {}).get("properties", {})
+    content = {name: each["default"] for name, each in properties.items() if "default" in each}
+    if not content:
+        content = {name: _example(each) for name, each in properties.items()}
+    return types.ElicitResult(action="accept", content=content)
+
+
+def _example(schema: Mapping[str, Any]) -> Any:
+    return {"boolean": True, "integer": 1, "number": 1}.get(schema.get("type", ""), "yes")
+
+
+def arguments_of(tool: Any, tools: list[Any]) -> dict[str, Any]:
+    if tool.name == "add_numbers":
+        return {"a": 2, "b": 3}
+    properties = tool.input_schema.get("properties", {})
+    if "schema" in properties:  # it wants the definition of the other tool back
+        return {"schema": next(each.input_schema for each in tools if each is not tool)}
+    required = tool.input_schema.get("required", ())
+    return {name: _example(properties.get(name, {})) for name in required}
+
+
+def session_of(identity: AgentIdentity, subject: str | SubjectTokens | None) -> Session:
+    if subject is None:
+        return identity.autonomous(trigger="conformance", purpose=PURPOSE)
+    return identity.on_behalf_of(subject, purpose=PURPOSE)
+
+
+async def use(client: Any, context: Mapping[str, Any]) -> None:
+    """Call each tool of a server, and read what else it has."""
+    tools = (await client.list_tools()).tools
+    calls = [(each["name"], each["arguments"]) for each in context.get("toolCalls", ())]
+    calls = calls or [(tool.name, arguments_of(tool, tools)) for tool in tools]
+    results = await asyncio.gather(*(client.call_tool(name, own) for name, own in calls))
+    for (name, _), result in zip(calls, results, strict=True):
+        print(name, result.content, file=sys.stderr)
+    if client.server_capabilities.resources is not None:
+        for resource in (await client.list_resources()).resources:
+            await client.read_resource(resource.uri)
+    if client.server_capabilities.prompts is not None:
+        for prompt in (await client.list_prompts()).prompts:
+            await client.get_prompt(prompt.name)
+
+
+async def main() -> None:
+    url, scenario = sys.argv[-1], os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
+    context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
+    version = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "")
+    mode = "legacy" if version < "2026" and version else "auto"
+    with tempfile.TemporaryDirectory() as place:
+        folder = Path(place)
+        setting = Setting(url, scenario, context, folder)
+        file = setting.file("agent-identity.toml", setting.configuration())
+        state = folder / "state"
+        async with contextlib.AsyncExitStack() as stack:
+            identity = AgentIdentity.from_config(file, state_dir=state, on_interaction=sign_in)
+            await stack.enter_async_context(identity)
+            await stack.enter_async_context(session_of(identity, setting.subject))
+            options = {"elicitation_callback": elicited, "mode": mode}
+            client = await stack.enter_async_context(connect(url, identity=identity, **options))
+            await use(client, context)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())
