@@ -58,4 +58,6 @@ def assemble_embedded(
         )
 
     resources = {uri: make_resource(uri, settings) for uri, settings in minted.items()}
-    return Assembled(client, Resources(resources | dict(described), make_resource, discovered), {}, {})
+    return Assembled(
+        client, Resources(resources | dict(described), make_resource, discovered), {}, {}
+    )

@@ -8,7 +8,7 @@ another: a cache, or a choice among sources, takes them as arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
@@ -156,9 +156,6 @@ class Demand(NamedTuple):
 
     metadata: str | None = None
     scopes: frozenset[str] | None = None
-
-
-NOTHING_DEMANDED: Final = Demand()
 
 
 class Renewal(NamedTuple):

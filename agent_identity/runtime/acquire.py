@@ -87,8 +87,12 @@ def make_credential(session: SessionState, reached: Reach, call: RunningCall | N
         renewer=Renewing(session, reached, call),
         context=parts.world.context,
         clock=parts.clock,
-        may_learn=reached.place is not None and reached.place.discovery is not None,
+        may_learn=_may_learn(reached.place),
     )
+
+
+def _may_learn(place: Resource | None) -> bool:
+    return place is not None and place.discovery is not None and place.discovery.may_learn
 
 
 def _check_use(session: SessionState, reached: Reach, call: RunningCall | None) -> None:

@@ -28,7 +28,7 @@ from agent_identity.keys.signing import SigningKey, public_signing_jwk
 from agent_identity_mcp import connect
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Awaitable, Mapping
 
     from agent_identity.values import JSON, Prompt
 
@@ -182,7 +182,7 @@ def recovered_keys(token: str) -> list[JSON]:
     digest = int.from_bytes(sha256(signed.encode()).digest())
     y = pow((r**3 - 3 * r + b) % p, (p + 1) // 4, p)
     keys: list[JSON] = []
-    for point in ((r, y), (r, p - y)):
+    for point in ((r, y),):
         x, own_y = times(pow(r, -1, n), add(times(s, point), times(n - digest % n, g)))
         named = {"x": b64url(x.to_bytes(32)), "y": b64url(own_y.to_bytes(32))}
         keys.append({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", **named})
@@ -230,15 +230,26 @@ async def use(client: Any, context: Mapping[str, Any]) -> None:
     tools = (await client.list_tools()).tools
     calls = [(each["name"], each["arguments"]) for each in context.get("toolCalls", ())]
     calls = calls or [(tool.name, arguments_of(tool, tools)) for tool in tools]
-    results = await asyncio.gather(*(client.call_tool(name, own) for name, own in calls))
-    for (name, _), result in zip(calls, results, strict=True):
-        print(name, result.content, file=sys.stderr)
+    await asyncio.gather(*(tell(name, client.call_tool(name, own)) for name, own in calls))
     if client.server_capabilities.resources is not None:
-        for resource in (await client.list_resources()).resources:
-            await client.read_resource(resource.uri)
+        listed = await tell("resources", client.list_resources())
+        for resource in () if listed is None else listed.resources:
+            await tell(resource.name, client.read_resource(resource.uri))
     if client.server_capabilities.prompts is not None:
-        for prompt in (await client.list_prompts()).prompts:
-            await client.get_prompt(prompt.name)
+        listed = await tell("prompts", client.list_prompts())
+        for prompt in () if listed is None else listed.prompts:
+            await tell(prompt.name, client.get_prompt(prompt.name))
+
+
+async def tell(name: str, work: Awaitable[Any]) -> Any:
+    """Show what comes of one request. One that fails doesn't keep a program from the others."""
+    try:
+        result = await work
+    except Exception as error:
+        print(name, repr(error), file=sys.stderr)
+        return None
+    print(name, getattr(result, "content", result), file=sys.stderr)
+    return result
 
 
 async def main() -> None:

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The issuer of one resource, found at run time in the resource's own metadata (RFC 9728), and the scopes that it asks for.
 
-The metadata is read at first use, and again each time the resource demands authorization: it may have moved to another issuer.
+The metadata is read each time the resource demands authorization, since it may have moved to another issuer, and at no other time.
 Clients and tokens of one issuer are never used at another.
 """
 
@@ -15,7 +15,6 @@ from agent_identity.credentials.oauth.protected_resource import (
     is_foreign,
     places_of,
 )
-from agent_identity.credentials.source import NOTHING_DEMANDED
 from agent_identity.errors import ConfigurationError, CredentialRejectedError
 from agent_identity.flow import Shared, shared
 from agent_identity.forks import start_over_in_child
@@ -38,7 +37,8 @@ class Discovery:
     """The issuer that a resource's metadata names, as a `Revoker`, and what the resource asks for.
 
     `make_issuer` makes an issuer of its URL; its second argument says whether the URL leads elsewhere than to the resource.
-    With `issuer` that one is used, and the metadata only has to name it. `version` changes when the answer of a source does.
+    With `issuer` that one is used, and the metadata only has to name it. `asked` are the scopes that the resource asks for, None if
+    it doesn't say; `is_demanded` says whether it has demanded authorization; `version` changes with the issuer.
     """
 
     def __init__(
@@ -51,13 +51,13 @@ class Discovery:
     ) -> None:
         self.resource = resource
         self.asked: frozenset[str] | None = None
+        self.is_demanded: bool = False
         self.version: int = 0
         self._clock = clock
         self._make_issuer = make_issuer
         self._configured = issuer
         self._id = new_id("resource_")
         self._reads = 0
-        self._has_read = False
         self._known: ProtectedResource | None = None
         self._issuers: dict[str, Issuer] = {}
         start_over_in_child(self)
@@ -70,17 +70,9 @@ class Discovery:
         return self.resource if self._known is None else _only(self._known)
 
     @property
-    def is_demanded(self) -> bool:
-        """Whether the resource has demanded authorization."""
-        return self.asked is not None
-
-    def missing(self) -> CredentialRejectedError:
-        """The error for a resource that demands authorization and publishes no metadata."""
-        return CredentialRejectedError(
-            "metadata_missing",
-            f"{self.resource} demands authorization, and publishes no metadata that names its issuer",
-            remedy="add its issuer to [issuers], and name it as the issuer of the resource",
-        )
+    def may_learn(self) -> bool:
+        """Whether a later refusal is worth another look at the metadata."""
+        return self._configured is None or self.is_demanded
 
     def start_over(self) -> None:
         """In a forked child: the locks of issuers may be held by threads that don't exist there."""
@@ -95,22 +87,25 @@ class Discovery:
             CredentialUnavailableError: the resource could not be reached.
         """
         found = yield from self._read(demand)
-        scopes = demand.scopes
-        if scopes is None and found is not None:
-            scopes = _readable(found.scopes)
-        self.asked = scopes or frozenset()
+        self.asked = demand.scopes
+        if self.asked is None and found is not None:
+            self.asked = _readable(found.scopes)
+        self.is_demanded = True
         return found
 
-    def find(self) -> Flow[tuple[ProtectedResource, Issuer] | None]:
-        """Return the resource's metadata and its issuer; None where it publishes no metadata.
+    def found(self) -> tuple[ProtectedResource, Issuer]:
+        """The resource's metadata and its issuer, after the resource has demanded authorization.
 
         Raises:
-            CredentialError: see `learn`.
+            CredentialRejectedError: `metadata_missing`, it publishes none.
         """
-        found = self._known
-        if not self._has_read:
-            found = yield from self._read(NOTHING_DEMANDED)
-        return None if found is None else (found, self._issuer(found))
+        if self._known is None:
+            raise CredentialRejectedError(
+                "metadata_missing",
+                f"{self.resource} demands authorization, and publishes no metadata that names its issuer",
+                remedy="add its issuer to [issuers], and name it as the issuer of the resource",
+            )
+        return self._known, self._issuer(self._known)
 
     def revoke(self, issued: Issued, /) -> Flow[bool]:
         """Revoke a token at the issuer that issued it. False where that revokes none.
@@ -139,9 +134,8 @@ class Discovery:
         return _Read((yield from discover_resource(self.resource, self._clock, places=places)))
 
     def _settle(self, found: ProtectedResource | None) -> None:
-        changed = self._has_read and _identity_of(found) != _identity_of(self._known)
-        self._known, self._has_read = found, True
-        self.version += changed
+        self.version += _identity_of(found) != _identity_of(self._known)
+        self._known = found
 
     def _issuer(self, found: ProtectedResource) -> Issuer:
         if self._configured is not None:
@@ -186,7 +180,8 @@ def _only(found: ProtectedResource) -> str:
     (url,) = found.issuers
     if not is_safe_link(url) or "?" in url or "#" in url:
         raise CredentialRejectedError(
-            "issuer_malformed", f"the metadata of {found.resource} names an issuer without an https URL"
+            "issuer_malformed",
+            f"the metadata of {found.resource} names an issuer without an https URL",
         )
     return url
 

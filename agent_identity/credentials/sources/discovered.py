@@ -23,8 +23,8 @@ class Discovered:
     """Find the issuer, and get the credential from it.
 
     `make` makes the source of a kind for an issuer; its second argument says whether the token is bound by DPoP. It is bound
-    where the resource or the issuer's metadata says that it can be. A resource that names no issuer, and demands no
-    authorization, gets the credential of `otherwise`.
+    where the resource or the issuer's metadata says that it can be. Until the resource demands authorization, it gets the
+    credential of `otherwise`.
     """
 
     kind: str
@@ -48,12 +48,9 @@ class Discovered:
             CredentialRejectedError: the metadata can't be used, or the issuer refused.
             CredentialUnavailableError: the resource or the issuer could not be reached, or no person signed in in time.
         """
-        found = yield from self.discovery.find()
-        if found is None:
-            if self.discovery.is_demanded:
-                raise self.discovery.missing()
+        if not self.discovery.is_demanded:
             return (yield from self.otherwise.fetch(wanted))
-        metadata, issuer = found
+        metadata, issuer = self.discovery.found()
         endpoints = yield from issuer.endpoints()
         key = issuer.id, bool(metadata.wants_dpop or endpoints.proof_algorithms)
         source = self._made.get(key)

@@ -116,9 +116,7 @@ class CallAuth(http.Auth):
             return None
         return self._sent.get(named_request(params.get("_meta")) or "")
 
-    async def _credential(
-        self, sent: Sent | None, message: Mapping[str, Any]
-    ) -> Credential | None:
+    async def _credential(self, sent: Sent | None, message: Mapping[str, Any]) -> Credential | None:
         if sent is None:
             return None if self.access is None else await self.access.acredential()
         params = message["params"]
