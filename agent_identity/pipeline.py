@@ -176,6 +176,10 @@ class Call:
         """
         return make_credential(self.session, self.reach, self)
 
+    def renewed(self, reached: Reach) -> None:
+        """Use another credential from now on, because the resource refused the first one."""
+        self._reach = reached
+
     def sign_assertion(self, *, with_token: bool) -> tuple[str, list[str]]:
         """Sign an assertion of the whole call, for a message or `_meta`; return it with the grants of the chain, newest first.
 

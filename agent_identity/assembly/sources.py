@@ -45,8 +45,8 @@ from agent_identity.values import TOOL_DETAILS, scope_set
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from agent_identity.assembly.secrets import Secrets
     from agent_identity.assembly.discovered import Registrant
+    from agent_identity.assembly.secrets import Secrets
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.source import Parameters, Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
@@ -409,4 +409,5 @@ _SOURCES: dict[str, Callable[[ResourceTable, _Means], Source]] = {
     "basic": _basic,
     "static": _static,
     "client-certificate": _client_certificate,
+    "chain": lambda _, means: ChainAlone(means.clock),
 }

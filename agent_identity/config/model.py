@@ -82,6 +82,7 @@ SourceName: TypeAlias = Literal[
     "basic",
     "static",
     "client-certificate",
+    "chain",
 ]
 ProviderName: TypeAlias = Literal[
     "ambient", "aws", "azure", "file", "gcp", "github", "gitlab", "kubernetes", "spiffe"
@@ -262,7 +263,7 @@ class ResourceTable(Table):
     """How to get a credential for one resource, and what is sent with it."""
 
     source: SourceName | None = None
-    """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority."""
+    """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority; `chain` gets none, and the resource gets chain and assertion alone."""
     issuer: IssuerName = None
     """The issuer of the token, by default the only one; `discovered` is the one that the resource's own metadata names."""
     via: IssuerName = None

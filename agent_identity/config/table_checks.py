@@ -78,6 +78,7 @@ _BY_SOURCE: Final = {
     "basic": Keys("username password"),
     "static": Keys("token"),
     "client-certificate": Keys("certificate", "key"),
+    "chain": Keys(),
 }
 _BY_PROVIDER: Final = {
     "ambient": Keys("", "token_host"),

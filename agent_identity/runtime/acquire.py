@@ -174,11 +174,16 @@ class Renewing:
     def renew(self, renewal: Renewal, /) -> Ready:
         flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = run(flow, self._session.parts.world.answer)
-        return self._reached.ready(with_call=self._call is not None)
+        return self._ready()
 
     async def arenew(self, renewal: Renewal, /) -> Ready:
         flow = renew(self._session, self._reached, renewal, self._call)
         self._reached = await arun(flow, self._session.parts.world.aanswer)
+        return self._ready()
+
+    def _ready(self) -> Ready:
+        if self._call is not None:
+            self._call.renewed(self._reached)
         return self._reached.ready(with_call=self._call is not None)
 
 

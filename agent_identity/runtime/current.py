@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from agent_identity.delegation.assertion import CallFacts
     from agent_identity.http.credential import Credential
+    from agent_identity.runtime.reach import Reach
     from agent_identity.runtime.state import SessionState
     from agent_identity.tools import Tool
 
@@ -67,6 +68,10 @@ class RunningCall(Protocol):
         ...
 
     def credential(self) -> Credential: ...
+
+    def renewed(self, reached: Reach) -> None:
+        """Use another credential, because the resource refused the first one."""
+        ...
 
     def sign_assertion(self, *, with_token: bool) -> tuple[str, list[str]]:
         """Sign an assertion of the whole call, and return it with the grants of its chain; `with_token` adds the token's hash."""

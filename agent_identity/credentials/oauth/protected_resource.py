@@ -111,9 +111,9 @@ def _check_name(metadata: Fields, resource: str, url: str) -> str:
     A resource above has its metadata where only that resource can publish it, so that no resource can speak for its neighbours.
     """
     name = metadata.text("resource")
-    if name is not None and covers(name, resource):
-        if covers(resource, name) or url == _place_of(name):
-            return name
+    is_own = name is not None and covers(name, resource)
+    if name is not None and is_own and (covers(resource, name) or url == _place_of(name)):
+        return name
     raise CredentialRejectedError(
         "resource_mismatch",
         f"the metadata at {resource} describes another resource",

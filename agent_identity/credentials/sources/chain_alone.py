@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """No token: the chain and a signed assertion are the whole credential.
 
-A session that was handed over to this process uses this source, since it has no token of the principal to exchange. The
-service reads the principal from the chain, and the assertion proves possession of the agent's key.
+A session that was handed over to this process uses this source, since it has no token of the principal to exchange, and so does
+a resource that takes no token, such as an MCP server over stdio. The service reads the principal from the chain, and the assertion proves possession of the agent's key.
 """
 
 from __future__ import annotations

@@ -242,6 +242,33 @@ async def test_the_digest_is_over_the_arguments_as_they_are_sent(
     assert digest == args_digest(sent.message["params"]["arguments"])
 
 
+async def test_a_server_with_an_api_key_gets_the_key_and_no_delegation(
+    billing: Any, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BILLING_KEY", "a-key-of-billing-0123456789")
+    file = tmp_path / "agent-identity.toml"
+    file.write_text(
+        '[agent]\nname = "bot"\n[policy]\nengine = "grants-only"\n'
+        f'[resources."{billing.url}"]\nsource = "api-key"\nsecret = "env:BILLING_KEY"\n'
+        'header = "X-Api-Key"\n'
+    )
+    file.chmod(0o600)
+    billing.verifier = None
+    with AgentIdentity.from_config(file, state_dir=tmp_path / "state") as identity:
+        async with (
+            connect(billing.url, identity=identity) as client,
+            identity.on_behalf_of("user:alice", purpose=PURPOSE),
+        ):
+            assert not is_error(await client.call_tool("wait", {"seconds": 0}))
+    (call,) = billing.calls()
+    assert call.headers["x-api-key"] == "a-key-of-billing-0123456789"
+    assert not any(name.startswith("agent-") for name in call.headers)
+    assert {name for name in call.meta if name.startswith("dev.agent-identity/")} == {
+        "dev.agent-identity/request"
+    }
+    assert not any("x-api-key" in each.headers for each in billing.others())
+
+
 async def test_a_call_without_a_session_is_not_sent(identity: AgentIdentity, billing: Any) -> None:
     async with connect(billing.url, identity=identity) as client:
         tools = await client.list_tools()

@@ -63,6 +63,22 @@ async def test_a_stdio_server_verifies_the_call_without_a_token(
     assert "bearer" not in json.dumps(meta).lower()
 
 
+async def test_a_configuration_describes_a_server_that_takes_no_token(tmp_path: Path) -> None:
+    file = tmp_path / "agent-identity.toml"
+    file.write_text(
+        '[agent]\nname = "bot"\n[policy]\nengine = "grants-only"\n'
+        f'[resources."{FILES}"]\nsource = "chain"\n'
+    )
+    file.chmod(0o600)
+    with AgentIdentity.from_config(file, state_dir=tmp_path / "state") as identity:
+        async with (
+            connected(identity) as client,
+            identity.on_behalf_of("user:alice", purpose="read") as session,
+        ):
+            assert not is_error(await client.call_tool("write", {"path": str(tmp_path / "meta")}))
+            assert "credential.acquired" not in [each.kind for each in session.records()]
+
+
 async def test_a_stdio_connection_belongs_to_its_first_principal(
     identity: AgentIdentity, tmp_path: Path
 ) -> None:

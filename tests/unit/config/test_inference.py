@@ -92,6 +92,12 @@ def test_a_stranger_gets_no_delegation_data(read, source) -> None:
     assert (found.binding, found.assertion) == ("none", "omit")
 
 
+def test_a_resource_that_takes_no_token_gets_chain_and_assertion(read, issuer) -> None:
+    found = read(issuer + '[resources."urn:example:files"]\nsource = "chain"\n')
+    table = found.resources["urn:example:files"]
+    assert (table.issuer, table.binding, table.assertion) == (None, "none", "send")
+
+
 @pytest.mark.parametrize(
     ("text", "key", "value"),
     [

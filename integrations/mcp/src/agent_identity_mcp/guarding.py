@@ -111,12 +111,15 @@ class _Running:
         """Send one request of the call, with an assertion of its own."""
         self._may_send = False
         meta = mcp.meta_of(mcp.called(request))
-        name = self._connection.remote.sign(self.call, meta, with_token=auth is not None)
+        sign = functools.partial(
+            self._connection.remote.sign, self.call, with_token=auth is not None
+        )
+        name = sign(meta)
         request = mcp.with_call(request, self.arguments, meta)
         try:
             if auth is None:
                 return await send(request)
-            with auth.sending(name, self.call) as sent:
+            with auth.sending(name, self.call, sign) as sent:
                 try:
                     return await send(request)
                 except Exception:
