@@ -14,8 +14,9 @@ import os
 import sys
 import tempfile
 import time
+from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 from urllib.parse import urlsplit
 
 import httpx2
@@ -25,6 +26,7 @@ import orjson
 from agent_identity import AgentIdentity, Session, jose
 from agent_identity.credentials import SubjectTokens
 from agent_identity.keys.signing import SigningKey, public_signing_jwk
+from agent_identity.values import b64url
 from agent_identity_mcp import connect
 
 if TYPE_CHECKING:
@@ -85,7 +87,6 @@ class Setting:
         """A secret is for one issuer, so that is configured. The suite doesn't name it: the operator looks it up."""
         self.subject = None
         self.registered(self.named_issuer(), 'source = "client-credentials"')
-        self.signer()
 
     def pre_registration(self) -> None:
         self.registered(self.context["issuer"], 'source = "authorization-code"')
@@ -96,16 +97,14 @@ class Setting:
         header = jose.encode_header(key.alg, typ="JWT", kid=key.thumbprint)
         token = key.compact(header, orjson.dumps({**claims, "exp": now + 600}))
         self.subject = SubjectTokens(id_token=token)
-        self.signer()
 
     def enterprise_managed_authorization(self) -> None:
         """The identity provider of the suite publishes no keys, so its key is computed from the signature of its token."""
         token = self.context["idp_id_token"]
         more = [f'client_id = "{self.context["idp_client_id"]}"', 'client_auth = "none"']
-        self.people(self.context["idp_issuer"], *recovered_keys(token), more=more)
+        self.people(self.context["idp_issuer"], recovered_key(token), more=more)
         self.registered(self.named_issuer(), 'source = "id-jag"', 'via = "people"')
         self.subject = SubjectTokens(id_token=token)
-        self.signer()
 
     def resource(self, *lines: str) -> None:
         self.lines.append("\n".join((f'[resources."{self.url}"]', *lines)))
@@ -114,8 +113,8 @@ class Setting:
         """A client with a secret, registered at an issuer that binds no tokens."""
         os.environ["CONFORMANCE_SECRET"] = self.context["client_secret"]
         client = f'client_id = "{self.context["client_id"]}"'
-        secret = 'client_secret = "env:CONFORMANCE_SECRET"'
-        self.lines.append(f'[issuers.server]\nissuer = "{issuer}"\n{client}\n{secret}')
+        proof = 'client_secret = "env:CONFORMANCE_SECRET"'
+        self.lines.append(f'[issuers.server]\nissuer = "{issuer}"\n{client}\n{proof}')
         self.resource('issuer = "server"', 'binding = "none"', *lines)
 
     def people(self, issuer: str, *keys: JSON, more: list[str] | None = None) -> None:
@@ -124,9 +123,6 @@ class Setting:
         own = more or ['audience = "conformance"', 'client_auth = "none"']
         lines = [f'issuer = "{issuer}"', 'trust = ["subjects"]', f'jwks = "file:{jwks}"', *own]
         self.lines.append("\n".join(("[issuers.people]", *lines)))
-
-    def signer(self) -> None:
-        """An identity with issuers signs its first grants with a key of its own, in its state directory."""
 
     def named_issuer(self) -> str:
         """The issuer that the server's metadata names."""
@@ -142,51 +138,44 @@ class Setting:
         return path
 
 
-def recovered_keys(token: str) -> list[JSON]:
-    """The two P-256 keys, one of which made an ES256 signature (SEC 1 §4.1.6)."""
-    from hashlib import sha256
+P: Final = 2**256 - 2**224 + 2**192 + 2**96 - 1
+N: Final = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
+B: Final = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
+G: Final = (
+    0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
+    0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
+)
+Point: TypeAlias = tuple[int, int]
 
-    from agent_identity.values import b64url
 
-    p = 2**256 - 2**224 + 2**192 + 2**96 - 1
-    n = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
-    b = 0x5AC635D8AA3A93E7B3EBBD55769886BC651D06B0CC53B0F63BCE3C3E27D2604B
-    g = (
-        0x6B17D1F2E12C4247F8BCE6E563A440F277037D812DEB33A0F4A13945D898C296,
-        0x4FE342E2FE1A7F9B8EE7EB4A7C0F9E162BCE33576B315ECECBB6406837BF51F5,
-    )
-
-    def add(one: Any, two: Any) -> Any:
-        if one is None or two is None:
-            return one or two
-        if one[0] == two[0] and (one[1] + two[1]) % p == 0:
-            return None
-        if one == two:
-            slope = (3 * one[0] ** 2 - 3) * pow(2 * one[1], -1, p)
-        else:
-            slope = (two[1] - one[1]) * pow(two[0] - one[0], -1, p)
-        x = (slope**2 - one[0] - two[0]) % p
-        return x, (slope * (one[0] - x) - one[1]) % p
-
-    def times(factor: int, point: Any) -> Any:
-        found = None
-        while factor:
-            found = add(found, point) if factor & 1 else found
-            point, factor = add(point, point), factor >> 1
-        return found
-
-    signed, _, signature = token.rpartition(".")
+def recovered_key(token: str) -> JSON:
+    """A P-256 key that verifies the ES256 signature of a token, computed from that signature (SEC 1 §4.1.6)."""
+    signed, _, _ = token.rpartition(".")
     raw = jose.unverified(token).signature
-    del signature
-    r, s = int.from_bytes(raw[:32]), int.from_bytes(raw[32:])
-    digest = int.from_bytes(sha256(signed.encode()).digest())
-    y = pow((r**3 - 3 * r + b) % p, (p + 1) // 4, p)
-    keys: list[JSON] = []
-    for point in ((r, y),):
-        x, own_y = times(pow(r, -1, n), add(times(s, point), times(n - digest % n, g)))
-        named = {"x": b64url(x.to_bytes(32)), "y": b64url(own_y.to_bytes(32))}
-        keys.append({"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", **named})
-    return keys
+    r, s = int.from_bytes(raw[:32], "big"), int.from_bytes(raw[32:], "big")
+    digest = int.from_bytes(sha256(signed.encode()).digest(), "big")
+    point = r, pow((r**3 - 3 * r + B) % P, (P + 1) // 4, P)
+    key = _times(pow(r, -1, N), _add(_times(s, point), _times(N - digest % N, G)))
+    x, y = (b64url(number.to_bytes(32, "big")) for number in key)
+    return {"kty": "EC", "crv": "P-256", "use": "sig", "alg": "ES256", "x": x, "y": y}
+
+
+def _add(one: Point, two: Point) -> Point:
+    """The sum of two points of P-256, neither of which is the other's negative."""
+    if one == two:
+        slope = (3 * one[0] ** 2 - 3) * pow(2 * one[1], -1, P)
+    else:
+        slope = (two[1] - one[1]) * pow(two[0] - one[0], -1, P)
+    x = (slope**2 - one[0] - two[0]) % P
+    return x, (slope * (one[0] - x) - one[1]) % P
+
+
+def _times(factor: int, point: Point) -> Point:
+    found = point
+    for bit in bin(factor)[3:]:
+        found = _add(found, found)
+        found = _add(found, point) if bit == "1" else found
+    return found
 
 
 async def sign_in(prompt: Prompt) -> None:
@@ -245,7 +234,7 @@ async def tell(name: str, work: Awaitable[Any]) -> Any:
     """Show what comes of one request. One that fails doesn't keep a program from the others."""
     try:
         result = await work
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001 - shown, whatever it is
         print(name, repr(error), file=sys.stderr)
         return None
     print(name, getattr(result, "content", result), file=sys.stderr)
