@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from secrets import randbelow
+from typing import TYPE_CHECKING, Final
 
 from agent_identity.assembly.issuers import GRANT_TYPES
 from agent_identity.credentials.oauth.client import Client, NoProof, PrivateKeyJwt
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from agent_identity.config.model import McpTable, ResourceTable
     from agent_identity.credentials.agent import Agent
     from agent_identity.flow import Flow
+
+
+_PORTS: Final = 20_000, 12_000
+"""The first of the ports to come back to from a sign-in, and their number: below those that systems give to connections."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +46,7 @@ def discovery_of(
     clock: Callable[[], float],
 ) -> Discovery:
     """What finds the issuer of a resource. `client` is our client at such an issuer, if that can know it."""
+    scopes = None if table.scopes is None else scope_set(table.scopes)
     registration = InstanceRegistration(
         registrant.name,
         registrant.agent,
@@ -48,10 +54,12 @@ def discovery_of(
         initial_token=None,
         recorded=registrant.recorded,
         grant_types=GRANT_TYPES[table.source or ""],
-        scopes=scope_set(table.scopes or ()),
+        scopes=lambda: discovery.scopes if scopes is None else scopes,
     )
     clients = FoundClient(_known_client(client, secrets), registration)
-    redirect_uri = client.redirect_uri
+    # Not every issuer lets a client come back to another port than the registered one, so it is chosen beforehand.
+    port = _PORTS[0] + randbelow(_PORTS[1])
+    redirect_uri = client.redirect_uri or f"http://127.0.0.1:{port}/callback"
 
     def make_issuer(url: str, is_foreign: bool) -> Issuer:  # noqa: FBT001 - see Discovery
         return Issuer(
@@ -63,7 +71,8 @@ def discovery_of(
             may_be_private=not is_foreign,
         )
 
-    return Discovery(uri, clock, make_issuer=make_issuer)
+    discovery = Discovery(uri, clock, make_issuer=make_issuer)
+    return discovery
 
 
 def _known_client(table: McpTable, secrets: Secrets) -> Client | None:

@@ -465,7 +465,7 @@ class McpTable(Table):
     client_key_id: Text | None = None
     """The `kid` of that key, by default its thumbprint."""
     redirect_uri: Annotated[Text | None, Kind.REDIRECT] = None
-    """The loopback URI to which a sign-in in a browser comes back, by default `/callback` of `127.0.0.1` at a free port."""
+    """The loopback URI to which a sign-in in a browser comes back, by default `/callback` of `127.0.0.1` at a port that is chosen once for each resource."""
 
 
 class CliTable(Table):

@@ -70,6 +70,12 @@ class Discovery:
         return self.resource if self._known is None else _only(self._known)
 
     @property
+    def scopes(self) -> frozenset[str]:
+        """All scopes that the resource has asked for, or lists."""
+        listed = None if self._known is None else _readable(self._known.scopes)
+        return (self.asked or frozenset()) | (listed or frozenset())
+
+    @property
     def may_learn(self) -> bool:
         """Whether a later refusal is worth another look at the metadata."""
         return self._configured is None or self.is_demanded

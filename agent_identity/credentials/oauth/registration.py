@@ -286,7 +286,8 @@ def _fields(response: HttpResponse) -> Fields:
 class InstanceRegistration:
     """The client of this agent instance: it registers with the agent's own key.
 
-    `initial_token` is fetched when the instance registers. `recorded` writes the registration to the ledger.
+    `initial_token` is fetched when the instance registers. `recorded` writes the registration to the ledger. `scopes` may be a
+    function, for scopes that are known only then.
     """
 
     def __init__(
@@ -298,7 +299,7 @@ class InstanceRegistration:
         initial_token: Callable[[], Flow[Secret]] | None,
         recorded: Callable[[], Flow[None]],
         grant_types: Sequence[str] = (),
-        scopes: frozenset[str] = frozenset(),
+        scopes: frozenset[str] | Callable[[], frozenset[str]] = frozenset(),
         assertion_audience: Literal["issuer", "token-endpoint"] = "issuer",
     ) -> None:
         self._name = name
@@ -324,7 +325,7 @@ class InstanceRegistration:
             self._owner,
             self._agent.key,
             self._grant_types,
-            self._scopes,
+            self._scopes() if callable(self._scopes) else self._scopes,
             redirect_uri=issuer.redirect_uri,
             assertion_audience=self._assertion_audience,
         )

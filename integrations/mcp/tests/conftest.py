@@ -86,7 +86,8 @@ class Watched:
             part = await receive()
             body, more = body + part.get("body", b""), part.get("more_body", False)
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        message = json.loads(body) if body else {}
+        is_json = headers.get("content-type", "").startswith("application/json")
+        message = json.loads(body) if body and is_json else {}
         request = Seen(scope["method"], headers, body, message)
         self.seen.append(request)
         if self.verifier is not None and request.rpc == "tools/call":
@@ -155,23 +156,23 @@ async def answer(
 
 
 def make_server(
-    name: str = "billing", *, is_stateful: bool = False
+    name: str = "billing", *, is_stateful: bool = False, **own: Any
 ) -> tuple[Any, Callable[[], Any]]:
     """A server of the installed generation, and what makes its ASGI application."""
     if IS_SECOND:
-        server: Any = Server(name)
+        server: Any = Server(name, **own)
         options = {"json_response": True, "stateless_http": not is_stateful}
         return server, lambda: server.streamable_http_app(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mcp 1.24 with newer pydantic-settings
-        server = Server(name, json_response=True, stateless_http=not is_stateful)
+        server = Server(name, json_response=True, stateless_http=not is_stateful, **own)
     return server, server.streamable_http_app
 
 
 @contextlib.contextmanager
-def serving(app: Any) -> Iterator[Watched]:
+def serving(app: Any, port: int = 0) -> Iterator[Watched]:
     watched = Watched(app)
-    config = uvicorn.Config(watched, host="127.0.0.1", port=0, log_level="error", lifespan="on")
+    config = uvicorn.Config(watched, host="127.0.0.1", port=port, log_level="error", lifespan="on")
     server = uvicorn.Server(config)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve()), daemon=True)
     thread.start()
@@ -219,10 +220,10 @@ def billing(identity: AgentIdentity) -> Iterator[Watched]:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Any], Watched]]:
-    """Starts servers for one test: `start(app)`."""
+def start() -> Iterator[Callable[..., Watched]]:
+    """Starts servers for one test: `start(app)`, or `start(app, port)`."""
     with contextlib.ExitStack() as stack:
-        yield lambda app: stack.enter_context(serving(app))
+        yield lambda *arguments: stack.enter_context(serving(*arguments))
 
 
 @pytest.fixture
