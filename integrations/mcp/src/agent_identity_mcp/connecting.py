@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mcp import ClientSession
 from mcp.client.streamable_http import streamable_http_client
 
+from agent_identity import AgentIdentityError
 from agent_identity.adapters import tls_context
 from agent_identity_mcp.authorization import auth
 from agent_identity_mcp.call_auth import make_client
@@ -42,19 +43,25 @@ async def connect(
         AgentIdentityError: the server demands authorization, and it can't be got.
     """
     signing = auth(identity, url)
-    access = signing.access
+    refused: AgentIdentityError | None = None
     async with contextlib.AsyncExitStack() as stack:
-        if access is not None:
-            stack.push_async_callback(access.aclose)
+        if signing.access is not None:
+            stack.push_async_callback(signing.access.aclose)
         client = await stack.enter_async_context(make_client(signing, tls_context(identity)))
         transport = streamable_http_client(url, http_client=client)
-        with signing.telling():
-            connected = await _enter(stack, transport, options)
-        guard(connected, identity, server=url, rules=rules, auth=signing)
-        if not IS_SECOND:
+        try:
             with signing.telling():
-                await connected.initialize()
-        yield connected
+                connected = await _enter(stack, transport, options)
+            guard(connected, identity, server=url, rules=rules, auth=signing)
+            if not IS_SECOND:
+                with signing.telling():
+                    await connected.initialize()
+        except AgentIdentityError as error:
+            refused = error
+        else:
+            yield connected
+    if refused is not None:
+        raise refused  # here, so that mcp's task groups don't wrap it
 
 
 async def _enter(
