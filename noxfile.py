@@ -36,6 +36,13 @@ CODE = (
 INTEGRATIONS = ("langchain", "mcp")
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
+MINOR_TESTS = (
+    "test_contract",
+    "test_agent",
+    "test_tool_nodes",
+    "test_carried_sessions",
+    "test_interrupts",
+)
 MCP_GENERATIONS = ("1.24", "1.x")
 """Those before 2.x, which `integrations` has: the oldest and the newest of 1.x."""
 
@@ -120,9 +127,9 @@ def integrations(session: nox.Session, name: str) -> None:
 @nox.session
 @nox.parametrize("minor", LANGCHAIN_MINORS)
 def langchain(session: nox.Session, minor: str) -> None:
-    """The adapter contract and one agent under an older minor of LangChain, with the langgraph of its time."""
+    """The adapter contract, agents, nodes and interrupts under an older minor of LangChain, with the langgraph of its time."""
     _install(session, f"langchain-{minor}", "./integrations/langchain")
-    tests = [f"integrations/langchain/tests/{name}.py" for name in ("test_contract", "test_agent")]
+    tests = [f"integrations/langchain/tests/{name}.py" for name in MINOR_TESTS]
     session.run("pytest", *tests, *session.posargs)
 
 
@@ -223,6 +230,14 @@ def bench(session: nox.Session) -> None:
     """What a call costs, against its budgets."""
     _install(session, "bench")
     session.run("python", "-m", "benchmarks", *session.posargs)
+
+
+@nox.session
+@nox.parametrize("name", INTEGRATIONS)
+def bench_adapters(session: nox.Session, name: str) -> None:
+    """What an adapter costs beside its framework's own work."""
+    _install(session, name, f"./integrations/{name}")
+    session.run("python", "-m", "benchmarks", *session.posargs or (f"{name}_tool", f"{name}_agent"))
 
 
 @nox.session(python="3.11")

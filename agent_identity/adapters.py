@@ -6,40 +6,46 @@ An `if` about identity in an integration is a line that belongs in the library.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import hashlib
 import hmac
 import secrets
-import threading
-from contextvars import ContextVar
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
-from agent_identity.decorators import tool_of, wrap
-from agent_identity.errors import DeniedError
+from agent_identity import canonical
+from agent_identity.decorators import tool_of, wrap, wrap_keywords
+from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionError
 from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
+from agent_identity.provenance.spans import below
 from agent_identity.remote_access import ServerAccess
 from agent_identity.remote_tools import ListedTool, RemoteServer, check_sent, named_request
 from agent_identity.runtime.current import (
     Attempt,
     Current,
     activated,
+    current,
     open_session,
     parent_call_id,
     running_call,
 )
 from agent_identity.scrubbing import scrubbed, scrubs
-from agent_identity.session import current_session, open_detached, state_of
+from agent_identity.session import current_session, state_of
+from agent_identity.subagents import (
+    Caller,
+    adelegated,
+    astarting,
+    calling_tool,
+    delegated,
+    starting,
+)
 from agent_identity.tool_rules import Rule, Rules
 from agent_identity.tools import Tool
-from agent_identity.values import agent_uri
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import AsyncGenerator, Generator
+    from collections.abc import Generator, Mapping
 
-    from agent_identity.errors import AgentIdentityError
     from agent_identity.identity import AgentIdentity
     from agent_identity.session import Session
 
@@ -56,14 +62,17 @@ __all__ = [
     "adelegated",
     "arefuse",
     "astarting",
+    "below",
     "calling_tool",
     "check_owner",
     "check_sent",
+    "check_unchanged",
     "current_tool_call_id",
     "delegated",
     "is_for_model",
     "mark_owner",
     "named_request",
+    "refusal_for_model",
     "refusal_text",
     "refuse",
     "scrubbed",
@@ -73,7 +82,11 @@ __all__ = [
     "tool_of",
     "within",
     "wrap",
+    "wrap_keywords",
 ]
+
+
+E = TypeVar("E", bound=AgentIdentityError)
 
 
 @contextlib.contextmanager
@@ -82,153 +95,49 @@ def within(
 ) -> Generator[Session]:
     """Run the block under the session that the framework carried here; None is the current session.
 
-    `tool_call_id` is the model's id of the tool call in the block; `who_triggered` finds it. `attempt` says which interrupted
-    call this one continues, and gets the id of the call that is made.
+    A framework also passes on what a run carries to the runs inside its tools. A session that such a tool opened, for instance
+    by `delegate`, stays the current one. `tool_call_id` is the model's id of the tool call in the block; `who_triggered` finds it.
+    `attempt` says which interrupted call this one continues, and gets the id of the call that is made.
 
     Raises:
         NoSessionError: there is no session.
     """
-    entered = session or current_session()
+    entered = current_session() if session is None or _is_inside_tool_of(session) else session
     state = state_of(entered)
     with activated(Current(state.reference, running_call(state), tool_call_id, attempt)):
         yield entered
 
 
-class Caller:
-    """What starts sub-agents: a tool call, or a session that hands its work on. It delegates to each of them once.
-
-    `agent` is the framework's name of the agent that called `tool`. The sub-agents' sessions end with it.
-    """
-
-    def __init__(self, session: Session, tool: str | None, agent: str | None) -> None:
-        self.session: Session = session
-        self.tool: str | None = tool
-        self.agent: str | None = agent
-        self._lock = threading.Lock()
-        self._sessions: dict[str, Session] = {}
-        self._is_over = False
-
-    def find(self, agent: str) -> Session | None:
-        """The session of a sub-agent, None if it has none yet."""
-        return None if self._is_over else self._sessions.get(agent)
-
-    def delegate(self, agent: str) -> Session:
-        """The session of a sub-agent, opened when it is first asked for.
-
-        Raises:
-            DeniedError: the call has ended, or the session can't delegate to that agent.
-        """
-        with self._lock:
-            if self._is_over:
-                raise DeniedError(
-                    "call_ended",
-                    "the tool call that started this sub-agent has ended",
-                    remedy="let the tool wait for its sub-agents",
-                )
-            session = self._sessions.get(agent)
-            if session is None:
-                session = self.session.delegate(agent)
-                open_detached(session)
-                self._sessions[agent] = session
-            return session
-
-    def end(self) -> None:
-        """End the sub-agents' sessions."""
-        for session in self._take():
-            session.__exit__(None, None, None)
-
-    async def aend(self) -> None:
-        """The async twin of `end`."""
-        for session in self._take():
-            await session.__aexit__(None, None, None)
-
-    def _take(self) -> list[Session]:
-        with self._lock:
-            self._is_over = True
-            sessions = list(self._sessions.values())
-            self._sessions.clear()
-        return sessions
-
-
-_CALLER: Final[ContextVar[Caller | None]] = ContextVar("agent_identity_caller", default=None)
-
-
-@contextlib.contextmanager
-def starting(tool: str, agent: str | None) -> Generator[None]:
-    """Run a tool's body: the sub-agents that it starts act in sessions of their own, which end with the block.
-
-    `agent` is the framework's name of the agent that calls the tool.
-    """
-    caller = Caller(current_session(), tool, agent)
-    token = _CALLER.set(caller)
+def _is_inside_tool_of(session: Session) -> bool:
+    """Whether a tool of the session runs here. Then the current session was opened in that tool, or is the same."""
     try:
-        yield
-    finally:
-        _CALLER.reset(token)
-        caller.end()
+        entry = current()
+    except NoSessionError:
+        return False
+    state = state_of(session)
+    while entry is not None:
+        if entry.call is not None and entry.call.is_running and entry.session() is state:
+            return True
+        entry = entry.below
+    return False
 
 
-@contextlib.asynccontextmanager
-async def astarting(tool: str, agent: str | None) -> AsyncGenerator[None]:
-    """The async twin of `starting`."""
-    caller = Caller(current_session(), tool, agent)
-    token = _CALLER.set(caller)
-    try:
-        yield
-    finally:
-        _CALLER.reset(token)
-        await caller.aend()
-
-
-def calling_tool() -> Caller | None:
-    """The tool call in whose body this code runs, None outside of all tools of an adapter."""
-    return _CALLER.get()
-
-
-def delegated(session: Session | None, agent: str | None, *, is_hand_off: bool = False) -> Session:
-    """The session in which the agent `agent` acts, when `session` (None: the current one) calls it.
-
-    Below a tool call it is delegated from the call's session, unless the tool has delegated by itself. Elsewhere it is
-    delegated if `is_hand_off`, and ends with the session that handed on. Without `agent` it is the session itself.
+def check_unchanged(name: str, arguments: Mapping[str, object]) -> None:
+    """Check that what a framework sends to a remote tool is the running call: its tool, with the arguments that were recorded.
 
     Raises:
-        NoSessionError: there is no session.
-        DeniedError: the session can't delegate to that agent, or the tool call has ended.
+        NoSessionError: there is no current session.
+        DeniedError: `call_changed`, it is something else.
     """
-    acting, caller = _find_caller(session, agent, is_hand_off=is_hand_off)
-    if caller is None or agent is None:
-        return acting
-    return caller.delegate(agent)
-
-
-async def adelegated(
-    session: Session | None, agent: str | None, *, is_hand_off: bool = False
-) -> Session:
-    """The async twin of `delegated`."""
-    acting, caller = _find_caller(session, agent, is_hand_off=is_hand_off)
-    if caller is None or agent is None:
-        return acting
-    opened = caller.find(agent)
-    return await asyncio.to_thread(caller.delegate, agent) if opened is None else opened
-
-
-def _find_caller(
-    session: Session | None, agent: str | None, *, is_hand_off: bool
-) -> tuple[Session, Caller | None]:
-    """The session that calls, and what delegates to the agent, None if the agent acts in that session itself."""
-    caller = _CALLER.get()
-    # Below a tool the framework carries on the session of the agent around it. The current one is that, or one below it.
-    if session is None or (caller is not None and session.txn == caller.session.txn):
-        session = current_session()
-    if agent is None:
-        return session, None
-    state = state_of(session)
-    if caller is not None and state_of(caller.session) is state:
-        return session, caller
-    if not is_hand_off or state.agent.uri == agent_uri(agent):
-        return session, None
-    handed = state.sub_agents.setdefault(agent, Caller(session, None, None))
-    return session, handed if isinstance(handed, Caller) else None
+    session, _ = open_session()
+    call = running_call(session)
+    sent = (name, canonical.args_digest(arguments))
+    if call is None or (call.tool.name, call.facts.args_hash) != sent:
+        raise DeniedError(
+            "call_changed",
+            "the call that is sent isn't the one that was permitted and recorded",
+            remedy="change the tool and its arguments before the call is guarded",
+        )
 
 
 def current_tool_call_id() -> str | None:
@@ -264,6 +173,14 @@ def refusal_text(error: AgentIdentityError) -> str:
     """The text for a model about a refusal: its code and remedy, without arguments or the policy's reason."""
     help_text = f" {error.remedy}" if error.remedy else ""
     return f"The call was refused and did not run ({error.code}).{help_text}"
+
+
+def refusal_for_model(error: E) -> E:
+    """A copy of a refusal for frameworks that show exceptions to others: its message is `refusal_text`, and it has no cause."""
+    copy = error.copy()
+    copy.args = (refusal_text(error),)
+    copy.__cause__ = None
+    return copy
 
 
 _FOREIGN_RESUME: Final = "resumed_by_another"

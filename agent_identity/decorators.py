@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
 from agent_identity.runtime.current import open_session, parent_call_id
-from agent_identity.tools import Binder, Tool, check_function
+from agent_identity.tools import Binder, Keywords, Tool, check_function
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
 
-__all__ = ["tool", "tool_of", "wrap"]
+__all__ = ["tool", "tool_of", "wrap", "wrap_keywords"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,6 +104,16 @@ def wrap(function: Callable[P, R], definition: Tool) -> Callable[P, R]:
     return _wrap(function, definition, Binder(function))
 
 
+def wrap_keywords(function: Callable[..., Any], definition: Tool) -> Callable[..., Any]:
+    """Make an async function with a `**` parameter the tool that `definition` describes, for adapters of remote tools.
+
+    Its keyword arguments are the call's arguments, and are digested as they are sent. It has no other parameter.
+    """
+    wrapped: Callable[..., Any] = _wrap_coroutine(function, definition, Keywords())
+    wrapped.__dict__["__agent_identity_tool__"] = definition
+    return wrapped
+
+
 def tool_of(function: object) -> Tool | None:
     """The `Tool` of a decorated function, None for any other. Adapters don't wrap a decorated function again."""
     definition = getattr(function, "__agent_identity_tool__", None)
@@ -123,7 +133,7 @@ def _wrap(function: Callable[P, R], definition: Tool, binder: Binder) -> Callabl
     return wrapped
 
 
-def _begin(definition: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
+def _begin(definition: Tool, binder: Binder | Keywords, args: Any, kwargs: Any) -> Call:
     session, current = open_session()
     attempt = current.attempt
     call = Call(
@@ -177,7 +187,7 @@ def _hidden_body_error(function: Any, result: Any) -> ConfigurationError:
     )
 
 
-def _wrap_coroutine(function: Any, definition: Tool, binder: Binder) -> Any:
+def _wrap_coroutine(function: Any, definition: Tool, binder: Binder | Keywords) -> Any:
     @functools.wraps(function)
     async def call_tool(*args: object, **kwargs: object) -> object:
         call = _begin(definition, binder, args, kwargs)

@@ -380,9 +380,9 @@ def _forms(secret: str) -> tuple[str, ...]:
         )
     forms: set[str] = set()
     for part in parts:
-        for spaced in {part, part.replace(" ", "+")}:
+        for spaced in (part, part.replace(" ", "+")) if " " in part else (part,):
             forms |= {spaced, _undo_escapes(spaced)}
-    forms |= {_as_latin_1(form) for form in forms}
+    forms |= {_as_latin_1(form) for form in forms if not form.isascii()}
     return tuple(form for form in forms if len(form) >= SHORTEST)
 
 

@@ -100,8 +100,6 @@ class RemoteServer:
             shadowed.update(_repeated(page.tools, listed))
             listed.update((tool.name, tool) for tool in page.tools)
             at = page.following
-            if at is None:
-                break
         self._is_complete = at is None
         self._shadowed = frozenset(shadowed)
         self._definitions = {
@@ -154,8 +152,11 @@ class RemoteServer:
                 tool = Tool(_readable(name), resource=self.uri)
         return session.call(tool, arguments, tool_call_id=tool_call_id)
 
-    async def acheck(self, call: Call, name: str, *, is_stateful: bool) -> None:
+    async def acheck(self, call: Call, name: str, *, is_stateless: bool) -> None:
         """Check the rules that come before policy: whose connection this is, and whether the tool is the accepted one.
+
+        `is_stateless` says that the connection's protocol keeps no state between requests. Over anything but HTTP, the process
+        on the other side does all the same.
 
         Raises:
             DeniedError: the call is to be refused.
@@ -170,7 +171,7 @@ class RemoteServer:
                 f"the connection to {self.uri} belongs to another identity than the session",
                 remedy="guard a connection of its own with the identity of the session",
             )
-        if is_stateful:
+        if not (is_stateless and self.uri.startswith(("http://", "https://"))):
             opener = None if self._access is None else self._access.opener
             self._claim(session if opener is None else opener)
             self._claim(session)
@@ -278,11 +279,12 @@ def check_sent(call: Call, name: object, arguments: object) -> None:
         )
 
 
-def named_request(meta: object) -> str | None:
+def named_request(meta: Any) -> str | None:
     """The text that `sign` returned, as a request's `_meta` has it; None if it has none."""
-    found = None
-    if isinstance(meta, dict):
-        found = meta.get(f"{META}assertion", meta.get(f"{META}request"))
+    if not isinstance(meta, dict):
+        return None
+    members: dict[str, Any] = meta  # pyright: ignore[reportUnknownVariableType] - JSON
+    found = members.get(f"{META}assertion", members.get(f"{META}request"))
     return found if isinstance(found, str) else None
 
 

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from benchmarks.adapters import NAMES
 from benchmarks.measure import Figure
 
 ROWS = (
@@ -20,6 +21,7 @@ ROWS = (
     *("ephemeral", "verification"),
     *("exchange", "exchange_async"),
     *("herd", "revocation", "imports", "job"),
+    *NAMES,
 )
 
 

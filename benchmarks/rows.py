@@ -26,6 +26,7 @@ from agent_identity.provenance.ledger import open_ledger
 from agent_identity.runtime.acquire import Renewing, reach
 from agent_identity.session import state_of
 from agent_identity.testing import FakeIssuer
+from benchmarks import adapters
 from benchmarks.measure import CALLS, ROUNDS, Figure, in_r, seconds
 
 if TYPE_CHECKING:
@@ -484,6 +485,7 @@ ROWS = (
     *(ephemeral, verification),
     *(exchange, exchange_async),
     *(herd, revocation, imports, job),
+    *adapters.ROWS,
 )
 
 if __name__ == "__main__":

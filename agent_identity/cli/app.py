@@ -202,10 +202,23 @@ def _token_request(resource: str, scopes: list[str] | None, subject: str | None)
 
 @app.command()
 @_report_errors
-def demo(state_dir: StateDir = None, as_json: Json = False) -> None:
+def demo(
+    langchain: Annotated[
+        bool,
+        typer.Option(
+            "--langchain",
+            help="A LangChain agent with MCP tools and a sub-agent, and a restart in the middle.",
+        ),
+    ] = False,
+    state_dir: StateDir = None,
+    as_json: Json = False,
+) -> None:
     """Close the October books for Alice, over real HTTP, in a few seconds: no account, no network."""
+    from agent_identity.cli.demo.frameworks import run_framework_demo
     from agent_identity.cli.demo.story import run_demo
 
+    if langchain:
+        raise typer.Exit(run_framework_demo("langchain", state_dir, as_json=as_json))
     raise typer.Exit(run_demo(state_dir, as_json=as_json))
 
 

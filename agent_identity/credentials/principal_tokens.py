@@ -282,7 +282,7 @@ class TokenSubject:
         self._source = source
         self._agent = agent
         self._principal: Principal | None = None
-        self._known: dict[str, tuple[Secret, _Known]] = {}
+        self._known: dict[str, tuple[SubjectToken, _Known]] = {}
         self._seen: tuple[Secret | None, Secret | None] = (None, None)
         self._is_uncounted = False
         self._secrets: dict[int, Revealing] = {}
@@ -358,20 +358,20 @@ class TokenSubject:
                 refresh_token = self._tokens.refresh_token
                 if refresh_token is not None and issuer.url == self._trust.issuer.url:
                     return SubjectToken(refresh_token, REFRESH_TOKEN)
-            for name, (token, known) in self._known.items():
+            for name, (subject, known) in self._known.items():
                 if (
-                    known.token_type == token_type
-                    and getattr(self._tokens, name) is token
+                    subject.token_type == token_type
+                    and getattr(self._tokens, name) is subject.token
                     and now < known.expires_at - _SPARE
                 ):
-                    return SubjectToken(token, token_type)
+                    return subject
         return None
 
     def _verify_all(
         self, tokens: SubjectTokens
-    ) -> Flow[tuple[Principal, dict[str, tuple[Secret, _Known]]]]:
+    ) -> Flow[tuple[Principal, dict[str, tuple[SubjectToken, _Known]]]]:
         """Verify all tokens. Return the principal, and the claims of each token; raise if the principal changed."""
-        principal, verified = self._principal, dict[str, tuple[Secret, _Known]]()
+        principal, verified = self._principal, dict[str, tuple[SubjectToken, _Known]]()
         secrets = (*_tokens_to_verify(tokens), tokens.refresh_token)
         keep(self._secrets, *(token for token in secrets if token is not None))
         for name in _VERIFIED:
@@ -393,7 +393,7 @@ class TokenSubject:
                     "subject_mismatch", "the tokens of one session name two principals"
                 )
             principal = named
-            verified[name] = (token, known)
+            verified[name] = (SubjectToken(token, known.token_type), known)
         if principal is None or not verified:
             raise InvalidSubjectError("subject_token_missing", "no token names the principal")
         return principal, verified
@@ -436,10 +436,10 @@ class TokenSubject:
 
     def _unless_expired(self, token: Secret | None) -> Secret | None:
         """The previous ID token, if the issuer sent no new one and it is still valid."""
-        verified, known = self._known.get("id_token", (None, None))
-        if token is None or verified is not token or known is None:
+        verified = self._known.get("id_token")
+        if verified is None or verified[0].token is not token:
             return None
-        return token if self._trust.issuer.clock() < known.expires_at - _SPARE else None
+        return token if self._trust.issuer.clock() < verified[1].expires_at - _SPARE else None
 
 
 def _verify(

@@ -8,10 +8,12 @@ another: a cache, or a choice among sources, takes them as arguments.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import TYPE_CHECKING, NamedTuple, Protocol, TypeAlias
 
 import orjson
 
+from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.errors import CredentialRejectedError
 
 if TYPE_CHECKING:
@@ -26,11 +28,17 @@ if TYPE_CHECKING:
     from agent_identity.values import JSON, Principal, Secret
 
 
-class SubjectToken(NamedTuple):
+@dataclass(frozen=True)
+class SubjectToken:
     """A token of the principal, and its type (`token_types.ACCESS_TOKEN` and so on)."""
 
-    token: Secret
+    token: Secret = field(repr=False)
     token_type: str
+
+    @cached_property
+    def claims(self) -> Fields | None:
+        """The claims of a JWT, which were verified when the session was opened; None for an opaque token."""
+        return read_jwt(self.token)
 
 
 def may_act(claims: Fields, agent: str, client_id: str | None) -> bool:

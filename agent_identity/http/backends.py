@@ -22,7 +22,7 @@ from agent_identity.errors import TransportError
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Iterable
 
 _EMBEDDING: Final = tuple(
     ipaddress.IPv6Network(network)
@@ -77,18 +77,12 @@ def check_addresses(host: str, resolved: Iterable[str], allowed: frozenset[str])
     return addresses
 
 
-class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
-    """Connects only to checked addresses. `allowed` are hosts that may be private, `resolve` returns a host's addresses."""
+class AsyncBackend(httpcore.AsyncNetworkBackend):
+    """httpcore's async backend. `find` returns the addresses of a host and port to try; None leaves that to anyio."""
 
-    def __init__(
-        self,
-        inner: httpcore.AsyncNetworkBackend,
-        allowed: frozenset[str],
-        resolve: Callable[[str, int], Iterable[str]] = addresses_of,
-    ) -> None:
-        self._inner = inner
-        self._allowed = allowed
-        self._resolve = resolve
+    def __init__(self, find: Callable[[str, int], Iterable[str]] | None) -> None:
+        self._inner: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAttributeAccessIssue,reportAssignmentType]  # a stub if anyio isn't installed
+        self._find = find
 
     async def connect_tcp(
         self,
@@ -98,38 +92,87 @@ class AsyncGuardedBackend(httpcore.AsyncNetworkBackend):
         local_address: str | None = None,
         socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        try:
-            resolved = await anyio.to_thread.run_sync(
-                self._resolve, host, port, abandon_on_cancel=True
-            )
-        except OSError as error:
-            raise httpcore.ConnectError(type(error).__name__) from None
         failure: Exception = httpcore.ConnectError("the host has no address")
-        for address in check_addresses(host, resolved, self._allowed):
+        for address in [host] if self._find is None else await self._resolve(host, port):
             try:
-                return await self._inner.connect_tcp(
+                stream = await self._inner.connect_tcp(
                     address, port, timeout, local_address, socket_options
                 )
             except (httpcore.ConnectError, OSError) as error:
                 failure = error
+            else:
+                return _AsyncStream(stream)
         raise failure
+
+    async def _resolve(self, host: str, port: int) -> list[str]:
+        assert self._find is not None  # noqa: S101 - the caller's condition
+        try:
+            return [*await anyio.to_thread.run_sync(self._find, host, port, abandon_on_cancel=True)]
+        except OSError as error:
+            raise httpcore.ConnectError(type(error).__name__) from None
 
     async def sleep(self, seconds: float) -> None:
         await self._inner.sleep(seconds)
 
 
+_SENT_AT_ONCE: Final = 64 * 1024
+"""Bytes that are kept back until an answer is read."""
+
+
+class _AsyncStream(httpcore.AsyncNetworkStream):
+    """A stream on which a request's head is sent together with its body, when an answer is read."""
+
+    def __init__(self, inner: httpcore.AsyncNetworkStream) -> None:
+        self._inner = inner
+        self._unsent = bytearray()
+
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before
+            await self._flush(timeout)
+        return await self._inner.read(max_bytes, timeout)
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        self._unsent += buffer
+        if len(self._unsent) > _SENT_AT_ONCE:
+            await self._flush(timeout)
+
+    async def _flush(self, timeout: float | None) -> None:
+        if self._unsent:
+            unsent, self._unsent = bytes(self._unsent), bytearray()
+            await self._inner.write(unsent, timeout)
+
+    async def aclose(self) -> None:
+        await self._inner.aclose()
+
+    async def start_tls(
+        self,
+        ssl_context: ssl.SSLContext,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, timeout))
+
+    def get_extra_info(self, info: str) -> Any:
+        return self._inner.get_extra_info(info)
+
+
 _current = threading.local()
 
 
-@contextlib.contextmanager
-def deadline_at(moment: float) -> Generator[None]:
+class DeadlineAt:
     """In this block, the socket waits of this thread end at `moment` on the monotonic clock."""
-    before: float | None = getattr(_current, "moment", None)
-    _current.moment = moment
-    try:
-        yield
-    finally:
-        _current.moment = before
+
+    __slots__ = ("_before", "_moment")
+
+    def __init__(self, moment: float) -> None:
+        self._moment = moment
+
+    def __enter__(self) -> None:
+        self._before: float | None = getattr(_current, "moment", None)
+        _current.moment = self._moment
+
+    def __exit__(self, *_: object) -> None:
+        _current.moment = self._before
 
 
 def _time_left(timeout: float | None) -> float | None:
@@ -196,10 +239,6 @@ class DeadlineBackend(httpcore.NetworkBackend):
             raise kind(type(error).__name__) from None
 
 
-_SENT_AT_ONCE: Final = 64 * 1024
-"""Bytes that are kept back until an answer is read."""
-
-
 class _DeadlineStream(httpcore.NetworkStream):
     """A stream whose reads and writes keep the deadline. A request's head is sent together with its body, when an answer is read."""
 
@@ -208,7 +247,8 @@ class _DeadlineStream(httpcore.NetworkStream):
         self._unsent = bytearray()
 
     def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
-        self._flush(timeout)
+        with contextlib.suppress(httpcore.WriteError):  # the peer may have answered before
+            self._flush(timeout)
         return self._inner.read(max_bytes, _time_left(timeout))
 
     def write(self, buffer: bytes, timeout: float | None = None) -> None:

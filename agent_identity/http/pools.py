@@ -13,11 +13,9 @@ import weakref
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-import httpcore
-
 from agent_identity.forks import start_over_in_child
 from agent_identity.http.backends import (
-    AsyncGuardedBackend,
+    AsyncBackend,
     DeadlineBackend,
     addresses_of,
     check_addresses,
@@ -144,10 +142,8 @@ class Pools:
         return check_addresses(host, self._resolve(host, port), self._allow_private)
 
     def _aopen(self, name: str, certificate: Certificate | None) -> AsyncNetwork:
-        backend: httpcore.AsyncNetworkBackend = httpcore.AnyIOBackend()  # pyright: ignore[reportAssignmentType]  # a stub if anyio isn't installed
-        if name == DISCOVERED:
-            backend = AsyncGuardedBackend(backend, self._allow_private, self._resolve)
-        return AsyncNetwork(self.context(certificate), backend)
+        find = self._public_addresses if name == DISCOVERED else None
+        return AsyncNetwork(self.context(certificate), AsyncBackend(find))
 
 
 def _place(name: str, certificate: Certificate | None) -> _Place:

@@ -6,8 +6,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import inspect
-import os
-import stat
 from concurrent.futures import TimeoutError as FutureTimeout
 from typing import TYPE_CHECKING, Protocol
 
@@ -71,7 +69,7 @@ class Surroundings:
         if isinstance(ask, Show):
             self._show(ask.prompt, deadline)
             return None
-        if deadline == float("inf") or _is_at_hand(ask) or _is_regular_file(ask):
+        if deadline == float("inf") or _is_at_hand(ask) or _is_in_file(ask):
             return self._look_up(ask)
         return wait_within(deadline, lambda: self._look_up(ask))
 
@@ -130,9 +128,6 @@ class Surroundings:
         secret = self._secrets.read(ask.reference)
         if secret is None:
             return None
-        earlier = self._read.get(hash(secret.reveal()))
-        if isinstance(earlier, Secret) and earlier.equals(secret):
-            return earlier  # so that it is searched for once, however often it is read
         keep(self._read, secret)
         return secret
 
@@ -158,13 +153,9 @@ def _is_at_hand(ask: Read | Keep | Svid) -> bool:
     return isinstance(ask, Read) and ask.reference.startswith("env:")
 
 
-def _is_regular_file(ask: Read | Keep | Svid) -> bool:
-    """Whether a regular file is to be read, which doesn't wait for a writer as a pipe does."""
-    if not isinstance(ask, Read) or not ask.reference.startswith("file:"):
-        return False
-    with contextlib.suppress(OSError, ValueError):
-        return stat.S_ISREG(os.stat(ask.reference.removeprefix("file:")).st_mode)  # noqa: PTH116 - for each token
-    return False
+def _is_in_file(ask: Read | Keep | Svid) -> bool:
+    """Whether a file is to be read. It is opened so that nothing waits for a writer, as a pipe's reader would."""
+    return isinstance(ask, Read) and ask.reference.startswith("file:")
 
 
 def _timed_out(listener: Listener) -> CredentialUnavailableError:

@@ -9,21 +9,21 @@ import logging
 import time
 from contextvars import ContextVar
 from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NamedTuple
 
 import httpcore
 import httpx
 
 from agent_identity.errors import AgentIdentityError, DeniedError, TransportError, is_interrupt
 from agent_identity.flow import HttpRequest, HttpResponse
-from agent_identity.http.backends import addresses_of, deadline_at
+from agent_identity.http.backends import DeadlineAt, addresses_of
 from agent_identity.http.pools import DISCOVERED, ISSUERS, TOOLS, Pools
 from agent_identity.uris import is_loopback, origin
 from agent_identity.values import Certificate
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Callable, Generator, Iterable
+    from collections.abc import Callable, Iterable
 
 BODY_LIMIT: Final = 1024 * 1024
 DEADLINE: Final = 10.0
@@ -67,7 +67,7 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            with _quiet(), deadline_at(deadline):
+            with _Quiet(), DeadlineAt(deadline):
                 pool = self.pools.get(name, request.certificate)
                 return self._read(pool.send(_to_httpcore(request, deadline)))
         except AgentIdentityError as error:
@@ -82,7 +82,7 @@ class Transport:
         name = self._pool_for(request)
         failure: Exception
         try:
-            with _quiet():
+            with _Quiet():
                 async with asyncio.timeout(max(0.0, deadline - time.monotonic())):
                     pool = await self.pools.aget(name, request.certificate)
                     sent = _to_httpcore(request, deadline)
@@ -125,14 +125,12 @@ class Transport:
         Raises:
             TransportError: the URL is malformed, or isn't https.
         """
-        try:
-            place = origin(request.url)
-        except DeniedError as error:
-            raise TransportError(error.code, str(error), remedy=error.remedy) from None
-        plain = request.plain in _METADATA_HOSTS and place == f"http://{request.plain}"
-        if not request.url.startswith("https://") and not plain and not is_loopback(request.url):
+        place = _place_of(request.url)
+        plain = request.plain in _METADATA_HOSTS and place.origin == f"http://{request.plain}"
+        if not place.is_safe and not plain:
             raise TransportError(
-                "insecure_url", f"{place} isn't https; plain http is allowed on loopback only"
+                "insecure_url",
+                f"{place.origin} isn't https; plain http is allowed on loopback only",
             )
         return DISCOVERED if request.discovered else ISSUERS
 
@@ -162,34 +160,53 @@ class Transport:
 
 
 def _to_httpcore(request: HttpRequest, deadline: float) -> httpcore.Request:
-    host, url = _parse_url(request.url) if "?" in request.url else _parse_url_cached(request.url)
+    place = _place_of(request.url)
     # A compressed body could expand a thousandfold, so it is neither requested nor accepted.
     named = {"User-Agent": "agent-identity-sdk", **request.headers, "Accept-Encoding": "identity"}
-    headers = [(b"Host", host)]
+    headers = [(b"Host", place.host)]
     headers += [(name.encode("ascii"), value.encode("ascii")) for name, value in named.items()]
     if request.body or request.method == "POST":
         headers.append((b"Content-Length", str(len(request.body)).encode()))
     waiting = {"pool": max(0.0, deadline - time.monotonic())}
     return httpcore.Request(
         request.method,
-        url,
+        place.url,
         headers=headers,
         content=request.body,
         extensions={"timeout": waiting},
     )
 
 
-def _parse_url(text: str) -> tuple[bytes, httpcore.URL]:
-    """The `Host` of a URL, and the URL as httpcore takes it."""
-    url = httpx.URL(text)
+class _Place(NamedTuple):
+    """Where a request goes: its `Host`, the URL as httpcore takes it, and whether that is https or on loopback."""
+
+    host: bytes
+    url: httpcore.URL
+    origin: str
+    is_safe: bool
+
+
+def _place_of(url: str) -> _Place:
+    """The place of a URL. Only URLs without a query are kept: a query may hold a secret.
+
+    Raises:
+        TransportError: `url_malformed`.
+    """
+    try:
+        return _parse_url(url) if "?" in url else _parse_url_cached(url)
+    except DeniedError as error:
+        raise TransportError(error.code, str(error), remedy=error.remedy) from None
+
+
+def _parse_url(text: str) -> _Place:
+    place, url = origin(text), httpx.URL(text)
     target = httpcore.URL(
         scheme=url.raw_scheme, host=url.raw_host, port=url.port, target=url.raw_path
     )
-    return url.netloc, target
+    return _Place(url.netloc, target, place, text.startswith("https://") or is_loopback(text))
 
 
 _parse_url_cached: Final = lru_cache(256)(_parse_url)
-"""For URLs without a query: nothing in a query is kept, since it may hold a secret."""
 
 
 def _read_headers(response: httpcore.Response, limit: int) -> dict[str, str]:
@@ -270,14 +287,16 @@ def _certificate_of(request: httpx.Request) -> Certificate | None:
 _ours: ContextVar[bool] = ContextVar("agent_identity_exchange", default=False)
 
 
-@contextlib.contextmanager
-def _quiet() -> Generator[None]:
+class _Quiet:
     """In this block, httpcore logs no responses: they may echo our secrets. Other clients in the process aren't affected."""
-    token = _ours.set(True)
-    try:
-        yield
-    finally:
-        _ours.reset(token)
+
+    __slots__ = ("_token",)
+
+    def __enter__(self) -> None:
+        self._token = _ours.set(True)
+
+    def __exit__(self, *_: object) -> None:
+        _ours.reset(self._token)
 
 
 def _may_log(record: logging.LogRecord) -> bool:

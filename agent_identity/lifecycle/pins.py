@@ -233,12 +233,15 @@ def _read_file(path: Path) -> Iterator[tuple[str, dict[str, Pin]]]:
     except FileNotFoundError:
         return
     try:
-        document: Mapping[str, Any] = loads_object(data)
-        server: str = document["server"]
-        pins = {tool["tool"]: _read_pin(server, tool) for tool in document["tools"]}
+        server, pins = _read_document(loads_object(data))
     except (VerificationError, KeyError, TypeError) as error:
         raise _damaged(path) from error
     yield server, pins
+
+
+def _read_document(document: Any) -> tuple[str, dict[str, Pin]]:
+    server: str = document["server"]
+    return server, {tool["tool"]: _read_pin(server, tool) for tool in document["tools"]}
 
 
 def _read_pin(server: str, members: Mapping[str, Any]) -> Pin:

@@ -168,16 +168,21 @@ class Branch:
 
 @dataclass(slots=True)
 class Graph:
-    """The transaction that a reference names, from the root down, with the chain of agents, and its calls."""
+    """The transaction that a reference names, from the root down, with the chain of agents, and its calls.
+
+    `roots` are this transaction and those of the same principal that it continues, or that continue it, in the order in which
+    they began.
+    """
 
     root: Branch
+    roots: list[Branch]
     chain: list[Entry]
     one_call: bool
     used: list[Record]
 
     def calls(self) -> list[CallStory]:
         """All calls in the order in which they began."""
-        stories = [story for branch in self.root.walk() for story in branch.calls]
+        stories = [story for root in self.roots for branch in root.walk() for story in branch.calls]
         return sorted(stories, key=lambda story: story.begun.at)
 
 
@@ -205,6 +210,7 @@ class _GraphReader:
         self._live: dict[str, bool] = {}
         self._credentials: dict[str, list[Record]] = {}
         self._branches: dict[str, Branch] = {}
+        self._whole: set[str] = set()
 
     def read(self, ref: str) -> Graph:
         records = self._records_of(ref) if can_be_signed(ref) else []
@@ -218,13 +224,7 @@ class _GraphReader:
                 remedy="pass the id of a call, session, trace or span, a tool call's id, or a jti",
             )
         paths = [self._path(session) for session in sessions]
-        roots = {path[0] for path in paths}
-        if len(roots) > 1:
-            raise LedgerError(
-                "ambiguous_reference",
-                f"the reference names {len(roots)} transactions: {', '.join(sorted(roots))}",
-                remedy="ask for one of them, or for a call by its call_id",
-            )
+        self._check_joined(records, {path[0] for path in paths})
         for path in paths:
             self._grow(path)
         if call_ids:
@@ -233,15 +233,40 @@ class _GraphReader:
                 self._add_calls(self._use(each for each in found if each.call_id == call_id))
         else:
             self._add_subtrees(sessions)
+            self._add_continued()
         for branch in self._branches.values():
             branch.calls.sort(key=lambda story: story.begun.at)
-        chain = self._chain(_common_prefix(paths))
+        roots = {path[0] for path in map(self._path, list(self._branches))}
+        root = max((path[0] for path in paths), key=lambda each: self._branches[each].began)
         return Graph(
-            root=self._branches[paths[0][0]],
-            chain=chain,
+            root=self._branches[root],
+            roots=sorted((self._branches[each] for each in roots), key=lambda each: each.began),
+            chain=self._chain(_common_prefix([path for path in paths if path[0] == root])),
             one_call=is_one,
             used=list(self._used.values()),
         )
+
+    def _check_joined(self, records: list[Record], roots: set[str]) -> None:
+        """Check that the transactions of a reference are one, or continue one another.
+
+        Raises:
+            LedgerError: they don't.
+        """
+        root_of = {each.call_id: self._root(each) for each in records if each.call_id is not None}
+        joined = {next(iter(roots))}
+        links = [
+            {self._root(each), root_of.get(str(each.body["continues"]))}
+            for each in records
+            if "continues" in each.body
+        ]
+        for _ in roots:
+            joined |= {root for link in links if link & joined for root in link if root is not None}
+        if not roots <= joined:
+            raise LedgerError(
+                "ambiguous_reference",
+                f"the reference names {len(roots)} transactions: {', '.join(sorted(roots))}",
+                remedy="ask for one of them, or for a call by its call_id",
+            )
 
     def _records_of(self, ref: str) -> list[Record]:
         frame = self._ledger.frame(ref)  # for a session, a small part of its records
@@ -251,8 +276,8 @@ class _GraphReader:
     def _follow(self, records: list[Record], ref: str) -> tuple[list[Record], bool]:
         """The records of calls with those of the calls that continue them after an interrupt; whether it is all one call.
 
-        A model's id may name a call that was continued in another transaction, for the same principal: then the last transaction
-        has the answer. Another principal's attempt to continue it is left out. A call's own id names that call alone.
+        A model's id may name a call that was continued in another transaction, for the same principal. Another principal's attempt
+        to continue it is left out. A call's own id names that call alone.
         """
         own = [each for each in records if each.call_id == ref]
         if own:
@@ -274,7 +299,7 @@ class _GraphReader:
         is_one = bool(call_ids) and first - _count_continuing(records, call_ids[:first]) == 1
         if is_one and len(call_ids) > 1:
             last = max(records, key=lambda record: record.at)
-            records = [each for each in records if self._root(each) == self._root(last)]
+            records = [each for each in records if each.pseudonym == last.pseudonym]
         return records, is_one
 
     def _root(self, record: Record) -> str | None:
@@ -330,8 +355,36 @@ class _GraphReader:
                         self._use([record])
                         self._grow(path)
         wanted = {branch.session_id for id_ in sessions for branch in self._branches[id_].walk()}
-        for session_id in wanted:
+        for session_id in wanted - self._whole:
             self._add_calls(self._use(self._ledger.session_records(session_id)))
+        self._whole |= wanted
+
+    def _add_continued(self) -> None:
+        """Add the sessions of the same principal that continue interrupted calls of these, or whose calls these continue."""
+        looked: set[str] = set()
+        while waiting := self._whole - looked:
+            looked |= waiting
+            stories = [story for session in waiting for story in self._branches[session].calls]
+            linked = {
+                record.session_id
+                for story in stories
+                for record in self._linked(story)
+                if record.session_id is not None and record.pseudonym == story.begun.pseudonym
+            }
+            for session_id in sorted(linked - self._whole):
+                self._grow(self._path(session_id))
+                self._add_subtrees([session_id])
+
+    def _linked(self, story: CallStory) -> Iterator[Record]:
+        """The records of the call that this one continues, and of those that continue it; only an interrupted call is continued."""
+        continued = story.begun.body.get("continues")
+        if isinstance(continued, str):
+            yield from (each for each in self._ledger.find(continued) if each.call_id == continued)
+        if story.outcome not in {"completed", "denied"} and story.begun.call_id is not None:
+            call_id = story.begun.call_id
+            for record in self._ledger.find(call_id):
+                if record.body.get("continues") == call_id:
+                    yield record
 
     def _add_calls(self, records: list[Record]) -> None:
         begun: dict[str, Record] = {}

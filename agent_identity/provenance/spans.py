@@ -7,6 +7,7 @@ record are made here. All attribute names are in this module.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
@@ -17,7 +18,7 @@ from agent_identity.errors import is_interrupt
 from agent_identity.values import new_id, scrub
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, MutableMapping
+    from collections.abc import Generator, Mapping, MutableMapping
     from contextvars import Token
 
 _log: Final = logging.getLogger("agent_identity")
@@ -94,6 +95,28 @@ def open_call_span(name: str, attributes: Mapping[str, str], tool_call_id: str |
     return open_span(name, attributes)
 
 
+_EXECUTES: Final = otel_context.create_key("agent-identity-executes")
+
+
+@contextlib.contextmanager
+def below(span: object, *, executes_tool: bool = False) -> Generator[None]:
+    """Open the spans of the block below a framework's span, which isn't always the current one. None leaves the current one.
+
+    With `executes_tool` the framework has an `execute_tool` span of its own for the call, though it may be another one.
+    """
+    if not isinstance(span, otel.Span):
+        yield
+        return
+    context = otel.set_span_in_context(span)
+    if executes_tool:
+        context = otel_context.set_value(_EXECUTES, span, context)
+    token = otel_context.attach(context)
+    try:
+        yield
+    finally:
+        otel_context.detach(token)
+
+
 def inject(carrier: MutableMapping[str, Any]) -> None:
     """Write the context of the current span, if there is one, into a carrier (W3C Trace Context) that has none yet."""
     if "traceparent" in carrier:
@@ -136,5 +159,6 @@ def _is_inside_execute_tool() -> bool:
     """Whether a framework's own span for this call is open."""
     if not otel_context.get_current():
         return False
-    attributes = getattr(otel.get_current_span(), "attributes", None)
-    return attributes is not None and attributes.get(OPERATION) == "execute_tool"
+    span = otel.get_current_span()
+    attributes = getattr(span, "attributes", None) or {}
+    return attributes.get(OPERATION) == "execute_tool" or otel_context.get_value(_EXECUTES) is span

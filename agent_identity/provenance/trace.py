@@ -53,6 +53,9 @@ class Trace:
     `approval` are those of the call if the reference names a single one, else None. `principal` is None once erased;
     `pseudonym` stays.
 
+    Work that was interrupted and resumed in another session is one trace: `calls` and the tree have both, and the rest is of the
+    session that the reference names, or of the last one.
+
     `verified` is True if these records, their signatures and their links to the neighbours passed the check. Otherwise
     `unsound` says what is wrong. `unverifiable` is what can't be checked any more, since a key was deleted. `witnessed` is True
     if a checkpoint that is kept elsewhere covers the records.
@@ -74,7 +77,7 @@ class Trace:
     witnessed: bool = False
     _records: int = field(default=0, repr=False, compare=False)
     _signatures: bool = field(default=False, repr=False, compare=False)
-    _root: Branch | None = field(default=None, repr=False, compare=False)
+    _roots: list[Branch] = field(default_factory=list["Branch"], repr=False, compare=False)
 
     @property
     def erased(self) -> bool:
@@ -120,7 +123,7 @@ class Trace:
         who = f"{self.pseudonym} (erased)" if self.principal is None else str(self.principal)
         trigger = "" if self.trigger is None else f", triggered by {self.trigger}"
         purpose = "" if self.purpose is None else f": {self.purpose}"
-        below = [] if self._root is None else [_wrap_in_callers(self._root, _tree_of(self._root))]
+        below = [_wrap_in_callers(root, _tree_of(root)) for root in self._roots]
         return Node(f"{who}{trigger}{purpose}", below)
 
     def _proof(self) -> str:
@@ -176,7 +179,7 @@ def trace_of(
         ),
         _records=len(graph.used),
         _signatures=check is not None,
-        _root=graph.root,
+        _roots=graph.roots,
     )
 
 

@@ -212,35 +212,31 @@ def reach(
         sign_in = f" {step_up.acr_values} {step_up.max_age}"
         described = described._replace(audience=described.audience + sign_in)
     key = share_key(session, described, chain[0].hash(), place.uri, scopes)
-    fetch = lambda: _fetch_credential(session, chain, place, source, scopes, step_up)  # noqa: E731 - only the leader makes the flow
+    wanted = _make_wanted(session, chain, place, scopes, step_up)
+    fetch = lambda: _fetch_credential(session, place, source, described.kind, wanted)  # noqa: E731 - only the leader makes the flow
     issued = yield from shared(Shared(key, fetch, source.patience))
     return _make_reach(session, resource, scopes, chain, place, issued, key)
 
 
 def _fetch_credential(
-    session: SessionState,
-    chain: tuple[Grant, ...],
-    place: Resource,
-    source: Source,
-    scopes: frozenset[str],
-    step_up: StepUp | None,
+    session: SessionState, place: Resource, source: Source, kind: str, wanted: Wanted
 ) -> Flow[Issued]:
     session.check(session.parts.clock())
-    issued = yield from source.fetch(_make_wanted(session, chain, place, scopes, step_up))
+    issued = yield from source.fetch(wanted)
     if not issued.opens_something:
         return issued
     if not session.hold_token(place, issued):
         yield from session.revoke_tokens([(place.issuer, issued)])
         session.check(session.parts.clock())
         raise DeniedError("session_ended", "the session ended while a credential was acquired")
-    check_step_up(issued, step_up)
+    check_step_up(issued, wanted.step_up)
     yield from append(
         session.draft(
             CREDENTIAL_ACQUIRED,
             {
                 "resource": place.uri,
-                "grant_hash": chain[0].hash(),
-                "source": source.described.kind,
+                "grant_hash": wanted.chain[0].hash(),
+                "source": kind,
                 "issuer": issued.issuer,
                 "scope": [*sorted(issued.scopes)],
                 "token_type": issued.token_type,

@@ -199,8 +199,9 @@ def test_what_a_page_imports_of_the_library_is_there(page: Path) -> None:
     for block in blocks(page, "python"):
         for node in ast.walk(ast.parse(block)):
             # An integration's own tests run its pages.
-            package = str(node.module).partition(".")[0] if isinstance(node, ast.ImportFrom) else ""
-            if isinstance(node, ast.ImportFrom) and package == "agent_identity":
+            if not isinstance(node, ast.ImportFrom):
+                continue
+            if str(node.module).partition(".")[0] == "agent_identity":
                 module = importlib.import_module(str(node.module))
                 for name in node.names:
                     if not hasattr(module, name.name):

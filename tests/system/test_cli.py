@@ -111,6 +111,19 @@ def test_the_demo_tells_who_what_for_what_was_permitted_denied_and_who_triggered
     assert "every link of the ledger is intact" in answer
 
 
+@pytest.mark.skipif(
+    bool(importlib.metadata.entry_points(group="agent_identity.adapters", name="langchain")),
+    reason="the adapter for LangChain is installed, whose tests run its demo",
+)
+def test_the_demo_of_an_adapter_that_is_not_installed_says_what_to_install(tmp_path: Path) -> None:
+    done = cli("demo", "--langchain", "--json", "--state-dir", tmp_path / "state")
+    assert done.returncode == 2
+    told = json.loads(done.stderr or done.stdout)
+    assert told["code"] == "extra_missing"
+    assert "./integrations/langchain[demo]" in told["remedy"]
+    assert not (tmp_path / "state").exists()
+
+
 @pytest.mark.parametrize("columns", [60, 80])
 def test_the_demo_breaks_no_word_and_its_commands_can_be_pasted(
     tmp_path: Path, columns: int

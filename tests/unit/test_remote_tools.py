@@ -43,11 +43,11 @@ def identity(asked: list[Any]) -> Iterator[AgentIdentity]:
         yield made
 
 
-async def check(remote: RemoteServer, name: str = "list", *, is_stateful: bool = False) -> None:
+async def check(remote: RemoteServer, name: str = "list", *, is_stateless: bool = True) -> None:
     """Check a call, and refuse it if it is to be refused."""
     call = remote.call(name, {})
     try:
-        await remote.acheck(call, name, is_stateful=is_stateful)
+        await remote.acheck(call, name, is_stateless=is_stateless)
         await call.aenter()
         await call.aleave(None)
     except AgentIdentityError as error:
@@ -165,14 +165,23 @@ async def test_a_stateful_connection_belongs_to_one_principal_and_chain(
     remote = listing(LIST)
     async with identity.on_behalf_of("user:alice", purpose="p") as session:
         await check(remote)
-        await check(remote, is_stateful=True)
+        await check(remote, is_stateless=False)
         async with session.delegate("archive-bot"):
-            assert await refusal(remote, is_stateful=True) == "connection_owned"
+            assert await refusal(remote, is_stateless=False) == "connection_owned"
             await check(remote)
     async with identity.on_behalf_of("user:bob", purpose="p"):
-        assert await refusal(remote, is_stateful=True) == "connection_owned"
+        assert await refusal(remote, is_stateless=False) == "connection_owned"
     async with identity.on_behalf_of("user:alice", purpose="another"):
-        await check(remote, is_stateful=True)
+        await check(remote, is_stateless=False)
+
+
+async def test_a_connection_that_is_not_over_http_is_stateful(identity: AgentIdentity) -> None:
+    remote = RemoteServer("urn:example:files")
+    remote.add_page(None, None, [LIST])
+    async with identity.on_behalf_of("user:alice", purpose="p"):
+        await check(remote)
+    async with identity.on_behalf_of("user:bob", purpose="p"):
+        assert await refusal(remote) == "connection_owned"
 
 
 @pytest.mark.parametrize("name", ["a#b", "x" * 201, " list", "\u202elist"])

@@ -11,7 +11,14 @@ from typing import Any
 
 import pytest
 
-from agent_identity import AgentIdentity, DeniedError, NoSessionError, current_session, tool
+from agent_identity import (
+    AgentIdentity,
+    DeniedError,
+    NoSessionError,
+    Trace,
+    current_session,
+    tool,
+)
 from agent_identity.adapters import (
     Attempt,
     adelegated,
@@ -192,18 +199,54 @@ def go_on(identity: AgentIdentity, continues: str) -> Any:
     return attempt.call_id
 
 
-def test_a_models_id_names_the_last_pass_of_an_interrupted_call(identity: AgentIdentity) -> None:
+def call_ids(trace: Trace) -> list[Any]:
+    return [call["call_id"] for call in trace.calls]
+
+
+def test_a_models_id_names_all_passes_of_an_interrupted_call(identity: AgentIdentity) -> None:
     first = interrupted(identity)
     assert identity.who_triggered("toolu_1").outcome == "failed"
     second = go_on(identity, first)
+    trace = identity.who_triggered("toolu_1")
+    assert (trace.outcome, trace.purpose, trace.verified) == ("completed", "later", True)
+    assert call_ids(trace) == [first, second]
     for reference in ("toolu_1", second):
+        assert f"continues {first}" in str(identity.who_triggered(reference))
+    for reference, outcome in ((first, "failed"), (second, "completed")):
         trace = identity.who_triggered(reference)
-        assert (trace.outcome, trace.purpose) == ("completed", "later")
-        assert [call["call_id"] for call in trace.calls] == [second]
-        assert f"continues {first}" in str(trace)
-    trace = identity.who_triggered(first)
-    assert (trace.outcome, [call["call_id"] for call in trace.calls]) == ("failed", [first])
+        assert (trace.outcome, call_ids(trace)) == (outcome, [reference])
     assert go_on(identity, first) == identity.who_triggered("toolu_1").calls[-1]["call_id"]
+
+
+def test_work_that_goes_on_in_another_transaction_is_one_tree(identity: AgentIdentity) -> None:
+    attempt = Attempt()
+    with identity.on_behalf_of("user:alice", purpose="first") as before:
+        leaf(0)
+        with within(None, attempt=attempt), pytest.raises(TimeoutError):
+            stopped(1)
+    with identity.on_behalf_of("user:alice", purpose="later") as after:
+        with within(None, attempt=Attempt(attempt.call_id)):
+            leaf(1)
+        leaf(2)
+    with identity.on_behalf_of("user:alice", purpose="something else"):
+        leaf(3)
+    for session in (before, after):
+        trace = identity.who_triggered(session)
+        assert [call["tool"] for call in trace.calls] == ["leaf", "stopped", "leaf", "leaf"]
+        assert str(trace).count("planner\n") == 2
+        assert trace.purpose == session.purpose
+        assert trace.verified
+
+
+def test_a_call_of_another_principal_joins_no_tree(identity: AgentIdentity) -> None:
+    """An adapter that doesn't check the owner must not show one principal's calls under another's name."""
+    first = interrupted(identity)
+    with identity.on_behalf_of("user:bob", purpose="p") as bobs:
+        with within(None, attempt=Attempt(first)):
+            leaf(1)
+    trace = identity.who_triggered(bobs)
+    assert [call["tool"] for call in trace.calls] == ["leaf"]
+    assert str(trace.principal) == "user:bob"
 
 
 def test_passes_in_one_transaction_are_shown_together(identity: AgentIdentity) -> None:

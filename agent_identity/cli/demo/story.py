@@ -14,7 +14,7 @@ import shutil
 import sys
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import httpx
 from rich.console import Console
@@ -88,6 +88,13 @@ class Story:
         self._console = console
         self.calls: list[dict[str, str]] = []
 
+    @classmethod
+    def on_terminal(cls, *, as_json: bool) -> Self:
+        """A story on standard output; with `as_json` it prints nothing."""
+        return cls(
+            Console(quiet=as_json, soft_wrap=True, markup=False, emoji=False, highlight=False)
+        )
+
     @property
     def width(self) -> int:
         return self._console.width
@@ -144,17 +151,12 @@ async def close_books(session: Session, books: Books, story: Story) -> None:
 
 
 def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
-    """Run the demo and print it; returns 0 if everything happened as expected.
-
-    Without `state_dir`, keys and ledger are kept apart from those of the user's own agents.
-    """
+    """Run the demo and print it; returns 0 if everything happened as expected."""
     started = time.perf_counter()
-    story = Story(
-        Console(quiet=as_json, soft_wrap=True, markup=False, emoji=False, highlight=False)
-    )
+    story = Story.on_terminal(as_json=as_json)
     server = listening()
     billing = f"http://127.0.0.1:{server.getsockname()[1]}"
-    directory = state_directory() / "demo" if state_dir is None else state_directory(state_dir)
+    directory = demo_directory(state_dir)
     with AgentIdentity.embedded("invoice-bot", state_dir=directory, policy=no_payments) as identity:
         api = BillingApi(identity.verifier(audience=billing), billing)
         story.say(f"invoice-bot acts for user:alice to {PURPOSE}", "bold")
@@ -174,6 +176,11 @@ def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
             }
             sys.stdout.write(json.dumps(document, indent=2) + "\n")
     return 0 if is_as_expected else 1
+
+
+def demo_directory(state_dir: Path | None) -> Path:
+    """The state directory of a demo; without `state_dir`, keys and ledger are kept apart from those of the user's own agents."""
+    return state_directory() / "demo" if state_dir is None else state_directory(state_dir)
 
 
 async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Session:
@@ -198,13 +205,13 @@ def _print_results(
     story.say("")
     story.say("Ask for one call alone, or for all of it")
     for entry in denied[:1]:
-        story.command(_program(), "why", str(entry["call_id"]), "--state-dir", str(directory))
-    story.command(_program(), "why", "--last", "--state-dir", str(directory))
+        story.command(program(), "why", str(entry["call_id"]), "--state-dir", str(directory))
+    story.command(program(), "why", "--last", "--state-dir", str(directory))
     story.say("every link of the ledger is intact" if sound else "the ledger is unsound")
     return sound and not api.refused and len(denied) == 2 and len(api.seen) == 4  # noqa: PLR2004 - the numbers of this story
 
 
-def _program() -> str:
+def program() -> str:
     """The name of the command line that works in the shell that started it."""
     program = shutil.which("agent-identity")
     is_this = program is not None and Path(program).resolve() == Path(sys.argv[0]).resolve()

@@ -76,6 +76,7 @@ class IssuerKeys:
     ) -> None:
         self.url = url
         self.id: str = new_id("issuer_")
+        self._key = digest_of(("metadata", self.id))
         self.clock = clock
         self.breaker: Breaker = Breaker(monotonic)
         self._origins = origins
@@ -103,9 +104,8 @@ class IssuerKeys:
         """
         if not self._has_metadata:
             return endpoints_without_metadata(self.url, self.clock(), self._given)
-        key = digest_of(("metadata", self.id))
         start = lambda: self._attempt(self._discover)  # noqa: E731 - a flow to be made twice
-        self._endpoints = yield from self._or_stale(Shared(key, start), self._endpoints)
+        self._endpoints = yield from self._or_stale(Shared(self._key, start), self._endpoints)
         return self._endpoints
 
     def _discover(self) -> Flow[Endpoints]:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from functools import lru_cache
+from typing import TYPE_CHECKING, Final, Literal, TypeAlias
 
 from agent_identity.credentials.oauth.responses import ath_of, error_code, is_sendable, send
 from agent_identity.errors import CredentialRejectedError
@@ -160,10 +161,13 @@ def encode_form(fields: Sequence[tuple[str, str | Secret]]) -> bytes:
     """Encode a form body. This is the one place where a flow's secrets become bytes."""
     return "&".join(
         [
-            f"{quote_form(name)}={quote_form(value.reveal() if isinstance(value, Secret) else value)}"
+            f"{_quote_name(name)}={quote_form(value.reveal() if isinstance(value, Secret) else value)}"
             for name, value in fields
         ]
     ).encode("ascii")
+
+
+_quote_name: Final = lru_cache(256)(quote_form)
 
 
 def _wants_nonce(response: HttpResponse) -> bool:

@@ -75,6 +75,8 @@ def expect(
     *,
     audience: str | None = None,
     details: Sequence[JSON] = (),
+    sub: str | None = None,
+    actor: str | None = None,
 ) -> Flow[Expected]:
     """What to check the answer to a request against, as of now. `audience` is the resource where it is None."""
     certificate = (yield from issuer.certificate()) if binding == "mtls" else None
@@ -86,6 +88,8 @@ def expect(
         binding=Binding(binding, wanted.proof_key),
         asked_at=issuer.clock(),
         audience=audience or wanted.resource,
+        sub=sub,
+        actor=actor,
         details=details,
         certificate=certificate,
         allows=issuer.allows,

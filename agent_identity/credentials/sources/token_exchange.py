@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlencode
 
-from agent_identity.credentials.oauth.responses import read_jwt
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     AUTH0_FEDERATED,
@@ -99,16 +98,17 @@ class TokenExchange:
         if self.actor == "grant":
             check_same_context(subject, wanted)
         expected = yield from expect(
-            self.issuer, wanted, self.binding, audience=self.audience, details=self.details
+            self.issuer,
+            wanted,
+            self.binding,
+            audience=self.audience,
+            details=self.details,
+            sub=sub_at(self.issuer, wanted) if self.names_principal else None,
+            actor=wanted.agent if self.actor == "grant" else None,
         )
         form, headers = yield from self._form(wanted, subject)
         answer = yield from self.issuer.token(form, binding=expected.binding, headers=headers)
         check_issued_type(answer, self._requested, self.issuer.url)
-        expected = replace(
-            expected,
-            sub=sub_at(self.issuer, wanted) if self.names_principal else None,
-            actor=wanted.agent if self.actor == "grant" else None,
-        )
         return (yield from check_answer(self.issuer, answer, expected))
 
     @property
@@ -155,7 +155,7 @@ def check_same_context(subject: SubjectToken, wanted: Wanted) -> None:
         DeniedError: `spliced`; nothing was sent.
     """
     leaf = wanted.chain[0]
-    claims = read_jwt(subject.token)
+    claims = subject.claims
     named = None
     if claims is not None:
         named = (claims.get("sub"), claims.get("txn") if claims.has("txn") else leaf.txn)
@@ -177,7 +177,7 @@ def check_may_act(subject: SubjectToken, agent: str, client_id: str) -> None:
     Raises:
         DeniedError: `may_act`, it names another actor.
     """
-    claims = read_jwt(subject.token)
+    claims = subject.claims
     if claims is not None and not may_act(claims, agent, client_id):
         raise DeniedError(
             "may_act",

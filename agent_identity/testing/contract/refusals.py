@@ -52,6 +52,7 @@ class Refusals:
         assert "policy_denied" in result.text
         assert "an argument of the call" not in result.text
         assert REASON not in result.text
+        assert not any(REASON in each for each in driver.shown)
         assert ran == []
 
     @MODES

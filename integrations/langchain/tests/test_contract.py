@@ -147,7 +147,6 @@ class TestMiddleware(Contract):
 
 class TestProtect(Contract):
     test_an_undescribed_tool_is_refused = None  # `protect` describes each tool
-    test_a_call_is_found_by_the_models_own_id = None  # a raw ToolNode tells the function no id
 
     @pytest.fixture
     def driver(self, identity: AgentIdentity) -> ProtectDriver:

@@ -577,9 +577,20 @@ def test_an_interrupt_in_a_sub_agent_is_resumed_by_its_principal_alone(
     graph = agent(identity, InMemorySaver(), [made], ("consult", {"question": "?"}))
     with identity.on_behalf_of("user:alice", purpose="p"):
         assert run(graph, GO)["__interrupt__"]
-    with identity.on_behalf_of(f"user:{user}", purpose="p"):
+    with identity.on_behalf_of(f"user:{user}", purpose="p") as session:
         if user == "alice":
             assert contents(run(graph, Command(resume="yes"))) == ["inner done"]
+            trace = identity.who_triggered(session)
+            parents = {call["call_id"]: call["tool"] for call in trace.calls}
+            calls = [(c["tool"], parents.get(c["parent"]), c["outcome"]) for c in trace.calls]
+            first, inside, again = calls[:1], calls[1:3], calls[3:]
+            assert first == [("consult", None, "cancelled")]
+            assert sorted(inside) == [
+                ("ask", "consult", "cancelled"),
+                ("look", "consult", "completed"),  # both run at the same time
+            ]
+            assert again == [("consult", None, "completed"), ("ask", "consult", "completed")]
+            assert str(trace).count("continues call_") == 2
         else:
             with pytest.raises(DeniedError) as raised:
                 run(graph, Command(resume="yes"))

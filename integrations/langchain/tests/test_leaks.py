@@ -3,7 +3,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -17,11 +19,12 @@ from langchain_core.tools import BaseTool, ToolException
 from langchain_core.tools import tool as langchain_tool
 from langgraph.types import Command
 
-from agent_identity import AgentIdentity, Decision, current_credential
+from agent_identity import AgentIdentity, Decision, DeniedError, current_credential
+from agent_identity.adapters import refusal_text
 from agent_identity.authority import Authority
 from agent_identity.provenance.ledger import open_ledger
 from agent_identity.testing import assert_no_leak
-from agent_identity_langchain import IdentityMiddleware
+from agent_identity_langchain import IdentityMiddleware, protect
 
 BILLING = "https://billing.example"
 ARGUMENT = "canary-argument-0123456789"
@@ -51,6 +54,9 @@ class Watch(BaseCallbackHandler):
         self.seen: list[str] = []
 
     def on_tool_end(self, *args: Any, **kwargs: Any) -> None:
+        self.seen.append(repr((args, kwargs)))
+
+    def on_tool_error(self, *args: Any, **kwargs: Any) -> None:
         self.seen.append(repr((args, kwargs)))
 
 
@@ -224,6 +230,45 @@ def test_H07_a_refusal_shows_the_model_neither_reason_nor_argument_nor_token(
     assert (message.status, "policy_denied" in message.content) == ("error", True)
     assert_no_leak([*tokens, REASON], *map(repr, shown))
     assert_no_leak([ARGUMENT], message.content)
+
+
+@pytest.mark.parametrize("is_async", [False, True], ids=["sync", "async"])
+def test_a_refusal_of_a_protected_tool_shows_callbacks_what_a_model_may_read(
+    identity: AgentIdentity, is_async: bool
+) -> None:
+    @langchain_tool
+    def refused(customer: str) -> str:
+        """Ask the service."""
+        return "ran"
+
+    @langchain_tool("refused")
+    async def arefused(customer: str) -> str:
+        """Ask the service."""
+        return "ran"
+
+    watch = Watch()
+    call: Any = {"name": "refused", "args": {"customer": ARGUMENT}, "id": CALL, "type": "tool_call"}
+
+    def run() -> None:
+        if is_async:
+            asyncio.run(protect(arefused).ainvoke(call, {"callbacks": [watch]}))
+        else:
+            protect(refused).invoke(call, {"callbacks": [watch]})
+
+    with (
+        identity.on_behalf_of("user:alice", purpose="close the books"),
+        pytest.raises(DeniedError) as raised,
+    ):
+        run()
+    error = raised.value
+    assert str(error) == refusal_text(error)
+    assert (error.code, error.__cause__, error.__context__) == ("policy_denied", None, None)
+    assert watch.seen
+    shown = "".join(traceback.format_exception(error))
+    assert_no_leak([REASON, ARGUMENT], *watch.seen, shown)
+    (refusal,) = identity.who_triggered(CALL).calls
+    assert refusal["call_id"] == error.call_id
+    assert REASON in refusal["reason"]
 
 
 def test_what_holds_no_secret_reaches_the_model_unchanged(identity: AgentIdentity) -> None:

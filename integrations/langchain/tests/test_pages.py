@@ -4,7 +4,10 @@
 from __future__ import annotations
 
 import itertools
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -70,3 +73,23 @@ def test_the_page_about_interrupts_resumes_for_the_owner_alone(
     assert capsys.readouterr().out == "pay 2026-1041?\nresumed_by_another\n"
     names["middleware"] = IdentityMiddleware(names["identity"], rules={"pay_invoice": {}})
     exec(node, names)  # noqa: S102 - see above
+
+
+def test_the_program_of_the_page_prints_what_the_page_says(tmp_path: Path) -> None:
+    page = (ROOT / "docs" / "how-to" / "langchain.md").read_text(encoding="utf-8")
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", page, re.MULTILINE | re.DOTALL)
+    paths = os.environ.get("PYTHONPATH", "").split(os.pathsep)
+    absolute = os.pathsep.join(str(Path(path).resolve()) for path in paths if path)
+    ended = subprocess.run(
+        [sys.executable, "-c", blocks("langchain.md")[0]],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": absolute},
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert ended.stdout.startswith(shown)
+    for word in ("alice", "close the October books", "list_invoices", "no-payments"):
+        assert word in ended.stdout

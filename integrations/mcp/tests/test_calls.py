@@ -162,8 +162,15 @@ async def test_the_servers_own_error_passes_through(identity: AgentIdentity, bil
 
 @pytest.mark.parametrize("way", ["task", "scope"])
 async def test_a_cancelled_call_is_on_record_as_cancelled(
-    identity: AgentIdentity, billing: Any, way: str
+    identity: AgentIdentity, billing: Any, way: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    append = identity.ledger.aappend
+
+    async def append_slowly(draft: Any) -> None:
+        await asyncio.sleep(0.01)  # a cancelled scope would end the recording here
+        await append(draft)
+
+    monkeypatch.setattr(identity.ledger, "aappend", append_slowly)
     async with (
         connect(billing.url, identity=identity) as client,
         identity.on_behalf_of("user:alice", purpose=PURPOSE) as session,

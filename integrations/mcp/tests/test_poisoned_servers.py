@@ -114,6 +114,17 @@ async def test_a_tool_that_changes_while_the_connection_is_open_is_refused(
         assert not is_error(await client.call_tool("list_invoices", LOOK))
 
 
+async def test_a_tool_that_changes_between_its_listing_and_its_first_call_is_refused(
+    identity: AgentIdentity, billing: Any
+) -> None:
+    async with connect(billing.url, identity=identity) as client:
+        await client.list_tools()
+    billing.change = lists(change_schema)
+    refused, _ = await call(identity, billing.url)
+    assert "tool_changed" in text_of(refused)
+    assert billing.calls() == []
+
+
 async def test_a_tool_that_is_listed_twice_is_refused(
     identity: AgentIdentity, billing: Any
 ) -> None:

@@ -5,29 +5,22 @@ It runs no tool that nothing describes: before the model is asked it looks at th
 call at the tool that would run. LangChain shows no middleware the tools while an agent is built.
 
 It puts a guarded copy of the tool into the request instead of looking at the model's arguments, so that whatever other
-middleware and LangChain itself do to them, the digest is over what the function receives. What the function returns or raises
+middleware and LangChain itself do to them, the digest is over what the function receives. A tool that middleware inside it runs
+instead is recorded as itself if it is guarded, and refused if it isn't. What the function returns or raises
 is scrubbed of secrets before callbacks see it (`protect` does that too), and once more what comes back for the model.
 """
 
 from __future__ import annotations
 
 import contextlib
-from dataclasses import fields, replace
-from typing import TYPE_CHECKING, Any, Final
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 from langchain.agents.middleware import AgentMiddleware
 from langchain_core.messages import ToolMessage
-from langchain_core.tools import BaseTool
-from langgraph.prebuilt import ToolRuntime
+from langchain_core.runnables import ensure_config
 
-from agent_identity import (
-    AgentIdentity,
-    AgentIdentityError,
-    ConfigurationError,
-    DeniedError,
-    NoSessionError,
-    Session,
-)
+from agent_identity import AgentIdentity, AgentIdentityError, DeniedError, NoSessionError
 from agent_identity.adapters import (
     adelegated,
     arefuse,
@@ -40,22 +33,24 @@ from agent_identity.adapters import (
     within,
 )
 from agent_identity.values import agent_uri
+from agent_identity_langchain.agent_tools import AgentTools
+from agent_identity_langchain.carriers import carried_session
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.interrupts import Interrupts, check_asker, mark_asker
-from agent_identity_langchain.protection import finished, protect
-from agent_identity_langchain.refusals import tell_model
-from agent_identity_langchain.rules import Rules
+from agent_identity_langchain.stops import is_stopped, stopping_unguarded_tools
 from agent_identity_langchain.subagents import agent_name, guard_specs, is_in_graph
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 
     from langchain.agents.middleware import ModelRequest, ModelResponse
+    from langchain_core.tools import BaseTool
     from langgraph.prebuilt.tool_node import ToolCallRequest
     from langgraph.types import Command
 
-_KEPT: Final = 1024
-_KNOWS_ALL_TOOLS: Final = "tools" in {field.name for field in fields(ToolRuntime)}
-"""Whether a call's runtime names all tools of the agent: not before langgraph-prebuilt 1.0.11."""
+    from agent_identity import Session
+
+__all__ = ["IdentityMiddleware"]
 
 
 class IdentityMiddleware(AgentMiddleware[Any, Any]):
@@ -71,8 +66,9 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     got, else under the tool's name. With `agent`, it always acts in a session that is delegated to that name: for the agents of
     a graph that hand work to one another. `subagents` is for deepagents.
 
-    The session is the current one, or one that the run carries as its `context` (the session itself, or an object or mapping
-    with `session`), for streams that are read outside the session's block.
+    The session is the current one, or one that the run carries, for streams that are read outside the session's block: as its
+    `context` (the session itself, or an object or mapping with `session`), or as
+    `config={"configurable": {"agent_identity_session": session}}`.
 
     Raises:
         ConfigurationError: a rule can't be read.
@@ -87,11 +83,8 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> None:
         super().__init__()
         self.identity = identity
-        self._rules = Rules(rules)
+        self._tools = AgentTools(rules)
         self._agent = None if agent is None else agent_uri(agent)
-        self._is_whole = True
-        self._others: frozenset[str] = frozenset()
-        self._guarded: dict[int, tuple[BaseTool, BaseTool]] = {}
 
     def subagents(
         self, specs: Iterable[Mapping[str, Any]] = (), *, general_purpose: bool = True
@@ -106,13 +99,21 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             ConfigurationError: a sub-agent runs on a server, where nothing guards its tools.
         """
         guarded = guard_specs(specs, self._make_part, general_purpose=general_purpose)
-        self._others |= guarded["tools"]
+        self._tools.add_names(guarded["tools"])
         return guarded["specs"]
 
     def _make_part(self, agent: str) -> IdentityMiddleware:
         part = type(self)(self.identity, agent=agent)
-        vars(part).update(_rules=self._rules, _is_whole=False)
+        vars(part).update(_tools=self._tools.make_part())
         return part
+
+    def check_tools(self, tools: Iterable[BaseTool]) -> None:
+        """Check the tools of a graph when it is built: each is described, and each rule names one of them.
+
+        Raises:
+            ConfigurationError: a tool isn't described or can't be guarded, or a rule names no tool.
+        """
+        self._tools.check_built(tools)
 
     def wrap_model_call(
         self,
@@ -120,7 +121,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ModelRequest[Any]], ModelResponse[Any]],
     ) -> ModelResponse[Any]:
         """Ask the model, unless it would be shown a tool that can't be guarded."""
-        self._check(request.tools)
+        self._tools.check_shown(request.tools)
         return _marked(handler(request), request)
 
     async def awrap_model_call(
@@ -129,7 +130,7 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
         handler: Callable[[ModelRequest[Any]], Awaitable[ModelResponse[Any]]],
     ) -> ModelResponse[Any]:
         """The async twin of `wrap_model_call`."""
-        self._check(request.tools)
+        self._tools.check_shown(request.tools)
         return _marked(await handler(request), request)
 
     def wrap_tool_call(
@@ -139,29 +140,34 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """Run one tool call under the session; a refusal comes back as a tool error."""
         carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        config = request.runtime.config
         try:
             agent, is_hand_off = self._find_agent(request)
             session = delegated(carried, agent, is_hand_off=is_hand_off)
         except DeniedError as error:
-            with within(carried, tool_call_id=call_id):
+            with within(carried, tool_call_id=call_id), below_framework(config):
                 refuse(name, error)
             return _refused(request, error)
         with within(session, tool_call_id=call_id):
-            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
+            interrupts = Interrupts.of_call(name, call_id, config)
             try:
                 if interrupts is None:
                     check_asker(request.state, call_id)
                 else:
                     interrupts.check(request.state)
-                guarded_request = self._guard_call(request)
+                guarded_request = self._tools.guard_call(request)
             except AgentIdentityError as error:
-                refuse(name, error)
+                with below_framework(config):
+                    refuse(name, error)
                 return _refused(request, error)
             try:
-                return scrubs(handler)(guarded_request)
+                with stopping_unguarded_tools():
+                    return scrubs(handler)(guarded_request)
             except BaseException as error:
                 if interrupts is not None:
                     interrupts.keep_interrupt(error)
+                if is_stopped(error):
+                    return _refused(request, error)
                 raise
 
     async def awrap_tool_call(
@@ -171,29 +177,34 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
     ) -> ToolMessage | Command[Any]:
         """The async twin of `wrap_tool_call`."""
         carried, call_id, name = _carried(request), request.tool_call["id"], _name(request)
+        config = request.runtime.config
         try:
             agent, is_hand_off = self._find_agent(request)
             session = await adelegated(carried, agent, is_hand_off=is_hand_off)
         except DeniedError as error:
-            with within(carried, tool_call_id=call_id):
+            with within(carried, tool_call_id=call_id), await abelow_framework(config):
                 await arefuse(name, error)
             return _refused(request, error)
         with within(session, tool_call_id=call_id):
-            interrupts = Interrupts.of_call(name, call_id, request.runtime.config)
+            interrupts = Interrupts.of_call(name, call_id, config)
             try:
                 if interrupts is None:
                     check_asker(request.state, call_id)
                 else:
                     await interrupts.acheck(request.state)
-                guarded_request = self._guard_call(request)
+                guarded_request = self._tools.guard_call(request)
             except AgentIdentityError as error:
-                await arefuse(name, error)
+                with await abelow_framework(config):
+                    await arefuse(name, error)
                 return _refused(request, error)
             try:
-                return await scrubs(_asking(handler))(guarded_request)
+                with stopping_unguarded_tools():
+                    return await scrubs(_asking(handler))(guarded_request)
             except BaseException as error:
                 if interrupts is not None:
                     await interrupts.akeep_interrupt(error)
+                if is_stopped(error):
+                    return _refused(request, error)
                 raise
 
     def _find_agent(self, request: ToolCallRequest) -> tuple[str | None, bool]:
@@ -205,59 +216,6 @@ class IdentityMiddleware(AgentMiddleware[Any, Any]):
             # A run inherits the name of the agent around it.
             return (caller.tool if name is None or name == caller.agent else name), False
         return (name if is_in_graph(request.runtime.config) else None), True
-
-    def _check(self, tools: Sequence[BaseTool | dict[str, Any]]) -> None:
-        """Whether each tool that the model is shown is described. Other middleware may hide some, so rules are matched at a call."""
-        for tool in tools:
-            if isinstance(tool, BaseTool):
-                self._rules.describe(tool, ConfigurationError)
-            elif isinstance(tool, dict):
-                self._rules.check_provider(tool)
-        if self._is_whole and not _KNOWS_ALL_TOOLS:
-            self._rules.check_matched(tools, self._others)
-
-    def _guard_call(self, request: ToolCallRequest) -> ToolCallRequest:
-        """The same call of a guarded tool.
-
-        Raises:
-            DeniedError: the tool must not run; the model is told.
-            ConfigurationError: the agent is set up in a way that can't work; the run stops.
-        """
-        tool = request.tool
-        if tool is None:
-            raise DeniedError(
-                "tool_unknown",
-                f"there is no tool {request.tool_call['name']!r}",
-                remedy="call a tool that there is, by its exact name",
-            )
-        copy = self._guard(tool)
-        runtime = request.runtime
-        if _KNOWS_ALL_TOOLS:
-            if self._is_whole:
-                self._rules.check_matched([tool, *runtime.tools], self._others)
-            # A tool finds the agent's other tools in its runtime, and may call them.
-            runtime = replace(runtime, tools=self._guard_all(runtime.tools))
-        return replace(request, tool=copy, runtime=runtime)
-
-    def _guard_all(self, tools: Iterable[BaseTool]) -> list[BaseTool]:
-        """Guarded copies of those that can be guarded."""
-        copies: list[BaseTool] = []
-        for tool in tools:
-            with contextlib.suppress(ConfigurationError, DeniedError):
-                copies.append(self._guard(tool))
-        return copies
-
-    def _guard(self, tool: BaseTool) -> BaseTool:
-        known = self._guarded.get(id(tool))
-        if known is not None and known[0] is tool:
-            return known[1]
-        rule = self._rules.describe(tool, DeniedError)
-        inner = finished(tool) if rule is None else protect(tool, **rule)
-        copy = tell_model(inner, tool.handle_tool_error)
-        if len(self._guarded) >= _KEPT:
-            self._guarded.clear()  # tools that are made anew for each run
-        self._guarded[id(tool)] = (tool, copy)
-        return copy
 
 
 def _asking(
@@ -292,9 +250,8 @@ def _marked(response: ModelResponse[Any], request: ModelRequest[Any]) -> ModelRe
 
 def _carried(request: ToolCallRequest | ModelRequest[Any]) -> Session | None:
     """The session that the run was given explicitly, if it was."""
-    context = getattr(request.runtime, "context", None)
-    if isinstance(context, dict):
-        context = context.get("session")
-    elif not isinstance(context, Session):
-        context = getattr(context, "session", None)
-    return context if isinstance(context, Session) else None
+    runtime = request.runtime
+    config = getattr(runtime, "config", None)  # a model's request has none
+    return carried_session(
+        getattr(runtime, "context", None), ensure_config() if config is None else config
+    )

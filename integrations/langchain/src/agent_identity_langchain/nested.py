@@ -5,10 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final
-
-from langchain_core.callbacks import BaseCallbackHandler, BaseCallbackManager
 
 from agent_identity.adapters import (
     Attempt,
@@ -22,6 +19,7 @@ from agent_identity.adapters import (
     within,
 )
 from agent_identity.errors import AgentIdentityError
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.interrupts import Interrupts
 from agent_identity_langchain.stops import stopping_in, stopping_unguarded_tools
 from agent_identity_langchain.subagents import agent_name, other_agent
@@ -29,9 +27,7 @@ from agent_identity_langchain.subagents import agent_name, other_agent
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from langchain_core.callbacks import Callbacks
-
-__all__ = ["is_nested", "runs_nested", "starts_agents", "with_call_ids"]
+__all__ = ["is_nested", "runs_nested", "starts_agents"]
 
 _MARK: Final = "__agent_identity_nested__"
 
@@ -71,15 +67,16 @@ def runs_nested(function: Callable[..., Any], tool: str) -> Callable[..., Any]:
 
         @functools.wraps(function)
         async def arun(*args: Any, **kwargs: Any) -> Any:
-            call_id = _take_call_id()
+            call_id = current_tool_call_id()
             try:
                 session = await adelegated(None, other_agent(agent_name()))
             except AgentIdentityError as error:
-                with within(None, tool_call_id=call_id):
+                with within(None, tool_call_id=call_id), await abelow_framework():
                     await arefuse(tool, error)
                 raise
             attempt = Attempt()
-            with within(session, tool_call_id=call_id, attempt=attempt):
+            entered = within(session, tool_call_id=call_id, attempt=attempt)
+            with entered, await abelow_framework():
                 interrupts = Interrupts.of_call(tool, call_id)
                 if interrupts is None:
                     return await function(*args, **kwargs)
@@ -90,15 +87,15 @@ def runs_nested(function: Callable[..., Any], tool: str) -> Callable[..., Any]:
 
     @functools.wraps(function)
     def run(*args: Any, **kwargs: Any) -> Any:
-        call_id = _take_call_id()
+        call_id = current_tool_call_id()
         try:
             session = delegated(None, other_agent(agent_name()))
         except AgentIdentityError as error:
-            with within(None, tool_call_id=call_id):
+            with within(None, tool_call_id=call_id), below_framework():
                 refuse(tool, error)
             raise
         attempt = Attempt()
-        with within(session, tool_call_id=call_id, attempt=attempt):
+        with within(session, tool_call_id=call_id, attempt=attempt), below_framework():
             interrupts = Interrupts.of_call(tool, call_id)
             if interrupts is None:
                 return function(*args, **kwargs)
@@ -111,43 +108,3 @@ def runs_nested(function: Callable[..., Any], tool: str) -> Callable[..., Any]:
 def is_nested(function: Callable[..., Any]) -> bool:
     """Whether `runs_nested` made it."""
     return bool(getattr(function, _MARK, False))
-
-
-_CALL_ID: Final[ContextVar[str | None]] = ContextVar("agent_identity_call_id", default=None)
-
-
-class _CallIds(BaseCallbackHandler):
-    """Keeps the model's id of the tool call that starts, for the tool's function, which LangChain doesn't tell."""
-
-    raise_error = True
-    run_inline = True
-
-    def on_tool_start(
-        self,
-        serialized: dict[str, Any],  # noqa: ARG002 - LangChain's own signature
-        input_str: str,  # noqa: ARG002 - see above
-        *,
-        tool_call_id: str | None = None,
-        **_: Any,
-    ) -> None:
-        _CALL_ID.set(tool_call_id)
-
-
-_CALL_IDS: Final = _CallIds()
-
-
-def with_call_ids(callbacks: Callbacks) -> Callbacks:
-    """The callbacks of a guarded copy of a tool."""
-    if isinstance(callbacks, BaseCallbackManager):
-        callbacks = callbacks.copy()
-        callbacks.add_handler(_CALL_IDS, inherit=False)
-        return callbacks
-    others = [each for each in callbacks or () if each is not _CALL_IDS]
-    return [*others, _CALL_IDS]
-
-
-def _take_call_id() -> str | None:
-    """The model's id of the call; the function's body, which may call other functions, doesn't have it any more."""
-    call_id = _CALL_ID.get()
-    _CALL_ID.set(None)
-    return call_id or current_tool_call_id()

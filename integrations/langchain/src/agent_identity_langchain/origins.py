@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
+from agent_identity_langchain.mcp import find_auth
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -24,8 +26,8 @@ def check_origin(
     """Whether guarding this tool guards all that it does.
 
     Raises:
-        AgentIdentityError: of the class `error`; it starts an agent on a server, whose tools nothing guards, or it would be
-            given a credential for an MCP server that never gets it.
+        AgentIdentityError: of the class `error`; it starts an agent on a server, whose tools nothing guards, or an MCP server
+            wouldn't get the credential that its rule asks for.
     """
     modules = set(_modules(tool))
     if any(_is_within(module, _REMOTE_AGENTS) for module in modules):
@@ -37,14 +39,20 @@ def check_origin(
                 "by a tool that you write"
             ),
         )
-    if has_resource and any(_is_within(module, _MCP) for module in modules):
-        raise error(
-            "mcp_credential_unsent",
-            f"the tool {tool.name!r} calls an MCP server, which wouldn't get the credential for the resource",
-            remedy=(
-                "describe the tool without a resource; the connection to its server has its own authentication"
-            ),
-        )
+    if any(_is_within(module, _MCP) for module in modules):
+        auth, remedy = find_auth(tool)
+        if has_resource and auth is None:
+            raise error(
+                "mcp_credential_unsent",
+                f"the tool {tool.name!r} calls an MCP server, which wouldn't get the credential for the resource",
+                remedy=remedy,
+            )
+        if auth is not None and not has_resource:
+            raise error(
+                "mcp_credential_unsent",
+                f"the connection of the tool {tool.name!r} signs calls with a credential, and the tool has no resource",
+                remedy="describe the tool with its resource, the URL of the server, or connect without CallAuth",
+            )
 
 
 def _is_within(module: str, packages: tuple[str, ...]) -> bool:

@@ -3,28 +3,32 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from langchain_core.tools import BaseTool
+from langchain_core.tools import BaseTool, BaseToolkit
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
-from agent_identity_langchain.nested import (
-    is_nested,
-    runs_nested,
-    starts_agents,
-    with_call_ids,
-)
+from agent_identity_langchain.mcp import find_auth, wrap_call
+from agent_identity_langchain.nested import is_nested, runs_nested, starts_agents
 from agent_identity_langchain.origins import check_origin
-from agent_identity_langchain.tool_functions import functions_of, has_resources, is_protected
+from agent_identity_langchain.refusals import states_refusals
+from agent_identity_langchain.tool_functions import (
+    functions_of,
+    guarded,
+    has_resources,
+    is_protected,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Sequence
 
 T = TypeVar("T", bound=BaseTool)
 
 
+@overload
 def protect(
     tool: T,
     *,
@@ -32,17 +36,63 @@ def protect(
     scopes: Iterable[str] | None = None,
     labels: Iterable[str] = (),
     opaque: Iterable[str] = (),
-) -> T:
+) -> T: ...
+
+
+@overload
+def protect(
+    tool: BaseToolkit | Sequence[BaseTool],
+    *,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> list[BaseTool]: ...
+
+
+def protect(
+    tool: BaseTool | BaseToolkit | Sequence[BaseTool],
+    *,
+    resource: str | None = None,
+    scopes: Iterable[str] | None = None,
+    labels: Iterable[str] = (),
+    opaque: Iterable[str] = (),
+) -> BaseTool | list[BaseTool]:
     """A copy of a tool that runs only under a session, each call permitted, credentialed, asserted and recorded.
 
-    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them.
+    A list or a toolkit gives the list of its tools, each protected alike; `opaque` names arguments, so it is for one tool.
+
+    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them. The
+    text of a refusal is what a model may read, without the policy's reason, which is on record.
     The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
     credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,
-    configuration) is no argument of the call and is passed through.
+    configuration) is no argument of the call and is passed through. The session is the current one, or one that the run carries
+    (see `IdentityMiddleware`).
 
     Raises:
         ConfigurationError: it is protected already, or guarding it wouldn't guard all that it does.
     """
+    if isinstance(tool, BaseTool):
+        return _protect(tool, resource, scopes, labels, opaque)
+    tools = tool.get_tools() if isinstance(tool, BaseToolkit) else tool
+    wanted = scopes if scopes is None or isinstance(scopes, str) else frozenset(scopes)
+    marks = labels if isinstance(labels, str) else frozenset(labels)
+    if tuple(opaque):
+        raise ConfigurationError(
+            "tool_malformed",
+            "opaque names the arguments of one tool",
+            remedy="protect that tool by itself",
+        )
+    return [_protect(one, resource, wanted, marks, ()) for one in tools]
+
+
+def _protect(
+    tool: T,
+    resource: str | None,
+    scopes: Iterable[str] | None,
+    labels: Iterable[str],
+    opaque: Iterable[str],
+) -> T:
     if is_protected(tool):
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
     has_resource = resource is not None or has_resources(tool)
@@ -56,12 +106,13 @@ def protect(
         opaque={*opaque, *injected} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
+    auth = find_auth(tool)[0] if resource is not None else None
+    wrapped = wrap if auth is None else functools.partial(wrap_call, auth)
 
     def guard(function: Callable[..., Any]) -> Callable[..., Any]:
         function = starts_agents(function, tool.name, injected)
-        return runs_nested(
-            scrubs(function if tool_of(function) else wrap(function, described)), tool.name
-        )
+        function = scrubs(function if tool_of(function) else wrapped(function, described))
+        return states_refusals(runs_nested(function, tool.name))
 
     return guarded(tool, guard)
 
@@ -73,24 +124,9 @@ def finished(tool: T) -> T:
         if is_nested(function):
             return function
         function = starts_agents(function, tool.name, _injected(tool))
-        return runs_nested(scrubs(function), tool.name)
+        return states_refusals(runs_nested(scrubs(function), tool.name))
 
     return guarded(tool, finish)
-
-
-def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
-    """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
-    functions = {name: around(function) for name, function in functions_of(tool).items()}
-    callbacks = {"callbacks": with_call_ids(tool.callbacks)}
-    if functions.keys() <= {"func", "coroutine"}:
-        return tool.model_copy(update={**functions, **callbacks})
-    # A tool with code of its own: a class below its own one, with the same fields.
-    kind = type(
-        f"Guarded{type(tool).__name__}", (type(tool),), {"__module__": __name__, **functions}
-    )
-    copy = tool.model_copy(update=callbacks)
-    object.__setattr__(copy, "__class__", kind)
-    return copy
 
 
 def _injected(tool: BaseTool) -> frozenset[str]:

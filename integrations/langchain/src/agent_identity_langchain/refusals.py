@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a model is told of a refusal: as LangChain's own tool error, with code and remedy."""
+"""How a refusal is told: with code and remedy, without the policy's reason; to a model as LangChain's own tool error."""
 
 from __future__ import annotations
 
@@ -9,18 +9,43 @@ from typing import TYPE_CHECKING, Any
 
 from langchain_core.tools import BaseTool, ToolException
 
-from agent_identity.adapters import is_for_model, refusal_text, scrubbed
+from agent_identity.adapters import is_for_model, refusal_for_model, refusal_text, scrubbed
 from agent_identity.errors import DeniedError
-from agent_identity_langchain.protection import guarded
+from agent_identity_langchain.tool_functions import guarded
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["tell_model"]
+__all__ = ["states_refusals", "tell_model"]
 
 
 class _RefusedError(ToolException):
     """A refusal on its way to the model; its text holds nothing that the model may not read."""
+
+
+def states_refusals(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The function, with the text for a model as the message of its refusals, since LangChain shows them to callbacks."""
+    if inspect.iscoroutinefunction(function):
+
+        @functools.wraps(function)
+        async def astate(*args: Any, **kwargs: Any) -> Any:
+            try:
+                return await function(*args, **kwargs)
+            except DeniedError as error:
+                refusal = refusal_for_model(error)
+            raise refusal  # outside of the handler, so that the error before isn't its context
+
+        return astate
+
+    @functools.wraps(function)
+    def state(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return function(*args, **kwargs)
+        except DeniedError as error:
+            refusal = refusal_for_model(error)
+        raise refusal  # see above
+
+    return state
 
 
 def tell_model(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Stops unguarded tools inside a guarded one, for instance those of a sub-agent without our middleware.
+"""Stops unguarded tools inside a guarded one, for instance those of a sub-agent without our middleware, or instead of a guarded one.
 
-LangChain tells callbacks of each tool before it runs, at any depth. While a guarded tool runs, a callback handler raises for
+LangChain tells callbacks of each tool before it runs, at any depth. While a guarded call runs, a callback handler raises for
 every tool that isn't guarded. It reaches all runs that inherit the tool's context, or the configuration that it was given.
 """
 
@@ -23,8 +23,16 @@ from langchain_core.callbacks import (
 from langchain_core.tools import BaseTool
 from langchain_core.tracers.context import register_configure_hook
 
-from agent_identity.adapters import adelegated, arefuse, delegated, refuse, within
+from agent_identity.adapters import (
+    adelegated,
+    arefuse,
+    current_tool_call_id,
+    delegated,
+    refuse,
+    within,
+)
 from agent_identity.errors import AgentIdentityError, DeniedError
+from agent_identity_langchain.framework_spans import abelow_framework, below_framework
 from agent_identity_langchain.subagents import agent_name, other_agent
 from agent_identity_langchain.tool_functions import is_protected
 
@@ -33,7 +41,9 @@ if TYPE_CHECKING:
 
     from agent_identity import Session
 
-__all__ = ["stopping_in", "stopping_unguarded_tools"]
+__all__ = ["is_stopped", "stopping_in", "stopping_unguarded_tools"]
+
+_CODE: Final = "tool_unguarded"
 
 
 class _Stop(BaseCallbackHandler):
@@ -52,7 +62,8 @@ class _Stop(BaseCallbackHandler):
         error = _find_fault(serialized)
         if error is not None:
             session = self._find_session(more.get("metadata"))
-            with within(session, tool_call_id=more.get("tool_call_id")):
+            call_id = more.get("tool_call_id") or current_tool_call_id()
+            with within(session, tool_call_id=call_id), below_framework():
                 refuse(_name_of(serialized), error)
             raise error
 
@@ -60,7 +71,8 @@ class _Stop(BaseCallbackHandler):
         error = _find_fault(serialized)
         if error is not None:
             session = await self._afind_session(more.get("metadata"))
-            with within(session, tool_call_id=more.get("tool_call_id")):
+            call_id = more.get("tool_call_id") or current_tool_call_id()
+            with within(session, tool_call_id=call_id), await abelow_framework():
                 await arefuse(_name_of(serialized), error)
             raise error
 
@@ -88,6 +100,11 @@ _ANNOUNCES: Final = (
     AsyncCallbackManager.on_tool_start.__code__,
 )
 _RUNS: Final = (BaseTool.run.__code__, BaseTool.arun.__code__)
+
+
+def is_stopped(error: BaseException) -> TypeGuard[DeniedError]:
+    """Whether it is the refusal of an unguarded tool, which is on record."""
+    return isinstance(error, DeniedError) and error.code == _CODE
 
 
 @contextlib.contextmanager
@@ -132,11 +149,11 @@ def _find_fault(serialized: dict[str, Any] | None) -> DeniedError | None:
         if tool is not None and is_protected(tool):
             return None
     return DeniedError(
-        "tool_unguarded",
-        f"the tool {_name_of(serialized)!r} would run unguarded inside another tool",
+        _CODE,
+        f"the tool {_name_of(serialized)!r} would run unguarded inside a guarded call",
         remedy=(
             "give each sub-agent an IdentityMiddleware (for deepagents: subagents=middleware.subagents(…)), "
-            "or the tool protect"
+            "register it after middleware that swaps tools, or describe the tool with protect"
         ),
     )
 

@@ -1,19 +1,21 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The functions that run when a LangChain tool is called, and whether they are guarded."""
+"""The functions that run when a LangChain tool is called: whether they are guarded, and a copy of the tool with others."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 from langchain_core.tools import BaseTool, StructuredTool
 from langchain_core.tools import Tool as SingleInputTool
 
 from agent_identity.adapters import Tool, tool_of
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.carriers import Carrying, carrying
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+T = TypeVar("T", bound=BaseTool)
 _LOCAL: Final = Tool("local").resource
 
 
@@ -28,6 +30,20 @@ def has_resources(tool: BaseTool) -> bool:
     return any(known is not None and known.resource != _LOCAL for known in described)
 
 
+def guarded(tool: T, around: Callable[[Callable[..., Any]], Callable[..., Any]]) -> T:
+    """A copy of a tool with `around` about its functions, sync and async; nothing else of it changes."""
+    functions = {name: around(function) for name, function in functions_of(tool).items()}
+    kind = carrying(type(tool))
+    if functions.keys() <= {"func", "coroutine"}:
+        copy = tool.model_copy(update=functions)
+    else:
+        # A tool with code of its own: a class below its own one, with the same fields.
+        kind = type(f"Guarded{kind.__name__}", (kind,), {"__module__": __name__, **functions})
+        copy = tool.model_copy()
+    object.__setattr__(copy, "__class__", kind)
+    return copy
+
+
 def functions_of(tool: BaseTool) -> dict[str, Callable[..., Any]]:
     """What runs when the tool is called, by the name under which LangChain looks for it.
 
@@ -36,7 +52,10 @@ def functions_of(tool: BaseTool) -> dict[str, Callable[..., Any]]:
     """
     kind = type(tool)
     for entry in ("invoke", "ainvoke", "run", "arun"):
-        stock = (getattr(base, entry) for base in (BaseTool, StructuredTool, SingleInputTool))
+        stock = (
+            getattr(base, entry, None)
+            for base in (BaseTool, StructuredTool, SingleInputTool, Carrying)
+        )
         if getattr(kind, entry) not in stock:
             raise ConfigurationError(
                 "tool_unguardable",

@@ -221,9 +221,9 @@ class Connection:
         await self._list(session, params.name)
         arguments = mcp.sent_arguments(params)
         call = self.remote.call(params.name, arguments or {}, tool_call_id=current_tool_call_id())
-        is_stateful = not (mcp.is_stateless(session) and self.remote.uri.startswith("http"))
+        is_stateless = mcp.is_stateless(session)
         try:
-            await self.remote.acheck(call, params.name, is_stateful=is_stateful)
+            await self.remote.acheck(call, params.name, is_stateless=is_stateless)
         except (DeniedError, ConfigurationError) as error:
             await call.arefuse(error)
             return _tell(error)
