@@ -243,7 +243,7 @@ async def tell(name: str, work: Awaitable[Any]) -> Any:
 
 async def main() -> None:
     url, scenario = sys.argv[-1], os.environ.get("MCP_CONFORMANCE_SCENARIO", "")
-    context = json.loads(os.environ.get("MCP_CONFORMANCE_CONTEXT") or "{}")
+    context = jose.loads_object(os.environ.get("MCP_CONFORMANCE_CONTEXT", "{}").encode() or b"{}")
     version = os.environ.get("MCP_CONFORMANCE_PROTOCOL_VERSION", "")
     mode = "legacy" if version < "2026" and version else "auto"
     with tempfile.TemporaryDirectory() as place:

@@ -255,9 +255,9 @@ def test_an_undescribed_resource_of_an_embedded_identity_may_name_its_issuer(
     with identity.on_behalf_of("user:alice", purpose="p") as session:
         parts = state_of(session).parts
         before = parts.resources.get(server.url)
-        with pytest.raises(DeniedError) as caught:  # no person can sign in for a trigger
-            with identity.autonomous(trigger="t", purpose="p") as nobody:
-                flow = acquire_demanded(state_of(nobody), server.url, Demand())
+        with identity.autonomous(trigger="t", purpose="p") as nobody:
+            flow = acquire_demanded(state_of(nobody), server.url, Demand())
+            with pytest.raises(DeniedError) as caught:  # no person can sign in for a trigger
                 run(flow, parts.world.answer)
         assert caught.value.code == "interaction_without_principal"
         after = parts.resources.get(server.url)

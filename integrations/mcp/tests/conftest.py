@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 import warnings
@@ -19,6 +20,8 @@ import uvicorn
 from agent_identity import AgentIdentity
 from agent_identity.verify import Verifier
 from agent_identity_mcp.generations import IS_SECOND
+
+from .example_issuer import ExampleProvider, settings
 
 META = "dev.agent-identity/"
 
@@ -229,3 +232,36 @@ def start() -> Iterator[Callable[..., Watched]]:
 @pytest.fixture
 def make() -> Callable[..., tuple[Any, Callable[[], Any]]]:
     return make_server
+
+
+def free_origin() -> tuple[str, int]:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
+    return f"http://127.0.0.1:{port}", port
+
+
+def add_tool(server: Any) -> None:
+    @server.tool()
+    async def list_invoices(customer: str) -> str:
+        """List a customer's invoices."""
+        return f"invoices of {customer}"
+
+
+@pytest.fixture
+def provider() -> ExampleProvider:
+    return ExampleProvider()
+
+
+@pytest.fixture
+def reference(make: Any, start: Any, provider: ExampleProvider) -> Callable[..., Any]:
+    """A server with the authorization server of the mcp package."""
+
+    def run(**options: Any) -> Any:
+        origin, port = free_origin()
+        own = {"auth_server_provider": provider, "auth": settings(origin)}
+        server, make_app = make(**own, **options)
+        add_tool(server)
+        return start(make_app(), port)
+
+    return run

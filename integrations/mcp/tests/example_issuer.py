@@ -102,7 +102,7 @@ def settings(origin: str) -> AuthSettings:
         issuer_url=origin,
         resource_server_url=f"{origin}/mcp",
         client_registration_options=ClientRegistrationOptions(
-            enabled=True, valid_scopes=[SCOPE], default_scopes=[SCOPE]
+            enabled=True, valid_scopes=[SCOPE, "invoices:pay"], default_scopes=[SCOPE]
         ),
         revocation_options=RevocationOptions(enabled=True),
         required_scopes=[SCOPE],

@@ -4,20 +4,21 @@
 from __future__ import annotations
 
 import contextlib
-import socket
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
-from .example_issuer import SCOPE, ExampleProvider, settings
 
 from agent_identity import AgentIdentity, AgentIdentityError, CredentialError, DeniedError
 from agent_identity.jose import loads_object, unverified
 from agent_identity.values import Prompt
 from agent_identity_mcp import CallAuth, auth, connect, guard
 from agent_identity_mcp.generations import IS_SECOND, http, is_error
+
+from .conftest import add_tool, free_origin
+from .example_issuer import SCOPE, ExampleProvider
 
 PURPOSE = "close the October books"
 FASTMCP = find_spec("fastmcp") is not None
@@ -32,13 +33,6 @@ url = "memory:"
 issuer = "discovered"
 {more}
 """
-
-
-def free_origin() -> tuple[str, int]:
-    with socket.socket() as tried:
-        tried.bind(("127.0.0.1", 0))
-        port = tried.getsockname()[1]
-    return f"http://127.0.0.1:{port}", port
 
 
 class Person:
@@ -82,32 +76,6 @@ def configured(tmp_path: Path, person: Person) -> Iterator[Callable[..., AgentId
             return stack.enter_context(identity)
 
         yield make
-
-
-def add_tool(server: Any) -> None:
-    @server.tool()
-    async def list_invoices(customer: str) -> str:
-        """List a customer's invoices."""
-        return f"invoices of {customer}"
-
-
-@pytest.fixture
-def provider() -> ExampleProvider:
-    return ExampleProvider()
-
-
-@pytest.fixture
-def reference(make: Any, start: Any, provider: ExampleProvider) -> Callable[..., Any]:
-    """A server with the authorization server of the mcp package."""
-
-    def run(**options: Any) -> Any:
-        origin, port = free_origin()
-        own = {"auth_server_provider": provider, "auth": settings(origin)}
-        server, make_app = make(**own, **options)
-        add_tool(server)
-        return start(make_app(), port)
-
-    return run
 
 
 @pytest.fixture
