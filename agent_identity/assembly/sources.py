@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
 from agent_identity.assembly.discovered import discovery_of
-from agent_identity.config.inference import infer
-from agent_identity.config.model import DISCOVERED, Configuration, ResourceTable
 from agent_identity.credentials.oauth.discovery import Discovery
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
@@ -40,13 +38,14 @@ from agent_identity.credentials.workload import Provider, provider
 from agent_identity.delegation.details import pin_details
 from agent_identity.errors import CredentialUnavailableError
 from agent_identity.runtime.parts import Resource
-from agent_identity.values import TOOL_DETAILS, scope_set
+from agent_identity.values import DISCOVERED, TOOL_DETAILS, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from agent_identity.assembly.discovered import Registrant
     from agent_identity.assembly.secrets import Secrets
+    from agent_identity.config.model import Configuration, ResourceTable
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.source import Parameters, Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
@@ -87,6 +86,9 @@ def discovered_resource(
     uri: str, secrets: Secrets, registrant: Registrant, clock: Callable[[], float]
 ) -> Resource:
     """A resource that no configuration describes: a person signs in at the issuer that its metadata names."""
+    from agent_identity.config.inference import infer  # noqa: PLC0415 - loads pydantic
+    from agent_identity.config.model import Configuration, ResourceTable  # noqa: PLC0415 - loads pydantic
+
     described = {uri: ResourceTable(issuer=DISCOVERED)}
     configuration = infer(Configuration(resources=described))
     return resources_of(configuration, {}, secrets, registrant, clock)[uri]

@@ -11,7 +11,6 @@ import re
 from typing import TYPE_CHECKING, Final
 
 from agent_identity.config.model import (
-    DISCOVERED,
     NO_METADATA,
     Kind,
     PolicyTable,
@@ -23,7 +22,7 @@ from agent_identity.config.references import is_in_vault, is_reference, parse_re
 from agent_identity.config.table_checks import ISSUERS_URL, check_authority, check_resources
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_loopback_redirect, is_safe_link, origin_or_none
-from agent_identity.values import agent_uri, check_phrase
+from agent_identity.values import DISCOVERED, agent_uri, check_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -10,7 +10,6 @@ import hashlib
 from typing import TYPE_CHECKING, Final, Generic, NamedTuple, TypeVar
 
 from agent_identity.config.model import (
-    DISCOVERED,
     LEGACY_SOURCES,
     OAUTH_SOURCES,
     AgentTable,
@@ -23,7 +22,7 @@ from agent_identity.config.model import (
 )
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
-from agent_identity.values import b64url
+from agent_identity.values import DISCOVERED, b64url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable

@@ -118,9 +118,6 @@ OAUTH_SOURCES: Final[frozenset[str]] = frozenset(
 )
 """Sources that get a token from an issuer."""
 
-DISCOVERED: Final = "discovered"
-"""The `issuer` of a resource whose own metadata names its issuer."""
-
 LEGACY_SOURCES: Final[frozenset[str]] = frozenset(
     {"api-key", "basic", "static", "client-certificate"}
 )

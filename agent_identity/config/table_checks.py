@@ -8,11 +8,11 @@ from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from agent_identity.config.inference import OWN_MEANS, uses_platform
-from agent_identity.config.model import DISCOVERED, OAUTH_SOURCES, ResourceTable
+from agent_identity.config.model import OAUTH_SOURCES, ResourceTable
 from agent_identity.config.problems import Fault, conflict, malformed, missing, unused
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import check_resource
-from agent_identity.values import TOOL_DETAILS, agent_uri, scope_set
+from agent_identity.values import DISCOVERED, TOOL_DETAILS, agent_uri, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
