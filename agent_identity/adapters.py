@@ -12,14 +12,19 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from agent_identity import canonical
 from agent_identity.decorators import tool_of, wrap, wrap_keywords
 from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionError
 from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
 from agent_identity.remote_access import ServerAccess
-from agent_identity.remote_tools import ListedTool, RemoteServer, check_sent, named_request
+from agent_identity.remote_tools import (
+    ListedTool,
+    RemoteServer,
+    check_sent,
+    check_unchanged,
+    named_request,
+)
 from agent_identity.runtime.current import (
     Attempt,
     Current,
@@ -44,7 +49,7 @@ from agent_identity.tools import Tool
 
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Generator, Mapping
+    from collections.abc import Generator
 
     from agent_identity.identity import AgentIdentity
     from agent_identity.session import Session
@@ -120,24 +125,6 @@ def _is_inside_tool_of(session: Session) -> bool:
             return True
         entry = entry.below
     return False
-
-
-def check_unchanged(name: str, arguments: Mapping[str, object]) -> None:
-    """Check that what a framework sends to a remote tool is the running call: its tool, with the arguments that were recorded.
-
-    Raises:
-        NoSessionError: there is no current session.
-        DeniedError: `call_changed`, it is something else.
-    """
-    session, _ = open_session()
-    call = running_call(session)
-    sent = (name, canonical.args_digest(arguments))
-    if call is None or (call.tool.name, call.facts.args_hash) != sent:
-        raise DeniedError(
-            "call_changed",
-            "the call that is sent isn't the one that was permitted and recorded",
-            remedy="change the tool and its arguments before the call is guarded",
-        )
 
 
 def current_tool_call_id() -> str | None:

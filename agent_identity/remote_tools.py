@@ -11,6 +11,7 @@ import asyncio
 import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
+from agent_identity import canonical
 from agent_identity.delegation.carriers import META
 from agent_identity.errors import ConfigurationError, DeniedError, NoSessionError
 from agent_identity.flow import Draft
@@ -18,7 +19,7 @@ from agent_identity.identity import parts_of
 from agent_identity.lifecycle.pins import Definition
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import TOOL_PINNED
-from agent_identity.runtime.current import open_session
+from agent_identity.runtime.current import open_session, running_call
 from agent_identity.session import session_of
 from agent_identity.tool_rules import Rules
 from agent_identity.tools import Tool
@@ -31,11 +32,12 @@ if TYPE_CHECKING:
     from agent_identity.lifecycle.pins import Pins, Verdict
     from agent_identity.pipeline import Call
     from agent_identity.remote_access import ServerAccess
+    from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Parts
     from agent_identity.runtime.state import SessionState
     from agent_identity.values import JSON
 
-__all__ = ["ListedTool", "RemoteServer", "check_sent", "named_request"]
+__all__ = ["ListedTool", "RemoteServer", "check_sent", "check_unchanged", "named_request"]
 
 _RULE_KEYS: Final = frozenset({"labels", "scopes"})
 _PIN_REMEDY: Final = "`agent-identity mcp pins` shows the definition; `agent-identity mcp pin SERVER TOOL` accepts it"
@@ -264,19 +266,32 @@ class RemoteServer:
         return Tool(name, resource=self.uri, server=self.uri, scopes=scopes, labels=labels)
 
 
-def check_sent(call: Call, name: object, arguments: object) -> None:
-    """Check that a request about to be sent is the running call: its tool, with the arguments that were digested.
+def check_unchanged(name: str, arguments: Mapping[str, object]) -> None:
+    """Check that what a framework sends to a remote tool is the running call: its tool, with the arguments that were recorded.
 
     Raises:
-        DeniedError: `call_changed`, or the call has ended.
+        NoSessionError: there is no current session.
+        DeniedError: `call_changed`, it is something else.
     """
-    call.check_running()
-    if name != call.tool.name or arguments != call.arguments:
-        raise DeniedError(
-            "call_changed",
-            "the request that is about to be sent isn't the call that was permitted and recorded",
-            remedy="change the tool and its arguments before the call is guarded",
-        )
+    check_sent(running_call(open_session()[0]), name, arguments)
+
+
+def check_sent(call: RunningCall | None, name: object, arguments: Mapping[str, object]) -> None:
+    """Check that what is about to be sent is this call: its tool, with the arguments that were recorded.
+
+    Raises:
+        DeniedError: `call_changed`, it is something else; or the call has ended.
+    """
+    if call is not None:
+        call.check_running()
+        recorded = (call.tool.name, call.facts.args_hash)
+        if (name, canonical.args_digest(arguments)) == recorded:
+            return
+    raise DeniedError(
+        "call_changed",
+        "the call that is sent isn't the one that was permitted and recorded",
+        remedy="change the tool and its arguments before the call is guarded",
+    )
 
 
 def named_request(meta: Any) -> str | None:

@@ -14,6 +14,7 @@ from urllib.parse import parse_qs
 import pytest
 
 from agent_identity import AgentIdentity, DeniedError, tool
+from agent_identity.adapters import ServerAccess
 from agent_identity.runtime.acquire import acquire_demanded
 from agent_identity.session import current_session
 from agent_identity.testing.web import FakeResponse, FakeWeb, Received
@@ -264,3 +265,67 @@ def test_an_undescribed_resource_of_an_embedded_identity_may_name_its_issuer(
         assert (before.discovery, before.source) != (after.discovery, after.source)
         assert after.discovery is not None
         assert after.discovery.url == getattr(server.issuer, "url", None)
+
+
+# -- the requests of a connection that belong to no tool ------------------------------------------------------------------
+
+
+def demand_of(server: FakeServer) -> tuple[int, dict[str, str]]:
+    return 401, {"www-authenticate": f'Bearer resource_metadata="{server.url}{PLACE}"'}
+
+
+@pytest.fixture
+def discovering(tmp_path: Path, server: FakeServer) -> Iterator[AgentIdentity]:
+    file = tmp_path / "agent-identity.toml"
+    file.write_text("\n".join((CONFIGURED, f'[resources."{server.url}"]', *_DISCOVERED)))
+    file.chmod(0o600)
+    with AgentIdentity.from_config(file, state_dir=tmp_path / "state") as identity:
+        yield identity
+
+
+async def test_a_connection_has_no_credential_until_its_server_demands_one(
+    discovering: AgentIdentity, server: FakeServer
+) -> None:
+    access = ServerAccess(discovering, server.url)
+    assert await access.acredential() is None
+    assert await access.ademanded(200, {}) is None
+    assert await access.ademanded(401, {"www-authenticate": "Basic"}) is None
+    assert server.received == []
+    async with discovering.autonomous(trigger="t", purpose="p") as session:
+        credential = await access.ademanded(*demand_of(server))
+        assert credential is not None
+        assert credential.headers("POST", server.url)["Authorization"] == "Bearer first-token-1"
+        assert await access.acredential() is credential
+        assert access.opener is not None
+        assert access.opener.id == session.id
+
+
+async def test_each_session_has_a_credential_of_its_own(
+    discovering: AgentIdentity, server: FakeServer
+) -> None:
+    access = ServerAccess(discovering, server.url)
+    found: list[Any] = []
+    for _ in range(2):
+        async with discovering.autonomous(trigger="t", purpose="p"):
+            found.append(await access.ademanded(*demand_of(server)))
+    assert found[0] is not found[1]
+    with pytest.raises(DeniedError):  # its session has ended
+        found[0].headers("POST", server.url)
+
+
+async def test_outside_of_all_sessions_the_connection_has_a_session_that_ends_with_it(
+    discovering: AgentIdentity, server: FakeServer, identity: AgentIdentity
+) -> None:
+    access = ServerAccess(discovering, server.url)
+    async with identity.on_behalf_of("user:alice", purpose="p"):  # of another identity
+        credential = await access.ademanded(*demand_of(server))
+    assert credential is not None
+    assert await access.acredential() is credential
+    assert access.opener is None
+    (opened,) = [each for each in discovering.ledger.records() if each.kind == "session.opened"]
+    assert opened.to_dict()["profile"] == "trigger"
+    await access.aclose()
+    with pytest.raises(DeniedError):
+        credential.headers("POST", server.url)
+    assert await access.acredential() is not credential
+    await access.aclose()

@@ -221,8 +221,10 @@ class _Transport(http.AsyncBaseTransport):
 def _read_call(body: bytes) -> dict[str, Any]:
     """The message of a request that calls a tool, an empty one for any other."""
     message = _read_message(body)
-    is_call = message.get("method") == "tools/call" and isinstance(message.get("params"), dict)
-    return message if is_call else {}
+    params = message.get("params")
+    if message.get("method") != "tools/call" or not isinstance(params, dict):
+        return {}
+    return message if isinstance(params.get("arguments", {}), dict) else {}
 
 
 def _read_message(body: bytes) -> dict[str, Any]:
