@@ -255,7 +255,7 @@ async def main() -> None:
             identity = AgentIdentity.from_config(file, state_dir=state, on_interaction=sign_in)
             await stack.enter_async_context(identity)
             await stack.enter_async_context(session_of(identity, setting.subject))
-            options = {"elicitation_callback": elicited, "mode": mode}
+            options: dict[str, Any] = {"elicitation_callback": elicited, "mode": mode}
             client = await stack.enter_async_context(connect(url, identity=identity, **options))
             await use(client, context)
 

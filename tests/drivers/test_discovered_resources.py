@@ -322,8 +322,8 @@ async def test_outside_of_all_sessions_the_connection_has_a_session_that_ends_wi
     assert credential is not None
     assert await access.acredential() is credential
     assert access.opener is None
-    (opened,) = [each for each in discovering.ledger.records() if each.kind == "session.opened"]
-    assert opened.to_dict()["profile"] == "trigger"
+    trace = discovering.who_triggered(next(iter(discovering.ledger.records())).session_id or "")
+    assert (trace.principal.profile, trace.principal.sub) == ("trigger", "mcp:connection")
     await access.aclose()
     with pytest.raises(DeniedError):
         credential.headers("POST", server.url)

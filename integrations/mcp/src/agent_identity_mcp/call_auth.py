@@ -93,8 +93,8 @@ class CallAuth(http.Auth):
             async with contextlib.aclosing(self._for_connection(request)) as own:
                 signed = await anext(own, None)
                 while signed is not None:
-                    response = yield signed
-                    signed = await _resume(own, response)
+                    answer = yield signed
+                    signed = await _resume(own, answer)
             return
         try:
             response = None
