@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
@@ -218,6 +219,21 @@ async def test_each_principal_has_a_sign_in_and_a_token_of_their_own(
     assert len(set(tokens)) == 2
     listings = [each for each in watched.seen if each.rpc == "tools/list" and each.token]
     assert {each.token for each in listings} <= set(tokens)
+
+
+async def test_principals_who_sign_in_at_once_take_turns_at_the_port(
+    signing_in: AgentIdentity, reference: Any, person: Person
+) -> None:
+    watched = reference()
+
+    async def turn(user: str) -> None:
+        async with called(signing_in, watched.url, user):
+            pass
+
+    await asyncio.gather(*(turn(f"user:{name}") for name in ("alice", "bob", "carol")))
+    assert len(person.opened) == 3
+    assert len({http.URL(link).params["redirect_uri"] for link in person.opened}) == 1
+    assert len({each.token for each in watched.calls()}) == 3
 
 
 async def test_a_stateful_connection_belongs_to_the_session_that_opened_it(
