@@ -236,6 +236,33 @@ async def test_principals_who_sign_in_at_once_take_turns_at_the_port(
     assert len({each.token for each in watched.calls()}) == 3
 
 
+@pytest.mark.skipif(not IS_SECOND, reason="connections of mcp 1 keep state")
+async def test_parallel_calls_on_one_connection_have_the_token_of_their_principal(
+    signing_in: AgentIdentity, reference: Any, person: Person
+) -> None:
+    watched = reference()
+    users = ("alice", "bob", "carol")
+
+    async def turn(client: Any, user: str) -> None:
+        async with signing_in.on_behalf_of(f"user:{user}", purpose=PURPOSE):
+            calls = (client.call_tool("list_invoices", {"customer": user}) for _ in range(30))
+            for result in await asyncio.gather(*calls):
+                assert not is_error(result)
+
+    async with (
+        signing_in.on_behalf_of("user:alice", purpose=PURPOSE),
+        connect(watched.url, identity=signing_in) as client,
+    ):
+        await asyncio.gather(*(turn(client, user) for user in users))
+    calls = [each for each in watched.calls() if each.token]
+    assert len(calls) == 90
+    owners: dict[str, str] = {}
+    for each in calls:
+        user = each.message["params"]["arguments"]["customer"]
+        assert owners.setdefault(each.token, user) == user
+    assert set(owners.values()) == {*users}
+
+
 async def test_a_stateful_connection_belongs_to_the_session_that_opened_it(
     signing_in: AgentIdentity, reference: Any
 ) -> None:
