@@ -245,7 +245,7 @@ class RemoteServer:
             raise DeniedError(
                 "connection_owned",
                 f"the connection to {self.uri} belongs to another principal or chain",
-                remedy="open a connection for each principal and chain, or use a server with protocol 2026-07-28 over HTTP",
+                remedy="open a connection for each principal and chain, or use a server over HTTP that keeps no session",
             )
 
     def _describe(self, name: str) -> Tool:

@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Any, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_identity.cli.adapters import GROUP
 from agent_identity.cli.demo.story import Story, demo_directory, program
@@ -74,7 +74,8 @@ def _load(adapter: str) -> FrameworkDemo:
     try:
         for entry in entries:
             found: Any = importlib.import_module(f"{entry.module}.demo")
-            return cast("FrameworkDemo", found)
+            demo: FrameworkDemo = found
+            return demo
     except ModuleNotFoundError as error:
         missing = str(error.name)
     else:

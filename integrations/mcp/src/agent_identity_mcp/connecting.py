@@ -13,7 +13,7 @@ from agent_identity import AgentIdentityError
 from agent_identity.adapters import tls_context
 from agent_identity_mcp.authorization import auth
 from agent_identity_mcp.call_auth import make_client
-from agent_identity_mcp.generations import IS_SECOND
+from agent_identity_mcp.generations import IS_SECOND, know_session_id
 from agent_identity_mcp.guarding import guard
 
 if TYPE_CHECKING:
@@ -73,4 +73,6 @@ async def _enter(
 
         return await stack.enter_async_context(Client(transport, **options))
     streams: Any = await stack.enter_async_context(transport)
-    return await stack.enter_async_context(ClientSession(*streams[:2], **options))
+    session = await stack.enter_async_context(ClientSession(*streams[:2], **options))
+    know_session_id(session, streams[2])
+    return session
