@@ -161,7 +161,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         "codespell",
         "--skip",
-        "requirements,*.lock,*/corpus/*,*/findings/*",
+        "requirements,*.lock,*-lock.json,*/corpus/*,*/findings/*",
         *CODE,
         "docs",
         "README.md",

@@ -17,6 +17,7 @@ from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionErro
 from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
+from agent_identity.remote_access import ServerAccess
 from agent_identity.remote_tools import (
     ListedTool,
     RemoteServer,
@@ -61,6 +62,7 @@ __all__ = [
     "RemoteServer",
     "Rule",
     "Rules",
+    "ServerAccess",
     "Tool",
     "adelegated",
     "arefuse",

@@ -259,8 +259,8 @@ CODES: Final = frozenset(
     interaction_timeout interaction_without_principal interrupted invalid_authorization_details
     invalid_binding_message invalid_client invalid_client_metadata invalid_dpop_proof
     invalid_grant invalid_request invalid_request_uri invalid_scope invalid_target invalid_token
-    invalid_user_code issued_before_start issuer_busy issuer_malformed issuer_mismatch
-    issuer_missing issuer_unavailable issuer_unknown issuer_unreachable issuer_unused
+    invalid_user_code issued_before_start issuer_ambiguous issuer_busy issuer_malformed issuer_mismatch
+    issuer_missing issuer_not_named issuer_unavailable issuer_unknown issuer_unreachable issuer_unused
     json_duplicate_name json_lone_surrogate json_malformed json_not_object json_not_utf8
     json_number json_too_deep key_ambiguous key_malformed key_mismatch key_missing key_private
     key_renewed key_unknown key_unusable key_unused key_weak keyring_missing keyring_unusable

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from agent_identity.assembly import Assembled
+    from agent_identity.assembly.discovered import Registrant
     from agent_identity.authority import Authority
     from agent_identity.authority.store import Store
     from agent_identity.config import Configuration
@@ -691,18 +692,17 @@ class AgentIdentity:
         from agent_identity.assembly import configured  # noqa: PLC0415 - loads only for a file
 
         secrets = configured.secrets_of(configuration, self._clock)
+        registrant = self._registrant()
         if self._authority is not None:
             return self._with_authority(
                 minted | configured.minted_resources(configuration),
-                configured.other_resources(configuration, secrets, self._clock),
+                configured.other_resources(configuration, secrets, registrant, self._clock),
             )
         return configured.assemble(
             configuration,
             secrets,
-            name=self.name,
-            agent=self._agent,
+            registrant=registrant,
             signer=signer,
-            recorded=self._record_registration,
             clock=self._clock,
         )
 
@@ -724,7 +724,26 @@ class AgentIdentity:
             owner=self._owner,
             record=self._record_registration,
         )
-        return assemble_embedded(client, minted=minted, described=elsewhere, clock=self._clock)
+        return assemble_embedded(
+            client,
+            minted=minted,
+            described=elsewhere,
+            discovered=self._discover,
+            clock=self._clock,
+        )
+
+    def _discover(self, uri: str) -> Resource:
+        """Make a resource whose metadata names its issuer."""
+        from agent_identity.assembly.secrets import Secrets  # noqa: PLC0415 - see `_assemble`
+        from agent_identity.assembly.sources import discovered_resource  # noqa: PLC0415 - see `_assemble`
+
+        secrets = Secrets(None, self._clock)
+        return discovered_resource(uri, secrets, self._registrant(), self._clock)
+
+    def _registrant(self) -> Registrant:
+        from agent_identity.assembly.discovered import Registrant  # noqa: PLC0415 - see `_assemble`
+
+        return Registrant(self.name, self._agent, self._owner, self._record_registration)
 
     def _record_registration(self) -> Flow[None]:
         yield from append(

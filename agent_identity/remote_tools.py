@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from agent_identity.identity import AgentIdentity
     from agent_identity.lifecycle.pins import Pins, Verdict
     from agent_identity.pipeline import Call
+    from agent_identity.remote_access import ServerAccess
     from agent_identity.runtime.current import RunningCall
     from agent_identity.runtime.parts import Parts
     from agent_identity.runtime.state import SessionState
@@ -70,9 +71,11 @@ class RemoteServer:
         *,
         identity: AgentIdentity | None = None,
         rules: Mapping[str, Mapping[str, Any]] | None = None,
+        access: ServerAccess | None = None,
     ) -> None:
         self.uri: str = check_resource(uri)
         self._parts: Parts | None = None if identity is None else parts_of(identity)
+        self._access = access
         self._rules = None if rules is None else _read_rules(self.uri, rules)
         self._tools: dict[str, Tool] = {}
         self._pages: dict[str | None, _Page] = {}
@@ -172,6 +175,8 @@ class RemoteServer:
                 remedy="guard a connection of its own with the identity of the session",
             )
         if not (is_stateless and self.uri.startswith(("http://", "https://"))):
+            opener = None if self._access is None else self._access.opener
+            self._claim(session if opener is None else opener)
             self._claim(session)
         await self._check_tool(session, name)
 
@@ -241,7 +246,7 @@ class RemoteServer:
             raise DeniedError(
                 "connection_owned",
                 f"the connection to {self.uri} belongs to another principal or chain",
-                remedy="open a connection for each principal and chain, or use a server with protocol 2026-07-28 over HTTP",
+                remedy="open a connection for each principal and chain, or use a server over HTTP that keeps no session",
             )
 
     def _describe(self, name: str) -> Tool:

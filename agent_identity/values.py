@@ -16,6 +16,7 @@ from agent_identity.forks import reset_in_child
 from agent_identity.redaction import keep, remember, scrub, start_over
 
 __all__ = [
+    "DISCOVERED",
     "JSON",
     "LOCAL",
     "TOOL_DETAILS",
@@ -45,6 +46,9 @@ JSON: TypeAlias = "bool | int | float | str | list[JSON] | dict[str, JSON] | Non
 
 LOCAL: Final = "urn:agent-identity:local"
 """The resource of a tool that reaches nothing outside its process; no network verifier accepts it."""
+
+DISCOVERED: Final = "discovered"
+"""The name of the issuer of a resource whose own metadata names its issuer."""
 
 
 TOOL_DETAILS: Final = "urn:agent-identity:tool"

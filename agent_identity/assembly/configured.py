@@ -26,9 +26,9 @@ from agent_identity.values import scope_set
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from agent_identity.assembly.discovered import Registrant
     from agent_identity.config import Configuration
     from agent_identity.config.model import AgentTable, VaultTable
-    from agent_identity.credentials.agent import Agent
     from agent_identity.flow import Flow
     from agent_identity.http.surroundings import Svids
     from agent_identity.http.transport import Transport
@@ -40,15 +40,18 @@ def assemble(
     configuration: Configuration,
     secrets: Secrets,
     *,
-    name: str,
-    agent: Agent,
+    registrant: Registrant,
     signer: Signer | None,
-    recorded: Callable[[], Flow[None]],
     clock: Callable[[], float],
 ) -> Assembled:
     """Assemble the parts of a configuration. `signer` signs first grants if neither an issuer nor a vault does."""
     issuers = issuers_of(
-        configuration, secrets, name=name, agent=agent, recorded=recorded, clock=clock
+        configuration,
+        secrets,
+        name=registrant.name,
+        agent=registrant.agent,
+        recorded=registrant.recorded,
+        clock=clock,
     )
     granting = configuration.agent.grants
     signer = signer or vault_signer(configuration, secrets)
@@ -64,7 +67,7 @@ def assemble(
         )
     return Assembled(
         anchor,
-        Resources(resources_of(configuration, issuers, secrets, clock)),
+        Resources(resources_of(configuration, issuers, secrets, registrant, clock)),
         issuers,
         trusted_of(configuration, issuers),
     )
@@ -91,10 +94,13 @@ def _signer_id(table: AgentTable, signer: Signer) -> str:
 
 
 def other_resources(
-    configuration: Configuration, secrets: Secrets, clock: Callable[[], float]
+    configuration: Configuration,
+    secrets: Secrets,
+    registrant: Registrant,
+    clock: Callable[[], float],
 ) -> dict[str, Resource]:
     """The resources whose credentials come from elsewhere than an issuer: keys, platform tokens, certificates."""
-    return resources_of(configuration, {}, secrets, clock)
+    return resources_of(configuration, {}, secrets, registrant, clock)
 
 
 def minted_resources(configuration: Configuration) -> dict[str, Minted]:

@@ -37,11 +37,13 @@ def assemble_embedded(
     *,
     minted: Mapping[str, Minted],
     described: Mapping[str, Resource],
+    discovered: Callable[[str], Resource],
     clock: Callable[[], float],
 ) -> Assembled:
     """Assemble the parts around the authority of this process. `client` is what the identity is there.
 
     `minted` describes resources that get its tokens, `described` are resources whose credentials come from elsewhere.
+    `discovered` makes a resource whose metadata names its issuer.
     """
 
     def make_resource(uri: str, settings: Minted = _DEFAULTS) -> Resource:
@@ -56,4 +58,6 @@ def assemble_embedded(
         )
 
     resources = {uri: make_resource(uri, settings) for uri, settings in minted.items()}
-    return Assembled(client, Resources(resources | dict(described), make_resource), {}, {})
+    return Assembled(
+        client, Resources(resources | dict(described), make_resource, discovered), {}, {}
+    )

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Final, Literal
 
+from agent_identity.assembly.discovered import discovery_of
+from agent_identity.credentials.oauth.discovery import Discovery
 from agent_identity.credentials.oauth.token_types import (
     ACCESS_TOKEN,
     ID_TOKEN,
@@ -19,6 +21,7 @@ from agent_identity.credentials.sources.ciba import Ciba
 from agent_identity.credentials.sources.client_credentials import ClientCredentials
 from agent_identity.credentials.sources.cross_domain import CrossDomain
 from agent_identity.credentials.sources.device import DeviceAuthorization
+from agent_identity.credentials.sources.discovered import Discovered
 from agent_identity.credentials.sources.entra_obo import EntraObo
 from agent_identity.credentials.sources.jwt_bearer import JwtBearer
 from agent_identity.credentials.sources.legacy import ApiKey, Basic, ClientCertificate, Static
@@ -35,14 +38,14 @@ from agent_identity.credentials.workload import Provider, provider
 from agent_identity.delegation.details import pin_details
 from agent_identity.errors import CredentialUnavailableError
 from agent_identity.runtime.parts import Resource
-from agent_identity.values import TOOL_DETAILS, scope_set
+from agent_identity.values import DISCOVERED, TOOL_DETAILS, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from agent_identity.assembly.discovered import Registrant
     from agent_identity.assembly.secrets import Secrets
-    from agent_identity.config import Configuration
-    from agent_identity.config.model import ResourceTable
+    from agent_identity.config.model import Configuration, ResourceTable
     from agent_identity.credentials.oauth.issuer import Issuer
     from agent_identity.credentials.source import Parameters, Source
     from agent_identity.credentials.workload.tokens import WorkloadToken
@@ -59,6 +62,7 @@ class _Means:
     configuration: Configuration
     issuers: Mapping[str, Issuer]
     secrets: Secrets
+    registrant: Registrant
     clock: Callable[[], float]
 
 
@@ -66,10 +70,11 @@ def resources_of(
     configuration: Configuration,
     issuers: Mapping[str, Issuer],
     secrets: Secrets,
+    registrant: Registrant,
     clock: Callable[[], float],
 ) -> dict[str, Resource]:
     """The resources of a configuration that have a source, by URI."""
-    means = _Means(configuration, issuers, secrets, clock)
+    means = _Means(configuration, issuers, secrets, registrant, clock)
     return {
         uri: _resource(uri, table, means)
         for uri, table in configuration.resources.items()
@@ -77,20 +82,65 @@ def resources_of(
     }
 
 
+def discovered_resource(
+    uri: str, secrets: Secrets, registrant: Registrant, clock: Callable[[], float]
+) -> Resource:
+    """A resource that no configuration describes: a person signs in at the issuer that its metadata names."""
+    from agent_identity.config.inference import infer  # noqa: PLC0415 - loads pydantic
+    from agent_identity.config.model import Configuration, ResourceTable  # noqa: PLC0415 - loads pydantic
+
+    described = {uri: ResourceTable(issuer=DISCOVERED)}
+    configuration = infer(Configuration(resources=described))
+    return resources_of(configuration, {}, secrets, registrant, clock)[uri]
+
+
 def _resource(uri: str, table: ResourceTable, means: _Means) -> Resource:
     transaction = table.transaction_token
+    issuer = None if table.issuer is None else means.issuers.get(table.issuer)
+    discovery = _discovery(uri, table, issuer, means)
+    if table.issuer == DISCOVERED and discovery is not None:
+        source: Source = _discovered(table, discovery, means)
+    else:
+        source = _SOURCES[table.source or ""](table, means)
     return Resource(
         uri,
-        _SOURCES[table.source or ""](table, means),
+        source,
         None if table.scopes is None else scope_set(table.scopes),
         sends_assertion=table.assertion != "omit",
-        issuer=None if table.issuer is None else means.issuers[table.issuer],
+        issuer=discovery if table.issuer == DISCOVERED else issuer,
+        discovery=discovery,
         transaction=None
         if transaction is None
         else TransactionTokens(means.issuers[transaction.issuer], transaction.audience),
         details=details_of(uri, table),
         handed=ChainAlone(means.clock) if _needs_principal_token(table) else None,
     )
+
+
+def _discovery(
+    uri: str, table: ResourceTable, issuer: Issuer | None, means: _Means
+) -> Discovery | None:
+    """What reads the resource's metadata: for its issuer, or to check that it names the configured one."""
+    if table.issuer == DISCOVERED:
+        client = means.configuration.mcp
+        return discovery_of(uri, table, client, means.registrant, means.secrets, means.clock)
+    if issuer is None or not uri.startswith(("https://", "http://")):
+        return None
+    return Discovery(uri, means.clock, issuer=issuer)
+
+
+def _discovered(table: ResourceTable, discovery: Discovery, means: _Means) -> Source:
+    def make(issuer: Issuer, is_bound: bool) -> Source:  # noqa: FBT001 - see Discovered
+        offered = "dpop" if is_bound else "none"
+        binding = offered if table.binding == "offered" else table.binding
+        found = replace(means, issuers={**means.issuers, DISCOVERED: issuer})
+        own = table.model_copy(update={"binding": binding})
+        return _SOURCES[table.source or ""](own, found)
+
+    signs_in = table.source in ("authorization-code", "device")
+    patience = means.configuration.http.interaction_timeout if signs_in else None
+    otherwise = ChainAlone(means.clock)
+    return Discovered(table.source or "", discovery, make, otherwise, patience)
 
 
 _EXCHANGES: Final = frozenset(
@@ -125,13 +175,16 @@ def _parameters(table: ResourceTable) -> Parameters:
 
 
 def _binding(table: ResourceTable) -> Literal["dpop", "mtls", "none"]:
-    return table.binding or "dpop"
+    binding = table.binding
+    return "dpop" if binding is None or binding == "offered" else binding
 
 
 def _client_name(table: ResourceTable, means: _Means) -> str:
     """Distinguishes two clients of one issuer in a cache key."""
     label = table.issuer or ""
-    return f"{label} {means.configuration.issuers[label].client_id or ''}"
+    named = means.configuration.issuers.get(label)
+    client_id = means.configuration.mcp.client_id if named is None else named.client_id
+    return f"{label} {client_id or ''}"
 
 
 _ANY_SUBJECT: Final = (ACCESS_TOKEN, JWT, ID_TOKEN)
@@ -203,6 +256,7 @@ def _client_credentials(table: ResourceTable, means: _Means) -> Source:
 
 def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
     issuer = _issuer(table, means)
+    named = means.configuration.issuers.get(table.issuer or "")
     by_workload = table.assertion_from == "workload"
     return JwtBearer(
         issuer,
@@ -211,7 +265,7 @@ def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
         audience=table.audience,
         parameters=_parameters(table),
         key=_client_key(table, means),
-        kid=means.configuration.issuers[table.issuer or ""].client_key_id,
+        kid=None if named is None else named.client_key_id,
         workload=workload_token(table, issuer.url, means.clock) if by_workload else None,
         client_name=_client_name(table, means),
     )
@@ -219,7 +273,8 @@ def _jwt_bearer(table: ResourceTable, means: _Means) -> Source:
 
 def _client_key(table: ResourceTable, means: _Means) -> Callable[[], Flow[SigningKey]] | None:
     label = table.issuer or ""
-    reference = means.configuration.issuers[label].client_key
+    named = means.configuration.issuers.get(label)
+    reference = None if named is None else named.client_key
     return None if reference is None else means.secrets.key(reference, f"client key of {label}")
 
 

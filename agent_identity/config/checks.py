@@ -22,7 +22,7 @@ from agent_identity.config.references import is_in_vault, is_reference, parse_re
 from agent_identity.config.table_checks import ISSUERS_URL, check_authority, check_resources
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import is_loopback_redirect, is_safe_link, origin_or_none
-from agent_identity.values import agent_uri, check_phrase
+from agent_identity.values import DISCOVERED, agent_uri, check_phrase
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -36,6 +36,7 @@ def check(configuration: Configuration) -> Iterator[Fault]:
     yield from _issuer_names(configuration)
     yield from _issuers(configuration)
     yield from check_resources(configuration)
+    yield from _discovered_client(configuration)
     yield from _references(configuration)
     yield from _addresses(configuration)
     yield from _policy(configuration)
@@ -101,6 +102,8 @@ def _is_agent(name: str) -> bool:
 
 def _issuer_names(configuration: Configuration) -> Iterator[Fault]:
     for path, name in values_of(configuration, Kind.ISSUER):
+        if name == DISCOVERED and path[0] == "resources" and path[-1] == "issuer":
+            continue
         if name not in configuration.issuers:
             meant = nearest(name, configuration.issuers)
             hint = f", did you mean {meant}?" if meant else ""
@@ -169,6 +172,25 @@ def _metadata(table: IssuerTable, path: tuple[str, ...], *, is_asked: bool) -> I
         yield missing((*path, "endpoints", "token_endpoint"), why)
     if "subjects" in table.trust and table.jwks is None:
         yield missing((*path, "jwks"), why)
+
+
+def _discovered_client(configuration: Configuration) -> Iterator[Fault]:
+    """Our client at discovered issuers."""
+    table, tables = configuration.mcp, configuration.resources.values()
+    is_used = any(each.issuer == DISCOVERED for each in tables)
+    for key in ("client_id", "client_key", "client_key_id", "redirect_uri"):
+        if getattr(table, key) is not None and not is_used:
+            yield unused(("mcp", key), 'no resource has issuer = "discovered"')
+    if table.client_key is not None and table.client_id is None:
+        yield missing(("mcp", "client_id"), "client_key is the key of this client")
+    if table.client_key_id is not None and table.client_key is None:
+        yield unused(("mcp", "client_key_id"), "there is no client_key")
+    if DISCOVERED in configuration.issuers:
+        yield conflict(
+            ("issuers", DISCOVERED),
+            "is the name of issuers that are found at run time",
+            "give the table another name",
+        )
 
 
 _CLIENT_KEYS: Final = (

@@ -22,7 +22,7 @@ from agent_identity.config.model import (
 )
 from agent_identity.config.problems import key_text
 from agent_identity.config.references import is_in_vault
-from agent_identity.values import b64url
+from agent_identity.values import DISCOVERED, b64url
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -153,8 +153,14 @@ def _is_authorization(table: ResourceTable) -> bool:
     return (table.header or "").lower() == "authorization"
 
 
+def _is_discovered(table: ResourceTable) -> bool:
+    return table.issuer == DISCOVERED
+
+
 _RESOURCE_RULES: Final[tuple[_Rule[ResourceTable], ...]] = (
+    _Rule("source", "authorization-code", "a person signs in at its issuer", _is_discovered),
     _Rule("source", "token-exchange", "there is an issuer", _has("issuer")),
+    _Rule("binding", "offered", "the issuer's metadata says what it binds", _is_discovered),
     _Rule("binding", "dpop", "the embedded authority binds its tokens", _is(None)),
     _Rule("binding", "none", "Entra binds no tokens", _is("entra-obo")),
     _Rule("binding", "none", "the token is of another provider", _is("auth0-token-vault")),

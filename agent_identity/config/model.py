@@ -107,7 +107,7 @@ TokenType: TypeAlias = Literal[
     "urn:ietf:params:oauth:token-type:id_token",
     "urn:ietf:params:oauth:token-type:jwt",
 ]
-Binding: TypeAlias = Literal["dpop", "mtls", "none"]
+Binding: TypeAlias = Literal["dpop", "mtls", "none", "offered"]
 
 OAUTH_SOURCES: Final[frozenset[str]] = frozenset(
     {
@@ -262,11 +262,11 @@ class ResourceTable(Table):
     source: SourceName | None = None
     """How to get the credential, by default by token exchange if there is an issuer, otherwise from the embedded authority; `chain` gets none, and the resource gets chain and assertion alone."""
     issuer: IssuerName = None
-    """The issuer of the token, by default the only one."""
+    """The issuer of the token, by default the only one; `discovered` is the one that the resource's own metadata names."""
     via: IssuerName = None
     """The principal's issuer, the first leg of `id-jag` and `identity-chaining`."""
     binding: Binding | None = None
-    """What the token is bound to, by default `dpop` for tokens of an issuer, otherwise `none`."""
+    """What the token is bound to, by default `dpop` for tokens of an issuer, otherwise `none`; for a discovered issuer `offered`, which is `dpop` where its metadata offers that."""
     scopes: Texts | None = None
     """The scopes that may be requested."""
     assertion: Literal["send", "omit"] | None = None
@@ -451,10 +451,18 @@ class OperatorTable(Table):
 
 
 class McpTable(Table):
-    """How MCP servers' tools are known."""
+    """How MCP servers' tools are known, and our client at issuers that are discovered."""
 
     pins: Literal["first-use", "required"] = "first-use"
     """Which definition of a server's tool is accepted: the first one that is seen, or only one that `agent-identity mcp pin` accepted."""
+    client_id: Text | None = None
+    """Our client id at discovered issuers; an https URL names a client metadata document. Without it, or where an issuer reads no such documents, each agent registers itself."""
+    client_key: Reference = None
+    """The private key (PEM) of that client, by default it has none."""
+    client_key_id: Text | None = None
+    """The `kid` of that key, by default its thumbprint."""
+    redirect_uri: Annotated[Text | None, Kind.REDIRECT] = None
+    """The loopback URI to which a sign-in in a browser comes back, by default `/callback` of `127.0.0.1` at a port that is chosen once for each resource."""
 
 
 class CliTable(Table):
@@ -542,7 +550,7 @@ class Configuration(Table):
     operator: OperatorTable = OperatorTable()
     """Who may revoke other agents' sessions, reinstate and erase."""
     mcp: McpTable = McpTable()
-    """How MCP servers' tools are known."""
+    """How MCP servers' tools are known, and our client at issuers that are discovered."""
     cli: CliTable = CliTable()
     """What the command line may do."""
 

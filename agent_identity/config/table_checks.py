@@ -12,7 +12,7 @@ from agent_identity.config.model import OAUTH_SOURCES, ResourceTable
 from agent_identity.config.problems import Fault, conflict, malformed, missing, unused
 from agent_identity.errors import ConfigurationError
 from agent_identity.uris import check_resource
-from agent_identity.values import TOOL_DETAILS, agent_uri, scope_set
+from agent_identity.values import DISCOVERED, TOOL_DETAILS, agent_uri, scope_set
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -169,6 +169,13 @@ def _issuer(
                 'remove binding, or set it to "none"',
             )
         return
+    if table.issuer == DISCOVERED:
+        yield from _discovered(table, path)
+        return
+    if table.binding == "offered":
+        yield conflict(
+            (*path, "binding"), "is only for discovered issuers", 'set it to "dpop" or "none"'
+        )
     issuer = configuration.issuers.get(table.issuer or "")
     if issuer is None:
         return
@@ -183,6 +190,30 @@ def _issuer(
         yield missing(
             ("issuers", str(table.issuer), "client_certificate"),
             'binding = "mtls" needs a client_certificate, or a [spiffe] table',
+        )
+
+
+_FOR_DISCOVERED: Final = frozenset(
+    {"authorization-code", "client-credentials", "device", "jwt-bearer"}
+)
+
+
+def _discovered(table: ResourceTable, path: tuple[str, ...]) -> Iterator[Fault]:
+    """What may go to an issuer that a resource names: nothing that the issuer could use elsewhere."""
+    is_own = table.source == "jwt-bearer" and table.assertion_from != "workload"
+    if table.source not in _FOR_DISCOVERED or is_own:
+        yield conflict(
+            (*path, "issuer"),
+            f"{table.source} needs an issuer that is configured",
+            "add the issuer to [issuers], and name it here",
+        )
+    if not path[1].startswith(("https://", "http://")):
+        yield conflict(
+            (*path, "issuer"), "only the URL of a resource leads to its metadata", "name an issuer"
+        )
+    if table.binding == "mtls":
+        yield conflict(
+            (*path, "binding"), "a discovered issuer gets no certificate", "name an issuer"
         )
 
 

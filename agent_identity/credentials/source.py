@@ -129,10 +129,11 @@ def sub_at(issuer: Issuer, wanted: Wanted) -> str | None:
     """Return the principal's `sub` at an issuer; None where it isn't known, and for a trigger.
 
     A `sub` is unique at its own issuer (OIDC Core §2). It also holds at issuers whose configuration lists that issuer in
-    `subjects_of`.
+    `subjects_of`. A principal without issuer is known at the configured issuers.
     """
     principal = wanted.principal
-    is_known = principal.iss in (None, issuer.url) or principal.iss in issuer.subjects_of
+    is_known = principal.iss == issuer.url or principal.iss in issuer.subjects_of
+    is_known = is_known or (principal.iss is None and not issuer.is_discovered)
     return principal.sub if is_known and principal.profile != "trigger" else None
 
 
@@ -158,11 +159,19 @@ def required_sub_at(issuer: Issuer, wanted: Wanted) -> str:
     return sub
 
 
+class Demand(NamedTuple):
+    """A resource's demand for authorization: where its metadata is (RFC 9728 §5.1), and the scopes that it asks for."""
+
+    metadata: str | None = None
+    scopes: frozenset[str] | None = None
+
+
 class Renewal(NamedTuple):
-    """Why a credential is renewed: it expired, or the server requires more scopes or a fresher sign-in."""
+    """Why a credential is renewed: it expired, or the server requires more scopes, a fresher sign-in, or another issuer's token."""
 
     scopes: frozenset[str] | None = None
     step_up: StepUp | None = None
+    demand: Demand | None = None
 
 
 class Described(NamedTuple):

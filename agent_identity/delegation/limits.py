@@ -52,13 +52,22 @@ class Limits:
                 remedy="add the scope to the resource's configuration",
             )
 
-    def default_scopes(self, resource: str, configured: frozenset[str] | None) -> frozenset[str]:
+    def default_scopes(
+        self,
+        resource: str,
+        configured: frozenset[str] | None,
+        asked: frozenset[str] | None = None,
+    ) -> frozenset[str]:
         """The scopes of a call that names none: all configured scopes of `resource` that these limits allow.
 
-        An empty set if neither is set, and for local tools.
+        `asked` are those that the resource asks for; None if it doesn't say. Of them, only those that are configured and allowed.
+        An empty set if nothing is set, and for local tools.
         """
         if resource == LOCAL:
             return frozenset()
+        if asked is not None:
+            limits = [each for each in (configured, self.scopes) if each is not None]
+            return asked.intersection(*limits)
         if configured is None or self.scopes is None:
             return configured or self.scopes or frozenset()
         return configured & self.scopes

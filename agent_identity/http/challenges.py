@@ -6,6 +6,10 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from agent_identity.credentials.source import Demand
+from agent_identity.errors import ConfigurationError
+from agent_identity.values import scope_set
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -54,6 +58,30 @@ def challenges_of(header: str) -> list[Challenge]:
         if not twice:
             challenges.append(Challenge(scheme[1].lower(), parameters))
     return challenges
+
+
+def demanded_by(status: int, header: str) -> Demand | None:
+    """The demand of a 401 response for a token, or for another one than the request had; None if it demands none.
+
+    A request that gets a 401 response wasn't applied (RFC 9110 §15.5.2), so it can be sent again.
+    """
+    if status != 401:  # noqa: PLR2004 - a status of HTTP
+        return None
+    for challenge in challenges_of(header):
+        parameters = challenge.parameters
+        if challenge.scheme not in ("bearer", "dpop"):
+            continue
+        if parameters.get("error", "invalid_token") == "invalid_token":
+            return Demand(parameters.get("resource_metadata"), _scopes(parameters.get("scope")))
+    return None
+
+
+def _scopes(text: str | None) -> frozenset[str] | None:
+    """The scopes of a challenge; None for none, or malformed ones."""
+    try:
+        return None if text is None else scope_set(text.split())
+    except ConfigurationError:
+        return None
 
 
 def wanted_by(status: int, header: str) -> Challenge | None:

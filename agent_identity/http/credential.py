@@ -19,7 +19,7 @@ from agent_identity.credentials.sources.transaction import HEADER as TXN_TOKEN
 from agent_identity.delegation.assertion import RequestBinding
 from agent_identity.delegation.carriers import ASSERTION, DELEGATION
 from agent_identity.errors import ConfigurationError, DeniedError
-from agent_identity.http.challenges import names_error, wanted_by
+from agent_identity.http.challenges import demanded_by, names_error, wanted_by
 from agent_identity.http.network import client_context
 from agent_identity.http.signed_requests import Sending, check_sendable
 from agent_identity.http.transport import CERTIFICATE
@@ -107,6 +107,7 @@ class Credential(httpx.Auth):
         renewer: Renewer | None = None,
         context: Callable[[Certificate], ssl.SSLContext] = client_context,
         clock: Callable[[], float] = time.time,
+        may_learn: bool = False,
     ) -> None:
         self._ready = ready
         self._proof_key = proof_key
@@ -118,6 +119,7 @@ class Credential(httpx.Auth):
         self._context = context
         self._clock = clock
         self._numbers = numbers or itertools.count(1)
+        self._may_learn = may_learn
 
     @property
     def resource(self) -> str:
@@ -256,7 +258,11 @@ class Credential(httpx.Auth):
     def renewal(self, method: str, status: int, headers: Mapping[str, str]) -> Renewal | None:
         """The renewal that a refusal requires; None where renewing doesn't help, or the request may not be repeated."""
         joined = _join_headers(headers)
-        challenge = wanted_by(status, joined.get("www-authenticate", ""))
+        header = joined.get("www-authenticate", "")
+        demand = demanded_by(status, header) if self._may_learn else None
+        if demand is not None and self._renewer is not None:
+            return Renewal(demand=demand)
+        challenge = wanted_by(status, header)
         if challenge is None or self._renewer is None:
             return None
         return _read_renewal(challenge, method, self.scopes)

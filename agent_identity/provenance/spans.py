@@ -160,5 +160,5 @@ def _is_inside_execute_tool() -> bool:
     if not otel_context.get_current():
         return False
     span = otel.get_current_span()
-    attributes = getattr(span, "attributes", None) or {}
+    attributes: Mapping[str, object] = getattr(span, "attributes", None) or {}
     return attributes.get(OPERATION) == "execute_tool" or otel_context.get_value(_EXECUTES) is span

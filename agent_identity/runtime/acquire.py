@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.source import Renewal, Wanted
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     import httpx
 
-    from agent_identity.credentials.source import Source, StepUp
+    from agent_identity.credentials.source import Demand, Source, StepUp
     from agent_identity.delegation.grant import Grant
     from agent_identity.flow import Draft, Flow
     from agent_identity.http.credential import Credential, LateCredential, Ready
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Resource
     from agent_identity.runtime.state import SessionState
     from agent_identity.values import Decision
+
+
+_NEW: Final = 60.0
+"""Seconds in which a resource that refuses a token leads to no other one, and to no other sign-in."""
 
 
 def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
@@ -87,7 +91,12 @@ def make_credential(session: SessionState, reached: Reach, call: RunningCall | N
         renewer=Renewing(session, reached, call),
         context=parts.world.context,
         clock=parts.clock,
+        may_learn=_may_learn(reached.place),
     )
+
+
+def _may_learn(place: Resource | None) -> bool:
+    return place is not None and place.discovery is not None and place.discovery.may_learn
 
 
 def _check_use(session: SessionState, reached: Reach, call: RunningCall | None) -> None:
@@ -288,6 +297,23 @@ def trace_acquisition(session: SessionState, resource: str) -> Generator[None]:
         span.end(attributes, error)
 
 
+def acquire_demanded(
+    session: SessionState, resource: str, demand: Demand | None
+) -> Flow[Credential]:
+    """Get the credential of a session that a resource demands, for requests that belong to no tool.
+
+    `demand` is the resource's answer to a request without credential, None for a later request.
+
+    Raises:
+        DeniedError: policy, the configuration or the session's limits refuse it.
+        CredentialError: the resource's metadata can't be used, or the issuer refused or could not be reached.
+    """
+    parts = session.parts
+    if demand is not None:
+        yield from parts.resources.learn(resource, demand, parts.own_issuer)
+    return (yield from _acquire(session, resource, None))
+
+
 def _acquire(
     session: SessionState, resource: str, scopes: Iterable[str] | None
 ) -> Flow[Credential]:
@@ -320,11 +346,16 @@ def renew(
         now = parts.clock()
         session.check(now)
         scopes = reached.scopes
-        if renewal.scopes is not None:
+        wanted = renewal.scopes
+        if renewal.demand is not None:
+            wanted, has_moved = yield from _learn(session, reached, renewal.demand, call)
+            if wanted is None and not has_moved and _is_new(reached, now):
+                return reached
+        if wanted is not None:
             scopes = yield from _decide_and_record(
-                session, reached.resource, renewal.scopes, now, own=reached.scopes, call_id=call_id
+                session, reached.resource, wanted, now, own=reached.scopes, call_id=call_id
             )
-        if renewal == Renewal():
+        if renewal.scopes is None and renewal.step_up is None:
             _forget(session, reached)
         renewed = yield from reach(session, reached.resource, scopes, renewal.step_up)
         session.check(parts.clock())
@@ -334,9 +365,34 @@ def renew(
             draft_refused(session, reached.resource, error, reached.resource, call_id)
         )
         raise
-    if renewal != Renewal():
+    if wanted is not None or renewal.step_up is not None:
         yield from append(_draft_stepped_up(session, reached.resource, scopes, renewal, call_id))
     return renewed
+
+
+def _learn(
+    session: SessionState, reached: Reach, demand: Demand, call: RunningCall | None
+) -> Flow[tuple[frozenset[str] | None, bool]]:
+    """Learn what a resource demands. Return other scopes to request, None to keep them, and whether its issuer is another one.
+
+    A tool's own scopes are kept.
+    """
+    parts, resource = session.parts, reached.resource
+    before = _version(reached.place), session.needed(resource, None)
+    yield from parts.resources.learn(resource, demand, parts.own_issuer)
+    after = _version(reached.place), session.needed(resource, None)
+    is_default = reached.scopes == before[1] and (call is None or call.tool.scopes is None)
+    return after[1] if is_default and after[1] != before[1] else None, after[0] != before[0]
+
+
+def _version(place: Resource | None) -> int:
+    return 0 if place is None or place.discovery is None else place.discovery.version
+
+
+def _is_new(reached: Reach, now: float) -> bool:
+    """Whether a token was issued a moment ago. A resource that refuses it would refuse another one, too."""
+    issued = reached.issued
+    return issued is not None and issued.opens_something and now < issued.issued_at + _NEW
 
 
 def _draft_stepped_up(
@@ -401,9 +457,13 @@ def _decide_and_record(
 def _check_more_scopes(
     session: SessionState, resource: str, wanted: frozenset[str], own: frozenset[str]
 ) -> None:
-    """Refuse more scopes than the current credential has, unless the session or the configuration limits them."""
-    is_limited = session.limits.scopes is not None
-    if is_limited or session.parts.resources.scopes(resource) is not None or wanted <= own:
+    """Refuse more scopes than the current credential has, unless the session or the configuration limits them.
+
+    What a resource asked for when it demanded authorization is allowed, if the configuration leaves its issuer and scopes to it.
+    """
+    resources = session.parts.resources
+    is_limited = session.limits.scopes is not None or resources.scopes(resource) is not None
+    if is_limited or wanted <= own | (resources.asked(resource) or frozenset()):
         return
     raise DeniedError(
         "scope_not_granted",

@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from agent_identity.credentials.agent import Agent
+    from agent_identity.credentials.oauth.discovery import Discovery
     from agent_identity.credentials.root_grants import Anchor
-    from agent_identity.credentials.source import Revoker, Source
+    from agent_identity.credentials.source import Demand, Revoker, Source
     from agent_identity.credentials.sources.transaction import TransactionTokens
     from agent_identity.delegation.limits import Limits
+    from agent_identity.flow import Flow
     from agent_identity.http.world import World
     from agent_identity.lifecycle import Revocations
     from agent_identity.policy import Policy, Request
@@ -186,6 +188,7 @@ class Resource:
     `scopes` and `details` limit what may be requested and done there, None is no limit; each detail is about this resource.
     `sends_assertion` False sends it no delegation data. `issuer` revokes its tokens, None if they can't be revoked.
     `handed` is the source for sessions that were handed over, which have no token of the principal; None is `source`.
+    `discovery` reads what the resource says of its issuer and scopes; None if that is never read.
     """
 
     uri: str
@@ -196,6 +199,7 @@ class Resource:
     transaction: TransactionTokens | None = None
     details: Details | None = None
     handed: Source | None = None
+    discovery: Discovery | None = None
 
     def source_for(self, *, is_handed: bool) -> Source:
         """The source of the credential; a session that was handed over may have another one."""
@@ -203,15 +207,22 @@ class Resource:
 
 
 class Resources:
-    """The resources of an identity: the described ones, and all others by `default` if there is one."""
+    """The resources of an identity: the described ones, and all others by `default` if there is one.
 
-    __slots__ = ("_default", "_described")
+    `discovered` makes one whose issuer is found at run time, for a resource that isn't described and doesn't accept the default.
+    """
+
+    __slots__ = ("_default", "_described", "_discovered")
 
     def __init__(
-        self, described: Mapping[str, Resource], default: Callable[[str], Resource] | None = None
+        self,
+        described: Mapping[str, Resource],
+        default: Callable[[str], Resource] | None = None,
+        discovered: Callable[[str], Resource] | None = None,
     ) -> None:
         self._described = dict(described)
         self._default = default
+        self._discovered = discovered
 
     def get(self, uri: str) -> Resource:
         """Find a resource by its URI.
@@ -229,6 +240,32 @@ class Resources:
                 remedy=f'add a table [resources."{uri}"] to the configuration, with exactly this URI',
             )
         return self._default(uri)
+
+    def learn(self, uri: str, demand: Demand, own_issuer: str | None) -> Flow[None]:
+        """Learn what a resource demands: its issuer, from its metadata, and the scopes that it asks for.
+
+        A resource that isn't described gets tokens of `own_issuer`, unless its metadata names another issuer.
+
+        Raises:
+            DeniedError: `resource_not_configured`.
+            CredentialError: its metadata can't be read or used.
+        """
+        place = self.get(uri)
+        if place.discovery is not None:
+            yield from place.discovery.learn(demand)
+        elif uri not in self._described and self._discovered is not None:
+            place = self._discovered(uri)
+            assert place.discovery is not None  # noqa: S101 - what makes it such a resource
+            found = yield from place.discovery.learn(demand)
+            if found is not None and own_issuer not in found.issuers:
+                self._described.setdefault(uri, place)
+
+    def asked(self, uri: str) -> frozenset[str] | None:
+        """The scopes that a resource asked for when it demanded authorization; None if it didn't."""
+        described = self._described.get(uri)
+        if described is None or described.discovery is None:
+            return None
+        return described.discovery.asked
 
     def details(self, uri: str) -> Details | None:
         """The authorization details that a resource is limited to, None for no limit."""

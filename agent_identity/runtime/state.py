@@ -208,11 +208,16 @@ class SessionState:
         Raises:
             DeniedError: they don't, so no request is made.
         """
-        cached = self._needed.get((resource, scopes))
+        asked = None if scopes is not None else self.parts.resources.asked(resource)
+        cached = None if asked is not None else self._needed.get((resource, scopes))
         if cached is not None:
             return cached
         configured = self.parts.resources.scopes(resource)
-        needed = scopes if scopes is not None else self.limits.default_scopes(resource, configured)
+        needed = (
+            scopes
+            if scopes is not None
+            else self.limits.default_scopes(resource, configured, asked)
+        )
         self.limits.check(resource, needed, configured)
         self._needed[resource, scopes] = needed
         return needed

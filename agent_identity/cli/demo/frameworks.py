@@ -7,7 +7,7 @@ import importlib
 import json
 import sys
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_identity.cli.adapters import GROUP
 from agent_identity.cli.demo.story import Story, demo_directory, program
@@ -73,7 +73,9 @@ def _load(adapter: str) -> FrameworkDemo:
     entries = entry_points(group=GROUP, name=adapter)
     try:
         for entry in entries:
-            return importlib.import_module(f"{entry.module}.demo")
+            found: Any = importlib.import_module(f"{entry.module}.demo")
+            demo: FrameworkDemo = found
+            return demo
     except ModuleNotFoundError as error:
         missing = str(error.name)
     else:

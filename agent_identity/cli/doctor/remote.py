@@ -31,10 +31,10 @@ from agent_identity.config import workload_api
 from agent_identity.config.model import OAUTH_SOURCES
 from agent_identity.credentials.oauth.metadata import (
     discover,
-    discover_resource,
     endpoints_without_metadata,
     read_keys,
 )
+from agent_identity.credentials.oauth.protected_resource import discover_resource
 from agent_identity.errors import AgentIdentityError
 from agent_identity.flow import HttpRequest, HttpResponse, run
 from agent_identity.http.network import tls
@@ -45,7 +45,8 @@ if TYPE_CHECKING:
     from agent_identity.cli.doctor.local import Setup
     from agent_identity.config import Configuration
     from agent_identity.config.model import IssuerTable, ResourceTable, VaultTable
-    from agent_identity.credentials.oauth.metadata import Endpoints, ProtectedResource
+    from agent_identity.credentials.oauth.metadata import Endpoints
+    from agent_identity.credentials.oauth.protected_resource import ProtectedResource
     from agent_identity.flow import Answer, Ask, Flow
 
 SKEW: Final = 30.0
@@ -273,14 +274,15 @@ def check_resource(uri: str, table: ResourceTable, setup: Setup) -> list[Finding
 def _differences(
     name: str, metadata: ProtectedResource, table: ResourceTable, configuration: Configuration
 ) -> Iterator[Finding]:
-    issuer = configuration.issuers[table.issuer or ""].issuer
-    if metadata.issuers and issuer not in metadata.issuers:
+    named = configuration.issuers.get(table.issuer or "")
+    issuer = None if named is None else named.issuer
+    if issuer is not None and metadata.issuers and issuer not in metadata.issuers:
         yield warning(
             name,
             f"it doesn't name {issuer} among the issuers whose tokens it accepts",
             "check resources.issuer, character by character, including a trailing slash",
         )
-    if metadata.wants_dpop and table.binding != "dpop":
+    if metadata.wants_dpop and table.binding not in ("dpop", "offered"):
         yield warning(name, "it accepts only DPoP-bound tokens", 'set binding = "dpop" for it')
     if metadata.wants_certificate and table.binding != "mtls":
         yield warning(

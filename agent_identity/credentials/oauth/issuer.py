@@ -41,6 +41,8 @@ class Issuer(IssuerKeys):
     free port. `assumes_pkce` signs in although the metadata doesn't list PKCE methods. `revokes` is whether tokens are revoked at
     the end of a session. `certificate` is the TLS client certificate that tokens are bound to. `resource_indicators=False` leaves out `resource`
     (RFC 8707), for issuers that refuse it. `subjects_of` are the URLs of issuers whose `sub` names the same person here.
+    `is_discovered` says that a resource named the issuer, and no configuration did; then it leads to no private address, unless
+    `may_be_private`.
     """
 
     def __init__(
@@ -61,6 +63,8 @@ class Issuer(IssuerKeys):
         certificate: Callable[[], Flow[Certificate]] | None = None,
         resource_indicators: bool = True,
         subjects_of: frozenset[str] = frozenset(),
+        is_discovered: bool = False,
+        may_be_private: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(
@@ -71,6 +75,7 @@ class Issuer(IssuerKeys):
             metadata=metadata,
             has_metadata=has_metadata,
             endpoints=endpoints,
+            discovered=is_discovered and not may_be_private,
             monotonic=monotonic,
         )
         self.allows = allows
@@ -78,6 +83,7 @@ class Issuer(IssuerKeys):
         self.assumes_pkce = assumes_pkce
         self.revokes = revokes
         self.subjects_of = subjects_of
+        self.is_discovered = is_discovered
         self.resource_indicators = resource_indicators
         self.nonces: Nonces = Nonces()
         self._clients = clients

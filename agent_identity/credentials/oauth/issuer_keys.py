@@ -56,7 +56,7 @@ class IssuerKeys:
 
     `origins` are further allowed origins of its endpoints. `metadata` is the URL of its metadata where that isn't a standard one;
     with `has_metadata=False` none is read. `endpoints` (by their RFC 8414 names) and `jwks` replace those of the metadata. `key_use` is the `use` of its
-    signing keys. `clock` returns Unix seconds. `id` is unique: issuers with the same URL but other settings share no
+    signing keys. `discovered` says that a resource named the issuer, and no configuration did. `clock` returns Unix seconds. `id` is unique: issuers with the same URL but other settings share no
     cache entries.
     """
 
@@ -71,6 +71,7 @@ class IssuerKeys:
         has_metadata: bool = True,
         endpoints: Mapping[str, str] | None = None,
         key_use: str = "sig",
+        discovered: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
         self.url = url
@@ -84,6 +85,7 @@ class IssuerKeys:
         self._has_metadata = has_metadata
         self._given = endpoints or {}
         self._key_use = key_use
+        self._discovered = discovered
         self._endpoints: Endpoints | None = None
         self._keys: KeySet | None = None
         self._keys_refused: CredentialRejectedError | None = None
@@ -108,7 +110,12 @@ class IssuerKeys:
 
     def _discover(self) -> Flow[Endpoints]:
         return discover(
-            self.url, self.clock, self._origins, place=self._metadata, given=self._given
+            self.url,
+            self.clock,
+            self._origins,
+            place=self._metadata,
+            given=self._given,
+            discovered=self._discovered,
         )
 
     def only_key(self, alg: str) -> Flow[dict[str, JSON]]:
@@ -213,7 +220,9 @@ class IssuerKeys:
         if place is None:
             # It has attempts of its own, so that three failures here aren't repeated three times below.
             place = (yield from self.endpoints()).jwks
-        read = lambda: read_keys(self.url, place, self.clock, use=self._key_use)  # noqa: E731 - a flow to be made twice
+        read = lambda: read_keys(  # noqa: E731 - a flow to be made twice
+            self.url, place, self.clock, discovered=self._discovered, use=self._key_use
+        )
         return (yield from self._attempt(read))
 
     def _or_stale(self, ask: Shared[E], last: E | None) -> Flow[E]:

@@ -1,11 +1,11 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Reads the metadata and the keys of an issuer (RFC 8414, OpenID Discovery, RFC 7517), and a resource's metadata (RFC 9728)."""
+"""Reads the metadata and the keys of an issuer (RFC 8414, OpenID Discovery, RFC 7517)."""
 
 from __future__ import annotations
 
 from collections import Counter
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _LIFE: Final = 300.0
 _KEY_LIMIT: Final = 1000
-_NOT_FOUND: Final = 404
-_RESOURCE_PLACE: Final = "/.well-known/oauth-protected-resource"
 _NOT_THERE: Final = frozenset({400, 401, 403, 404, 405, 410})
 """Statuses that mean that there is no metadata at a URL; the next one is tried."""
 _BUSY: Final = frozenset({429, 503})
@@ -47,6 +45,7 @@ class Endpoints:
 
     `aliases` are the endpoints for clients with a TLS certificate (RFC 8705 §5), by field name here; `origins` are their
     allowed origins. `takes_metadata_documents` and the lists of what it supports are None where the metadata doesn't say.
+    `discovered` says that a resource named the issuer, so that requests to it may lead to no private address.
     """
 
     issuer: str
@@ -74,6 +73,7 @@ class Endpoints:
     id_token_algorithms: frozenset[str] | None = None
     origins: frozenset[str] = frozenset()
     revocations: str | None = None
+    discovered: bool = False
 
     def at(self, name: str, *, certificate: bool = False) -> str:
         """Return the URL of an endpoint; with `certificate`, its alias for clients with a TLS certificate.
@@ -103,11 +103,13 @@ def discover(
     *,
     place: str | None = None,
     given: Mapping[str, str] | None = None,
+    discovered: bool = False,
 ) -> Flow[Endpoints]:
     """Read an issuer's metadata (RFC 8414 §3, OpenID Discovery §4). Its `issuer` must equal the configured URL.
 
     `origins` are further origins that are allowed for endpoints; by default every endpoint must be at the issuer's own. `place`
     replaces the standard URLs of the document. `given` are endpoints by their RFC 8414 names, which replace the document's.
+    `discovered` says that a resource named the issuer.
 
     Raises:
         CredentialRejectedError: `issuer_mismatch`, `endpoint_origin` or `metadata_missing`.
@@ -115,7 +117,8 @@ def discover(
     """
     failure: CredentialError | None = None
     for url in _places(issuer) if place is None else (place,):
-        response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), issuer)
+        request = HttpRequest("GET", url, {"Accept": "application/json"}, discovered=discovered)
+        response = yield from send(request, issuer)
         if response.status in _NOT_THERE:
             continue
         try:
@@ -125,7 +128,8 @@ def discover(
                 raise
             failure = failure or error
             continue
-        return _endpoints_in(document, issuer, clock(), origins, given or {})
+        found = _endpoints_in(document, issuer, clock(), origins, given or {})
+        return replace(found, discovered=discovered)
     raise failure or CredentialRejectedError(
         "metadata_missing",
         f"{issuer} publishes no metadata",
@@ -351,47 +355,3 @@ def _is_usable(key: dict[str, JSON]) -> bool:
             load_checker(alg, *find_candidates([key], alg, None))
             return True
     return False
-
-
-@dataclass(frozen=True, slots=True)
-class ProtectedResource:
-    """A resource's own metadata: which issuers it accepts, and how their tokens must be bound (RFC 9728).
-
-    It is a hint only: the configuration decides which issuer is asked. `scopes` is None where it lists none.
-    """
-
-    resource: str
-    issuers: frozenset[str]
-    scopes: frozenset[str] | None
-    wants_dpop: bool
-    wants_certificate: bool
-
-
-def discover_resource(resource: str, clock: Callable[[], float]) -> Flow[ProtectedResource | None]:
-    """Read a resource's metadata; None where it publishes none (RFC 9728 §3).
-
-    Raises:
-        CredentialRejectedError: `resource_mismatch`, the metadata describes another resource; or it is malformed.
-        CredentialUnavailableError: the resource could not be reached.
-    """
-    parts = urlsplit(resource)
-    url = f"{parts.scheme}://{parts.netloc}{_RESOURCE_PLACE}{parts.path.rstrip('/')}"
-    response = yield from send(HttpRequest("GET", url, {"Accept": "application/json"}), resource)
-    if response.status == _NOT_FOUND:
-        return None
-    if response.status != 200:  # noqa: PLR2004 - a status of HTTP
-        raise failure_of(response, resource, "its metadata", clock())
-    metadata = json_object(response, resource)
-    if metadata.text("resource") != resource:
-        raise CredentialRejectedError(
-            "resource_mismatch",
-            f"the metadata at {resource} describes another resource",
-            remedy="write the resource exactly as its metadata does",
-        )
-    return ProtectedResource(
-        resource=resource,
-        issuers=metadata.texts("authorization_servers") or frozenset(),
-        scopes=metadata.texts("scopes_supported"),
-        wants_dpop=metadata.get("dpop_bound_access_tokens_required") is True,
-        wants_certificate=metadata.get("tls_client_certificate_bound_access_tokens") is True,
-    )

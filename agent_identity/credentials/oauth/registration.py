@@ -90,7 +90,11 @@ def register(
         )
     document = _request(endpoints, registration)
     request = HttpRequest(
-        "POST", endpoints.registration, _headers(initial_token), orjson.dumps(document)
+        "POST",
+        endpoints.registration,
+        _headers(initial_token),
+        orjson.dumps(document),
+        discovered=endpoints.discovered,
     )
     response = yield from send(request, endpoints.issuer)
     if response.status not in _ANSWERED:
@@ -234,6 +238,26 @@ class DocumentedClient:
         return self._client
 
 
+class FoundClient:
+    """The client at an issuer that a resource named: `known` where the issuer can know it, otherwise it registers.
+
+    An issuer reads the metadata document of a client whose id is an https URL only if its metadata says so.
+    """
+
+    def __init__(self, known: Client | None, registration: InstanceRegistration) -> None:
+        self._known = known
+        self._registration = registration
+
+    def client(self, issuer: Issuer, /) -> Flow[Client]:
+        known = self._known
+        if known is not None and not known.client_id.startswith("https://"):
+            return known
+        endpoints = yield from issuer.endpoints()
+        if known is not None and endpoints.takes_metadata_documents:
+            return known
+        return (yield from self._registration.client(issuer))
+
+
 def _usage(grant_types: Sequence[str], redirect_uri: str | None = None) -> dict[str, JSON]:
     """The metadata about grant types, in full: the defaults mean a web application that signs people in (RFC 7591 §2)."""
     signs_in = "authorization_code" in grant_types
@@ -262,7 +286,8 @@ def _fields(response: HttpResponse) -> Fields:
 class InstanceRegistration:
     """The client of this agent instance: it registers with the agent's own key.
 
-    `initial_token` is fetched when the instance registers. `recorded` writes the registration to the ledger.
+    `initial_token` is fetched when the instance registers. `recorded` writes the registration to the ledger. `scopes` may be a
+    function, for scopes that are known only then.
     """
 
     def __init__(
@@ -274,7 +299,7 @@ class InstanceRegistration:
         initial_token: Callable[[], Flow[Secret]] | None,
         recorded: Callable[[], Flow[None]],
         grant_types: Sequence[str] = (),
-        scopes: frozenset[str] = frozenset(),
+        scopes: frozenset[str] | Callable[[], frozenset[str]] = frozenset(),
         assertion_audience: Literal["issuer", "token-endpoint"] = "issuer",
     ) -> None:
         self._name = name
@@ -300,7 +325,7 @@ class InstanceRegistration:
             self._owner,
             self._agent.key,
             self._grant_types,
-            self._scopes,
+            self._scopes() if callable(self._scopes) else self._scopes,
             redirect_uri=issuer.redirect_uri,
             assertion_audience=self._assertion_audience,
         )

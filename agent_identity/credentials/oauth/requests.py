@@ -146,6 +146,7 @@ def form_request(
                 },
                 encode_form([*members, *more]),
                 certificate=tls_certificate,
+                discovered=endpoints.discovered,
             ),
             endpoints.issuer,
         )

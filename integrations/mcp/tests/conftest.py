@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import socket
 import threading
 import time
 import warnings
@@ -19,6 +20,8 @@ import uvicorn
 from agent_identity import AgentIdentity
 from agent_identity.verify import Verifier
 from agent_identity_mcp.generations import IS_SECOND
+
+from .example_issuer import ExampleProvider, settings
 
 META = "dev.agent-identity/"
 
@@ -159,16 +162,16 @@ async def answer(
 
 
 def make_server(
-    name: str = "billing", *, is_stateful: bool = False
+    name: str = "billing", *, is_stateful: bool = False, **own: Any
 ) -> tuple[Any, Callable[[], Any]]:
     """A server of the installed generation, and what makes its ASGI application."""
     if IS_SECOND:
-        server: Any = Server(name)
+        server: Any = Server(name, **own)
         options = {"json_response": True, "stateless_http": not is_stateful}
         return server, lambda: server.streamable_http_app(**options)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # mcp 1.24 with newer pydantic-settings
-        server = Server(name, json_response=True, stateless_http=not is_stateful)
+        server = Server(name, json_response=True, stateless_http=not is_stateful, **own)
     return server, server.streamable_http_app
 
 
@@ -224,11 +227,44 @@ def billing(identity: AgentIdentity) -> Iterator[Watched]:
 
 @pytest.fixture
 def start() -> Iterator[Callable[..., Watched]]:
-    """Starts servers for one test: `start(app)`."""
+    """Starts servers for one test: `start(app)`, or `start(app, port)`."""
     with contextlib.ExitStack() as stack:
-        yield lambda app, port=0: stack.enter_context(serving(app, port))
+        yield lambda *arguments: stack.enter_context(serving(*arguments))
 
 
 @pytest.fixture
 def make() -> Callable[..., tuple[Any, Callable[[], Any]]]:
     return make_server
+
+
+def free_origin() -> tuple[str, int]:
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
+    return f"http://127.0.0.1:{port}", port
+
+
+def add_tool(server: Any) -> None:
+    @server.tool()
+    async def list_invoices(customer: str) -> str:
+        """List a customer's invoices."""
+        return f"invoices of {customer}"
+
+
+@pytest.fixture
+def provider() -> ExampleProvider:
+    return ExampleProvider()
+
+
+@pytest.fixture
+def reference(make: Any, start: Any, provider: ExampleProvider) -> Callable[..., Any]:
+    """A server with the authorization server of the mcp package."""
+
+    def run(**options: Any) -> Any:
+        origin, port = free_origin()
+        own = {"auth_server_provider": provider, "auth": settings(origin)}
+        server, make_app = make(**own, **options)
+        add_tool(server)
+        return start(make_app(), port)
+
+    return run

@@ -31,6 +31,7 @@ BELIEVED = ISSUER + KEY + 'trust = ["subjects"]\n'
 OTHER = '[issuers.o]\nissuer = "https://o.example"\nclient_id = "c"\nclient_auth = "none"\n'
 RESOURCE = f'[resources."{B}"]\n'
 ASKED = ISSUER + KEY + RESOURCE
+FOUND = AGENT + RESOURCE + 'issuer = "discovered"\n'
 VAULT = '[vault]\naddress = "https://v.example"\nrole = "r"\n'
 CLIENT = f'[authority.clients.a]\njwks = "file:jwks"\nresources = ["{B}"]\n'
 ANCHOR = BELIEVED + CLIENT
@@ -171,6 +172,10 @@ SAID: dict[str, str] = {
     "authority.clients.max_depth": ANCHOR + "max_depth = 1\n",
     "operator.key": '[operator]\nkey = "file:key.pem"\n' + ISSUER + KEY,
     "mcp.pins": '[mcp]\npins = "required"\n',
+    "mcp.client_id": FOUND + '[mcp]\nclient_id = "c"\n',
+    "mcp.client_key": FOUND + '[mcp]\nclient_id = "c"\n' + KEY,
+    "mcp.client_key_id": FOUND + '[mcp]\nclient_id = "c"\nclient_key_id = "k"\n' + KEY,
+    "mcp.redirect_uri": FOUND + '[mcp]\nredirect_uri = "http://127.0.0.1:8400/callback"\n',
     "cli.autonomous": "[cli]\nautonomous = true\n",
 }
 

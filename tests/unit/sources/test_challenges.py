@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent_identity.http.challenges import challenges_of, wanted_by
+from agent_identity.credentials.source import Demand
+from agent_identity.http.challenges import challenges_of, demanded_by, wanted_by
 
 READ: list[tuple[str, list[tuple[str, dict[str, str]]]]] = [
     ("Bearer", [("bearer", {})]),
@@ -184,3 +185,27 @@ def test_what_is_written_by_the_rules_is_read_as_it_was_meant(
 )
 def test_repetition_up_to_the_limit_comes_to_an_end(header: str) -> None:
     assert len(challenges_of(header)) <= len(header)
+
+
+NAMED = Demand("https://a.example/m")
+DEMAND = NAMED._replace(scopes=frozenset({"a", "b"}))
+
+
+@pytest.mark.parametrize(
+    ("status", "header", "expected"),
+    [
+        (401, "Bearer", Demand()),
+        (401, 'Bearer resource_metadata="https://a.example/m", scope="b a"', DEMAND),
+        (401, 'DPoP error="invalid_token", resource_metadata="https://a.example/m"', NAMED),
+        (401, 'Basic realm="x", Bearer scope="a"', Demand(None, frozenset({"a"}))),
+        (401, 'Bearer scope="\\""', Demand()),
+        (401, 'DPoP error="use_dpop_nonce"', None),
+        (401, 'Bearer error="insufficient_user_authentication"', None),
+        (401, "Basic", None),
+        (401, "", None),
+        (403, "Bearer", None),
+        (200, "Bearer", None),
+    ],
+)
+def test_a_401_demands_a_token(status: int, header: str, expected: Demand | None) -> None:
+    assert demanded_by(status, header) == expected

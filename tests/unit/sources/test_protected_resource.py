@@ -7,7 +7,10 @@ import json
 
 import pytest
 
-from agent_identity.credentials.oauth.metadata import ProtectedResource, discover_resource
+from agent_identity.credentials.oauth.protected_resource import (
+    ProtectedResource,
+    discover_resource,
+)
 from agent_identity.errors import (
     CredentialRejectedError,
     CredentialUnavailableError,

@@ -2,7 +2,7 @@
 """The authentication of a connection that several calls share: each `tools/call` gets the credential of its own call.
 
 The HTTP request of a call is often sent by another task, which has no context of the call. So a request is read: the assertion
-in its `_meta` names the call. Everything else, such as `tools/list`, is sent without a credential.
+in its `_meta` names the call. Everything else, such as `tools/list`, is sent without a credential, unless the server demands one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Generator
 
     from agent_identity import Credential
-    from agent_identity.adapters import Call
+    from agent_identity.adapters import Call, ServerAccess
     from agent_identity.http.signed_requests import Signing
 
 __all__ = ["CallAuth", "Sent", "make_client"]
@@ -48,14 +48,28 @@ class Sent:
 class CallAuth(http.Auth):
     """The `auth` of the HTTP client of a connection: `guard(session, server=url, auth=auth)`, with the same object.
 
-    Give each connection one of its own.
+    Give each connection one of its own. `access` has the credentials for requests that belong to no call; without it they carry
+    none. `error` is why the last of them was refused.
     """
 
     requires_request_body = True
 
-    def __init__(self) -> None:
+    def __init__(self, access: ServerAccess | None = None) -> None:
+        self.access: ServerAccess | None = access
+        self.error: AgentIdentityError | None = None
         self._sent: dict[str, Sent] = {}
         self._may_answer = False
+
+    @contextlib.contextmanager
+    def telling(self) -> Generator[None]:
+        """Raise why a request of the block was refused, instead of the error that mcp makes of it."""
+        self.error = None
+        try:
+            yield
+        except Exception:
+            if self.error is None:
+                raise
+            raise self.error from None
 
     @contextlib.contextmanager
     def sending(
@@ -76,7 +90,11 @@ class CallAuth(http.Auth):
         message = _read_call(await request.aread()) if request.method == "POST" else {}
         sent = self._sent.get(named_request(message.get("params", {}).get("_meta")) or "")
         if sent is None:
-            yield request
+            async with contextlib.aclosing(self._for_connection(request)) as own:
+                signed = await anext(own, None)
+                while signed is not None:
+                    answer = yield signed
+                    signed = await _resume(own, answer)
             return
         try:
             response = None
@@ -104,6 +122,34 @@ class CallAuth(http.Auth):
                 raise
         # An exception, or with mcp 1 a status, would end the connection and all its calls. So the transport answers.
         request.extensions[_REFUSED] = message.get("id")
+        yield request
+
+    async def _for_connection(
+        self, request: http.Request
+    ) -> AsyncGenerator[http.Request, http.Response]:
+        """Sign a request that belongs to no call, if the server demands that."""
+        access = self.access
+        try:
+            credential = None if access is None else await access.acredential()
+            if credential is None:
+                response = yield request
+                if access is None:
+                    return
+                credential = await access.ademanded(response.status_code, response.headers)
+            if credential is None:
+                return
+            flow = Sending[Any, Any](credential, request, request.content).aflow()
+            async with contextlib.aclosing(flow):
+                signed = await anext(flow, None)
+                while signed is not None:
+                    response = yield signed
+                    signed = await _resume(flow, response)
+            return
+        except AgentIdentityError as error:
+            self.error = error
+            if not self._may_answer:
+                raise
+        request.extensions[_REFUSED] = _read_message(request.content).get("id")
         yield request
 
     def _with_other_token(
@@ -160,6 +206,10 @@ class _Transport(http.AsyncBaseTransport):
     async def handle_async_request(self, request: http.Request) -> http.Response:
         if _REFUSED not in request.extensions:
             return await self._network.handle_async_request(request)
+        if request.method != "POST":
+            return http.Response(405, request=request)
+        if request.extensions[_REFUSED] is None:  # a notification
+            return http.Response(202, request=request)
         error = {"code": -32000, "message": "the request was refused"}
         answer = {"jsonrpc": "2.0", "id": request.extensions[_REFUSED], "error": error}
         return http.Response(200, json=answer, request=request)
@@ -170,14 +220,20 @@ class _Transport(http.AsyncBaseTransport):
 
 def _read_call(body: bytes) -> dict[str, Any]:
     """The message of a request that calls a tool, an empty one for any other."""
-    try:
-        message: dict[str, Any] = loads_object(body)
-    except VerificationError:
-        return {}
+    message = _read_message(body)
     params = message.get("params")
     if message.get("method") != "tools/call" or not isinstance(params, dict):
         return {}
     return message if isinstance(params.get("arguments", {}), dict) else {}
+
+
+def _read_message(body: bytes) -> dict[str, Any]:
+    """The message of a request, an empty one if it can't be read."""
+    try:
+        message: dict[str, Any] = loads_object(body)
+    except VerificationError:
+        return {}
+    return message
 
 
 async def _resume(

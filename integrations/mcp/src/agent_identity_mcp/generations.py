@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Final
 from agent_identity.adapters import ListedTool
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 IS_SECOND: Final = find_spec("mcp_types") is not None
 
@@ -38,6 +38,7 @@ __all__ = [
     "is_error",
     "is_further_round",
     "is_stateless",
+    "know_session_id",
     "listed",
     "make_list_params",
     "meta_of",
@@ -131,9 +132,19 @@ def is_error(result: Any) -> bool:
     return bool(getattr(result, "is_error" if IS_SECOND else "isError", False))
 
 
+_SESSION_ID: Final = "__agent_identity_session_id__"
+
+
+def know_session_id(session: Any, find: Callable[[], str | None]) -> None:
+    """Tell how to find the id that the server gave to a connection of mcp 1, None if it gave none."""
+    setattr(session, _SESSION_ID, find)
+
+
 def is_stateless(session: Any) -> bool:
-    """Whether the protocol of a connection keeps no state of its caller between requests."""
-    return getattr(session, "protocol_version", None) in _STATELESS
+    """Whether a connection keeps no state of its caller between requests: by its protocol, or since its server gave it no id."""
+    find = getattr(session, _SESSION_ID, None)
+    has_no_id = find is not None and find() is None
+    return has_no_id or getattr(session, "protocol_version", None) in _STATELESS
 
 
 def _inner(request: Any) -> Any:

@@ -7,6 +7,7 @@ is replaced too, so that all rounds of one call, and the check of its result, ar
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -56,7 +57,8 @@ def guard(
     Raises:
         ConfigurationError: it isn't connected, or guarded for another server already; a value can't be used.
     """
-    remote = RemoteServer(server, identity=identity, rules=rules)
+    access = None if auth is None else auth.access
+    remote = RemoteServer(server, identity=identity, rules=rules, access=access)
     is_client = isinstance(getattr(type(session), "session", None), property)
     below: Any = _session_of(session) if is_client else session
     around: Connection | None = getattr(below.send_request, _MARK, None)
@@ -152,13 +154,15 @@ class Connection:
         async def send(request: Any, *args: Any, **kwargs: Any) -> Any:
             method = mcp.method_of(request)
             if method == "tools/list":
-                result = await send_request(request, *args, **kwargs)
+                with self._telling():
+                    result = await send_request(request, *args, **kwargs)
                 following, tools = mcp.listed(result)
                 self.remote.add_page(mcp.cursor_of(request), following, tools)
                 await self.remote.apin()
                 return result
             if method != "tools/call":
-                return await send_request(request, *args, **kwargs)
+                with self._telling():
+                    return await send_request(request, *args, **kwargs)
 
             async def pass_on(signed: Any) -> Any:
                 return await send_request(signed, *args, **kwargs)
@@ -172,6 +176,9 @@ class Connection:
         setattr(guarded, _MARK, self)
         session.send_request = guarded
         session.call_tool = self._wrap_call(lambda: session, session.call_tool)
+
+    def _telling(self) -> contextlib.AbstractContextManager[None]:
+        return contextlib.nullcontext() if self._auth is None else self._auth.telling()
 
     def guard_client(self, client: Any) -> None:
         """Guard the calls of a client, which loops over the rounds of a call and may connect again."""
