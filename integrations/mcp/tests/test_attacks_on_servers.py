@@ -408,3 +408,33 @@ async def test_a_server_that_is_reached_without_the_middleware_runs_nothing(rig:
     answer = (await caught.send()).json()
     assert answer["error"]["message"] == "Credentials are required"
     assert rig.ran == []
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [(b'"amount":1', b'"amount":9'), (b'"name":"pay"', b'"name":"refund"')]
+)
+async def test_a_call_that_is_changed_behind_the_middleware_does_not_run(
+    rig: Rig, old: bytes, new: bytes
+) -> None:
+    """As by a component that reads the message otherwise."""
+    caught = await rig.catch()
+    verified, app = rig.watched.app, rig.watched.app._app
+
+    async def change(scope: Any, receive: Any, send: Any) -> None:
+        message = await receive()
+        body = message["body"]
+        assert old in body
+        body = body.replace(old, new, 1)
+        headers = [(n, v) for n, v in scope["headers"] if n not in (b"content-length", b"mcp-name")]
+        named = (b"mcp-name", json.loads(body)["params"]["name"].encode())
+        scope["headers"] = [*headers, (b"content-length", str(len(body)).encode()), named]
+
+        async def again() -> Any:
+            return {**message, "body": body}
+
+        await app(scope, again, send)
+
+    verified._app = change
+    answer = (await caught.send()).json()
+    assert answer["error"]["message"] == "The credentials were refused"
+    assert rig.ran == []

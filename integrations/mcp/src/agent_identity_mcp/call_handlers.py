@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
-from weakref import WeakKeyDictionary
 
 from mcp.server.lowlevel import Server
 
@@ -36,6 +35,7 @@ __all__ = ["Admitted", "CallHandler", "CallRefusedError", "Message", "handler_of
 ADMITTED: Final = "agent_identity.mcp"
 """The key in a request's scope of what its message may do."""
 
+_MARK: Final = "__agent_identity_handler__"
 _INVALID_PARAMS: Final = -32602
 
 _call: Final[ContextVar[VerifiedCall | None]] = ContextVar("agent_identity_mcp_call", default=None)
@@ -199,9 +199,6 @@ class CallHandler:
         return frozenset[str]().union(*map(scope_set, declared))
 
 
-_handlers: Final[WeakKeyDictionary[Any, CallHandler]] = WeakKeyDictionary()
-
-
 def handler_of(server: Any) -> CallHandler:
     """The call handler of a server, replaced the first time.
 
@@ -215,9 +212,11 @@ def handler_of(server: Any) -> CallHandler:
             f"{type(server).__name__} isn't an MCPServer or a FastMCP",
             remedy="pass the object with the tools, not its application",
         )
-    if low not in _handlers:
-        _handlers[low] = CallHandler(server, low)
-    return _handlers[low]
+    handler = getattr(low, _MARK, None)
+    if not isinstance(handler, CallHandler):
+        handler = CallHandler(server, low)
+        setattr(low, _MARK, handler)
+    return handler
 
 
 def _is_fastmcp(server: Any) -> bool:
