@@ -71,7 +71,7 @@ class Definition(NamedTuple):
         # Not RFC 8785: schemas contain limits beyond its integers, and nobody else computes this digest.
         text = json.dumps(members, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode("ascii")).hexdigest()
-        declared = {} if meta is None else meta
+        declared: Mapping[str, JSON] = {} if meta is None else meta
         return cls(
             f"sha-256:{digest}",
             (description or "")[:_LONGEST_DESCRIPTION],

@@ -50,7 +50,7 @@ class Statements(NamedTuple):
 def has_statements(meta: object, headers: Iterable[tuple[str, str]]) -> bool:
     """Whether a message, or the request that carries it, has any statement of a chain, valid or not."""
     names = {f"{META}{name}" for name in ("assertion", "delegation", "handover")}
-    if isinstance(meta, Mapping) and not names.isdisjoint(meta):
+    if isinstance(meta, Mapping) and not names.isdisjoint(meta):  # pyright: ignore[reportUnknownArgumentType] - JSON
         return True
     return not _HEADERS.isdisjoint(name.lower() for name, _ in headers)
 
@@ -66,7 +66,7 @@ def read_meta(meta: object) -> Statements:
     Raises:
         VerificationError: one is missing or malformed.
     """
-    members = meta if isinstance(meta, Mapping) else {}
+    members: Mapping[str, object] = meta if isinstance(meta, Mapping) else {}  # pyright: ignore[reportUnknownVariableType] - JSON
     chain = members.get(f"{META}delegation")
     if chain is None:
         raise InvalidAssertionError("chain_missing", "the message carries no delegation")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from importlib.metadata import entry_points
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from agent_identity.cli.adapters import GROUP
 
@@ -61,5 +61,7 @@ def serving_statements(identity: AgentIdentity) -> Generator[Statements | None]:
 def _find_demo() -> McpDemo | None:
     for entry in entry_points(group=GROUP, name="mcp"):
         with contextlib.suppress(ModuleNotFoundError):
-            return importlib.import_module(f"{entry.module}.demo")
+            found: Any = importlib.import_module(f"{entry.module}.demo")
+            demo: McpDemo = found
+            return demo
     return None

@@ -20,10 +20,10 @@ from agent_identity.values import scope_set
 from agent_identity.verify import RefusedError, VerifiedCall, problem
 from agent_identity_mcp.generations import IS_SECOND, meta_of, types
 
-if IS_SECOND:
-    from mcp.shared.exceptions import MCPError
+if TYPE_CHECKING or IS_SECOND:
+    from mcp.shared.exceptions import MCPError as _Error
 else:
-    from mcp.shared.exceptions import McpError
+    from mcp.shared.exceptions import McpError as _Error
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -111,7 +111,7 @@ class CallRefusedError(Exception):
 class CallHandler:
     """The call handler of one server."""
 
-    def __init__(self, server: Any, low: Server[Any]) -> None:
+    def __init__(self, server: Any, low: Any) -> None:
         self.verifier: Verifier | None = None
         self._server = server
         if IS_SECOND:
@@ -228,6 +228,6 @@ def _unverified_error() -> RefusedError:
 
 
 def _exception(error: dict[str, Any]) -> Exception:
-    if IS_SECOND:
-        return MCPError(**error)
-    return McpError(types.ErrorData(**error))
+    of_first: Any = _Error
+    raised: Exception = _Error(**error) if IS_SECOND else of_first(types.ErrorData(**error))
+    return raised

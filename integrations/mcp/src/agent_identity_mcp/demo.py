@@ -15,7 +15,7 @@ from agent_identity_mcp.connecting import connect
 from agent_identity_mcp.generations import IS_SECOND
 from agent_identity_mcp.server import VerifyMiddleware, tool_meta, verified_call
 
-if IS_SECOND:
+if TYPE_CHECKING or IS_SECOND:
     from mcp.server import MCPServer as Server
 else:
     from mcp.server.fastmcp import FastMCP as Server
@@ -71,11 +71,11 @@ def _make_server() -> tuple[Any, Any]:
             server = Server("statements", log_level="CRITICAL", **options)
         app = server.streamable_http_app()
 
-    @server.tool(meta=tool_meta(scopes=_SCOPES, labels=_LABELS))
     def send_statement(customer: str, total: str) -> str:
         """Send a customer the month's statement."""
         call = verified_call()
         agent = call.agent.rpartition(":")[2]
         return f"{total} to {customer}, asked for {call.principal.sub} by {agent}"
 
+    server.add_tool(send_statement, meta=tool_meta(scopes=_SCOPES, labels=_LABELS))
     return server, app

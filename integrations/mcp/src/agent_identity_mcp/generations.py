@@ -45,6 +45,7 @@ __all__ = [
     "method_of",
     "refusal",
     "sent_arguments",
+    "types",
     "with_call",
 ]
 
