@@ -79,7 +79,7 @@ def _test(session: nox.Session) -> None:
 @nox.session
 def demo(session: nox.Session) -> None:
     """The main job in a minute: no account, no network."""
-    _install(session, "demo")
+    _install(session, "demo", "./integrations/mcp")
     session.run("agent-identity", "demo", *session.posargs)
 
 
