@@ -34,6 +34,8 @@ CODE = (
     "noxfile.py",
 )
 INTEGRATIONS = ("langchain", "mcp")
+BESIDE = {"langchain": ("./integrations/mcp",)}
+"""The integrations that another one uses in its tests."""
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
 MINOR_TESTS = (
@@ -120,7 +122,7 @@ def rigs(session: nox.Session) -> None:
 @nox.parametrize("name", INTEGRATIONS)
 def integrations(session: nox.Session, name: str) -> None:
     """One framework, in an environment of its own."""
-    _install(session, name, f"./integrations/{name}")
+    _install(session, name, f"./integrations/{name}", *BESIDE.get(name, ()))
     session.run("pytest", f"integrations/{name}/tests", *session.posargs)
 
 
