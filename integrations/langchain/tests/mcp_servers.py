@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import sys
@@ -57,11 +58,13 @@ class Billing:
         self.mcp = FastMCP("billing")
 
         @self.mcp.tool()
-        def list_invoices(customer: str) -> str:
+        async def list_invoices(customer: str) -> str:
             """List a customer's invoices."""
             self.ran.append(customer)
             if customer == "nobody":
                 raise ValueError("no such customer")
+            if customer == "slow":
+                await asyncio.sleep(60)
             return f"2 invoices of {customer}"
 
         self.app = self.mcp.streamable_http_app()

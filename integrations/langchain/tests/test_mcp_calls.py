@@ -20,6 +20,7 @@ from langchain_mcp_adapters.client import MultiServerMCPClient
 from langchain_mcp_adapters.tools import load_mcp_tools
 from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
+from opentelemetry.sdk.trace import TracerProvider
 
 import agent_identity_langchain
 from agent_identity import AgentIdentity, ConfigurationError, Decision, NoSessionError, tool
@@ -331,6 +332,33 @@ async def test_a_failure_of_the_tool_is_on_record_and_told(
     assert message.status == "error"
     assert "no such customer" in str(message.content)
     assert identity.who_triggered("toolu_0").outcome == "failed"
+
+
+async def test_a_cancelled_call_is_on_record_as_cancelled(
+    identity: AgentIdentity, billing: Billing
+) -> None:
+    tools = await client_of(billing).get_tools()
+    async with identity.on_behalf_of("user:alice", purpose="p"):
+        running = asyncio.ensure_future(
+            run_agent(identity, rules_for(billing), tools, customers("slow"))
+        )
+        while not billing.ran:  # noqa: ASYNC110 - the server runs in another thread
+            await asyncio.sleep(0.01)
+        running.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await running
+    assert identity.who_triggered("toolu_0").outcome == "cancelled"
+
+
+async def test_the_span_of_a_call_is_below_that_of_the_code_around(
+    identity: AgentIdentity, billing: Billing
+) -> None:
+    tools = await client_of(billing).get_tools()
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with TracerProvider().get_tracer("app").start_as_current_span("run") as around:
+            await run_agent(identity, rules_for(billing), tools, customers("ACME"))
+        (intent,) = intents(session)
+    assert intent.trace_id == f"{around.get_span_context().trace_id:032x}"
 
 
 # -- sessions that stay open -----------------------------------------------------------------------------------------
