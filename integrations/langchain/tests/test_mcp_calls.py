@@ -368,13 +368,13 @@ DESCRIBED: Any = {"list_invoices": {"scopes": ["invoices:read"], "labels": ["rea
 
 
 @contextlib.asynccontextmanager
-async def opened(identity: AgentIdentity, billing: Billing) -> Any:
+async def opened(identity: AgentIdentity, billing: Billing, **more: Any) -> Any:
     """The tools of a guarded session."""
     signing = CallAuth()
     client = client_of(billing, connection={"auth": signing})
     async with client.session("billing") as session:
         guard(session, identity, server=billing.url, rules=DESCRIBED, auth=signing)
-        yield await load_mcp_tools(session)
+        yield await load_mcp_tools(session, **more)
 
 
 @pytest.mark.parametrize("rules", [None, {"*": {}}])
@@ -414,13 +414,15 @@ async def test_a_protected_tool_of_a_guarded_session_knows_the_models_id(
     assert billing.ran == ["A", "B"]
 
 
+@pytest.mark.parametrize("handled", [False, True])
 @pytest.mark.parametrize("is_open", [False, True])
 async def test_a_refusal_reaches_the_model_as_any_other_does(
-    identity: AgentIdentity, billing: Billing, is_open: bool
+    identity: AgentIdentity, billing: Billing, is_open: bool, handled: bool
 ) -> None:
-    async with opened(identity, billing) as of_session:
+    async with opened(identity, billing, handle_tool_errors=handled) as of_session:
         rules = None if is_open else rules_for(billing)
-        tools = of_session if is_open else await client_of(billing).get_tools()
+        client = client_of(billing, handle_tool_errors=handled)
+        tools = of_session if is_open else await client.get_tools()
         async with identity.on_behalf_of("user:mallory", purpose="p"):
             (message,) = await run_agent(identity, rules, tools, customers("ACME"))
     assert (message.status, message.content) == (
@@ -429,6 +431,20 @@ async def test_a_refusal_reaches_the_model_as_any_other_does(
     )
     assert [call["outcome"] for call in identity.who_triggered("toolu_0").calls] == ["denied"]
     assert (billing.ran, billing.calls) == ([], [])
+
+
+async def test_a_tool_of_a_guarded_session_is_guarded_without_an_agent(
+    identity: AgentIdentity, billing: Billing
+) -> None:
+    async with opened(identity, billing) as (made,):
+        call = {"name": made.name, "args": {"customer": "A"}, "id": "x", "type": "tool_call"}
+        async with identity.on_behalf_of("user:alice", purpose="p"):
+            answer = await made.ainvoke(call)
+        async with identity.on_behalf_of("user:bob", purpose="p"):
+            refused = await made.ainvoke(call)
+    assert (answer.status, refused.status) == ("success", "error")
+    assert "The call was refused and did not run (connection_owned)" in str(refused.content)
+    assert billing.ran == ["A"]
 
 
 async def test_a_session_belongs_to_its_first_principal(
