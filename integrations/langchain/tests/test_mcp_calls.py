@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import json
 import sys
 from collections.abc import Iterator, Sequence
@@ -469,12 +470,33 @@ async def test_guard_describes_its_tools_and_no_rule_does_besides(
             protect(tools, scopes=["invoices:read"])
         assert raised.value.code == "protected_twice"
         assert "rules of guard" in str(raised.value.remedy)
-        decorated = [
-            each.model_copy(update={"coroutine": tool(name=each.name)(each.coroutine)})
-            for each in tools
-        ]
-        assert (await refusal(identity, None, decorated)).code == "protected_twice"
     assert (billing.ran, billing.calls) == ([], [])
+
+
+async def test_what_is_around_the_function_of_such_a_tool_is_guarded_too(
+    identity: AgentIdentity, billing: Billing
+) -> None:
+    ran: list[str] = []
+    async with opened(identity, billing) as (made,):
+
+        @functools.wraps(made.coroutine)
+        async def around(runtime: Any = None, **arguments: Any) -> Any:
+            ran.append("around")
+            return await made.coroutine(**arguments)
+
+        decorated = made.model_copy(update={"coroutine": around})
+        with_other = made.model_copy(update={"func": lambda **_: ran.append("sync")})
+        for changed in (decorated, with_other):
+            assert (await refusal(identity, None, [changed])).code == "tool_undescribed"
+            resource = {"list_invoices": {"resource": billing.url}}
+            error = await refusal(identity, resource, [changed])
+            assert error.code == "mcp_credential_unsent"
+        assert (ran, billing.ran) == ([], [])
+        async with identity.on_behalf_of("user:alice", purpose="p") as session:
+            await run_agent(identity, {"*": {}}, [decorated], customers("ACME"))
+            local, remote = (record.to_dict() for record in intents(session))
+    assert (remote["resource"], remote["parent"]) == (billing.url, local["call_id"])
+    assert (ran, billing.ran) == (["around"], ["ACME"])
 
 
 # -- stdio -----------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from __future__ import annotations
 import inspect
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-from agent_identity.adapters import Tool, mark, tool_of
+from agent_identity.adapters import Tool, mark
 from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -20,14 +20,7 @@ if TYPE_CHECKING:
 
     from langchain_core.tools import BaseTool
 
-__all__ = [
-    "McpTool",
-    "find_fault",
-    "guard_fresh",
-    "guard_open",
-    "is_guarded_open",
-    "is_guarded_twice",
-]
+__all__ = ["McpTool", "find_fault", "guard_fresh", "guard_open", "is_guarded_open"]
 
 _TRANSPORTS: Final = frozenset({"http", "streamable_http", "streamable-http", "stdio"})
 _LOCALLY: Final = "describe the tool without a resource; the connection to its server has its own authentication then"
@@ -49,7 +42,7 @@ class McpTool(NamedTuple):
 def find_fault(tool: BaseTool) -> str | None:
     """Why the server of an MCP tool wouldn't get the credential of a call, as a remedy; None if it would."""
     function = getattr(tool, "coroutine", None)
-    if hasattr(function, _MARK) or is_guarded_open(tool):
+    if hasattr(function, _MARK):
         return None
     made, calls = _read(function), _calls()
     if made is None:
@@ -77,26 +70,19 @@ def _find_remedy(function: Any, made: McpTool, calls: ModuleType | None) -> str 
     return None
 
 
-def is_guarded_open(tool: BaseTool) -> bool:
-    """Whether it is a tool of an open session that `guard` guards."""
-    return _connection_of(getattr(tool, "coroutine", None)) is not None
-
-
-def is_guarded_twice(tool: BaseTool) -> bool:
-    """Whether another guard is about the function of such a tool, so that each call would be on record twice."""
-    function = getattr(tool, "coroutine", None)
-    return is_guarded_open(tool) and bool(tool_of(function)) and not hasattr(function, _MARK)
+def is_guarded_open(function: Any) -> bool:
+    """Whether it is the function of a tool of an open session that `guard` guards, and nothing is around it."""
+    return not hasattr(function, "__wrapped__") and _connection_of(function) is not None
 
 
 def guard_open(function: Callable[..., Any]) -> Callable[..., Any]:
-    """The function of such a tool, with refusals that are raised; any other function as it is."""
-    connection = None if tool_of(function) else _connection_of(function)
+    """Such a function, with refusals that are raised; any other one as it is."""
     made, calls = _read(function), _calls()
-    if connection is None or made is None or calls is None:
+    if not is_guarded_open(function) or made is None or calls is None:
         return function
-    uri = connection.remote.uri
-    asked = calls.ask(function, made.tool.name, connection.remote)
-    return _marked(asked, Tool(made.tool.name, resource=uri, server=uri))
+    remote = calls.connection_of(made.session).remote
+    tool = Tool(made.tool.name, resource=remote.uri, server=remote.uri)
+    return _marked(calls.ask(function, tool.name, remote), tool)
 
 
 def guard_fresh(function: Callable[..., Any], described: Tool) -> Callable[..., Any] | None:

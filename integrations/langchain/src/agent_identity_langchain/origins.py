@@ -5,15 +5,14 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity.errors import ConfigurationError
-from agent_identity_langchain.mcp import find_fault, is_guarded_twice
+from agent_identity_langchain.mcp import find_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from langchain_core.tools import BaseTool
 
-    from agent_identity.errors import DeniedError
+    from agent_identity.errors import ConfigurationError, DeniedError
 
 __all__ = ["check_origin"]
 
@@ -29,7 +28,6 @@ def check_origin(
     Raises:
         AgentIdentityError: of the class `error`; it starts an agent on a server, whose tools nothing guards, or an MCP server
             wouldn't get the credential that its rule asks for.
-        ConfigurationError: the session of an MCP tool is guarded, and the tool is decorated with `agent_identity.tool` besides.
     """
     modules = set(_modules(tool))
     if any(_is_within(module, _REMOTE_AGENTS) for module in modules):
@@ -42,12 +40,6 @@ def check_origin(
             ),
         )
     if any(_is_within(module, _MCP) for module in modules):
-        if is_guarded_twice(tool):
-            raise ConfigurationError(
-                "protected_twice",
-                f"the session of the MCP tool {tool.name} is guarded, and the tool is decorated besides",
-                remedy="leave the tool undecorated",
-            )
         remedy = find_fault(tool) if has_resource else None
         if remedy is not None:
             raise error(

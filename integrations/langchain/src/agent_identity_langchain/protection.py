@@ -92,7 +92,7 @@ def _protect(
     labels: Iterable[str],
     opaque: Iterable[str],
 ) -> T:
-    if is_guarded_open(tool) and not any(map(tool_of, functions_of(tool).values())):
+    if all(map(is_guarded_open, functions_of(tool).values())):
         if (resource, scopes, tuple(labels), tuple(opaque)) != (None, None, (), ()):
             raise ConfigurationError(
                 "protected_twice",

@@ -22,9 +22,8 @@ _LOCAL: Final = Tool("local").resource
 
 def is_protected(tool: BaseTool) -> bool:
     """Whether every function of it is guarded, by `protect`, `agent_identity.tool` or the guard of its MCP session."""
-    return is_guarded_open(tool) or all(
-        tool_of(function) is not None for function in functions_of(tool).values()
-    )
+    functions = functions_of(tool).values()
+    return all(tool_of(each) is not None or is_guarded_open(each) for each in functions)
 
 
 def has_resources(tool: BaseTool) -> bool:
