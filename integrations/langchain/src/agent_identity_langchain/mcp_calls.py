@@ -56,7 +56,7 @@ def open_sessions(
     """
     server = _find_server(made.connection, described.resource)
 
-    async def call_guarded(request: Any, _: Any) -> Any:
+    async def call_guarded(request: Any, handler: Any) -> Any:  # noqa: ARG001 - the adapters' signature
         return await _call(made, server.remote, request)
 
     converted: Any = convert_mcp_tool_to_langchain_tool(
