@@ -36,6 +36,10 @@ CODE = (
 INTEGRATIONS = ("langchain", "mcp")
 BESIDE = {"langchain": ("./integrations/mcp",)}
 """The integrations that another one uses in its tests."""
+ADAPTER_ROWS = {
+    "langchain": ("langchain_tool", "langchain_agent"),
+    "mcp": ("mcp_client", "mcp_server"),
+}
 LANGCHAIN_MINORS = ("1.0", "1.1", "1.2", "1.3", "1.4")
 """Those before the newest, which `integrations` has."""
 MINOR_TESTS = (
@@ -159,7 +163,7 @@ def lint(session: nox.Session) -> None:
     session.run(
         "codespell",
         "--skip",
-        "requirements,*.lock,*/corpus/*,*/findings/*",
+        "requirements,*.lock,*-lock.json,*/corpus/*,*/findings/*",
         *CODE,
         "docs",
         "README.md",
@@ -239,7 +243,7 @@ def bench(session: nox.Session) -> None:
 def bench_adapters(session: nox.Session, name: str) -> None:
     """What an adapter costs beside its framework's own work."""
     _install(session, name, f"./integrations/{name}")
-    session.run("python", "-m", "benchmarks", *session.posargs or (f"{name}_tool", f"{name}_agent"))
+    session.run("python", "-m", "benchmarks", *session.posargs or ADAPTER_ROWS[name])
 
 
 @nox.session(python="3.11")

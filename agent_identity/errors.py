@@ -269,7 +269,7 @@ CODES: Final = frozenset(
     lifetime_exceeded lifetime_too_long lifetime_widened login_required malformed_answer
     malformed_base64 malformed_claim malformed_grant malformed_header malformed_keys
     malformed_revocations malformed_token malformed_txn_token max_depth may_act
-    mcp_credential_unsent metadata_document_unsupported metadata_incomplete metadata_missing
+    mcp_credential_unsent message_mismatch metadata_document_unsupported metadata_incomplete metadata_missing
     method_mismatch missing_claim missing_user_code no_authority no_call no_certificate
     no_client_document no_directory no_issuer no_issuer_trusted no_ledger no_resource no_session
     no_state no_terminal no_token no_workload_api no_workload_identity nobody_to_ask
@@ -289,7 +289,7 @@ CODES: Final = frozenset(
     revocations_stale revoked rule_malformed rule_unmatched scheme_malformed scheme_unknown
     scope_malformed scope_narrowed scope_not_configured scope_not_granted scope_widened
     seal_broken secret_in_clear secret_missing secret_unreadable secret_unsafe secret_unwritable
-    server_error session_ended session_expired session_handed_over session_not_entered
+    server_error server_unknown session_ended session_expired session_handed_over session_not_entered
     session_reused session_revoked session_suspended signer_missing skew slow_down
     spiffe_id_malformed spiffe_missing spiffe_socket spliced state_dir_relative state_mismatch
     state_not_private state_unusable step_up_unmet store_damaged store_unavailable
@@ -297,7 +297,7 @@ CODES: Final = frozenset(
     subject_malformed subject_mismatch subject_not_vouched subject_token_in_clear
     subject_token_missing subject_unproven subjects task temporarily_unavailable token_audience
     token_expired token_file_missing token_file_unreadable token_host_malformed token_malformed
-    token_mismatch token_path token_revoked token_too_large token_unbound token_unverified
+    token_mismatch token_missing token_path token_revoked token_too_large token_unbound token_unverified
     token_variable_missing tool_changed tool_hosted tool_malformed tool_mismatch tool_shadowed
     tool_undescribed tool_unguardable tool_unguarded tool_unknown tool_unpinned trigger
     trigger_principal trust_domain_malformed trust_domain_mismatch txn_malformed

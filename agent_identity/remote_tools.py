@@ -44,11 +44,12 @@ _PIN_REMEDY: Final = "`agent-identity mcp pins` shows the definition; `agent-ide
 
 
 class ListedTool(NamedTuple):
-    """A tool as a server lists it; `schema` is the JSON schema of its arguments."""
+    """A tool as a server lists it; `schema` is the JSON schema of its arguments, `meta` its `_meta`."""
 
     name: str
     description: str | None
     schema: Mapping[str, JSON]
+    meta: Mapping[str, JSON] | None = None
 
 
 class AskedCall(NamedTuple):
@@ -326,7 +327,7 @@ def _changed_error() -> DeniedError:
 
 
 def _define(uri: str, tool: ListedTool) -> Definition:
-    return Definition.of(uri, tool.name, tool.description, tool.schema)
+    return Definition.of(uri, tool.name, tool.description, tool.schema, tool.meta)
 
 
 def named_request(meta: Any) -> str | None:

@@ -70,9 +70,17 @@ def _lines(pin: Pin) -> Iterator[str]:
     yield f"{visible(pin.tool)} of {visible(pin.server)}"
     if pin.accepted is not None:
         yield f"  accepted ({pin.accepted_by}): {_show(pin.accepted)}"
+        yield from _declared(pin.accepted)
     if pin.offered is not None:
         yield f"  offered: {_show(pin.offered)}"
+        yield from _declared(pin.offered)
 
 
 def _show(definition: Definition) -> str:
     return f"{definition.digest} {visible(definition.description)}".strip()
+
+
+def _declared(definition: Definition) -> Iterator[str]:
+    for name, words in (("scopes", definition.scopes), ("labels", definition.labels)):
+        if words:
+            yield f"    declared {name}: {visible(', '.join(words))}"

@@ -15,6 +15,9 @@ DELEGATION: Final = "Agent-Delegation"
 HANDOVER: Final = "Agent-Handover"
 META: Final = "dev.agent-identity/"
 """The prefix of our keys in an MCP request's `_meta`: `assertion`, `delegation`, `handover`."""
+DECLARED_SCOPES: Final = f"{META}scopes"
+DECLARED_LABELS: Final = f"{META}labels"
+"""The keys in the `_meta` of a tool by which an MCP server declares the scopes that it requires, and labels."""
 
 HEADER_LIMIT: Final = 8000
 CHAIN_LIMIT: Final = 64 * 1024

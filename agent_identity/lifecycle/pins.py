@@ -13,6 +13,7 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any, Final, Literal, NamedTuple, TypeAlias
 
+from agent_identity.delegation.carriers import DECLARED_LABELS, DECLARED_SCOPES
 from agent_identity.errors import ConfigurationError, DeniedError, VerificationError
 from agent_identity.forks import StillLock
 from agent_identity.jose import loads_object
@@ -36,19 +37,31 @@ PINS: Final = "mcp"
 """The folder of the pins in a state directory."""
 _LARGEST: Final = 8 * 1024 * 1024
 _LONGEST_DESCRIPTION: Final = 2000
+_LONGEST_WORD: Final = 100
+_MOST_WORDS: Final = 50
 
 
 class Definition(NamedTuple):
-    """A tool's definition as a server lists it: its digest, and the description for the person who accepts it."""
+    """A tool's definition as a server lists it: its digest, and what a person who accepts it is shown.
+
+    `scopes` and `labels` are those that the server declares; no policy sees them.
+    """
 
     digest: str
     description: str
+    scopes: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
 
     @classmethod
     def of(
-        cls, server: str, name: str, description: str | None, schema: Mapping[str, JSON]
+        cls,
+        server: str,
+        name: str,
+        description: str | None,
+        schema: Mapping[str, JSON],
+        meta: Mapping[str, JSON] | None = None,
     ) -> Definition:
-        """The digest over server, name, description and input schema, as JSON with sorted keys."""
+        """The digest over server, name, description and input schema, as JSON with sorted keys. `meta` is the tool's `_meta`."""
         members = {
             "description": description,
             "inputSchema": schema,
@@ -58,7 +71,13 @@ class Definition(NamedTuple):
         # Not RFC 8785: schemas contain limits beyond its integers, and nobody else computes this digest.
         text = json.dumps(members, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode("ascii")).hexdigest()
-        return cls(f"sha-256:{digest}", (description or "")[:_LONGEST_DESCRIPTION])
+        declared = {} if meta is None else meta
+        return cls(
+            f"sha-256:{digest}",
+            (description or "")[:_LONGEST_DESCRIPTION],
+            _declared(declared.get(DECLARED_SCOPES)),
+            _declared(declared.get(DECLARED_LABELS)),
+        )
 
 
 class Pin(NamedTuple):
@@ -177,8 +196,11 @@ class Pins:
                 seen.verdicts[name] = "pinned"
                 seen.pinned[name] = tool
                 is_same = False
-            elif accepted is not None and accepted.digest == tool.digest:
+            elif pin is not None and accepted is not None and accepted.digest == tool.digest:
                 seen.verdicts[name] = "pinned"
+                if accepted != tool:
+                    pins[name] = pin._replace(accepted=tool)
+                    is_same = False
             else:
                 seen.verdicts[name] = "unpinned" if accepted is None else "changed"
                 if pin is None or pin.offered is None or pin.offered.digest != tool.digest:
@@ -259,11 +281,27 @@ def _read_pin(server: str, members: Mapping[str, Any]) -> Pin:
 def _to_json(definition: Definition | None) -> dict[str, JSON] | None:
     if definition is None:
         return None
-    return {"digest": definition.digest, "description": definition.description}
+    return {
+        "digest": definition.digest,
+        "description": definition.description,
+        "scopes": [*definition.scopes],
+        "labels": [*definition.labels],
+    }
 
 
-def _from_json(members: Mapping[str, str] | None) -> Definition | None:
-    return None if members is None else Definition(members["digest"], members["description"])
+def _from_json(members: Mapping[str, Any] | None) -> Definition | None:
+    if members is None:
+        return None
+    scopes, labels = tuple(members.get("scopes", ())), tuple(members.get("labels", ()))
+    return Definition(members["digest"], members["description"], scopes, labels)
+
+
+def _declared(words: JSON) -> tuple[str, ...]:
+    """The words that a server declares, as far as they can be shown."""
+    if not isinstance(words, list):
+        return ()
+    texts = [word[:_LONGEST_WORD] for word in words[:_MOST_WORDS] if isinstance(word, str)]
+    return tuple(text.encode("utf-8", "replace").decode() for text in texts)
 
 
 def _damaged(path: Path) -> ConfigurationError:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 from dataclasses import replace
 from types import MappingProxyType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from agent_identity.credentials.oauth.requests import Issued
 from agent_identity.credentials.source import Renewal, Wanted
@@ -46,6 +46,10 @@ if TYPE_CHECKING:
     from agent_identity.runtime.parts import Resource
     from agent_identity.runtime.state import SessionState
     from agent_identity.values import Decision
+
+
+_NEW: Final = 60.0
+"""Seconds in which a resource that refuses a token leads to no other one, and to no other sign-in."""
 
 
 def acquire(session: SessionState, resource: str, scopes: Iterable[str] | None) -> Credential:
@@ -344,11 +348,9 @@ def renew(
         scopes = reached.scopes
         wanted = renewal.scopes
         if renewal.demand is not None:
-            chosen = session.needed(reached.resource, None)
-            yield from parts.resources.learn(reached.resource, renewal.demand, parts.own_issuer)
-            names_none = call is None or call.tool.scopes is None
-            if names_none and scopes == chosen != session.needed(reached.resource, None):
-                wanted = session.needed(reached.resource, None)
+            wanted, has_moved = yield from _learn(session, reached, renewal.demand, call)
+            if wanted is None and not has_moved and _is_new(reached, now):
+                return reached
         if wanted is not None:
             scopes = yield from _decide_and_record(
                 session, reached.resource, wanted, now, own=reached.scopes, call_id=call_id
@@ -366,6 +368,31 @@ def renew(
     if wanted is not None or renewal.step_up is not None:
         yield from append(_draft_stepped_up(session, reached.resource, scopes, renewal, call_id))
     return renewed
+
+
+def _learn(
+    session: SessionState, reached: Reach, demand: Demand, call: RunningCall | None
+) -> Flow[tuple[frozenset[str] | None, bool]]:
+    """Learn what a resource demands. Return other scopes to request, None to keep them, and whether its issuer is another one.
+
+    A tool's own scopes are kept.
+    """
+    parts, resource = session.parts, reached.resource
+    before = _version(reached.place), session.needed(resource, None)
+    yield from parts.resources.learn(resource, demand, parts.own_issuer)
+    after = _version(reached.place), session.needed(resource, None)
+    is_default = reached.scopes == before[1] and (call is None or call.tool.scopes is None)
+    return after[1] if is_default and after[1] != before[1] else None, after[0] != before[0]
+
+
+def _version(place: Resource | None) -> int:
+    return 0 if place is None or place.discovery is None else place.discovery.version
+
+
+def _is_new(reached: Reach, now: float) -> bool:
+    """Whether a token was issued a moment ago. A resource that refuses it would refuse another one, too."""
+    issued = reached.issued
+    return issued is not None and issued.opens_something and now < issued.issued_at + _NEW
 
 
 def _draft_stepped_up(

@@ -3,6 +3,7 @@
 
 from agent_identity.delegation.chain import Handover
 from agent_identity.verify.anchors import TrustAnchor
+from agent_identity.verify.messages import Carrier
 from agent_identity.verify.problems import Problem, RefusedError, problem
 from agent_identity.verify.replay import MemoryReplay, Replay, UnsafeNoReplayCheck
 from agent_identity.verify.result import Actor, AssertedCall, VerifiedCall
@@ -12,6 +13,7 @@ from agent_identity.verify.verifier import Verifier
 __all__ = [
     "Actor",
     "AssertedCall",
+    "Carrier",
     "Handover",
     "MemoryReplay",
     "Problem",

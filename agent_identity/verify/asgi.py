@@ -32,9 +32,9 @@ if TYPE_CHECKING:
 
 __all__ = ["CALL", "RefusedError", "VerifyMiddleware", "require", "verified_call"]
 
-_BODY_LIMIT: Final = 1024 * 1024
+BODY_LIMIT: Final = 1024 * 1024
 BODY_TIMEOUT: Final = 10.0
-_DECIDING: Final = frozenset(
+DECIDING: Final = frozenset(
     name.lower().encode()
     for name in ("Host", "Authorization", "DPoP", ASSERTION, DELEGATION, HANDOVER)
 )
@@ -58,7 +58,7 @@ class VerifyMiddleware:
         verifier: Verifier,
         *,
         public: Collection[str] = (),
-        body_limit: int = _BODY_LIMIT,
+        body_limit: int = BODY_LIMIT,
         body_timeout: float = BODY_TIMEOUT,
     ) -> None:
         if isinstance(public, str) or not all(_PUBLIC.fullmatch(path) for path in public):
@@ -105,7 +105,7 @@ class VerifyMiddleware:
         """Verify a request. Return the call and the body, which is read only if the headers pass."""
         if not any(name.lower() == DELEGATION.lower().encode() for name, _ in scope["headers"]):
             raise InvalidAssertionError("chain_missing", "the request carries no delegation")
-        check_header_order(scope["headers"], _DECIDING)
+        check_header_order(scope["headers"], DECIDING)
         examined = await self._verifier.aexamine_request(
             scope.get("method", "GET"),  # a websocket's handshake has no other
             url_of(scope),

@@ -33,7 +33,10 @@ if TYPE_CHECKING:
 
 
 class Submission(NamedTuple):
-    """The input of a verification: a tool and its arguments, or an HTTP request, with its chain, assertion and token."""
+    """The input of a verification: a tool and its arguments, or an HTTP request, with its chain, assertion and token.
+
+    A request has a tool and arguments if it carried a message that shows them.
+    """
 
     chain: Sequence[str]
     assertion: str | None
@@ -41,7 +44,7 @@ class Submission(NamedTuple):
     scopes: frozenset[str]
     token: str | None = None
     request: ReceivedRequest | None = None
-    tool: str = ""
+    tool: str | None = None
     arguments: bytes = b""
 
     def anchor_tokens(self) -> Iterator[str]:
@@ -182,15 +185,19 @@ class Judge:
 
     def _check_use(self, seen: Submission, assertion: Assertion | None, leaf: Grant) -> None:
         """Check that the assertion is of the right kind, and matches the call or the request."""
-        if seen.request is None:
+        unbound_body = "unbound_body" in self._allow
+        if seen.tool is not None:
             if assertion is None:
                 raise InvalidAssertionError("assertion_missing", "the call has no assertion")
-            rules.check_is_for_call(assertion)
+            if seen.request is None:
+                rules.check_is_for_call(assertion)
+            else:
+                check_bound(assertion, seen.request, unbound_body=unbound_body)
             rules.check_call(assertion, seen.tool, canonical.digest(seen.arguments))
-            _check_details(leaf, self._audience, seen)
+            _check_details(leaf, self._audience, seen.tool, seen.arguments)
             return
-        if assertion is not None:
-            check_bound(assertion, seen.request, unbound_body="unbound_body" in self._allow)
+        if seen.request is not None and assertion is not None:
+            check_bound(assertion, seen.request, unbound_body=unbound_body)
         elif "unasserted" not in self._allow:
             raise InvalidAssertionError(
                 "assertion_missing",
@@ -238,11 +245,11 @@ class Judge:
                 raise InvalidAssertionError("replayed", f"the {each.kind} was used before")
 
 
-def _check_details(leaf: Grant, audience: str, seen: Submission) -> None:
+def _check_details(leaf: Grant, audience: str, tool: str, encoded: bytes) -> None:
     if leaf.details is None:
         return
-    arguments: dict[str, JSON] = orjson.loads(seen.arguments)
-    if not leaf.details.allows(seen.tool, audience, arguments):
+    arguments: dict[str, JSON] = orjson.loads(encoded)
+    if not leaf.details.allows(tool, audience, arguments):
         raise InvalidAssertionError(
             "details_exceeded", "the chain's details don't allow this tool with these arguments"
         )

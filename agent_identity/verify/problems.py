@@ -106,7 +106,7 @@ _RETRY_AFTER: Final = 5
 _BY_CODE: Final = {
     code: kind
     for kind, codes in (
-        (_REQUIRED, ("chain_missing", "assertion_missing")),
+        (_REQUIRED, ("chain_missing", "assertion_missing", "token_missing")),
         (_EXPIRED, ("expired", "not_yet_valid", "dpop_stale", "before_start")),
         (_SCOPE, ("insufficient_scope",)),
         (_FORBIDDEN, ("tool_mismatch", "details_exceeded", "details_unseen")),
@@ -127,10 +127,16 @@ _BY_CODE: Final = {
 }
 
 
-def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = ()) -> Problem:
+def problem(
+    error: VerificationError | DeniedError,
+    *,
+    scopes: Iterable[str] = (),
+    resource_metadata: str | None = None,
+) -> Problem:
     """Return the response to a request that a `Verifier` refused. Code and remedy are logged with the response's `instance`.
 
-    `scopes` are those passed to `verify_request`; the response names them if some are missing.
+    `scopes` are those passed to `verify_request`; the response names them if some are missing. `resource_metadata` is the URL of
+    the service's metadata (RFC 9728), which a challenge names.
     """
     kind = _kind_of(error)
     instance = f"urn:uuid:{uuid.uuid4()}"
@@ -151,7 +157,7 @@ def problem(error: VerificationError | DeniedError, *, scopes: Iterable[str] = (
         "instance": instance,
     }
     body = orjson.dumps(document | {"scope": needed} if needed else document)
-    return Problem(kind.status, _headers(kind, needed, body), body)
+    return Problem(kind.status, _headers(kind, needed, resource_metadata, body), body)
 
 
 def _kind_of(error: VerificationError | DeniedError) -> _Kind:
@@ -164,7 +170,7 @@ def _kind_of(error: VerificationError | DeniedError) -> _Kind:
     return _BUSY if isinstance(error, DeniedError) else _REFUSED
 
 
-def _headers(kind: _Kind, needed: str, body: bytes) -> dict[str, str]:
+def _headers(kind: _Kind, needed: str, metadata: str | None, body: bytes) -> dict[str, str]:
     headers = {
         "Content-Type": "application/problem+json",
         "Content-Length": str(len(body)),
@@ -174,6 +180,7 @@ def _headers(kind: _Kind, needed: str, body: bytes) -> dict[str, str]:
         parameters = (
             f'error="{kind.error}"' if kind.error else "",
             f'scope="{needed}"' if needed else "",
+            f'resource_metadata="{metadata}"' if metadata else "",
             _ALGORITHMS,
         )
         headers["WWW-Authenticate"] = "DPoP " + ", ".join(each for each in parameters if each)

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Verifies calls for a service: chain, assertion, token and proof, and that they belong together.
 
-`verify_call` is for a tool and its arguments, `verify_request` for an HTTP request; both apply the same rules. Verification is
-offline unless an anchor has to be discovered. No token supplies its own trust, limits come before cryptography, every rule has
+`verify_call` is for a tool and its arguments, `verify_request` for an HTTP request, `verify_message` for a call that came as a message
+in a request, which is verified as both. All apply the same rules. Verification is offline unless an anchor has to be discovered. No token supplies its own trust, limits come before cryptography, every rule has
 its own code, and every relaxation has a name. `judge` applies the rules; tests/unit/test_verifier.py has one test for each.
 """
 
@@ -27,6 +27,7 @@ from agent_identity.values import scope_set
 from agent_identity.verify.anchors import Anchors
 from agent_identity.verify.discovery import Discovery
 from agent_identity.verify.judge import Examined, Judge, Submission
+from agent_identity.verify.messages import check_same_call, is_signed, read_meta, token_of
 from agent_identity.verify.plugins import wrap_clock
 from agent_identity.verify.replay import MemoryReplay, Replay
 from agent_identity.verify.request import is_text, read_request
@@ -36,7 +37,8 @@ if TYPE_CHECKING:
 
     from agent_identity.verify.anchors import TrustAnchor
     from agent_identity.verify.discovery import DiscoveredAnchor
-    from agent_identity.verify.request import Headers
+    from agent_identity.verify.messages import Carrier
+    from agent_identity.verify.request import Headers, ReceivedRequest
     from agent_identity.verify.result import VerifiedCall
 
 _RELAXATIONS: Final = frozenset(
@@ -83,6 +85,7 @@ class Verifier:
             replay=MemoryReplay(clock=clock) if replay is None else replay,
         )
         self._public_url = public_url
+        self._may_be_unbound = "unbound_body" in allow
         self._clock = clock
 
     def verify_call(
@@ -186,6 +189,45 @@ class Verifier:
         self._judge.check_again(examined, self._clock())
         return self._judge.admit(examined, body)
 
+    def verify_message(
+        self,
+        meta: object,
+        *,
+        tool: str,
+        args: Mapping[str, object],
+        scopes: Iterable[str],
+        carrier: Carrier | None = None,
+        needs_token: bool = False,
+    ) -> VerifiedCall:
+        """Verify a tool call that came as a message: the statements in its `_meta`, and the HTTP request that carried it.
+
+        `carrier` is None where no HTTP request did, as over stdio. Headers and `_meta` must be signed for one call. With
+        `allow={"unbound_body"}` the headers may carry no statement. `needs_token` refuses a call without a verified access token.
+
+        Raises:
+            VerificationError: a rule was broken; `.code` says which.
+            RevokedError: the principal, the session, a grant or an agent was revoked.
+            DeniedError: the replay store is full or unavailable.
+        """
+        seen = self._read_message(meta, tool, args, scopes, carrier)
+        examined = [self._examine(each) for each in seen]
+        return self._admit_message(examined, needs_token=needs_token)
+
+    async def averify_message(
+        self,
+        meta: object,
+        *,
+        tool: str,
+        args: Mapping[str, object],
+        scopes: Iterable[str],
+        carrier: Carrier | None = None,
+        needs_token: bool = False,
+    ) -> VerifiedCall:
+        """The async twin of `verify_message`. It waits only where an anchor has to be discovered."""
+        seen = self._read_message(meta, tool, args, scopes, carrier)
+        examined = [await self._aexamine(each) for each in seen]
+        return self._admit_message(examined, needs_token=needs_token)
+
     def close(self) -> None:
         """Close the connections to discovered anchors."""
         self._discovery.close()
@@ -248,6 +290,33 @@ class Verifier:
         missing = next((kid for kid in kids if kid not in known), None)
         return _SecondLook(anchors, missing) if anchors and missing is not None else None
 
+    def _read_message(
+        self,
+        meta: object,
+        tool: str,
+        args: Mapping[str, object],
+        scopes: Iterable[str],
+        carrier: Carrier | None,
+    ) -> list[Submission]:
+        """The call, and before it the request that carried it, unless there is none or it may be unsigned."""
+        request = None if carrier is None else read_request(*carrier, public_url=self._public_url)
+        token = None if request is None else token_of(request)
+        assertion, chain, handover = read_meta(meta)
+        call = _read_call(assertion, chain, tool, args, scopes, token, handover)
+        if request is None or (self._may_be_unbound and not is_signed(request)):
+            return [call]
+        head = _submit_request(request, call.scopes)
+        return [head._replace(tool=tool, arguments=call.arguments), call]
+
+    def _admit_message(self, examined: list[Examined], *, needs_token: bool) -> VerifiedCall:
+        call = examined[-1]
+        if needs_token and call.token_evidence.claims is None:
+            raise _token_error(call.seen.token)
+        for each in examined[:-1]:
+            check_same_call(each, call)
+            self._judge.admit(each, _body_of(each.seen))
+        return self._judge.admit(call, None)
+
     def _read_request(
         self,
         method: str,
@@ -258,17 +327,21 @@ class Verifier:
     ) -> Submission:
         needed = _required_scopes(scopes)
         request = read_request(method, url, headers, body, public_url=self._public_url)
-        carried = request.headers.get(DELEGATION.lower())
-        if carried is None:
-            raise InvalidAssertionError("chain_missing", "the request carries no delegation")
-        handed = request.headers.get(HANDOVER.lower())
-        return Submission(
-            chain=split_chain(carried),
-            assertion=request.headers.get(ASSERTION.lower()),
-            handover=() if handed is None else split_chain(handed),
-            scopes=needed,
-            request=request,
-        )
+        return _submit_request(request, needed)
+
+
+def _submit_request(request: ReceivedRequest, scopes: frozenset[str]) -> Submission:
+    carried = request.headers.get(DELEGATION.lower())
+    if carried is None:
+        raise InvalidAssertionError("chain_missing", "the request carries no delegation")
+    handed = request.headers.get(HANDOVER.lower())
+    return Submission(
+        chain=split_chain(carried),
+        assertion=request.headers.get(ASSERTION.lower()),
+        handover=() if handed is None else split_chain(handed),
+        scopes=scopes,
+        request=request,
+    )
 
 
 def _read_call(
@@ -297,6 +370,12 @@ def _read_call(
         tool=tool,
         arguments=arguments,
     )
+
+
+def _token_error(token: str | None) -> VerificationError:
+    if token is None:
+        return VerificationError("token_missing", "the call has no access token")
+    return VerificationError("token_unverified", "no trusted issuer's key verifies the token")
 
 
 def _body_of(seen: Submission) -> bytes | None:

@@ -79,3 +79,18 @@ async def test_without_a_ledger_a_pin_is_accepted_all_the_same(state: Path) -> N
     code, text = run("pin", SERVER, "list", "--json")
     pin: dict[str, Any] = json.loads(text)
     assert (code, pin["accepted"]["description"], pin["offered"]) == (0, "Another.", None)
+
+
+async def test_scopes_and_labels_that_a_server_declares_are_shown(state: Path) -> None:
+    meta: Any = {
+        "dev.agent-identity/scopes": ["invoices:pay"],
+        "dev.agent-identity/labels": ["moves:money", "\x1b[2J"],
+    }
+    with AgentIdentity.embedded("bot", ledger="memory:") as identity:
+        async with identity.on_behalf_of("user:alice", purpose="p"):
+            remote = RemoteServer(SERVER)
+            remote.add_page(None, None, [ListedTool("pay", "Pay.", {}, meta)])
+            await remote.apin()
+    text = run("pins")[1]
+    assert "    declared scopes: invoices:pay\n    declared labels: moves:money, " in text
+    assert "\x1b" not in text

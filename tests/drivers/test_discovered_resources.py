@@ -65,6 +65,7 @@ class FakeServer(FakeWeb):
         self.issuer: FakeIdp | None = None
         self.scope: str | None = None
         self.refuses = False
+        self.revoked = set[str | None]()
 
     @property
     def tokens(self) -> list[str | None]:
@@ -78,7 +79,9 @@ class FakeServer(FakeWeb):
                 return FakeResponse(404, {}, b"{}")
             return say(resource=self.url, authorization_servers=[self.issuer.url])
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if self.issuer is None or (token.startswith(f"{self.issuer.name}-") and not self.refuses):
+        is_ours = self.issuer is not None and token.startswith(f"{self.issuer.name}-")
+        is_revoked = self.refuses or request.headers.get("authorization") in self.revoked
+        if self.issuer is None or (is_ours and not is_revoked):
             return FakeResponse(200, {}, b"{}")
         scope = "" if self.scope is None else f' scope="{self.scope}",'
         challenge = f'Bearer{scope} resource_metadata="{self.url}{PLACE}"'
@@ -182,9 +185,27 @@ def test_a_resource_that_demands_nothing_is_asked_nothing(
 def test_a_resource_that_is_never_satisfied_is_asked_twice(
     calling: Calls, server: FakeServer
 ) -> None:
+    """And a token that it refuses leads to no other one, which could mean another sign-in for each call."""
     server.refuses = True
-    assert calling()[0] == 401
-    assert server.tokens == [None, "Bearer first-token-1"]
+    assert calling(count=3)[0] == 401
+    assert server.tokens == [None, *["Bearer first-token-1"] * 5]
+    assert server.issuer is not None
+    assert len(server.issuer.forms) == 1
+
+
+def test_a_token_that_is_refused_after_a_while_is_replaced(
+    calling: Calls, server: FakeServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def forget() -> None:
+        monkeypatch.setattr("agent_identity.runtime.acquire._NEW", 0.0)
+        server.revoked.add("Bearer first-token-1")
+
+    assert calling(count=2, between=forget)[0] == 200
+    assert server.tokens == [
+        None,
+        *["Bearer first-token-1"] * 2,
+        "Bearer first-token-2",
+    ]
 
 
 def test_a_resource_that_moves_gets_a_token_and_a_client_of_its_new_issuer(

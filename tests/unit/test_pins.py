@@ -67,7 +67,12 @@ def test_what_is_offered_is_pinned_when_a_person_accepts_it(pins: Pins) -> None:
     assert accepted.to_dict() == {
         "server": SERVER,
         "tool": "list",
-        "accepted": {"digest": definition("Another.").digest, "description": "Another."},
+        "accepted": {
+            "digest": definition("Another.").digest,
+            "description": "Another.",
+            "scopes": [],
+            "labels": [],
+        },
         "accepted_at": 1_790_000_000,
         "accepted_by": "operator",
         "offered": None,
@@ -76,6 +81,25 @@ def test_what_is_offered_is_pinned_when_a_person_accepts_it(pins: Pins) -> None:
     assert [*pins.all()] == [accepted]
     assert pins.see(SERVER, {"list": definition("Another.")}).verdicts == {"list": "pinned"}
     assert pins.see(SERVER, {"list": definition()}).verdicts == {"list": "changed"}
+
+
+def test_declared_scopes_and_labels_are_shown_as_last_listed_and_are_no_definition(
+    pins: Pins,
+) -> None:
+    def declaring(scopes: object, labels: object = None) -> Definition:
+        meta = {"dev.agent-identity/scopes": scopes, "dev.agent-identity/labels": labels}
+        return Definition.of(SERVER, "list", "List.", SCHEMA, meta)
+
+    pins.see(SERVER, {"list": declaring(["pay"], ["moves:money", 7, "x" * 200])})
+    (pin,) = pins.all()
+    assert pin.accepted is not None
+    assert pin.accepted.scopes == ("pay",)
+    assert pin.accepted.labels == ("moves:money", "x" * 100)
+    assert pins.see(SERVER, {"list": declaring(["read"])}).verdicts == {"list": "pinned"}
+    (pin,) = pins.all()
+    assert (pin.accepted, pin.accepted_by) == (declaring(["read"]), "first-use")
+    for malformed in ("pay", 1, None, {"pay": 1}):
+        assert declaring(malformed).scopes == ()
 
 
 def test_required_pins_accept_nothing_by_themselves(tmp_path: Path) -> None:

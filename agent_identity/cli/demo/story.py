@@ -21,6 +21,7 @@ from rich.console import Console
 
 from agent_identity.cli.authority.serve import listening, serving
 from agent_identity.cli.demo.billing import BillingApi, describe
+from agent_identity.cli.demo.mcp import MISSING, serving_statements
 from agent_identity.config import state_directory
 from agent_identity.decorators import tool
 from agent_identity.errors import DeniedError
@@ -30,6 +31,7 @@ from agent_identity.session import current_credential
 from agent_identity.values import Decision
 
 if TYPE_CHECKING:
+    from agent_identity.cli.demo.mcp import Statements
     from agent_identity.policy import Request
     from agent_identity.provenance.trace import Trace
     from agent_identity.session import Session
@@ -126,14 +128,19 @@ class Story:
         self._console.print(line, style="bold")
 
 
-async def close_books(session: Session, books: Books, story: Story) -> None:
-    """Sync and async calls mixed, denied calls, one sub-agent."""
+async def close_books(
+    session: Session, books: Books, statements: Statements | None, story: Story
+) -> None:
+    """Sync and async calls mixed, one over MCP, denied calls, one sub-agent."""
     invoices = await asyncio.to_thread(books.list_invoices, "ACME")
     story.done('list_invoices("ACME")', f"{len(invoices)} invoices over HTTP")
     total = books.add_up([invoice["total"] for invoice in invoices])
     story.done("add_up([…])", f"{total}, a local tool")
     await asyncio.gather(books.book_total("ACME", total), books.book_total("Initech", "0.00"))
     story.done("book_total(…) twice at once", "booked over HTTP, async")
+    if statements is not None:
+        answer = await statements.send("ACME", total)
+        story.done('send_statement("ACME", …)', f"over MCP: {answer}")
     try:
         books.pay_invoice("2026-1041")
     except DeniedError as error:
@@ -161,11 +168,15 @@ def run_demo(state_dir: Path | None, *, as_json: bool) -> int:
         api = BillingApi(identity.verifier(audience=billing), billing)
         story.say(f"invoice-bot acts for user:alice to {PURPOSE}", "bold")
         story.say(f"at {billing}", indent=2)
-        with serving(api, server):
-            session = asyncio.run(_in_session(identity, Books(billing), story))
+        with serving(api, server), serving_statements(identity) as statements:
+            if statements is not None:
+                story.say(f"and at {statements.url}", indent=2)
+            session = asyncio.run(_in_session(identity, Books(billing), statements, story))
         trace = identity.who_triggered(session)
         report = identity.ledger.verify()
         is_as_expected = _print_results(story, api, trace, directory, sound=report.ok)
+        if statements is None:
+            story.say(MISSING, "dim")
         story.say(f"{time.perf_counter() - started:.1f} s", "dim")
         if as_json:
             document = {
@@ -183,9 +194,11 @@ def demo_directory(state_dir: Path | None) -> Path:
     return state_directory() / "demo" if state_dir is None else state_directory(state_dir)
 
 
-async def _in_session(identity: AgentIdentity, books: Books, story: Story) -> Session:
+async def _in_session(
+    identity: AgentIdentity, books: Books, statements: Statements | None, story: Story
+) -> Session:
     async with identity.on_behalf_of("user:alice", purpose=PURPOSE) as session:
-        await close_books(session, books, story)
+        await close_books(session, books, statements, story)
     return session
 
 

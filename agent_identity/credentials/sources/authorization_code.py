@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Final
 from urllib.parse import urlencode
 
+from agent_identity.credentials.cache import digest_of
 from agent_identity.credentials.oauth.responses import (
     issuers_words,
     json_object,
@@ -22,6 +23,7 @@ from agent_identity.credentials.oauth.responses import (
     read_jwt,
 )
 from agent_identity.credentials.oauth.token_types import AUTHORIZATION_CODE
+from agent_identity.credentials.sources.refresh_token import in_turn
 from agent_identity.credentials.sources.signing_in import SignInSource
 from agent_identity.errors import CredentialRejectedError
 from agent_identity.flow import visit
@@ -58,7 +60,15 @@ class AuthorizationCode(SignInSource):
             CredentialRejectedError: the issuer doesn't offer S256, refused, or the response doesn't belong to this request.
             CredentialUnavailableError: the person didn't sign in in time, or the issuer can't be reached.
         """
-        return self.sign_in.fetch(wanted, self._ask)
+        return self.sign_in.fetch(wanted, self._ask_in_turn)
+
+    def _ask_in_turn(self, wanted: Wanted) -> Flow[Answer]:
+        """Ask at once, or after another sign-in that comes back to the same port."""
+        redirect_uri = self.sign_in.issuer.redirect_uri
+        if redirect_uri is None:
+            return self._ask(wanted)
+        key = digest_of(("redirect", redirect_uri))
+        return in_turn(key, lambda: self._ask(wanted), self.patience)
 
     def _ask(self, wanted: Wanted) -> Flow[Answer]:
         issuer = self.sign_in.issuer

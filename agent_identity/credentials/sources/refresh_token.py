@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 from urllib.parse import urlencode
 
 from agent_identity.credentials.cache import digest_of
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from agent_identity.credentials.sources.checks import Expected
     from agent_identity.flow import Flow
     from agent_identity.values import Secret
+
+
+T = TypeVar("T")
 
 
 class Store(Protocol):
@@ -78,16 +81,7 @@ class RefreshTokens:
         key = digest_of(
             ("refresh", name, self._id if self._reference is None else self._place(name))
         )
-        while True:
-            mine: list[Issued | AgentIdentityError] = []
-            ask = Shared(key, lambda: _turn(get, mine), patience, once=True)  # noqa: B023 - asked for at once
-            turn = yield from shared(ask)
-            assert isinstance(turn, _Turn)  # noqa: S101 - with another answer this loop would never end
-            if mine:
-                break
-        if isinstance(mine[0], AgentIdentityError):
-            raise mine[0]
-        return mine[0]
+        return (yield from in_turn(key, get, patience))
 
     def get(self, wanted: Wanted) -> Flow[Secret | None]:
         name = self._name(wanted)
@@ -141,9 +135,21 @@ class _Turn(NamedTuple):
     expires_at: float = 0.0
 
 
-def _turn(
-    get: Callable[[], Flow[Issued]], outcome: list[Issued | AgentIdentityError]
-) -> Flow[_Turn]:
+def in_turn(key: bytes, get: Callable[[], Flow[T]], patience: float | None) -> Flow[T]:
+    """Run flows with the same key one at a time in one identity, each for its own caller."""
+    while True:
+        mine: list[T | AgentIdentityError] = []
+        ask = Shared(key, lambda: _turn(get, mine), patience, once=True)  # noqa: B023 - asked for at once
+        turn = yield from shared(ask)
+        assert isinstance(turn, _Turn)  # noqa: S101 - with another answer this loop would never end
+        if mine:
+            break
+    if isinstance(mine[0], AgentIdentityError):
+        raise mine[0]
+    return mine[0]
+
+
+def _turn(get: Callable[[], Flow[T]], outcome: list[T | AgentIdentityError]) -> Flow[_Turn]:
     """Run one turn. Its result or error goes to its owner through `outcome`, and to no other caller."""
     try:
         outcome.append((yield from get()))

@@ -89,8 +89,11 @@ class Watched:
             part = await receive()
             body, more = body + part.get("body", b""), part.get("more_body", False)
         headers = {name.decode().lower(): value.decode() for name, value in scope["headers"]}
-        is_json = headers.get("content-type", "").startswith("application/json")
-        message = json.loads(body) if body and is_json else {}
+        message: Any = {}
+        with contextlib.suppress(ValueError):  # of an attacker
+            message = json.loads(body)
+        if not isinstance(message, dict):
+            message = {}
         request = Seen(scope["method"], headers, body, message)
         self.seen.append(request)
         if self.verifier is not None and request.rpc == "tools/call":

@@ -28,6 +28,7 @@ class ExampleProvider:
         self.codes: dict[str, AuthorizationCode] = {}
         self.tokens: dict[str, AccessToken] = {}
         self.refresh_tokens: dict[str, RefreshToken] = {}
+        self.resources: dict[str, str | None] = {}
         self.revoked: list[str] = []
         self.refuses = False
 
@@ -69,6 +70,7 @@ class ExampleProvider:
             token=token, expires_at=int(time.time()) + 600, resource=resource, **common
         )
         self.refresh_tokens[refresh] = RefreshToken(token=refresh, **common)
+        self.resources[refresh] = resource
         return OAuthToken(
             access_token=token,
             token_type="Bearer",
@@ -87,7 +89,7 @@ class ExampleProvider:
         self, client: Any, refresh_token: Any, scopes: list[str]
     ) -> Any:
         self.refresh_tokens.pop(refresh_token.token)
-        return self.issue(client, scopes, None)
+        return self.issue(client, scopes, self.resources[refresh_token.token])
 
     async def revoke_token(self, token: Any) -> None:
         self.revoked.append(token.token)

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Iterator
 from importlib.util import find_spec
@@ -218,6 +219,48 @@ async def test_each_principal_has_a_sign_in_and_a_token_of_their_own(
     assert len(set(tokens)) == 2
     listings = [each for each in watched.seen if each.rpc == "tools/list" and each.token]
     assert {each.token for each in listings} <= set(tokens)
+
+
+async def test_principals_who_sign_in_at_once_take_turns_at_the_port(
+    signing_in: AgentIdentity, reference: Any, person: Person
+) -> None:
+    watched = reference()
+
+    async def turn(user: str) -> None:
+        async with called(signing_in, watched.url, user):
+            pass
+
+    await asyncio.gather(*(turn(f"user:{name}") for name in ("alice", "bob", "carol")))
+    assert len(person.opened) == 3
+    assert len({http.URL(link).params["redirect_uri"] for link in person.opened}) == 1
+    assert len({each.token for each in watched.calls()}) == 3
+
+
+@pytest.mark.skipif(not IS_SECOND, reason="connections of mcp 1 keep state")
+async def test_parallel_calls_on_one_connection_have_the_token_of_their_principal(
+    signing_in: AgentIdentity, reference: Any, person: Person
+) -> None:
+    watched = reference()
+    users = ("alice", "bob", "carol")
+
+    async def turn(client: Any, user: str) -> None:
+        async with signing_in.on_behalf_of(f"user:{user}", purpose=PURPOSE):
+            calls = (client.call_tool("list_invoices", {"customer": user}) for _ in range(30))
+            for result in await asyncio.gather(*calls):
+                assert not is_error(result)
+
+    async with (
+        signing_in.on_behalf_of("user:alice", purpose=PURPOSE),
+        connect(watched.url, identity=signing_in) as client,
+    ):
+        await asyncio.gather(*(turn(client, user) for user in users))
+    calls = [each for each in watched.calls() if each.token]
+    assert len(calls) == 90
+    owners: dict[str, str] = {}
+    for each in calls:
+        user = each.message["params"]["arguments"]["customer"]
+        assert owners.setdefault(each.token, user) == user
+    assert set(owners.values()) == {*users}
 
 
 async def test_a_stateful_connection_belongs_to_the_session_that_opened_it(

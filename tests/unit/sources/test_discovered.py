@@ -149,6 +149,8 @@ def test_a_metadata_url_that_is_not_https_is_refused(found: Found, place: str) -
     [
         ("https://evil.example/mcp", None),
         ("https://mcp.example/other", None),
+        ("https://mcp.example/other", f"{ROOT}/other"),
+        ("https://mcp.example/mcp/below", None),
         ("https://mcp.example", PLACE),
         ("https://mcp.example", "https://mcp.example/mcp/metadata"),
     ],

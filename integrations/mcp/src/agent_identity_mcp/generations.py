@@ -75,7 +75,7 @@ def listed(result: Any) -> tuple[str | None, list[ListedTool]]:
 def listed_tool(tool: Any) -> ListedTool:
     """The definition of a tool."""
     schema = tool.input_schema if IS_SECOND else tool.inputSchema
-    return ListedTool(tool.name, tool.description, schema)
+    return ListedTool(tool.name, tool.description, schema, tool.meta)
 
 
 def call_params(name: str, arguments: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:
