@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import agent_identity_langchain.mcp_calls  # noqa: F401 - so that a missing package is named before the demo starts
 from agent_identity_langchain.demo.scenario import SUMMARY, play
 
 __all__ = ["SUMMARY", "play"]
