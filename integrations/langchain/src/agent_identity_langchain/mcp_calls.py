@@ -137,7 +137,7 @@ async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
         refused = group.subgroup(AgentIdentityError)
         if error is None and refused is None:
             raise
-        error = error or _first(refused)
+        error = _first(refused) or error
     if error is not None:
         raise error
     return result

@@ -32,12 +32,12 @@ def serving(identity: AgentIdentity) -> Generator[tuple[str, list[VerifiedCall]]
     options: dict[str, Any] = {"stateless_http": True, "json_response": True}
     made: Any = FastMCP("billing", log_level="CRITICAL", **options)
 
-    @made.tool(meta=tool_meta(scopes=["invoices:read"]))
     def list_invoices(customer: str) -> str:
         """List the totals of a customer's invoices."""
         seen.append(verified_call())
         return ", ".join(INVOICES.get(customer, []))
 
+    made.tool(meta=tool_meta(scopes=["invoices:read"]))(list_invoices)
     with contextlib.closing(socket.socket()) as listener:
         listener.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{listener.getsockname()[1]}/mcp"
