@@ -34,6 +34,8 @@ CODE = (
     "noxfile.py",
 )
 INTEGRATIONS = ("langchain", "mcp")
+BESIDE = {"langchain": ("./integrations/mcp",)}
+"""The integrations that another one uses in its tests."""
 ADAPTER_ROWS = {
     "langchain": ("langchain_tool", "langchain_agent"),
     "mcp": ("mcp_client", "mcp_server"),
@@ -124,7 +126,7 @@ def rigs(session: nox.Session) -> None:
 @nox.parametrize("name", INTEGRATIONS)
 def integrations(session: nox.Session, name: str) -> None:
     """One framework, in an environment of its own."""
-    _install(session, name, f"./integrations/{name}")
+    _install(session, name, f"./integrations/{name}", *BESIDE.get(name, ()))
     session.run("pytest", f"integrations/{name}/tests", *session.posargs)
 
 

@@ -12,17 +12,17 @@ import hmac
 import secrets
 from typing import TYPE_CHECKING, Final, TypeVar
 
-from agent_identity.decorators import tool_of, wrap, wrap_keywords
+from agent_identity.decorators import mark, tool_of, wrap
 from agent_identity.errors import AgentIdentityError, DeniedError, NoSessionError
 from agent_identity.identity import parts_of
 from agent_identity.pipeline import Call
 from agent_identity.provenance.spans import below
 from agent_identity.remote_access import ServerAccess
 from agent_identity.remote_tools import (
+    AskedCall,
     ListedTool,
     RemoteServer,
     check_sent,
-    check_unchanged,
     named_request,
 )
 from agent_identity.runtime.current import (
@@ -35,7 +35,7 @@ from agent_identity.runtime.current import (
     running_call,
 )
 from agent_identity.scrubbing import scrubbed, scrubs
-from agent_identity.session import current_session, state_of
+from agent_identity.session import Session, current_session, state_of
 from agent_identity.subagents import (
     Caller,
     adelegated,
@@ -52,9 +52,9 @@ if TYPE_CHECKING:
     from collections.abc import Generator
 
     from agent_identity.identity import AgentIdentity
-    from agent_identity.session import Session
 
 __all__ = [
+    "AskedCall",
     "Attempt",
     "Call",
     "Caller",
@@ -71,10 +71,10 @@ __all__ = [
     "calling_tool",
     "check_owner",
     "check_sent",
-    "check_unchanged",
     "current_tool_call_id",
     "delegated",
     "is_for_model",
+    "mark",
     "mark_owner",
     "named_request",
     "refusal_for_model",
@@ -87,7 +87,6 @@ __all__ = [
     "tool_of",
     "within",
     "wrap",
-    "wrap_keywords",
 ]
 
 
@@ -214,6 +213,7 @@ def is_for_model(error: AgentIdentityError) -> bool:
     return isinstance(error, DeniedError) and error.code not in _STOPS
 
 
-def tls_context(identity: AgentIdentity) -> ssl.SSLContext:
-    """A TLS context that trusts what the identity trusts, for an adapter's own HTTP client."""
-    return parts_of(identity).world.context(None)
+def tls_context(owner: AgentIdentity | Session) -> ssl.SSLContext:
+    """A TLS context that trusts what an identity trusts, or the one of a session, for an adapter's own HTTP client."""
+    parts = state_of(owner).parts if isinstance(owner, Session) else parts_of(owner)
+    return parts.world.context(None)

@@ -15,12 +15,15 @@ from typing import TYPE_CHECKING, Any, Final, ParamSpec, TypeVar, overload
 from agent_identity.errors import AgentIdentityError, ConfigurationError
 from agent_identity.pipeline import Call
 from agent_identity.runtime.current import open_session, parent_call_id
-from agent_identity.tools import Binder, Keywords, Tool, check_function
+from agent_identity.tools import Binder, Tool, check_function
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable
+    from collections.abc import AsyncGenerator, Callable, Coroutine, Generator, Iterable, Mapping
 
-__all__ = ["tool", "tool_of", "wrap", "wrap_keywords"]
+    from agent_identity.runtime.current import Current
+    from agent_identity.runtime.state import SessionState
+
+__all__ = ["begin", "mark", "tool", "tool_of", "wrap"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -104,14 +107,10 @@ def wrap(function: Callable[P, R], definition: Tool) -> Callable[P, R]:
     return _wrap(function, definition, Binder(function))
 
 
-def wrap_keywords(function: Callable[..., Any], definition: Tool) -> Callable[..., Any]:
-    """Make an async function with a `**` parameter the tool that `definition` describes, for adapters of remote tools.
-
-    Its keyword arguments are the call's arguments, and are digested as they are sent. It has no other parameter.
-    """
-    wrapped: Callable[..., Any] = _wrap_coroutine(function, definition, Keywords())
-    wrapped.__dict__["__agent_identity_tool__"] = definition
-    return wrapped
+def mark(function: Callable[P, R], definition: Tool) -> Callable[P, R]:
+    """Mark a function whose calls are guarded as this tool where they leave the process, for adapters of remote tools."""
+    function.__dict__["__agent_identity_tool__"] = definition
+    return function
 
 
 def tool_of(function: object) -> Tool | None:
@@ -128,18 +127,31 @@ def _wrap(function: Callable[P, R], definition: Tool, binder: Binder) -> Callabl
         wrap_kind = _wrap_coroutine
     elif inspect.isgeneratorfunction(function):
         wrap_kind = _wrap_generator
-    wrapped: Callable[P, R] = wrap_kind(function, definition, binder)
-    wrapped.__dict__["__agent_identity_tool__"] = definition
-    return wrapped
+    return mark(wrap_kind(function, definition, binder), definition)
 
 
-def _begin(definition: Tool, binder: Binder | Keywords, args: Any, kwargs: Any) -> Call:
+def begin(definition: Tool, arguments: Mapping[str, object]) -> Call:
+    """Make a call of the current session, for adapters of remote tools.
+
+    Raises:
+        NoSessionError: there is no current session.
+    """
+    return _make_call(*open_session(), definition, arguments)
+
+
+def _begin(definition: Tool, binder: Binder, args: Any, kwargs: Any) -> Call:
     session, current = open_session()
+    return _make_call(session, current, definition, binder.bind(args, kwargs))
+
+
+def _make_call(
+    session: SessionState, current: Current, definition: Tool, arguments: Mapping[str, object]
+) -> Call:
     attempt = current.attempt
     call = Call(
         session,
         definition,
-        binder.bind(args, kwargs),
+        arguments,
         current.tool_call_id,
         parent_id=parent_call_id(session, current),
         continues=None if attempt is None else attempt.continues,
@@ -187,7 +199,7 @@ def _hidden_body_error(function: Any, result: Any) -> ConfigurationError:
     )
 
 
-def _wrap_coroutine(function: Any, definition: Tool, binder: Binder | Keywords) -> Any:
+def _wrap_coroutine(function: Any, definition: Tool, binder: Binder) -> Any:
     @functools.wraps(function)
     async def call_tool(*args: object, **kwargs: object) -> object:
         call = _begin(definition, binder, args, kwargs)

@@ -12,6 +12,7 @@ import secrets
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from agent_identity import canonical
+from agent_identity.decorators import begin
 from agent_identity.delegation.carriers import META
 from agent_identity.errors import ConfigurationError, DeniedError, NoSessionError
 from agent_identity.flow import Draft
@@ -19,8 +20,7 @@ from agent_identity.identity import parts_of
 from agent_identity.lifecycle.pins import Definition
 from agent_identity.provenance import spans
 from agent_identity.provenance.records import TOOL_PINNED
-from agent_identity.runtime.current import open_session, running_call
-from agent_identity.session import session_of
+from agent_identity.runtime.current import open_session
 from agent_identity.tool_rules import Rules
 from agent_identity.tools import Tool
 from agent_identity.uris import check_resource
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from agent_identity.runtime.state import SessionState
     from agent_identity.values import JSON
 
-__all__ = ["ListedTool", "RemoteServer", "check_sent", "check_unchanged", "named_request"]
+__all__ = ["AskedCall", "ListedTool", "RemoteServer", "check_sent", "named_request"]
 
 _RULE_KEYS: Final = frozenset({"labels", "scopes"})
 _PIN_REMEDY: Final = "`agent-identity mcp pins` shows the definition; `agent-identity mcp pin SERVER TOOL` accepts it"
@@ -50,6 +50,30 @@ class ListedTool(NamedTuple):
     description: str | None
     schema: Mapping[str, JSON]
     meta: Mapping[str, JSON] | None = None
+
+
+class AskedCall(NamedTuple):
+    """A call that a framework was asked to make. The framework's own hooks may run before it is sent, and must not change it.
+
+    `tool` describes the tool where the framework has the rules, and `shown` is the definition that the model was shown. `is_alone`
+    says that the connection is opened for this call only.
+    """
+
+    name: str
+    arguments: Mapping[str, object]
+    tool: Tool | None = None
+    shown: ListedTool | None = None
+    is_alone: bool = False
+
+    def check(self, name: str, arguments: Mapping[str, object]) -> None:
+        """Check that what is about to be sent is this call.
+
+        Raises:
+            DeniedError: `call_changed`, it is something else; or an argument has no canonical form.
+        """
+        sent = (name, canonical.args_digest(arguments))
+        if sent != (self.name, canonical.args_digest(self.arguments)):
+            raise _changed_error()
 
 
 class _Page(NamedTuple):
@@ -89,10 +113,14 @@ class RemoteServer:
     def add_page(
         self, cursor: str | None, following: str | None, tools: Iterable[ListedTool]
     ) -> None:
-        """Note one page of the server's listing: the cursor that was sent for it, and that of the following page."""
-        if cursor is None:
+        """Note one page of the server's listing: the cursor that was sent for it, and that of the following page.
+
+        A first page that has changed begins another listing. mcp 1 lists the first page again by itself after a call.
+        """
+        noted = _Page(tuple(tools), following)
+        if cursor is None and self._pages.get(None) != noted:
             self._pages.clear()
-        self._pages[cursor] = _Page(tuple(tools), following)
+        self._pages[cursor] = noted
         listed: dict[str, ListedTool] = {}
         shadowed: set[str] = set()
         at: str | None = None
@@ -105,10 +133,7 @@ class RemoteServer:
             at = page.following
         self._is_complete = at is None
         self._shadowed = frozenset(shadowed)
-        self._definitions = {
-            name: Definition.of(self.uri, name, tool.description, tool.schema, tool.meta)
-            for name, tool in listed.items()
-        }
+        self._definitions = {name: _define(self.uri, tool) for name, tool in listed.items()}
 
     def is_listed(self, name: str) -> bool:
         """Whether the server's listing, as far as it was seen, has the tool."""
@@ -139,23 +164,26 @@ class RemoteServer:
             await parts.ledger.aappend(draft)
 
     def call(
-        self, name: str, arguments: Mapping[str, object], *, tool_call_id: str | None = None
+        self, name: str, arguments: Mapping[str, object], asked: AskedCall | None = None
     ) -> Call:
         """Make a call of the current session. Nothing is decided or recorded yet.
 
         Raises:
             NoSessionError: there is no current session.
         """
-        session = session_of(open_session()[0])
         tool = self._tools.get(name)
+        if asked is not None and asked.tool is not None and asked.name == name:
+            tool = asked.tool
         if tool is None:
             try:
                 tool = self._tools[name] = self._describe(name)
             except (DeniedError, ConfigurationError):  # `acheck` says it
                 tool = Tool(_readable(name), resource=self.uri)
-        return session.call(tool, arguments, tool_call_id=tool_call_id)
+        return begin(tool, arguments)
 
-    async def acheck(self, call: Call, name: str, *, is_stateless: bool) -> None:
+    async def acheck(
+        self, call: Call, name: str, *, is_stateless: bool, asked: AskedCall | None = None
+    ) -> None:
         """Check the rules that come before policy: whose connection this is, and whether the tool is the accepted one.
 
         `is_stateless` says that the connection's protocol keeps no state between requests. Over anything but HTTP, the process
@@ -174,11 +202,23 @@ class RemoteServer:
                 f"the connection to {self.uri} belongs to another identity than the session",
                 remedy="guard a connection of its own with the identity of the session",
             )
-        if not (is_stateless and self.uri.startswith(("http://", "https://"))):
+        is_shared = asked is None or not asked.is_alone
+        if is_shared and not (is_stateless and self.uri.startswith(("http://", "https://"))):
             opener = None if self._access is None else self._access.opener
             self._claim(session if opener is None else opener)
             self._claim(session)
         await self._check_tool(session, name)
+        if asked is not None and asked.shown is not None:
+            self._check_shown(asked.shown)
+
+    def _check_shown(self, tool: ListedTool) -> None:
+        listed = self._definitions.get(tool.name)
+        if listed is None or listed.digest != _define(self.uri, tool).digest:
+            raise DeniedError(
+                "tool_changed",
+                f"{self.uri} has changed the definition of {ascii(tool.name)[:80]} since the model was shown it",
+                remedy="load the server's tools again",
+            )
 
     async def _check_tool(self, session: SessionState, name: str) -> None:
         if name in self._shadowed:
@@ -267,32 +307,27 @@ class RemoteServer:
         return Tool(name, resource=self.uri, server=self.uri, scopes=scopes, labels=labels)
 
 
-def check_unchanged(name: str, arguments: Mapping[str, object]) -> None:
-    """Check that what a framework sends to a remote tool is the running call: its tool, with the arguments that were recorded.
-
-    Raises:
-        NoSessionError: there is no current session.
-        DeniedError: `call_changed`, it is something else.
-    """
-    check_sent(running_call(open_session()[0]), name, arguments)
-
-
-def check_sent(call: RunningCall | None, name: object, arguments: Mapping[str, object]) -> None:
+def check_sent(call: RunningCall, name: object, arguments: Mapping[str, object]) -> None:
     """Check that what is about to be sent is this call: its tool, with the arguments that were recorded.
 
     Raises:
         DeniedError: `call_changed`, it is something else; or the call has ended.
     """
-    if call is not None:
-        call.check_running()
-        recorded = (call.tool.name, call.facts.args_hash)
-        if (name, canonical.args_digest(arguments)) == recorded:
-            return
-    raise DeniedError(
+    call.check_running()
+    if (name, canonical.args_digest(arguments)) != (call.tool.name, call.facts.args_hash):
+        raise _changed_error()
+
+
+def _changed_error() -> DeniedError:
+    return DeniedError(
         "call_changed",
         "the call that is sent isn't the one that was permitted and recorded",
         remedy="change the tool and its arguments before the call is guarded",
     )
+
+
+def _define(uri: str, tool: ListedTool) -> Definition:
+    return Definition.of(uri, tool.name, tool.description, tool.schema, tool.meta)
 
 
 def named_request(meta: Any) -> str | None:

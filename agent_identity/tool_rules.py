@@ -75,7 +75,9 @@ class Rules:
         rule = self._by_name.get(name)
         if describes_itself and rule is not None:
             raise ConfigurationError(
-                "protected_twice", f"{name} is protected already, and has a rule besides"
+                "protected_twice",
+                f"{name} is protected already, and has a rule besides",
+                remedy="remove the rule; for a tool of a guarded MCP session, put its scopes and labels into the rules of guard",
             )
         if not describes_itself:
             rule = rule or self._for_others

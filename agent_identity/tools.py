@@ -249,26 +249,6 @@ class Binder:
         return bound.args, bound.kwargs
 
 
-class Keywords:
-    """Binds calls of a function that takes keyword arguments of any name."""
-
-    __slots__ = ()
-
-    def owner(self, _args: tuple[object, ...]) -> tuple[object, ...]:
-        """Nothing: it isn't a method."""
-        return ()
-
-    def bind(self, _args: tuple[object, ...], kwargs: Mapping[str, object]) -> dict[str, object]:
-        """The arguments of a call."""
-        return dict(kwargs)
-
-    def unbind(
-        self, arguments: Mapping[str, object]
-    ) -> tuple[tuple[object, ...], dict[str, object]]:
-        """Keyword arguments that call the function with these."""
-        return (), dict(arguments)
-
-
 def _is_owner(first: inspect.Parameter, function: Callable[..., object]) -> bool:
     """Whether the first parameter is the object or class that a method belongs to."""
     if inspect.ismethod(function):

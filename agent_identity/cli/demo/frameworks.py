@@ -83,5 +83,5 @@ def _load(adapter: str) -> FrameworkDemo:
     raise ConfigurationError(
         "extra_missing",
         f"this demo needs {missing}, which isn't installed",
-        remedy=f"in a checkout: pip install . './integrations/{adapter}[demo]'",
+        remedy=f"in a checkout: pip install . ./integrations/mcp './integrations/{adapter}[demo]'",
     ) from None

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 import os
 import re
@@ -17,6 +18,8 @@ from langchain_core.language_models.fake_chat_models import GenericFakeChatModel
 from langchain_core.messages import AIMessage
 
 from agent_identity_langchain import IdentityMiddleware
+
+from .mcp_servers import Billing
 
 ROOT = Path(__file__).parents[3]
 BLOCK = re.compile(r"^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -73,6 +76,24 @@ def test_the_page_about_interrupts_resumes_for_the_owner_alone(
     assert capsys.readouterr().out == "pay 2026-1041?\nresumed_by_another\n"
     names["middleware"] = IdentityMiddleware(names["identity"], rules={"pay_invoice": {}})
     exec(node, names)  # noqa: S102 - see above
+
+
+def test_the_page_calls_a_server_in_sessions_of_both_kinds(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    _, _, fresh, kept = blocks("langchain.md")
+    names: dict[str, Any] = {"model": says(LIST)}
+    exec(fresh, names)  # noqa: S102 - see above
+    with names["identity"], Billing(names["identity"]) as server:
+        names["BILLING"] = server.url
+        names["rules"]["list_invoices"]["resource"] = server.url
+        asyncio.run(names["main"]())
+        exec(kept, names)  # noqa: S102 - see above
+        names["model"] = says(LIST)
+        asyncio.run(names["main"]())
+    assert server.ran == ["ACME", "ACME"]
+    assert {call.principal.sub for call in server.calls} == {"alice"}
+    assert "✔ list_invoices" in capsys.readouterr().out
 
 
 def test_the_program_of_the_page_prints_what_the_page_says(tmp_path: Path) -> None:

@@ -1,157 +1,149 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tools of MCP servers that langchain-mcp-adapters connects to over streamable HTTP: each call with its own credential.
+"""Tools of MCP servers that langchain-mcp-adapters makes: which of them `agent_identity_mcp` guards, and why not the others.
 
-The adapters open a session for each call of a tool that `MultiServerMCPClient.get_tools` returned. `CallAuth` signs all requests
-of that session as the running call, and nothing else. On a session that stays open, a request doesn't know its call; over stdio
-there are no headers. There a tool with a resource is refused, because its server would get no credential.
+The guard is on the session, where a call leaves the process. The adapters open a session for each call of a tool that
+`MultiServerMCPClient.get_tools` returned; there the rule of the tool describes it. A session that stays open is guarded by its
+user, with `guard`, which describes its tools.
 """
 
 from __future__ import annotations
 
-import functools
 import inspect
-from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
-import httpx
-
-from agent_identity import AgentIdentityError, DeniedError, current_credential
-from agent_identity.adapters import check_unchanged, wrap_keywords
-from agent_identity.jose import loads
+from agent_identity.adapters import Tool, mark
+from agent_identity.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import Callable
+    from types import ModuleType
 
     from langchain_core.tools import BaseTool
 
-    from agent_identity.adapters import Tool
+__all__ = ["McpTool", "find_fault", "guard_fresh", "guard_open", "is_guarded_open"]
 
-__all__ = ["CallAuth", "find_auth", "wrap_call"]
-
-_HTTP: Final = frozenset({"http", "streamable_http", "streamable-http"})
-_LOCALLY: Final = "or describe the tool without a resource; the connection to its server has its own authentication then"
-
-
-class CallAuth(httpx.Auth):
-    """The `auth` of a connection: `MultiServerMCPClient({"billing": {"transport": "http", "url": …, "auth": CallAuth()}})`.
-
-    It signs the requests of a guarded tool's call with that call's credential. Other requests, such as listing the tools, are
-    sent as they are; other calls of tools are refused.
-    """
-
-    def async_auth_flow(
-        self, request: httpx.Request
-    ) -> AsyncGenerator[httpx.Request, httpx.Response]:
-        """Sign one request (httpx's hook).
-
-        Raises:
-            DeniedError: it calls a tool, and isn't the running call; or it leaves the resource.
-        """
-        acting = _acting.get()
-        called = _read_call(request)
-        if acting is None or acting.auth is not self:
-            if called is not None:
-                raise DeniedError(
-                    "mcp_credential_unsent",
-                    "a tool of this connection was called without a credential",
-                    remedy="give the tool a rule with the resource, or pass the resource to protect",
-                )
-            return _send(request)
-        if called is not None:
-            check_unchanged(*called)
-        return current_credential().async_auth_flow(request)
+_TRANSPORTS: Final = frozenset({"http", "streamable_http", "streamable-http", "stdio"})
+_LOCALLY: Final = "describe the tool without a resource; the connection to its server has its own authentication then"
+_INJECTED: Final = "runtime"
+_MARK: Final = "__agent_identity_mcp__"
 
 
-class _Acting(NamedTuple):
-    """The connection that the running call uses, and what the framework injects into the tool."""
+class McpTool(NamedTuple):
+    """What langchain-mcp-adapters has made a tool of, by the names in its closure; `tool` is mcp's."""
 
-    auth: CallAuth
-    runtime: object
-
-
-_acting: Final[ContextVar[_Acting | None]] = ContextVar("agent_identity_mcp", default=None)
-
-
-def find_auth(tool: BaseTool) -> tuple[CallAuth | None, str]:
-    """How the credential of a call reaches the server of an MCP tool; else None, and a remedy."""
-    function = _innermost(getattr(tool, "coroutine", None))
-    if getattr(function, "__module__", None) != "langchain_mcp_adapters.tools":
-        return None, _LOCALLY.removeprefix("or ")
-    # The adapters keep both in the closure alone. Where they are named otherwise, the tool is refused.
-    names = inspect.getclosurevars(function).nonlocals
-    connection, mcp_tool = names.get("connection"), names.get("tool")
-    if names.get("session", "") is not None or not isinstance(connection, dict):
-        return None, f"load the tools with MultiServerMCPClient.get_tools, {_LOCALLY}"
-    if connection.get("transport") not in _HTTP:
-        return None, f"connect over streamable HTTP, {_LOCALLY}"
-    if getattr(mcp_tool, "name", None) != tool.name:
-        return None, f"leave the tool its server's name, without a prefix, {_LOCALLY}"
-    auth = connection.get("auth")
-    if not isinstance(auth, CallAuth):
-        return None, f'give the connection "auth": CallAuth(), {_LOCALLY}'
-    return auth, ""
+    session: Any
+    connection: Any
+    tool: Any
+    callbacks: Any
+    tool_interceptors: Any
+    server_name: str | None
 
 
-def wrap_call(auth: CallAuth, function: Callable[..., Any], described: Tool) -> Callable[..., Any]:
-    """The function of an MCP tool, guarded: what is digested are the arguments as they are sent."""
-
-    async def send(**arguments: Any) -> Any:
-        acting = _acting.get()
-        try:
-            return await function(runtime=acting and acting.runtime, **arguments)
-        except BaseExceptionGroup as group:
-            # The client's task group wraps what the auth raises.
-            for error in _leaves(group):
-                if isinstance(error, AgentIdentityError):
-                    raise error from None
-            raise
-
-    permitted = wrap_keywords(send, described)
-
-    @functools.wraps(function)
-    async def call_tool(runtime: object = None, **arguments: Any) -> Any:
-        token = _acting.set(_Acting(auth, runtime))
-        try:
-            return await permitted(**arguments)
-        finally:
-            _acting.reset(token)
-
-    marks = {name: value for name, value in vars(permitted).items() if name != "__wrapped__"}
-    call_tool.__dict__.update(marks)
-    return call_tool
+def find_fault(tool: BaseTool) -> str | None:
+    """Why the server of an MCP tool wouldn't get the credential of a call, as a remedy; None if it would."""
+    function = getattr(tool, "coroutine", None)
+    if hasattr(function, _MARK):
+        return None
+    made, calls = _read(function), _calls()
+    if made is None:
+        return _LOCALLY
+    remedy = _find_remedy(function, made, calls)
+    return None if remedy is None else f"{remedy}, or {_LOCALLY}"
 
 
-async def _send(request: httpx.Request) -> AsyncGenerator[httpx.Request, httpx.Response]:
-    yield request
+def _find_remedy(function: Any, made: McpTool, calls: ModuleType | None) -> str | None:
+    if calls is None:
+        return "install integrations/mcp and integrations/langchain[mcp]"
+    if made.session is not None:
+        return (
+            "guard the session with guard(session, server=…) of agent_identity_mcp, and leave the resource out; or "
+            "load the tools with MultiServerMCPClient.get_tools"
+        )
+    if hasattr(function, "__wrapped__"):
+        return "pass an interceptor to the client instead of decorating the tool"
+    if made.connection.get("transport") not in _TRANSPORTS:
+        return "connect over streamable HTTP or stdio"
+    if not calls.can_sign(made.connection):
+        return (
+            "leave `auth` out of the connection, or use auth(identity, url) of agent_identity_mcp"
+        )
+    return None
 
 
-def _read_call(request: httpx.Request) -> tuple[str, dict[str, Any]] | None:
-    """The tool and the arguments of a request that calls one.
+def is_guarded_open(function: Any) -> bool:
+    """Whether it is the function of a tool of an open session that `guard` guards, and nothing is around it."""
+    return not hasattr(function, "__wrapped__") and _connection_of(function) is not None
+
+
+def guard_open(function: Callable[..., Any]) -> Callable[..., Any]:
+    """Such a function, with refusals that are raised; any other one as it is."""
+    made, calls = _read(function), _calls()
+    if not is_guarded_open(function) or made is None or calls is None:
+        return function
+    remote = calls.connection_of(made.session).remote
+    tool = Tool(made.tool.name, resource=remote.uri, server=remote.uri)
+    return _marked(calls.ask(function, tool.name, remote), tool)
+
+
+def guard_fresh(function: Callable[..., Any], described: Tool) -> Callable[..., Any] | None:
+    """The function of a tool whose calls open sessions, each of them guarded; None if it is another function.
 
     Raises:
-        VerificationError: the body isn't JSON.
+        ConfigurationError: the description hides arguments, whose digest the server checks.
     """
-    body = request.read()
-    message = loads(body) if body else None
-    if not isinstance(message, dict) or message.get("method") != "tools/call":
+    made, calls = _read(function), _calls()
+    if made is None or calls is None or made.session is not None:
         return None
-    params = message.get("params")
-    params = params if isinstance(params, dict) else {}
-    arguments = params.get("arguments")
-    return str(params.get("name")), arguments if isinstance(arguments, dict) else {}
+    if described.opaque - {_INJECTED}:
+        raise ConfigurationError(
+            "tool_malformed",
+            f"the arguments of the MCP tool {described.name} can't be opaque, because its server checks their digest",
+            remedy="leave opaque out",
+        )
+    uri = described.resource
+    remote_tool = Tool(
+        made.tool.name,
+        resource=uri,
+        server=uri,
+        scopes=described.scopes,
+        labels=described.labels,
+        pauses=described.pauses,
+    )
+    return _marked(calls.open_sessions(function, made, remote_tool), remote_tool)
 
 
-def _innermost(function: Any) -> Any:
+def _marked(function: Callable[..., Any], tool: Tool) -> Callable[..., Any]:
+    function.__dict__[_MARK] = True
+    return mark(function, tool)
+
+
+def _calls() -> ModuleType | None:
+    """What guards calls; None where the packages for it aren't installed."""
+    try:
+        from agent_identity_langchain import mcp_calls  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError:
+        return None
+    return mcp_calls
+
+
+def _connection_of(function: Any) -> Any:
+    made = _read(function)
+    if made is None or made.session is None:
+        return None
+    calls = _calls()
+    return None if calls is None else calls.connection_of(made.session)
+
+
+def _read(function: Any) -> McpTool | None:
+    """What the function of a tool was made of, below any decorator; None if langchain-mcp-adapters didn't make it."""
     seen: list[Any] = []
     while (inner := getattr(function, "__wrapped__", None)) is not None and inner not in seen:
         seen.append(function)
         function = inner
-    return function
-
-
-def _leaves(group: BaseExceptionGroup[Any]) -> Iterator[BaseException]:
-    for error in group.exceptions:
-        if isinstance(error, BaseExceptionGroup):
-            yield from _leaves(error)
-        else:
-            yield error
+    if getattr(function, "__module__", None) != "langchain_mcp_adapters.tools":
+        return None
+    # The adapters keep them in the closure alone. Where they are named otherwise, the tool is refused.
+    names = inspect.getclosurevars(function).nonlocals
+    if not names.keys() >= set(McpTool._fields):
+        return None
+    return McpTool(**{name: names[name] for name in McpTool._fields})

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Final
 
-from agent_identity_langchain.mcp import find_auth
+from agent_identity_langchain.mcp import find_fault
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,18 +40,12 @@ def check_origin(
             ),
         )
     if any(_is_within(module, _MCP) for module in modules):
-        auth, remedy = find_auth(tool)
-        if has_resource and auth is None:
+        remedy = find_fault(tool) if has_resource else None
+        if remedy is not None:
             raise error(
                 "mcp_credential_unsent",
                 f"the tool {tool.name!r} calls an MCP server, which wouldn't get the credential for the resource",
                 remedy=remedy,
-            )
-        if auth is not None and not has_resource:
-            raise error(
-                "mcp_credential_unsent",
-                f"the connection of the tool {tool.name!r} signs calls with a credential, and the tool has no resource",
-                remedy="describe the tool with its resource, the URL of the server, or connect without CallAuth",
             )
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -11,7 +10,7 @@ from langchain_core.tools import BaseTool, BaseToolkit
 
 from agent_identity.adapters import Tool, scrubs, tool_of, wrap
 from agent_identity.errors import ConfigurationError
-from agent_identity_langchain.mcp import find_auth, wrap_call
+from agent_identity_langchain.mcp import guard_fresh, guard_open, is_guarded_open
 from agent_identity_langchain.nested import is_nested, runs_nested, starts_agents
 from agent_identity_langchain.origins import check_origin
 from agent_identity_langchain.refusals import states_refusals
@@ -93,6 +92,14 @@ def _protect(
     labels: Iterable[str],
     opaque: Iterable[str],
 ) -> T:
+    if all(map(is_guarded_open, functions_of(tool).values())):
+        if (resource, scopes, tuple(labels), tuple(opaque)) != (None, None, (), ()):
+            raise ConfigurationError(
+                "protected_twice",
+                f"the session of the MCP tool {tool.name} is guarded, and describes it",
+                remedy="put its scopes and labels into the rules of guard",
+            )
+        return finished(tool)
     if is_protected(tool):
         raise ConfigurationError("protected_twice", f"the tool {tool.name} is protected already")
     has_resource = resource is not None or has_resources(tool)
@@ -106,24 +113,23 @@ def _protect(
         opaque={*opaque, *injected} if not isinstance(opaque, str) else opaque,
         pauses=_pauses(),
     )
-    auth = find_auth(tool)[0] if resource is not None else None
-    wrapped = wrap if auth is None else functools.partial(wrap_call, auth)
 
     def guard(function: Callable[..., Any]) -> Callable[..., Any]:
-        function = starts_agents(function, tool.name, injected)
-        function = scrubs(function if tool_of(function) else wrapped(function, described))
+        remote = None if resource is None else guard_fresh(function, described)
+        function = starts_agents(function if remote is None else remote, tool.name, injected)
+        function = scrubs(function if tool_of(function) else wrap(function, described))
         return states_refusals(runs_nested(function, tool.name))
 
     return guarded(tool, guard)
 
 
 def finished(tool: T) -> T:
-    """A copy of a tool that `agent_identity.tool` guards, with what `protect` does besides."""
+    """A copy of a tool that `agent_identity.tool` or its MCP session guards, with what `protect` does besides."""
 
     def finish(function: Callable[..., Any]) -> Callable[..., Any]:
         if is_nested(function):
             return function
-        function = starts_agents(function, tool.name, _injected(tool))
+        function = starts_agents(guard_open(function), tool.name, _injected(tool))
         return states_refusals(runs_nested(scrubs(function), tool.name))
 
     return guarded(tool, finish)

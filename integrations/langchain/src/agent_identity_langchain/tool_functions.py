@@ -11,6 +11,7 @@ from langchain_core.tools import Tool as SingleInputTool
 from agent_identity.adapters import Tool, tool_of
 from agent_identity.errors import ConfigurationError
 from agent_identity_langchain.carriers import Carrying, carrying
+from agent_identity_langchain.mcp import is_guarded_open
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,8 +21,9 @@ _LOCAL: Final = Tool("local").resource
 
 
 def is_protected(tool: BaseTool) -> bool:
-    """Whether every function of it is guarded, by `protect` or by `agent_identity.tool`."""
-    return all(tool_of(function) is not None for function in functions_of(tool).values())
+    """Whether every function of it is guarded, by `protect`, `agent_identity.tool` or the guard of its MCP session."""
+    functions = functions_of(tool).values()
+    return all(tool_of(each) is not None or is_guarded_open(each) for each in functions)
 
 
 def has_resources(tool: BaseTool) -> bool:

@@ -40,6 +40,7 @@ __all__ = [
     "is_stateless",
     "know_session_id",
     "listed",
+    "listed_tool",
     "make_list_params",
     "meta_of",
     "method_of",
@@ -68,12 +69,14 @@ def make_list_params(cursor: str | None) -> Any:
 
 def listed(result: Any) -> tuple[str | None, list[ListedTool]]:
     """The following cursor and the tools of one page of a listing."""
-    schema = "input_schema" if IS_SECOND else "inputSchema"
-    tools = [
-        ListedTool(each.name, each.description, getattr(each, schema), each.meta)
-        for each in result.tools
-    ]
+    tools = [listed_tool(each) for each in result.tools]
     return (result.next_cursor if IS_SECOND else result.nextCursor), tools
+
+
+def listed_tool(tool: Any) -> ListedTool:
+    """The definition of a tool."""
+    schema = tool.input_schema if IS_SECOND else tool.inputSchema
+    return ListedTool(tool.name, tool.description, schema, tool.meta)
 
 
 def call_params(name: str, arguments: Mapping[str, Any] | None, options: Mapping[str, Any]) -> Any:

@@ -15,23 +15,18 @@ from typing import TYPE_CHECKING, Any, Final, TypeVar
 import anyio
 
 from agent_identity import ConfigurationError, DeniedError, current_session
-from agent_identity.adapters import (
-    RemoteServer,
-    current_tool_call_id,
-    is_for_model,
-    refusal_text,
-    scrubs,
-)
+from agent_identity.adapters import RemoteServer, is_for_model, refusal_text, scrubs
 from agent_identity_mcp import generations as mcp
+from agent_identity_mcp.asking import asked_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
     from agent_identity import AgentIdentity, AgentIdentityError
-    from agent_identity.adapters import Call
+    from agent_identity.adapters import AskedCall, Call
     from agent_identity_mcp.call_auth import CallAuth
 
-__all__ = ["guard"]
+__all__ = ["Connection", "connection_of", "guard"]
 
 S = TypeVar("S")
 _MARK: Final = "__agent_identity_connection__"
@@ -61,7 +56,7 @@ def guard(
     remote = RemoteServer(server, identity=identity, rules=rules, access=access)
     is_client = isinstance(getattr(type(session), "session", None), property)
     below: Any = _session_of(session) if is_client else session
-    around: Connection | None = getattr(below.send_request, _MARK, None)
+    around = connection_of(below)
     if around is not None and around.remote.uri != remote.uri:
         raise ConfigurationError(
             "protected_twice", f"the connection is already guarded for {around.remote.uri}"
@@ -71,6 +66,12 @@ def guard(
         connection.guard_client(session)
     connection.guard_session(below)
     return session
+
+
+def connection_of(session: Any) -> Connection | None:
+    """The guarded connection of a `ClientSession`, None if it isn't guarded."""
+    found: Connection | None = getattr(session.send_request, _MARK, None)
+    return found
 
 
 def _session_of(client: Any) -> Any:
@@ -146,7 +147,7 @@ class Connection:
 
     def guard_session(self, session: Any) -> None:
         """Guard the calls of a `ClientSession`, once."""
-        if getattr(session.send_request, _MARK, None) is not None:
+        if connection_of(session) is not None:
             return
         send_request = session.send_request
 
@@ -219,25 +220,27 @@ class Connection:
             return await body(running)
         current_session()
         await self._list(session, params.name)
-        arguments = mcp.sent_arguments(params)
-        call = self.remote.call(params.name, arguments or {}, tool_call_id=current_tool_call_id())
+        asked, arguments = asked_of(self.remote), mcp.sent_arguments(params)
+        call = self.remote.call(params.name, arguments or {}, asked)
         is_stateless = mcp.is_stateless(session)
         try:
-            await self.remote.acheck(call, params.name, is_stateless=is_stateless)
+            if asked is not None:
+                asked.check(params.name, arguments or {})
+            await self.remote.acheck(call, params.name, is_stateless=is_stateless, asked=asked)
         except (DeniedError, ConfigurationError) as error:
             await call.arefuse(error)
-            return _tell(error)
+            return _tell(error, asked)
         try:
             await call.aenter()
         except DeniedError as error:
-            return _tell(error)
+            return _tell(error, asked)
         running = _Running(self, call, arguments)
         try:
             return await _run(running, body)
         except DeniedError as error:
             if error is not running.error:
                 raise
-            return _tell(error)
+            return _tell(error, asked)
 
     async def _list(self, session: Any, name: str) -> None:
         """List the server's tools, unless the tool is listed already. Calls at the same time share one listing."""
@@ -286,8 +289,8 @@ async def _run(running: _Running, body: Callable[[_Running], Awaitable[Any]]) ->
             await call.aleave(error)
 
 
-def _tell(error: AgentIdentityError) -> Any:
-    """The result for a refusal that a model is told of; any other one is raised."""
-    if not is_for_model(error):
+def _tell(error: AgentIdentityError, asked: AskedCall | None) -> Any:
+    """The result for a refusal that a model is told of; any other one is raised, and all are where a framework tells the model."""
+    if asked is not None or not is_for_model(error):
         raise error
     return mcp.refusal(refusal_text(error))

@@ -15,7 +15,6 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import interrupt
 
 from agent_identity import Decision
-from agent_identity_langchain.mcp import CallAuth
 from agent_identity_langchain.middleware import IdentityMiddleware
 
 if TYPE_CHECKING:
@@ -127,10 +126,8 @@ async def run_agent(
 
     `url` is that of the MCP server, `run` makes the ids of this run's tool calls its own.
     """
-    client = MultiServerMCPClient(
-        {"billing": {"transport": "http", "url": url, "auth": CallAuth()}}
-    )
-    (list_invoices,) = await client.get_tools()
+    connection: Any = {"transport": "http", "url": url}
+    (list_invoices,) = await MultiServerMCPClient({"billing": connection}).get_tools()
     billing = {"resource": url, "scopes": ["invoices:read"], "labels": ["reads:finance"]}
     archivist = create_agent(
         FakeModel(

@@ -38,13 +38,13 @@ def play(folder: Path, say: Callable[[str], None]) -> str:
     """
     run = f"toolu_{secrets.token_hex(4)}"
     with AgentIdentity.embedded(AGENT, state_dir=folder, policy=no_payments) as identity:
-        with serving(identity) as (url, service):
+        with serving(identity) as (url, seen):
             say(f"process {_begin(folder, url, run, say)} asked, and ended")
             say(f"process {os.getpid()} resumes with the answer yes")
             answer: Command[None] = Command(resume="yes")
             session, steps = asyncio.run(run_agent(identity, folder, url, run, answer))
             _tell(steps, say)
-        who = sorted(call.agent.rpartition(":")[2] for call in service.seen)
+        who = sorted(call.agent.rpartition(":")[2] for call in seen)
         say(f"the MCP server verified {len(who)} calls: by {' and '.join(who)}")
         if len(who) != _CALLS:
             raise RuntimeError("the MCP server didn't get the calls of the demo")
