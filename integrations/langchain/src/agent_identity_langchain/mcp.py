@@ -8,11 +8,11 @@ user, with `guard`, which describes its tools.
 
 from __future__ import annotations
 
-import inspect
-from typing import TYPE_CHECKING, Any, Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.adapters import Tool, mark
 from agent_identity.errors import ConfigurationError
+from agent_identity_langchain.mcp_tools import read_tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
     from langchain_core.tools import BaseTool
 
-__all__ = ["McpTool", "find_fault", "guard_fresh", "guard_open", "is_guarded_open"]
+    from agent_identity_langchain.mcp_tools import McpTool
+
+__all__ = ["find_fault", "guard_fresh", "guard_open", "is_guarded_open"]
 
 _TRANSPORTS: Final = frozenset({"http", "streamable_http", "streamable-http", "stdio"})
 _LOCALLY: Final = "describe the tool without a resource; the connection to its server has its own authentication then"
@@ -28,23 +30,12 @@ _INJECTED: Final = "runtime"
 _MARK: Final = "__agent_identity_mcp__"
 
 
-class McpTool(NamedTuple):
-    """What langchain-mcp-adapters has made a tool of, by the names in its closure; `tool` is mcp's."""
-
-    session: Any
-    connection: Any
-    tool: Any
-    callbacks: Any
-    tool_interceptors: Any
-    server_name: str | None
-
-
 def find_fault(tool: BaseTool) -> str | None:
     """Why the server of an MCP tool wouldn't get the credential of a call, as a remedy; None if it would."""
     function = getattr(tool, "coroutine", None)
     if hasattr(function, _MARK):
         return None
-    made, calls = _read(function), _calls()
+    made, calls = read_tool(function), _calls()
     if made is None:
         return _LOCALLY
     remedy = _find_remedy(function, made, calls)
@@ -77,7 +68,7 @@ def is_guarded_open(function: Any) -> bool:
 
 def guard_open(function: Callable[..., Any]) -> Callable[..., Any]:
     """Such a function, with refusals that are raised; any other one as it is."""
-    made, calls = _read(function), _calls()
+    made, calls = read_tool(function), _calls()
     if not is_guarded_open(function) or made is None or calls is None:
         return function
     remote = calls.connection_of(made.session).remote
@@ -91,7 +82,7 @@ def guard_fresh(function: Callable[..., Any], described: Tool) -> Callable[..., 
     Raises:
         ConfigurationError: the description hides arguments, whose digest the server checks.
     """
-    made, calls = _read(function), _calls()
+    made, calls = read_tool(function), _calls()
     if made is None or calls is None or made.session is not None:
         return None
     if described.opaque - {_INJECTED}:
@@ -127,23 +118,8 @@ def _calls() -> ModuleType | None:
 
 
 def _connection_of(function: Any) -> Any:
-    made = _read(function)
+    made = read_tool(function)
     if made is None or made.session is None:
         return None
     calls = _calls()
     return None if calls is None else calls.connection_of(made.session)
-
-
-def _read(function: Any) -> McpTool | None:
-    """What the function of a tool was made of, below any decorator; None if langchain-mcp-adapters didn't make it."""
-    seen: list[Any] = []
-    while (inner := getattr(function, "__wrapped__", None)) is not None and inner not in seen:
-        seen.append(function)
-        function = inner
-    if getattr(function, "__module__", None) != "langchain_mcp_adapters.tools":
-        return None
-    # The adapters keep them in the closure alone. Where they are named otherwise, the tool is refused.
-    names = inspect.getclosurevars(function).nonlocals
-    if not names.keys() >= set(McpTool._fields):
-        return None
-    return McpTool(**{name: names[name] for name in McpTool._fields})

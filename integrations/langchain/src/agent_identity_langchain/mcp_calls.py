@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from agent_identity.adapters import Tool
-    from agent_identity_langchain.mcp import McpTool
+    from agent_identity_langchain.mcp_tools import McpTool
 
 __all__ = ["ask", "can_sign", "connection_of", "open_sessions"]
 

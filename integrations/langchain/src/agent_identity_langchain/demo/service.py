@@ -10,7 +10,9 @@ import time
 from typing import TYPE_CHECKING, Any, Final
 
 import uvicorn
-from mcp.server.fastmcp import FastMCP
+from mcp.server.fastmcp import (  # type: ignore[attr-defined,unused-ignore]  # of mcp 1
+    FastMCP,
+)
 
 from agent_identity_mcp.server import VerifyMiddleware, tool_meta, verified_call
 
