@@ -123,6 +123,27 @@ async def test_each_call_reaches_the_server_with_its_own_credential_and_assertio
         assert call["credential"]["scopes"] == ["invoices:read"]
 
 
+@pytest.mark.parametrize("transport", ["http", "stdio"])
+async def test_a_call_of_a_server_that_is_down_is_on_record_as_refused(
+    identity: AgentIdentity, billing: Billing, transport: str
+) -> None:
+    client = client_of(billing)
+    (listed,) = await client.get_tools()
+    if transport == "http":
+        client.connections["billing"]["url"] = "http://127.0.0.1:9/mcp"
+    else:
+        client.connections["billing"].clear()
+        gone = {"transport": "stdio", "command": sys.executable, "args": ["-c", ""]}
+        client.connections["billing"].update(gone)
+    guarded = protect(listed, resource=billing.url, scopes=["invoices:read"])
+    async with identity.on_behalf_of("user:alice", purpose="p") as session:
+        with pytest.raises(BaseException):  # noqa: B017 - of the adapters, which differ
+            await guarded.ainvoke({"customer": "ACME"})
+    (record,) = [each.to_dict() for each in session.records() if each.kind.startswith("call.")]
+    assert (record["kind"], record["code"]) == ("call.denied", "exchange_failed")
+    assert record["tool"] == "list_invoices"
+
+
 async def test_the_digest_is_over_the_arguments_as_the_server_got_them(
     identity: AgentIdentity, billing: Billing
 ) -> None:

@@ -12,8 +12,8 @@ from langchain_mcp_adapters.callbacks import CallbackContext
 from langchain_mcp_adapters.sessions import create_session
 from langchain_mcp_adapters.tools import convert_mcp_tool_to_langchain_tool
 
-from agent_identity import AgentIdentityError, current_session
-from agent_identity.adapters import RemoteServer, tls_context
+from agent_identity import AgentIdentityError, TransportError, current_session
+from agent_identity.adapters import RemoteServer, arefuse, tls_context
 from agent_identity_mcp.asking import asking
 from agent_identity_mcp.call_auth import CallAuth, make_client
 from agent_identity_mcp.guarding import Connection, connection_of
@@ -113,7 +113,7 @@ def _find_server(connection: dict[str, Any], uri: str) -> _Server:
 
 
 async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
-    """Open a session for one call, and call the tool on it."""
+    """Open a session for one call, and call the tool on it. If the server can't be reached, the call is on record as refused."""
     callbacks = None
     if made.callbacks is not None:
         context = CallbackContext(server_name=request.server_name, tool_name=made.tool.name)
@@ -121,11 +121,13 @@ async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
     connection, auth = _signing(made.connection, request.headers)
     error: Exception | None = None
     result: Any = None
+    is_open = False
     try:
         async with create_session(connection, mcp_callbacks=callbacks) as session:
             try:
                 Connection(remote, auth).guard_session(session)
                 await session.initialize()
+                is_open = True
                 result = await session.call_tool(
                     request.name,
                     request.args,
@@ -136,11 +138,27 @@ async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
     except BaseExceptionGroup as group:
         refused = group.subgroup(AgentIdentityError)
         if error is None and refused is None:
+            if isinstance(group, Exception) and not is_open:
+                await _record_unreachable(remote, request.name)
             raise
         error = _first(refused) or error
+    except Exception:
+        if not is_open:
+            await _record_unreachable(remote, request.name)
+        raise
     if error is not None:
+        if not is_open:
+            await _record_unreachable(remote, request.name, error)
         raise error
     return result
+
+
+async def _record_unreachable(
+    remote: RemoteServer, name: str, error: Exception | None = None
+) -> None:
+    known = error if isinstance(error, AgentIdentityError) else None
+    unreachable = TransportError("exchange_failed", f"no session with {remote.uri} was opened")
+    await arefuse(name, known or unreachable)
 
 
 def _first(error: Any) -> Any:
