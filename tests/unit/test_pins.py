@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-import multiprocessing
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,19 +120,28 @@ def test_the_files_are_private_and_read_by_others(tmp_path: Path) -> None:
     assert pin.accepted == definition("Größe \u2028")
 
 
-def see_many(folder: Path, number: int) -> int:
-    pins = Pins(folder, clock=clock)
-    return sum(
-        len(pins.see(SERVER, {f"tool{n}": definition(f"by {number}", f"tool{n}")}).pinned)
-        for n in range(20)
-    )
+SEE_MANY = """
+import sys
+from pathlib import Path
+from agent_identity.lifecycle.pins import Definition, Pins
+
+folder, server, number = sys.argv[1:]
+pins = Pins(Path(folder), clock=lambda: 1_790_000_000.5)
+names = [f"tool{n}" for n in range(20)]
+seen = [pins.see(server, {name: Definition.of(server, name, f"by {number}", {})}) for name in names]
+print(sum(len(each.pinned) for each in seen))
+"""
 
 
 def test_of_several_processes_one_pins_each_tool(tmp_path: Path) -> None:
-    with multiprocessing.get_context("spawn").Pool(4) as pool:
-        pinned = pool.starmap(see_many, [(tmp_path / "mcp", number) for number in range(4)])
-    assert sum(pinned) == 20
-    assert len([*Pins(tmp_path / "mcp", clock=clock).all()]) == 20
+    folder = tmp_path / "mcp"
+    commands = [
+        [sys.executable, "-c", SEE_MANY, folder, SERVER, str(number)] for number in range(4)
+    ]
+    processes = [subprocess.Popen(each, stdout=subprocess.PIPE, text=True) for each in commands]
+    printed = [process.communicate(timeout=120)[0] for process in processes]
+    assert sum(map(int, printed)) == 20
+    assert len([*Pins(folder, clock=clock).all()]) == 20
 
 
 @pytest.mark.parametrize(

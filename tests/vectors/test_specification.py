@@ -43,6 +43,7 @@ SOURCE = [
 ELSEWHERE = {
     *("resource_not_granted", "scope_not_granted", "scope_not_configured"),  # a session's limits
     "dpop_nonce",  # a server that asks for nonces; the verifier doesn't
+    "token_missing",  # a service that requires a token with each message, which is no step
 }
 """What is raised in the same files, and to nobody who sends a call."""
 CODE = re.compile(r"`([a-z][a-z0-9_]*)`")
