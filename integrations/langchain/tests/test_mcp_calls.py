@@ -23,12 +23,11 @@ from langgraph.checkpoint.memory import InMemorySaver
 from langgraph.types import Command, interrupt
 from opentelemetry.sdk.trace import TracerProvider
 
-import agent_identity_langchain
 from agent_identity import AgentIdentity, ConfigurationError, Decision, NoSessionError, tool
 from agent_identity.authority import Authority
 from agent_identity.canonical import args_digest
 from agent_identity.provenance.memory import MemoryLedger
-from agent_identity_langchain import IdentityMiddleware, protect
+from agent_identity_langchain import IdentityMiddleware, mcp, protect
 from agent_identity_mcp import CallAuth, auth, guard
 
 from .mcp_servers import Billing, stdio_connection, verify_meta
@@ -602,9 +601,12 @@ async def test_without_the_guard_installed_the_remedy_says_what_to_install(
     identity: AgentIdentity, billing: Billing, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tools = await client_of(billing).get_tools()
-    monkeypatch.delattr(agent_identity_langchain, "mcp_calls", raising=False)
-    monkeypatch.setitem(sys.modules, "agent_identity_langchain.mcp_calls", None)
-    error = await refusal(identity, rules_for(billing), tools)
+    monkeypatch.setattr(mcp, "find_spec", lambda _: None)
+    mcp._calls.cache_clear()
+    try:
+        error = await refusal(identity, rules_for(billing), tools)
+    finally:
+        mcp._calls.cache_clear()
     assert error.code == "mcp_credential_unsent"
     assert "langchain[mcp]" in str(error.remedy)
     assert billing.ran == []

@@ -8,6 +8,8 @@ user, with `guard`, which describes its tools.
 
 from __future__ import annotations
 
+import functools
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, Final
 
 from agent_identity.adapters import Tool, mark
@@ -108,12 +110,16 @@ def _marked(function: Callable[..., Any], tool: Tool) -> Callable[..., Any]:
     return mark(function, tool)
 
 
+@functools.cache
 def _calls() -> ModuleType | None:
-    """What guards calls; None where the packages for it aren't installed."""
-    try:
-        from agent_identity_langchain import mcp_calls  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError:
+    """What guards calls; None where the packages for it aren't installed.
+
+    They are looked for first, since of two threads that import a module that fails, only one gets the error that says so.
+    """
+    if None in map(find_spec, ("agent_identity_mcp", "langchain_mcp_adapters")):
         return None
+    from agent_identity_langchain import mcp_calls  # noqa: PLC0415 - an extra
+
     return mcp_calls
 
 
