@@ -61,7 +61,7 @@ def discovery_of(
     port = _PORTS[0] + randbelow(_PORTS[1])
     redirect_uri = client.redirect_uri or f"http://127.0.0.1:{port}/callback"
 
-    def make_issuer(url: str, is_foreign: bool) -> Issuer:  # noqa: FBT001 - see Discovery
+    def make_issuer(url: str, is_foreign: bool) -> Issuer:  # noqa: FBT001 - called by position, as `Discovery` declares it
         return Issuer(
             url,
             clients=clients,

@@ -130,7 +130,7 @@ def _discovery(
 
 
 def _discovered(table: ResourceTable, discovery: Discovery, means: _Means) -> Source:
-    def make(issuer: Issuer, is_bound: bool) -> Source:  # noqa: FBT001 - see Discovered
+    def make(issuer: Issuer, is_bound: bool) -> Source:  # noqa: FBT001 - called by position, as `Discovered` declares it
         offered = "dpop" if is_bound else "none"
         binding = offered if table.binding == "offered" else table.binding
         found = replace(means, issuers={**means.issuers, DISCOVERED: issuer})

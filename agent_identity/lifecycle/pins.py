@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Which definition of a server's tool is accepted: the digest of the first one that was seen, or of one that a person accepted.
 
-A server can change what a tool does and how it is described after somebody has looked at it. A tool is therefore known by its
+A server can change a tool and its description after a person has looked at them. A tool is therefore known by its
 server, its name and the digest of its definition. Another digest than the pinned one is kept as offered, until `accept` pins it.
 
 The pins are in the state directory, one file a server, written in one step under a lock, so that several processes share them.
@@ -68,7 +68,7 @@ class Definition(NamedTuple):
             "name": name,
             "server": server,
         }
-        # Not RFC 8785: schemas contain limits beyond its integers, and nobody else computes this digest.
+        # Not RFC 8785: schemas contain limits beyond its integers, and the digest is compared in this library alone.
         text = json.dumps(members, sort_keys=True, separators=(",", ":"))
         digest = hashlib.sha256(text.encode("ascii")).hexdigest()
         declared: Mapping[str, JSON] = {} if meta is None else meta

@@ -240,7 +240,7 @@ def test_a_resource_that_moves_gets_a_token_and_a_client_of_its_new_issuer(
         ("b", None, None, [], None),
     ],
 )
-def test_a_challenge_widens_nothing_that_somebody_limited(
+def test_a_challenge_widens_no_limit(
     calling: Calls,
     server: FakeServer,
     challenge: str | None,

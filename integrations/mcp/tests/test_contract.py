@@ -116,7 +116,7 @@ class McpDriver:
             yield from self.run(tool, [call])
 
     def interrupt(self, question: str) -> Any:
-        raise NotImplementedError(question)
+        raise AssertionError(f"MCP has no interrupts, so none asks {question!r}")
 
 
 class TestGuard(Contract):

@@ -45,7 +45,7 @@ async def abelow_framework(config: RunnableConfig | None = None) -> AbstractCont
     """The async twin of `below_framework`, to be awaited before the block."""
     run = _Run.of(config)
     deadline = time.monotonic() + _LONGEST
-    while run.is_awaited and time.monotonic() < deadline:  # noqa: ASYNC110 - another library's thread tells nobody
+    while run.is_awaited and time.monotonic() < deadline:  # noqa: ASYNC110 - LangSmith's thread has no event to wait for
         await asyncio.sleep(_STEP)
     return run.below()
 

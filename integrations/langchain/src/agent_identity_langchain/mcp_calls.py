@@ -52,7 +52,7 @@ def open_sessions(
 ) -> Callable[..., Any]:
     """The function of a tool, each call of which opens a guarded session.
 
-    It is the innermost interceptor that opens it, in the place of the adapters, which would open one that nobody guards.
+    It is the innermost interceptor that opens it, in place of the adapters, which would open one without a guard.
     """
     server = _find_server(made.connection, described.resource)
 
@@ -119,7 +119,7 @@ async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
         context = CallbackContext(server_name=request.server_name, tool_name=made.tool.name)
         callbacks = made.callbacks.to_mcp_format(context=context)
     connection, auth = _signing(made.connection, request.headers)
-    error: Exception | None = None
+    error: BaseException | None = None
     result: Any = None
     is_open = False
     try:
@@ -135,30 +135,18 @@ async def _call(made: McpTool, remote: RemoteServer, request: Any) -> Any:
                 )
             except Exception as failure:  # noqa: BLE001 - it is raised below: a task group would wrap it
                 error = failure
-    except BaseExceptionGroup as group:
-        refused = group.subgroup(AgentIdentityError)
-        if error is None and refused is None:
-            if isinstance(group, Exception) and not is_open:
-                await _record_unreachable(remote, request.name)
-            raise
-        error = _first(refused) or error
-    except Exception:
-        if not is_open:
-            await _record_unreachable(remote, request.name)
-        raise
-    if error is not None:
-        if not is_open:
-            await _record_unreachable(remote, request.name, error)
-        raise error
-    return result
-
-
-async def _record_unreachable(
-    remote: RemoteServer, name: str, error: Exception | None = None
-) -> None:
-    known = error if isinstance(error, AgentIdentityError) else None
-    unreachable = TransportError("exchange_failed", f"no session with {remote.uri} was opened")
-    await arefuse(name, known or unreachable)
+    except (Exception, BaseExceptionGroup) as failure:  # noqa: BLE001 - it is raised below, after the record
+        refused = None
+        if isinstance(failure, BaseExceptionGroup):
+            refused = failure.subgroup(AgentIdentityError)
+        error = _first(refused) or error or failure
+    if error is None:
+        return result
+    if not is_open and isinstance(error, Exception):
+        known = error if isinstance(error, AgentIdentityError) else None
+        unreachable = TransportError("exchange_failed", f"no session with {remote.uri} was opened")
+        await arefuse(request.name, known or unreachable)
+    raise error
 
 
 def _first(error: Any) -> Any:

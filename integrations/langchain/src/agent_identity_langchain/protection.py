@@ -61,7 +61,7 @@ def protect(
 
     A list or a toolkit gives the list of its tools, each protected alike; `opaque` names arguments, so it is for one tool.
 
-    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks before anybody else gets them. The
+    What it returns and raises is scrubbed of secrets, since LangChain shows both to callbacks. The
     text of a refusal is what a model may read, without the policy's reason, which is on record.
     The parameters are those of `agent_identity.tool`. Name, description and schema stay as they are: a tool that needs the
     credential asks `current_credential()`, so no model ever sees one. What the framework injects (state, store, runtime,

@@ -63,7 +63,7 @@ _OPEN: Final = frozenset(
         "resources/templates/list",
     }
 )
-"""Requests that act for nobody. Notifications, and responses to the server's own requests, don't either."""
+"""Requests that need no principal. Notifications and responses to the server's own requests need none either."""
 
 _BODILESS: Final = frozenset({"GET", "HEAD", "OPTIONS", "DELETE"})
 _BAD_REQUEST: Final = 400
@@ -165,7 +165,9 @@ class VerifyMiddleware:
         """
         if message.get("method") != CALL_METHOD:
             if not self._is_open(message):
-                raise CallRefusedError(_METHOD_NOT_FOUND, "this method isn't open to everybody")
+                raise CallRefusedError(
+                    _METHOD_NOT_FOUND, "this method isn't open without verification"
+                )
             return
         sent = Sent.of(message.get("params"))
         headers, call = headers_of(scope), None
